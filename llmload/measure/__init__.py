@@ -1,0 +1,1 @@
+"""What one request did, sums that merge, what counts as good, and whether a run can be trusted."""

@@ -1,0 +1,62 @@
+"""What every client of the room promises, and the settings that all of them read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from llmload.measure.record import RequestRecord
+from llmload.workload.conversation import Prompt
+
+Api = Literal["openai-chat", "tgi-generate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long each part of a request may take, in seconds; None: no limit."""
+
+    connect_s: float | None = 10.0
+    first_token_s: float | None = 120.0
+    between_tokens_s: float | None = 60.0
+    total_s: float | None = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """Where to send, what to send besides the messages, and how long to wait."""
+
+    base_urls: tuple[str, ...]
+    """Without a path (`http://127.0.0.1:8000`) or with the API's prefix (`https://host/v1`); several are used in turn."""
+    model: str
+    api: Api = "openai-chat"
+    stream: bool = True
+    body: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the request besides model, messages, stream and stream_options: only what the scenario sets."""
+    include_usage: bool | None = None
+    """Whether `stream_options.include_usage` is sent: None sends it whenever `stream` is true."""
+    api_key: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeouts: Timeouts = Timeouts()
+    retries: int = 0
+    """How often a failed request is sent again; every retry is counted in its record."""
+    ca_file: str | None = None
+    verify_tls: bool = True
+
+
+class ChatClient(Protocol):
+    """Sends a prompt and says what happened; one per process, used by all its users at once."""
+
+    def complete(
+        self, prompt: Prompt, *, request_id: str, stage: str | None = None, scheduled_ns: int | None = None
+    ) -> RequestRecord:
+        """
+        Send the prompt, wait for the answer and return its record.
+
+        Never raises for what an engine or network does: a failure is a record with an error. A greenlet killed while
+        it waits (`GreenletExit`) closes its stream and gets a record with outcome `censored`.
+        """
+
+    def prepare(self, prompt: Prompt) -> None:
+        """Encode the prompt's request ahead of the run, so that sending costs no work."""
+
+    def close(self) -> None:
+        """Close every connection."""
