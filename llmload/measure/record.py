@@ -24,7 +24,7 @@ class ErrorType(StrEnum):
     CONNECT_FAILED = "connect_failed"
     TLS = "tls"
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105 - a kind of error, not a password
-    BETWEEN_TOKENS_TIMEOUT = "between_tokens_timeout"  # noqa: S105 - a kind of error, not a password
+    BETWEEN_TOKENS_TIMEOUT = "between_tokens_timeout"
     TOTAL_TIMEOUT = "total_timeout"
     RESET = "reset"
     INCOMPLETE = "incomplete_stream"

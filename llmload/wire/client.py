@@ -25,7 +25,7 @@ class ClientSettings:
     """Where to send, what to send besides the messages, and how long to wait."""
 
     base_urls: tuple[str, ...]
-    """Without a path (`http://127.0.0.1:8000`) or with the API's prefix (`https://host/v1`); several are used in turn."""
+    """Without a path (`http://127.0.0.1:8000`) or with the API's prefix (`https://host/v1`); several take turns."""
     model: str
     api: Api = "openai-chat"
     stream: bool = True
@@ -51,8 +51,9 @@ class ChatClient(Protocol):
         """
         Send the prompt, wait for the answer and return its record.
 
-        Never raises for what an engine or network does: a failure is a record with an error. A greenlet killed while
-        it waits (`GreenletExit`) closes its stream and gets a record with outcome `censored`.
+        Never raises for what an engine or network does: a failure is a record with an error. When its greenlet is
+        killed while it waits, it closes the stream and returns a record with outcome `censored` instead of raising
+        `GreenletExit`: the caller counts the record, then ends its greenlet.
         """
 
     def prepare(self, prompt: Prompt) -> None:

@@ -33,5 +33,3 @@ class Conversation:
 def as_message(role: Role, content: str) -> Message:
     """Return one chat message."""
     return {"role": role, "content": content}
-
-
