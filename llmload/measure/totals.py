@@ -1,0 +1,220 @@
+"""Sums over the requests of a run, kept so that those of several processes merge exactly."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+import numpy as np
+
+from llmload.measure.histogram import Histogram
+from llmload.measure.record import NS_PER_S, Outcome, RequestRecord
+from llmload.measure.slo import Slo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """
+    The span of a run that is judged, on this process's monotonic clock; warm-up, ramp and drain lie outside.
+
+    `start_ns` is None until the window opens, `end_ns` until it closes.
+    """
+
+    start_ns: int | None
+    end_ns: int | None = None
+
+    def holds(self, moment_ns: int) -> bool:
+        """Return whether the moment lies in the window."""
+        if self.start_ns is None or moment_ns < self.start_ns:
+            return False
+        return self.end_ns is None or moment_ns <= self.end_ns
+
+    def share_of(self, record: RequestRecord) -> float:
+        """Return which share (0 to 1) of the record's answer arrived inside the window, by its chunks."""
+        if len(record.chunk_ns) == 0:
+            return float(self.holds(record.done_ns))
+        if self.start_ns is None:
+            return 0.0
+        inside = record.chunk_ns >= self.start_ns
+        if self.end_ns is not None:
+            inside &= record.chunk_ns <= self.end_ns
+        return float(np.count_nonzero(inside)) / len(record.chunk_ns)
+
+
+DISTRIBUTIONS: Final = (
+    "ttft_s",
+    "itl_s",
+    "tpot_s",
+    "e2e_s",
+    "request_output_tokens_per_s",
+    "request_prompt_tokens",
+    "request_output_tokens",
+    "schedule_lag_s",
+    "ttft_from_schedule_s",
+    "e2e_from_schedule_s",
+)
+_COUNTS: Final = (
+    "started",
+    "completed",
+    "failed",
+    "censored",
+    "dropped",
+    "completed_in_window",
+    "failed_in_window",
+    "good_in_window",
+    "prompt_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "chunks",
+    "coalesced_chunks",
+    "reconnects",
+    "retries",
+    "reused_prompts",
+)
+_TALLIES: Final = ("errors", "finish_reasons", "token_sources", "stamp_sources")
+
+
+@dataclass(slots=True)
+class RunTotals:
+    """
+    What a run has come to so far.
+
+    `started completed failed censored errors` count every request of the run; everything else speaks of the window:
+    `completed_in_window` of answers that ended in it, `window_tokens` of tokens that arrived in it, distributions and
+    token counts of answers whose request started in it.
+    """
+
+    started: int = 0
+    completed: int = 0
+    failed: int = 0
+    censored: int = 0
+    dropped: int = 0
+    completed_in_window: int = 0
+    failed_in_window: int = 0
+    good_in_window: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    chunks: int = 0
+    coalesced_chunks: int = 0
+    reconnects: int = 0
+    retries: int = 0
+    reused_prompts: int = 0
+    window_tokens: float = 0.0
+    uncounted_answers: int = 0
+    """Answers in the window for which no output token count is known."""
+    first_started_s: float | None = None
+    last_done_s: float | None = None
+    """Seconds since the run's start on the process that sent the request."""
+    errors: Counter[str] = field(default_factory=Counter)
+    finish_reasons: Counter[str] = field(default_factory=Counter)
+    token_sources: Counter[str] = field(default_factory=Counter)
+    stamp_sources: Counter[str] = field(default_factory=Counter)
+    distributions: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in DISTRIBUTIONS})
+
+    @property
+    def ended(self) -> int:
+        """Requests that have ended, however they did."""
+        return self.completed + self.failed + self.censored
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are on their way."""
+        return self.started - self.ended
+
+    def add(self, record: RequestRecord, *, window: Window, slo: Slo, run_start_ns: int) -> None:
+        """Count a request that has ended; whoever started it has counted `started`."""
+        started_s = (record.started_ns - run_start_ns) / NS_PER_S
+        done_s = (record.done_ns - run_start_ns) / NS_PER_S
+        self.first_started_s = started_s if self.first_started_s is None else min(self.first_started_s, started_s)
+        self.last_done_s = done_s if self.last_done_s is None else max(self.last_done_s, done_s)
+        self.reconnects += record.reconnects
+        self.retries += record.retries
+        if record.outcome is Outcome.CENSORED:
+            self.censored += 1
+        elif record.outcome is Outcome.FAILED:
+            self._add_failure(record, window)
+        else:
+            self._add_answer(record, window, slo)
+        if record.output_tokens is not None and record.outcome is not Outcome.FAILED:
+            self.window_tokens += record.output_tokens * window.share_of(record)
+
+    def _add_failure(self, record: RequestRecord, window: Window) -> None:
+        self.failed += 1
+        if record.error is not None:
+            self.errors[record.error.type.value] += 1
+        self.failed_in_window += window.holds(record.done_ns)
+        if window.holds(record.started_ns):
+            for name in ("ttft_s", "e2e_s"):
+                self.distributions[name].add_infinite()
+
+    def _add_answer(self, record: RequestRecord, window: Window, slo: Slo) -> None:
+        self.completed += 1
+        if window.holds(record.done_ns):
+            self.completed_in_window += 1
+            self.good_in_window += slo.met_by(record)
+        if not window.holds(record.started_ns):
+            return
+        self.finish_reasons[record.finish_reason or "none"] += 1
+        self.token_sources[record.token_source.value] += 1
+        self.stamp_sources[record.stamp_source.value] += 1
+        self.chunks += len(record.chunk_ns)
+        self.coalesced_chunks += record.coalesced_chunks
+        for name in ("prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"):
+            setattr(self, name, getattr(self, name) + (getattr(record, name) or 0))
+        self.uncounted_answers += record.output_tokens is None
+        self._add_distributions(record)
+
+    def _add_distributions(self, record: RequestRecord) -> None:
+        lag_s, ttft_s = record.schedule_lag_s, record.ttft_s
+        single = {
+            "ttft_s": ttft_s,
+            "tpot_s": record.tpot_s,
+            "e2e_s": record.e2e_s,
+            "request_output_tokens_per_s": record.output_tokens_per_s,
+            "request_prompt_tokens": record.prompt_tokens,
+            "request_output_tokens": record.output_tokens,
+            "schedule_lag_s": lag_s,
+            "ttft_from_schedule_s": None if lag_s is None or ttft_s is None else ttft_s + lag_s,
+            "e2e_from_schedule_s": None if lag_s is None else record.e2e_s + lag_s,
+        }
+        for name, value in single.items():
+            if value is not None:
+                self.distributions[name].add(max(0.0, value))
+        self.distributions["itl_s"].add_many(np.maximum(record.itl_s, 0.0))
+
+    def merge(self, other: Self) -> None:
+        """Add everything that the other totals hold."""
+        for name in (*_COUNTS, "window_tokens", "uncounted_answers"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in _TALLIES:
+            getattr(self, name).update(getattr(other, name))
+        starts = [s for s in (self.first_started_s, other.first_started_s) if s is not None]
+        ends = [s for s in (self.last_done_s, other.last_done_s) if s is not None]
+        self.first_started_s, self.last_done_s = min(starts, default=None), max(ends, default=None)
+        for name, histogram in other.distributions.items():
+            self.distributions[name].merge(histogram)
+
+    def to_message(self) -> dict[str, Any]:
+        """Return the totals as plain values, fit for msgpack."""
+        names = (*_COUNTS, "window_tokens", "uncounted_answers", "first_started_s", "last_done_s")
+        message: dict[str, Any] = {name: getattr(self, name) for name in names}
+        message |= {name: dict(getattr(self, name)) for name in _TALLIES}
+        message["distributions"] = {
+            name: histogram.to_message()
+            for name, histogram in self.distributions.items()
+            if histogram.count or histogram.infinite
+        }
+        return message
+
+    @classmethod
+    def from_message(cls, message: dict[str, Any]) -> Self:
+        """Return the totals that `to_message` described."""
+        self = cls()
+        for name, value in message.items():
+            if name == "distributions":
+                self.distributions |= {of: Histogram.from_message(histogram) for of, histogram in value.items()}
+            else:
+                setattr(self, name, Counter(value) if name in _TALLIES else value)
+        return self
