@@ -1,6 +1,6 @@
 """One request as facts: clock readings of one monotonic clock; every metric is derived from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -95,7 +95,7 @@ class RequestRecord:
     scheduled_ns: int | None = None
     connected_ns: int | None = None  # None: a kept-alive connection was reused, or none came about
     sent_ns: int | None = None
-    chunk_ns: StampArray = NO_CHUNKS
+    chunk_ns: StampArray = field(default_factory=lambda: NO_CHUNKS)
     chunk_tokens: StampArray | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
