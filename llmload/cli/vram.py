@@ -1,0 +1,46 @@
+"""`llmload vram`: how much GPU memory a model needs, from its config alone."""
+
+import json
+
+import click
+
+
+@click.group()
+def vram() -> None:
+    """
+    Size a model's GPU memory from its config: no network, no GPU, no model download.
+
+    MODEL is a name from the catalogue (llama-2-70b, Qwen3-30B-A3B), a Hugging Face id in it
+    (meta-llama/Llama-3.1-8B-Instruct), the path of a config.json, or a directory that holds one.
+    """
+
+
+@vram.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option(
+    "--rule",
+    type=click.Choice(["seed"]),
+    default="seed",
+    show_default=True,
+    expose_value=False,
+    help="How memory is computed.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with unrounded inputs instead of Markdown.")
+def table(models: tuple[str, ...], as_json: bool) -> None:
+    """
+    Print the sizing table: without MODEL, the eleven models of the seed document.
+
+    The seed rule is 1.2 x the weights: 1.2 x bytes x (P + R) / 2^30, where P are the parameters without the language
+    model head and R the rotary caches of Transformers 4.31. Its "GB" is GiB. It knows no KV cache and no engine.
+
+    \b
+    Examples:
+      llmload vram table --rule seed
+      llmload vram table --rule seed Llama-3.1-8B-Instruct Qwen3-32B
+      llmload vram table --rule seed --json llama-2-70b
+    """
+    from llmload.vram.catalogue import load_model
+    from llmload.vram.tables import seed_json, seed_markdown, seed_row, seed_rows
+
+    rows = [seed_row(load_model(name)) for name in models] if models else seed_rows()
+    click.echo(json.dumps(seed_json(rows), indent=2) if as_json else seed_markdown(rows))

@@ -1,0 +1,93 @@
+"""Reading a Hugging Face config: each value checked when it is taken, each refusal names file, key and value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmload.errors import ConfigError
+
+# GPT-2, MPT, T5 and their kin each named the same thing differently.
+_ALIASES: Mapping[str, tuple[str, ...]] = {
+    "hidden_size": ("d_model", "n_embd"),
+    "num_hidden_layers": ("num_layers", "n_layers", "n_layer"),
+    "num_attention_heads": ("num_heads", "n_heads", "n_head"),
+    "num_key_value_heads": ("num_kv_heads",),
+    "intermediate_size": ("d_ff", "ffn_dim", "n_inner", "ffn_hidden_size"),
+    "max_position_embeddings": ("n_positions", "max_seq_len"),
+    "n_routed_experts": ("num_local_experts", "num_experts"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HfConfig:
+    """A config dict and where it came from."""
+
+    values: Mapping[str, Any]
+    source: str
+
+    @property
+    def model_type(self) -> str:
+        """The architecture's name; raises ConfigError where the config has none."""
+        return self.text("model_type")
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """The string under key; raises ConfigError when it is missing without a default, or no string."""
+        value = self.values.get(key, default)
+        if value is None:
+            raise self.refusal(f"{key} is missing")
+        if not isinstance(value, str):
+            raise self.refusal(f"{key} = {value!r} is not a string")
+        return value
+
+    def has(self, key: str) -> bool:
+        """Whether the config states key, under any of its names, with a value other than null."""
+        return self._find(key)[1] is not None
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """The positive whole number under key; raises ConfigError when it is missing without a default."""
+        name, value = self._find(key)
+        if value is None:
+            value = default
+        if value is None:
+            raise self.refusal(
+                f"{key} is missing, and {self.values.get('model_type', 'the model')} cannot be sized without it"
+            )
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self.refusal(f"{name} = {value!r} is not a positive whole number")
+        return value
+
+    def optional_count(self, key: str) -> int | None:
+        """The positive whole number under key, or None where the config says null or nothing."""
+        return self.count(key) if self.has(key) else None
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """The boolean under key; raises ConfigError when it is something else."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.refusal(f"{key} = {value!r} is neither true nor false")
+        return value
+
+    def fraction(self, key: str, default: float) -> float:
+        """The number in (0, 1] under key, looked for in rope_parameters too; raises ConfigError when it is not one."""
+        rope = self.values.get("rope_parameters")
+        value = self.values.get(key)
+        if value is None and isinstance(rope, Mapping):
+            value = rope.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, int | float) or not 0 < value <= 1:
+            raise self.refusal(f"{key} = {value!r} is not a fraction between 0 and 1")
+        return float(value)
+
+    def refusal(self, problem: str) -> ConfigError:
+        """The error that says what is wrong in this config."""
+        return ConfigError(f"{self.source}: {problem}")
+
+    def _find(self, key: str) -> tuple[str, Any]:
+        for name in (key, *_ALIASES.get(key, ())):
+            value = self.values.get(name)
+            if value is not None:
+                return name, value
+        return key, None

@@ -1,0 +1,140 @@
+"""How many parameters a model has, and where: counted from its architecture, never from its name."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from llmload.vram.model import (
+    Attention,
+    Dense,
+    Experts,
+    FeedForward,
+    LatentAttention,
+    Layer,
+    LinearAttention,
+    Mixer,
+    ModelSpec,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterCounts:
+    """Parameters by where they sit; the unit is one parameter, whatever its precision."""
+
+    embed: int  # input embedding and learned positions
+    attention: int  # with its biases and query and key norms
+    mlp: int  # dense blocks and shared experts
+    experts: int  # routed experts
+    router: int
+    norms: int
+    lm_head: int  # 0 where the output is tied to the input embedding
+    idle_experts: int  # routed experts that one token does not pass through
+
+    @property
+    def layers(self) -> int:
+        """Everything between the embedding and the head, final norms included."""
+        return self.attention + self.mlp + self.experts + self.router + self.norms
+
+    @property
+    def backbone(self) -> int:
+        """What Transformers' AutoModel loads: all but the language-model head."""
+        return self.embed + self.layers
+
+    @property
+    def total(self) -> int:
+        """All parameters, tied ones once."""
+        return self.backbone + self.lm_head
+
+    @property
+    def active(self) -> int:
+        """Parameters that one token has a part in: the total less the experts that are not chosen for it."""
+        return self.total - self.idle_experts
+
+    @property
+    def read_per_token(self) -> int:
+        """Parameters read to decode one token at batch 1: an untied input embedding gives one row, not the table."""
+        return self.active - self.embed if self.lm_head else self.active
+
+
+def count_parameters(model: ModelSpec) -> ParameterCounts:
+    """
+    The parameters of a model, exact for every architecture that `model_from_config` accepts.
+
+    Formulas: the weight shapes of each architecture's Transformers implementation.
+    """
+    hidden = model.hidden_size
+    norm = hidden * (model.norm_weight + model.norm_bias)
+    kinds = Counter(model.layers)
+    routed = sum(n * _routed(layer.feed_forward, hidden) for layer, n in kinds.items())
+    return ParameterCounts(
+        embed=(model.vocab_size + model.learned_positions) * hidden + norm * model.embedding_norm,
+        attention=sum(n * _attention(layer, hidden) for layer, n in kinds.items()),
+        mlp=sum(n * _dense(layer.feed_forward, hidden) for layer, n in kinds.items()),
+        experts=routed,
+        router=sum(n * _router(layer.feed_forward, hidden) for layer, n in kinds.items()),
+        norms=norm * (sum(n * layer.norms for layer, n in kinds.items()) + model.final_norms),
+        lm_head=0 if model.tied_embeddings else model.vocab_size * (hidden + model.lm_head_bias),
+        idle_experts=routed - sum(n * _chosen(layer.feed_forward, hidden) for layer, n in kinds.items()),
+    )
+
+
+def _attention(layer: Layer, hidden: int) -> int:
+    cross = _mixer(layer.cross, hidden) if layer.cross else 0
+    return _mixer(layer.mixer, hidden) + cross
+
+
+def _mixer(mixer: Mixer, hidden: int) -> int:
+    if isinstance(mixer, Attention):
+        return _head_attention(mixer, hidden)
+    if isinstance(mixer, LatentAttention):
+        return _latent_attention(mixer, hidden)
+    return _linear_attention(mixer, hidden)
+
+
+def _head_attention(mixer: Attention, hidden: int) -> int:
+    inner = mixer.heads * mixer.head_dim
+    projected = inner * (1 + mixer.gated_output) + 2 * mixer.kv_heads * mixer.head_dim
+    weights = hidden * (projected + inner)
+    biases = projected * mixer.qkv_bias + hidden * mixer.out_bias
+    return weights + biases + mixer.norm_elements + mixer.heads * (mixer.sinks + mixer.relative_buckets)
+
+
+def _latent_attention(mixer: LatentAttention, hidden: int) -> int:
+    query_width = mixer.heads * (mixer.qk_nope_head_dim + mixer.qk_rope_head_dim)
+    rank = mixer.q_lora_rank
+    query = hidden * query_width if rank is None else rank * (hidden + query_width + 1 + mixer.bias)
+    kept = mixer.kv_lora_rank + mixer.qk_rope_head_dim
+    expanded = mixer.kv_lora_rank * mixer.heads * (mixer.qk_nope_head_dim + mixer.v_head_dim)
+    out = mixer.heads * mixer.v_head_dim * hidden
+    return query + hidden * kept + mixer.kv_lora_rank + expanded + out + mixer.bias * (kept + hidden)
+
+
+def _linear_attention(mixer: LinearAttention, hidden: int) -> int:
+    keys, values = mixer.key_heads * mixer.key_dim, mixer.value_heads * mixer.value_dim
+    projected = 2 * keys + 2 * values + 2 * mixer.value_heads  # q, k, v, z; then beta and alpha
+    convolution = (2 * keys + values) * mixer.conv_kernel
+    decay = 2 * mixer.value_heads
+    return hidden * projected + convolution + decay + mixer.value_dim + values * hidden
+
+
+def _dense(block: FeedForward, hidden: int) -> int:
+    if isinstance(block, Experts):
+        return _dense(block.shared, hidden) if block.shared else 0
+    weights = hidden * block.intermediate_size * (3 if block.gated else 2)
+    biases = block.intermediate_size * (2 if block.gated else 1) + hidden
+    return weights + biases * block.bias + hidden * block.output_gate
+
+
+def _routed(block: FeedForward, hidden: int) -> int:
+    return block.count * _expert(block, hidden) if isinstance(block, Experts) else 0
+
+
+def _chosen(block: FeedForward, hidden: int) -> int:
+    return block.per_token * _expert(block, hidden) if isinstance(block, Experts) else 0
+
+
+def _expert(block: Experts, hidden: int) -> int:
+    return _dense(Dense(intermediate_size=block.intermediate_size, bias=block.bias), hidden)
+
+
+def _router(block: FeedForward, hidden: int) -> int:
+    return block.count * (hidden + block.router_bias) if isinstance(block, Experts) else 0
