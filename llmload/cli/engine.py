@@ -1,0 +1,130 @@
+"""`llmload engine`: the embedded simulated engine, for trying and testing."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+_HELP = """
+Run the embedded simulated engine until Ctrl-C.
+
+It answers /v1/chat/completions, /v1/completions, /generate_stream, /generate, /v1/models, /version, /info, /health and
+/metrics like vLLM and TGI do. No model runs: every time follows from these formulas, and every answer says that it is
+simulated.
+
+\b
+  prompt tokens  ceil(UTF-8 bytes / 4), plus 4 a message in a chat
+  TTFT           wait for a slot + ttft-s + prompt tokens * prefill-s-per-token
+  gap            itl-s * (1 + itl-load-factor * (running - 1) / slots)
+  answer tokens  --output-tokens, else lognormal around --output-tokens-mean,
+                 fixed by prompt and seed; cut at max_tokens
+
+\b
+Examples:
+  llmload engine simulate --port 8100
+  llmload engine simulate --slots 8 --output-tokens 100 --itl-s 0.01 --itl-load-factor 0
+  llmload engine simulate --fault http_500=0.05 --fault reset=0.01 --log truth.jsonl
+
+\b
+A single request gets a fault by its header:
+  curl -N http://127.0.0.1:8100/v1/completions -H 'X-Simulate-Fault: stall' \\
+       -d '{"prompt": "hello", "stream": true}'
+"""
+
+
+class _OneLineErrors(click.Command):
+    """A wrong flag is answered with one line, not with the usage."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            error.ctx = None
+            raise
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = None
+            raise
+
+
+def _read_faults(_context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+    faults = {}
+    for fault in given:
+        kind, _, share = fault.partition("=")
+        try:
+            faults[kind] = float(share)
+        except ValueError:
+            raise click.BadParameter(f"{fault!r} is not KIND=SHARE, such as http_500=0.05") from None
+    return faults
+
+
+def _read_key(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    if name is None:
+        return None
+    if not os.environ.get(name):
+        raise click.BadParameter(f"the environment variable {name} is not set")
+    return os.environ[name]
+
+
+@click.group()
+def engine() -> None:
+    """Engines to test against."""
+
+
+@engine.command(cls=_OneLineErrors, help=_HELP)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8100, show_default=True, help="Port to listen on; 0 picks a free one.")
+@click.option("--model", default="simulated", show_default=True, help="Model name; any other is answered with 404.")
+@click.option(
+    "--slots", default=32, show_default=True, help="Requests that run at a time; more wait, first in first out."
+)
+@click.option("--ttft-s", default=0.05, show_default=True, help="Seconds to the first token, without prefill.")
+@click.option("--prefill-s-per-token", default=0.0002, show_default=True, help="Seconds of prefill a prompt token.")
+@click.option("--itl-s", default=0.02, show_default=True, help="Seconds between two tokens of a request alone.")
+@click.option("--itl-load-factor", default=1.0, show_default=True, help="How much a full batch stretches the gap.")
+@click.option("--output-tokens", type=int, help="Length of every answer; else it is drawn.")
+@click.option("--output-tokens-mean", default=128.0, show_default=True, help="Mean length of drawn answers.")
+@click.option(
+    "--output-tokens-spread", default=0.5, show_default=True, help="Standard deviation of the length's logarithm."
+)
+@click.option(
+    "--max-model-len-tokens", default=32768, show_default=True, help="Context length; more is refused with 400."
+)
+@click.option(
+    "--kv-cache-tokens", default=65536, show_default=True, help="Tokens that fill the KV cache, for its gauge."
+)
+@click.option("--seed", default=0, show_default=True, help="Fixes lengths, words and which requests get a fault.")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    callback=_read_faults,
+    metavar="KIND=SHARE",
+    help="Share of requests that get a fault; repeatable. A wrong kind lists all.",
+)
+@click.option(
+    "--api-key-env",
+    "api_key",
+    callback=_read_key,
+    metavar="NAME",
+    help="Environment variable with the bearer key to ask for.",
+)
+@click.option(
+    "--log", type=click.Path(dir_okay=False, path_type=Path), help="Append one JSON line a request: the truth."
+)
+@click.option("--log-chunks", is_flag=True, help="The log also holds the time of each token.")
+def simulate(**flags: Any) -> None:
+    """Run the embedded simulated engine."""
+    from llmload.engines.simulated import SimulationSettings, run_until_signal
+    from llmload.errors import ConfigError, EngineError
+
+    try:
+        run_until_signal(SimulationSettings(**flags))
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+    except EngineError as error:
+        raise click.ClickException(str(error)) from None
