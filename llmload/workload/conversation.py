@@ -18,7 +18,7 @@ class Prompt:
     """One request's worth of chat: the messages that are sent, ending on a user's."""
 
     prompt_id: str
-    """Row of the data set, and turn where a conversation has several: `17` or `17.2`."""
+    """Row of the data set from 0, and turn from 1 where a conversation has several: `17` or `17.2`."""
     messages: tuple[Message, ...]
 
 
@@ -28,6 +28,26 @@ class Conversation:
 
     row: int
     prompts: tuple[Prompt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """A row of the data set as it was written, answers included; a user speaks first, after any system message."""
+
+    row: int
+    messages: tuple[Message, ...]
+
+    @property
+    def question(self) -> str:
+        """Return the first user message's text."""
+        return next(message["content"] for message in self.messages if message["role"] == "user")
+
+    @property
+    def answer(self) -> str | None:
+        """Return the text that answers the first user message; None where the data set has none."""
+        first = next(place for place, message in enumerate(self.messages) if message["role"] == "user")
+        after = self.messages[first + 1 : first + 2]
+        return after[0]["content"] if after and after[0]["role"] == "assistant" else None
 
 
 def as_message(role: Role, content: str) -> Message:
