@@ -76,7 +76,7 @@ DECODERS: Mapping[str, Traits] = {
     "mixtral": Traits(windows=_every_layer),
     "qwen2": Traits(qkv_bias=True, windows=_after_full_layers),
     "qwen3": _QWEN3,
-    "qwen3_moe": _QWEN3,
+    "qwen3_moe": replace(_QWEN3, defaults={}),
     "gemma": _GEMMA,
     "gemma2": replace(_GEMMA, norms=4, windows=partial(_one_full_in, 2)),
     "gemma3_text": replace(
