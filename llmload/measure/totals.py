@@ -51,6 +51,7 @@ DISTRIBUTIONS: Final = (
     "schedule_lag_s",
     "ttft_from_schedule_s",
     "e2e_from_schedule_s",
+    "event_loop_lag_s",
 )
 _COUNTS: Final = (
     "started",

@@ -1,0 +1,115 @@
+"""What a running engine says of itself: its models, its version, and whether it is a simulation."""
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from llmload.errors import EngineError
+
+TIMEOUT_S: Final = 5.0
+PATHS: Final = ("/v1/models", "/version", "/info", "/health")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """Answers of an engine to questions about itself; a path that it does not serve is None."""
+
+    base_url: str
+    answers: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names that `/v1/models` lists; empty where the engine lists none."""
+        listed = self.answers.get("/v1/models")
+        rows = listed.get("data") if isinstance(listed, dict) else None
+        return tuple(str(row["id"]) for row in rows or () if isinstance(row, dict) and "id" in row)
+
+    @property
+    def version(self) -> str | None:
+        """The engine's own version, None where it tells none."""
+        for path in ("/version", "/info"):
+            answer = self.answers.get(path)
+            if isinstance(answer, dict) and isinstance(answer.get("version"), str):
+                return str(answer["version"])
+        return None
+
+    @property
+    def simulated(self) -> bool:
+        """Whether llmload's simulated engine answered."""
+        version = self.answers.get("/version")
+        return isinstance(version, dict) and "simulated" in str(version.get("engine", ""))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answers as plain values for the manifest."""
+        return {
+            "base_url": self.base_url,
+            "version": self.version,
+            "models": list(self.models),
+            "simulated": self.simulated,
+            "answers": dict(self.answers),
+        }
+
+
+def ask(
+    base_url: str, *, api_key: str | None = None, ca_file: str | None = None, verify_tls: bool = True
+) -> Deployment:
+    """
+    Return what the engine at the URL says of itself; EngineError if nothing answers there.
+
+    An engine that answers but serves none of the paths is no error.
+    """
+    parts = urlsplit(base_url)
+    root = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
+    context = _tls(ca_file, verify_tls) if parts.scheme == "https" else None
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    answers = {}
+    for path in PATHS:
+        answer = _get(root, path, headers, context)
+        if answer is not None:
+            answers[path] = answer
+    return Deployment(base_url=base_url, answers=answers)
+
+
+def _tls(ca_file: str | None, verify_tls: bool) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise EngineError(f"engine.ca_file: {ca_file} cannot be used: {error.strerror or error}") from None
+    if not verify_tls:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _get(root: str, path: str, headers: Mapping[str, str], context: ssl.SSLContext | None) -> object:
+    request = urllib.request.Request(root + path, headers=dict(headers))  # noqa: S310 - the scenario allows http and https only
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as answer:  # noqa: S310 - the same
+            text = answer.read(1_000_000)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code in {401, 403} and path == "/v1/models":
+            raise EngineError(
+                f"{root}{path} answers {error.code}: is the key in engine.api_key_env's variable the right one?"
+            ) from None
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        text = reason.strerror or str(reason) if isinstance(reason, OSError) else str(reason)
+        raise EngineError(
+            f"the engine at {root} does not answer ({text}): start it, or give its address with --base-url"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - whatever speaks there does not speak HTTP
+        raise EngineError(f"what listens at {root} does not speak HTTP ({type(error).__name__})") from None
+    return _parsed(text)
+
+
+def _parsed(text: bytes) -> object:
+    try:
+        return json.loads(text) if text.strip() else {}
+    except ValueError:
+        return None

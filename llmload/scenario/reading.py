@@ -1,0 +1,91 @@
+"""From a TOML file to a `Scenario`, or to errors that name the file, the key and the value."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from llmload.errors import ConfigError
+from llmload.scenario.tables import Scenario, Table
+
+
+def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
+    """
+    Return the scenario that the file describes, with `overrides` (`"load.users": 8`) laid over it.
+
+    ConfigError has a line for everything that is wrong, naming the file, the key and the value.
+    """
+    tables = _read_toml(path)
+    tables.pop("tool", None)  # Locust's own settings, which Locust reads
+    for key, value in (overrides or {}).items():
+        _lay_over(tables, key, value)
+    try:
+        return Scenario.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(_explain(path, error, overrides or {})) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such scenario file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a directory, not a scenario file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
+
+
+def _lay_over(tables: dict[str, Any], key: str, value: object) -> None:
+    *parents, last = key.split(".")
+    table: Any = tables
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            return  # the file has a value where a table belongs; validation says so
+    table[last] = value
+
+
+_KINDS: Final = ("closed_loop",)
+
+
+def _explain(path: Path, error: ValidationError, overrides: Mapping[str, Any]) -> str:
+    lines = []
+    for fault in error.errors(include_url=False):
+        loc = tuple(str(part) for part in fault["loc"] if part not in _KINDS)
+        key = ".".join(loc)
+        where = "command line" if key in overrides else str(path)
+        lines.append(f"{where}: {key}: {_complaint(fault, loc)}" if key else f"{where}: {_complaint(fault, loc)}")
+    return "\n".join(lines)
+
+
+def _complaint(fault: Any, loc: tuple[str, ...]) -> str:
+    text = re.sub(r"^(Value error|Assertion failed), ", "", fault["msg"])
+    if fault["type"] == "missing":
+        return "is missing"
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(loc[:-1])
+        close = difflib.get_close_matches(loc[-1], known, n=1)
+        advice = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+        return f"unknown key (value {fault['input']!r}); {advice}"
+    text = text[0].lower() + text[1:]
+    if "password" in text or isinstance(fault["input"], dict | BaseModel):
+        return text  # a secret is not shown, and a whole table says nothing
+    return f"{text}, got {fault['input']!r}"
+
+
+def _known_keys(path: tuple[str, ...]) -> list[str]:
+    table: type[BaseModel] = Scenario
+    for part in path:
+        annotation = table.model_fields[part].annotation if part in table.model_fields else None
+        candidates = [annotation, *get_args(annotation)]
+        table = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), Table)
+    return sorted(table.model_fields)

@@ -1,0 +1,1 @@
+"""Locust users and hooks: the only room that knows Locust."""

@@ -1,0 +1,86 @@
+"""llmload's options on Locust's command line, and Locust's defaults as the scenario sets them."""
+
+from locust.argument_parser import LocustArgumentParser
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from llmload.scenario import Scenario, load_scenario
+
+LOOPBACK = "127.0.0.1"
+
+
+def named_scenario(arguments: list[str]) -> Path | None:
+    """Return the file that `--scenario` or else `--config` names among the arguments; None if neither stands there."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--scenario", default="")
+    finder.add_argument("--config", default="")
+    found, _ = finder.parse_known_args(arguments)
+    name = found.scenario or found.config
+    return Path(name) if name else None
+
+
+def add_options(parser: LocustArgumentParser) -> None:
+    """Add llmload's options, each with a default that says "as the scenario has it"."""
+    group = parser.add_argument_group("llmload", "What a scenario leaves open or should do differently this time.")
+    add: Any = group.add_argument
+    hidden: dict[str, Any] = {"include_in_web_ui": False}
+    add("--scenario", default="", metavar="FILE", help="Scenario file; the file that --config names if absent", **hidden)
+    add("--model", default="", metavar="NAME", help="Model to ask for instead of the scenario's")
+    add("--prompts", default="", metavar="SOURCE", help="Prompts instead of the scenario's: builtin, lima or a path")
+    add("--seed", default="", metavar="N", help="Seed instead of the scenario's")
+    add("--requests", default="", metavar="N", help="Requests to send instead of the scenario's number")
+    add("--out", default="", metavar="DIR", help="Where run folders are made instead of the scenario's place", **hidden)
+    add(
+        "--summary",
+        choices=("table", "json", "none"),
+        default="table",
+        help="What is printed at the end: tables, summary.json, or nothing",
+        **hidden,
+    )
+
+
+def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:
+    """Make the scenario's load Locust's defaults, so that the start form and a headless run begin with it."""
+    load = scenario.load
+    parser.set_defaults(
+        host=scenario.engine.base_url[0],
+        num_users=load.users,
+        spawn_rate=load.spawn_rate_per_s or float(load.users),
+        run_time=load.duration_s,
+        only_summary=True,
+    )
+
+
+def bind_to_loopback(parser: LocustArgumentParser) -> None:
+    """Serve this machine alone unless told otherwise; Locust's own default is every interface."""
+    parser.set_defaults(web_host=LOOPBACK, master_bind_host=LOOPBACK)
+
+
+def effective_scenario(path: Path, options: argparse.Namespace) -> Scenario:
+    """Return the scenario with what the command line or the start form changed; ConfigError if they do not fit."""
+    as_written = load_scenario(path)
+    overrides: dict[str, Any] = {}
+    if options.host and options.host != as_written.engine.base_url[0]:
+        overrides["engine.base_url"] = options.host
+    if options.model:
+        overrides |= {"model.name": options.model, "model.served_as": options.model}
+    if options.prompts:
+        overrides["prompts.source"] = options.prompts
+    for option, key in (("seed", "scenario.seed"), ("requests", "load.requests")):
+        if text := getattr(options, option):
+            overrides[key] = int(text) if str(text).lstrip("-").isdigit() else text
+    if options.out:
+        overrides["run.folder"] = options.out
+    if options.num_users and options.num_users != as_written.load.users:
+        overrides["load.users"] = options.num_users
+    if options.run_time and options.run_time != as_written.load.duration_s:
+        overrides["load.duration_s"] = options.run_time
+    return load_scenario(path, overrides)
+
+
+def scenario_on_command_line() -> Path | None:
+    """Return the scenario file that this process was started with."""
+    return named_scenario(sys.argv[1:])

@@ -1,0 +1,166 @@
+"""One process's part in a run: which prompts it sends, what is in flight, and what came of it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import gevent
+from gevent import Greenlet
+from gevent.event import Event
+
+from llmload.measure.record import NS_PER_S, Outcome, RequestRecord
+from llmload.measure.totals import RunTotals, Window
+from llmload.report.run_folder import RequestLog
+from llmload.scenario import Scenario
+from llmload.wire.client import ChatClient
+from llmload.workload.conversation import Conversation, Prompt
+from llmload.workload.prompts import Deck
+
+ABORT_GRACE_S: Final = 5.0
+"""How long cut requests may take to close their streams and leave their records."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Which part of the run this process takes: worker `index` of `count`."""
+
+    index: int
+    count: int
+
+    def of(self, total: int | None) -> int | None:
+        """Return this process's part of a number that all of them share; None stays None."""
+        return None if total is None else total // self.count + (self.index < total % self.count)
+
+
+class Span:
+    """
+    The judged part of a run, on this process's clock.
+
+    A timed run's span opens when all users run and the warm-up has passed, and closes when the load ends. A counted
+    run's span reaches from its first request to its last answer.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.start_ns = time.monotonic_ns()
+        self._warmup_s = scenario.load.warmup_s
+        self._timed = scenario.load.duration_s is not None
+        self._open_ns = None if self._timed or self._warmup_s else self.start_ns
+        self._close_ns: int | None = None
+
+    @property
+    def window(self) -> Window:
+        """The span, as far as it is known."""
+        return Window(start_ns=self._open_ns, end_ns=self._close_ns)
+
+    def open(self) -> None:
+        """All users are running; only the first call counts."""
+        if self._open_ns is None:
+            self._open_ns = time.monotonic_ns() + round(self._warmup_s * NS_PER_S)
+
+    def close(self) -> None:
+        """The load has ended; only the first call counts."""
+        if self._timed and self._close_ns is None:
+            self._close_ns = time.monotonic_ns()
+
+    def length_s(self, totals: RunTotals) -> float | None:
+        """Return how long the span is, or has been so far; None before it opens or a first request is sent."""
+        if self._open_ns is None:
+            return None
+        if self._timed:
+            length_s = ((self._close_ns or time.monotonic_ns()) - self._open_ns) / NS_PER_S
+            return length_s if length_s > 0 else None
+        first_s, last_s = totals.first_started_s, totals.last_done_s
+        if first_s is None or last_s is None:
+            return None
+        return last_s - max(first_s, (self._open_ns - self.start_ns) / NS_PER_S)
+
+
+class Session:
+    """
+    The state of a run on a process that sends requests.
+
+    Users call `next_conversation` and `send`; whoever ends the run calls `stop_starting`, `wait_until_idle`, `abort`.
+    """
+
+    def __init__(
+        self, *, scenario: Scenario, share: Share, client: ChatClient, deck: Deck, log: RequestLog, run_id: str
+    ) -> None:
+        self.scenario = scenario
+        self.totals = RunTotals()
+        self.span = Span(scenario)
+        self.idle = Event()
+        self.idle.set()
+        self.exhausted = Event()
+        self._slo = scenario.slo_limits()
+        self._budget = share.of(scenario.load.requests)
+        self._client, self._deck, self._log = client, deck, log
+        self._request_prefix = f"{run_id}-{share.index}"
+        self._in_flight: set[Greenlet] = set()
+        self._starting = True
+
+    def next_conversation(self) -> Conversation | None:
+        """Return the next prompts to send, or None when the run has no more or is ending."""
+        if not self._may_start():
+            return None
+        conversation = self._deck.next()
+        if conversation is None:
+            self._exhaust()
+        return conversation
+
+    def send(self, prompt: Prompt, count: Callable[[RequestRecord], None]) -> RequestRecord | None:
+        """Send the prompt, hand its record to `count`, and return it; None if the run has no place for it any more."""
+        if not self._may_start():
+            return None
+        self.totals.started += 1
+        self.idle.clear()
+        current = gevent.getcurrent()
+        self._in_flight.add(current)
+        request_id = f"{self._request_prefix}-{self.totals.started}"
+        try:
+            record = self._client.complete(prompt, request_id=request_id)
+            count(record)
+        finally:
+            self._in_flight.discard(current)
+            if not self._in_flight:
+                self.idle.set()
+                if not self._may_start():
+                    self._exhaust()
+        return record
+
+    def record(self, record: RequestRecord) -> None:
+        """Count a request that has ended, and append it to the run's file."""
+        self.totals.add(record, window=self.span.window, slo=self._slo, run_start_ns=self.span.start_ns)
+        self.totals.reused_prompts = self._deck.reused
+        self._log.append(record)
+
+    def stop_starting(self) -> None:
+        """End the load: nothing more is sent, and the judged span of a timed run closes."""
+        self._starting = False
+        self.span.close()
+
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Wait until nothing is in flight; False if the time was not enough."""
+        return bool(self.idle.wait(timeout_s))
+
+    def abort(self) -> None:
+        """Cut what is in flight: each request leaves a record that says `censored`."""
+        self.stop_starting()
+        gevent.killall(list(self._in_flight), block=True, timeout=ABORT_GRACE_S)
+
+    def close(self) -> None:
+        """Close connections and files."""
+        self._client.close()
+        self._log.close()
+
+    def _may_start(self) -> bool:
+        return self._starting and (self._budget is None or self.totals.started < self._budget)
+
+    def _exhaust(self) -> None:
+        if not self._in_flight:
+            self.exhausted.set()
+
+
+def censored(record: RequestRecord) -> bool:
+    """Return whether the request was cut, so that its user's greenlet has to end."""
+    return record.outcome is Outcome.CENSORED

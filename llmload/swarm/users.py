@@ -1,0 +1,61 @@
+"""Locust users that chat."""
+
+from locust import User, task
+
+from typing import Any, ClassVar
+
+import gevent
+from gevent import GreenletExit
+
+from llmload.measure.record import RequestRecord
+from llmload.swarm.run import Run
+from llmload.swarm.session import censored
+
+
+class RequestFailed(Exception):
+    """How Locust's tables name a failed request: its type, and the status where there is one."""
+
+
+class ChatUser(User):
+    """One request in flight at a time: the next prompt is sent when the last answer is complete."""
+
+    abstract = True
+    run_of_llmload: ClassVar[Run]
+    request_name: ClassVar[str] = "chat"
+
+    def wait_time(self) -> float:
+        """Return how long to think before the next conversation, in seconds."""
+        return self.run_of_llmload.session.scenario.load.think_time_s
+
+    @task
+    def chat(self) -> None:
+        """Hold one conversation: its requests one after the other."""
+        session = self.run_of_llmload.session
+        conversation = session.next_conversation()
+        if conversation is None:
+            gevent.sleep(3600)  # nothing left to send: rest until the run ends
+            return
+        for prompt in conversation.prompts:
+            record = session.send(prompt, self._count)
+            if record is None:
+                return
+            if censored(record):
+                raise GreenletExit
+            if not record.ok:
+                return  # the turns after a lost answer would not be what a user sends
+
+    def _count(self, record: RequestRecord) -> None:
+        error: Exception | None = None
+        if record.error is not None:
+            status = record.error.http_status
+            error = RequestFailed(record.error.type.value if status is None else f"{record.error.type.value} ({status})")
+        context: dict[str, Any] = {"record": record}
+        self.environment.events.request.fire(
+            request_type="LLM",
+            name=self.request_name,
+            response_time=record.e2e_s * 1000,
+            response_length=record.output_tokens or 0,
+            exception=error,
+            context=context,
+            response=None,
+        )
