@@ -10,6 +10,8 @@ from llmload.workload.deck import Deck, draw
 from llmload.workload.prompt_set import PromptSet, load_prompt_set
 from llmload.workload.techniques import CHAIN_OF_THOUGHT, ExamplePool, Techniques, apply
 
+__all__ = ["Deck", "PromptPlan", "Turns", "Workload", "load"]
+
 Turns = Literal["first", "all"]
 
 
