@@ -34,7 +34,13 @@ A single request gets a fault by its header:
 
 
 class _OneLineErrors(click.Command):
-    """A wrong flag is answered with one line, not with the usage."""
+    """A wrong flag is answered with one line, not with the usage; the help ends with the faults."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
+        from llmload.engines.simulated.faults import KINDS
+
+        with formatter.section("Faults"):
+            formatter.write_dl(list(KINDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -104,7 +110,7 @@ def engine() -> None:
     multiple=True,
     callback=_read_faults,
     metavar="KIND=SHARE",
-    help="Share of requests that get a fault; repeatable. A wrong kind lists all.",
+    help="Share of requests that get a fault; repeatable, kinds below.",
 )
 @click.option(
     "--api-key-env",

@@ -16,7 +16,9 @@ go wrong, `truth_log` what is written down about each request.
     metrics     what was done, under vLLM's names
     truth_log   one JSON line a request
     connection  HTTP/1.1 over one socket
-    server      SimulatedEngine: routes, life and death; serve, spawn
+    routes      what is answered to which path
+    server      SimulatedEngine and its life, in a loop, in a thread or until a signal
+    spawned     an engine as a process of its own
 """
 
 from llmload.engines.simulated.server import SimulatedEngine, run_until_signal, serve

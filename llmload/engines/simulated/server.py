@@ -1,40 +1,21 @@
-"""The simulated engine: its routes, its life and its death."""
+"""The life of a simulated engine: in a loop, in a thread, or as a process until it is told to stop."""
 
 import asyncio
-import contextlib
 import gc
 import importlib.metadata
 import signal
 import threading
-import time
 from collections.abc import Callable
 from typing import Self
 
-import orjson
-
-from llmload.engines.simulated.asked import Api, Asked, RefusedError, error_body, read_asked
 from llmload.engines.simulated.batch import Batch
-from llmload.engines.simulated.connection import Connection, Header, Request
-from llmload.engines.simulated.faults import HTTP_STATUS, KINDS, FaultDealer
-from llmload.engines.simulated.formats import AnswerFacts, format_of
-from llmload.engines.simulated.generation import Generation
-from llmload.engines.simulated.metrics import EngineCollector, EngineTotals, registry_of, render
+from llmload.engines.simulated.connection import Connection
+from llmload.engines.simulated.routes import OWNER, Routes
 from llmload.engines.simulated.settings import SimulationSettings
 from llmload.engines.simulated.truth_log import TruthLog
-from llmload.errors import EngineError
+from llmload.errors import ConfigError, EngineError
 
-ENGINE_NAME = "llmload simulated engine"
-OWNER = "llmload-simulated"
-FAULT_HEADER = "x-simulate-fault"
-
-_GENERATING: dict[str, tuple[Api, bool | None]] = {
-    "/v1/chat/completions": (Api.CHAT, None),
-    "/v1/completions": (Api.COMPLETIONS, None),
-    "/generate_stream": (Api.TGI, True),
-    "/generate": (Api.TGI, False),
-}
-_HTML_ERROR = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
-_ERROR_TYPES = {400: "BadRequestError", 401: "AuthenticationError", 404: "NotFoundError", 429: "RateLimitError"}
+_BACKLOG = 1024
 
 
 class SimulatedEngine:
@@ -48,20 +29,8 @@ class SimulatedEngine:
         self.settings = settings
         self.port = settings.port
         self._version = _version()
-        self._totals = EngineTotals()
-        self._dealer = FaultDealer(settings.faults, settings.seed)
         self._connections: set[Connection] = set()
-        self._generating: dict[Connection, Generation] = {}
-        self._answered = 0
-        self._created_s = int(time.time())
         self._thread: _EngineThread | None = None
-        self._plain: dict[str, Callable[[], tuple[bytes, str]]] = {
-            "/health": lambda: (b"", "text/plain"),
-            "/version": lambda: (orjson.dumps({"version": self._version, "engine": ENGINE_NAME}), "application/json"),
-            "/info": self._info,
-            "/v1/models": self._models,
-            "/metrics": lambda: (render(self._registry), "text/plain; version=0.0.4; charset=utf-8"),
-        }
 
     @property
     def url(self) -> str:
@@ -69,19 +38,18 @@ class SimulatedEngine:
         return f"http://{self.settings.host}:{self.port}"
 
     async def start(self) -> None:
-        """Listen; `port` is known afterwards. Raises EngineError where the address cannot be had."""
+        """Listen; `port` is known afterwards. Raises ConfigError, EngineError for a log or an address not to be had."""
         loop = asyncio.get_running_loop()
-        self._log = TruthLog(self.settings.log)
-        self._batch = Batch(self.settings, loop, self._ended)
-        collector = EngineCollector(self.settings.model, self._totals, self._batch.gauges)
-        self._registry = registry_of(collector)
+        self._log = _open_log(self.settings)
+        self._batch = Batch(self.settings, loop, lambda generation: self._routes.ended(generation))
+        self._routes = Routes(self.settings, self._version, self._batch, self._log)
+        host, port = self.settings.host, self.settings.port
         try:
-            self._server = await loop.create_server(self._connect, self.settings.host, self.settings.port, backlog=1024)
+            self._server = await loop.create_server(self._connect, host, port, backlog=_BACKLOG)
         except OSError as error:
             self._batch.close()
             self._log.close()
-            where = f"{self.settings.host}:{self.settings.port}"
-            raise EngineError(f"the simulated engine cannot listen on {where}: {error.strerror or error}") from None
+            raise EngineError(f"the simulated engine cannot listen on {host}:{port}: {_reason(error)}") from None
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -91,7 +59,7 @@ class SimulatedEngine:
         for connection in list(self._connections):
             connection.abort()
         await self._server.wait_closed()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # lets the aborted transports close their sockets
         self._log.close()
 
     def __enter__(self) -> Self:
@@ -104,110 +72,13 @@ class SimulatedEngine:
             self._thread.stop()
 
     def _connect(self) -> Connection:
-        connection = Connection(f"{OWNER}/{self._version}", self._handle, self._left)
+        connection = Connection(f"{OWNER}/{self._version}", self._routes.handle, self._left)
         self._connections.add(connection)
         return connection
 
     def _left(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        generation = self._generating.get(connection)
-        if generation is not None:
-            self._batch.abort(generation)
-
-    def _handle(self, request: Request, connection: Connection) -> None:
-        if self._locked(request):
-            connection.reply(request, 401, b'{"error":"Unauthorized"}')
-        elif request.method == "POST" and request.path in _GENERATING:
-            self._generate(request, connection)
-        elif request.method == "GET" and request.path in self._plain:
-            body, kind = self._plain[request.path]()
-            connection.reply(request, 200, body, kind)
-        elif request.path in _GENERATING or request.path in self._plain:
-            connection.reply(request, 405, b'{"detail":"Method Not Allowed"}')
-        else:
-            connection.reply(request, 404, b'{"detail":"Not Found"}')
-
-    def _locked(self, request: Request) -> bool:
-        """As in vLLM, what only watches the engine needs no key."""
-        guarded = request.path.startswith("/v1/") or request.path in _GENERATING
-        key = self.settings.api_key
-        return guarded and key is not None and request.headers.get("authorization") != f"Bearer {key}"
-
-    def _generate(self, request: Request, connection: Connection) -> None:
-        fault = self._fault_of(request)
-        try:
-            asked = self._read(request, fault)
-        except RefusedError as refused:
-            self._refuse(request, connection, refused, fault)
-            return
-        api = asked.api
-        request.close_after = fault == "close_after"
-        facts = AnswerFacts(
-            answer_id=self._answer_id(api, request),
-            created_s=int(time.time()),
-            model=self.settings.model,
-            fingerprint=f"{OWNER}-{self._version}",
-            asked=asked,
-            usage=fault != "no_usage",
-            done=fault != "no_done",
-        )
-        generation = Generation(request, connection, asked, format_of(facts), fault, self._totals)
-        if self.settings.log_chunks:
-            generation.chunk_ns = []
-        self._generating[connection] = generation
-        generation.open()
-        self._batch.submit(generation)
-
-    def _fault_of(self, request: Request) -> str | None:
-        named = request.headers.get(FAULT_HEADER)
-        if named is None:
-            return self._dealer.next()
-        return None if named == "none" else named
-
-    def _read(self, request: Request, fault: str | None) -> Asked:
-        """What is asked for; raises RefusedError where it cannot be had or a fault forbids it."""
-        api, stream = _GENERATING[request.path]
-        if fault is not None and fault not in KINDS:
-            message = f"no fault is called {fault!r}; there are {', '.join(KINDS)}"
-            raise RefusedError(400, error_body(api, 400, "BadRequestError", message))
-        if fault in HTTP_STATUS:
-            status = HTTP_STATUS[fault]
-            kind = _ERROR_TYPES.get(status, "InternalServerError")
-            raise RefusedError(status, error_body(api, status, kind, f"Simulated fault {fault}."))
-        return read_asked(self.settings, api, stream, request.body)
-
-    def _answer_id(self, api: Api, request: Request) -> str:
-        self._answered += 1
-        return ("chatcmpl-" if api is Api.CHAT else "cmpl-") + (request.request_id or f"{self._answered:016x}")
-
-    def _refuse(self, request: Request, connection: Connection, refused: RefusedError, fault: str | None) -> None:
-        more: tuple[Header, ...] = (("retry-after", "1"),) if refused.status == 429 else ()
-        body, kind = (_HTML_ERROR, "text/html") if fault == "html_error" else (refused.body, "application/json")
-        written_ns = time.monotonic_ns()
-        connection.reply(request, refused.status, body, kind, more)
-        told = {"status": refused.status, "prompt_tokens": None, "output_tokens": 0, "finish": "error", "fault": fault}
-        stamps = {"admitted_ns": None, "first_write_ns": written_ns, "last_write_ns": written_ns}
-        self._log.write({**request.truth(), **told, **stamps})
-
-    def _ended(self, generation: Generation) -> None:
-        finish = str(generation.finish)
-        self._totals.finished[finish] += 1
-        if generation.last_write_ns is not None and finish in ("stop", "length"):
-            self._totals.e2e.add(generation.last_write_ns - generation.request.received_ns)
-        if self._generating.get(generation.connection) is generation:
-            del self._generating[generation.connection]
-        self._log.write(generation.truth())
-
-    def _models(self) -> tuple[bytes, str]:
-        model = {"id": self.settings.model, "object": "model", "created": self._created_s, "owned_by": OWNER}
-        more = {"root": self.settings.model, "parent": None, "max_model_len": self.settings.max_model_len_tokens}
-        return orjson.dumps({"object": "list", "data": [{**model, **more}]}), "application/json"
-
-    def _info(self) -> tuple[bytes, str]:
-        """TGI's way of saying what it is."""
-        info = {"model_id": self.settings.model, "version": self._version, "engine": ENGINE_NAME}
-        limits = {"max_total_tokens": self.settings.max_model_len_tokens, "max_concurrent_requests": None}
-        return orjson.dumps({**info, **limits}), "application/json"
+        self._routes.left(connection)
 
 
 class _EngineThread(threading.Thread):
@@ -217,40 +88,37 @@ class _EngineThread(threading.Thread):
         super().__init__(name="simulated-engine", daemon=True)
         self._engine = engine
         self._ready = threading.Event()
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
+        self._asked_to_stop: asyncio.Event | None = None
 
     def start_and_wait(self) -> None:
         self.start()
         self._ready.wait()
         if self._failure is not None:
+            self.join()
             raise self._failure
 
     def stop(self) -> None:
-        if self._loop is not None and self._stop is not None and self.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
+        if self._loop is not None and self._asked_to_stop is not None and self.is_alive():
+            self._loop.call_soon_threadsafe(self._asked_to_stop.set)
         self.join()
 
     def run(self) -> None:
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._asked_to_stop = asyncio.get_running_loop(), asyncio.Event()
         try:
-            await self._engine.start()
-        except EngineError as error:
+            await serve(self._engine, ready=lambda _engine: self._ready.set(), stop=self._asked_to_stop)
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
             self._failure = error
-            return
         finally:
             self._ready.set()
-        await self._stop.wait()
-        await self._engine.close()
 
 
-async def serve(settings: SimulationSettings, *, ready: Callable[[SimulatedEngine], None], stop: asyncio.Event) -> None:
-    """Run an engine until `stop` is set; `ready` is called once it listens. Raises EngineError."""
-    engine = SimulatedEngine(settings)
+async def serve(engine: SimulatedEngine, *, ready: Callable[[SimulatedEngine], None], stop: asyncio.Event) -> None:
+    """Run an engine until `stop` is set; `ready` is called once it listens. Raises what `start` raises."""
     await engine.start()
     ready(engine)
     await stop.wait()
@@ -261,12 +129,12 @@ def run_until_signal(settings: SimulationSettings, *, until_eof_of: int | None =
     """
     Run an engine until SIGINT or SIGTERM, or until the descriptor `until_eof_of` ends; says where on standard output.
 
-    Raises EngineError where the address cannot be had.
+    Raises ConfigError, EngineError for a log or an address that cannot be had.
     """
-    asyncio.run(_serve_until_signal(settings, until_eof_of))
+    asyncio.run(_serve_until_signal(SimulatedEngine(settings), until_eof_of))
 
 
-async def _serve_until_signal(settings: SimulationSettings, until_eof_of: int | None) -> None:
+async def _serve_until_signal(engine: SimulatedEngine, until_eof_of: int | None) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
@@ -274,12 +142,22 @@ async def _serve_until_signal(settings: SimulationSettings, until_eof_of: int | 
         loop.add_reader(until_eof_of, stop.set)
     gc.collect()
     gc.freeze()  # what was built before the first request is not walked again: a collection would delay tokens
-    with contextlib.suppress(asyncio.CancelledError):
-        await serve(settings, ready=_say_ready, stop=stop)
+    await serve(engine, ready=_say_ready, stop=stop)
 
 
 def _say_ready(engine: SimulatedEngine) -> None:
     print(f"simulated engine ready at {engine.url}", flush=True)  # noqa: T201 - the line that a parent waits for
+
+
+def _open_log(settings: SimulationSettings) -> TruthLog:
+    try:
+        return TruthLog(settings.log)
+    except OSError as error:
+        raise ConfigError(f"simulated engine: log = {settings.log} cannot be written: {_reason(error)}") from None
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _version() -> str:
