@@ -27,7 +27,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     group = parser.add_argument_group("llmload", "What a scenario leaves open or should do differently this time.")
     add: Any = group.add_argument
     hidden: dict[str, Any] = {"include_in_web_ui": False}
-    add("--scenario", default="", metavar="FILE", help="Scenario file; the file that --config names if absent", **hidden)
+    add("--scenario", default="", metavar="FILE", help="Scenario file, if not --config's", **hidden)
     add("--model", default="", metavar="NAME", help="Model to ask for instead of the scenario's")
     add("--prompts", default="", metavar="SOURCE", help="Prompts instead of the scenario's: builtin, lima or a path")
     add("--seed", default="", metavar="N", help="Seed instead of the scenario's")

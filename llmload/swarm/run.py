@@ -1,36 +1,36 @@
-"""A run put together: Locust's hooks on one side, sessions, totals and the run folder on the other."""
+"""A run put together: Locust's hooks on one side, session, totals and run folder on the other."""
 
+from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.event import Events
 from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
 
+import argparse
 import gc
 import logging
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any
 
 import gevent
 from gevent import Greenlet
 
-from llmload.errors import EngineError, LlmloadError
+from llmload.errors import ConfigError, EngineError, LlmloadError
 from llmload.measure.record import RequestRecord
 from llmload.measure.totals import RunTotals
-from llmload.report.run_folder import RequestLog, RunFolder, new_run_id
-from llmload.scenario import Scenario
-from llmload.swarm import loop_lag, options, totals_channel
+from llmload.report.run_folder import RequestLog, RunFolder
+from llmload.scenario import Scenario, load_scenario
+from llmload.swarm import loop_lag, options, printing, totals_channel
 from llmload.swarm.drain import ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, Roll, drain
-from llmload.swarm.outcome import Outcomes
-from llmload.swarm.progress import show_progress
-from llmload.swarm.session import Session, Share, Span
-from llmload.wire import ClientSettings, Timeouts, make_client
-from llmload.workload.prompts import Workload, load
-from llmload.engines.deployment import Deployment, ask
+from llmload.swarm.preparation import Preparation
+from llmload.swarm.session import Session, Share
+from llmload.swarm.steering import WRONG_USE, Steering
+from llmload.wire import make_client
+from llmload.wire.client import ClientSettings, Timeouts
+from llmload.workload.prompts import Workload
 
-WRONG_USE: Final = 2
 logger = logging.getLogger(__name__)
 
 
@@ -40,11 +40,284 @@ def ending_on_wrong_use() -> Iterator[None]:
     try:
         yield
     except LlmloadError as error:
-        _refuse(str(error))
+        for line in str(error).splitlines():
+            sys.stderr.write(f"llmload: {line}\n")
+        sys.stderr.flush()
+        sys.exit(WRONG_USE)
 
 
-def _refuse(text: str) -> NoReturn:
-    for line in text.splitlines():
-        print(f"llmload: {line}", file=sys.stderr)  # noqa: T201 - Locust's log may be off; this must be seen
-    sys.stderr.flush()
-    sys.exit(WRONG_USE)
+class Run:
+    """
+    Joins a locustfile to llmload: `Run(locust.events)` at import, users with `run_of_llmload = that`.
+
+    Every process has one. Where requests are sent (alone or as a worker) it has a `session` while a run goes on; where
+    a run is steered (alone or as master) it has a `steering`.
+    """
+
+    def __init__(self, events: Events) -> None:
+        self._environment: Environment
+        self._preparation: Preparation
+        self._session: Session | None = None
+        self._steering: Steering | None = None
+        self._collected: totals_channel.Collected | None = None
+        self._exhausted, self._drained = Roll(set()), Roll(set())
+        self._helpers: list[Greenlet[..., Any]] = []
+        events.init_command_line_parser.add_listener(self._on_command_line)
+        events.init.add_listener(self._on_init)
+        events.test_start.add_listener(self._on_test_start)
+        events.spawning_complete.add_listener(self._on_spawning_complete)
+        events.request.add_listener(self._on_request)
+        events.report_to_master.add_listener(self._on_report_to_master)
+        events.worker_report.add_listener(self._on_worker_report)
+        events.test_stopping.add_listener(self._on_test_stopping)
+        events.test_stop.add_listener(self._on_test_stop)
+        events.quitting.add_listener(self._on_quitting)
+        events.quit.add_listener(self._on_quit)
+
+    @property
+    def session(self) -> Session | None:
+        """This process's part in the run that goes on; None where it has none."""
+        return self._session
+
+    def totals(self) -> RunTotals:
+        """Return what the run has come to so far, over all processes that have reported."""
+        if self._collected is not None:
+            return self._collected.merged()
+        return RunTotals() if self._session is None else self._session.totals
+
+    # Start
+
+    def _on_command_line(self, parser: LocustArgumentParser, **_: object) -> None:
+        options.add_options(parser)
+        options.bind_to_loopback(parser)
+        file = options.scenario_on_command_line()
+        if file is not None:
+            with ending_on_wrong_use():
+                options.set_defaults(parser, load_scenario(file))
+
+    def _on_init(self, environment: Environment, runner: Any, **_: object) -> None:
+        self._environment = environment
+        with ending_on_wrong_use():
+            file = options.scenario_on_command_line()
+            if file is None:
+                raise ConfigError("no scenario: give one with --config FILE, for example --config scenarios/demo.toml")
+            self._preparation = Preparation(file)
+            scenario = self._preparation.scenario(self._options)
+            if not isinstance(runner, WorkerRunner):
+                self._meet_engine(scenario)
+        if isinstance(runner, WorkerRunner):
+            runner.register_message(DRAIN, self._on_drain, concurrent=True)
+        elif isinstance(runner, MasterRunner):
+            runner.register_message(EXHAUSTED, self._on_exhausted)
+            runner.register_message(DRAINED, self._on_drained)
+
+    def _meet_engine(self, scenario: Scenario) -> None:
+        try:
+            self._preparation.meet_engine(scenario)
+        except EngineError as error:
+            if self._headless:
+                raise
+            logger.warning("%s", error)  # with the web UI, the engine may be started later
+
+    @property
+    def _options(self) -> argparse.Namespace:
+        parsed: argparse.Namespace | None = self._environment.parsed_options
+        if parsed is None:
+            raise RuntimeError("llmload needs Locust's command-line options on the environment")
+        return parsed
+
+    @property
+    def _runner(self) -> Any:  # which methods it has depends on the process's part
+        return self._environment.runner
+
+    @property
+    def _headless(self) -> bool:
+        return bool(self._options.headless)
+
+    def _on_test_start(self, **_: object) -> None:
+        start = self._start_as_worker if isinstance(self._runner, WorkerRunner) else self._start_as_steering
+        if self._headless:
+            with ending_on_wrong_use():
+                start()
+            return
+        try:
+            start()
+        except LlmloadError as error:  # a web UI outlives a start form that was filled in wrongly
+            logger.error("%s", error)  # noqa: TRY400 - the line says it all, a traceback would hide it
+            self._steering = self._session = None
+            gevent.spawn(self._runner.stop)
+
+    def _start_as_steering(self) -> None:
+        runner = self._runner
+        self._options.num_users = getattr(runner, "target_user_count", 0) or None
+        scenario, file = self._preparation.scenario(self._options), self._preparation.file
+        workload = self._preparation.workload(scenario, file.parent)
+        workers = set(runner.clients) if isinstance(runner, MasterRunner) else set()
+        self._steering = Steering(
+            scenario=scenario,
+            scenario_file=file,
+            workload=workload,
+            deployment=self._preparation.deployment,
+            workers=len(workers) or 1,
+        )
+        self._steering.open_folder()
+        if isinstance(runner, MasterRunner):
+            self._collected = totals_channel.Collected(self._steering.run_id)
+            self._exhausted, self._drained = Roll(workers), Roll(workers)
+            self._options.llmload_plan = {
+                "run_id": self._steering.run_id,
+                "scenario": scenario.model_dump(mode="json"),
+                "base_dir": str(file.parent),
+                "workers": sorted(workers),
+            }
+        else:
+            self._start_session(scenario, workload, Share(index=0, count=1), self._steering.run_id)
+        if self._headless:
+            self._helpers.append(gevent.spawn(printing.show_progress, self._steering, self.totals))
+
+    def _start_as_worker(self) -> None:
+        plan = self._options.llmload_plan
+        scenario = Scenario.model_validate(plan["scenario"])
+        share = Share(index=plan["workers"].index(self._runner.client_id), count=len(plan["workers"]))
+        workload = self._preparation.workload(scenario, Path(plan["base_dir"]))
+        self._start_session(scenario, workload, share, plan["run_id"])
+
+    def _start_session(self, scenario: Scenario, workload: Workload, share: Share, run_id: str) -> None:
+        folder = RunFolder(Path(scenario.run.folder) / run_id)
+        folder.create()
+        name = "requests.jsonl" if share.count == 1 else f"requests.worker-{share.index}.jsonl"
+        client = make_client(client_settings(scenario), scenario.client.kind)
+        for conversation in workload.conversations:
+            for prompt in conversation.prompts:
+                client.prepare(prompt)
+        self._session = Session(
+            scenario=scenario,
+            share=share,
+            client=client,
+            deck=workload.deck(share.index, share.count),
+            log=RequestLog(folder.path / name, with_chunks=scenario.run.record_chunks),
+            run_id=run_id,
+        )
+        self._helpers += [
+            gevent.spawn(loop_lag.watch, self._session.totals),
+            gevent.spawn(self._end_when_exhausted, self._session),
+        ]
+        gc.collect()
+        gc.freeze()  # what lives through the whole run is not looked at again
+
+    # While it goes on
+
+    def _on_spawning_complete(self, **_: object) -> None:
+        for span in (self._steering and self._steering.span, self._session and self._session.span):
+            if span:
+                span.open()
+
+    def _on_request(self, context: dict[str, Any], **_: object) -> None:
+        record = context.get("record")
+        if isinstance(record, RequestRecord) and self._session is not None:
+            self._session.record(record)
+
+    def _on_report_to_master(self, data: dict[str, Any], **_: object) -> None:
+        if self._session is not None:
+            data[totals_channel.KEY] = totals_channel.report(self._session.run_id, self._session.totals)
+
+    def _on_worker_report(self, client_id: str, data: dict[str, Any], **_: object) -> None:
+        if self._collected is not None:
+            self._collected.take(client_id, data.get(totals_channel.KEY))
+
+    def _end_when_exhausted(self, session: Session) -> None:
+        session.exhausted.wait()
+        runner = self._runner
+        if isinstance(runner, WorkerRunner):
+            runner.send_message(EXHAUSTED, {"run_id": session.run_id})
+        else:
+            gevent.spawn(self._end)
+
+    def _on_exhausted(self, msg: Any, **_: object) -> None:
+        if self._steering is not None and msg.data["run_id"] == self._steering.run_id:
+            self._exhausted.answer(msg.node_id)
+            if not self._exhausted.missing:
+                gevent.spawn(self._end)
+
+    def _end(self) -> None:
+        runner = self._runner
+        if self._headless:
+            runner.quit()
+        else:
+            runner.stop()
+
+    # End
+
+    def _on_test_stopping(self, **_: object) -> None:
+        if self._steering is not None:
+            self._steering.span.close()
+        if isinstance(self._runner, MasterRunner) and self._steering is not None:
+            self._drain_workers(self._runner, self._steering)
+        elif self._session is not None:
+            drain(self._session, self._session.scenario.run.drain_timeout_s)
+
+    def _drain_workers(self, runner: MasterRunner, steering: Steering) -> None:
+        timeout_s = steering.scenario.run.drain_timeout_s
+        for worker in sorted(self._drained.missing - set(runner.clients)):
+            self._drained.excuse(worker)
+            steering.missing_workers.add(worker)
+        runner.send_message(DRAIN, {"run_id": steering.run_id})
+        if not self._drained.wait(timeout_s + ANSWER_GRACE_S):
+            steering.missing_workers |= self._drained.missing
+
+    def _on_drain(self, msg: Any, **_: object) -> None:
+        session = self._session
+        if session is not None and session.run_id == msg.data["run_id"]:
+            drain(session, session.scenario.run.drain_timeout_s)
+            self._runner.send_message(DRAINED, totals_channel.report(session.run_id, session.totals))
+
+    def _on_drained(self, msg: Any, **_: object) -> None:
+        if self._collected is not None:
+            self._collected.take(msg.node_id, msg.data)
+            self._drained.answer(msg.node_id)
+
+    def _on_test_stop(self, **_: object) -> None:
+        gevent.killall(self._helpers, block=False)
+        self._helpers.clear()
+        if self._steering is not None and self._steering.summary is None:
+            self._steering.finish(self.totals())
+            if not self._headless:
+                printing.show_summary(self._steering, "table")
+        if self._session is not None:
+            self._session.close()
+
+    def _on_quitting(self, environment: Environment, **_: object) -> None:
+        runner = self._runner
+        if runner.state not in (STATE_INIT, STATE_STOPPED):
+            try:
+                runner.stop()
+            except KeyboardInterrupt:  # a second Ctrl-C: cut what is in flight and report what there is
+                if self._session is not None:
+                    self._session.abort()
+                self._on_test_stop()
+        if self._steering is not None:
+            environment.process_exit_code = self._steering.exit_code
+            if self._headless:
+                printing.silence_locust_tables()
+
+    def _on_quit(self, **_: object) -> None:
+        if self._steering is not None and self._headless:
+            printing.show_summary(self._steering, self._options.summary)
+
+
+def client_settings(scenario: Scenario) -> ClientSettings:
+    """Return what the scenario says about sending, with the key from the environment."""
+    limits = scenario.client.timeouts
+    return ClientSettings(
+        base_urls=tuple(scenario.engine.base_url),
+        model=scenario.model.request_name,
+        api=scenario.engine.api,
+        stream=scenario.request.stream,
+        body=scenario.request.body(),
+        include_usage=scenario.request.include_usage,
+        api_key=scenario.api_key(),
+        timeouts=Timeouts(**limits.model_dump()),
+        retries=scenario.client.retries,
+        ca_file=scenario.engine.ca_file,
+        verify_tls=scenario.engine.verify_tls,
+    )

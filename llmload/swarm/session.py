@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import gevent
-from gevent import Greenlet
 from gevent.event import Event
+from greenlet import greenlet
 
 from llmload.measure.record import NS_PER_S, Outcome, RequestRecord
 from llmload.measure.totals import RunTotals, Window
@@ -87,6 +87,7 @@ class Session:
         self, *, scenario: Scenario, share: Share, client: ChatClient, deck: Deck, log: RequestLog, run_id: str
     ) -> None:
         self.scenario = scenario
+        self.run_id = run_id
         self.totals = RunTotals()
         self.span = Span(scenario)
         self.idle = Event()
@@ -96,7 +97,7 @@ class Session:
         self._budget = share.of(scenario.load.requests)
         self._client, self._deck, self._log = client, deck, log
         self._request_prefix = f"{run_id}-{share.index}"
-        self._in_flight: set[Greenlet] = set()
+        self._in_flight: set[greenlet] = set()
         self._starting = True
 
     def next_conversation(self) -> Conversation | None:

@@ -2,7 +2,7 @@
 
 from locust import User, task
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import gevent
 from gevent import GreenletExit
@@ -11,8 +11,10 @@ from llmload.measure.record import RequestRecord
 from llmload.swarm.run import Run
 from llmload.swarm.session import censored
 
+REST_S: Final = 3600.0
 
-class RequestFailed(Exception):
+
+class RequestFailedError(Exception):
     """How Locust's tables name a failed request: its type, and the status where there is one."""
 
 
@@ -25,15 +27,16 @@ class ChatUser(User):
 
     def wait_time(self) -> float:
         """Return how long to think before the next conversation, in seconds."""
-        return self.run_of_llmload.session.scenario.load.think_time_s
+        session = self.run_of_llmload.session
+        return 0.0 if session is None else session.scenario.load.think_time_s
 
     @task
     def chat(self) -> None:
         """Hold one conversation: its requests one after the other."""
         session = self.run_of_llmload.session
-        conversation = session.next_conversation()
-        if conversation is None:
-            gevent.sleep(3600)  # nothing left to send: rest until the run ends
+        conversation = None if session is None else session.next_conversation()
+        if session is None or conversation is None:
+            gevent.sleep(REST_S)  # nothing left to send: rest until the run ends
             return
         for prompt in conversation.prompts:
             record = session.send(prompt, self._count)
@@ -47,8 +50,8 @@ class ChatUser(User):
     def _count(self, record: RequestRecord) -> None:
         error: Exception | None = None
         if record.error is not None:
-            status = record.error.http_status
-            error = RequestFailed(record.error.type.value if status is None else f"{record.error.type.value} ({status})")
+            kind, status = record.error.type.value, record.error.http_status
+            error = RequestFailedError(kind if status is None else f"{kind} ({status})")
         context: dict[str, Any] = {"record": record}
         self.environment.events.request.fire(
             request_type="LLM",

@@ -1,0 +1,60 @@
+"""`llmload`: the verbs, each loaded when it is called, so that a small question gets a quick answer."""
+
+import sys
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from llmload.errors import LlmloadError
+
+WRONG_USE: Final = 2
+VERBS: Final = {
+    "demo": ("llmload.cli.demo:demo", "Try everything on a simulated engine: speed, throughput, sizing."),
+    "run": ("llmload.cli.run:run", "Run a scenario against an engine, through Locust."),
+    "report": ("llmload.cli.report:report", "Show finished runs, or the tables that several of them fill."),
+    "vram": ("llmload.cli.vram:vram", "How much GPU memory models need."),
+    "prompts": ("llmload.cli.prompts:prompts", "Look at the prompts that a run would send."),
+    "scenarios": ("llmload.cli.scenarios:scenarios", "List the scenarios that come with llmload."),
+    "engine": ("llmload.cli.engine:engine", "The embedded simulated engine."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose verbs are imported on use; a fault that the user can mend is a line a fault, and exit code 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the verbs in the order of their use."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Return the verb, imported now; None for a name that is none."""
+        if cmd_name not in VERBS:
+            return None
+        module, _, attribute = VERBS[cmd_name][0].partition(":")
+        command = getattr(import_module(module), attribute)
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """Write the verbs with their help, importing none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; end with a line a fault and exit code 2 where the user can mend it."""
+        try:
+            return super().invoke(ctx)
+        except LlmloadError as error:
+            for line in str(error).splitlines():
+                click.echo(f"llmload: {line}", err=True)
+            sys.exit(WRONG_USE)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: llmload demo. Then: llmload run lima-speed --base-url http://127.0.0.1:8000 --model NAME",
+)
+@click.version_option(package_name="llmload")
+def main() -> None:
+    """Load tests of LLM inference deployments with Locust."""

@@ -1,0 +1,59 @@
+"""`llmload run`: a thin door over the Locust command that it prints."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from llmload.scenario.shipped import find_scenario, locustfile
+
+
+@click.command()
+@click.argument("scenario")
+@click.option("--base-url", metavar="URL", help="Address of the engine, instead of the scenario's.")
+@click.option("--model", metavar="NAME", help="Model to ask for, instead of the scenario's.")
+@click.option("--prompts", metavar="SOURCE", help="builtin, lima, or a file or folder, instead of the scenario's.")
+@click.option("--users", type=click.IntRange(1), help="Requests in flight at a time, instead of the scenario's.")
+@click.option("--requests", type=click.IntRange(1), help="Requests to send, instead of the scenario's number.")
+@click.option("--run-time", metavar="TIME", help="How long to run (90, 90s, 5m), instead of the scenario's time.")
+@click.option("--seed", type=int, help="Seed, instead of the scenario's.")
+@click.option("--processes", type=int, help="Worker processes on this machine; -1 for one a core.")
+@click.option("--out", metavar="DIR", help="Where the run folder is made, instead of the scenario's place.")
+@click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
+@click.option("--web", is_flag=True, help="Open Locust's web UI on 127.0.0.1:8089 instead of running at once.")
+def run(scenario: str, *, as_json: bool, web: bool, **changes: str | int | None) -> None:
+    """
+    Run SCENARIO, a file or the name of one that comes with llmload, and pass on Locust's exit code.
+
+    0: good; 1: requests failed; 2: wrong use; 3: the measurement is INVALID.
+
+    \b
+    Examples:
+      llmload run demo --base-url http://127.0.0.1:8100
+      llmload run lima-speed --base-url http://127.0.0.1:8000 --model my-model --prompts lima
+      llmload run scenarios/lima-throughput.toml --users 32 --run-time 5m --processes 2
+    """
+    arguments = locust_arguments(find_scenario(scenario), changes, as_json=as_json, web=web)
+    click.echo(f"$ {shlex.join(['locust', *arguments])}", err=True)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "locust", *arguments])  # noqa: S606 - no shell is wanted
+
+
+def locust_arguments(
+    scenario: Path, changes: dict[str, str | int | None], *, as_json: bool = False, web: bool = False
+) -> list[str]:
+    """Return the arguments of the Locust command that runs the scenario with the changes."""
+    names = {"base_url": "--host"}
+    arguments = ["--config", str(scenario)]
+    if not Path("locustfiles/chat.py").is_file():
+        arguments += ["-f", str(locustfile("chat.py"))]
+    for name, value in changes.items():
+        if value is not None:
+            arguments += [names.get(name, "--" + name.replace("_", "-")), str(value)]
+    if not web:
+        arguments += ["--headless", "--loglevel", "WARNING"]
+    if as_json:
+        arguments += ["--summary", "json"]
+    return arguments

@@ -1,0 +1,78 @@
+"""A run's summary as a terminal shows it."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+UNKNOWN: Final = "n/a"
+LATENCIES: Final = {"TTFT": "ttft_s", "ITL": "itl_s", "TPOT": "tpot_s", "e2e latency": "e2e_s"}
+COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
+STYLES: Final = {"VALID": "bold green", "DEGRADED": "bold yellow", "INVALID": "bold red"}
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Return a figure for people; None is n/a."""
+    return UNKNOWN if value is None else f"{value:,.{digits}f}"
+
+
+def milliseconds(value_s: float | None) -> str:
+    """Return seconds as milliseconds with about four digits; None is n/a."""
+    if value_s is None:
+        return UNKNOWN
+    ms = value_s * 1000
+    return f"{ms:,.0f}" if ms >= 1000 else f"{ms:.1f}" if ms >= 100 else f"{ms:.2f}"
+
+
+def run_report(summary: Mapping[str, Any]) -> RenderableType:
+    """Return the verdict, the figures and the latencies of a run."""
+    return Group(_title(summary), _figures(summary), _latencies(summary), *_verdict(summary))
+
+
+def _title(summary: Mapping[str, Any]) -> Text:
+    text = Text(f"\n{summary['scenario']}", style="bold")
+    text.append(f"  {summary['model']} on {summary['engine']}", style="default")
+    if summary["simulated"]:
+        text.append("  simulated engine: no real engine was measured", style="bold magenta")
+    return text
+
+
+def _figures(summary: Mapping[str, Any]) -> Table:
+    requests, speed = summary["requests"], summary["request_output_tokens_per_s"]
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("output tokens/s of a request (mean)", number(speed and speed["mean"]))
+    table.add_row("requests/min", number(summary["requests_per_min"], 1))
+    table.add_row("system output tokens/s", number(summary["output_tokens_per_s"], 1))
+    counts = f"{requests['started']} started = {requests['completed']} completed + {requests['failed']} failed"
+    table.add_row("requests", f"{counts} + {requests['censored']} censored")
+    if requests["errors"]:
+        table.add_row("errors", ", ".join(f"{name} {count}" for name, count in requests["errors"].items()))
+    tokens = number(summary["output_tokens"], 0)
+    table.add_row("output tokens", f"{tokens}, counted by {summary['token_source'] or UNKNOWN}")
+    if summary["finish_reasons"]:
+        reasons = ", ".join(f"{name} {count}" for name, count in summary["finish_reasons"].items())
+        table.add_row("finish reasons", reasons)
+    table.add_row("window", f"{number(summary['window_s'], 1)} s, {summary['users']} users")
+    return table
+
+
+def _latencies(summary: Mapping[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("latency, ms")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for name, key in LATENCIES.items():
+        distribution = summary[key] or {}
+        table.add_row(name, *(milliseconds(distribution.get(column)) for column in COLUMNS))
+    return table
+
+
+def _verdict(summary: Mapping[str, Any]) -> list[Text]:
+    verdict = summary["verdict"]
+    head = Text("verdict ", style="default")
+    head.append(verdict["level"], style=STYLES[verdict["level"]])
+    stamps = {"kernel": "time stamps by the kernel", "user": "time stamps by the process"}
+    head.append(f"  {stamps.get(summary['stamp_source'], '')}", style="dim")
+    return [head, *(Text(f"  {reason['level']}: {reason['text']}") for reason in verdict["reasons"])]

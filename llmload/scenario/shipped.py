@@ -1,0 +1,43 @@
+"""Scenarios and locustfiles that come with llmload: beside the package in a checkout, inside it when installed."""
+
+from pathlib import Path
+from typing import Final
+
+from llmload.errors import ConfigError
+
+_PACKAGE: Final = Path(__file__).resolve().parents[1]
+_HOMES: Final = (_PACKAGE, _PACKAGE.parent)
+
+
+def _folder(name: str) -> Path:
+    for home in _HOMES:
+        if (home / name).is_dir():
+            return home / name
+    raise ConfigError(f"llmload's installation is broken: it has no {name} folder; install it again")
+
+
+def scenario_folder() -> Path:
+    """Return the folder of the scenarios that come with llmload."""
+    return _folder("scenarios")
+
+
+def locustfile(name: str) -> Path:
+    """Return a locustfile that comes with llmload."""
+    return _folder("locustfiles") / name
+
+
+def shipped_scenarios() -> dict[str, Path]:
+    """Return the scenarios that come with llmload by name, `seed/vllm-llama2-70b-chat` for one in a folder."""
+    folder = scenario_folder()
+    return {str(file.relative_to(folder).with_suffix("")): file for file in sorted(folder.rglob("*.toml"))}
+
+
+def find_scenario(name: str) -> Path:
+    """Return the file of a scenario given by path or by a shipped one's name; ConfigError if there is none."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = shipped_scenarios()
+    if name in shipped:
+        return shipped[name]
+    known = ", ".join(each for each in shipped if "/" not in each)
+    raise ConfigError(f"{name}: no such scenario file, and no shipped scenario of that name; shipped are {known}, ...")

@@ -1,0 +1,52 @@
+"""What is looked at before anything is sent: the scenario, its prompts, its key, and the engine itself."""
+
+import argparse
+from pathlib import Path
+
+from llmload.engines.deployment import Deployment, ask
+from llmload.errors import ConfigError, EngineError
+from llmload.scenario import Scenario
+from llmload.swarm import options
+from llmload.workload.prompts import Workload, load
+
+
+class Preparation:
+    """A scenario file, and what it has been found to need; prompts are read once, not at every start."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.deployment: Deployment | None = None
+        self._workloads: dict[tuple[object, ...], Workload] = {}
+
+    def scenario(self, parsed: argparse.Namespace) -> Scenario:
+        """Return the scenario as the command line or start form has it; ConfigError if it cannot be run."""
+        scenario = options.effective_scenario(self.file, parsed)
+        workload = self.workload(scenario, self.file.parent)
+        asked, available = scenario.load.requests, workload.request_count
+        if asked is not None and asked > available and not scenario.prompts.repeat:
+            raise ConfigError(
+                f"{self.file}: load.requests: {asked} requests, but prompts.source {scenario.prompts.source!r} "
+                f"gives {available}; ask for fewer, or set prompts.repeat = true"
+            )
+        scenario.api_key()
+        return scenario
+
+    def workload(self, scenario: Scenario, base_dir: Path) -> Workload:
+        """Return the scenario's prompts; DataError if they cannot be had."""
+        plan = scenario.prompt_plan()
+        key = (plan, base_dir)
+        if key not in self._workloads:
+            self._workloads = {key: load(plan, base_dir)}
+        return self._workloads[key]
+
+    def meet_engine(self, scenario: Scenario) -> None:
+        """Ask the engine about itself; EngineError if it does not answer or does not serve the model."""
+        engine, wanted = scenario.engine, scenario.model.request_name
+        for url in engine.base_url:
+            self.deployment = ask(url, api_key=scenario.api_key(), ca_file=engine.ca_file, verify_tls=engine.verify_tls)
+            served = self.deployment.models
+            if served and wanted not in served:
+                raise EngineError(
+                    f"the engine at {url} does not serve model {wanted!r} but {', '.join(served)}: "
+                    "set model.served_as in the scenario, or give --model"
+                )

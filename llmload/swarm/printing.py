@@ -1,0 +1,66 @@
+"""What a headless run shows: one line that moves while it goes on, tables at its end."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import gevent
+import orjson
+from rich.console import Console
+
+from llmload.measure.record import NS_PER_S
+from llmload.measure.totals import RunTotals
+from llmload.report.tables import number, run_report
+from llmload.swarm.steering import Steering
+
+PERIOD_S: Final = 0.5
+CLEAR_LINE: Final = "\r\x1b[2K"
+
+
+def show_progress(steering: Steering, totals: Callable[[], RunTotals]) -> None:
+    """Rewrite one line on a terminal until killed; say nothing where there is none."""
+    if not sys.stderr.isatty():
+        return
+    try:
+        while True:
+            gevent.sleep(PERIOD_S)
+            sys.stderr.write(CLEAR_LINE + _line(steering, totals()))
+            sys.stderr.flush()
+    finally:
+        sys.stderr.write(CLEAR_LINE)
+        sys.stderr.flush()
+
+
+def _line(steering: Steering, totals: RunTotals) -> str:
+    elapsed_s = (time.monotonic_ns() - steering.span.start_ns) / NS_PER_S
+    window_s = steering.span.length_s(totals)
+    per_min = totals.completed_in_window / window_s * 60 if window_s else None
+    tokens_per_s = totals.window_tokens / window_s if window_s else None
+    load = steering.scenario.load
+    ends = f"/{load.duration_s:g}" if load.duration_s else ""
+    of = f"/{load.requests}" if load.requests else ""
+    return (
+        f"{elapsed_s:.0f}{ends} s  in flight {totals.in_flight}  completed {totals.completed}{of}  "
+        f"failed {totals.failed}  {number(per_min, 1)} requests/min  {number(tokens_per_s, 1)} tok/s"
+    )
+
+
+def silence_locust_tables() -> None:
+    """Keep Locust from printing its tables, whose figures ours replace."""
+    logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
+
+
+def show_summary(steering: Steering, form: str) -> None:
+    """Print the run's summary as tables or JSON, and where its folder lies."""
+    summary: dict[str, Any] | None = steering.summary
+    if summary is None or form == "none":
+        return
+    if form == "json":
+        sys.stdout.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2).decode() + "\n")
+        sys.stdout.flush()
+        return
+    console = Console(highlight=False, soft_wrap=False)
+    console.print(run_report(summary))
+    console.print(f"run folder: {steering.folder.path}")

@@ -1,0 +1,131 @@
+"""What the node that steers a run keeps: the judged span, the run folder, the verdict and the exit code."""
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from llmload.engines.deployment import Deployment
+from llmload.measure.totals import RunTotals
+from llmload.measure.verdict import Level, Reason, Verdict, judge
+from llmload.report.run_folder import MANIFEST, SUMMARY, RunFolder, new_run_id
+from llmload.report.summary import summarise
+from llmload.scenario import Scenario
+from llmload.swarm.session import Span
+from llmload.workload.prompts import Workload
+
+GOOD: Final = 0
+FAILED: Final = 1
+WRONG_USE: Final = 2
+INVALID: Final = 3
+_PACKAGES: Final = ("llmload", "locust", "gevent", "openai", "datasets", "httptools", "numpy", "pydantic")
+
+
+class Steering:
+    """One run as seen by the node that started it."""
+
+    def __init__(
+        self,
+        *,
+        scenario: Scenario,
+        scenario_file: Path,
+        workload: Workload,
+        deployment: Deployment | None,
+        workers: int,
+    ) -> None:
+        self.scenario = scenario
+        self.run_id = new_run_id(scenario.scenario.name)
+        self.folder = RunFolder(Path(scenario.run.folder) / self.run_id)
+        self.span = Span(scenario)
+        self.summary: dict[str, Any] | None = None
+        self.missing_workers: set[str] = set()
+        self._scenario_file, self._workload, self._deployment = scenario_file, workload, deployment
+        self._workers = workers
+        self._started_unix_s = time.time()
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the run measures a simulation."""
+        return self.scenario.engine.name == "simulated" or bool(self._deployment and self._deployment.simulated)
+
+    def open_folder(self) -> None:
+        """Make the run folder with its manifest, so that a run that crashes can still be read."""
+        self.folder.create()
+        self.folder.write(MANIFEST, self._manifest())
+
+    def verdict(self, totals: RunTotals) -> Verdict:
+        """Judge the run as far as it has come."""
+        further = []
+        if not totals.completed and not totals.failed:
+            text = "no request came to an end, so nothing was measured"
+            further.append(Reason(check="answers", level=Level.INVALID, text=text))
+        return judge(_health(totals, len(self.missing_workers)), further)
+
+    def finish(self, totals: RunTotals) -> dict[str, Any]:
+        """Write summary and manifest of the run, and return the summary."""
+        self.summary = {
+            "run_id": self.run_id,
+            "scenario": self.scenario.scenario.name,
+            "protocol": self.scenario.scenario.protocol,
+            "engine": self.scenario.engine.column,
+            "model": self.scenario.model.name,
+            "simulated": self.simulated,
+            "users": self.scenario.load.users,
+            **summarise(totals, window_s=self.span.length_s(totals), verdict=self.verdict(totals)),
+        }
+        self.folder.write(SUMMARY, self.summary)
+        self.folder.write(MANIFEST, self._manifest(ended_unix_s=time.time()))
+        return self.summary
+
+    @property
+    def exit_code(self) -> int:
+        """0: good; 1: requests failed; 3: the measurement is INVALID. A run that never started is wrong use."""
+        if self.summary is None:
+            return WRONG_USE
+        if self.summary["verdict"]["level"] == Level.INVALID:
+            return INVALID
+        return FAILED if self.summary["requests"]["failed"] else GOOD
+
+    def _manifest(self, ended_unix_s: float | None = None) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "started_unix_s": self._started_unix_s,
+            "ended_unix_s": ended_unix_s,
+            "scenario_file": self._scenario_file.name,
+            "scenario": self.scenario.model_dump(mode="json"),
+            "seed": self.scenario.scenario.seed,
+            "prompts": self._workload.manifest(),
+            "engine": None if self._deployment is None else self._deployment.to_dict(),
+            "simulated": self.simulated,
+            "workers": self._workers,
+            "command": ["locust", *sys.argv[1:]],
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+            "host": {"system": platform.platform(), "cpus": os.cpu_count()},
+        }
+
+
+def _health(totals: RunTotals, missing_workers: int) -> dict[str, float | None]:
+    answers = sum(totals.token_sources.values())
+
+    def share(part: float, of: int) -> float | None:
+        return part / of if of else None
+
+    return {
+        "error_share": share(totals.failed, totals.ended),
+        "censored_share": share(totals.censored, totals.ended),
+        "coalesced_share": share(totals.coalesced_chunks, totals.chunks),
+        "user_stamp_share": share(_tally(totals.stamp_sources, "user"), answers),
+        "event_loop_lag_p99_s": totals.distributions["event_loop_lag_s"].quantile(0.99),
+        "uncounted_share": share(totals.uncounted_answers, answers),
+        "chunk_counted_share": share(_tally(totals.token_sources, "chunks"), answers),
+        "reused_prompt_share": share(totals.reused_prompts, totals.started),
+        "missing_workers": float(missing_workers),
+    }
+
+
+def _tally(tally: Mapping[str, int], name: str) -> int:
+    return tally.get(name, 0)
