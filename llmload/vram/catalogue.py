@@ -1,7 +1,7 @@
 """Models by name: the configs that ship with llmload, and config files on disk."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -33,14 +33,20 @@ def load_model(name_or_path: str) -> ModelSpec:
 @cache
 def catalogue() -> Mapping[str, Mapping[str, Any]]:
     """The shipped entries of models.json under their lower-case name and, where they have one, Hugging Face id."""
-    entries = read_data("models.json")["models"]
+    entries = model_entries()
     by_id = {entry["hf_id"].lower(): entry for entry in entries if entry["hf_id"]}
     return by_id | {entry["name"].lower(): entry for entry in entries}
 
 
+def model_entries() -> Sequence[Mapping[str, Any]]:
+    """The entries of models.json as they stand: name, hf_id, config and the sources of both."""
+    entries: Sequence[Mapping[str, Any]] = read_data("models.json")["models"]
+    return entries
+
+
 def model_names() -> list[str]:
     """The catalogue's names, in its order."""
-    return [entry["name"] for entry in read_data("models.json")["models"]]
+    return [entry["name"] for entry in model_entries()]
 
 
 @cache
@@ -66,4 +72,4 @@ def _unknown(name: str) -> str:
 
     near = [catalogue()[key]["name"] for key in get_close_matches(name.lower(), catalogue(), n=3)]
     hint = f"; near it: {', '.join(dict.fromkeys(near))}" if near else ""
-    return f"model {name!r} is neither in the catalogue (`llmload vram table --help`) nor a file or directory{hint}"
+    return f"model {name!r} is neither in the catalogue (`llmload vram models`) nor a file or directory{hint}"

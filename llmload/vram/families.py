@@ -1,98 +1,11 @@
-"""From a Hugging Face config to a ModelSpec: what each architecture fixes in its code and leaves out of config.json."""
+"""From a Hugging Face config to a ModelSpec; an architecture that is not known is refused, never guessed."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Literal
+from dataclasses import replace
 
+from llmload.vram.decoders import DECODERS, decoder_only, intermediate_size, stated_head_dim
 from llmload.vram.hf_config import HfConfig
-from llmload.vram.model import Attention, Dense, Experts, FeedForward, LatentAttention, Layer, ModelSpec
-
-Windows = tuple[int | None, ...]
-
-
-def _full(_config: HfConfig, layers: int) -> Windows:
-    return (None,) * layers
-
-
-def _every_layer(config: HfConfig, layers: int) -> Windows:
-    return (config.optional_count("sliding_window"),) * layers
-
-
-def _after_full_layers(config: HfConfig, layers: int) -> Windows:
-    """Qwen2 states a window even where it is switched off; switched on, it spares the first max_window_layers."""
-    if not config.flag("use_sliding_window", default=False):
-        return _full(config, layers)
-    window, full = config.optional_count("sliding_window"), config.count("max_window_layers")
-    return tuple(None if i < full else window for i in range(layers))
-
-
-def _one_full_in(period: int, config: HfConfig, layers: int) -> Windows:
-    window = config.count("sliding_window")
-    period = config.count("sliding_window_pattern", period)
-    return tuple(None if (i + 1) % period == 0 else window for i in range(layers))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Traits:
-    """What the code of a decoder-only family decides; keys named here are read from the config, others are fixed."""
-
-    tied: bool = False
-    qkv_bias: bool = False
-    out_bias: bool = False
-    attention_bias_key: str | None = None  # decides all four projections
-    mlp_bias: bool = False
-    mlp_bias_key: str | None = None
-    gated: bool = True
-    qk_norm: Literal["head", "full"] | None = None  # one norm for all heads, or one as wide as the projection
-    norms: int = 2
-    norm_bias: bool = False
-    sinks: bool = False
-    lm_head_bias: bool = False
-    rotary: float = 1.0  # share of head_dim that is rotated
-    learned_positions: bool = False
-    extra_positions: int = 0
-    expert_bias: bool = False
-    router_bias: bool = False
-    one_kv_head_per_head: bool = False  # what a missing num_key_value_heads means
-    windows: Callable[[HfConfig, int], Windows] = _full
-    defaults: Mapping[str, int] = field(default_factory=dict)  # class defaults that published configs leave out
-
-
-_LLAMA = Traits(attention_bias_key="attention_bias", mlp_bias_key="mlp_bias", one_kv_head_per_head=True)
-_QWEN3 = Traits(
-    attention_bias_key="attention_bias", qk_norm="head", windows=_after_full_layers, defaults={"head_dim": 128}
-)
-_GEMMA = Traits(tied=True, attention_bias_key="attention_bias", defaults={"head_dim": 256})
-_GEMMA3_SIZES = {"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
-_GPT2 = Traits(
-    tied=True, qkv_bias=True, out_bias=True, mlp_bias=True, gated=False, norm_bias=True, rotary=0.0,
-    learned_positions=True, one_kv_head_per_head=True,
-)  # fmt: skip
-
-DECODERS: Mapping[str, Traits] = {
-    "llama": _LLAMA,
-    "mistral": Traits(windows=_every_layer),
-    "mixtral": Traits(windows=_every_layer),
-    "qwen2": Traits(qkv_bias=True, windows=_after_full_layers),
-    "qwen3": _QWEN3,
-    "qwen3_moe": replace(_QWEN3, defaults={}),
-    "gemma": _GEMMA,
-    "gemma2": replace(_GEMMA, norms=4, windows=partial(_one_full_in, 2)),
-    "gemma3_text": replace(
-        _GEMMA, norms=4, qk_norm="head", windows=partial(_one_full_in, 6), defaults=_GEMMA3_SIZES
-    ),
-    "phi": replace(_GPT2, tied=False, norms=1, lm_head_bias=True, rotary=0.5, learned_positions=False),
-    "phi3": Traits(windows=_every_layer, one_kv_head_per_head=True),
-    "gpt2": _GPT2,
-    "opt": replace(_GPT2, extra_positions=2),
-    "gpt_oss": Traits(
-        attention_bias_key="attention_bias", qkv_bias=True, out_bias=True, sinks=True, expert_bias=True,
-        router_bias=True, windows=partial(_one_full_in, 2), defaults={"head_dim": 64},
-    ),
-    "deepseek_v2": Traits(tied=False, attention_bias_key="attention_bias"),
-    "deepseek_v3": Traits(tied=False, attention_bias_key="attention_bias", router_bias=True),
-}  # fmt: skip
+from llmload.vram.model import Attention, Dense, Layer, ModelSpec
 
 
 def model_from_config(config: HfConfig, name: str) -> ModelSpec:
@@ -118,135 +31,13 @@ def model_from_config(config: HfConfig, name: str) -> ModelSpec:
     return replace(build(config, name), uncounted=uncounted, quantisation=method)
 
 
-def _decoder_only(config: HfConfig, name: str) -> ModelSpec:
-    traits = DECODERS[config.model_type]
-    layers = config.count("num_hidden_layers")
-    windows = _stated_windows(config, layers) or traits.windows(config, layers)
-    decoder = tuple(
-        Layer(mixer=_mixer(config, traits, window), feed_forward=_feed_forward(config, traits, i), norms=traits.norms)
-        for i, window in enumerate(windows)
-    )
-    positions = config.count("max_position_embeddings") + traits.extra_positions if traits.learned_positions else 0
-    return ModelSpec(
-        name=name,
-        source=config.source,
-        model_type=config.model_type,
-        vocab_size=config.count("vocab_size", traits.defaults.get("vocab_size")),
-        hidden_size=config.count("hidden_size"),
-        decoder=decoder,
-        max_position_tokens=config.optional_count("max_position_embeddings"),
-        rotary_dim=_rotary_dim(config, traits, decoder[0]),
-        learned_positions=positions,
-        tied_embeddings=config.flag("tie_word_embeddings", default=traits.tied),
-        lm_head_bias=traits.lm_head_bias,
-        norm_bias=traits.norm_bias,
-    )
-
-
-def _stated_windows(config: HfConfig, layers: int) -> Windows | None:
-    """The windows by `layer_types`, which newer configs write out and which then overrule the family's pattern."""
-    kinds = config.values.get("layer_types")
-    if kinds is None:
-        return None
-    if not isinstance(kinds, list) or len(kinds) != layers:
-        raise config.refusal(f"layer_types does not have one entry for each of the {layers} layers")
-    for kind in kinds:
-        if kind not in {"full_attention", "sliding_attention"}:
-            raise config.refusal(f"layer_types holds {kind!r}, which is not known for {config.model_type}")
-    return tuple(config.count("sliding_window") if kind == "sliding_attention" else None for kind in kinds)
-
-
-def _rotary_dim(config: HfConfig, traits: Traits, first: Layer) -> int:
-    if isinstance(first.mixer, LatentAttention):
-        return first.mixer.qk_rope_head_dim
-    if not traits.rotary or not isinstance(first.mixer, Attention):
-        return 0
-    return int(first.mixer.head_dim * config.fraction("partial_rotary_factor", traits.rotary))
-
-
-def _head_dim(config: HfConfig, default: int | None = None) -> int:
-    """The config's own head_dim first: Gemma, Qwen3 and Mistral-Nemo have heads wider than hidden_size / heads."""
-    if config.has("head_dim") or default:
-        return config.count("head_dim", default)
-    hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
-    if hidden % heads:
-        raise config.refusal(
-            f"hidden_size = {hidden} is no multiple of num_attention_heads = {heads}, and head_dim is missing"
-        )
-    return hidden // heads
-
-
-def _mixer(config: HfConfig, traits: Traits, window_tokens: int | None) -> Attention | LatentAttention:
-    heads = config.count("num_attention_heads", traits.defaults.get("num_attention_heads"))
-    key = traits.attention_bias_key
-    if config.has("kv_lora_rank"):
-        return LatentAttention(
-            heads=heads,
-            q_lora_rank=config.optional_count("q_lora_rank"),
-            kv_lora_rank=config.count("kv_lora_rank"),
-            qk_nope_head_dim=config.count("qk_nope_head_dim"),
-            qk_rope_head_dim=config.count("qk_rope_head_dim"),
-            v_head_dim=config.count("v_head_dim"),
-            bias=config.flag(key, default=False) if key else False,
-        )
-    kv_default = heads if traits.one_kv_head_per_head else traits.defaults.get("num_key_value_heads")
-    kv_heads = config.count("num_key_value_heads", kv_default)
-    head_dim = _head_dim(config, traits.defaults.get("head_dim"))
-    widths = {"head": 2 * head_dim, "full": (heads + kv_heads) * head_dim}
-    return Attention(
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        window_tokens=window_tokens,
-        qkv_bias=config.flag(key, default=traits.qkv_bias) if key else traits.qkv_bias,
-        out_bias=config.flag(key, default=traits.out_bias) if key else traits.out_bias,
-        norm_elements=widths[traits.qk_norm] if traits.qk_norm else 0,
-        sinks=traits.sinks,
-    )
-
-
-def _feed_forward(config: HfConfig, traits: Traits, layer: int) -> FeedForward:
-    if not config.has("n_routed_experts") or not _is_sparse(config, layer):
-        key = traits.mlp_bias_key
-        return Dense(
-            intermediate_size=_intermediate_size(config),
-            gated=traits.gated,
-            bias=config.flag(key, default=traits.mlp_bias) if key else traits.mlp_bias,
-        )
-    size = config.count("moe_intermediate_size", config.optional_count("intermediate_size"))
-    shared = config.optional_count("n_shared_experts") if config.values.get("n_shared_experts") else None
-    return Experts(
-        count=config.count("n_routed_experts"),
-        per_token=config.count("num_experts_per_tok"),
-        intermediate_size=size,
-        bias=traits.expert_bias,
-        router_bias=traits.router_bias,
-        shared=Dense(intermediate_size=shared * size) if shared else None,
-    )
-
-
-def _intermediate_size(config: HfConfig) -> int:
-    """GPT-2 and Falcon leave it out where it is four times the hidden size; the others always state it."""
-    conventional = 4 * config.count("hidden_size") if config.model_type in {"gpt2", "falcon"} else None
-    return config.count("intermediate_size", conventional)
-
-
-def _is_sparse(config: HfConfig, layer: int) -> bool:
-    """Whether a layer of a mixture of experts has experts: some begin dense, some are dense at stated layers."""
-    dense_first = config.values.get("first_k_dense_replace", 0)
-    dense_layers = config.values.get("mlp_only_layers") or ()
-    every = config.count("moe_layer_freq", config.count("decoder_sparse_step", 1))
-    counted = layer + 1 if "decoder_sparse_step" in config.values else layer
-    return layer >= dense_first and layer not in dense_layers and counted % every == 0
-
-
 def _falcon(config: HfConfig, name: str) -> ModelSpec:
     heads, bias = config.count("num_attention_heads"), config.flag("bias", default=False)
     grouped = config.flag("new_decoder_architecture", default=False)
     one_head = config.flag("multi_query", default=True) and not grouped
     kv_heads = 1 if one_head else config.count("num_key_value_heads", heads)
-    mixer = Attention(heads=heads, kv_heads=kv_heads, head_dim=_head_dim(config), qkv_bias=bias, out_bias=bias)
-    feed_forward = Dense(intermediate_size=_intermediate_size(config), gated=False, bias=bias)
+    mixer = Attention(heads=heads, kv_heads=kv_heads, head_dim=stated_head_dim(config), qkv_bias=bias, out_bias=bias)
+    feed_forward = Dense(intermediate_size=intermediate_size(config, or_four_times_hidden=True), gated=False, bias=bias)
     one_norm = config.flag("parallel_attn", default=True) and not grouped
     if grouped and config.values.get("num_ln_in_parallel_attn") == 1:
         one_norm = True
@@ -273,7 +64,7 @@ def _mpt(config: HfConfig, name: str) -> ModelSpec:
     if attention.get("attn_type", "multihead_attention") != "multihead_attention":
         raise config.refusal(f"attn_config.attn_type = {attention['attn_type']!r} is not known for mpt")
     heads, bias = config.count("num_attention_heads"), not config.flag("no_bias", default=True)
-    mixer = Attention(heads=heads, kv_heads=heads, head_dim=_head_dim(config), qkv_bias=bias, out_bias=bias)
+    mixer = Attention(heads=heads, kv_heads=heads, head_dim=stated_head_dim(config), qkv_bias=bias, out_bias=bias)
     width = config.count("expansion_ratio", 4) * config.count("hidden_size")
     layer = Layer(mixer=mixer, feed_forward=Dense(intermediate_size=width, gated=False, bias=bias))
     return ModelSpec(
@@ -316,7 +107,7 @@ def _t5(config: HfConfig, name: str) -> ModelSpec:
 
 
 _BUILDERS: Mapping[str, Callable[[HfConfig, str], ModelSpec]] = {
-    **dict.fromkeys(DECODERS, _decoder_only),
+    **dict.fromkeys(DECODERS, decoder_only),
     "falcon": _falcon,
     "mpt": _mpt,
     "t5": _t5,

@@ -94,11 +94,9 @@ class ModelSpec:
     max_position_tokens: int | None  # None: the architecture sets no limit
     rotary_dim: int  # 0: positions are not rotated
     learned_positions: int = 0
-    embedding_norm: bool = False
     tied_embeddings: bool
     lm_head_bias: bool = False
     norm_bias: bool = False  # layer norms carry a bias, RMS norms do not
-    norm_weight: bool = True
     quantisation: str | None = None  # as the config declares it
     uncounted: tuple[str, ...] = ()  # parts of a multimodal config outside the language model
 

@@ -62,11 +62,11 @@ def count_parameters(model: ModelSpec) -> ParameterCounts:
     Formulas: the weight shapes of each architecture's Transformers implementation.
     """
     hidden = model.hidden_size
-    norm = hidden * (model.norm_weight + model.norm_bias)
+    norm = hidden * (1 + model.norm_bias)
     kinds = Counter(model.layers)
     routed = sum(n * _routed(layer.feed_forward, hidden) for layer, n in kinds.items())
     return ParameterCounts(
-        embed=(model.vocab_size + model.learned_positions) * hidden + norm * model.embedding_norm,
+        embed=(model.vocab_size + model.learned_positions) * hidden,
         attention=sum(n * _attention(layer, hidden) for layer, n in kinds.items()),
         mlp=sum(n * _dense(layer.feed_forward, hidden) for layer, n in kinds.items()),
         experts=routed,

@@ -1,0 +1,53 @@
+"""Graphics cards: the memory that engines can have of them, and how fast they read it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmload.errors import ConfigError
+from llmload.vram.catalogue import read_data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One kind of card; None is unknown. Memory is in GiB as CUDA reports it, nominal_gb is what its name says."""
+
+    name: str
+    nominal_gb: int
+    total_gib: float | None
+    bandwidth_gb_per_s: int  # 10^9 bytes a second
+    tensor_16bit_tflops: int | None  # dense
+    nvlink_gb_per_s: int | None  # both directions; 0: it has none
+    source: str
+
+
+def gpus() -> list[Gpu]:
+    """The cards that ship with llmload, in the order of gpus.json."""
+    return [Gpu(**entry) for entry in read_data("gpus.json")["gpus"]]
+
+
+def find_gpu(name: str) -> Gpu:
+    """
+    The card whose name is, or alone begins with, the given one, whatever its case.
+
+    Raises ConfigError when there is none, or more than one.
+    """
+    wanted = name.lower()
+    exact = [gpu for gpu in gpus() if gpu.name.lower() == wanted]
+    found = exact or [gpu for gpu in gpus() if gpu.name.lower().startswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(f"GPU {name!r} may be {' or '.join(gpu.name for gpu in found)}: give the whole name")
+    raise ConfigError(f"GPU {name!r} is not known; `llmload vram gpus` lists those that are")
+
+
+def gpus_text(cards: Sequence[Gpu]) -> str:
+    """The cards as a table for people; a dash is unknown."""
+    header = f"{'GPU':<20}{'memory GiB':>12}{'GB/s':>8}{'TFLOPS':>8}{'NVLink GB/s':>13}"
+    return "\n".join([header, *(_line(gpu) for gpu in cards)])
+
+
+def _line(gpu: Gpu) -> str:
+    memory = "-" if gpu.total_gib is None else f"{gpu.total_gib:.2f}"
+    speed, link = ("-" if value is None else str(value) for value in (gpu.tensor_16bit_tflops, gpu.nvlink_gb_per_s))
+    return f"{gpu.name:<20}{memory:>12}{gpu.bandwidth_gb_per_s:>8}{speed:>8}{link:>13}"
