@@ -80,6 +80,8 @@ class Connection(asyncio.Protocol):
         self._read_ns = monotonic_ns()
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            raise  # not the client's fault: asyncio prints it and closes the connection
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
             self.close()
