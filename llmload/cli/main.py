@@ -58,3 +58,7 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="llmload")
 def main() -> None:
     """Load tests of LLM inference deployments with Locust."""
+
+
+if __name__ == "__main__":
+    main()

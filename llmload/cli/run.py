@@ -13,6 +13,7 @@ from llmload.scenario.shipped import find_scenario, locustfile
 @click.command()
 @click.argument("scenario")
 @click.option("--base-url", metavar="URL", help="Address of the engine, instead of the scenario's.")
+@click.option("--engine", metavar="NAME", help="The engine's name for the tables: vllm, tgi, transformers, ...")
 @click.option("--model", metavar="NAME", help="Model to ask for, instead of the scenario's.")
 @click.option("--prompts", metavar="SOURCE", help="builtin, lima, or a file or folder, instead of the scenario's.")
 @click.option("--users", type=click.IntRange(1), help="Requests in flight at a time, instead of the scenario's.")
@@ -32,7 +33,7 @@ def run(scenario: str, *, as_json: bool, web: bool, **changes: str | int | None)
     \b
     Examples:
       llmload run demo --base-url http://127.0.0.1:8100
-      llmload run lima-speed --base-url http://127.0.0.1:8000 --model my-model --prompts lima
+      llmload run lima-speed --engine vllm --base-url http://127.0.0.1:8000 --model my-model --prompts lima
       llmload run scenarios/lima-throughput.toml --users 32 --run-time 5m --processes 2
     """
     arguments = locust_arguments(find_scenario(scenario), changes, as_json=as_json, web=web)

@@ -124,6 +124,11 @@ class RequestRecord:
         return np.diff(self.chunk_ns) / NS_PER_S
 
     @property
+    def chunk_gaps_ns(self) -> StampArray:
+        """Start to first chunk, then chunk to chunk, in nanoseconds: the stamps in little space."""
+        return np.diff(self.chunk_ns, prepend=self.started_ns)
+
+    @property
     def tpot_s(self) -> float | None:
         """Time per output token: (last - first chunk with text) / (output tokens - 1); None below 2 tokens."""
         if self.output_tokens is None or self.output_tokens < 2 or len(self.chunk_ns) < 2:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
 from llmload.errors import RunFolderError
@@ -127,6 +126,6 @@ class RequestLog:
             "done_ns": record.done_ns,
         }
         if self._with_chunks:
-            line["chunk_gaps_ns"] = np.diff(record.chunk_ns, prepend=record.started_ns)
+            line["chunk_gaps_ns"] = record.chunk_gaps_ns
             line["chunk_tokens"] = record.chunk_tokens
         return line

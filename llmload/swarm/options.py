@@ -29,6 +29,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     hidden: dict[str, Any] = {"include_in_web_ui": False}
     add("--scenario", default="", metavar="FILE", help="Scenario file, if not --config's", **hidden)
     add("--model", default="", metavar="NAME", help="Model to ask for instead of the scenario's")
+    add("--engine", default="", metavar="NAME", help="Engine's name for the tables: vllm, tgi, transformers, ...")
     add("--prompts", default="", metavar="SOURCE", help="Prompts instead of the scenario's: builtin, lima or a path")
     add("--seed", default="", metavar="N", help="Seed instead of the scenario's")
     add("--requests", default="", metavar="N", help="Requests to send instead of the scenario's number")
@@ -69,6 +70,8 @@ def effective_scenario(path: Path, options: argparse.Namespace) -> Scenario:
         overrides |= {"model.name": options.model, "model.served_as": options.model}
     if options.prompts:
         overrides["prompts.source"] = options.prompts
+    if options.engine:
+        overrides["engine.name"] = options.engine
     for option, key in (("seed", "scenario.seed"), ("requests", "load.requests")):
         if text := getattr(options, option):
             overrides[key] = int(text) if str(text).lstrip("-").isdigit() else text

@@ -1,0 +1,138 @@
+"""A scenario is validated before anything is sent; every complaint names file, key and value."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmload.errors import ConfigError
+from llmload.scenario import load_scenario
+from llmload.scenario.shipped import find_scenario, locustfile, shipped_scenarios
+
+GOOD = """
+[tool.locust]
+locustfile = "locustfiles/chat.py"
+[scenario]
+name = "mine"
+[engine]
+name = "vllm"
+base_url = "http://127.0.0.1:8000"
+[model]
+name = "m"
+[load]
+kind = "closed_loop"
+users = 4
+requests = 8
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "x.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def complaint(folder: Path, text: str, overrides: dict[str, Any] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_scenario(write(folder, text), overrides)
+    return str(caught.value)
+
+
+def test_a_scenario_with_defaults_sends_only_what_it_sets(tmp_path: Path) -> None:
+    scenario = load_scenario(write(tmp_path, GOOD + "[request]\nmax_tokens = 8\nextra_body = {top_k = 5}\n"))
+
+    assert scenario.request.body() == {"max_tokens": 8, "top_k": 5}
+    assert scenario.model.request_name == "m"
+    assert scenario.engine.base_url == ["http://127.0.0.1:8000"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("users = 4", "userz = 4"), "x.toml: load.userz: unknown key (value 4); did you mean users?"),
+        (("users = 4", 'users = "four"'), "x.toml: load.users: input should be a valid integer, got 'four'"),
+        (("users = 4", "users = 0"), "x.toml: load.users: input should be greater than or equal to 1, got 0"),
+        (("users = 4", "users = 9"), "x.toml: load: users = 9 is more than requests = 8"),
+        (("requests = 8", ""), "x.toml: load: needs requests or duration_s, or it never ends"),
+        (("requests = 8", "duration_s = 5\nwarmup_s = 6"), "warmup_s = 6 leaves nothing of duration_s = 5"),
+        (('name = "vllm"', 'name = "vlm"'), "x.toml: engine.name: input should be 'transformers', 'vllm'"),
+        (("http://127.0.0.1:8000", "127.0.0.1:8000"), "x.toml: engine.base_url: a base URL looks like"),
+        (('[model]\nname = "m"', ""), "x.toml: model: is missing"),
+        (("closed_loop", "open_lop"), "x.toml: load.kind: input should be 'closed_loop', got 'open_lop'"),
+        (("[load]", "[slo]\nttft_s = 1\n[request]\nstream = false\n[load]"), "not measurable with request.stream"),
+        (("[load]", "[request]\nignore_eos = true\n[load]"), "ignore_eos = true never ends without max_tokens"),
+        (("[load]", "[request]\nseed = 1\nextra_body = {seed = 2}\n[load]"), "extra_body repeats seed"),
+        (("[load]", "[prompts]\ncount = 5\n[load]"), "load.requests = 8 is more than prompts.count = 5"),
+        (("[load]", "[deployment]\ngpus = 1\ntensor_parallel = 2\n[load]"), "tensor_parallel = 2 needs as many GPUs"),
+        (
+            (
+                'base_url = "http://127.0.0.1:8000"',
+                'base_url = "http://a"\napi = "tgi-generate"\n[client]\nkind="openai"',
+            ),
+            "client.kind = 'openai' cannot speak engine.api = 'tgi-generate'",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_is_wrong_is_named_with_file_key_and_value(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    assert says in complaint(tmp_path, GOOD.replace(*change, 1))
+
+
+def test_every_fault_has_a_line(tmp_path: Path) -> None:
+    text = complaint(tmp_path, GOOD.replace("users = 4", "users = -1").replace('name = "m"', "name = 7"))
+
+    assert len(text.splitlines()) == 2
+
+
+def test_a_fault_of_an_override_is_the_command_lines(tmp_path: Path) -> None:
+    assert complaint(tmp_path, GOOD, {"load.users": "many"}).startswith("command line: load.users:")
+
+
+def test_a_password_in_a_url_is_refused_and_not_shown(tmp_path: Path) -> None:
+    text = complaint(tmp_path, GOOD.replace("http://127", "http://me:hunter2@127"))
+
+    assert "api_key_env" in text
+    assert "hunter2" not in text
+
+
+def test_broken_toml_names_the_line(tmp_path: Path) -> None:
+    assert "x.toml: is not TOML" in complaint(tmp_path, "[engine\n")
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: no such scenario file"):
+        load_scenario(Path("nowhere.toml"))
+
+
+def test_a_key_comes_from_the_environment_or_the_run_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path, GOOD.replace('name = "vllm"', 'name = "vllm"\napi_key_env = "MY_KEY"'))
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with pytest.raises(ConfigError, match="MY_KEY is not set"):
+        load_scenario(file).api_key()
+
+    monkeypatch.setenv("MY_KEY", "secret")
+    assert load_scenario(file).api_key() == "secret"
+    assert "secret" not in repr(load_scenario(file))
+
+
+@pytest.mark.parametrize("name", shipped_scenarios())
+def test_every_shipped_scenario_is_valid_and_named_after_its_file(name: str) -> None:
+    scenario = load_scenario(find_scenario(name))
+
+    assert name.rpartition("/")[2] == scenario.scenario.name
+    assert scenario.scenario.protocol in {"speed", "throughput"}
+    assert locustfile("chat.py").is_file()
+
+
+def test_the_original_deployments_are_all_there() -> None:
+    cells = {name for name in shipped_scenarios() if name.startswith("seed/")}
+
+    assert len([name for name in cells if name.endswith("-speed")]) == 17  # 6 models x 3 engines, one cell was empty
+    assert len([name for name in cells if name.endswith("-throughput")]) == 3
+
+
+def test_an_unknown_name_lists_what_there_is() -> None:
+    with pytest.raises(ConfigError, match="no shipped scenario of that name; shipped are demo"):
+        find_scenario("lima-sped")

@@ -1,0 +1,102 @@
+"""Rooms import only from floors below their own, and each heavy library enters by its door."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "llmload"
+FLOORS = {
+    "errors": 1,
+    "measure": 1,
+    "workload": 2,
+    "vram": 2,
+    "scenario": 3,
+    "wire": 4,
+    "monitor": 4,
+    "report": 4,
+    "engines": 4,
+    "swarm": 5,
+    "cli": 5,
+}
+DOORS = {
+    "locust": {"swarm"},
+    "gevent": {"wire", "swarm"},
+    "httptools": {"wire", "engines"},
+    "openai": {"wire"},
+    "datasets": {"workload"},
+    "huggingface_hub": {"workload"},
+    "pydantic": {"scenario"},
+    "pandas": {"report"},
+    "prometheus_client": {"monitor", "engines"},
+    "numpy": {"measure", "wire"},
+    "click": {"cli"},
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(module: Path) -> str:
+    parts = module.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(name: str) -> str | None:
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
+def imports_of(module: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(module: Path, names: set[str]) -> set[str]:
+    found = set()
+    for imported in imports_of(module):
+        while imported and imported not in names:
+            imported = imported.rpartition(".")[0]
+        if imported:
+            found.add(imported)
+    return found - {name_of(module)}
+
+
+def test_every_room_stands_on_a_floor() -> None:
+    assert {room for room in map(room_of, map(name_of, MODULES)) if room} <= FLOORS.keys()
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_a_module_imports_only_from_its_room_and_from_floors_below(module: Path) -> None:
+    room = room_of(name_of(module))
+    for imported in own_imports(module, set(map(name_of, MODULES))):
+        other = room_of(imported)
+        if room is not None and other is not None and other != room:
+            assert FLOORS[other] < FLOORS[room], f"{name_of(module)} imports {imported}"
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    names = set(map(name_of, MODULES))
+    graph = {name_of(module): own_imports(module, names) for module in MODULES}
+    packages = {name for name in names if any(other.startswith(f"{name}.") for other in names)}
+
+    TopologicalSorter({n: i - {p for p in packages if n.startswith(f"{p}.")} for n, i in graph.items()}).prepare()
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_a_heavy_library_enters_by_its_door(module: Path) -> None:
+    for imported in imports_of(module):
+        rooms = DOORS.get(imported.partition(".")[0])
+        assert rooms is None or room_of(name_of(module)) in rooms, f"{name_of(module)} imports {imported}"
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert list(imports_of(PACKAGE / "__init__.py")) == []
+
+
+def test_no_module_is_called_after_nothing() -> None:
+    assert not {module.stem for module in MODULES} & {"utils", "util", "common", "helpers", "manager", "misc"}
