@@ -34,6 +34,11 @@ def lengths(rows: list[Row]) -> list[int]:
     return [len(row["conversations"][0]) for row in rows]
 
 
+@pytest.fixture(scope="module")
+def readme() -> str:
+    return (DATA / "README.md").read_text(encoding="utf-8")
+
+
 def percentiles(lengths: list[int]) -> dict[int, float]:
     cuts = statistics.quantiles(lengths, n=100, method="inclusive")
     return {percent: cuts[percent - 1] for percent in LIMA_FIRST_PROMPT_LENGTHS}
@@ -122,10 +127,6 @@ class TestFirstPromptLengths:
 
 
 class TestReadme:
-    @pytest.fixture(scope="class")
-    def readme(self) -> str:
-        return (DATA / "README.md").read_text(encoding="utf-8")
-
     def test_states_how_many_rows_of_each_kind_there_are_and_how_many_are_answered(
         self, readme: str, rows: list[Row]
     ) -> None:
