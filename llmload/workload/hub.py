@@ -28,7 +28,8 @@ def fetch(repository: str, filename: str) -> Path:
         try:
             return Path(hf_hub_download(repository, filename, repo_type="dataset", local_files_only=True))
         except (LocalEntryNotFoundError, ValueError):
-            raise DataError(f"hub data set '{repository}': {reason}") from error
+            # Not `from error`: its text may hold the token it was sent with.
+            raise DataError(f"hub data set '{repository}': {reason}") from None
 
 
 def _timeout_s() -> float:

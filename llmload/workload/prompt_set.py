@@ -14,7 +14,7 @@ from llmload.errors import DataError
 from llmload.workload.broken_file import what_is_wrong
 from llmload.workload.conversation import Dialogue
 from llmload.workload.forms import Skipped, read_dialogues
-from llmload.workload.sources import FORMATS, locate
+from llmload.workload.sources import locate
 
 if TYPE_CHECKING:
     import datasets  # type: ignore[import-untyped] # it ships no types
@@ -51,7 +51,11 @@ def load_prompt_set(source: str, split: str | None, base_dir: Path) -> PromptSet
     files = located.files
     shown = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     data = _read(files)
-    dialogues, skipped = read_dialogues(data.column_names, data.__getitem__, shown)
+    try:
+        dialogues, skipped = read_dialogues(data.column_names, lambda column: data[column][:], shown)
+    except UnicodeDecodeError:
+        # Arrow takes any bytes for text until they are looked at.
+        raise DataError(what_is_wrong(files)) from None
     if not dialogues:
         raise DataError(f"{shown}: none of its {len(skipped)} rows can become a request: {_most_common(skipped)}")
     return PromptSet(
@@ -78,13 +82,9 @@ def _read(files: tuple[Path, ...]) -> "datasets.Dataset":
             raise DataError(f"{file}: is empty")
     with _quiet(), tempfile.TemporaryDirectory(prefix="llmload-") as cache:
         try:
-            return datasets.load_dataset(
-                FORMATS[files[0].suffix],
-                data_files=[str(file) for file in files],
-                split="train",
-                cache_dir=cache,
-                keep_in_memory=True,
-            )
+            # Not load_dataset: it reports each load to its makers, and waits for the network to do so.
+            read = datasets.Dataset.from_parquet if files[0].suffix == ".parquet" else datasets.Dataset.from_json
+            return read([str(file) for file in files], cache_dir=cache, keep_in_memory=True)
         except Exception as error:  # its readers' own errors pass through: pyarrow's, pandas's, StopIteration
             raise DataError(what_is_wrong(files)) from error
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from llmload.errors import DataError
 from llmload.workload import hub
 
-FORMATS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".parquet": "parquet"}
-"""Suffixes that are read, and the reader of `datasets` for each."""
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+"""Of the files that are read: JSON Lines, an array of objects, Parquet."""
 DEFAULT_SPLIT = "train"
 """The split that is read where a source has several and none is asked for."""
 
@@ -88,13 +88,13 @@ def _locate_path(source: str, split: str | None, base_dir: Path) -> Located:
 
 def _files_of_split(folder: Path, split: str) -> tuple[Path, ...]:
     """Return a split's one file, or its Parquet shards in order as the hub lays them out."""
-    found: list[tuple[Path, ...]] = [(file,) for suffix in FORMATS if (file := folder / f"{split}{suffix}").is_file()]
+    found: list[tuple[Path, ...]] = [(file,) for suffix in SUFFIXES if (file := folder / f"{split}{suffix}").is_file()]
     for place in (folder, folder / "data"):
         shards = tuple(sorted(file for file in place.glob("*-of-*.parquet") if file.name.startswith(f"{split}-")))
         if shards:
             found.append(shards)
     if not found:
-        has = ", ".join(sorted(file.name for file in folder.iterdir() if file.suffix in FORMATS)) or "none"
+        has = ", ".join(sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)) or "none"
         raise DataError(
             f"{folder}: no file of split '{split}', such as {split}.jsonl; files that can be read there: {has}"
         )
@@ -110,5 +110,5 @@ def _refuse_split(source: str, split: str | None) -> None:
 
 
 def _refuse_suffix(source: str, file: Path) -> None:
-    if file.suffix not in FORMATS:
-        raise DataError(f"prompts: source '{source}' ends on '{file.suffix}': it can be one of {', '.join(FORMATS)}")
+    if file.suffix not in SUFFIXES:
+        raise DataError(f"prompts: source '{source}' ends on '{file.suffix}': it can be one of {', '.join(SUFFIXES)}")

@@ -1,0 +1,47 @@
+"""What the tests of prompts share: small data sets, written where each test can see them."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WriteRows = Callable[[str, Iterable[Any]], Path]
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> WriteRows:
+    """Return a writer of JSON Lines files below the test's folder; a row that is a string is written as it stands."""
+
+    def write(name: str, rows: Iterable[Any]) -> Path:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return file
+
+    return write
+
+
+def lima_rows(count: int, turns: int = 2) -> list[dict[str, Any]]:
+    """Return rows in LIMA's form whose every turn says which row and turn it is."""
+    return [
+        {"conversations": [f"row {row} turn {turn}" for turn in range(turns)], "source": "x"} for row in range(count)
+    ]
+
+
+@pytest.fixture
+def ten_rows(write_rows: WriteRows) -> Path:
+    """Return a file of ten answered questions."""
+    return write_rows("ten.jsonl", lima_rows(10))
+
+
+@pytest.fixture
+def lima_dir() -> Path:
+    """Return the folder of the real LIMA; skips where there is none, since its licence keeps it out of the project."""
+    folder = Path(os.environ.get("LLMLOAD_LIMA_DIR", Path(__file__).parents[3] / "shared" / "data" / "lima"))
+    if not (folder / "train.jsonl").is_file():
+        pytest.skip("no LIMA: set LLMLOAD_LIMA_DIR to a folder with its train.jsonl and test.jsonl")
+    return folder
