@@ -78,7 +78,7 @@ def hub() -> Iterator[Hub]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         stand_in.endpoint = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield stand_in
         server.shutdown()
@@ -172,7 +172,12 @@ def test_offline_is_said_within_three_seconds(tmp_path: Path) -> None:
 
 def test_a_hub_that_never_answers_is_given_up_on(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        line = ask(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, HF_HUB_ETAG_TIMEOUT="1")
+        line = ask(
+            f"http://127.0.0.1:{silent.getsockname()[1]}",
+            tmp_path,
+            HF_HUB_ETAG_TIMEOUT="1",
+            HF_HUB_DISABLE_TELEMETRY="1",
+        )
 
     assert "the hub cannot be reached (ReadTimeout)" in line
 
