@@ -1,0 +1,140 @@
+"""What an answer has said so far, in the terms of a record, whichever dialect it speaks."""
+
+from array import array
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import orjson
+
+from llmload.measure.record import NO_CHUNKS, ErrorType, RequestError, StampArray, TokenSource
+from llmload.wire.failure import error_message, in_object, request_error
+from llmload.workload.conversation import Prompt
+
+QUOTED_CHARS: Final = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCounts:
+    """Tokens of one request as the engine counted them; None is unknown."""
+
+    prompt: int | None = None
+    output: int | None = None
+    cached: int | None = None
+    reasoning: int | None = None
+    source: TokenSource = TokenSource.NONE
+
+
+class Answer:
+    """
+    An answer as it grows: arrivals of chunks with text, the reason it ended, an error it told of.
+
+    Events are taken in their order; whatever they hold, taking them does not raise: what cannot be understood
+    becomes `error`. The first error stays.
+    """
+
+    __slots__ = ("chunk_ns", "error", "finish_reason", "finished", "said_done", "whole")
+
+    def __init__(self) -> None:
+        self.chunk_ns = array("q")
+        self.finish_reason: str | None = None
+        self.finished = False
+        self.said_done = False
+        self.whole = False
+        self.error: RequestError | None = None
+
+    def take_event(self, arrived_ns: int, kind: bytes, data: bytes) -> None:
+        """Take an event of a stream: its type, its data and the monotonic ns at which its last byte arrived."""
+        if not data or data.isspace():
+            return
+        if data.startswith(b"[DONE]"):
+            self.said_done = True
+            return
+        self._understand(arrived_ns, kind, data)
+
+    def take_whole(self, body: bytes) -> None:
+        """Take an answer that came in one piece, as JSON."""
+        self.whole = True
+        self.finished = True
+        self._understand(0, b"", body)
+
+    def take_object(self, arrived_ns: int, answer: dict[str, Any]) -> None:
+        """Take an event that is parsed already."""
+        try:
+            self._take_chunk(arrived_ns, answer, b"")
+        except (AttributeError, KeyError, TypeError, ValueError):
+            self.fail(request_error(ErrorType.NOT_JSON, f"an event of unknown form: {str(answer)[:QUOTED_CHARS]}"))
+
+    def fail(self, error: RequestError) -> None:
+        """Keep the error, unless there is one already."""
+        if self.error is None:
+            self.error = error
+
+    def counts(self) -> TokenCounts:
+        """Return the tokens counted so far, by the best source there is."""
+        raise NotImplementedError
+
+    def counted_chunks(self) -> TokenCounts:
+        """Return the number of chunks with text as the last resort of counting; unknown where nothing streamed."""
+        if self.whole or not (self.chunk_ns or self.finished):
+            return TokenCounts()
+        return TokenCounts(output=len(self.chunk_ns), source=TokenSource.CHUNKS)
+
+    def chunk_tokens(self) -> StampArray | None:
+        """Return the tokens of each chunk in `chunk_ns`, or None where the engine did not count per chunk."""
+        return None
+
+    def stamps(self) -> StampArray:
+        """Return the arrivals of chunks with text, in monotonic ns."""
+        return np.array(self.chunk_ns, dtype=np.int64) if self.chunk_ns else NO_CHUNKS
+
+    def _understand(self, arrived_ns: int, kind: bytes, data: bytes) -> None:
+        try:
+            parsed = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            if kind == b"error":
+                self.fail(request_error(ErrorType.ENGINE_ERROR, data.decode("utf-8", "replace"), http_status=200))
+            else:
+                self.fail(_unreadable("not JSON", data))
+            return
+        if isinstance(parsed, list) and len(parsed) == 1:
+            parsed = parsed[0]
+        if not isinstance(parsed, dict):
+            self.fail(_unreadable("no JSON object", data))
+        elif error := in_object(parsed):
+            self.fail(error)
+        elif kind == b"error":
+            self.fail(request_error(ErrorType.ENGINE_ERROR, error_message(parsed), http_status=200))
+        else:
+            try:
+                if self.whole:
+                    self._take_whole(parsed)
+                else:
+                    self._take_chunk(arrived_ns, parsed, data)
+            except (AttributeError, KeyError, TypeError, ValueError):
+                self.fail(_unreadable("an object of unknown form", data))
+
+    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any], data: bytes, /) -> None:
+        raise NotImplementedError
+
+    def _take_whole(self, answer: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class Dialect(Protocol):
+    """An API of engines: where requests go, how they are written, and how answers are read."""
+
+    @property
+    def path(self) -> str:
+        """The path of requests, without the API's prefix."""
+
+    def encode(self, prompt: Prompt) -> bytes:
+        """Return the body of the prompt's request."""
+
+    def answer(self) -> Answer:
+        """Return the answer to a request, before anything of it came."""
+
+
+def _unreadable(what: str, data: bytes) -> RequestError:
+    quoted = data[:QUOTED_CHARS].decode("utf-8", "replace")
+    return request_error(ErrorType.NOT_JSON, f"{what}: {quoted}")

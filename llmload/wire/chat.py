@@ -1,0 +1,147 @@
+"""OpenAI's chat completions: requests as the scenario sets them, answers as engines really give them."""
+
+from array import array
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from llmload.measure.record import ErrorType, StampArray, TokenSource
+from llmload.wire.answer import Answer, TokenCounts
+from llmload.wire.client import ClientSettings
+from llmload.wire.failure import request_error
+from llmload.workload.conversation import Prompt
+
+_NEVER: Final = b"\0"
+
+
+class ChatDialect:
+    """Requests to `/chat/completions`; only fields that the scenario sets are sent."""
+
+    path = "/chat/completions"
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+
+    def fields(self, prompt: Prompt) -> dict[str, Any]:
+        """Return the request's fields, `model`, `messages` and `stream` among them."""
+        settings = self._settings
+        fields: dict[str, Any] = {
+            **settings.body,
+            "model": settings.model,
+            "messages": list(prompt.messages),
+            "stream": settings.stream,
+        }
+        include_usage = settings.stream if settings.include_usage is None else settings.include_usage
+        if include_usage:
+            fields["stream_options"] = {"include_usage": True, **settings.body.get("stream_options", {})}
+        return fields
+
+    def encode(self, prompt: Prompt) -> bytes:
+        """Return the body of the prompt's request."""
+        return orjson.dumps(self.fields(prompt), option=orjson.OPT_SERIALIZE_NUMPY)
+
+    def answer(self) -> "ChatAnswer":
+        """Return the answer to a request, before anything of it came."""
+        return ChatAnswer()
+
+
+class ChatAnswer(Answer):
+    """
+    An answer in chat chunks, or as one `chat.completion`.
+
+    Neighbouring chunks differ in nothing but their text. So a chunk that was parsed and held nothing but text
+    leaves its frame, the bytes before and after that text; a later event in the same frame, whose text needs no
+    unescaping, says the same and is counted without being parsed.
+    """
+
+    __slots__ = ("_after", "_before", "_totals", "_usage", "_usage_is_last")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before = self._after = _NEVER
+        self._usage: dict[str, Any] | None = None
+        self._usage_is_last = False
+        self._totals = array("q")
+
+    def take_event(self, arrived_ns: int, kind: bytes, data: bytes) -> None:
+        """Take an event of a stream: its type, its data and the monotonic ns at which its last byte arrived."""
+        if data.startswith(self._before) and data.endswith(self._after):
+            text = data[len(self._before) : len(data) - len(self._after)]
+            if text and b'"' not in text and b"\\" not in text:
+                self.chunk_ns.append(arrived_ns)
+                return
+        super().take_event(arrived_ns, kind, data)
+
+    def counts(self) -> TokenCounts:
+        """Return the tokens counted so far: usage first, usage on chunks next, then the number of chunks."""
+        usage = self._usage
+        if usage is None or usage.get("completion_tokens") is None:
+            return self.counted_chunks()
+        of_prompt = usage.get("prompt_tokens_details") or {}
+        of_output = usage.get("completion_tokens_details") or {}
+        return TokenCounts(
+            prompt=usage.get("prompt_tokens"),
+            output=usage["completion_tokens"],
+            cached=of_prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens")),
+            reasoning=of_output.get("reasoning_tokens", usage.get("reasoning_tokens")),
+            source=TokenSource.USAGE if self._usage_is_last else TokenSource.CHUNK_USAGE,
+        )
+
+    def chunk_tokens(self) -> StampArray | None:
+        """Return the tokens of each chunk in `chunk_ns`, or None where the engine did not count per chunk."""
+        if not self._totals or len(self._totals) != len(self.chunk_ns):
+            return None
+        totals = np.array([0, *self._totals], dtype=np.int64)
+        return totals[1:] - totals[:-1]
+
+    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any], data: bytes, /) -> None:
+        text: Any = None
+        for choice in chunk.get("choices") or ():
+            text = text or _text_of(choice)
+            self._take_finish(choice.get("finish_reason"))
+        usage = chunk.get("usage")
+        if usage:
+            self._usage = usage
+            self._usage_is_last = self.finished
+        if text:
+            self.chunk_ns.append(arrived_ns)
+            if usage and isinstance(usage.get("completion_tokens"), int):
+                self._totals.append(usage["completion_tokens"])
+            elif data and not self.finished and isinstance(text, str):
+                self._learn_frame(text, data)
+
+    def _take_whole(self, answer: dict[str, Any]) -> None:
+        choices = answer["choices"]
+        self._take_finish(choices[0].get("finish_reason"))
+        self._usage = answer.get("usage")
+        self._usage_is_last = True
+
+    def _take_finish(self, reason: Any) -> None:
+        if reason is None:
+            return
+        self.finished = True
+        self.finish_reason = reason if isinstance(reason, str) else str(reason)
+        if reason == "error":
+            self.fail(request_error(ErrorType.ENGINE_ERROR, "finish_reason is error", http_status=200))
+
+    def _learn_frame(self, text: str, data: bytes) -> None:
+        quoted = b'"' + text.encode("utf-8", "replace") + b'"'
+        if data.count(quoted) == 1:
+            at = data.index(quoted) + 1
+            self._before = data[:at]
+            self._after = data[at + len(quoted) - 2 :]
+
+
+def _text_of(choice: dict[str, Any]) -> Any:
+    """Return what a choice adds to the answer: content, reasoning or arguments of a tool call; falsy for nothing."""
+    delta = choice.get("delta")
+    if delta is None:
+        return choice.get("text")
+    text = delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
+    if text:
+        return text
+    for call in delta.get("tool_calls") or ():
+        if arguments := (call.get("function") or {}).get("arguments"):
+            return arguments
+    return (delta.get("function_call") or {}).get("arguments")

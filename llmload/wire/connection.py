@@ -1,0 +1,113 @@
+"""An open connection: reads with the kernel's stamp of arrival, writes that never block."""
+
+import socket
+import struct
+import time
+from typing import Final
+
+from llmload.wire.clock import ArrivalClock
+from llmload.wire.tls import TlsLayer
+
+READ_BYTES: Final = 65_536
+
+_SO_TIMESTAMPING: Final = 37
+_SOF_RX_SOFTWARE: Final = 1 << 3
+_SOF_SOFTWARE: Final = 1 << 4
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(48)
+_timespec = struct.Struct("qq").unpack_from
+
+
+def ask_for_stamps(sock: socket.socket) -> bool:
+    """Ask the kernel to stamp what the socket receives; return whether it will."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _SOF_RX_SOFTWARE | _SOF_SOFTWARE)
+    except OSError:
+        return False
+    return True
+
+
+class Connection:
+    """
+    A connected, non-blocking socket and the TLS on it, if any.
+
+    `arrived_ns` is the monotonic reading of the last `receive`, `stamped` whether the kernel took it.
+    """
+
+    __slots__ = ("_clock", "_recvmsg", "_sock", "_tls", "_unsent", "arrived_ns", "fd", "stamped", "used")
+
+    def __init__(self, sock: socket.socket, clock: ArrivalClock, tls: TlsLayer | None = None) -> None:
+        self._sock = sock
+        self._recvmsg = sock.recvmsg
+        self._clock = clock
+        self._tls = tls
+        self._unsent: memoryview | None = None
+        self.fd = sock.fileno()
+        self.arrived_ns = 0
+        self.stamped = False
+        self.used = False
+        """Whether a request was sent on it before this one."""
+
+    def receive(self) -> bytes:
+        """
+        Return what has arrived, at most `READ_BYTES`; with TLS it may be nothing.
+
+        Raises `BlockingIOError` where nothing has arrived, `EOFError` at the end, `OSError` for a broken connection.
+        """
+        data, ancillary, _, _ = self._recvmsg(READ_BYTES, _ANCILLARY_BYTES)
+        if ancillary:
+            seconds, nanoseconds = _timespec(ancillary[0][2])
+            clock = self._clock
+            stamp_ns = seconds * 1_000_000_000 + nanoseconds
+            self.arrived_ns = clock.monotonic_ns(stamp_ns) if clock.stepped else stamp_ns + clock.offset_ns
+            self.stamped = True
+        elif data:
+            self.arrived_ns = time.monotonic_ns()
+            self.stamped = False
+        if self._tls is not None:
+            return self._decrypt(self._tls, data)
+        if not data:
+            raise EOFError
+        return data
+
+    def send(self, data: bytes) -> bool:
+        """Write as much as the kernel takes now and keep the rest; return whether all is written."""
+        self._unsent = memoryview(data if self._tls is None else self._tls.encrypt(data))
+        return self.send_rest()
+
+    def send_rest(self) -> bool:
+        """Write more of what is kept; return whether all is written. Raises `OSError` for a broken connection."""
+        while self._unsent:
+            try:
+                self._unsent = self._unsent[self._sock.send(self._unsent) :]
+            except BlockingIOError:
+                return False
+        self._unsent = None
+        return True
+
+    def drop_unsent(self) -> None:
+        """Give up writing: the engine takes no more."""
+        self._unsent = None
+
+    def is_alive(self) -> bool:
+        """Whether an idle connection is still open and silent."""
+        try:
+            if self._tls is None:
+                self._sock.recv(1, socket.MSG_PEEK)
+                return False
+            return not self.receive()
+        except BlockingIOError:
+            return True
+        except (EOFError, OSError):
+            return False
+
+    def close(self) -> None:
+        """Close the socket; one inherited through fork is closed here and stays open in its owner."""
+        self._sock.close()
+
+    def _decrypt(self, tls: TlsLayer, cipher: bytes) -> bytes:
+        tls.take(cipher)
+        plain = tls.decrypt()
+        own = tls.encrypt(b"") if self._unsent is None else b""
+        if own:  # the session's own messages, such as new keys; they fit into any socket's buffer
+            self._sock.send(own)
+        return plain

@@ -1,0 +1,236 @@
+"""One request on one connection: sent, waited for, ended by the engine, a time limit or the caller."""
+
+import select
+import ssl
+import time
+from typing import Any, Final
+
+import httptools
+from gevent.hub import Waiter
+
+from llmload.measure.record import ErrorType, RequestError, StampSource
+from llmload.wire.answer import Answer
+from llmload.wire.body import Body, body_of
+from llmload.wire.connection import READ_BYTES, Connection
+from llmload.wire.failure import request_error
+from llmload.wire.limits import FOREVER_NS, Limits
+from llmload.wire.reactor import Reactor
+from llmload.wire.response import Response
+
+_UNDERSTAND_BYTES: Final = 16_384
+_READS_A_TURN: Final = 16
+
+
+class Exchange:
+    """
+    A request and its answer; the greenlet in `run` waits once, everything else happens in the reactor.
+
+    Afterwards `error` says what went wrong with HTTP or time, `answer` what the engine said, and `stale` that a
+    kept-alive connection was closed before it answered.
+    """
+
+    __slots__ = (
+        "_body",
+        "_check_ns",
+        "_connection",
+        "_ended",
+        "_limits",
+        "_queued",
+        "_reactor",
+        "_unstamped",
+        "_waiter",
+        "answer",
+        "done_ns",
+        "error",
+        "fd",
+        "response",
+        "sent_ns",
+    )
+
+    def __init__(self, connection: Connection, reactor: Reactor, answer: Answer, limits: Limits) -> None:
+        self.fd = connection.fd
+        self.answer = answer
+        self.response = Response()
+        self.error: RequestError | None = None
+        self.sent_ns: int | None = None
+        self.done_ns: int | None = None
+        self._connection = connection
+        self._reactor = reactor
+        self._limits = limits
+        self._check_ns = FOREVER_NS
+        self._body: Body | None = None
+        self._waiter: Any = Waiter()
+        self._unstamped = False
+        self._ended = False
+        self._queued = False
+
+    def run(self, request: bytes) -> None:
+        """Send the request and wait for the end of its answer; what kills the wait passes through."""
+        try:
+            written = self._connection.send(request)
+        except OSError:
+            self._connection.drop_unsent()  # reading tells why: the engine may have answered before it closed
+            written = True
+        now_ns = time.monotonic_ns()
+        if written:
+            self.sent_ns = now_ns
+        self._check_ns = self._limits.next_check_ns(now_ns)
+        self._reactor.watch(self, writing=not written)
+        try:
+            self._waiter.get()
+        except BaseException:
+            self._ended = True
+            self.done_ns = time.monotonic_ns()
+            self._reactor.forget(self)
+            self.understand(FOREVER_NS)
+            raise
+        finally:
+            self.response.close()
+
+    @property
+    def stale(self) -> bool:
+        """Whether a kept-alive connection turned out to be closed before the first byte of an answer."""
+        silent = self.response.arrived_ns == 0 and self._connection.used
+        return silent and self.error is not None and self.error.type is ErrorType.RESET
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection may carry another request."""
+        return self.response.keep_alive and self.sent_ns is not None
+
+    @property
+    def stamp_source(self) -> StampSource:
+        """Who stamped the answer: the kernel only if it stamped every read of it."""
+        if not self.response.arrived_ns:
+            return StampSource.NONE
+        return StampSource.USER if self._unstamped else StampSource.KERNEL
+
+    def on_ready(self, mask: int) -> None:
+        """Read (and write) what the socket allows, and no more than that."""
+        if mask & select.EPOLLOUT:
+            self._write()
+        try:
+            self._read()
+        except BlockingIOError:
+            pass
+        except EOFError:
+            self._take_end_of_connection()
+        except OSError as error:
+            kind = ErrorType.TLS if isinstance(error, ssl.SSLError) else ErrorType.RESET
+            self._end(request_error(kind, f"the connection broke: {error}"))
+        except httptools.HttpParserError as error:
+            self._end(request_error(ErrorType.PROTOCOL, f"not HTTP: {error}"))
+
+    def understand(self, until_ns: int) -> bool:
+        """Work on what was read until this monotonic ns; return whether nothing is left."""
+        try:
+            done = self._understand(until_ns)
+        except Exception as bug:  # noqa: BLE001 - in the hub, where one bad answer must not end all the others
+            self.answer.fail(request_error(ErrorType.CLIENT, repr(bug)))
+            self.response.pieces.clear()
+            done = True
+        if not done:
+            return False
+        self._queued = False
+        if self._ended:
+            self._settle()
+        return True
+
+    def check_time(self, now_ns: int) -> None:
+        """End the stream where one of its time limits has passed."""
+        if now_ns < self._check_ns:
+            return
+        if not self._understand(FOREVER_NS):
+            return
+        response = self.response
+        chunk_ns = self.answer.chunk_ns
+        stream = self._limits.stream and response.content_type in ("", "text/event-stream")
+        self._check_ns, error = self._limits.passed(
+            now_ns, self.sent_ns or now_ns, chunk_ns[-1] if chunk_ns else None, stream=stream
+        )
+        if error is not None:
+            self._end(error)
+
+    def _read(self) -> None:
+        connection = self._connection
+        response = self.response
+        for _ in range(_READS_A_TURN):
+            data = connection.receive()
+            if not data:
+                return
+            if not connection.stamped:
+                self._unstamped = True
+            response.feed(data, connection.arrived_ns)
+            if response.complete:
+                self._end()
+                return
+            if response.waiting_bytes > _UNDERSTAND_BYTES and not self._queued:
+                self._queue()
+            if len(data) < READ_BYTES:
+                return
+
+    def _write(self) -> None:
+        try:
+            if not self._connection.send_rest():
+                return
+        except OSError:
+            self._connection.drop_unsent()
+        else:
+            self.sent_ns = time.monotonic_ns()
+        self._reactor.written(self)
+
+    def _take_end_of_connection(self) -> None:
+        if self.response.feed_end():
+            self._end()
+        elif self.response.arrived_ns == 0:
+            self._end(request_error(ErrorType.RESET, "the connection was closed before an answer"))
+        else:
+            self._end(request_error(ErrorType.INCOMPLETE, "the connection was closed within the answer"))
+
+    def _end(self, error: RequestError | None = None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self.error = error
+        self.done_ns = self.response.arrived_ns if error is None else time.monotonic_ns()
+        self._reactor.forget(self)
+        if not self._queued:
+            self._queue()
+
+    def _queue(self) -> None:
+        self._queued = True
+        self._reactor.understand_later(self)
+
+    def _understand(self, until_ns: int) -> bool:
+        response = self.response
+        pieces = response.pieces
+        if not pieces:
+            return True
+        body = self._body
+        if body is None:
+            body = self._body = body_of(response, self.answer)
+        take = body.take
+        while pieces:
+            arrived_ns, piece = pieces.popleft()
+            take(arrived_ns, piece)
+            if time.monotonic_ns() >= until_ns:
+                return not pieces
+        response.waiting_bytes = 0
+        return True
+
+    def _settle(self) -> None:
+        """Judge the answer, and let the request's greenlet go on."""
+        response = self.response
+        answer = self.answer
+        if response.headers_complete:
+            if self._body is None:
+                self._body = body_of(response, answer)
+            self._body.end()
+        if answer.error is not None:
+            self.error = answer.error
+        elif self.error is not None and answer.finished and answer.said_done:
+            self.error = None  # all was said before the connection broke
+            self.done_ns = response.arrived_ns
+        elif self.error is None and not answer.finished:
+            self.error = request_error(ErrorType.INCOMPLETE, "the answer ended without a finish_reason")
+        self._reactor.wake(self._waiter)

@@ -1,0 +1,159 @@
+"""One reader per process: it drains all sockets first, and understands what they brought afterwards."""
+
+import os
+import select
+import socket
+import time
+from collections import deque
+from typing import Any, Final, Protocol
+
+from gevent import monkey
+from gevent.hub import get_hub
+
+from llmload.wire.clock import ArrivalClock
+from llmload.wire.connection import ask_for_stamps
+
+TICK_S: Final = 0.001
+_SLICE_NS: Final = 700_000
+_SWEEP_NS: Final = 50_000_000
+_MAX_EVENTS: Final = 8192
+
+
+class Stream(Protocol):
+    """An answer under way, as the reactor sees it."""
+
+    @property
+    def fd(self) -> int:
+        """Its socket."""
+
+    def on_ready(self, mask: int) -> None:
+        """Read (and write) what the socket allows, and no more than that."""
+
+    def understand(self, until_ns: int) -> bool:
+        """Work on what was read until this monotonic ns; return whether nothing is left."""
+
+    def check_time(self, now_ns: int) -> None:
+        """End the stream where one of its time limits has passed."""
+
+
+class Reactor:
+    """
+    Polls the sockets of open streams every millisecond, in gevent's hub; with no stream open it does not run.
+
+    Reading late costs no truth where the kernel stamps arrival, so nothing wakes up per chunk. Where it does not,
+    the hub wakes the reactor as soon as a socket is readable. What was read is understood in slices shorter than
+    a millisecond with a drain between them, so that many answers that end together do not delay each other's reads.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._hub: Any = get_hub()
+        self._poller: select.epoll = monkey.get_original("select", "epoll")()
+        self._streams: dict[int, Stream] = {}
+        self._read: deque[Stream] = deque()
+        self._next_sweep_ns = 0
+        self._timer: Any = self._hub.loop.timer(TICK_S, TICK_S)
+        self._watcher: Any = None
+        self._running = False
+        self.clock = ArrivalClock()
+        # The kernel stamps packets while any socket asks for it: this one keeps it from pausing in between.
+        self._stamp_keeper: socket.socket = monkey.get_original("socket", "socket")(socket.AF_INET, socket.SOCK_DGRAM)
+        self.kernel_stamps = ask_for_stamps(self._stamp_keeper)
+        if not self.kernel_stamps:
+            self._watcher = self._hub.loop.io(self._poller.fileno(), 1)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this reactor came here by fork and belongs to another process, or to another hub."""
+        return self._pid != os.getpid() or self._hub is not get_hub()
+
+    def watch(self, stream: Stream, *, writing: bool) -> None:
+        """Read the stream from now on, and let it write as well until `written`."""
+        self._streams[stream.fd] = stream
+        self._poller.register(stream.fd, select.EPOLLIN | select.EPOLLOUT if writing else select.EPOLLIN)
+        if not self._running:
+            self._start()
+
+    def written(self, stream: Stream) -> None:
+        """Stop asking whether the stream can write."""
+        self._poller.modify(stream.fd, select.EPOLLIN)
+
+    def forget(self, stream: Stream) -> None:
+        """Read the stream no longer; its socket must still be open."""
+        if self._streams.pop(stream.fd, None) is not None:
+            self._poller.unregister(stream.fd)
+
+    def understand_later(self, stream: Stream) -> None:
+        """Give the stream a turn at what it has read."""
+        self._read.append(stream)
+
+    def wake(self, waiter: Any) -> None:
+        """Let the greenlet behind a gevent waiter go on, after this round."""
+        self._hub.loop.run_callback(waiter.switch, None)
+
+    def close(self) -> None:
+        """Stop, and give back what the process holds for it."""
+        self._stop()
+        self._timer.close()
+        if self._watcher is not None:
+            self._watcher.close()
+        self._poller.close()
+        self._stamp_keeper.close()
+
+    def _start(self) -> None:
+        self._running = True
+        self.clock.restart()
+        self._timer.start(self._tick, update=True)
+        if self._watcher is not None:
+            self._watcher.start(self._drain)
+
+    def _stop(self) -> None:
+        self._running = False
+        self._timer.stop()
+        if self._watcher is not None:
+            self._watcher.stop()
+
+    def _tick(self) -> None:
+        if self.inherited:
+            self._stop()
+            return
+        self._drain()
+        if self._read:
+            self._understand_slice()
+            self._drain()
+        if self.clock.now_ns >= self._next_sweep_ns:
+            self._sweep(self.clock.now_ns)
+        if not self._streams and not self._read:
+            self._stop()
+
+    def _drain(self) -> None:
+        self.clock.sample()
+        streams = self._streams
+        for fd, mask in self._poller.poll(0, _MAX_EVENTS):
+            streams[fd].on_ready(mask)
+
+    def _understand_slice(self) -> None:
+        until_ns = time.monotonic_ns() + _SLICE_NS
+        read = self._read
+        while read:
+            if read[0].understand(until_ns):
+                read.popleft()
+            if time.monotonic_ns() >= until_ns:
+                return
+
+    def _sweep(self, now_ns: int) -> None:
+        self._next_sweep_ns = now_ns + _SWEEP_NS
+        for stream in list(self._streams.values()):
+            stream.check_time(now_ns)
+
+
+_current: list[Reactor] = []
+
+
+def current_reactor() -> Reactor:
+    """Return this process's reactor, made on first use; one inherited through fork is left alone."""
+    if not _current or _current[0].inherited:
+        for inherited in _current:
+            inherited.close()
+        _current[:] = [Reactor()]
+    return _current[0]
