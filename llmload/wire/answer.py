@@ -58,12 +58,9 @@ class Answer:
         self.finished = True
         self._understand(0, b"", body)
 
-    def take_object(self, arrived_ns: int, answer: dict[str, Any]) -> None:
+    def take_object(self, arrived_ns: int, parsed: Any) -> None:
         """Take an event that is parsed already."""
-        try:
-            self._take_chunk(arrived_ns, answer, b"")
-        except (AttributeError, KeyError, TypeError, ValueError):
-            self.fail(request_error(ErrorType.NOT_JSON, f"an event of unknown form: {str(answer)[:QUOTED_CHARS]}"))
+        self._take_parsed(arrived_ns, b"", parsed, b"")
 
     def fail(self, error: RequestError) -> None:
         """Keep the error, unless there is one already."""
@@ -97,10 +94,13 @@ class Answer:
             else:
                 self.fail(_unreadable("not JSON", data))
             return
+        self._take_parsed(arrived_ns, kind, parsed, data)
+
+    def _take_parsed(self, arrived_ns: int, kind: bytes, parsed: Any, data: bytes) -> None:
         if isinstance(parsed, list) and len(parsed) == 1:
             parsed = parsed[0]
         if not isinstance(parsed, dict):
-            self.fail(_unreadable("no JSON object", data))
+            self.fail(_unreadable("no JSON object", data or repr(parsed).encode()))
         elif error := in_object(parsed):
             self.fail(error)
         elif kind == b"error":
@@ -111,8 +111,8 @@ class Answer:
                     self._take_whole(parsed)
                 else:
                     self._take_chunk(arrived_ns, parsed, data)
-            except (AttributeError, KeyError, TypeError, ValueError):
-                self.fail(_unreadable("an object of unknown form", data))
+            except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+                self.fail(_unreadable("an object of unknown form", data or repr(parsed).encode()))
 
     def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any], data: bytes, /) -> None:
         raise NotImplementedError

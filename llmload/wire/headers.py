@@ -1,5 +1,6 @@
 """The headers of every request, and which of them are secrets."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from llmload.errors import ConfigError
@@ -19,14 +20,18 @@ def request_headers(settings: ClientSettings) -> dict[str, str]:
     }
     if settings.api_key:
         headers["Authorization"] = f"Bearer {settings.api_key}"
-    for name, value in settings.headers.items():
-        for own in [own for own in headers if own.lower() == name.lower()]:
-            del headers[own]
-        headers[name] = value
+    given = checked_headers(settings.headers)
+    replaced = {name.lower() for name in given}
+    own = {name: value for name, value in headers.items() if name.lower() not in replaced}
+    return checked_headers(own) | given
+
+
+def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers; raises `ConfigError` for a name or value that could break the request's head."""
     for name, value in headers.items():
-        if not (name.isascii() and name.isprintable() and value.isprintable() and value.isascii()) or ":" in name:
+        if not (name and (name + value).isascii() and (name + value).isprintable()) or ":" in name:
             raise ConfigError(f"header {name!r}: name and value must be printable ASCII")
-    return headers
+    return dict(headers)
 
 
 def secrets_in(settings: ClientSettings) -> tuple[str, ...]:
