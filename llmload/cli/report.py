@@ -31,10 +31,7 @@ def report(folders: tuple[Path, ...], *, seed_tables: bool, as_json: bool) -> No
 
         click.echo(orjson.dumps([run.read(SUMMARY) for run in runs], option=orjson.OPT_INDENT_2).decode())
     else:
-        from rich.console import Console
+        from llmload.report.tables import console, run_report
 
-        from llmload.report.tables import run_report
-
-        console = Console(highlight=False)
         for run in runs:
-            console.print(run_report(run.read(SUMMARY)))
+            console().print(run_report(run.read(SUMMARY)))

@@ -3,14 +3,21 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 UNKNOWN: Final = "n/a"
+PLAIN_WIDTH: Final = 120
 LATENCIES: Final = {"TTFT": "ttft_s", "ITL": "itl_s", "TPOT": "tpot_s", "e2e latency": "e2e_s"}
 COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
 STYLES: Final = {"VALID": "bold green", "DEGRADED": "bold yellow", "INVALID": "bold red"}
+
+
+def console() -> Console:
+    """Return a console as wide as the terminal, or wide enough for the tables where there is none."""
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
 
 def number(value: float | None, digits: int = 2) -> str:

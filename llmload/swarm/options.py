@@ -24,8 +24,7 @@ def named_scenario(arguments: list[str]) -> Path | None:
 
 def add_options(parser: LocustArgumentParser) -> None:
     """Add llmload's options, each with a default that says "as the scenario has it"."""
-    group = parser.add_argument_group("llmload", "What a scenario leaves open or should do differently this time.")
-    add: Any = group.add_argument
+    add: Any = parser.add_argument  # Locust's parser takes `include_in_web_ui`, its groups do not
     hidden: dict[str, Any] = {"include_in_web_ui": False}
     add("--scenario", default="", metavar="FILE", help="Scenario file, if not --config's", **hidden)
     add("--model", default="", metavar="NAME", help="Model to ask for instead of the scenario's")

@@ -8,11 +8,10 @@ from typing import Any, Final
 
 import gevent
 import orjson
-from rich.console import Console
 
 from llmload.measure.record import NS_PER_S
 from llmload.measure.totals import RunTotals
-from llmload.report.tables import number, run_report
+from llmload.report.tables import console, number, run_report
 from llmload.swarm.steering import Steering
 
 PERIOD_S: Final = 0.5
@@ -61,6 +60,6 @@ def show_summary(steering: Steering, form: str) -> None:
         sys.stdout.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2).decode() + "\n")
         sys.stdout.flush()
         return
-    console = Console(highlight=False, soft_wrap=False)
-    console.print(run_report(summary))
-    console.print(f"run folder: {steering.folder.path}")
+    terminal = console()
+    terminal.print(run_report(summary))
+    terminal.print(f"run folder: {steering.folder.path}", soft_wrap=True)

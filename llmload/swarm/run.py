@@ -24,11 +24,12 @@ from llmload.report.run_folder import RequestLog, RunFolder
 from llmload.scenario import Scenario, load_scenario
 from llmload.swarm import loop_lag, options, printing, totals_channel
 from llmload.swarm.drain import ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, Roll, drain
+from llmload.swarm.interrupt import Interrupts
 from llmload.swarm.preparation import Preparation
-from llmload.swarm.session import Session, Share
+from llmload.swarm.session import ABORT_GRACE_S, Session, Share
 from llmload.swarm.steering import WRONG_USE, Steering
-from llmload.wire import make_client
 from llmload.wire.client import ClientSettings, Timeouts
+from llmload.wire.kind import make_client
 from llmload.workload.prompts import Workload
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Run:
 
     def __init__(self, events: Events) -> None:
         self._environment: Environment
+        self._interrupts: Interrupts
         self._preparation: Preparation
         self._session: Session | None = None
         self._steering: Steering | None = None
@@ -71,7 +73,6 @@ class Run:
         events.worker_report.add_listener(self._on_worker_report)
         events.test_stopping.add_listener(self._on_test_stopping)
         events.test_stop.add_listener(self._on_test_stop)
-        events.quitting.add_listener(self._on_quitting)
         events.quit.add_listener(self._on_quit)
 
     @property
@@ -97,6 +98,8 @@ class Run:
 
     def _on_init(self, environment: Environment, runner: Any, **_: object) -> None:
         self._environment = environment
+        self._interrupts = Interrupts(self._on_interrupt)
+        environment.events.quitting.add_listener(self._on_quitting)  # now, so that it comes before the runner's own
         with ending_on_wrong_use():
             file = options.scenario_on_command_line()
             if file is None:
@@ -271,6 +274,22 @@ class Run:
             drain(session, session.scenario.run.drain_timeout_s)
             self._runner.send_message(DRAINED, totals_channel.report(session.run_id, session.totals))
 
+    def _on_interrupt(self, count: int) -> None:
+        session = self._session
+        if not isinstance(self._runner, WorkerRunner) or session is None or session.closed:
+            self._interrupts.raise_in_main()
+        elif count == 1:
+            self._leave(session)
+        else:
+            session.abort()
+
+    def _leave(self, session: Session) -> None:
+        """Drain as a worker; Ctrl-C reached the master too, if it runs in this terminal, and then it ends the run."""
+        drain(session, session.scenario.run.drain_timeout_s)
+        self._runner.send_message(DRAINED, totals_channel.report(session.run_id, session.totals))
+        gevent.sleep(ANSWER_GRACE_S)
+        self._interrupts.raise_in_main()
+
     def _on_drained(self, msg: Any, **_: object) -> None:
         if self._collected is not None:
             self._collected.take(msg.node_id, msg.data)
@@ -294,6 +313,8 @@ class Run:
             except KeyboardInterrupt:  # a second Ctrl-C: cut what is in flight and report what there is
                 if self._session is not None:
                     self._session.abort()
+                elif self._steering is not None and not self._drained.wait(ABORT_GRACE_S):
+                    self._steering.missing_workers |= self._drained.missing
                 self._on_test_stop()
         if self._steering is not None:
             environment.process_exit_code = self._steering.exit_code

@@ -99,6 +99,7 @@ class Session:
         self._request_prefix = f"{run_id}-{share.index}"
         self._in_flight: set[greenlet] = set()
         self._starting = True
+        self.closed = False
 
     def next_conversation(self) -> Conversation | None:
         """Return the next prompts to send, or None when the run has no more or is ending."""
@@ -150,16 +151,18 @@ class Session:
         gevent.killall(list(self._in_flight), block=True, timeout=ABORT_GRACE_S)
 
     def close(self) -> None:
-        """Close connections and files."""
-        self._client.close()
-        self._log.close()
+        """Close connections and files, once."""
+        if not self.closed:
+            self.closed = True
+            self._client.close()
+            self._log.close()
 
     def _may_start(self) -> bool:
         return self._starting and (self._budget is None or self.totals.started < self._budget)
 
     def _exhaust(self) -> None:
-        if not self._in_flight:
-            self.exhausted.set()
+        if self._starting and not self._in_flight:
+            self.exhausted.set()  # not where the end was asked for: whoever did so ends the run
 
 
 def censored(record: RequestRecord) -> bool:

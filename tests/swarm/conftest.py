@@ -1,0 +1,124 @@
+"""Real Locust processes against a real socket: the simulated engine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmload.engines.simulated import SimulationSettings, SpawnedEngine, spawn
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A Locust process that has ended, and the run folder it left."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path | None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        assert self.folder is not None, self.err
+        loaded: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        return loaded
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        assert self.folder is not None, self.err
+        loaded: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text())
+        return loaded
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        assert self.folder is not None, self.err
+        files = sorted(self.folder.glob("requests*.jsonl"))
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+@dataclass
+class Locust:
+    """Starts Locust in the repository as a user does, with run folders in the test's own place."""
+
+    out: Path
+
+    def start(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "locust", *arguments, "--out", str(self.out)],
+            cwd=ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self, process: "subprocess.Popen[str]", timeout_s: float = 60.0) -> Ended:
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            pytest.fail(f"Locust did not end in {timeout_s} s:\n{out}\n{err}")
+        folders = sorted(self.out.iterdir()) if self.out.is_dir() else []
+        return Ended(process.returncode, out, err, folders[-1] if folders else None)
+
+    def run(self, *arguments: str, env: dict[str, str] | None = None, timeout_s: float = 60.0) -> Ended:
+        return self.finish(self.start(*arguments, "--headless", env=env), timeout_s)
+
+
+@pytest.fixture
+def locust(tmp_path: Path) -> Locust:
+    return Locust(tmp_path / "runs")
+
+
+@pytest.fixture
+def write_scenario(tmp_path: Path) -> Callable[..., Path]:
+    """Write a scenario of the given tables, with sensible ones for the rest."""
+
+    def write(url: str, load: str, further: str = "", name: str = "test") -> Path:
+        file = tmp_path / f"{name}.toml"
+        file.write_text(
+            f"""
+[tool.locust]
+locustfile = "{ROOT}/locustfiles/chat.py"
+[scenario]
+name = "{name}"
+protocol = "throughput"
+[engine]
+name = "simulated"
+base_url = "{url}"
+[model]
+name = "simulated"
+[load]
+kind = "closed_loop"
+{load}
+{further}
+"""
+        )
+        return file
+
+    return write
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Callable[..., SpawnedEngine]]:
+    """Start simulated engines that end with the test."""
+    running: list[SpawnedEngine] = []
+
+    def start(**settings: Any) -> SpawnedEngine:
+        running.append(spawn(SimulationSettings(**settings)))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.stop()

@@ -1,0 +1,194 @@
+"""Whole runs as a user starts them: what comes back is what the engine did."""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from llmload.scenario.shipped import shipped_scenarios
+
+FIXED = {"ttft_s": 0.1, "prefill_s_per_token": 0.0, "itl_s": 0.02, "itl_load_factor": 0.0, "output_tokens": 32}
+
+
+def truth(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def test_known_delays_come_back_within_three_per_cent_at_8_users(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+) -> None:
+    url = engine(**FIXED, slots=8).url
+
+    ended = locust.run("--config", str(write_scenario(url, "users = 8\nrequests = 64")))
+
+    e2e_s = 0.1 + 31 * 0.02
+    assert ended.code == 0, ended.err
+    summary = ended.summary
+    assert summary["requests"]["completed"] == 64
+    assert summary["ttft_s"]["mean"] == pytest.approx(0.1, rel=0.03)
+    assert summary["tpot_s"]["mean"] == pytest.approx(0.02, rel=0.03)
+    assert summary["itl_s"]["p50"] == pytest.approx(0.02, rel=0.03)
+    assert summary["e2e_s"]["mean"] == pytest.approx(e2e_s, rel=0.03)
+    assert summary["request_output_tokens_per_s"]["mean"] == pytest.approx(32 / e2e_s, rel=0.03)
+    assert summary["requests_per_min"] == pytest.approx(8 / e2e_s * 60, rel=0.05)
+    assert summary["output_tokens"] == 64 * 32
+    assert summary["token_source"] == "usage"
+    assert summary["simulated"] is True
+    assert ended.manifest["engine"]["simulated"] is True
+
+
+@pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
+def test_what_is_counted_is_what_the_engine_saw_and_the_files_hold(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path, processes: list[str]
+) -> None:
+    log = tmp_path / "truth.jsonl"
+    url = engine(**FIXED | {"output_tokens": 8}, log=log, faults={"http_500": 0.2, "reset": 0.1}).url
+    scenario = write_scenario(url, "users = 6\nduration_s = 4", "[prompts]\nrepeat = true")
+
+    ended = locust.run("--config", str(scenario), *processes)
+
+    requests = ended.summary["requests"]
+    assert ended.code == 1, ended.err
+    assert requests["started"] == requests["completed"] + requests["failed"] + requests["censored"]
+    assert requests["started"] == len(ended.lines) == len(truth(log))
+    assert set(requests["errors"]) == {"http_5xx", "reset"}
+
+
+def test_a_counted_run_on_two_workers_sends_each_drawn_prompt_once(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+) -> None:
+    url = engine(**FIXED | {"output_tokens": 2}).url
+    scenario = write_scenario(url, "users = 4\nrequests = 25", "[prompts]\ncount = 25")
+
+    ended = locust.run("--config", str(scenario), "--processes", "2")
+
+    sent = sorted(int(line["prompt_id"]) for line in ended.lines)
+    assert ended.code == 0, ended.err
+    assert sent == sorted(ended.manifest["prompts"]["drawn"])
+    assert len(list(ended.folder.glob("requests.worker-*.jsonl"))) == 2
+    assert ended.summary["requests"]["completed"] == 25
+    assert ended.summary["output_tokens"] == sum(line["output_tokens"] for line in ended.lines) == 50
+
+
+def test_the_same_seed_sends_the_same_prompts_in_the_same_order(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+) -> None:
+    url = engine(**FIXED | {"output_tokens": 2}).url
+    scenario = str(write_scenario(url, "users = 1\nrequests = 8", "[prompts]\ncount = 20"))
+
+    orders = [
+        [line["prompt_id"] for line in locust.run("--config", scenario, "--seed", seed).lines][-8:]
+        for seed in ("7", "7", "8")
+    ]
+
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("name", shipped_scenarios())
+def test_every_shipped_scenario_runs(engine: Any, locust: Any, name: str) -> None:
+    url = engine(**FIXED | {"output_tokens": 4}, model="m").url
+    speed = name.endswith("speed")
+    shorter = ["--requests", "4"] if speed else ["--run-time", "33s" if name != "demo" else "4s"]
+    if not speed and name != "demo":
+        pytest.skip("a window of minutes: its shape is run by test_the_throughput_protocol_in_short")
+
+    ended = locust.run(
+        "--config", f"scenarios/{name}.toml", "--host", url, "--model", "m", "--prompts", "builtin", *shorter
+    )
+
+    assert ended.code == 0, ended.err
+    assert ended.summary["requests"]["completed"] >= 4
+    assert ended.summary["verdict"]["level"] in {"VALID", "DEGRADED"}
+
+
+def test_ctrl_c_drains_and_reports_what_there_is(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path
+) -> None:
+    log = tmp_path / "truth.jsonl"
+    url = engine(**FIXED, log=log).url
+    scenario = write_scenario(url, "users = 4\nduration_s = 600", "[prompts]\nrepeat = true")
+
+    process = locust.start("--config", str(scenario), "--headless")
+    until_log_holds(log, 4)
+    os.killpg(process.pid, signal.SIGINT)
+    ended = locust.finish(process)
+
+    requests = ended.summary["requests"]
+    assert ended.code == 0, ended.err
+    assert requests["started"] == requests["completed"] == len(truth(log)) == len(ended.lines)
+
+
+@pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
+def test_a_second_ctrl_c_cuts_what_is_in_flight_and_still_reports(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path, processes: list[str]
+) -> None:
+    url = engine(**FIXED | {"output_tokens": 3000}).url
+    scenario = write_scenario(url, "users = 4\nduration_s = 600")
+
+    process = locust.start("--config", str(scenario), "--headless", *processes)
+    until_requests_run(url, 4)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(1)
+    ended = locust.finish(process)
+
+    assert ended.code == 3, ended.err
+    assert (ended.summary["requests"]["started"], ended.summary["requests"]["censored"]) == (4, 4)
+    assert len(ended.lines) == 4
+
+
+def test_what_outlasts_the_drain_is_cut_and_says_so(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+) -> None:
+    url = engine(**FIXED | {"output_tokens": 3000}).url
+    scenario = write_scenario(url, "users = 3\nduration_s = 2", "[run]\ndrain_timeout_s = 1")
+
+    ended = locust.run("--config", str(scenario))
+
+    assert ended.code == 3, ended.err
+    assert ended.summary["requests"] | {"errors": {}} == ended.summary["requests"]
+    assert (ended.summary["requests"]["started"], ended.summary["requests"]["censored"]) == (3, 3)
+    assert [line["outcome"] for line in ended.lines] == ["censored"] * 3
+    assert ended.summary["verdict"]["level"] == "INVALID"
+
+
+def test_every_turn_of_a_conversation_is_a_request(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"conversations": ["a", "b", "c", "d", "e"]}) + "\n")
+    url = engine(**FIXED | {"output_tokens": 2}).url
+    further = '[prompts]\nsource = "talk.jsonl"\nturns = "all"'
+
+    ended = locust.run("--config", str(write_scenario(url, "users = 1\nrequests = 3", further)))
+
+    assert ended.code == 0, ended.err
+    assert [line["prompt_id"] for line in ended.lines] == ["0.1", "0.2", "0.3"]
+    tokens = [line["prompt_tokens"] for line in ended.lines]
+    assert tokens == sorted(set(tokens)), "each turn carries all that was said before it"
+
+
+def until_log_holds(log: Path, lines: int, timeout_s: float = 30.0) -> None:
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if log.is_file() and len(truth(log)) >= lines:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"the engine answered fewer than {lines} requests in {timeout_s} s")
+
+
+def until_requests_run(url: str, count: int, timeout_s: float = 30.0) -> None:
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        with urlopen(f"{url}/metrics") as answer:
+            running = re.search(r"^vllm:num_requests_running\S* (\S+)$", answer.read().decode(), re.MULTILINE)
+        if running is not None and float(running[1]) == count:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{count} requests never ran at a time")

@@ -1,0 +1,112 @@
+"""What a user gets wrong costs one line that says what to do, exit code 2, and no traceback."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LOAD = "users = 1\nrequests = 1"
+
+
+def check(ended: Any, says: str, code: int = 2) -> None:
+    ours = [line for line in ended.err.splitlines() if line.startswith("llmload: ")]
+    assert ended.code == code, ended.err
+    assert len(ours) == 1, ended.err
+    assert says in ours[0]
+    assert "Traceback" not in ended.err + ended.out
+    assert ended.folder is None, "nothing was sent, so there is nothing to keep"
+
+
+def test_a_misspelt_key(locust: Any, write_scenario: Callable[..., Path]) -> None:
+    check(
+        locust.run("--config", str(write_scenario("http://127.0.0.1:1", "users = 1\nreqests = 1"))),
+        "test.toml: load.reqests: unknown key (value 1); did you mean requests?",
+    )
+
+
+def test_no_scenario(locust: Any) -> None:
+    check(locust.run("-f", "locustfiles/chat.py"), "no scenario: give one with --config FILE")
+
+
+def test_a_value_on_the_command_line(locust: Any, engine: Any, write_scenario: Callable[..., Path]) -> None:
+    file = str(write_scenario(engine().url, LOAD))
+
+    check(
+        locust.run("--config", file, "--requests", "some"), "command line: load.requests: input should be a valid int"
+    )
+
+
+def test_an_engine_that_is_down(locust: Any, write_scenario: Callable[..., Path]) -> None:
+    ended = locust.run("--config", str(write_scenario("http://127.0.0.1:1", LOAD)))
+
+    check(ended, "the engine at http://127.0.0.1:1 does not answer (Connection refused): start it, or give its address")
+
+
+def test_a_host_that_has_no_address(locust: Any, write_scenario: Callable[..., Path]) -> None:
+    check(locust.run("--config", str(write_scenario("http://no-such-host.invalid", LOAD))), "does not answer")
+
+
+def test_a_model_that_is_not_served(locust: Any, engine: Any, write_scenario: Callable[..., Path]) -> None:
+    file = str(write_scenario(engine(model="other").url, LOAD))
+
+    check(locust.run("--config", file), "does not serve model 'simulated' but other")
+
+
+def test_a_key_that_is_not_set(locust: Any, engine: Any, write_scenario: Callable[..., Path]) -> None:
+    file = write_scenario(engine().url, LOAD)
+    file.write_text(file.read_text().replace("[model]", 'api_key_env = "LLMLOAD_NO_SUCH_KEY"\n[model]'))
+
+    check(locust.run("--config", str(file)), "the environment variable LLMLOAD_NO_SUCH_KEY is not set")
+
+
+def test_a_wrong_key(locust: Any, engine: Any, write_scenario: Callable[..., Path]) -> None:
+    file = write_scenario(engine(api_key="right").url, LOAD)
+    file.write_text(file.read_text().replace("[model]", 'api_key_env = "MY_KEY"\n[model]'))
+
+    ended = locust.run("--config", str(file), env={"MY_KEY": "hunter2"})
+
+    check(ended, "is the key in engine.api_key_env's variable the right one?")
+    assert "hunter2" not in ended.err + ended.out
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("nowhere.jsonl", "nowhere.jsonl"),
+        ("empty.jsonl", "empty.jsonl"),
+        ("broken.jsonl", "broken.jsonl"),
+        ("lima", "GAIR/lima"),
+    ],
+)
+def test_prompts_that_cannot_be_had(
+    locust: Any, engine: Any, write_scenario: Callable[..., Path], tmp_path: Path, source: str, says: str
+) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "broken.jsonl").write_text('{"conversations": [\n')
+    file = str(write_scenario(engine().url, LOAD, f'[prompts]\nsource = "{source}"'))
+
+    check(locust.run("--config", file), says)
+
+
+def test_more_requests_than_prompts(
+    locust: Any, engine: Any, write_scenario: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "one.jsonl").write_text('{"conversations": ["hello"]}\n')
+    file = str(write_scenario(engine().url, "users = 1\nrequests = 2", '[prompts]\nsource = "one.jsonl"'))
+
+    check(locust.run("--config", file), "load.requests: 2 requests, but prompts.source 'one.jsonl' gives 1")
+
+
+def test_an_engine_that_dies_during_the_run_loses_no_record_and_fails_it(
+    locust: Any, engine: Any, write_scenario: Callable[..., Path]
+) -> None:
+    url = engine(faults={"reset": 1.0}, ttft_s=0.01, output_tokens=4).url
+
+    ended = locust.run("--config", str(write_scenario(url, "users = 2\nrequests = 6")))
+
+    assert ended.code == 1, ended.err
+    assert "Traceback" not in ended.err
+    assert ended.summary["requests"]["failed"] == 6
+    assert ended.summary["ttft_s"] is None
+    assert ended.summary["requests_per_min"] == 0
