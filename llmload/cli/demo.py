@@ -25,13 +25,13 @@ def demo(out: str) -> None:
     """
     from llmload.engines.simulated import SimulationSettings, spawn
 
-    settings = SimulationSettings(model=MODEL, slots=8, ttft_s=0.03, itl_s=0.004, output_tokens_mean=48.0)
+    settings = SimulationSettings(model=MODEL, slots=8, ttft_s=0.03, itl_s=0.005, output_tokens_mean=48.0)
     _step("1/4", "starting the simulated engine: no model runs, its times follow stated formulas")
     with spawn(settings) as engine:
         click.echo(f"ready at {engine.url}")
         _step("2/4", "speed: 100 prompts, one at a time (about 30 s)")
         speed = _run("lima-speed", {"base_url": engine.url, "model": MODEL, "engine": MODEL, "out": out})
-        _step("3/4", "throughput: 8 requests in flight for 20 s")
+        _step("3/4", "throughput: 8 requests in flight for 16 s")
         throughput = _run("demo", {"base_url": engine.url, "out": out})
     _step("4/4", "the three tables")
     _show_tables([speed, throughput])

@@ -20,11 +20,12 @@ from llmload.scenario.shipped import find_scenario, locustfile
 @click.option("--requests", type=click.IntRange(1), help="Requests to send, instead of the scenario's number.")
 @click.option("--run-time", metavar="TIME", help="How long to run (90, 90s, 5m), instead of the scenario's time.")
 @click.option("--seed", type=int, help="Seed, instead of the scenario's.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the scenario: load.warmup_s=5.")
 @click.option("--processes", type=int, help="Worker processes on this machine; -1 for one a core.")
 @click.option("--out", metavar="DIR", help="Where the run folder is made, instead of the scenario's place.")
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
 @click.option("--web", is_flag=True, help="Open Locust's web UI on 127.0.0.1:8089 instead of running at once.")
-def run(scenario: str, *, as_json: bool, web: bool, **changes: str | int | None) -> None:
+def run(scenario: str, *, as_json: bool, web: bool, settings: tuple[str, ...], **changes: str | int | None) -> None:
     """
     Run SCENARIO, a file or the name of one that comes with llmload, and pass on Locust's exit code.
 
@@ -35,8 +36,11 @@ def run(scenario: str, *, as_json: bool, web: bool, **changes: str | int | None)
       llmload run demo --base-url http://127.0.0.1:8100
       llmload run lima-speed --engine vllm --base-url http://127.0.0.1:8000 --model my-model --prompts lima
       llmload run scenarios/lima-throughput.toml --users 32 --run-time 5m --processes 2
+      llmload run demo --base-url http://127.0.0.1:8100 --set load.warmup_s=0 --set request.max_tokens=16
     """
     arguments = locust_arguments(find_scenario(scenario), changes, as_json=as_json, web=web)
+    for setting in settings:
+        arguments += ["--set", setting]
     click.echo(f"$ {shlex.join(['locust', *arguments])}", err=True)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "locust", *arguments])  # noqa: S606 - no shell is wanted

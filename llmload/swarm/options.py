@@ -4,9 +4,11 @@ from locust.argument_parser import LocustArgumentParser
 
 import argparse
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
+from llmload.errors import ConfigError
 from llmload.scenario import Scenario, load_scenario
 
 LOOPBACK = "127.0.0.1"
@@ -33,6 +35,15 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--seed", default="", metavar="N", help="Seed instead of the scenario's")
     add("--requests", default="", metavar="N", help="Requests to send instead of the scenario's number")
     add("--out", default="", metavar="DIR", help="Where run folders are made instead of the scenario's place", **hidden)
+    add(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="Any key of the scenario, its value as TOML has it: load.warmup_s=5; may be given several times",
+        **hidden,
+    )
     add(
         "--summary",
         choices=("table", "json", "none"),
@@ -80,7 +91,17 @@ def effective_scenario(path: Path, options: argparse.Namespace) -> Scenario:
         overrides["load.users"] = options.num_users
     if options.run_time and options.run_time != as_written.load.duration_s:
         overrides["load.duration_s"] = options.run_time
-    return load_scenario(path, overrides)
+    return load_scenario(path, overrides | dict(map(_setting, options.settings)))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"command line: --set {text}: is not KEY=VALUE, such as load.warmup_s=5")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()  # a bare word is a string, as a shell user writes it
 
 
 def scenario_on_command_line() -> Path | None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,10 @@ class Locust:
     """Starts Locust in the repository as a user does, with run folders in the test's own place."""
 
     out: Path
+    started: "list[subprocess.Popen[str]]" = field(default_factory=list)
 
     def start(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "locust", *arguments, "--out", str(self.out)],
             cwd=ROOT,
             env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})},
@@ -61,6 +62,8 @@ class Locust:
             text=True,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
 
     def finish(self, process: "subprocess.Popen[str]", timeout_s: float = 60.0) -> Ended:
         try:
@@ -77,8 +80,13 @@ class Locust:
 
 
 @pytest.fixture
-def locust(tmp_path: Path) -> Locust:
-    return Locust(tmp_path / "runs")
+def locust(tmp_path: Path) -> Iterator[Locust]:
+    locust = Locust(tmp_path / "runs")
+    yield locust
+    for process in locust.started:  # what a failed test left running
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 @pytest.fixture

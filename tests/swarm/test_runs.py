@@ -94,10 +94,7 @@ def test_the_same_seed_sends_the_same_prompts_in_the_same_order(
 @pytest.mark.parametrize("name", shipped_scenarios())
 def test_every_shipped_scenario_runs(engine: Any, locust: Any, name: str) -> None:
     url = engine(**FIXED | {"output_tokens": 4}, model="m").url
-    speed = name.endswith("speed")
-    shorter = ["--requests", "4"] if speed else ["--run-time", "33s" if name != "demo" else "4s"]
-    if not speed and name != "demo":
-        pytest.skip("a window of minutes: its shape is run by test_the_throughput_protocol_in_short")
+    shorter = ["--requests", "4"] if name.endswith("speed") else ["--run-time", "3s", "--set", "load.warmup_s=0.5"]
 
     ended = locust.run(
         "--config", f"scenarios/{name}.toml", "--host", url, "--model", "m", "--prompts", "builtin", *shorter

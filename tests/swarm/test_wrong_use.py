@@ -37,6 +37,18 @@ def test_a_value_on_the_command_line(locust: Any, engine: Any, write_scenario: C
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("load.userz=2", "command line: load.userz: unknown key (value 2); did you mean users?"),
+        ("load.users", "command line: --set load.users: is not KEY=VALUE"),
+        ("load.users=many", "command line: load.users: input should be a valid integer, got 'many'"),
+    ],
+)
+def test_a_setting(locust: Any, engine: Any, write_scenario: Callable[..., Path], setting: str, says: str) -> None:
+    check(locust.run("--config", str(write_scenario(engine().url, LOAD)), "--set", setting), says)
+
+
 def test_an_engine_that_is_down(locust: Any, write_scenario: Callable[..., Path]) -> None:
     ended = locust.run("--config", str(write_scenario("http://127.0.0.1:1", LOAD)))
 

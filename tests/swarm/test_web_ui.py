@@ -1,0 +1,74 @@
+"""The same scenario in Locust's web UI, driven over HTTP: several runs of one process, each with its folder."""
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+FIXED = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 8}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def get(url: str, timeout_s: float = 30.0) -> str:
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            with urlopen(url) as answer:
+                text: str = answer.read().decode()
+                return text
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
+def test_each_start_from_the_form_is_a_run_with_a_folder(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+) -> None:
+    scenario = write_scenario(engine(**FIXED).url, "users = 3\nduration_s = 60", "[prompts]\nrepeat = true")
+    port = free_port()
+    process = locust.start("--config", str(scenario), "--web-port", str(port))
+    page = get(f"http://127.0.0.1:{port}/")
+    assert '"num_users": 3' in page, "the form begins with the scenario's load"
+
+    for users in (2, 4):
+        form = urlencode({"user_count": users, "spawn_rate": 10, "host": "", "run_time": ""}).encode()
+        with urlopen(f"http://127.0.0.1:{port}/swarm", data=form) as answer:
+            assert json.load(answer)["success"]
+        time.sleep(1.5)
+        with urlopen(f"http://127.0.0.1:{port}/stop", data=b"") as answer:
+            assert json.load(answer)["success"]
+    os.killpg(process.pid, signal.SIGINT)
+    ended = locust.finish(process)
+
+    summaries = [json.loads((run / "summary.json").read_text()) for run in sorted(locust.out.iterdir())]
+    assert ended.code == 0, ended.err
+    assert sorted(summary["users"] for summary in summaries) == [2, 4]
+    for summary in summaries:
+        requests = summary["requests"]
+        assert requests["started"] == requests["completed"] > 0
+
+
+def test_only_this_machine_is_served_unless_told(engine: Any, locust: Any, write_scenario: Callable[..., Path]) -> None:
+    port = free_port()
+    scenario = write_scenario(engine(**FIXED).url, "users = 1\nrequests = 1")
+    process = locust.start("--config", str(scenario), "--web-port", str(port))
+    get(f"http://127.0.0.1:{port}/")
+    listening = Path("/proc/net/tcp").read_text()
+    os.killpg(process.pid, signal.SIGINT)
+    locust.finish(process)
+
+    assert f"0100007F:{port:04X}" in listening
+    assert f"00000000:{port:04X}" not in listening
