@@ -43,14 +43,18 @@ class Answer:
         self.whole = False
         self.error: RequestError | None = None
 
-    def take_event(self, arrived_ns: int, kind: bytes, data: bytes) -> None:
-        """Take an event of a stream: its type, its data and the monotonic ns at which its last byte arrived."""
+    def take_event(self, arrived_ns: int, kind: bytes, data: bytes) -> str | None:
+        """
+        Take an event of a stream: its type, its data and the monotonic ns at which its last byte arrived.
+
+        Return its text where the event says nothing else, so that one that differs in its text alone says as much.
+        """
         if not data or data.isspace():
-            return
+            return None
         if data.startswith(b"[DONE]"):
             self.said_done = True
-            return
-        self._understand(arrived_ns, kind, data)
+            return None
+        return self._understand(arrived_ns, kind, data)
 
     def take_whole(self, body: bytes) -> None:
         """Take an answer that came in one piece, as JSON."""
@@ -85,7 +89,7 @@ class Answer:
         """Return the arrivals of chunks with text, in monotonic ns."""
         return np.array(self.chunk_ns, dtype=np.int64) if self.chunk_ns else NO_CHUNKS
 
-    def _understand(self, arrived_ns: int, kind: bytes, data: bytes) -> None:
+    def _understand(self, arrived_ns: int, kind: bytes, data: bytes) -> str | None:
         try:
             parsed = orjson.loads(data)
         except orjson.JSONDecodeError:
@@ -93,10 +97,10 @@ class Answer:
                 self.fail(request_error(ErrorType.ENGINE_ERROR, data.decode("utf-8", "replace"), http_status=200))
             else:
                 self.fail(_unreadable("not JSON", data))
-            return
-        self._take_parsed(arrived_ns, kind, parsed, data)
+            return None
+        return self._take_parsed(arrived_ns, kind, parsed, data)
 
-    def _take_parsed(self, arrived_ns: int, kind: bytes, parsed: Any, data: bytes) -> None:
+    def _take_parsed(self, arrived_ns: int, kind: bytes, parsed: Any, data: bytes) -> str | None:
         if isinstance(parsed, list) and len(parsed) == 1:
             parsed = parsed[0]
         if not isinstance(parsed, dict):
@@ -110,11 +114,12 @@ class Answer:
                 if self.whole:
                     self._take_whole(parsed)
                 else:
-                    self._take_chunk(arrived_ns, parsed, data)
+                    return self._take_chunk(arrived_ns, parsed)
             except (AttributeError, KeyError, IndexError, TypeError, ValueError):
                 self.fail(_unreadable("an object of unknown form", data or repr(parsed).encode()))
+        return None
 
-    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any], data: bytes, /) -> None:
+    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
         raise NotImplementedError
 
     def _take_whole(self, answer: dict[str, Any]) -> None:

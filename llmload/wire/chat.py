@@ -1,7 +1,7 @@
 """OpenAI's chat completions: requests as the scenario sets them, answers as engines really give them."""
 
 from array import array
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import orjson
@@ -11,8 +11,6 @@ from llmload.wire.answer import Answer, TokenCounts
 from llmload.wire.client import ClientSettings
 from llmload.wire.failure import request_error
 from llmload.workload.conversation import Prompt
-
-_NEVER: Final = b"\0"
 
 
 class ChatDialect:
@@ -47,31 +45,15 @@ class ChatDialect:
 
 
 class ChatAnswer(Answer):
-    """
-    An answer in chat chunks, or as one `chat.completion`.
+    """An answer in chat chunks, or as one `chat.completion`."""
 
-    Neighbouring chunks differ in nothing but their text. So a chunk that was parsed and held nothing but text
-    leaves its frame, the bytes before and after that text; a later event in the same frame, whose text needs no
-    unescaping, says the same and is counted without being parsed.
-    """
-
-    __slots__ = ("_after", "_before", "_totals", "_usage", "_usage_is_last")
+    __slots__ = ("_totals", "_usage", "_usage_is_last")
 
     def __init__(self) -> None:
         super().__init__()
-        self._before = self._after = _NEVER
         self._usage: dict[str, Any] | None = None
         self._usage_is_last = False
         self._totals = array("q")
-
-    def take_event(self, arrived_ns: int, kind: bytes, data: bytes) -> None:
-        """Take an event of a stream: its type, its data and the monotonic ns at which its last byte arrived."""
-        if data.startswith(self._before) and data.endswith(self._after):
-            text = data[len(self._before) : len(data) - len(self._after)]
-            if text and b'"' not in text and b"\\" not in text:
-                self.chunk_ns.append(arrived_ns)
-                return
-        super().take_event(arrived_ns, kind, data)
 
     def counts(self) -> TokenCounts:
         """Return the tokens counted so far: usage first, usage on chunks next, then the number of chunks."""
@@ -95,7 +77,7 @@ class ChatAnswer(Answer):
         totals = np.array([0, *self._totals], dtype=np.int64)
         return totals[1:] - totals[:-1]
 
-    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any], data: bytes, /) -> None:
+    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
         text: Any = None
         for choice in chunk.get("choices") or ():
             text = text or _text_of(choice)
@@ -108,8 +90,7 @@ class ChatAnswer(Answer):
             self.chunk_ns.append(arrived_ns)
             if usage and isinstance(usage.get("completion_tokens"), int):
                 self._totals.append(usage["completion_tokens"])
-            elif data and not self.finished and isinstance(text, str):
-                self._learn_frame(text, data)
+        return text if isinstance(text, str) and not usage and not self.finished else None
 
     def _take_whole(self, answer: dict[str, Any]) -> None:
         choices = answer["choices"]
@@ -124,13 +105,6 @@ class ChatAnswer(Answer):
         self.finish_reason = reason if isinstance(reason, str) else str(reason)
         if reason == "error":
             self.fail(request_error(ErrorType.ENGINE_ERROR, "finish_reason is error", http_status=200))
-
-    def _learn_frame(self, text: str, data: bytes) -> None:
-        quoted = b'"' + text.encode("utf-8", "replace") + b'"'
-        if data.count(quoted) == 1:
-            at = data.index(quoted) + 1
-            self._before = data[:at]
-            self._after = data[at + len(quoted) - 2 :]
 
 
 def _text_of(choice: dict[str, Any]) -> Any:

@@ -154,10 +154,8 @@ class Exchange:
     def _read(self) -> None:
         connection = self._connection
         response = self.response
-        for _ in range(_READS_A_TURN):
-            data = connection.receive()
-            if not data:
-                return
+        reads = 0
+        while data := connection.receive():
             if not connection.stamped:
                 self._unstamped = True
             response.feed(data, connection.arrived_ns)
@@ -166,7 +164,8 @@ class Exchange:
                 return
             if response.waiting_bytes > _UNDERSTAND_BYTES and not self._queued:
                 self._queue()
-            if len(data) < READ_BYTES:
+            reads += 1
+            if len(data) < READ_BYTES or reads == _READS_A_TURN:
                 return
 
     def _write(self) -> None:

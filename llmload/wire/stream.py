@@ -8,6 +8,7 @@ Event = tuple[bytes, bytes]
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _BOM: Final = b"\xef\xbb\xbf"
+_CR: Final = ord("\r")
 
 
 class EventDecoder:
@@ -19,7 +20,7 @@ class EventDecoder:
     for clients that reconnect, and are skipped.
     """
 
-    __slots__ = ("_after_cr", "_at_boundary", "_data", "_partial", "_started", "_type")
+    __slots__ = ("_after_cr", "_data", "_partial", "_started", "_type", "at_boundary")
 
     def __init__(self) -> None:
         self._partial: list[bytes] = []
@@ -27,24 +28,20 @@ class EventDecoder:
         self._type = b""
         self._after_cr = False
         self._started = False
-        self._at_boundary = False
+        self.at_boundary = False
+        """Whether a new event starts with the next piece, and everything before it is told."""
 
     def feed(self, piece: bytes) -> list[Event]:
         """Return the events that this piece completes."""
-        if self._at_boundary and piece.endswith(b"\n\n") and b"\r" not in piece:
-            if piece.startswith(b"data:") and piece.find(b"\n") == len(piece) - 2:
-                return [(b"", piece[6:-2] if piece.startswith(b" ", 5) else piece[5:-2])]
+        if self.at_boundary and piece.endswith(b"\n\n") and _CR not in piece:
             return self._feed_lines(piece[:-1].split(b"\n"))
-        return self._feed_any(piece)
-
-    def _feed_any(self, piece: bytes) -> list[Event]:
         if self._after_cr and piece.startswith(b"\n"):
             piece = piece[1:]
             self._after_cr = False
         if not piece:
             return []
         self._after_cr = piece.endswith(b"\r")
-        self._at_boundary = False
+        self.at_boundary = False
         lines = _LINE_END.split(piece)
         last = lines.pop()
         if not lines:
@@ -57,7 +54,7 @@ class EventDecoder:
             self._started = True
             lines[0] = lines[0].removeprefix(_BOM)
         events = self._feed_lines(lines)
-        self._at_boundary = not (self._partial or self._data or self._type or self._after_cr)
+        self.at_boundary = not (self._partial or self._data or self._type or self._after_cr)
         return events
 
     def _feed_lines(self, lines: list[bytes]) -> list[Event]:

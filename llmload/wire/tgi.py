@@ -53,12 +53,13 @@ class TgiAnswer(Answer):
             prompt = len(self._details["prefill"])
         return TokenCounts(prompt=prompt, output=output, source=TokenSource.DETAILS)
 
-    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any], _data: bytes, /) -> None:
+    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
         token = chunk.get("token")
         if token and token.get("text") and not token.get("special"):
             self.chunk_ns.append(arrived_ns)
         if chunk.get("generated_text") is not None or chunk.get("details"):
             self._take_details(chunk)
+        return None
 
     def _take_whole(self, answer: dict[str, Any]) -> None:
         if "generated_text" not in answer:
