@@ -11,7 +11,8 @@ from llmload.report.run_folder import SUMMARY, RunFolder
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option("--seed-tables", is_flag=True, help="Markdown: engines as columns, models as rows, best in bold.")
 @click.option("--json", "as_json", is_flag=True, help="The summaries as a JSON list.")
-def report(folders: tuple[Path, ...], *, seed_tables: bool, as_json: bool) -> None:
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw the terminal's view into an SVG file.")
+def report(folders: tuple[Path, ...], *, seed_tables: bool, as_json: bool, svg: Path | None) -> None:
     """
     Show finished runs, given by their folders.
 
@@ -19,7 +20,8 @@ def report(folders: tuple[Path, ...], *, seed_tables: bool, as_json: bool) -> No
     Examples:
       llmload report runs/*
       llmload report runs/* --seed-tables > tables.md
-      llmload report runs/20260101-120000-demo-1a2b --json
+      llmload report runs/* --json
+      llmload report runs/* --svg runs.svg
     """
     runs = [RunFolder(folder) for folder in folders]
     if seed_tables:
@@ -33,5 +35,8 @@ def report(folders: tuple[Path, ...], *, seed_tables: bool, as_json: bool) -> No
     else:
         from llmload.report.tables import console, run_report
 
+        terminal = console(record=svg is not None)
         for run in runs:
-            console().print(run_report(run.read(SUMMARY)))
+            terminal.print(run_report(run.read(SUMMARY)))
+        if svg is not None:
+            terminal.save_svg(str(svg), title="llmload report")

@@ -14,10 +14,10 @@ COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
 STYLES: Final = {"VALID": "bold green", "DEGRADED": "bold yellow", "INVALID": "bold red"}
 
 
-def console() -> Console:
+def console(*, record: bool = False) -> Console:
     """Return a console as wide as the terminal, or wide enough for the tables where there is none."""
-    plain = Console(highlight=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+    plain = Console(highlight=False, record=record)
+    return plain if plain.is_terminal else Console(highlight=False, record=record, width=PLAIN_WIDTH)
 
 
 def number(value: float | None, digits: int = 2) -> str:

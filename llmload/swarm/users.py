@@ -7,11 +7,14 @@ from typing import Any, ClassVar, Final
 import gevent
 from gevent import GreenletExit
 
-from llmload.measure.record import RequestRecord
+from llmload.measure.record import ErrorType, RequestRecord
 from llmload.swarm.run import Run
 from llmload.swarm.session import censored
 
 REST_S: Final = 3600.0
+ABSENT: Final = frozenset({ErrorType.DNS, ErrorType.CONNECT_REFUSED, ErrorType.CONNECT_FAILED, ErrorType.TLS})
+ABSENT_PAUSE_S: Final = 1.0
+"""An engine that is not there is asked once a second by each user: no pause would only fill the disk with failures."""
 
 
 class RequestFailedError(Exception):
@@ -44,6 +47,8 @@ class ChatUser(User):
                 return
             if censored(record):
                 raise GreenletExit
+            if record.error is not None and record.error.type in ABSENT:
+                gevent.sleep(ABSENT_PAUSE_S)
             if not record.ok:
                 return  # the turns after a lost answer would not be what a user sends
 
