@@ -3,9 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from llmload.vram.decoders import DECODERS, decoder_only, intermediate_size, stated_head_dim
+from llmload.vram.decoders import decoder_only, intermediate_size, stated_head_dim
 from llmload.vram.hf_config import HfConfig
 from llmload.vram.model import Attention, Dense, Layer, ModelSpec
+from llmload.vram.quantisation import declared_format
+from llmload.vram.traits import DECODERS, TWINS
+
+# What a multimodal config states beside its language model, and means for it.
+_OUTER_KEYS = ("tie_word_embeddings", "quantization_config", "dtype", "torch_dtype")
 
 
 def model_from_config(config: HfConfig, name: str) -> ModelSpec:
@@ -15,10 +20,13 @@ def model_from_config(config: HfConfig, name: str) -> ModelSpec:
     Raises ConfigError, naming file, key and value, for an architecture that is not known: it is never guessed.
     """
     inner = config.values.get("text_config")
-    uncounted: tuple[str, ...] = ()
-    if isinstance(inner, Mapping) and config.values.get("model_type") not in _BUILDERS:
-        uncounted = tuple(key for key in ("vision_config", "audio_config") if config.values.get(key))
-        outer = {k: config.values[k] for k in ("tie_word_embeddings", "quantization_config") if k in config.values}
+    uncounted = tuple(key for key in ("vision_config", "audio_config") if config.values.get(key))
+    if isinstance(inner, Mapping) and (inner.get("model_type") in _BUILDERS or config.model_type not in _BUILDERS):
+        outer = {
+            k: config.values[k]
+            for k in ("tie_word_embeddings", "quantization_config", "dtype", "torch_dtype")
+            if k in config.values
+        }
         config = HfConfig({**outer, **inner}, f"{config.source}, text_config")
     build = _BUILDERS.get(config.model_type)
     if build is None:
@@ -28,7 +36,8 @@ def model_from_config(config: HfConfig, name: str) -> ModelSpec:
         )
     declared = config.values.get("quantization_config")
     method = declared.get("quant_method") if isinstance(declared, Mapping) else None
-    return replace(build(config, name), uncounted=uncounted, quantisation=method)
+    form = declared_format(config.values)
+    return replace(build(config, name), uncounted=uncounted, quantisation=method, weight_format=form)
 
 
 def _falcon(config: HfConfig, name: str) -> ModelSpec:
@@ -107,7 +116,7 @@ def _t5(config: HfConfig, name: str) -> ModelSpec:
 
 
 _BUILDERS: Mapping[str, Callable[[HfConfig, str], ModelSpec]] = {
-    **dict.fromkeys(DECODERS, decoder_only),
+    **dict.fromkeys((*DECODERS, *TWINS), decoder_only),
     "falcon": _falcon,
     "mpt": _mpt,
     "t5": _t5,

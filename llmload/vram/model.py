@@ -64,6 +64,12 @@ class Experts:
     bias: bool = False
     router_bias: bool = False
     shared: Dense | None = None
+    router_outputs: int | None = None  # None: one an expert; a rank with a share of the experts has the whole router
+
+    @property
+    def outputs(self) -> int:
+        """Experts the router chooses from, wherever they are held."""
+        return self.count if self.router_outputs is None else self.router_outputs
 
 
 Mixer = Attention | LatentAttention | LinearAttention
@@ -98,6 +104,7 @@ class ModelSpec:
     lm_head_bias: bool = False
     norm_bias: bool = False  # layer norms carry a bias, RMS norms do not
     quantisation: str | None = None  # as the config declares it
+    weight_format: str | None = "bf16"  # what that is in WEIGHT_FORMATS; None: a quantisation that is not known
     uncounted: tuple[str, ...] = ()  # parts of a multimodal config outside the language model
 
     @property

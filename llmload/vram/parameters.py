@@ -129,7 +129,7 @@ def _routed(block: FeedForward, hidden: int) -> int:
 
 
 def _chosen(block: FeedForward, hidden: int) -> int:
-    return block.per_token * _expert(block, hidden) if isinstance(block, Experts) else 0
+    return min(block.per_token, block.count) * _expert(block, hidden) if isinstance(block, Experts) else 0
 
 
 def _expert(block: Experts, hidden: int) -> int:
@@ -137,4 +137,4 @@ def _expert(block: Experts, hidden: int) -> int:
 
 
 def _router(block: FeedForward, hidden: int) -> int:
-    return block.count * (hidden + block.router_bias) if isinstance(block, Experts) else 0
+    return block.outputs * (hidden + block.router_bias) if isinstance(block, Experts) else 0
