@@ -1,0 +1,107 @@
+"""How fast a deployment can be at best: each step reads the weights and the cache once, each token is computed once."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import median
+
+from llmload.errors import ConfigError
+from llmload.vram.gpus import Gpu
+from llmload.vram.kv_cache import KV_ELEMENT_BYTES, KvCache
+from llmload.vram.model import Experts, ModelSpec
+from llmload.vram.parameters import count_parameters
+from llmload.vram.weights import WEIGHT_FORMATS, weights_bytes
+
+_PEERS_NEEDED = 4
+_FAR_FROM_PEERS = 5.0  # deviations; for normal scatter that is 1 in 1,000
+_LOW_BESIDE_PEERS = 2 / 3
+
+
+def decode_step_bytes(
+    model: ModelSpec, *, weight_format: str = "bf16", kv_dtype: str = "bf16", context_tokens: int = 0, batch: int = 1
+) -> float:
+    """
+    Bytes that one decoding step of a batch reads from memory, over all GPUs: weights once, each sequence's cache.
+
+    Of an untied input embedding only the rows of the batch are read; of experts those that some token chose, chosen at
+    random. Raises ConfigError for a format that is not known. Source: Pope et al. 2022, section 2.
+    """
+    if weight_format not in WEIGHT_FORMATS:
+        raise ConfigError(f"precision {weight_format!r} is not known; known: {', '.join(WEIGHT_FORMATS)}")
+    counts = count_parameters(model)
+    looked_up = counts.embed if counts.lm_head else 0
+    read = replace(
+        counts,
+        embed=counts.embed - looked_up + (batch * model.hidden_size if looked_up else 0),
+        experts=round(counts.experts * _share_of_experts_read(model, batch)),
+    )
+    cache = KvCache(model=model, element_bytes=KV_ELEMENT_BYTES[kv_dtype])
+    return weights_bytes(read, WEIGHT_FORMATS[weight_format]) + batch * cache.sequence_bytes(context_tokens)
+
+
+def decode_bound_tokens_per_s(
+    model: ModelSpec,
+    gpu: Gpu,
+    *,
+    gpus: int = 1,
+    weight_format: str = "bf16",
+    kv_dtype: str = "bf16",
+    context_tokens: int = 0,
+    batch: int = 1,
+) -> float:
+    """
+    The most tokens a second that a batch of sequences can decode, all together, on so many GPUs with one copy.
+
+    bound = batch x GPUs x bandwidth / bytes a step, or the arithmetic's limit where that is lower. The source is the
+    roofline model (Williams et al. 2009) on the card's data sheet.
+    """
+    step_bytes = decode_step_bytes(
+        model, weight_format=weight_format, kv_dtype=kv_dtype, context_tokens=context_tokens, batch=batch
+    )
+    by_memory = batch * gpus * gpu.bandwidth_gb_per_s * 1e9 / step_bytes
+    by_arithmetic = prefill_bound_tokens_per_s(model, gpu, gpus=gpus)
+    return by_memory if by_arithmetic is None else min(by_memory, by_arithmetic)
+
+
+def prefill_bound_tokens_per_s(model: ModelSpec, gpu: Gpu, *, gpus: int = 1) -> float | None:
+    """The most prompt tokens a second, 2 operations an active parameter; None where the card's speed is unknown."""
+    if gpu.tensor_16bit_tflops is None:
+        return None
+    counts = count_parameters(model)
+    computed = counts.active - (counts.embed if counts.lm_head else 0)
+    return gpus * gpu.tensor_16bit_tflops * 1e12 / (2 * computed)
+
+
+def mbu(measured_tokens_per_s: float, bound_tokens_per_s: float) -> float:
+    """Memory bandwidth utilisation: the share of the bound that was measured; more than 1 cannot be."""
+    return measured_tokens_per_s / bound_tokens_per_s
+
+
+def implausible(utilization: float, peers: Sequence[float] = ()) -> str | None:
+    """
+    Why a bandwidth utilisation cannot be believed as it stands, in a sentence; None where it can.
+
+    Above 1 it is impossible. Far below its peers (other models under the same engine and cards, without itself) it is
+    doubtful: by more than five median deviations, and below two thirds of their median. Fewer than four peers tell
+    nothing.
+    """
+    if utilization > 1:
+        return f"{utilization:.0%} of the bandwidth bound: faster than the weights can be read"
+    if len(peers) < _PEERS_NEEDED:
+        return None
+    middle = median(peers)
+    deviation = median(abs(peer - middle) for peer in peers)
+    if utilization < _LOW_BESIDE_PEERS * middle and middle - utilization > _FAR_FROM_PEERS * deviation:
+        return f"{utilization:.1%} of the bandwidth bound, where its peers have {min(peers):.0%} to {max(peers):.0%}"
+    return None
+
+
+def _share_of_experts_read(model: ModelSpec, batch: int) -> float:
+    """The share of all expert weights that a batch touches: 1 - (1 - k/E)^batch of each layer's."""
+    size, read = 0.0, 0.0
+    for block, layers in Counter(layer.feed_forward for layer in model.layers).items():
+        if isinstance(block, Experts):
+            weight = layers * block.count * block.intermediate_size
+            size += weight
+            read += weight * (1 - (1 - block.per_token / block.count) ** batch)
+    return read / size if size else 0.0
