@@ -11,7 +11,7 @@ from llmload.report.run_folder import SUMMARY, RunFolder
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option("--seed-tables", is_flag=True, help="Markdown: engines as columns, models as rows, best in bold.")
 @click.option("--json", "as_json", is_flag=True, help="The summaries as a JSON list.")
-@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw the terminal's view into an SVG file.")
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw what the terminal shows.")
 def report(folders: tuple[Path, ...], *, seed_tables: bool, as_json: bool, svg: Path | None) -> None:
     """
     Show finished runs, given by their folders.

@@ -1,0 +1,134 @@
+"""Finished runs shown: the original document's tables from any number of folders, and one line for what is missing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from llmload.cli.main import main
+
+
+def write_run(
+    folder: Path,
+    engine: str,
+    model: str,
+    value: float | None,
+    *,
+    protocol: str | None = "speed",
+    simulated: bool = False,
+    reasons: tuple[str, ...] = (),
+) -> Path:
+    folder.mkdir()
+    summary: dict[str, Any] = {
+        "run_id": folder.name,
+        "scenario": "s",
+        "engine": engine,
+        "model": model,
+        "users": 1,
+        "simulated": simulated,
+        "requests": {"started": 3, "completed": 3, "failed": 0, "censored": 0, "errors": {}},
+        "window_s": 10.0,
+        "requests_per_min": value if protocol == "throughput" else 18.0,
+        "output_tokens": None,
+        "output_tokens_per_s": None,
+        "request_output_tokens_per_s": None if value is None else {"mean": value},
+        "ttft_s": None,
+        "itl_s": None,
+        "tpot_s": None,
+        "e2e_s": {"mean": 1.5, "p50": 1.5, "p90": 1.5, "p95": 1.5, "p99": 1.5, "max": 1.5, "count": 3},
+        "token_source": "usage",
+        "stamp_source": "kernel",
+        "finish_reasons": {"stop": 3},
+        "verdict": {
+            "level": "DEGRADED" if reasons else "VALID",
+            "reasons": [{"level": "DEGRADED", "text": text} for text in reasons],
+        },
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    manifest = {"scenario": {"scenario": {"protocol": protocol}}, "simulated": simulated}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def report(*arguments: object) -> str:
+    result = CliRunner().invoke(main, ["report", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_engines_are_columns_models_rows_and_the_best_is_bold(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / "1", "vLLM", "mpt-7b-chat", 84.366),
+        write_run(tmp_path / "2", "TGI", "mpt-7b-chat", 67.16),
+        write_run(tmp_path / "3", "Transformers", "falcon-7b", 25.1),
+        write_run(tmp_path / "4", "vLLM", "llama2-70b-chat", 14.4, protocol="throughput"),
+        write_run(tmp_path / "5", "Transformers", "llama2-70b-chat", 0.6, protocol="throughput"),
+    ]
+
+    text = report(*runs, "--seed-tables")
+
+    assert "Engine      | Transformers | vLLM      | TGI" in text
+    assert "mpt-7b-chat |              | **84.37** | 67.16" in text
+    assert "falcon-7b   | 25.10        |           |" in text
+    assert "llama2-70b-chat | 0.6          | **14.4** |" in text
+
+
+def test_several_runs_of_a_cell_give_their_median(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / str(i), "vLLM", "m", value) for i, value in enumerate((10.0, 30.0, 11.0))]
+
+    assert "m      |              | 11.00 |" in report(*runs, "--seed-tables")
+
+
+def test_equal_cells_are_both_best(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / engine, engine, "m", 5.0) for engine in ("vLLM", "TGI")]
+
+    assert report(*runs, "--seed-tables").count("**5.00**") == 2
+
+
+def test_what_spoils_a_cell_is_noted(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / "late", "vLLM", "m", 5.0, reasons=("event_loop_lag_p99_s 0.2 s, limit 0.05",)),
+        write_run(tmp_path / "none", "TGI", "m", None),
+        write_run(tmp_path / "stray", "TGI", "m", 1.0, protocol=None),
+    ]
+
+    text = report(*runs, "--seed-tables")
+
+    assert "- m on vLLM (late): DEGRADED: event_loop_lag_p99_s 0.2 s, limit 0.05." in text
+    assert "- m on TGI (none): nothing was measured." in text
+    assert "- m on TGI (stray): in no table, since its scenario names no protocol" in text
+
+
+def test_a_simulated_run_never_stands_in_a_real_engines_column(tmp_path: Path) -> None:
+    text = report(write_run(tmp_path / "1", "vLLM", "m", 5.0, simulated=True), "--seed-tables")
+
+    assert "| vLLM (simulated engine)" in text
+    assert "m      |              |      |     | 5.00" in text
+    assert "not of any real engine" in text
+
+
+def test_a_run_is_shown_with_what_is_unknown_as_n_a(tmp_path: Path) -> None:
+    text = report(write_run(tmp_path / "1", "vLLM", "m", None))
+
+    assert "TTFT" in text
+    assert "n/a" in text
+    assert "1,500" in text
+
+
+def test_the_view_can_be_drawn(tmp_path: Path) -> None:
+    report(write_run(tmp_path / "1", "vLLM", "m", 5.0), "--svg", tmp_path / "x.svg")
+
+    assert (tmp_path / "x.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize("missing", ["summary.json", "manifest.json"])
+def test_a_folder_that_is_no_finished_run_is_one_line_and_exit_code_2(tmp_path: Path, missing: str) -> None:
+    run = write_run(tmp_path / "1", "vLLM", "m", 5.0)
+    (run / missing).unlink()
+
+    result = CliRunner().invoke(main, ["report", str(run), "--seed-tables"])
+
+    assert result.exit_code == 2
+    assert f"1/{missing}: no such file" in result.output
