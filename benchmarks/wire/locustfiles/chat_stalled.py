@@ -1,0 +1,35 @@
+"""Chat users in a process that stands still for 200 ms of every second: what a busy load generator does, on purpose."""
+
+from locust import events
+
+from typing import Final
+
+import gevent
+from gevent.monkey import get_original
+
+from llmload.swarm.run import Run
+from llmload.swarm.users import ChatUser
+
+PERIOD_S: Final = 1.0
+STALL_S: Final = 0.2
+stand_still = get_original("time", "sleep")
+
+
+class Chat(ChatUser):
+    """Replays the scenario's prompts, one request in flight per user."""
+
+    run_of_llmload = Run(events)
+
+
+def stall(**_: object) -> None:
+    """Let the process stand still again and again from now on."""
+    gevent.spawn(_stall)
+
+
+def _stall() -> None:
+    while True:
+        gevent.sleep(PERIOD_S - STALL_S)
+        stand_still(STALL_S)
+
+
+events.test_start.add_listener(stall)
