@@ -34,7 +34,8 @@ class ClientSettings:
     include_usage: bool | None = None
     """Whether `stream_options.include_usage` is sent: None sends it whenever `stream` is true."""
     api_key: str | None = field(default=None, repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers besides our own, or in their place; they may be secrets, so they are not shown either."""
     timeouts: Timeouts = Timeouts()
     retries: int = 0
     """How often a failed request is sent again; every retry is counted in its record."""

@@ -8,7 +8,7 @@ from typing import Final
 from llmload.wire.clock import ArrivalClock
 from llmload.wire.tls import TlsLayer
 
-READ_BYTES: Final = 65_536
+READ_BYTES: Final = 32_768
 
 _SO_TIMESTAMPING: Final = 37
 _SOF_RX_SOFTWARE: Final = 1 << 3

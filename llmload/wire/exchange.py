@@ -18,7 +18,8 @@ from llmload.wire.reactor import Reactor
 from llmload.wire.response import Response
 
 _UNDERSTAND_BYTES: Final = 16_384
-_READS_A_TURN: Final = 16
+_MOST_WAITING_BYTES: Final = 65_536
+"""A stream that comes faster than it is understood waits in the kernel: memory stays bounded."""
 
 
 class Exchange:
@@ -154,7 +155,8 @@ class Exchange:
     def _read(self) -> None:
         connection = self._connection
         response = self.response
-        reads = 0
+        if self._queued and response.waiting_bytes > _MOST_WAITING_BYTES:
+            return
         while data := connection.receive():
             if not connection.stamped:
                 self._unstamped = True
@@ -164,8 +166,7 @@ class Exchange:
                 return
             if response.waiting_bytes > _UNDERSTAND_BYTES and not self._queued:
                 self._queue()
-            reads += 1
-            if len(data) < READ_BYTES or reads == _READS_A_TURN:
+            if len(data) < READ_BYTES or response.waiting_bytes > _MOST_WAITING_BYTES:
                 return
 
     def _write(self) -> None:

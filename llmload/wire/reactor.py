@@ -57,9 +57,10 @@ class Reactor:
         self._running = False
         self.clock = ArrivalClock()
         # The kernel stamps packets while any socket asks for it: this one keeps it from pausing in between.
-        self._stamp_keeper: socket.socket = monkey.get_original("socket", "socket")(socket.AF_INET, socket.SOCK_DGRAM)
-        self.kernel_stamps = ask_for_stamps(self._stamp_keeper)
-        if not self.kernel_stamps:
+        keeper = monkey.get_original("socket", "socket")(socket.AF_INET, socket.SOCK_DGRAM)
+        kernel_stamps = ask_for_stamps(keeper)
+        self._stamp_keeper: int = keeper.detach()
+        if not kernel_stamps:
             self._watcher = self._hub.loop.io(self._poller.fileno(), 1)
 
     @property
@@ -98,7 +99,7 @@ class Reactor:
         if self._watcher is not None:
             self._watcher.close()
         self._poller.close()
-        self._stamp_keeper.close()
+        os.close(self._stamp_keeper)
 
     def _start(self) -> None:
         self._running = True

@@ -67,7 +67,7 @@ def _from_transport(error: Exception) -> RequestError:
 
 
 def _from_protocol(said: str) -> RequestError:
-    if "without sending" in said:
+    if "without sending a response" in said:
         return request_error(ErrorType.RESET, "the connection was closed before an answer")
     if "peer closed connection" in said or "incomplete" in said:
         return request_error(ErrorType.INCOMPLETE, "the connection was closed within the answer")

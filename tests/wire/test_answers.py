@@ -1,0 +1,202 @@
+"""What events say, and that an event known by its frame says the same as one that was decoded."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmload.measure.record import ErrorType, TokenSource
+from llmload.wire.answer import Answer
+from llmload.wire.body import EventsBody
+from llmload.wire.chat import ChatAnswer, ChatDialect
+from llmload.wire.client import ClientSettings
+from llmload.wire.stream import EventDecoder
+from llmload.wire.tgi import TgiAnswer, TgiDialect, generate_parameters
+from llmload.workload.conversation import Prompt, as_message
+
+
+def chat_event(delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
+    chunk = {"id": "a", "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}], **more}
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
+def facts(answer: Answer) -> tuple[Any, ...]:
+    return answer.chunk_ns.tolist(), answer.counts(), answer.finish_reason, answer.finished, answer.error
+
+
+def by_frames(answer: Answer, pieces: list[bytes]) -> tuple[Any, ...]:
+    body = EventsBody(answer)
+    for moment, piece in enumerate(pieces):
+        body.take(moment, piece)
+    body.end()
+    return facts(answer)
+
+
+def by_decoding(answer: Answer, pieces: list[bytes]) -> tuple[Any, ...]:
+    decoder = EventDecoder()
+    for moment, piece in enumerate(pieces):
+        for kind, data in decoder.feed(piece):
+            answer.take_event(moment, kind, data)
+    return facts(answer)
+
+
+TEXTS = st.one_of(
+    st.sampled_from(["a", " b", "", '"', "\\", "\n", "stop", "content", "null", "a"]), st.text(max_size=4)
+)
+DELTAS = st.one_of(
+    TEXTS.map(lambda text: {"content": text}),
+    TEXTS.map(lambda text: {"content": None, "reasoning_content": text}),
+    TEXTS.map(lambda text: {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}),
+    st.just({"role": "assistant", "content": ""}),
+    st.just({}),
+)
+EVENTS = st.builds(
+    chat_event,
+    DELTAS,
+    st.sampled_from([None, None, None, None, "stop"]),
+    usage=st.sampled_from([None, None, None, {"completion_tokens": 3}]),
+)
+
+
+@given(events=st.lists(EVENTS, max_size=20), data=st.data())
+def test_frames_change_nothing(events: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(events) + b"data: [DONE]\n\n"
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=4)))
+    ends = sorted({sum(map(len, events[:number])) for number in range(len(events) + 1)} | set(cuts))
+    pieces = [stream[start:end] for start, end in zip([0, *ends], [*ends, len(stream)], strict=True)]
+
+    assert by_frames(ChatAnswer(), pieces) == by_decoding(ChatAnswer(), pieces)
+
+
+def test_an_event_in_a_known_frame_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = ChatAnswer()
+    body = EventsBody(answer)
+    body.take(1, chat_event({"content": ""}))
+    body.take(2, chat_event({"content": "one"}))
+    monkeypatch.setattr(ChatAnswer, "take_event", None)
+    body.take(3, chat_event({"content": "two"}))
+
+    assert answer.chunk_ns.tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "message"),
+    [
+        ({"error": {"message": "m" * 900}}, ErrorType.ENGINE_ERROR, "m" * 500),
+        ({"error": "out of\nmemory"}, ErrorType.ENGINE_ERROR, "out of memory"),
+        ({"error": {"code": 7}}, ErrorType.ENGINE_ERROR, '{"code":7}'),
+        ({"detail": [{"msg": "one"}, {"msg": "two"}]}, ErrorType.ENGINE_ERROR, "one; two"),
+        ({"object": "error", "message": "old form", "code": 400}, ErrorType.ENGINE_ERROR, "old form"),
+        ({"choices": [{"delta": "text"}]}, ErrorType.NOT_JSON, "an object of unknown form"),
+        ({"choices": 3}, ErrorType.NOT_JSON, "an object of unknown form"),
+    ],
+)
+def test_errors_in_events(said: dict[str, Any], kind: ErrorType, message: str) -> None:
+    answer = ChatAnswer()
+    answer.take_event(1, b"", orjson.dumps(said))
+
+    assert answer.error is not None
+    assert answer.error.type is kind
+    assert answer.error.message.startswith(message)
+    assert len(answer.error.message) <= 500
+
+
+def test_an_event_named_error_is_one() -> None:
+    answer = ChatAnswer()
+    answer.take_event(1, b"error", b"the worker died")
+
+    assert answer.error is not None
+    assert (answer.error.type, answer.error.message) == (ErrorType.ENGINE_ERROR, "the worker died")
+
+
+@pytest.mark.parametrize("said", [{"type": "ping"}, {"choices": None}, {"error": None, "choices": []}])
+def test_events_that_say_nothing_are_no_errors(said: dict[str, Any]) -> None:
+    answer = ChatAnswer()
+    answer.take_event(1, b"", orjson.dumps(said))
+
+    assert answer.error is None
+    assert not answer.chunk_ns
+
+
+@pytest.mark.parametrize(
+    ("usage", "cached", "reasoning"),
+    [
+        ({"prompt_tokens_details": {"cached_tokens": 3}}, 3, None),
+        ({"prompt_tokens_details": None, "completion_tokens_details": {"reasoning_tokens": 2}}, None, 2),
+        ({"prompt_cache_hit_tokens": 5, "reasoning_tokens": 4}, 5, 4),
+        ({"prompt_tokens_details": {"cached_tokens": 0}}, 0, None),
+    ],
+)
+def test_details_of_usage(usage: dict[str, Any], cached: int | None, reasoning: int | None) -> None:
+    answer = ChatAnswer()
+    answer.take_event(1, b"", orjson.dumps({"choices": [], "usage": {"completion_tokens": 9} | usage}))
+
+    assert (answer.counts().output, answer.counts().cached, answer.counts().reasoning) == (9, cached, reasoning)
+
+
+def test_usage_that_ends_the_answer_counts_as_usage() -> None:
+    answer = ChatAnswer()
+    for event in (chat_event({"content": "a"}, usage={"completion_tokens": 1}), chat_event({}, "stop")):
+        answer.take_event(1, b"", event[6:-2])
+    assert answer.counts().source is TokenSource.CHUNK_USAGE
+
+    answer.take_event(2, b"", b'{"choices":[],"usage":{"completion_tokens":2}}')
+    assert answer.counts().source is TokenSource.USAGE
+
+
+def test_several_tokens_a_chunk_are_one_chunk() -> None:
+    answer = ChatAnswer()
+    for total in (3, 7):
+        answer.take_event(total, b"", chat_event({"content": "many"}, usage={"completion_tokens": total})[6:-2])
+
+    tokens = answer.chunk_tokens()
+    assert tokens is not None
+    assert tokens.tolist() == [3, 4]
+
+
+def test_tgi_counts_chunks_where_the_engine_gives_no_details() -> None:
+    answer = TgiAnswer()
+    answer.take_event(1, b"", b'{"token":{"text":"a","special":false},"generated_text":null,"details":null}')
+    answer.take_event(2, b"", b'{"token":{"text":"b","special":false},"generated_text":"ab","details":null}')
+
+    assert answer.finished
+    assert (answer.counts().output, answer.counts().source) == (2, TokenSource.CHUNKS)
+
+
+def test_tgi_is_sent_one_text() -> None:
+    prompt = Prompt(
+        "1", (as_message("system", "Be brief."), as_message("user", "Hi"), as_message("assistant", "Hello"))
+    )
+    settings = ClientSettings(base_urls=("http://h",), model="m", api="tgi-generate", body={"max_tokens": 3})
+
+    assert orjson.loads(TgiDialect(settings).encode(prompt)) == {
+        "inputs": "Be brief.\n\nUser: Hi\n\nAssistant: Hello\n\nAssistant:",
+        "parameters": {"details": True, "max_new_tokens": 3},
+    }
+
+
+def test_tgi_is_sent_its_own_names() -> None:
+    fields = {"temperature": 0, "top_p": 1.0, "stop": "END", "seed": 7, "max_completion_tokens": 5, "watermark": True}
+
+    assert generate_parameters(fields) == {
+        "details": True,
+        "do_sample": False,
+        "stop": ["END"],
+        "seed": 7,
+        "max_new_tokens": 5,
+        "watermark": True,
+    }
+    assert generate_parameters({"temperature": 0.7, "top_p": 0.9})["temperature"] == 0.7
+
+
+def test_chat_sends_only_what_is_set() -> None:
+    prompt = Prompt("1", (as_message("user", "Hi"),))
+    settings = ClientSettings(base_urls=("http://h",), model="m", stream=False)
+
+    assert ChatDialect(settings).fields(prompt) == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": False,
+    }
