@@ -80,6 +80,18 @@ class Histogram:
         self.least = min(self.least, other.least)
         self.most = max(self.most, other.most)
 
+    def since(self, earlier: Self) -> Self:
+        """Return what was added since an earlier copy; its least and greatest are to within a bucket."""
+        part = type(self)()
+        part._counts = self._counts - earlier._counts
+        part.infinite = self.infinite - earlier.infinite
+        part.total = self.total - earlier.total
+        used = np.flatnonzero(part._counts)
+        if len(used):
+            part.least = 0.0 if used[0] == 0 else _LEAST * RATIO ** (int(used[0]) - 1)
+            part.most = _LEAST * RATIO ** int(used[-1])
+        return part
+
     def quantile(self, share: float, *, with_infinite: bool = False) -> float | None:
         """
         Return the value that `share` (0 to 1) of all values do not exceed, by nearest rank, at most 0.25 % off.

@@ -71,6 +71,7 @@ _COUNTS: Final = (
     "reconnects",
     "retries",
     "reused_prompts",
+    "arrived_tokens",
 )
 _TALLIES: Final = ("errors", "finish_reasons", "token_sources", "stamp_sources")
 
@@ -103,6 +104,8 @@ class RunTotals:
     retries: int = 0
     reused_prompts: int = 0
     window_tokens: float = 0.0
+    arrived_tokens: int = 0
+    """Output tokens of all complete answers, in the window or not."""
     uncounted_answers: int = 0
     """Answers in the window for which no output token count is known."""
     first_started_s: float | None = None
@@ -152,6 +155,7 @@ class RunTotals:
 
     def _add_answer(self, record: RequestRecord, window: Window, slo: Slo) -> None:
         self.completed += 1
+        self.arrived_tokens += record.output_tokens or 0
         if window.holds(record.done_ns):
             self.completed_in_window += 1
             self.good_in_window += slo.met_by(record)

@@ -25,6 +25,7 @@ from llmload.scenario import Scenario, load_scenario
 from llmload.swarm import loop_lag, options, printing, totals_channel
 from llmload.swarm.drain import ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, Roll, drain
 from llmload.swarm.interrupt import Interrupts
+from llmload.swarm.live import LiveView
 from llmload.swarm.preparation import Preparation
 from llmload.swarm.session import ABORT_GRACE_S, Session, Share
 from llmload.swarm.steering import WRONG_USE, Steering
@@ -62,6 +63,7 @@ class Run:
         self._session: Session | None = None
         self._steering: Steering | None = None
         self._collected: totals_channel.Collected | None = None
+        self.live: LiveView | None = None
         self._exhausted, self._drained = Roll(set()), Roll(set())
         self._helpers: list[Greenlet[..., Any]] = []
         events.init_command_line_parser.add_listener(self._on_command_line)
@@ -74,6 +76,11 @@ class Run:
         events.test_stopping.add_listener(self._on_test_stopping)
         events.test_stop.add_listener(self._on_test_stop)
         events.quit.add_listener(self._on_quit)
+
+    @property
+    def steering(self) -> Steering | None:
+        """What this node keeps of the run that it steers, or steered last; None where it has steered none."""
+        return self._steering
 
     @property
     def session(self) -> Session | None:
@@ -175,6 +182,8 @@ class Run:
             }
         else:
             self._start_session(scenario, workload, Share(index=0, count=1), self._steering.run_id)
+        self.live = LiveView(self._steering, self.totals, lambda: runner.user_count)
+        self._helpers.append(gevent.spawn(self.live.watch))
         if self._headless:
             self._helpers.append(gevent.spawn(printing.show_progress, self._steering, self.totals))
 

@@ -52,6 +52,16 @@ class Steering:
         """Whether the run measures a simulation."""
         return self.scenario.engine.name == "simulated" or bool(self._deployment and self._deployment.simulated)
 
+    @property
+    def stage(self) -> str:
+        """Where the run stands: `warm-up`, `measuring`, `draining` or `ended`."""
+        if self.summary is not None:
+            return "ended"
+        window, now_ns = self.span.window, time.monotonic_ns()
+        if window.end_ns is not None:
+            return "draining"
+        return "measuring" if window.start_ns is not None and now_ns >= window.start_ns else "warm-up"
+
     def open_folder(self) -> None:
         """Make the run folder with its manifest, so that a run that crashes can still be read."""
         self.folder.create()

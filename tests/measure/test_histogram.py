@@ -102,3 +102,12 @@ def test_a_report_of_400_000_gaps_is_a_few_kilobytes() -> None:
     histogram.add_many(np.random.default_rng(1).lognormal(-4.6, 0.5, 400_000))
 
     assert len(histogram.to_message()["counts"]) < 4_000
+
+
+@given(values, values)
+def test_what_was_added_since_a_copy_has_its_own_quantiles(before: list[float], after: list[float]) -> None:
+    earlier, now = of(before), of(before + after)
+    part = now.since(earlier)
+
+    assert part.count == len(after)
+    assert part.quantile(0.5) == pytest.approx(of(after).quantile(0.5), rel=0.006)

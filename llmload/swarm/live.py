@@ -1,0 +1,106 @@
+"""The run as it goes on: a point a second, of what the last ten seconds brought."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import gevent
+
+from llmload.measure.histogram import Histogram
+from llmload.measure.record import NS_PER_S
+from llmload.measure.totals import RunTotals
+from llmload.swarm.steering import Steering
+
+PERIOD_S: Final = 1.0
+SPAN_S: Final = 10.0
+"""What a point looks back on: longer than the three seconds between two reports of a worker."""
+POINTS_KEPT: Final = 3_600
+LATENCIES: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
+QUANTILES: Final = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+
+
+class LiveView:
+    """
+    Keeps the points of a run for charts and tables; `watch` fills it until killed.
+
+    A point is `{t_s, users, in_flight, requests_per_min, output_tokens_per_s, failed_per_min, ttft_s, itl_s, tpot_s,
+    e2e_s}`, the last four `{p50, p95, p99}` or None; what nothing is known of is None.
+    """
+
+    def __init__(self, steering: Steering, totals: Callable[[], RunTotals], users: Callable[[], int]) -> None:
+        self._steering, self._totals, self._users = steering, totals, users
+        self._past: deque[tuple[float, RunTotals]] = deque()
+        self._points: deque[dict[str, Any]] = deque(maxlen=POINTS_KEPT)
+
+    def watch(self) -> None:
+        """Add a point each second."""
+        while True:
+            gevent.sleep(PERIOD_S)
+            self.add_point()
+
+    def add_point(self) -> None:
+        """Add the point of this moment."""
+        now_s = (time.monotonic_ns() - self._steering.span.start_ns) / NS_PER_S
+        now = RunTotals()
+        now.merge(self._totals())
+        self._past.append((now_s, now))
+        while len(self._past) > 2 and self._past[1][0] <= now_s - SPAN_S:
+            self._past.popleft()
+        then_s, then = self._past[0]
+        self._points.append(self._point(now_s, now, now_s - then_s, then))
+
+    def _point(self, now_s: float, now: RunTotals, span_s: float, then: RunTotals) -> dict[str, Any]:
+        def per_s(name: str) -> float | None:
+            return (getattr(now, name) - getattr(then, name)) / span_s if span_s else None
+
+        def per_min(name: str) -> float | None:
+            rate = per_s(name)
+            return None if rate is None else rate * 60
+
+        return {
+            "t_s": now_s,
+            "users": self._users(),
+            "in_flight": now.in_flight,
+            "requests_per_min": per_min("completed"),
+            "failed_per_min": per_min("failed"),
+            "output_tokens_per_s": per_s("arrived_tokens"),
+            **{name: _quantiles(now.distributions[name].since(then.distributions[name])) for name in LATENCIES},
+        }
+
+    def points(self, after_s: float = -1.0) -> list[dict[str, Any]]:
+        """Return the points after a moment, in seconds since the run's start."""
+        return [point for point in self._points if point["t_s"] > after_s]
+
+    def state(self) -> dict[str, Any]:
+        """Return where the run stands: its names, counts, window figures so far, errors and verdict."""
+        totals, steering = self._totals(), self._steering
+        scenario = steering.scenario
+        window_s = steering.span.length_s(totals)
+        return {
+            "run_id": steering.run_id,
+            "scenario": scenario.scenario.name,
+            "engine": scenario.engine.column,
+            "model": scenario.model.name,
+            "simulated": steering.simulated,
+            "stage": steering.stage,
+            "elapsed_s": (time.monotonic_ns() - steering.span.start_ns) / NS_PER_S,
+            "users": self._users(),
+            "in_flight": totals.in_flight,
+            "started": totals.started,
+            "completed": totals.completed,
+            "failed": totals.failed,
+            "censored": totals.censored,
+            "errors": dict(totals.errors.most_common()),
+            "window_s": window_s,
+            "requests_per_min": totals.completed_in_window / window_s * 60 if window_s else None,
+            "output_tokens_per_s": totals.window_tokens / window_s if window_s else None,
+            **{name: _quantiles(totals.distributions[name]) for name in LATENCIES},
+            "verdict": steering.verdict(totals).to_dict(),
+        }
+
+
+def _quantiles(histogram: Histogram) -> dict[str, float | None] | None:
+    if not histogram.count:
+        return None
+    return {name: histogram.quantile(share) for name, share in QUANTILES.items()}
