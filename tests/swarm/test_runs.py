@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 from urllib.request import urlopen
 
@@ -22,22 +23,26 @@ def truth(log: Path) -> list[dict[str, Any]]:
 
 
 def test_known_delays_come_back_within_three_per_cent_at_8_users(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path
 ) -> None:
-    url = engine(**FIXED, slots=8).url
+    log = tmp_path / "truth.jsonl"
+    url = engine(**FIXED, slots=8, log=log).url
 
     ended = locust.run("--config", str(write_scenario(url, "users = 8\nrequests = 64")))
 
-    e2e_s = 0.1 + 31 * 0.02
     assert ended.code == 0, ended.err
-    summary = ended.summary
+    summary, written = ended.summary, truth(log)
+    first_s = mean([line["first_write_ns"] - line["received_ns"] for line in written]) / 1e9
+    answer_s = mean([line["last_write_ns"] - line["received_ns"] for line in written]) / 1e9
+    if answer_s == pytest.approx(0.1 + 31 * 0.02, rel=0.005):  # else the machine was too busy for the engine's schedule
+        first_s, answer_s = 0.1, 0.1 + 31 * 0.02
     assert summary["requests"]["completed"] == 64
-    assert summary["ttft_s"]["mean"] == pytest.approx(0.1, rel=0.03)
-    assert summary["tpot_s"]["mean"] == pytest.approx(0.02, rel=0.03)
+    assert summary["ttft_s"]["mean"] == pytest.approx(first_s, rel=0.03)
+    assert summary["tpot_s"]["mean"] == pytest.approx((answer_s - first_s) / 31, rel=0.03)
     assert summary["itl_s"]["p50"] == pytest.approx(0.02, rel=0.03)
-    assert summary["e2e_s"]["mean"] == pytest.approx(e2e_s, rel=0.03)
-    assert summary["request_output_tokens_per_s"]["mean"] == pytest.approx(32 / e2e_s, rel=0.03)
-    assert summary["requests_per_min"] == pytest.approx(8 / e2e_s * 60, rel=0.05)
+    assert summary["e2e_s"]["mean"] == pytest.approx(answer_s, rel=0.03)
+    assert summary["request_output_tokens_per_s"]["mean"] == pytest.approx(32 / answer_s, rel=0.03)
+    assert summary["requests_per_min"] == pytest.approx(8 / answer_s * 60, rel=0.05)
     assert summary["output_tokens"] == 64 * 32
     assert summary["token_source"] == "usage"
     assert summary["simulated"] is True
