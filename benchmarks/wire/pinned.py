@@ -1,6 +1,7 @@
 """A program held to one core, and what it used."""
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ def run_pinned(
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,
             preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
         )
         while True:
@@ -62,7 +63,7 @@ def run_pinned(
             if pid:
                 break
             if time.monotonic() - started_s > timeout_s:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 raise ClickException(f"{command[0]} was not done in {timeout_s:.0f} s\n{last_lines(output)}")
             memory += _sample(process.pid)
