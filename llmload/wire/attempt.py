@@ -73,7 +73,7 @@ def carry_out(
     Send the request until it succeeds, at most `retries` times again, and return its record.
 
     `send` fills in the attempt, and raises `AttemptError` or whatever killed its wait. A retry waits as long as
-    the engine asked for, or half a second and twice as long each time, at most 8 s.
+    the engine asked for, or else half a second and twice as long each time; at most 8 s.
     """
     retried = reconnects = 0
     while True:
@@ -105,8 +105,9 @@ def _try(attempt: Attempt, send: Callable[[Attempt], None]) -> None:
 def _pause(attempt: Attempt, retried: int) -> bool:
     """Wait before the next try; return whether there is to be one."""
     asked_s = attempt.error.retry_after_s if attempt.error is not None else None
+    pause_s = _FIRST_PAUSE_S * 2**retried if asked_s is None else asked_s
     try:
-        gevent.sleep(min(asked_s or _FIRST_PAUSE_S * 2**retried, _LONGEST_PAUSE_S))
+        gevent.sleep(min(pause_s, _LONGEST_PAUSE_S))
     except (GreenletExit, gevent.Timeout):
         attempt.censored = True
         attempt.done_ns = time.monotonic_ns()

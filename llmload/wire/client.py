@@ -12,12 +12,16 @@ Api = Literal["openai-chat", "tgi-generate"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How long each part of a request may take, in seconds; None: no limit."""
+    """How long each part of a request may take, in seconds; None: no limit. A limit is noticed within 0.1 s."""
 
     connect_s: float | None = 10.0
+    """To an open connection: the name, a proxy's tunnel and TLS included."""
     first_token_s: float | None = 120.0
+    """From sending to the first text of a streamed answer: an empty chunk or a comment is none."""
     between_tokens_s: float | None = 60.0
+    """Between two chunks with text, and from the last of them to the end."""
     total_s: float | None = 600.0
+    """From the start to the last byte, retries included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ _timespec = struct.Struct("qq").unpack_from
 
 
 def ask_for_stamps(sock: socket.socket) -> bool:
-    """Ask the kernel to stamp what the socket receives; return whether it will."""
+    """Ask the kernel to stamp what the socket receives; return whether it took the wish."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _SOF_RX_SOFTWARE | _SOF_SOFTWARE)
     except OSError:
@@ -71,8 +71,7 @@ class Connection:
 
     def send(self, data: bytes) -> bool:
         """Write as much as the kernel takes now and keep the rest; return whether all is written."""
-        self._unsent = memoryview(data if self._tls is None else self._tls.encrypt(data))
-        return self.send_rest()
+        return self._send_sealed(data if self._tls is None else self._tls.encrypt(data))
 
     def send_rest(self) -> bool:
         """Write more of what is kept; return whether all is written. Raises `OSError` for a broken connection."""
@@ -107,7 +106,10 @@ class Connection:
     def _decrypt(self, tls: TlsLayer, cipher: bytes) -> bytes:
         tls.take(cipher)
         plain = tls.decrypt()
-        own = tls.encrypt(b"") if self._unsent is None else b""
-        if own:  # the session's own messages, such as new keys; they fit into any socket's buffer
-            self._sock.send(own)
+        if self._unsent is None and (own := tls.encrypt(b"")):  # such as new keys
+            self._send_sealed(own)
         return plain
+
+    def _send_sealed(self, data: bytes) -> bool:
+        self._unsent = memoryview(data if self._unsent is None else bytes(self._unsent) + data)
+        return self.send_rest()

@@ -1,5 +1,6 @@
 """One request on one connection: sent, waited for, ended by the engine, a time limit or the caller."""
 
+import logging
 import select
 import ssl
 import time
@@ -20,6 +21,8 @@ from llmload.wire.response import Response
 _UNDERSTAND_BYTES: Final = 16_384
 _MOST_WAITING_BYTES: Final = 65_536
 """A stream that comes faster than it is understood waits in the kernel: memory stays bounded."""
+
+_logger = logging.getLogger(__name__)
 
 
 class Exchange:
@@ -67,16 +70,15 @@ class Exchange:
 
     def run(self, request: bytes) -> None:
         """Send the request and wait for the end of its answer; what kills the wait passes through."""
+        writing = False
         try:
-            written = self._connection.send(request)
+            writing = not self._connection.send(request)
         except OSError:
             self._connection.drop_unsent()  # reading tells why: the engine may have answered before it closed
-            written = True
-        now_ns = time.monotonic_ns()
-        if written:
-            self.sent_ns = now_ns
-        self._check_ns = self._limits.next_check_ns(now_ns)
-        self._reactor.watch(self, writing=not written)
+        else:
+            self.sent_ns = None if writing else time.monotonic_ns()
+        self._check_ns = self._limits.next_check_ns(time.monotonic_ns())
+        self._reactor.watch(self, writing=writing)
         try:
             self._waiter.get()
         except BaseException:
@@ -124,13 +126,7 @@ class Exchange:
 
     def understand(self, until_ns: int) -> bool:
         """Work on what was read until this monotonic ns; return whether nothing is left."""
-        try:
-            done = self._understand(until_ns)
-        except Exception as bug:  # noqa: BLE001 - in the hub, where one bad answer must not end all the others
-            self.answer.fail(request_error(ErrorType.CLIENT, repr(bug)))
-            self.response.pieces.clear()
-            done = True
-        if not done:
+        if not self._understand(until_ns):
             return False
         self._queued = False
         if self._ended:
@@ -160,6 +156,7 @@ class Exchange:
         while data := connection.receive():
             if not connection.stamped:
                 self._unstamped = True
+                self._reactor.miss_stamp()
             response.feed(data, connection.arrived_ns)
             if response.complete:
                 self._end()
@@ -206,17 +203,22 @@ class Exchange:
         pieces = response.pieces
         if not pieces:
             return True
-        body = self._body
-        if body is None:
-            body = self._body = body_of(response, self.answer)
-        take = body.take
-        while pieces:
-            arrived_ns, piece = pieces.popleft()
-            take(arrived_ns, piece)
-            if time.monotonic_ns() >= until_ns:
-                return not pieces
-        response.waiting_bytes = 0
-        return True
+        if self._body is None:
+            self._body = body_of(response, self.answer)
+        take = self._body.take
+        try:
+            while pieces:
+                arrived_ns, piece = pieces.popleft()
+                take(arrived_ns, piece)
+                if time.monotonic_ns() >= until_ns:
+                    break
+        except Exception as bug:
+            _logger.exception("an answer could not be understood")
+            self.answer.fail(request_error(ErrorType.CLIENT, repr(bug)))
+            pieces.clear()  # this runs in the hub: one bad answer must not end all the others
+        if not pieces:
+            response.waiting_bytes = 0
+        return not pieces
 
     def _settle(self) -> None:
         """Judge the answer, and let the request's greenlet go on."""

@@ -14,7 +14,7 @@ def request_headers(settings: ClientSettings) -> dict[str, str]:
     """Return the headers that the settings ask for, theirs above our own; raises `ConfigError` for a broken one."""
     headers = {
         "User-Agent": "llmload",
-        "Accept": "text/event-stream" if settings.stream else "application/json",
+        "Accept": "text/event-stream, application/json" if settings.stream else "application/json",
         "Accept-Encoding": "identity",
         "Content-Type": "application/json",
     }

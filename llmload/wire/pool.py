@@ -13,6 +13,7 @@ class Pool:
     def __init__(self, clock: ArrivalClock, connect_s: float | None) -> None:
         self._clock = clock
         self._connect_s = connect_s
+        self._closed = False
         self._idle: defaultdict[Route, list[Connection]] = defaultdict(list)
 
     def take(self, route: Route) -> tuple[Connection | None, bool]:
@@ -32,12 +33,16 @@ class Pool:
         return dial(route, self._clock, self._connect_s)
 
     def give_back(self, route: Route, connection: Connection) -> None:
-        """Keep a connection for the next request."""
+        """Keep a connection for the next request, if there is to be one."""
+        if self._closed:
+            connection.close()
+            return
         connection.used = True
         self._idle[route].append(connection)
 
     def close(self) -> None:
-        """Close every idle connection."""
+        """Close every idle connection, and each one that comes back."""
+        self._closed = True
         for idle in self._idle.values():
             for connection in idle:
                 connection.close()

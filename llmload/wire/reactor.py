@@ -17,6 +17,8 @@ TICK_S: Final = 0.001
 _SLICE_NS: Final = 700_000
 _SWEEP_NS: Final = 50_000_000
 _MAX_EVENTS: Final = 8192
+_MISSES_ALLOWED: Final = 8
+"""Reads without a kernel's stamp before they count as its habit: it may start stamping a moment late."""
 
 
 class Stream(Protocol):
@@ -53,15 +55,14 @@ class Reactor:
         self._read: deque[Stream] = deque()
         self._next_sweep_ns = 0
         self._timer: Any = self._hub.loop.timer(TICK_S, TICK_S)
-        self._watcher: Any = None
+        self._watcher: Any = self._hub.loop.io(self._poller.fileno(), 1)
+        self._missed_stamps = 0
         self._running = False
         self.clock = ArrivalClock()
         # The kernel stamps packets while any socket asks for it: this one keeps it from pausing in between.
         keeper = monkey.get_original("socket", "socket")(socket.AF_INET, socket.SOCK_DGRAM)
-        kernel_stamps = ask_for_stamps(keeper)
+        ask_for_stamps(keeper)
         self._stamp_keeper: int = keeper.detach()
-        if not kernel_stamps:
-            self._watcher = self._hub.loop.io(self._poller.fileno(), 1)
 
     @property
     def inherited(self) -> bool:
@@ -88,6 +89,12 @@ class Reactor:
         """Give the stream a turn at what it has read."""
         self._read.append(stream)
 
+    def miss_stamp(self) -> None:
+        """Note a read that the kernel did not stamp; where it never does, the hub watches instead of the timer."""
+        self._missed_stamps += 1
+        if self._missed_stamps == _MISSES_ALLOWED:
+            self._watcher.start(self._drain)
+
     def wake(self, waiter: Any) -> None:
         """Let the greenlet behind a gevent waiter go on, after this round."""
         self._hub.loop.run_callback(waiter.switch, None)
@@ -96,8 +103,7 @@ class Reactor:
         """Stop, and give back what the process holds for it."""
         self._stop()
         self._timer.close()
-        if self._watcher is not None:
-            self._watcher.close()
+        self._watcher.close()
         self._poller.close()
         os.close(self._stamp_keeper)
 
@@ -105,14 +111,13 @@ class Reactor:
         self._running = True
         self.clock.restart()
         self._timer.start(self._tick, update=True)
-        if self._watcher is not None:
+        if self._missed_stamps >= _MISSES_ALLOWED:
             self._watcher.start(self._drain)
 
     def _stop(self) -> None:
         self._running = False
         self._timer.stop()
-        if self._watcher is not None:
-            self._watcher.stop()
+        self._watcher.stop()
 
     def _tick(self) -> None:
         if self.inherited:

@@ -53,6 +53,14 @@ def patched() -> Iterator[PatchedProcess]:
 
 
 @pytest.fixture
+def patched_anew() -> Iterator[PatchedProcess]:
+    """A patched process of the test's own, where it changes what the process takes for granted."""
+    process = PatchedProcess()
+    yield process
+    process.close()
+
+
+@pytest.fixture
 def serve() -> Iterator[Callable[..., ScriptedServer]]:
     """Start servers that play scripts, one script a connection."""
     servers: list[ScriptedServer] = []

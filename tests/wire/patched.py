@@ -178,19 +178,14 @@ def complete_in_fork(settings: ClientSettings, kind: ClientKind) -> tuple[list[R
 
 def without_kernel_stamps(job: str, *arguments: Any, **named: Any) -> Any:
     """Do a job where the kernel gives no stamps."""
-    from llmload.wire import connection, dial, reactor
+    from llmload.wire import dial
 
-    modules: list[Any] = [connection, dial, reactor]
-    real = connection.ask_for_stamps
-    for module in modules:
-        module.ask_for_stamps = lambda _: False
-    kept, reactor._current[:] = reactor._current[:], []
+    ask = dial.ask_for_stamps
+    dial.ask_for_stamps = lambda _: False
     try:
         return globals()[job](*arguments, **named)
     finally:
-        for module in modules:
-            module.ask_for_stamps = real
-        reactor._current[:] = kept
+        dial.ask_for_stamps = ask
 
 
 def _resident_mb() -> float:

@@ -50,15 +50,17 @@ def test_kernel_stamps_stay_right_while_the_process_stands_still(serve: Serve, p
     assert min(lateness_ms(record, server)) > -0.1
 
 
-def test_without_kernel_stamps_reads_are_stamped_by_the_process_and_said_to_be(serve: Serve, patched: Patched) -> None:
-    server = serve(spaced(5, 0.02), spaced(12, 0.05))
+def test_without_kernel_stamps_reads_are_stamped_by_the_process_and_said_to_be(
+    serve: Serve, patched_anew: Patched
+) -> None:
+    server = serve(spaced(20, 0.02), spaced(12, 0.05))
 
-    [record] = patched("without_kernel_stamps", "complete", settings(server), "wire")
+    [record] = patched_anew("without_kernel_stamps", "complete", settings(server), "wire")
     assert record.stamp_source is StampSource.USER
-    assert max(lateness_ms(record, server)) < 5
+    assert sum(lateness_ms(record, server)) / 21 < 2
 
     server.sent_ns.clear()
-    [stalled] = patched("without_kernel_stamps", "complete_while_stalled", settings(server), stall_s=0.03)
+    [stalled] = patched_anew("without_kernel_stamps", "complete_while_stalled", settings(server), stall_s=0.03)
     assert stalled.stamp_source is StampSource.USER
     assert max(lateness_ms(stalled, server)) > 2
 
