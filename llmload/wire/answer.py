@@ -14,6 +14,15 @@ from llmload.workload.conversation import Prompt
 QUOTED_CHARS: Final = 120
 
 
+def count_in(part: Any, *keys: str) -> int | None:
+    """Return the number under the first of the keys that holds one; whatever else an engine sends is unknown."""
+    if isinstance(part, dict):
+        for key in keys:
+            if isinstance(part.get(key), int):
+                return int(part[key])
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCounts:
     """Tokens of one request as the engine counted them; None is unknown."""
@@ -115,7 +124,7 @@ class Answer:
                     self._take_whole(parsed)
                 else:
                     return self._take_chunk(arrived_ns, parsed)
-            except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+            except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
                 self.fail(_unreadable("an object of unknown form", data or repr(parsed).encode()))
         return None
 

@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 
 from llmload.measure.record import ErrorType, StampArray, TokenSource
-from llmload.wire.answer import Answer, TokenCounts
+from llmload.wire.answer import Answer, TokenCounts, count_in
 from llmload.wire.client import ClientSettings
 from llmload.wire.failure import request_error
 from llmload.workload.conversation import Prompt
@@ -51,22 +51,23 @@ class ChatAnswer(Answer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._usage: dict[str, Any] | None = None
+        self._usage: dict[str, Any] = {}
         self._usage_is_last = False
         self._totals = array("q")
 
     def counts(self) -> TokenCounts:
         """Return the tokens counted so far: usage first, usage on chunks next, then the number of chunks."""
         usage = self._usage
-        if usage is None or usage.get("completion_tokens") is None:
+        output = count_in(usage, "completion_tokens")
+        if output is None:
             return self.counted_chunks()
-        of_prompt = usage.get("prompt_tokens_details") or {}
-        of_output = usage.get("completion_tokens_details") or {}
+        cached = count_in(usage.get("prompt_tokens_details"), "cached_tokens")
+        reasoning = count_in(usage.get("completion_tokens_details"), "reasoning_tokens")
         return TokenCounts(
-            prompt=usage.get("prompt_tokens"),
-            output=usage["completion_tokens"],
-            cached=of_prompt.get("cached_tokens", usage.get("prompt_cache_hit_tokens")),
-            reasoning=of_output.get("reasoning_tokens", usage.get("reasoning_tokens")),
+            prompt=count_in(usage, "prompt_tokens"),
+            output=output,
+            cached=count_in(usage, "prompt_cache_hit_tokens") if cached is None else cached,
+            reasoning=count_in(usage, "reasoning_tokens") if reasoning is None else reasoning,
             source=TokenSource.USAGE if self._usage_is_last else TokenSource.CHUNK_USAGE,
         )
 
@@ -83,19 +84,21 @@ class ChatAnswer(Answer):
             text = text or _text_of(choice)
             self._take_finish(choice.get("finish_reason"))
         usage = chunk.get("usage")
-        if usage:
+        if isinstance(usage, dict) and usage:
             self._usage = usage
             self._usage_is_last = self.finished
         if text:
             self.chunk_ns.append(arrived_ns)
-            if usage and isinstance(usage.get("completion_tokens"), int):
-                self._totals.append(usage["completion_tokens"])
+            total = count_in(usage, "completion_tokens")
+            if total is not None:
+                self._totals.append(total)
         return text if isinstance(text, str) and not usage and not self.finished else None
 
     def _take_whole(self, answer: dict[str, Any]) -> None:
         choices = answer["choices"]
         self._take_finish(choices[0].get("finish_reason"))
-        self._usage = answer.get("usage")
+        usage = answer.get("usage")
+        self._usage = usage if isinstance(usage, dict) else {}
         self._usage_is_last = True
 
     def _take_finish(self, reason: Any) -> None:

@@ -143,7 +143,7 @@ class Exchange:
         chunk_ns = self.answer.chunk_ns
         stream = self._limits.stream and response.content_type in ("", "text/event-stream")
         self._check_ns, error = self._limits.passed(
-            now_ns, self.sent_ns or now_ns, chunk_ns[-1] if chunk_ns else None, stream=stream
+            now_ns, self.sent_ns or self._limits.started_ns, chunk_ns[-1] if chunk_ns else None, stream=stream
         )
         if error is not None:
             self._end(error)

@@ -5,7 +5,7 @@ from typing import Any, Final
 import orjson
 
 from llmload.measure.record import TokenSource
-from llmload.wire.answer import Answer, TokenCounts
+from llmload.wire.answer import Answer, TokenCounts, count_in
 from llmload.wire.client import ClientSettings
 from llmload.workload.conversation import Message, Prompt
 
@@ -45,12 +45,13 @@ class TgiAnswer(Answer):
 
     def counts(self) -> TokenCounts:
         """Return the tokens counted so far: the engine's details first, then the number of chunks."""
-        output = self._details.get("generated_tokens")
+        output = count_in(self._details, "generated_tokens")
         if output is None:
             return self.counted_chunks()
-        prompt = self._details.get("input_length")
-        if prompt is None and self._details.get("prefill"):
-            prompt = len(self._details["prefill"])
+        prompt = count_in(self._details, "input_length")
+        prefill = self._details.get("prefill")
+        if prompt is None and isinstance(prefill, list) and prefill:
+            prompt = len(prefill)
         return TokenCounts(prompt=prompt, output=output, source=TokenSource.DETAILS)
 
     def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
@@ -68,8 +69,10 @@ class TgiAnswer(Answer):
 
     def _take_details(self, answer: dict[str, Any]) -> None:
         self.finished = True
-        self._details = answer.get("details") or {}
-        self.finish_reason = self._details.get("finish_reason")
+        details = answer.get("details")
+        self._details = details if isinstance(details, dict) else {}
+        reason = self._details.get("finish_reason")
+        self.finish_reason = None if reason is None else str(reason)
 
 
 def render(messages: tuple[Message, ...]) -> str:

@@ -111,6 +111,31 @@ def test_an_event_named_error_is_one() -> None:
     assert (answer.error.type, answer.error.message) == (ErrorType.ENGINE_ERROR, "the worker died")
 
 
+KEYS = st.sampled_from(
+    "choices delta content usage completion_tokens prompt_tokens_details cached_tokens error finish_reason "
+    "tool_calls function message token text details generated_text generated_tokens prefill".split()
+)
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.text(max_size=3)),
+    lambda part: st.one_of(st.lists(part, max_size=2), st.dictionaries(KEYS, part, max_size=4)),
+    max_leaves=12,
+)
+
+
+@given(said=st.lists(JSON, max_size=3), whole=st.booleans(), tgi=st.booleans())
+def test_nothing_an_engine_says_raises(said: list[Any], whole: bool, tgi: bool) -> None:
+    answer = TgiAnswer() if tgi else ChatAnswer()
+    for part in said:
+        if whole:
+            answer.take_whole(orjson.dumps(part))
+        else:
+            answer.take_event(1, b"", orjson.dumps(part))
+
+    answer.counts()
+    answer.chunk_tokens()
+    answer.stamps()
+
+
 @pytest.mark.parametrize("said", [{"type": "ping"}, {"choices": None}, {"error": None, "choices": []}])
 def test_events_that_say_nothing_are_no_errors(said: dict[str, Any]) -> None:
     answer = ChatAnswer()
