@@ -111,10 +111,19 @@ def test_an_event_named_error_is_one() -> None:
     assert (answer.error.type, answer.error.message) == (ErrorType.ENGINE_ERROR, "the worker died")
 
 
-KEYS = st.sampled_from(
-    "choices delta content usage completion_tokens prompt_tokens_details cached_tokens error finish_reason "
-    "tool_calls function message token text details generated_text generated_tokens prefill".split()
-)
+COUNTS = ["completion_tokens", "prompt_tokens_details", "cached_tokens", "generated_tokens", "prefill", "usage"]
+TEXT_KEYS = [
+    "choices",
+    "delta",
+    "content",
+    "finish_reason",
+    "tool_calls",
+    "function",
+    "token",
+    "text",
+    "generated_text",
+]
+KEYS = st.sampled_from([*COUNTS, *TEXT_KEYS, "error", "message", "details"])
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.text(max_size=3)),
     lambda part: st.one_of(st.lists(part, max_size=2), st.dictionaries(KEYS, part, max_size=4)),
