@@ -61,8 +61,21 @@ def _figures(summary: Mapping[str, Any]) -> Table:
     if summary["finish_reasons"]:
         reasons = ", ".join(f"{name} {count}" for name, count in summary["finish_reasons"].items())
         table.add_row("finish reasons", reasons)
-    table.add_row("window", f"{number(summary['window_s'], 1)} s, {summary['users']} users")
+    table.add_row("window", f"{number(summary['window_s'], 1)} s, {load_text(summary['load'])}")
     return table
+
+
+def load_text(load: Mapping[str, Any]) -> str:
+    """Return a load in words."""
+    match load["kind"]:
+        case "closed_loop":
+            return f"{load['users']} users in a closed loop"
+        case "open_loop":
+            return f"{load['rate_per_s']:g} requests/s in an open loop, {load['arrivals']} arrivals"
+        case "staged":
+            return f"{len(load['stages'])} stages"
+        case kind:
+            return f"{kind} of {load.get('trace', 'a trace')}"
 
 
 def _latencies(summary: Mapping[str, Any]) -> Table:

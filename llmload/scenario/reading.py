@@ -10,7 +10,9 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from llmload.errors import ConfigError
-from llmload.scenario.tables import Scenario, Table
+from llmload.scenario.loads import ClosedLoop, OpenLoop, Replay, Staged
+from llmload.scenario.table import Table
+from llmload.scenario.tables import Scenario
 
 
 def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
@@ -54,28 +56,37 @@ def _lay_over(tables: dict[str, Any], key: str, value: object) -> None:
     table[last] = value
 
 
-_KINDS: Final = ("closed_loop",)
+_LOADS: Final[Mapping[str, type[BaseModel]]] = {
+    "closed_loop": ClosedLoop,
+    "open_loop": OpenLoop,
+    "replay": Replay,
+    "staged": Staged,
+}
 
 
 def _explain(path: Path, error: ValidationError, overrides: Mapping[str, Any]) -> str:
     lines = []
     for fault in error.errors(include_url=False):
-        loc = tuple(str(part) for part in fault["loc"] if part not in _KINDS)
-        key = ".".join(loc)
+        loc = tuple(str(part) for part in fault["loc"])
+        if fault["type"].startswith("union_tag"):
+            loc = (*loc, "kind")
+        key = ".".join(part for part in loc if part not in _LOADS)
         where = "command line" if key in overrides else str(path)
         lines.append(f"{where}: {key}: {_complaint(fault, loc)}" if key else f"{where}: {_complaint(fault, loc)}")
     return "\n".join(lines)
 
 
 def _complaint(fault: Any, loc: tuple[str, ...]) -> str:
-    text = re.sub(r"^(Value error|Assertion failed), ", "", fault["msg"])
-    if fault["type"] == "missing":
+    if fault["type"] in {"missing", "union_tag_not_found"}:
         return "is missing"
+    if fault["type"] == "union_tag_invalid":
+        return f"input should be {fault['ctx']['expected_tags']}, got {fault['ctx']['tag']!r}"
     if fault["type"] == "extra_forbidden":
         known = _known_keys(loc[:-1])
         close = difflib.get_close_matches(loc[-1], known, n=1)
         advice = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
         return f"unknown key (value {fault['input']!r}); {advice}"
+    text = re.sub(r"^(Value error|Assertion failed), ", "", fault["msg"])
     text = text[0].lower() + text[1:]
     if "password" in text or isinstance(fault["input"], dict | BaseModel):
         return text  # a secret is not shown, and a whole table says nothing
@@ -85,7 +96,10 @@ def _complaint(fault: Any, loc: tuple[str, ...]) -> str:
 def _known_keys(path: tuple[str, ...]) -> list[str]:
     table: type[BaseModel] = Scenario
     for part in path:
-        annotation = table.model_fields[part].annotation if part in table.model_fields else None
-        candidates = [annotation, *get_args(annotation)]
-        table = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), Table)
+        if part in _LOADS:
+            table = _LOADS[part]
+        elif part in table.model_fields:
+            annotation = table.model_fields[part].annotation
+            candidates = [annotation, *get_args(annotation)]
+            table = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), Table)
     return sorted(table.model_fields)

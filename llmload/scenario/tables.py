@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from llmload.errors import ConfigError
 from llmload.measure.slo import Slo
+from llmload.scenario.loads import AnyLoad, Staged
+from llmload.scenario.table import Count, NotNegative, Positive, Table
 from llmload.workload.prompts import PromptPlan
 
 EngineName = Literal[
@@ -26,16 +28,6 @@ ENGINE_LABELS: Final[Mapping[str, str]] = {
     "other": "other engine",
 }
 Precision = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4"]
-
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Table(BaseModel):
-    """A table of the file: a misspelt key is an error, since it would silently lose its setting."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
 
 def _as_urls(value: object) -> object:
@@ -174,32 +166,6 @@ class Client(Table):
     timeouts: TimeoutLimits = TimeoutLimits()
 
 
-class ClosedLoop(Table):
-    """`users` requests in flight at a time: each user sends its next prompt when its last answer is complete."""
-
-    kind: Literal["closed_loop"]
-    users: Count
-    requests: Count | None = None
-    """The run ends when so many have been sent and answered."""
-    duration_s: Positive | None = None
-    """The run ends this long after its start, warm-up included."""
-    warmup_s: NotNegative = 0.0
-    """The window opens this long after all users are running."""
-    spawn_rate_per_s: Positive | None = None
-    """Users started a second; all at once where absent."""
-    think_time_s: NotNegative = 0.0
-
-    @model_validator(mode="after")
-    def _ends(self) -> Self:
-        if self.requests is None and self.duration_s is None:
-            raise ValueError("needs requests or duration_s, or it never ends")
-        if self.duration_s is not None and self.warmup_s >= self.duration_s:
-            raise ValueError(f"warmup_s = {self.warmup_s:g} leaves nothing of duration_s = {self.duration_s:g}")
-        if self.requests is not None and self.users > self.requests:
-            raise ValueError(f"users = {self.users} is more than requests = {self.requests}")
-        return self
-
-
 class SloLimits(Table):
     """Limits of a good request, in seconds."""
 
@@ -239,7 +205,7 @@ class Scenario(Table):
     prompts: Prompts = Prompts()
     request: Request = Request()
     client: Client = Client()
-    load: ClosedLoop
+    load: AnyLoad
     slo: SloLimits = SloLimits()
     run: Run = Run()
 
@@ -249,7 +215,8 @@ class Scenario(Table):
             raise ValueError(f"client.kind = 'openai' cannot speak engine.api = {self.engine.api!r}")
         if not self.request.stream and (self.slo.ttft_s is not None or self.slo.tpot_s is not None):
             raise ValueError("slo.ttft_s and slo.tpot_s are not measurable with request.stream = false")
-        asked, drawn = self.load.requests, self.prompts.count
+        asked = None if isinstance(self.load, Staged) else self.load.requests
+        drawn = self.prompts.count
         runs_out = asked is not None and drawn is not None and asked > drawn
         if runs_out and not self.prompts.repeat and self.prompts.turns == "first":
             raise ValueError(f"load.requests = {asked} is more than prompts.count = {drawn}; set prompts.repeat")

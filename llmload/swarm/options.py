@@ -10,6 +10,7 @@ from typing import Any
 
 from llmload.errors import ConfigError
 from llmload.scenario import Scenario, load_scenario
+from llmload.scenario.loads import AnyLoad, ClosedLoop, OpenLoop, Staged
 
 LOOPBACK = "127.0.0.1"
 
@@ -34,6 +35,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--prompts", default="", metavar="SOURCE", help="Prompts instead of the scenario's: builtin, lima or a path")
     add("--seed", default="", metavar="N", help="Seed instead of the scenario's")
     add("--requests", default="", metavar="N", help="Requests to send instead of the scenario's number")
+    add("--rate", default="", metavar="N", help="Requests a second in an open loop; may be changed while running")
     add("--out", default="", metavar="DIR", help="Where run folders are made instead of the scenario's place", **hidden)
     add(
         "--set",
@@ -56,13 +58,14 @@ def add_options(parser: LocustArgumentParser) -> None:
 def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:
     """Make the scenario's load Locust's defaults, so that the start form and a headless run begin with it."""
     load = scenario.load
-    parser.set_defaults(
-        host=scenario.engine.base_url[0],
-        num_users=load.users,
-        spawn_rate=load.spawn_rate_per_s or float(load.users),
-        run_time=load.duration_s,
-        only_summary=True,
-    )
+    parser.set_defaults(host=scenario.engine.base_url[0], only_summary=True)
+    if isinstance(load, ClosedLoop):
+        spawn_rate = load.spawn_rate_per_s or float(load.users)
+        parser.set_defaults(num_users=load.users, spawn_rate=spawn_rate, run_time=load.duration_s)
+    elif not isinstance(load, Staged):
+        parser.set_defaults(num_users=1, spawn_rate=1.0, run_time=load.duration_s)
+    if isinstance(load, OpenLoop):
+        parser.set_defaults(rate=f"{load.rate_per_s:g}")
 
 
 def bind_to_loopback(parser: LocustArgumentParser) -> None:
@@ -87,11 +90,28 @@ def effective_scenario(path: Path, options: argparse.Namespace) -> Scenario:
             overrides[key] = int(text) if str(text).lstrip("-").isdigit() else text
     if options.out:
         overrides["run.folder"] = options.out
-    if options.num_users and options.num_users != as_written.load.users:
-        overrides["load.users"] = options.num_users
-    if options.run_time and options.run_time != as_written.load.duration_s:
-        overrides["load.duration_s"] = options.run_time
+    overrides |= _load_overrides(as_written.load, options)
     return load_scenario(path, overrides | dict(map(_setting, options.settings)))
+
+
+def _load_overrides(load: AnyLoad, options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line or the start form says otherwise about users, time and rate."""
+    asked: dict[str, Any] = {}
+    if isinstance(load, ClosedLoop):
+        asked["users"] = options.num_users
+    if not isinstance(load, Staged):
+        asked["duration_s"] = options.run_time
+    if isinstance(load, OpenLoop) and options.rate:
+        asked["rate_per_s"] = number_or_text(options.rate)
+    return {f"load.{key}": value for key, value in asked.items() if value and value != getattr(load, key)}
+
+
+def number_or_text(text: str) -> float | str:
+    """Return the number that a form field holds, or its text, which validation will name."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _setting(text: str) -> tuple[str, Any]:

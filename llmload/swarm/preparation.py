@@ -6,8 +6,11 @@ from pathlib import Path
 from llmload.engines.deployment import Deployment, ask
 from llmload.errors import ConfigError, EngineError
 from llmload.scenario import Scenario
+from llmload.scenario.loads import Replay, Staged
 from llmload.swarm import options
-from llmload.workload.prompts import Workload, load
+from llmload.workload.prompts import Workload
+from llmload.workload.prompts import load as load_prompts
+from llmload.workload.trace import read_trace
 
 
 class Preparation:
@@ -22,7 +25,10 @@ class Preparation:
         """Return the scenario as the command line or start form has it; ConfigError if it cannot be run."""
         scenario = options.effective_scenario(self.file, parsed)
         workload = self.workload(scenario, self.file.parent)
-        asked, available = scenario.load.requests, workload.request_count
+        load, available = scenario.load, workload.request_count
+        asked = None if isinstance(load, Staged) else load.requests
+        if isinstance(load, Replay):
+            read_trace(load.trace, load.column, self.file.parent)  # what is wrong with it is said before the start
         if asked is not None and asked > available and not scenario.prompts.repeat:
             raise ConfigError(
                 f"{self.file}: load.requests: {asked} requests, but prompts.source {scenario.prompts.source!r} "
@@ -36,7 +42,7 @@ class Preparation:
         plan = scenario.prompt_plan()
         key = (plan, base_dir)
         if key not in self._workloads:
-            self._workloads = {key: load(plan, base_dir)}
+            self._workloads = {key: load_prompts(plan, base_dir)}
         return self._workloads[key]
 
     def meet_engine(self, scenario: Scenario) -> None:

@@ -12,6 +12,7 @@ import orjson
 from llmload.measure.record import NS_PER_S
 from llmload.measure.totals import RunTotals
 from llmload.report.tables import console, number, run_report
+from llmload.scenario.loads import Staged
 from llmload.swarm.steering import Steering
 
 PERIOD_S: Final = 0.5
@@ -39,7 +40,8 @@ def _line(steering: Steering, totals: RunTotals) -> str:
     tokens_per_s = totals.window_tokens / window_s if window_s else None
     load = steering.scenario.load
     ends = f"/{load.duration_s:g}" if load.duration_s else ""
-    of = f"/{load.requests}" if load.requests else ""
+    asked = None if isinstance(load, Staged) else load.requests
+    of = f"/{asked}" if asked else ""
     return (
         f"{elapsed_s:.0f}{ends} s  in flight {totals.in_flight}  completed {totals.completed}{of}  "
         f"failed {totals.failed}  {number(per_min, 1)} requests/min  {number(tokens_per_s, 1)} tok/s"

@@ -6,7 +6,6 @@ from locust.event import Events
 from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
 
 import argparse
-import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -20,17 +19,15 @@ from gevent import Greenlet
 from llmload.errors import ConfigError, EngineError, LlmloadError
 from llmload.measure.record import RequestRecord
 from llmload.measure.totals import RunTotals
-from llmload.report.run_folder import RequestLog, RunFolder
 from llmload.scenario import Scenario, load_scenario
 from llmload.swarm import loop_lag, options, printing, totals_channel
 from llmload.swarm.drain import ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, Roll, drain
 from llmload.swarm.interrupt import Interrupts
 from llmload.swarm.live import LiveView
 from llmload.swarm.preparation import Preparation
+from llmload.swarm.sending import open_schedule, open_session
 from llmload.swarm.session import ABORT_GRACE_S, Session, Share
 from llmload.swarm.steering import WRONG_USE, Steering
-from llmload.wire.client import ClientSettings, Timeouts
-from llmload.wire.kind import make_client
 from llmload.workload.prompts import Workload
 
 logger = logging.getLogger(__name__)
@@ -56,6 +53,9 @@ class Run:
     a run is steered (alone or as master) it has a `steering`.
     """
 
+    request_name = "chat"
+    """What Locust's tables call a request."""
+
     def __init__(self, events: Events) -> None:
         self._environment: Environment
         self._interrupts: Interrupts
@@ -78,6 +78,11 @@ class Run:
         events.quit.add_listener(self._on_quit)
 
     @property
+    def scenario(self) -> Scenario:
+        """The scenario as it stands on the command line and in the start form."""
+        return self._preparation.scenario(self._options)
+
+    @property
     def steering(self) -> Steering | None:
         """What this node keeps of the run that it steers, or steered last; None where it has steered none."""
         return self._steering
@@ -92,6 +97,12 @@ class Run:
         if self._collected is not None:
             return self._collected.merged()
         return RunTotals() if self._session is None else self._session.totals
+
+    def stages(self) -> dict[str, RunTotals]:
+        """Return what each stage has come to so far, over all processes that have reported."""
+        if self._collected is not None:
+            return self._collected.merged_stages()
+        return {} if self._session is None else self._session.stages
 
     # Start
 
@@ -159,7 +170,7 @@ class Run:
 
     def _start_as_steering(self) -> None:
         runner = self._runner
-        self._options.num_users = getattr(runner, "target_user_count", 0) or None
+        self._options.num_users = runner.target_user_count or None
         scenario, file = self._preparation.scenario(self._options), self._preparation.file
         workload = self._preparation.workload(scenario, file.parent)
         workers = set(runner.clients) if isinstance(runner, MasterRunner) else set()
@@ -181,7 +192,7 @@ class Run:
                 "workers": sorted(workers),
             }
         else:
-            self._start_session(scenario, workload, Share(index=0, count=1), self._steering.run_id)
+            self._start_session(scenario, workload, Share(index=0, count=1), self._steering.run_id, file.parent)
         self.live = LiveView(self._steering, self.totals, lambda: runner.user_count)
         self._helpers.append(gevent.spawn(self.live.watch))
         if self._headless:
@@ -189,33 +200,25 @@ class Run:
 
     def _start_as_worker(self) -> None:
         plan = self._options.llmload_plan
-        scenario = Scenario.model_validate(plan["scenario"])
+        if self._runner.client_id not in plan["workers"]:
+            logger.warning("this worker came after the run's start and takes no part in it")
+            self._session = None
+            return
+        scenario, base_dir = Scenario.model_validate(plan["scenario"]), Path(plan["base_dir"])
         share = Share(index=plan["workers"].index(self._runner.client_id), count=len(plan["workers"]))
-        workload = self._preparation.workload(scenario, Path(plan["base_dir"]))
-        self._start_session(scenario, workload, share, plan["run_id"])
+        workload = self._preparation.workload(scenario, base_dir)
+        self._start_session(scenario, workload, share, plan["run_id"], base_dir)
 
-    def _start_session(self, scenario: Scenario, workload: Workload, share: Share, run_id: str) -> None:
-        folder = RunFolder(Path(scenario.run.folder) / run_id)
-        folder.create()
-        name = "requests.jsonl" if share.count == 1 else f"requests.worker-{share.index}.jsonl"
-        client = make_client(client_settings(scenario), scenario.client.kind)
-        for conversation in workload.conversations:
-            for prompt in conversation.prompts:
-                client.prepare(prompt)
-        self._session = Session(
-            scenario=scenario,
-            share=share,
-            client=client,
-            deck=workload.deck(share.index, share.count),
-            log=RequestLog(folder.path / name, with_chunks=scenario.run.record_chunks),
-            run_id=run_id,
-        )
+    def _start_session(self, scenario: Scenario, workload: Workload, share: Share, run_id: str, base_dir: Path) -> None:
+        session = open_session(scenario, workload, share, run_id)
+        schedule = open_schedule(session, share, self._environment, self.request_name, base_dir)
+        self._session = session
         self._helpers += [
-            gevent.spawn(loop_lag.watch, self._session.totals),
-            gevent.spawn(self._end_when_exhausted, self._session),
+            gevent.spawn(loop_lag.watch, session.totals),
+            gevent.spawn(self._end_when_exhausted, session),
         ]
-        gc.collect()
-        gc.freeze()  # what lives through the whole run is not looked at again
+        if schedule is not None:
+            self._helpers.append(gevent.spawn(schedule.run))
 
     # While it goes on
 
@@ -231,7 +234,7 @@ class Run:
 
     def _on_report_to_master(self, data: dict[str, Any], **_: object) -> None:
         if self._session is not None:
-            data[totals_channel.KEY] = totals_channel.report(self._session.run_id, self._session.totals)
+            data[totals_channel.KEY] = totals_channel.report(self._session)
 
     def _on_worker_report(self, client_id: str, data: dict[str, Any], **_: object) -> None:
         if self._collected is not None:
@@ -281,7 +284,7 @@ class Run:
         session = self._session
         if session is not None and session.run_id == msg.data["run_id"]:
             drain(session, session.scenario.run.drain_timeout_s)
-            self._runner.send_message(DRAINED, totals_channel.report(session.run_id, session.totals))
+            self._runner.send_message(DRAINED, totals_channel.report(session))
 
     def _on_interrupt(self, count: int) -> None:
         session = self._session
@@ -295,7 +298,7 @@ class Run:
     def _leave(self, session: Session) -> None:
         """Drain as a worker; Ctrl-C reached the master too, if it runs in this terminal, and then it ends the run."""
         drain(session, session.scenario.run.drain_timeout_s)
-        self._runner.send_message(DRAINED, totals_channel.report(session.run_id, session.totals))
+        self._runner.send_message(DRAINED, totals_channel.report(session))
         gevent.sleep(ANSWER_GRACE_S)
         self._interrupts.raise_in_main()
 
@@ -308,7 +311,7 @@ class Run:
         gevent.killall(self._helpers, block=False)
         self._helpers.clear()
         if self._steering is not None and self._steering.summary is None:
-            self._steering.finish(self.totals())
+            self._steering.finish(self.totals(), self.stages())
             if not self._headless:
                 printing.show_summary(self._steering, "table")
         if self._session is not None:
@@ -333,21 +336,3 @@ class Run:
     def _on_quit(self, **_: object) -> None:
         if self._steering is not None and self._headless:
             printing.show_summary(self._steering, self._options.summary)
-
-
-def client_settings(scenario: Scenario) -> ClientSettings:
-    """Return what the scenario says about sending, with the key from the environment."""
-    limits = scenario.client.timeouts
-    return ClientSettings(
-        base_urls=tuple(scenario.engine.base_url),
-        model=scenario.model.request_name,
-        api=scenario.engine.api,
-        stream=scenario.request.stream,
-        body=scenario.request.body(),
-        include_usage=scenario.request.include_usage,
-        api_key=scenario.api_key(),
-        timeouts=Timeouts(**limits.model_dump()),
-        retries=scenario.client.retries,
-        ca_file=scenario.engine.ca_file,
-        verify_tls=scenario.engine.verify_tls,
-    )

@@ -9,10 +9,12 @@ import gevent
 from gevent.event import Event
 from greenlet import greenlet
 
-from llmload.measure.record import NS_PER_S, Outcome, RequestRecord
+from llmload.measure.record import NS_PER_S, RequestRecord
 from llmload.measure.totals import RunTotals, Window
 from llmload.report.run_folder import RequestLog
 from llmload.scenario import Scenario
+from llmload.scenario.loads import ClosedLoop, Staged
+from llmload.swarm.stages import StageClock
 from llmload.wire.client import ChatClient
 from llmload.workload.conversation import Conversation, Prompt
 from llmload.workload.prompts import Deck
@@ -80,7 +82,8 @@ class Session:
     """
     The state of a run on a process that sends requests.
 
-    Users call `next_conversation` and `send`; whoever ends the run calls `stop_starting`, `wait_until_idle`, `abort`.
+    Users and schedules call `next_conversation` and `send`; whoever ends the run calls `stop_starting`,
+    `wait_until_idle` and `abort`.
     """
 
     def __init__(
@@ -94,12 +97,22 @@ class Session:
         self.idle.set()
         self.exhausted = Event()
         self._slo = scenario.slo_limits()
-        self._budget = share.of(scenario.load.requests)
+        self._budget = share.of(None if isinstance(scenario.load, Staged) else scenario.load.requests)
         self._client, self._deck, self._log = client, deck, log
+        load = scenario.load
+        self.stage_clock = StageClock(load, self.span.start_ns) if isinstance(load, Staged) else None
+        self.stages: dict[str, RunTotals] = {}
+        self.in_closed_loop = isinstance(load, ClosedLoop) or (isinstance(load, Staged) and load.has_users)
+        self.think_time_s = load.think_time_s if isinstance(load, ClosedLoop | Staged) else 0.0
         self._request_prefix = f"{run_id}-{share.index}"
         self._in_flight: set[greenlet] = set()
         self._starting = True
         self.closed = False
+
+    @property
+    def starting(self) -> bool:
+        """Whether requests may still be started."""
+        return self._may_start()
 
     def next_conversation(self) -> Conversation | None:
         """Return the next prompts to send, or None when the run has no more or is ending."""
@@ -110,7 +123,9 @@ class Session:
             self._exhaust()
         return conversation
 
-    def send(self, prompt: Prompt, count: Callable[[RequestRecord], None]) -> RequestRecord | None:
+    def send(
+        self, prompt: Prompt, count: Callable[[RequestRecord], None], due_ns: int | None = None
+    ) -> RequestRecord | None:
         """Send the prompt, hand its record to `count`, and return it; None if the run has no place for it any more."""
         if not self._may_start():
             return None
@@ -120,7 +135,8 @@ class Session:
         self._in_flight.add(current)
         request_id = f"{self._request_prefix}-{self.totals.started}"
         try:
-            record = self._client.complete(prompt, request_id=request_id)
+            stage = None if self.stage_clock is None else self.stage_clock.name_at(time.monotonic_ns())
+            record = self._client.complete(prompt, request_id=request_id, stage=stage, scheduled_ns=due_ns)
             count(record)
         finally:
             self._in_flight.discard(current)
@@ -134,7 +150,21 @@ class Session:
         """Count a request that has ended, and append it to the run's file."""
         self.totals.add(record, window=self.span.window, slo=self._slo, run_start_ns=self.span.start_ns)
         self.totals.reused_prompts = self._deck.reused
+        if self.stage_clock is not None:
+            self._add_to_stages(record, self.stage_clock)
         self._log.append(record)
+
+    def _add_to_stages(self, record: RequestRecord, clock: StageClock) -> None:
+        """Count a record in every stage that it touched: it started in one, and may have ended in another."""
+        first, last = clock.place_at(record.started_ns), clock.place_at(record.done_ns)
+        for place in range(first, last + 1):
+            totals = self.stages.setdefault(clock.load.name_of(place), RunTotals())
+            totals.add(record, window=clock.window(place), slo=self._slo, run_start_ns=self.span.start_ns)
+
+    def no_more(self) -> None:
+        """The schedule is over: the run ends when what is in flight has come to an end."""
+        self._budget = self.totals.started
+        self._exhaust()
 
     def stop_starting(self) -> None:
         """End the load: nothing more is sent, and the judged span of a timed run closes."""
@@ -163,8 +193,3 @@ class Session:
     def _exhaust(self) -> None:
         if self._starting and not self._in_flight:
             self.exhausted.set()  # not where the end was asked for: whoever did so ends the run
-
-
-def censored(record: RequestRecord) -> bool:
-    """Return whether the request was cut, so that its user's greenlet has to end."""
-    return record.outcome is Outcome.CENSORED

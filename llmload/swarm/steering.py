@@ -13,8 +13,9 @@ from llmload.engines.deployment import Deployment
 from llmload.measure.totals import RunTotals
 from llmload.measure.verdict import Level, Reason, Verdict, judge
 from llmload.report.run_folder import MANIFEST, SUMMARY, RunFolder, new_run_id
-from llmload.report.summary import summarise
+from llmload.report.summary import figures, summarise
 from llmload.scenario import Scenario
+from llmload.scenario.loads import Staged
 from llmload.swarm.session import Span
 from llmload.workload.prompts import Workload
 
@@ -75,7 +76,7 @@ class Steering:
             further.append(Reason(check="answers", level=Level.INVALID, text=text))
         return judge(_health(totals, len(self.missing_workers)), further)
 
-    def finish(self, totals: RunTotals) -> dict[str, Any]:
+    def finish(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> dict[str, Any]:
         """Write summary and manifest of the run, and return the summary."""
         self.summary = {
             "run_id": self.run_id,
@@ -84,12 +85,30 @@ class Steering:
             "engine": self.scenario.engine.column,
             "model": self.scenario.model.name,
             "simulated": self.simulated,
-            "users": self.scenario.load.users,
+            "load": self.scenario.load.model_dump(mode="json", exclude_none=True),
             **summarise(totals, window_s=self.span.length_s(totals), verdict=self.verdict(totals)),
+            "stages": [self._stage(place, stages) for place in range(self._stage_count)],
         }
         self.folder.write(SUMMARY, self.summary)
         self.folder.write(MANIFEST, self._manifest(ended_unix_s=time.time()))
         return self.summary
+
+    @property
+    def _stage_count(self) -> int:
+        load = self.scenario.load
+        return len(load.stages) if isinstance(load, Staged) else 0
+
+    def _stage(self, place: int, stages: Mapping[str, RunTotals]) -> dict[str, Any]:
+        load = self.scenario.load
+        assert isinstance(load, Staged)  # noqa: S101 - only a staged load has stages
+        name, stage = load.name_of(place), load.stages[place]
+        window_s = stage.duration_s - load.warmup_s
+        return {
+            "name": name,
+            "users": stage.users,
+            "rate_per_s": stage.rate_per_s,
+            **figures(stages.get(name, RunTotals()), window_s),
+        }
 
     @property
     def exit_code(self) -> int:

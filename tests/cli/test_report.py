@@ -26,7 +26,7 @@ def write_run(
         "scenario": "s",
         "engine": engine,
         "model": model,
-        "users": 1,
+        "load": {"kind": "closed_loop", "users": 1},
         "simulated": simulated,
         "requests": {"started": 3, "completed": 3, "failed": 0, "censored": 0, "errors": {}},
         "window_s": 10.0,

@@ -58,7 +58,10 @@ def test_a_scenario_with_defaults_sends_only_what_it_sets(tmp_path: Path) -> Non
         (('name = "vllm"', 'name = "vlm"'), "x.toml: engine.name: input should be 'transformers', 'vllm'"),
         (("http://127.0.0.1:8000", "127.0.0.1:8000"), "x.toml: engine.base_url: a base URL looks like"),
         (('[model]\nname = "m"', ""), "x.toml: model: is missing"),
-        (("closed_loop", "open_lop"), "x.toml: load.kind: input should be 'closed_loop', got 'open_lop'"),
+        (
+            ("closed_loop", "open_lop"),
+            "x.toml: load.kind: input should be 'closed_loop', 'open_loop', 'replay', 'staged', got 'open_lop'",
+        ),
         (("[load]", "[slo]\nttft_s = 1\n[request]\nstream = false\n[load]"), "not measurable with request.stream"),
         (("[load]", "[request]\nignore_eos = true\n[load]"), "ignore_eos = true never ends without max_tokens"),
         (("[load]", "[request]\nseed = 1\nextra_body = {seed = 2}\n[load]"), "extra_body repeats seed"),
@@ -76,6 +79,37 @@ def test_a_scenario_with_defaults_sends_only_what_it_sets(tmp_path: Path) -> Non
 )
 def test_what_is_wrong_is_named_with_file_key_and_value(tmp_path: Path, change: tuple[str, str], says: str) -> None:
     assert says in complaint(tmp_path, GOOD.replace(*change, 1))
+
+
+CLOSED = """kind = "closed_loop"
+users = 4
+requests = 8
+"""
+
+
+@pytest.mark.parametrize(
+    ("load", "says"),
+    [
+        ("kind = 'open_loop'\nduration_s = 5", "load.rate_per_s: is missing"),
+        ("kind = 'open_loop'\nrate_per_s = 1\nduration_s = 5\nmax_inflight = 2", "did you mean max_in_flight?"),
+        ("kind = 'open_loop'\nrate_per_s = 1\nduration_s = 5\ncv = 2", "cv = 2 belongs to arrivals = 'gamma'"),
+        ("kind = 'open_loop'\nrate_per_s = 1", "load: needs requests or duration_s"),
+        ("kind = 'staged'\nstages = []", "load.stages: list should have at least 1 item"),
+        ("kind = 'staged'\nstages = [{users = 1, rate_per_s = 1, duration_s = 1}]", "either users or rate_per_s"),
+        (
+            "kind = 'staged'\nstages = [{users = 1, duration_s = 1}, {rate_per_s = 1, duration_s = 1}]",
+            "stages have users or rates, not some of each",
+        ),
+        (
+            "kind = 'staged'\nstages = [{name='a', users = 1, duration_s = 1}, {name='a', users = 2, duration_s = 1}]",
+            "two stages are called 'a'",
+        ),
+        ("kind = 'staged'\nwarmup_s = 2\nstages = [{users = 1, duration_s = 1}]", "leaves nothing of stage 1"),
+        ("users = 1", "load.kind: is missing"),
+    ],
+)
+def test_a_load_that_cannot_be_is_refused(tmp_path: Path, load: str, says: str) -> None:
+    assert says in complaint(tmp_path, GOOD.replace(CLOSED, load))
 
 
 def test_every_fault_has_a_line(tmp_path: Path) -> None:

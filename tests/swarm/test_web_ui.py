@@ -55,7 +55,7 @@ def test_each_start_from_the_form_is_a_run_with_a_folder(
 
     summaries = [json.loads((run / "summary.json").read_text()) for run in sorted(locust.out.iterdir())]
     assert ended.code == 0, ended.err
-    assert sorted(summary["users"] for summary in summaries) == [2, 4]
+    assert sorted(summary["load"]["users"] for summary in summaries) == [2, 4]
     for summary in summaries:
         requests = summary["requests"]
         assert requests["started"] == requests["completed"] > 0
