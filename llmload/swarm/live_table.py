@@ -52,7 +52,8 @@ def _verdict(state: Mapping[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def _name(state: Mapping[str, Any]) -> str:
-    return f"{state['scenario']}: {state['model']} on {state['engine']}" + (" (a simulation)" * state["simulated"])
+    simulated = " (a simulation)" if state["simulated"] else ""
+    return f"{state['scenario']}: {state['model']} on {state['engine']}{simulated}"
 
 
 def _stage(state: Mapping[str, Any]) -> str:

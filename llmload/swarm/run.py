@@ -4,6 +4,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.event import Events
 from locust.runners import STATE_INIT, STATE_STOPPED, MasterRunner, WorkerRunner
+from locust.web import WebUI
 
 import argparse
 import logging
@@ -20,7 +21,7 @@ from llmload.errors import ConfigError, EngineError, LlmloadError
 from llmload.measure.record import RequestRecord
 from llmload.measure.totals import RunTotals
 from llmload.scenario import Scenario, load_scenario
-from llmload.swarm import loop_lag, options, printing, totals_channel
+from llmload.swarm import loop_lag, options, printing, totals_channel, webui
 from llmload.swarm.drain import ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, Roll, drain
 from llmload.swarm.interrupt import Interrupts
 from llmload.swarm.live import LiveView
@@ -28,6 +29,7 @@ from llmload.swarm.preparation import Preparation
 from llmload.swarm.sending import open_schedule, open_session
 from llmload.swarm.session import ABORT_GRACE_S, Session, Share
 from llmload.swarm.steering import WRONG_USE, Steering
+from llmload.swarm.workers import look_after, other_versions, written_by
 from llmload.workload.prompts import Workload
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class Run:
         self._steering: Steering | None = None
         self._collected: totals_channel.Collected | None = None
         self.live: LiveView | None = None
+        self._planned: list[str] = []
         self._exhausted, self._drained = Roll(set()), Roll(set())
         self._helpers: list[Greenlet[..., Any]] = []
         events.init_command_line_parser.add_listener(self._on_command_line)
@@ -114,7 +117,7 @@ class Run:
             with ending_on_wrong_use():
                 options.set_defaults(parser, load_scenario(file))
 
-    def _on_init(self, environment: Environment, runner: Any, **_: object) -> None:
+    def _on_init(self, environment: Environment, runner: Any, web_ui: WebUI | None = None, **_: object) -> None:
         self._environment = environment
         self._interrupts = Interrupts(self._on_interrupt)
         environment.events.quitting.add_listener(self._on_quitting)  # now, so that it comes before the runner's own
@@ -126,6 +129,8 @@ class Run:
             scenario = self._preparation.scenario(self._options)
             if not isinstance(runner, WorkerRunner):
                 self._meet_engine(scenario)
+        if web_ui is not None:
+            webui.install(web_ui, self, self._preparation)
         if isinstance(runner, WorkerRunner):
             runner.register_message(DRAIN, self._on_drain, concurrent=True)
         elif isinstance(runner, MasterRunner):
@@ -182,6 +187,7 @@ class Run:
             workers=len(workers) or 1,
         )
         self._steering.open_folder()
+        self._planned = sorted(workers)
         if isinstance(runner, MasterRunner):
             self._collected = totals_channel.Collected(self._steering.run_id)
             self._exhausted, self._drained = Roll(workers), Roll(workers)
@@ -189,11 +195,11 @@ class Run:
                 "run_id": self._steering.run_id,
                 "scenario": scenario.model_dump(mode="json"),
                 "base_dir": str(file.parent),
-                "workers": sorted(workers),
+                "workers": self._planned,
             }
         else:
             self._start_session(scenario, workload, Share(index=0, count=1), self._steering.run_id, file.parent)
-        self.live = LiveView(self._steering, self.totals, lambda: runner.user_count)
+        self.live = LiveView(self._steering, self.totals, lambda: runner.user_count, self._look_after_workers)
         self._helpers.append(gevent.spawn(self.live.watch))
         if self._headless:
             self._helpers.append(gevent.spawn(printing.show_progress, self._steering, self.totals))
@@ -222,7 +228,9 @@ class Run:
 
     # While it goes on
 
-    def _on_spawning_complete(self, **_: object) -> None:
+    def _on_spawning_complete(self, user_count: int, **_: object) -> None:
+        if self._steering is not None and self._steering.span.window.start_ns is not None:
+            self._steering.users_changed = True  # the load was edited while it was judged
         for span in (self._steering and self._steering.span, self._session and self._session.span):
             if span:
                 span.open()
@@ -239,6 +247,10 @@ class Run:
     def _on_worker_report(self, client_id: str, data: dict[str, Any], **_: object) -> None:
         if self._collected is not None:
             self._collected.take(client_id, data.get(totals_channel.KEY))
+
+    def _look_after_workers(self) -> None:
+        if self._steering is not None:
+            look_after(self._steering, self._runner, self._planned, self._drained.answered)
 
     def _end_when_exhausted(self, session: Session) -> None:
         session.exhausted.wait()
@@ -311,11 +323,23 @@ class Run:
         gevent.killall(self._helpers, block=False)
         self._helpers.clear()
         if self._steering is not None and self._steering.summary is None:
+            self._gather(self._steering)
             self._steering.finish(self.totals(), self.stages())
             if not self._headless:
                 printing.show_summary(self._steering, "table")
         if self._session is not None:
             self._session.close()
+
+    def _gather(self, steering: Steering) -> None:
+        """Take in what lost workers wrote down but could not report."""
+        if self._collected is None:
+            return
+        steering.other_version_workers |= other_versions(self._collected.versions)
+        for worker in sorted(steering.missing_workers & set(self._planned)):
+            share = Share(index=self._planned.index(worker), count=len(self._planned))
+            written = written_by(share, steering)
+            if written is not None:
+                self._collected.latest[worker] = written
 
     def _on_quitting(self, environment: Environment, **_: object) -> None:
         runner = self._runner

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import gevent
 from flask import Blueprint, redirect, request, session, url_for
-from flask_login import UserMixin, login_user
+from flask_login import UserMixin, login_user  # type: ignore[import-untyped] # it ships no types
 
 USER_ENV: Final = "LLMLOAD_WEB_USER"
 PASSWORD_ENV: Final = "LLMLOAD_WEB_PASSWORD"  # noqa: S105 - the variable's name
@@ -17,7 +17,7 @@ DEFAULT_USER: Final = "llmload"
 WRONG_PAUSE_S: Final = 1.0
 
 
-class WebUser(UserMixin):  # type: ignore[misc]
+class WebUser(UserMixin):  # type: ignore[misc] # the same
     """The one who may log in."""
 
     def __init__(self, name: str) -> None:

@@ -1,0 +1,92 @@
+// The run over time, drawn by uPlot: a chart a figure, one cursor and one zoom for all.
+
+import { LATENCIES, QUANTILES, clock, milliseconds, number } from "./figures.js";
+
+const HEIGHT = 220;
+const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
+
+const line = (name, colour, of, text = number) => ({ name, colour, of, text });
+const CHARTS = [
+  { title: "Output tokens/s", lines: [line("output tokens/s", "--rate", (p) => p.output_tokens_per_s)] },
+  { title: "Requests/min", lines: [line("requests/min", "--rate", (p) => p.requests_per_min)] },
+  {
+    title: "Users and requests in flight",
+    lines: [
+      line("users", "--level", (p) => p.users, (n) => number(n, 0)),
+      line("in flight", "--second", (p) => p.in_flight, (n) => number(n, 0)),
+    ],
+  },
+  { title: "Failed requests/min", lines: [line("failed/min", "--bad", (p) => p.failed_per_min)] },
+  ...Object.entries(LATENCIES).map(([name, key]) => ({
+    title: `${name}, ms`,
+    lines: QUANTILES.map((q) => line(q, `--${q}`, (p) => p[key]?.[q], milliseconds)),
+    scale: 1000,
+  })),
+];
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
+const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 2 });
+let zoomed = false;
+
+function series({ name, colour: of, text }, scale) {
+  const legend = (plot, value, index) => {
+    const shown = value ?? plot.data[index].at(-1);
+    return text(shown === null || shown === undefined ? null : shown / scale);
+  };
+  return { label: name, stroke: () => colour(of), width: 2, value: legend, points: { show: false } };
+}
+
+function options({ lines, scale = 1 }, width) {
+  const axis = { stroke: () => colour("--quiet"), grid: { stroke: () => colour("--grid"), width: 1 }, ticks: { show: false } };
+  return {
+    width,
+    height: HEIGHT,
+    scales: {
+      x: { time: false, range: (_, from, to) => [from ?? 0, Math.max(to ?? 0, (from ?? 0) + 10)] },
+      y: { range: (_, from, to) => [0, to > 0 ? to * 1.1 : 1] },
+    },
+    axes: [
+      { ...axis, incrs: STEPS, values: (_, at) => at.map(clock) },
+      { ...axis, size: 56, values: (_, at) => at.map((value) => short.format(value)) },
+    ],
+    series: [
+      { label: "at", value: (plot, value) => { const at = value ?? plot.data[0].at(-1); return at === undefined ? "n/a" : clock(at); } },
+      ...lines.map((each) => series(each, scale)),
+    ],
+    cursor: { sync: { key: "llm" }, drag: { x: true, y: false } },
+    hooks: { setSelect: [(plot) => { zoomed ||= plot.select.width > 0; }] },
+  };
+}
+
+function columns({ lines, scale = 1 }, points) {
+  const value = (found) => (found === null || found === undefined ? null : found * scale);
+  return [points.map((point) => point.t_s), ...lines.map(({ of }) => points.map((point) => value(of(point))))];
+}
+
+export class Charts {
+  constructor(place) {
+    this.plots = CHARTS.map((chart) => {
+      const figure = document.createElement("figure");
+      const caption = document.createElement("figcaption");
+      caption.textContent = chart.title;
+      figure.append(caption);
+      place.append(figure);
+      const inner = () => figure.clientWidth - 32;
+      const plot = new uPlot(options(chart, inner()), columns(chart, []), figure);
+      plot.over.addEventListener("dblclick", () => { zoomed = false; });
+      new ResizeObserver(() => plot.setSize({ width: inner(), height: HEIGHT })).observe(figure);
+      return { chart, plot };
+    });
+  }
+
+  show(points) {
+    for (const { chart, plot } of this.plots) {
+      plot.setData(columns(chart, points), !zoomed);
+      if (zoomed) plot.redraw();
+    }
+  }
+
+  recolour() {
+    for (const { plot } of this.plots) plot.redraw();
+  }
+}

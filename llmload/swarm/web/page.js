@@ -1,0 +1,104 @@
+// Asks once a second where the run stands and what has come since, and shows it.
+
+import { Charts } from "./charts.js";
+import { LATENCIES, QUANTILES, milliseconds, number } from "./figures.js";
+
+const RUNNING_MS = 1000;
+const IDLE_MS = 3000;
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const at = (id) => document.getElementById(id);
+let run = null;
+let points = [];
+
+function element(tag, text, children = []) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  made.append(...children);
+  return made;
+}
+
+const row = (name, values) => element("tr", "", [element("th", name), ...values.map((value) => element("td", value))]);
+
+function showTheme() {
+  const chosen = localStorage.getItem("theme"); // Locust's own switch
+  document.documentElement.dataset.theme = chosen ?? (dark.matches ? "dark" : "light");
+}
+
+function showVerdict(state) {
+  const { verdict, stage } = state;
+  const ended = stage === "ended";
+  at("verdict").dataset.level = verdict?.level ?? "";
+  at("level").textContent = verdict ? verdict.level + (ended ? "" : " so far") : "No verdict yet";
+  at("simulated").hidden = !state.simulated;
+  const window = `${number(state.window_s)} s judged`;
+  at("stage").textContent = ended ? `ended, ${window}` : `${stage}, ${number(state.elapsed_s, 0)} s, ${window}`;
+  const reasons = (verdict?.reasons ?? []).map(({ level, text }) => element("li", `${level}: ${text}`));
+  at("reasons").replaceChildren(...reasons);
+}
+
+function showFigures(state) {
+  const tiles = {
+    "requests/min": number(state.requests_per_min),
+    "output tokens/s": number(state.output_tokens_per_s),
+    users: number(state.users, 0),
+    "in flight": number(state.in_flight, 0),
+  };
+  const tile = ([name, value]) => element("div", "", [element("b", value), element("span", name)]);
+  at("figures").replaceChildren(...Object.entries(tiles).map(tile));
+  const head = element("tr", "", ["", ...QUANTILES].map((name) => element("th", name)));
+  const latency = ([name, key]) => row(name, QUANTILES.map((q) => milliseconds(state[key]?.[q])));
+  at("latencies").replaceChildren(head, ...Object.entries(LATENCIES).map(latency));
+  const counts = ["started", "completed", "failed", "censored"].map((name) => [name, state[name]]);
+  const errors = Object.entries(state.errors).map(([type, count]) => [`error: ${type}`, count]);
+  at("requests").replaceChildren(...[...counts, ...errors].map(([name, count]) => row(name, [number(count, 0)])));
+}
+
+function show(state) {
+  at("downloads").hidden = !state.run_id;
+  at("summary").hidden = state.stage !== "ended";
+  if (!state.run_id) return;
+  at("name").textContent = `${state.scenario}: ${state.model} on ${state.engine}`;
+  showVerdict(state);
+  showFigures(state);
+}
+
+async function ask(path) {
+  const answer = await fetch(path);
+  if (answer.redirected || !answer.headers.get("content-type")?.includes("json")) throw new Error("logged out");
+  return answer.json();
+}
+
+async function look(charts) {
+  const state = await ask("./llm/state");
+  if (state.run_id !== run) [run, points] = [state.run_id, []];
+  const news = await ask(`./llm/points?after=${points.at(-1)?.t_s ?? -1}`);
+  if (news.run_id === run) points.push(...news.points);
+  show(state);
+  charts.show(points);
+  return state.run_id && state.stage !== "ended" ? RUNNING_MS : IDLE_MS;
+}
+
+async function watch(charts) {
+  let pause = IDLE_MS;
+  try {
+    pause = await look(charts);
+    at("trouble").hidden = true;
+  } catch (error) {
+    const out = error.message === "logged out";
+    at("trouble").textContent = out ? "Logged out: log in to Locust again." : "Locust does not answer; asking again.";
+    at("trouble").hidden = false;
+  }
+  setTimeout(watch, pause, charts);
+}
+
+showTheme();
+document.documentElement.classList.toggle("embedded", location.search === "?embedded");
+at("downloads").hidden = true;
+const charts = new Charts(at("charts"));
+const retheme = () => {
+  showTheme();
+  charts.recolour();
+};
+dark.addEventListener("change", retheme);
+addEventListener("storage", retheme);
+watch(charts);
