@@ -7,7 +7,7 @@ from math import ceil
 
 from llmload.errors import ConfigError
 from llmload.vram.kv_cache import KvCache, window_tokens
-from llmload.vram.model import LinearAttention
+from llmload.vram.model import LatentAttention, LinearAttention, Mixer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +16,7 @@ class LayerGroup:
 
     layers: int  # real ones; a smaller group is padded to the pool's size
     window_tokens: int | None
+    block_tokens: int
     recurrent: bool = False
 
 
@@ -28,8 +29,12 @@ class BlockPool:
     """
 
     groups: tuple[LayerGroup, ...]
-    block_tokens: int
     block_bytes: int
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of a block in the group that has fewest of them."""
+        return min(group.block_tokens for group in self.groups)
 
     def blocks(self, pool_bytes: int) -> int:
         """How many blocks fit into a pool."""
@@ -41,50 +46,91 @@ class BlockPool:
 
     def blocks_per_request(self, max_model_len_tokens: int, max_num_batched_tokens: int) -> int:
         """Blocks that vLLM sets aside for one request of full length."""
-        return sum(self._group_blocks(group, max_model_len_tokens, max_num_batched_tokens) for group in self.groups)
+        return sum(_group_blocks(group, max_model_len_tokens, max_num_batched_tokens) for group in self.groups)
 
     def max_concurrency(self, blocks: int, max_model_len_tokens: int, max_num_batched_tokens: int) -> float:
         """The "Maximum concurrency" that vLLM logs: requests of full length that fit at once."""
         return blocks / self.blocks_per_request(max_model_len_tokens, max_num_batched_tokens)
 
-    def _group_blocks(self, group: LayerGroup, length_tokens: int, batched_tokens: int) -> int:
-        if group.recurrent:
-            return 1
-        if group.window_tokens is None:
-            return ceil(length_tokens / self.block_tokens)
-        # A window rarely begins at a block's edge, hence one block more.
-        return ceil(min(group.window_tokens - 1 + batched_tokens, length_tokens) / self.block_tokens) + 1
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What vLLM calls a spec: layers alike in width, in reach and in the tokens of a block."""
+
+    token_bytes: int
+    window_tokens: int | None
+    recurrent: bool
+    block_tokens: int
 
 
 def block_pool(cache: KvCache, block_tokens: int = 16) -> BlockPool:
     """
     The blocks that vLLM cuts a model's cache into; block_tokens is its --block-size.
 
-    Raises ConfigError for encoder-decoder models and for layers of different width, which vLLM groups in other ways.
+    Raises ConfigError for encoder-decoder models, models without attention, and widths that vLLM cannot put together.
     """
+    source = cache.model.source
     if cache.model.encoder:
-        raise ConfigError(f"{cache.model.source}: vLLM's block pool is not known for encoder-decoder models")
-    kinds = Counter(layer.mixer for layer in cache.model.decoder)
-    widths = {cache.layer_bytes_per_token(mixer) for mixer in kinds} - {0}
-    if len(widths) != 1:
-        raise ConfigError(f"{cache.model.source}: layers keep {sorted(widths)} bytes a token; one width is needed")
-    token_bytes = widths.pop()
-    state_bytes = max(cache.layer_state_bytes(mixer) for mixer in kinds)
+        raise ConfigError(f"{source}: vLLM's block pool is not known for encoder-decoder models")
+    mixers = Counter(layer.mixer for layer in cache.model.decoder)
+    widest = max(cache.layer_bytes_per_token(mixer) for mixer in mixers)
+    if not widest:
+        raise ConfigError(f"{source}: no layer keeps keys and values; vLLM's pool is not known for such models")
+    reaches = {(window_tokens(mixer), isinstance(mixer, LinearAttention)) for mixer in mixers}
+    if len(reaches) == 1:
+        return _one_group(cache, block_tokens)
     # A recurrent state must fit into one block, so hybrid models get blocks of hundreds of tokens.
-    block_tokens = max(block_tokens, 16 * ceil(state_bytes / (16 * token_bytes)))
-    buckets: Counter[tuple[int | None, bool]] = Counter()
-    for mixer, layers in kinds.items():
-        buckets[window_tokens(mixer), isinstance(mixer, LinearAttention)] += layers
-    size = _group_size(buckets.values())
+    state_bytes = max(cache.layer_state_bytes(mixer) for mixer in mixers)
+    block_tokens = max(block_tokens, 16 * ceil(state_bytes / (16 * widest)))
+    kinds: Counter[_Kind] = Counter()
+    for mixer, layers in mixers.items():
+        kinds[_kind(cache, mixer, block_tokens, widest)] += layers
+    size = _group_size(kinds.values())
     groups = tuple(
-        LayerGroup(layers=len(range(i, layers, ceil(layers / size))), window_tokens=window, recurrent=recurrent)
-        for (window, recurrent), layers in buckets.items()
+        LayerGroup(
+            layers=len(range(i, layers, ceil(layers / size))),
+            window_tokens=kind.window_tokens,
+            recurrent=kind.recurrent,
+            block_tokens=kind.block_tokens,
+        )
+        for kind, layers in kinds.items()
         for i in range(ceil(layers / size))
     )
-    return BlockPool(groups=groups, block_tokens=block_tokens, block_bytes=block_tokens * token_bytes * size)
+    return BlockPool(groups=groups, block_bytes=block_tokens * widest * size)
+
+
+def _one_group(cache: KvCache, block_tokens: int) -> BlockPool:
+    """Layers of one reach share one table, whatever their widths."""
+    layers = cache.model.decoder
+    group = LayerGroup(layers=len(layers), window_tokens=window_tokens(layers[0].mixer), block_tokens=block_tokens)
+    return BlockPool(groups=(group,), block_bytes=block_tokens * cache.bytes_per_token)
+
+
+def _kind(cache: KvCache, mixer: Mixer, block_tokens: int, widest: int) -> _Kind:
+    """A narrower layer gets blocks of as many more tokens; where that does not come out even, its page is padded."""
+    token_bytes = cache.layer_bytes_per_token(mixer)
+    if not token_bytes:
+        return _Kind(0, None, recurrent=True, block_tokens=block_tokens)
+    if widest % token_bytes == 0:
+        block_tokens *= widest // token_bytes
+    elif isinstance(mixer, LatentAttention):
+        raise ConfigError(
+            f"{cache.model.source}: {token_bytes} bytes a token of latent attention do not divide {widest}; "
+            f"vLLM's block pool is not known for that"
+        )
+    return _Kind(token_bytes, window_tokens(mixer), recurrent=False, block_tokens=block_tokens)
 
 
 def _group_size(layers_of_kind: Collection[int]) -> int:
     """vLLM's rule: groups as large as the smallest kind, or the largest where padding the others wastes little."""
     fewest, most = min(layers_of_kind), max(layers_of_kind)
     return most if most < 1.5 * fewest else fewest
+
+
+def _group_blocks(group: LayerGroup, length_tokens: int, batched_tokens: int) -> int:
+    if group.recurrent:
+        return 1
+    if group.window_tokens is None:
+        return ceil(length_tokens / group.block_tokens)
+    # A window rarely begins at a block's edge, hence one block more.
+    return ceil(min(group.window_tokens - 1 + batched_tokens, length_tokens) / group.block_tokens) + 1

@@ -11,8 +11,9 @@ from llmload.errors import ConfigError
 from llmload.vram.block_pool import BlockPool, block_pool
 from llmload.vram.catalogue import load_model
 from llmload.vram.kv_cache import KV_ELEMENT_BYTES, KvCache
-from llmload.vram.model import Dense, Layer, LinearAttention
+from llmload.vram.model import Attention, Dense, LatentAttention, Layer, LinearAttention
 
+GROUPS = json.loads((Path(__file__).parent / "data" / "vllm_groups.json").read_text())["cases"]
 RUNS = json.loads((Path(__file__).parent / "data" / "vllm_pools.json").read_text())["runs"]
 
 
@@ -74,3 +75,40 @@ def test_a_recurrent_state_takes_one_block_and_widens_all_blocks_to_hold_it() ->
 def test_an_encoder_decoder_has_no_block_pool() -> None:
     with pytest.raises(ConfigError, match="encoder-decoder"):
         block_pool(KvCache(model=load_model("t5-v1_1-xxl")))
+
+
+@pytest.mark.parametrize("case", GROUPS, ids=lambda case: f"{len(case['layers'])}-layers-{case['groups']}-groups")
+def test_layers_of_different_width_are_grouped_as_vllm_0_32_groups_them(case: dict[str, Any]) -> None:
+    feed_forward = Dense(intermediate_size=8)
+    layers = tuple(
+        Layer(
+            mixer=Attention(heads=16, kv_heads=heads, head_dim=width, window_tokens=window or None),
+            feed_forward=feed_forward,
+        )
+        for heads, width, window in case["layers"]
+    )
+    pool = block_pool(KvCache(model=replace(load_model("Llama-3.2-1B-Instruct"), decoder=layers)))
+
+    assert len(pool.groups) == case["groups"]
+    assert pool.block_bytes == case["block_bytes"]
+    assert pool.blocks_per_request(8192, 2048) == case["blocks_per_request"]
+
+
+def test_latents_that_do_not_divide_the_widest_layer_are_refused() -> None:
+    model = load_model("Llama-3.2-1B-Instruct")
+    latent = LatentAttention(
+        heads=16, q_lora_rank=None, kv_lora_rank=100, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8
+    )
+    window = Attention(heads=16, kv_heads=8, head_dim=64, window_tokens=64)
+    layers = tuple(Layer(mixer=mixer, feed_forward=Dense(intermediate_size=8)) for mixer in (latent, window))
+
+    with pytest.raises(ConfigError, match="do not divide"):
+        block_pool(KvCache(model=replace(model, decoder=layers)))
+
+
+def test_a_model_without_attention_has_no_block_pool() -> None:
+    state = LinearAttention(key_heads=2, value_heads=2, key_dim=8, value_dim=8, conv_kernel=4)
+    layer = Layer(mixer=state, feed_forward=Dense(intermediate_size=8))
+
+    with pytest.raises(ConfigError, match="no layer keeps keys and values"):
+        block_pool(KvCache(model=replace(load_model("Llama-3.2-1B-Instruct"), decoder=(layer,))))
