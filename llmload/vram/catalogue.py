@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -9,13 +10,17 @@ from typing import Any
 
 from llmload.errors import ConfigError
 from llmload.vram.families import model_from_config
+from llmload.vram.gguf import read_gguf
 from llmload.vram.hf_config import HfConfig
+from llmload.vram.hub import hub_config
 from llmload.vram.model import ModelSpec
+from llmload.vram.safetensors import file_checkpoint, folder_checkpoint, index_checkpoint
 
 
-def load_model(name_or_path: str) -> ModelSpec:
+def load_model(name_or_path: str, *, hub: bool = False) -> ModelSpec:
     """
-    The model under a catalogue name, a Hugging Face id in the catalogue, a config.json or a directory holding one.
+    The model under a catalogue name or Hugging Face id in it, or in a file: config.json, a model directory, a
+    safetensors file or index with its config.json beside it, a GGUF file. With hub, an unknown id is asked for there.
 
     Raises ConfigError for a name that is not known, a file that cannot be read, or an unknown architecture.
     """
@@ -23,11 +28,42 @@ def load_model(name_or_path: str) -> ModelSpec:
     if entry is not None:
         return model_from_config(HfConfig(entry["config"], f"catalogue model {entry['name']}"), entry["name"])
     path = Path(name_or_path)
-    if not path.exists():
-        raise ConfigError(_unknown(name_or_path))
+    if path.exists():
+        return _load_file(path)
+    if hub:
+        return model_from_config(HfConfig(hub_config(name_or_path), f"Hub model {name_or_path}"), name_or_path)
+    raise ConfigError(_unknown(name_or_path))
+
+
+def load_served(name: str | None, *, hub: bool = False) -> ModelSpec:
+    """
+    The model that an engine says it serves: by that name or path, else by the last part of it.
+
+    Raises ConfigError where the engine names none, or one that is not known.
+    """
+    if name is None:
+        raise ConfigError("the engine does not say which model it serves: give --model")
+    last = name.rstrip("/").rpartition("/")[2]
+    if name.lower() not in catalogue() and not Path(name).exists() and last.lower() in catalogue():
+        return load_model(last)
+    return load_model(name, hub=hub)
+
+
+def _load_file(path: Path) -> ModelSpec:
+    if path.suffix == ".gguf":
+        header = read_gguf(path)
+        model = model_from_config(HfConfig(header.config, str(path)), path.stem)
+        return replace(model, weight_format=None, quantisation="gguf", checkpoint=header.checkpoint)
+    config = path / "config.json" if path.is_dir() else path
+    checkpoint = None
     if path.is_dir():
-        path /= "config.json"
-    return model_from_config(HfConfig(_read(path), str(path)), path.parent.name or str(path))
+        checkpoint = folder_checkpoint(path)
+    elif path.name.endswith(".safetensors.index.json"):
+        checkpoint, config = index_checkpoint(path), path.with_name("config.json")
+    elif path.suffix == ".safetensors":
+        checkpoint, config = file_checkpoint(path), path.with_name("config.json")
+    model = model_from_config(HfConfig(_read(config), str(config)), config.parent.name or str(config))
+    return replace(model, checkpoint=checkpoint)
 
 
 @cache
@@ -42,6 +78,12 @@ def model_entries() -> Sequence[Mapping[str, Any]]:
     """The entries of models.json as they stand: name, hf_id, config and the sources of both."""
     entries: Sequence[Mapping[str, Any]] = read_data("models.json")["models"]
     return entries
+
+
+def hub_id(name: str) -> str:
+    """The Hugging Face id of a model in the catalogue; the name itself where it has none or is not in it."""
+    entry = catalogue().get(name.lower())
+    return str(entry["hf_id"]) if entry and entry["hf_id"] else name
 
 
 def model_names() -> list[str]:

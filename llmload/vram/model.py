@@ -87,6 +87,15 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What the headers of weight files say: bytes by stored type, all tensors and those outside the language model."""
+
+    tensor_bytes: int
+    bytes_by_type: tuple[tuple[str, int], ...] = ()  # empty: an index tells the sum alone
+    beside_language_bytes: int = 0  # towers for images and sound, and what joins them to the language model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """What a model is made of, as far as memory depends on it; sizes in elements, positions in tokens."""
 
@@ -106,6 +115,7 @@ class ModelSpec:
     quantisation: str | None = None  # as the config declares it
     weight_format: str | None = "bf16"  # what that is in WEIGHT_FORMATS; None: a quantisation that is not known
     uncounted: tuple[str, ...] = ()  # parts of a multimodal config outside the language model
+    checkpoint: Checkpoint | None = None  # None: no weight files were looked at
 
     @property
     def layers(self) -> Iterator[Layer]:

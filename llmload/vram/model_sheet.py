@@ -61,6 +61,7 @@ def sheet_json(sheet: ModelSheet) -> dict[str, object]:
         "max_position_tokens": model.max_position_tokens,
         "quantisation_declared": model.quantisation,
         "uncounted": list(model.uncounted),
+        "checkpoint": asdict(model.checkpoint) if model.checkpoint else None,
         "params": {
             **{key: value for key, value in asdict(counts).items() if key != "idle_experts"},
             "backbone": counts.backbone,
@@ -92,6 +93,9 @@ def _heading(model: ModelSpec) -> list[str]:
         lines.append(f"Language model only, not counted: {', '.join(model.uncounted)}")
     if model.quantisation:
         lines.append(f"The config declares quantised weights: {model.quantisation}")
+    if model.checkpoint:
+        types = ", ".join(f"{name} {size / _GIB:,.3f}" for name, size in model.checkpoint.bytes_by_type)
+        lines.append(f"Its files hold {model.checkpoint.tensor_bytes / _GIB:,.3f} GiB{f': {types}' if types else ''}")
     return lines
 
 
