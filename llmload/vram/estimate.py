@@ -21,6 +21,11 @@ class Estimate:
         """Sum two parts whose errors may fall the same way, as they do when both follow one setting."""
         return Estimate(self.low + other.low, self.best + other.best, self.high + other.high)
 
+    @property
+    def figures(self) -> tuple[float, float, float]:
+        """Low, best and high."""
+        return self.low, self.best, self.high
+
     def left_of(self, whole: float) -> "Estimate":
         """What is left of a whole when this is taken from it: the more is taken, the less is left."""
         return Estimate(whole - self.high, whole - self.best, whole - self.low)

@@ -16,6 +16,7 @@ from llmload.vram.sharding import ONE_GPU, Parallelism, check_parallelism, rank_
 from llmload.vram.weights import WEIGHT_FORMATS, weights_bytes
 
 _GIB = 2**30
+FROM_FILE = "file"  # the weight format that is read from the headers of the weight files
 _UNCOUNTED_GIB = 2.0  # the most that a vision tower was seen to add; the least is nothing
 
 Verdict = Literal["fits", "may fit", "does not fit"]
@@ -54,7 +55,7 @@ class Fit:
     usable_bytes: float
     stages: tuple[StageFit, ...]
     concurrency: Estimate
-    pool_tokens: Estimate  # over all copies, as vLLM logs it for each
+    pool_tokens: Estimate  # over all copies, in requests of that context
     max_context_tokens: int  # the longest single request, by the best estimate and the model's own limit
 
     @property
@@ -84,13 +85,13 @@ def fit(deployment: Deployment) -> Fit:
     pool = stages[0].blocks
     engine, context = deployment.engine, deployment.context_tokens
     one_request = pool.blocks_per_request(context, engine.max_num_batched_tokens)
-    copies = deployment.copies
+    concurrency = Estimate(*(deployment.copies * count / one_request for count in blocks))
     return Fit(
         deployment=deployment,
         usable_bytes=usable,
         stages=stages,
-        concurrency=Estimate(*(copies * count / one_request for count in blocks)),
-        pool_tokens=Estimate(*(copies * pool.tokens(count) for count in blocks)),
+        concurrency=concurrency,
+        pool_tokens=Estimate(*(floor(requests * context) for requests in concurrency.figures)),
         max_context_tokens=_longest(pool, blocks[1], deployment),
     )
 
@@ -132,24 +133,38 @@ def _stage_fit(deployment: Deployment, stage: int, usable: float) -> StageFit:
     )
 
 
-def rank_weights(
-    model: ModelSpec,
-    weight_format: str,
-    parallelism: Parallelism = ONE_GPU,
-    stage: int = 0,
-) -> Estimate:
+def rank_weights(model: ModelSpec, weight_format: str, parallelism: Parallelism = ONE_GPU, stage: int = 0) -> Estimate:
     """
-    Bytes that vLLM reports for the weights of one rank of a stage.
+    Bytes that vLLM reports for the weights of one rank of a stage; the format "file" takes them as the files hold them.
 
-    Raises ConfigError for a format that is not in WEIGHT_FORMATS. Bounds: 39 runs of vLLM 0.19 stayed within them.
+    Raises ConfigError for a format that is neither that nor in WEIGHT_FORMATS, and for "file" where no file was read.
+    Bounds: the weights of 34 runs of vLLM 0.19 lay within them.
     """
+    tables = kept_tables_bytes(model, parallelism)
+    if weight_format == FROM_FILE and model.checkpoint is not None:
+        share = _rank_share(model, parallelism, stage)
+        return Estimate.around(model.checkpoint.tensor_bytes * share + tables, 0.005, 0.2 * _GIB)
     if weight_format not in WEIGHT_FORMATS:
-        raise ConfigError(f"precision {weight_format!r} is not known; known: {', '.join(WEIGHT_FORMATS)}")
+        known = ", ".join(WEIGHT_FORMATS)
+        raise ConfigError(f"precision {weight_format!r} is not known for {model.name}; known: {known}, and file")
     step = MXFP4_EXPERT_STEP if weight_format == "mxfp4" else 1
     counts = rank_counts(model, parallelism, stage, step)
-    best = weights_bytes(counts, WEIGHT_FORMATS[weight_format]) + kept_tables_bytes(model, parallelism)
-    around = Estimate.around(best, 0.005, 0.2 * _GIB)
+    around = Estimate.around(weights_bytes(counts, WEIGHT_FORMATS[weight_format]) + tables, 0.005, 0.2 * _GIB)
     return replace(around, high=around.high + _UNCOUNTED_GIB * _GIB) if model.uncounted else around
+
+
+def default_format(model: ModelSpec) -> str:
+    """The format a model's weights come in: as its files hold them, else as its config declares; raises ConfigError."""
+    if model.checkpoint is not None:
+        return FROM_FILE
+    if model.weight_format is None:
+        raise ConfigError(f"{model.source}: quantisation {model.quantisation!r} is not known: give --precision")
+    return model.weight_format
+
+
+def _rank_share(model: ModelSpec, parallelism: Parallelism, stage: int) -> float:
+    """A rank's share of the weights, each parameter counted alike: what is cut and what is copied differ little."""
+    return rank_counts(model, parallelism, stage).total / rank_counts(model, ONE_GPU).total
 
 
 def _fewest_blocks(stages: tuple[StageFit, ...]) -> tuple[int, int, int]:

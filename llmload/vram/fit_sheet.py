@@ -61,12 +61,13 @@ def fit_text(found: Fit) -> str:
         f"  for {asked} of {plan.context_tokens:,} tokens; {cut}{copies},",
         f"  weights {plan.weight_format}, KV cache {plan.kv_dtype}",
         "",
-        f"{'GiB on each GPU':<28}{'low':>9}{'best':>9}{'high':>9}",
-        f"  {'usable':<26}{'':>9}{found.usable_bytes / _GIB:>9.2f}   {share}",
+        f"{'GiB on each GPU':<28}{'low':>11}{'best':>11}{'high':>11}",
+        f"  {'usable':<26}{'':>11}{found.usable_bytes / _GIB:>11.2f}   {share}",
         _row("weights", _gib(tight.weights_bytes), 2),
-        _row("activations", _gib(tight.overhead.activation_bytes), 2),
-        _row("CUDA, NCCL, libraries", _gib(tight.overhead.non_torch_bytes), 2),
     ]
+    if plan.engine.name == "vllm":
+        lines.append(_row("activations", _gib(tight.overhead.activation_bytes), 2))
+        lines.append(_row("CUDA, NCCL, libraries", _gib(tight.overhead.non_torch_bytes), 2))
     if plan.engine.counts_graphs:
         lines.append(_row("CUDA graphs", _gib(tight.overhead.graph_bytes), 2))
     lines += [
@@ -74,7 +75,7 @@ def fit_text(found: Fit) -> str:
         "",
         _row("KV cache, tokens", found.pool_tokens, 0),
         _row("requests at once", found.concurrency, 2),
-        f"  {'longest single request':<26}{'':>9}{found.max_context_tokens:>9,}",
+        f"  {'longest single request':<26}{'':>11}{found.max_context_tokens:>11,}",
     ]
     if changes := remedies(found):
         lines += ["", "Any one of these would make it fit:", *(f"  - {change}" for change in changes)]
@@ -92,7 +93,7 @@ def fit_notes(found: Fit) -> list[str]:
     plan = found.deployment
     notes = []
     if plan.engine.name == "sglang":
-        notes.append("SGLang's figures follow its documentation; none was measured.")
+        notes.append("SGLang's share is for weights and cache alone; its figures are not measured here.")
     elif plan.engine.version < (0, 11):
         notes.append("vLLM before 0.11 was not measured; its warm-up took other amounts.")
     elif "H100" not in plan.gpu.name:
@@ -114,7 +115,7 @@ def fit_notes(found: Fit) -> list[str]:
 
 
 def _row(name: str, estimate: Estimate, digits: int) -> str:
-    cells = "".join(f"{value:>9,.{digits}f}" for value in (estimate.low, estimate.best, estimate.high))
+    cells = "".join(f"{value:>11,.{digits}f}" for value in (estimate.low, estimate.best, estimate.high))
     return f"  {name:<26}{cells}"
 
 

@@ -32,13 +32,14 @@ def gpus() -> list[Gpu]:
 
 def find_gpu(name: str) -> Gpu:
     """
-    The card whose name is, or alone begins with, the given one, whatever its case.
+    The card whose name is, or alone begins with, the given one, whatever its case; L4 is L4-24GB and not L40S.
 
     Raises ConfigError when there is none, or more than one.
     """
     wanted = name.lower()
     exact = [gpu for gpu in gpus() if gpu.name.lower() == wanted]
-    found = exact or [gpu for gpu in gpus() if gpu.name.lower().startswith(wanted)]
+    whole_words = [gpu for gpu in gpus() if gpu.name.lower().startswith(f"{wanted}-")]
+    found = exact or whole_words or [gpu for gpu in gpus() if gpu.name.lower().startswith(wanted)]
     if len(found) == 1:
         return found[0]
     if found:

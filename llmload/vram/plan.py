@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from llmload.errors import ConfigError
+from llmload.vram.catalogue import hub_id
 from llmload.vram.engine import default_utilization
 from llmload.vram.fit import Deployment, Fit, fit
 from llmload.vram.model import ModelSpec
@@ -12,6 +13,7 @@ from llmload.vram.sharding import Parallelism, parallel_problems
 
 _NARROWER = ("fp8", "w4a16")
 _NARROW = {"w4a16", "nf4", "nvfp4", "mxfp4", "q4_K", "q3_K", "q2_K"}
+_NARROW_KV, _BOTH = "an fp8 KV cache", "w4a16 weights and an fp8 KV cache"
 _CONTEXT_STEP = 1024
 _MOST_GPUS = 64
 
@@ -39,20 +41,24 @@ def plan_parallelism(
 
 def remedies(found: Fit) -> list[str]:
     """Changes of which each alone would make a deployment fit that does not surely fit, the cheapest first."""
-    return [] if found.verdict == "fits" else [text for text, changed in _changes(found) if _fits(changed)]
+    if found.verdict == "fits":
+        return []
+    helpful = [text for text, changed in _changes(found) if _fits(changed)]
+    return [text for text in helpful if text != _BOTH or not {_NARROW_KV, "w4a16 weights"} & set(helpful)]
 
 
 def engine_flags(found: Fit) -> list[str]:
-    """The command line that starts the engine as the deployment was computed; MODEL stands for files of this model."""
+    """The command that starts the engine as it was computed with, the model under its Hub id where it has one."""
     plan = found.deployment
+    model = hub_id(plan.model.name)
     engine, cut = plan.engine, plan.parallelism
     if engine.name == "sglang":
-        line = ["python", "-m", "sglang.launch_server", "--model-path", plan.model.name]
+        line = ["python", "-m", "sglang.launch_server", "--model-path", model]
         line += ["--context-length", str(plan.context_tokens), "--mem-fraction-static", f"{engine.utilization:g}"]
         names = ("--tp-size", "--pp-size", "--dp-size")
         fp8 = "fp8_e5m2"
     else:
-        line = ["vllm", "serve", plan.model.name, "--max-model-len", str(plan.context_tokens)]
+        line = ["vllm", "serve", model, "--max-model-len", str(plan.context_tokens)]
         line += ["--gpu-memory-utilization", f"{engine.utilization:g}"]
         line += ["--max-num-seqs", str(engine.max_num_seqs)]
         line += ["--max-num-batched-tokens", str(engine.max_num_batched_tokens)]
@@ -77,14 +83,14 @@ def _changes(found: Fit) -> Iterator[tuple[str, Deployment]]:
     if plan.users and (fewer := int(found.concurrency.low)) > 0:
         yield f"{fewer:,} users at once", replace(plan, users=fewer)
     if plan.kv_dtype != "fp8":
-        yield "an fp8 KV cache", replace(plan, kv_dtype="fp8")
+        yield _NARROW_KV, replace(plan, kv_dtype="fp8")
     if plan.engine.utilization < 0.95 and plan.engine.name == "vllm":
         yield "a utilisation of 0.95", replace(plan, engine=replace(plan.engine, utilization=0.95))
     for form in _NARROWER if plan.weight_format not in _NARROW else ():
         if form != plan.weight_format:
             yield f"{form} weights", replace(plan, weight_format=form)
     if plan.kv_dtype != "fp8" and plan.weight_format not in _NARROW:
-        yield "w4a16 weights and an fp8 KV cache", replace(plan, kv_dtype="fp8", weight_format="w4a16")
+        yield _BOTH, replace(plan, kv_dtype="fp8", weight_format="w4a16")
     yield from _more_gpus(plan)
 
 
