@@ -1,17 +1,51 @@
-"""`llmload vram`: how much GPU memory a model needs, from its config alone."""
+"""`llmload vram`: how much GPU memory a model needs, whether it fits, how fast it can be: from its config alone."""
 
 import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+if TYPE_CHECKING:
+    from llmload.vram.fit import Deployment
+
+DOES_NOT_FIT: Final = 1
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, every unit in its key.")
+_hub = click.option("--hub", is_flag=True, help="Ask the Hugging Face Hub for a config that is not in the catalogue.")
+_kv_dtype = click.option(
+    "--kv-dtype",
+    type=click.Choice(["bf16", "fp16", "fp8", "fp32"]),
+    default="bf16",
+    show_default=True,
+    help="How the KV cache is stored.",
+)
+_precision = click.option(
+    "--precision", metavar="FORMAT", help="How weights are stored: bf16, fp8, w4a16 ... [default: as the model comes]"
+)
+
+
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Several options as one decorator, in the order of the help text."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 @click.group()
 def vram() -> None:
     """
-    Size a model's GPU memory from its config: no network, no GPU, no model download.
+    Size a model's GPU memory and speed from its config: no network, no GPU, no model download.
 
     MODEL is a name from the catalogue (llama-2-70b, Qwen3-30B-A3B), a Hugging Face id in it
-    (meta-llama/Llama-3.1-8B-Instruct), the path of a config.json, or a directory that holds one.
+    (meta-llama/Llama-3.1-8B-Instruct), or a file: a config.json, a model directory, a safetensors file or index beside
+    its config.json, a GGUF file.
     """
 
 
@@ -19,44 +53,51 @@ def vram() -> None:
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option(
     "--rule",
-    type=click.Choice(["seed"]),
+    type=click.Choice(["seed", "total", "exact"]),
     default="seed",
     show_default=True,
-    expose_value=False,
-    help="How memory is computed.",
+    help="seed: 1.2 x backbone and rotary caches; total: 1.2 x all; exact: as stored.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON with unrounded inputs instead of Markdown.")
-def table(models: tuple[str, ...], as_json: bool) -> None:
+@click.option("--precision", "precisions", multiple=True, metavar="FORMAT", help="Only this column; may be repeated.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of Markdown.")
+@_json
+def table(models: tuple[str, ...], rule: str, precisions: tuple[str, ...], as_csv: bool, as_json: bool) -> None:
     """
     Print the sizing table: without MODEL, the eleven models of the seed document.
 
     The seed rule is 1.2 x the weights: 1.2 x bytes x (P + R) / 2^30, where P are the parameters without the language
-    model head and R the rotary caches of Transformers 4.31. Its "GB" is GiB. It knows no KV cache and no engine.
+    model head and R the rotary caches of Transformers 4.31. Its "GB" is GiB. No rule knows KV cache or engine: ask fit.
 
     \b
     Examples:
-      llmload vram table --rule seed
-      llmload vram table --rule seed Llama-3.1-8B-Instruct Qwen3-32B
+      llmload vram table
+      llmload vram table --rule exact --precision bf16 --precision w4a16 Qwen3-32B
+      llmload vram table --rule total --csv
       llmload vram table --rule seed --json llama-2-70b
     """
     from llmload.vram.catalogue import load_model
-    from llmload.vram.tables import seed_json, seed_markdown, seed_row, seed_rows
+    from llmload.vram.size_table import exact_table, seed_table, table_csv, table_json, table_markdown, total_table
+    from llmload.vram.tables import seed_json, seed_markdown, seed_models, seed_row, seed_rows
 
-    rows = [seed_row(load_model(name)) for name in models] if models else seed_rows()
-    click.echo(json.dumps(seed_json(rows), indent=2) if as_json else seed_markdown(rows))
+    if rule == "seed":
+        rows = [seed_row(load_model(name)) for name in models] if models else seed_rows()
+        if not precisions and not as_csv:
+            click.echo(json.dumps(seed_json(rows), indent=2) if as_json else seed_markdown(rows))
+            return
+        sizes = seed_table(rows, precisions)
+    else:
+        found = [load_model(name) for name in models] if models else seed_models()
+        sizes = (total_table if rule == "total" else exact_table)(found, precisions)
+    if as_json:
+        click.echo(json.dumps(table_json(sizes), indent=2))
+    else:
+        click.echo(table_csv(sizes) if as_csv else table_markdown(sizes))
 
 
 @vram.command()
 @click.argument("model")
-@click.option(
-    "--kv-dtype",
-    type=click.Choice(["bf16", "fp16", "fp8", "fp32"]),
-    default="bf16",
-    show_default=True,
-    help="How the KV cache is stored.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, in bytes.")
-def show(model: str, kv_dtype: str, as_json: bool) -> None:
+@_options(_kv_dtype, _hub, _json)
+def show(model: str, kv_dtype: str, hub: bool, as_json: bool) -> None:
     """
     Show a model's parameters, its weights in each format, and its KV cache a token and a context.
 
@@ -69,13 +110,164 @@ def show(model: str, kv_dtype: str, as_json: bool) -> None:
     from llmload.vram.catalogue import load_model
     from llmload.vram.model_sheet import model_sheet, sheet_json, sheet_text
 
-    sheet = model_sheet(load_model(model), kv_dtype)
+    sheet = model_sheet(load_model(model, hub=hub), kv_dtype)
     click.echo(json.dumps(sheet_json(sheet), indent=2) if as_json else sheet_text(sheet))
 
 
+@vram.command()
+@click.argument("model")
+@click.option("--gpu", required=True, metavar="NAME", help="The card, as `llmload vram gpus` names it.")
+@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="How many cards there are.")
+@click.option("--tp", type=click.IntRange(1), help="Tensor parallelism. [default: as much as fits the count]")
+@click.option("--pp", type=click.IntRange(1), help="Pipeline stages. [default: what is left of the count]")
+@click.option("--ep", is_flag=True, help="Deal whole experts to the tensor ranks.")
+@click.option("--context", type=click.IntRange(1), metavar="TOKENS", help="A request's. [default: the model's limit]")
+@click.option("--users", type=click.IntRange(1), metavar="N", help="Requests of that context at once.")
+@click.option("--engine", type=click.Choice(["vllm", "sglang"]), default="vllm", show_default=True)
+@click.option("--engine-version", metavar="VERSION", help="Such as 0.19. [default: the newest known]")
+@click.option("--utilization", type=float, metavar="SHARE", help="Of the card's memory. [default: the engine's]")
+@_options(_precision, _kv_dtype, _hub, _json)
+def fit(as_json: bool, **asked: Any) -> None:
+    """
+    Say whether MODEL fits on COUNT cards, and how many requests they then hold; exit code 1 when it does not.
+
+    FITS: even by the low estimate. MAY FIT: by the best one only.
+
+    \b
+    Examples:
+      llmload vram fit llama-2-70b --gpu A100-SXM4-80GB --count 2
+      llmload vram fit Qwen3-32B --gpu H100-SXM5 --count 2 --context 16000 --users 8 --kv-dtype fp8
+      llmload vram fit gpt-oss-20b --gpu RTX-4090 --engine-version 0.19 --context 32768 --json
+    """
+    from llmload.vram import fit as fitting
+    from llmload.vram.fit_sheet import fit_json, fit_text
+
+    found = fitting.fit(_deployment(asked))
+    click.echo(json.dumps(fit_json(found), indent=2) if as_json else fit_text(found))
+    if found.verdict == "does not fit":
+        sys.exit(DOES_NOT_FIT)
+
+
+def _deployment(asked: dict[str, Any]) -> "Deployment":
+    from llmload.vram.catalogue import load_model
+    from llmload.vram.engine import engine_for
+    from llmload.vram.fit import Deployment, default_format
+    from llmload.vram.gpus import find_gpu
+    from llmload.vram.plan import plan_parallelism
+
+    model, gpu = load_model(asked["model"], hub=asked["hub"]), find_gpu(asked["gpu"])
+    parallelism, copies = plan_parallelism(model, asked["count"], asked["tp"], asked["pp"], expert=asked["ep"])
+    context_tokens = asked["context"] or model.max_position_tokens
+    if context_tokens is None:
+        raise click.UsageError(f"{model.name} states no longest context: give --context")
+    engine = engine_for(
+        gpu, asked["engine"], asked["engine_version"], utilization=asked["utilization"], gpus=parallelism.gpus
+    )
+    return Deployment(
+        model=model,
+        gpu=gpu,
+        engine=engine,
+        parallelism=parallelism,
+        copies=copies,
+        weight_format=asked["precision"] or default_format(model),
+        kv_dtype=asked["kv_dtype"],
+        context_tokens=context_tokens,
+        users=asked["users"],
+    )
+
+
+@vram.command()
+@click.argument("model", required=False)
+@click.option("--gpu", metavar="NAME", help="The card, as `llmload vram gpus` names it; needed with MODEL.")
+@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="Cards that share one copy.")
+@click.option(
+    "--context", type=click.IntRange(0), default=0, show_default=True, metavar="TOKENS", help="Of each sequence."
+)
+@click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Sequences at once; may be repeated.")
+@click.option("--measured", type=click.FloatRange(0, min_open=True), metavar="TOKENS/S", help="A speed to judge.")
+@_options(_precision, _kv_dtype, _hub, _json)
+def bound(
+    model: str | None, gpu: str | None, count: int, context: int, batches: tuple[int, ...], measured: float | None,
+    precision: str | None, kv_dtype: str, hub: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """
+    Say how fast MODEL can generate at best, by what memory can be read; and what share of that a measured speed is.
+
+    Without MODEL: the speed table of the seed document beside its bounds, the cell that cannot be believed marked.
+
+    \b
+    Examples:
+      llmload vram bound
+      llmload vram bound vicuna-7b-v1.3 --gpu A100-SXM4-80GB --measured 41.14
+      llmload vram bound Qwen3-30B-A3B --gpu H100-SXM5 --context 2000 --batch 1 --batch 64 --json
+    """
+    from dataclasses import asdict
+
+    from llmload.vram.bound_sheet import bound_json, bound_text
+    from llmload.vram.catalogue import load_model
+    from llmload.vram.gpus import find_gpu
+    from llmload.vram.seed_speeds import seed_speed_markdown, seed_speed_rows
+
+    if model is None:
+        rows = seed_speed_rows()
+        click.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else seed_speed_markdown(rows))
+        return
+    if gpu is None:
+        raise click.UsageError("--gpu is needed with MODEL")
+    spec = load_model(model, hub=hub)
+    found = bound_json(
+        spec,
+        find_gpu(gpu),
+        gpus=count,
+        weight_format=precision or spec.weight_format or "bf16",
+        kv_dtype=kv_dtype,
+        context_tokens=context,
+        batches=batches or ((1,) if measured else (1, 8, 64)),
+        measured_tokens_per_s=measured,
+    )
+    click.echo(json.dumps(found, indent=2) if as_json else bound_text(found))
+
+
+@vram.command("check-log")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--model", metavar="MODEL", help="The model that was served. [default: as the log names it]")
+@click.option("--gpu", metavar="NAME", help="The card, where the log does not tell its memory.")
+@click.option("--tp", type=click.IntRange(1), help="Tensor parallelism, where it is not told: /metrics never does.")
+@_options(_precision, _hub, _json)
+def check_log(
+    file: Path, model: str | None, gpu: str | None, tp: int | None, precision: str | None, hub: bool, as_json: bool
+) -> None:
+    """
+    Lay what an engine says about its memory beside the estimate: FILE is its start-up log, or what /metrics answers.
+
+    vLLM (V0, V1 in the old and the new wording) and SGLang are understood.
+
+    \b
+    Examples:
+      llmload vram check-log vllm.log
+      llmload vram check-log metrics.txt --model Llama-3.2-1B-Instruct --json
+    """
+    from dataclasses import asdict
+
+    from llmload.vram.catalogue import load_served
+    from llmload.vram.engine_log import read_engine
+    from llmload.vram.gpus import find_gpu
+    from llmload.vram.log_check import compare, comparison_text
+
+    facts = read_engine(file.read_text(encoding="utf-8", errors="replace"))
+    spec = load_served(model or facts.model, hub=hub)
+    rows = compare(facts, spec, find_gpu(gpu) if gpu else None, precision, tp)
+    if as_json:
+        found = [asdict(row) | {"difference_percent": row.difference_percent} for row in rows]
+        click.echo(json.dumps({"facts": asdict(facts), "comparison": found}, indent=2))
+    else:
+        click.echo(comparison_text(facts, rows))
+
+
 @vram.command("gpus")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the source of each card's figures.")
-def list_gpus(as_json: bool) -> None:
+@click.option("--local", is_flag=True, help="The NVIDIA GPUs of this machine instead, by their driver.")
+@_json
+def list_gpus(local: bool, as_json: bool) -> None:
     """
     List the graphics cards llmload knows: memory as CUDA reports it, bandwidth and 16-bit speed.
 
@@ -83,16 +275,22 @@ def list_gpus(as_json: bool) -> None:
     Examples:
       llmload vram gpus
       llmload vram gpus --json
+      llmload vram gpus --local
     """
     from dataclasses import asdict
 
     from llmload.vram.gpus import gpus, gpus_text
+    from llmload.vram.local_gpus import local_gpus, local_gpus_text
 
+    if local:
+        here = local_gpus()
+        click.echo(json.dumps([asdict(gpu) for gpu in here], indent=2) if as_json else local_gpus_text(here))
+        return
     click.echo(json.dumps([asdict(gpu) for gpu in gpus()], indent=2) if as_json else gpus_text(gpus()))
 
 
 @vram.command("models")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the source of each config.")
+@_json
 def list_models(as_json: bool) -> None:
     """
     List the models whose configs ship with llmload.

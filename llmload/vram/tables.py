@@ -52,7 +52,7 @@ def seed_row(model: ModelSpec, family: str | None = None, size: str | None = Non
     positions = model.max_position_tokens or 0
     return SeedRow(
         model=family or model.name,
-        parameters=size or _short_count(counts.total),
+        parameters=size or short_count(counts.total),
         backbone_params=counts.backbone,
         rotary_cache_elements=2 * positions * model.rotary_dim * len(model.decoder),
     )
@@ -61,6 +61,11 @@ def seed_row(model: ModelSpec, family: str | None = None, size: str | None = Non
 def seed_rows() -> list[SeedRow]:
     """The eleven models of the seed's own table, computed from their configs as they were when it was made."""
     return [_seed_row_of(entry) for entry in read_data("seed_rows.json")["rows"]]
+
+
+def seed_models() -> list[ModelSpec]:
+    """The models of the seed's own table, as their configs were when it was made."""
+    return [_seed_model_of(entry) for entry in read_data("seed_rows.json")["rows"]]
 
 
 def seed_markdown(rows: Iterable[SeedRow]) -> str:
@@ -92,11 +97,13 @@ def seed_json(rows: Iterable[SeedRow]) -> dict[str, object]:
 
 
 def _seed_row_of(entry: Mapping[str, str | int]) -> SeedRow:
+    return seed_row(_seed_model_of(entry), str(entry["model"]), str(entry["parameters"]))
+
+
+def _seed_model_of(entry: Mapping[str, str | int]) -> ModelSpec:
     model = load_model(str(entry["catalogue"]))
     positions = entry.get("max_position_embeddings")
-    if positions is not None:
-        model = replace(model, max_position_tokens=int(positions))
-    return seed_row(model, str(entry["model"]), str(entry["parameters"]))
+    return model if positions is None else replace(model, max_position_tokens=int(positions))
 
 
 def _family_cells(family: str, rows: Sequence[SeedRow]) -> list[str]:
@@ -109,7 +116,7 @@ def _gb(gib: Decimal) -> str:
     return f"{digits} GB"
 
 
-def _short_count(params: int) -> str:
+def short_count(params: int) -> str:
     """A count as model names write it: 6738415616 is 6.74b, 494032768 is 494m."""
     divisor, unit = (10**9, "b") if params >= 10**9 else (10**6, "m")
     scaled = Decimal(params) / divisor
