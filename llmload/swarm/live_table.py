@@ -11,7 +11,7 @@ FRESH_S: Final = 3 * PERIOD_S
 COLUMNS: Final = [
     {"key": "figure", "title": "Figure"},
     {"key": "recent", "title": f"Last {SPAN_S:g} s"},
-    {"key": "run", "title": "Run so far"},
+    {"key": "run", "title": "Run"},
 ]
 
 
@@ -22,7 +22,7 @@ def rows(state: Mapping[str, Any], point: Mapping[str, Any] | None) -> list[dict
     now = point or {}
     return [
         *_verdict(state),
-        _row("Run", run=_name(state)),
+        _row("Scenario", run=_name(state)),
         _row("Stage", run=_stage(state)),
         _row("Users", str(state["users"])),
         _row("In flight", str(state["in_flight"])),

@@ -144,7 +144,8 @@ def _form_check(web_ui: WebUI, guarded: Callable[..., Any], preparation: Prepara
             if environment.runner.state in (STATE_INIT, STATE_STOPPED):
                 preparation.meet_engine(scenario)
         except LlmloadError as error:
-            return _json({"success": False, "message": str(error), "host": environment.host})
+            message = str(error).removeprefix("command line: ")  # the form is another place to write the same
+            return _json({"success": False, "message": message, "host": environment.host})
         return None
 
     return lambda: refusal() if request.endpoint == "locust.swarm" else None

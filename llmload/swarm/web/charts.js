@@ -5,15 +5,16 @@ import { LATENCIES, QUANTILES, clock, milliseconds, number } from "./figures.js"
 const HEIGHT = 220;
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
 
-const line = (name, colour, of, text = number) => ({ name, colour, of, text });
+const line = (name, colour, of, text = number, width = 2) => ({ name, colour, of, text, width });
+const whole = (value) => number(value, 0);
 const CHARTS = [
   { title: "Output tokens/s", lines: [line("output tokens/s", "--rate", (p) => p.output_tokens_per_s)] },
   { title: "Requests/min", lines: [line("requests/min", "--rate", (p) => p.requests_per_min)] },
   {
     title: "Users and requests in flight",
     lines: [
-      line("users", "--level", (p) => p.users, (n) => number(n, 0)),
-      line("in flight", "--second", (p) => p.in_flight, (n) => number(n, 0)),
+      line("users", "--level", (p) => p.users, whole, 5), // a closed loop has as many in flight: seen on top of it
+      line("in flight", "--second", (p) => p.in_flight, whole),
     ],
   },
   { title: "Failed requests/min", lines: [line("failed/min", "--bad", (p) => p.failed_per_min)] },
@@ -28,16 +29,22 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 2 });
 let zoomed = false;
 
-function series({ name, colour: of, text }, scale) {
+function series({ name, colour: of, text, width }, scale) {
   const legend = (plot, value, index) => {
     const shown = value ?? plot.data[index].at(-1);
     return text(shown === null || shown === undefined ? null : shown / scale);
   };
-  return { label: name, stroke: () => colour(of), width: 2, value: legend, points: { show: false } };
+  return { label: name, stroke: () => colour(of), width, value: legend, points: { show: false } };
+}
+
+function moment(plot, value) {
+  const seconds = value ?? plot.data[0].at(-1);
+  return seconds === undefined ? "n/a" : clock(seconds);
 }
 
 function options({ lines, scale = 1 }, width) {
-  const axis = { stroke: () => colour("--quiet"), grid: { stroke: () => colour("--grid"), width: 1 }, ticks: { show: false } };
+  const grid = { stroke: () => colour("--grid"), width: 1 };
+  const axis = { stroke: () => colour("--quiet"), grid, ticks: { show: false } };
   return {
     width,
     height: HEIGHT,
@@ -46,13 +53,10 @@ function options({ lines, scale = 1 }, width) {
       y: { range: (_, from, to) => [0, to > 0 ? to * 1.1 : 1] },
     },
     axes: [
-      { ...axis, incrs: STEPS, values: (_, at) => at.map(clock) },
+      { ...axis, size: 28, incrs: STEPS, values: (_, at) => at.map(clock) },
       { ...axis, size: 56, values: (_, at) => at.map((value) => short.format(value)) },
     ],
-    series: [
-      { label: "at", value: (plot, value) => { const at = value ?? plot.data[0].at(-1); return at === undefined ? "n/a" : clock(at); } },
-      ...lines.map((each) => series(each, scale)),
-    ],
+    series: [{ label: "at", value: moment }, ...lines.map((each) => series(each, scale))],
     cursor: { sync: { key: "llm" }, drag: { x: true, y: false } },
     hooks: { setSelect: [(plot) => { zoomed ||= plot.select.width > 0; }] },
   };

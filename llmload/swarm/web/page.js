@@ -9,6 +9,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const at = (id) => document.getElementById(id);
 let run = null;
 let points = [];
+let charts = null;
 
 function element(tag, text, children = []) {
   const made = document.createElement(tag);
@@ -38,8 +39,8 @@ function showVerdict(state) {
 
 function showFigures(state) {
   const tiles = {
-    "requests/min": number(state.requests_per_min),
-    "output tokens/s": number(state.output_tokens_per_s),
+    "requests/min so far": number(state.requests_per_min),
+    "output tokens/s so far": number(state.output_tokens_per_s),
     users: number(state.users, 0),
     "in flight": number(state.in_flight, 0),
   };
@@ -54,12 +55,14 @@ function showFigures(state) {
 }
 
 function show(state) {
-  at("downloads").hidden = !state.run_id;
-  at("summary").hidden = state.stage !== "ended";
   if (!state.run_id) return;
+  for (const id of ["figures", "tables", "charts", "note"]) at(id).hidden = false;
+  at("summary").hidden = state.stage !== "ended";
   at("name").textContent = `${state.scenario}: ${state.model} on ${state.engine}`;
   showVerdict(state);
   showFigures(state);
+  charts ??= new Charts(at("charts")); // not before there is a run: what is hidden has no width to draw in
+  charts.show(points);
 }
 
 async function ask(path) {
@@ -68,37 +71,34 @@ async function ask(path) {
   return answer.json();
 }
 
-async function look(charts) {
+async function look() {
   const state = await ask("./llm/state");
   if (state.run_id !== run) [run, points] = [state.run_id, []];
   const news = await ask(`./llm/points?after=${points.at(-1)?.t_s ?? -1}`);
   if (news.run_id === run) points.push(...news.points);
   show(state);
-  charts.show(points);
   return state.run_id && state.stage !== "ended" ? RUNNING_MS : IDLE_MS;
 }
 
-async function watch(charts) {
+async function watch() {
   let pause = IDLE_MS;
   try {
-    pause = await look(charts);
+    pause = await look();
     at("trouble").hidden = true;
   } catch (error) {
     const out = error.message === "logged out";
     at("trouble").textContent = out ? "Logged out: log in to Locust again." : "Locust does not answer; asking again.";
     at("trouble").hidden = false;
   }
-  setTimeout(watch, pause, charts);
+  setTimeout(watch, pause);
 }
 
 showTheme();
 document.documentElement.classList.toggle("embedded", location.search === "?embedded");
-at("downloads").hidden = true;
-const charts = new Charts(at("charts"));
 const retheme = () => {
   showTheme();
-  charts.recolour();
+  charts?.recolour();
 };
 dark.addEventListener("change", retheme);
 addEventListener("storage", retheme);
-watch(charts);
+watch();
