@@ -75,6 +75,7 @@ def comparison_text(facts: EngineFacts, rows: list[Comparison]) -> str:
         digits = 2 if row.quantity.endswith("_gib") or row.quantity == "concurrency" else 0
         logged = "-" if row.logged is None else f"{row.logged:,.{digits}f}"
         off = "-" if row.difference_percent is None else f"{row.difference_percent:+.2f}"
+        off = "equal" if row.agrees(0) else off  # as far as the log's digits tell
         lines.append(f"  {row.quantity:<22}{logged:>13}{row.estimated:>13,.{digits}f}{off:>8}  {row.given}")
     return "\n".join(lines)
 

@@ -36,6 +36,12 @@ def test_every_known_architecture_was_built() -> None:
     assert {built["config"]["model_type"] for built in BUILT} == {*DECODERS, "falcon", "mpt", "t5"}
 
 
+def test_the_page_on_sizing_says_how_many_were_built() -> None:
+    page = Path(__file__).parents[2] / "docs" / "sizing.md"
+
+    assert f"{len(BUILT)} small configs" in page.read_text(encoding="utf-8")
+
+
 def test_three_in_four_layers_of_qwen3_next_keep_a_state_instead_of_a_cache() -> None:
     config = next(built["config"] for built in BUILT if built["config"]["model_type"] == "qwen3_next")
     cache = KvCache(model=model_from_config(HfConfig(config, "here"), "m"))

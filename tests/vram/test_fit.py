@@ -19,6 +19,7 @@ from llmload.vram.sharding import Parallelism, parallel_problems, rank_counts, s
 
 RUNS = json.loads((Path(__file__).parent / "data" / "vllm_runs.json").read_text())["runs"]
 LANGUAGE_RUNS = [run for run in RUNS if run["language_only"]]
+SIZING = Path(__file__).parents[2] / "docs" / "sizing.md"
 GIB = 2**30
 H100 = find_gpu("H100-SXM5-80GB")
 
@@ -68,6 +69,7 @@ def test_concurrency_is_off_by_a_third_of_a_percent_on_average() -> None:
     errors = [abs(fit_of_run(run).concurrency.best / run["concurrency"] - 1) for run in LANGUAGE_RUNS]
 
     assert len(errors) == 34
+    assert f"mean error {mean(errors):.2%}".replace("%", " %") in SIZING.read_text(encoding="utf-8")
     assert mean(errors) < 0.004
     assert sorted(errors)[-3] < 0.01  # the two above are a pool of 3 GiB, off by 0.1
 

@@ -183,5 +183,8 @@ def test_what_was_printed_is_derived_within_its_tolerance(entry: dict[str, Any],
     assert derived == pytest.approx(entry["expect"][quantity], rel=entry["tolerance_pct"] / 100)
 
 
-def test_all_34_entries_are_there() -> None:
+def test_all_34_entries_are_there_and_the_page_on_sizing_says_so() -> None:
+    page = Path(__file__).parents[2] / "docs" / "sizing.md"
+
     assert len(GOLDEN) == 34
+    assert f"| {len(GOLDEN)} entries, {len(CASES)} numbers |" in page.read_text(encoding="utf-8")
