@@ -16,6 +16,8 @@ from benchmarks.wire.demands import OWN, Judgement, cost_and_truth
 from benchmarks.wire.llmload_client import Llmload
 from benchmarks.wire.load_client import LoadClient
 from benchmarks.wire.locust_clients import PlainLocust
+from benchmarks.wire.other_tools import Aiperf, GenaiBench, Guidellm
+from benchmarks.wire.pinned import adopt_orphans
 from benchmarks.wire.sglang_bench import SglangBench
 from benchmarks.wire.special import SPECIAL
 from benchmarks.wire.tables import comparison_table, judgement_table
@@ -27,6 +29,9 @@ CLIENTS: Final[dict[str, LoadClient]] = {
     for client in (
         Llmload(),
         SglangBench(),
+        GenaiBench(),
+        Aiperf(),
+        Guidellm(),
         PlainLocust("openai-locust", "chat_openai.py"),
         PlainLocust("fasthttp", "chat_fasthttp.py"),
     )
@@ -81,6 +86,7 @@ def main(
     clients, cores = choose_clients(only), Cores.of_this_machine()
     works = works or (*COST_LIMITS, *SPECIAL)
     plain = {name: parse_work(name) for name in works if name not in SPECIAL}
+    adopt_orphans()
     os.sched_setaffinity(0, {cores.engine})  # the client's core is the client's alone
     with tempfile.TemporaryDirectory(prefix="llmload-wire-") as temporary:
         folder = (keep or Path(temporary)).absolute()

@@ -1,17 +1,23 @@
 """A program held to one core, and what it used."""
 
+import ctypes
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from resource import struct_rusage
 from typing import Final
 
 from click import ClickException
 
 POLL_S: Final = 0.1
+LINGER_S: Final = 5.0
+"""How long what a program started may outlive it."""
+PR_SET_CHILD_SUBREAPER: Final = 36
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -25,7 +31,7 @@ class MemorySample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a program used, with the children that it waited for."""
+    """What a program used, with everything that it started."""
 
     exit_code: int
     cpu_s: float
@@ -39,13 +45,18 @@ class Usage:
         return max((sample.rss_bytes for sample in self.memory), default=0)
 
 
+def adopt_orphans() -> None:
+    """Become the parent of processes that a program leaves behind, so that their usage can be counted."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
 def run_pinned(
     command: Sequence[str], *, cpu: int, folder: Path, environment: Mapping[str, str], timeout_s: float
 ) -> Usage:
     """Run the program in `folder` on one core, its output in `output.txt`; ClickException if it takes too long."""
     output = folder / "output.txt"
     started_s = time.monotonic()
-    memory: list[MemorySample] = []
     with output.open("wb") as out:
         process = subprocess.Popen(
             command,
@@ -57,25 +68,58 @@ def run_pinned(
             process_group=0,
             preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
         )
-        while True:
-            # Popen.wait would throw the child's usage away.
-            pid, status, used = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                break
-            if time.monotonic() - started_s > timeout_s:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                raise ClickException(f"{command[0]} was not done in {timeout_s:.0f} s\n{last_lines(output)}")
-            memory += _sample(process.pid)
-            time.sleep(POLL_S)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    group = _Group(process)
+    while group.lives():
+        if time.monotonic() - started_s > timeout_s:
+            group.kill()
+            raise ClickException(f"{command[0]} was not done in {timeout_s:.0f} s\n{last_lines(output)}")
+        time.sleep(POLL_S)
     return Usage(
         exit_code=process.returncode,
-        cpu_s=used.ru_utime + used.ru_stime,
+        cpu_s=group.cpu_s,
         wall_s=time.monotonic() - started_s,
-        memory=tuple(memory),
+        memory=tuple(group.memory),
         output=output,
     )
+
+
+class _Group:
+    """A program and whatever it started, as one process group. Popen.wait would throw their usage away."""
+
+    def __init__(self, leader: "subprocess.Popen[bytes]") -> None:
+        self.cpu_s = 0.0
+        self.memory: list[MemorySample] = []
+        self._leader = leader
+        self._ended_s: float | None = None
+
+    def lives(self) -> bool:
+        """Count those that have ended, kill those that outlive the program for long, and say whether any is left."""
+        try:
+            while (ended := os.wait4(-self._leader.pid, os.WNOHANG))[0]:
+                self._count(*ended)
+        except ChildProcessError:
+            return False
+        if self._ended_s is None:
+            self.memory += _sample(self._leader.pid)
+        elif time.monotonic() - self._ended_s > LINGER_S:
+            self._kill()
+        return True
+
+    def kill(self) -> None:
+        """End them all."""
+        self._kill()
+        while self.lives():
+            time.sleep(POLL_S)
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._leader.pid, signal.SIGKILL)
+
+    def _count(self, pid: int, status: int, used: struct_rusage) -> None:
+        self.cpu_s += used.ru_utime + used.ru_stime
+        if pid == self._leader.pid:
+            self._leader.returncode = os.waitstatus_to_exitcode(status)
+            self._ended_s = time.monotonic()
 
 
 def last_lines(output: Path, lines: int = 15) -> str:

@@ -1,0 +1,278 @@
+"""The wire benchmark measures what it says: costs by difference, truth by the engine's log, memory by samples."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click import ClickException
+from click.testing import CliRunner
+
+from benchmarks.peers import PEERS, Peer, write_tokenizer
+from benchmarks.truth_engine.log import TrueAnswer, TruthLog
+from benchmarks.wire.__main__ import main
+from benchmarks.wire.comparison import Comparison, Reading, reading
+from benchmarks.wire.demands import cost_and_truth
+from benchmarks.wire.llmload_client import Llmload
+from benchmarks.wire.load_client import Reported, Task
+from benchmarks.wire.other_tools import Aiperf, GenaiBench, Guidellm
+from benchmarks.wire.pinned import Usage, run_pinned
+from benchmarks.wire.sglang_bench import SglangBench
+from benchmarks.wire.stamps import Stamps
+from benchmarks.wire.trial import Bench, Cores, Trial, run_trial
+from benchmarks.wire.work import Work
+
+MS = 1_000_000
+WORK = Work(streams=4, tokens_per_s=100, tokens=16)
+
+
+def answer(request_id: str = "r", *, received_ms: float = 0, writes_ms: tuple[float, ...] = (50, 60, 70)) -> TrueAnswer:
+    """Build an answer as the engine logs it."""
+    return TrueAnswer(
+        request_id=request_id,
+        complete=True,
+        kernel_stamped=True,
+        received_ns=int(received_ms * MS),
+        first_due_ns=int(writes_ms[0] * MS),
+        done_ns=int(writes_ms[-1] * MS),
+        worst_late_ns=0,
+        writes_ns=np.array([int(moment * MS) for moment in writes_ms], dtype=np.int64),
+    )
+
+
+def trial(folder: Path, *, cpu_s: float, answers: list[TrueAnswer], **reported: Any) -> Trial:
+    """Build a run that used so much and was answered so."""
+    return Trial(
+        client="llmload",
+        work=WORK,
+        requests=len(answers),
+        usage=Usage(exit_code=0, cpu_s=cpu_s, wall_s=1.0, memory=(), output=folder / "output.txt"),
+        reported=Reported(completed=len(answers), **reported),
+        truth=TruthLog(answers),
+        connections=1,
+        most_streams=1,
+        folder=folder,
+    )
+
+
+def one_reading(client: str, cost: float, **figures: Any) -> Reading:
+    """Build a reading whose figures are true unless given."""
+    true = {"ttft_mean_s": 0.05, "ttft_p99_s": 0.055, "itl_p50_s": 0.01, "itl_p99_s": 0.012}
+    values: dict[str, Any] = {
+        "client": client,
+        "cpu_us_per_token": cost,
+        "startup_cpu_s": 1.0,
+        "carried_tokens_per_s": WORK.offered_tokens_per_s,
+        **true,
+        **{f"true_{name}": value for name, value in true.items()},
+        "coalesced_share": 0.0,
+        "engine_late_p99_s": 0.0,
+        "peak_rss_mb": 100.0,
+        "failed": 0,
+        "verdict": "VALID",
+    }
+    return Reading(**values | figures)
+
+
+class TestWork:
+    def test_is_written_as_streams_rate_tokens(self) -> None:
+        work = Work.parse("200x100x128")
+
+        assert (work.streams, work.tokens_per_s, work.tokens) == (200, 100, 128)
+        assert work.label == "200x100x128"
+        assert work.offered_tokens_per_s == pytest.approx(200 * 128 / (0.05 + 1.27))  # 19.4k tokens/s
+
+    @pytest.mark.parametrize("text", ["", "200", "0x100x128", "200x0x128", "200x100x", "axbxc"])
+    def test_anything_else_is_refused(self, text: str) -> None:
+        with pytest.raises(ValueError, match="STREAMSxTOKENS_PER_SxTOKENS"):
+            Work.parse(text)
+
+
+class TestCost:
+    def test_start_up_does_not_count_as_the_cost_of_tokens(self, tmp_path: Path) -> None:
+        short = trial(tmp_path, cpu_s=2.0 + 10 * 3 * 20e-6, answers=[answer()] * 10)
+        long = trial(tmp_path, cpu_s=2.0 + 30 * 3 * 20e-6, answers=[answer()] * 30)
+
+        came_to = reading(short, long)
+
+        assert came_to.cpu_us_per_token == pytest.approx(20.0)
+        assert came_to.startup_cpu_s == pytest.approx(2.0)
+
+    def test_the_ratio_is_taken_within_each_repetition(self) -> None:
+        comparison = Comparison(WORK)
+        for own, bar in ((10, 20), (30, 40), (9, 10)):  # a noisy machine slows both
+            comparison.add(one_reading("llmload", own))
+            comparison.add(one_reading("sglang-bench", bar))
+
+        assert comparison.cost_ratio("llmload") == 0.75
+        assert comparison.median("llmload", "cpu_us_per_token") == 10
+
+    def test_without_the_bar_there_is_no_ratio(self) -> None:
+        comparison = Comparison(WORK)
+        comparison.add(one_reading("llmload", 10))
+
+        assert comparison.cost_ratio("llmload") is None
+        assert {judgement.passed for judgement in cost_and_truth(comparison, None)} == {True}
+
+    @pytest.mark.parametrize(
+        "off",
+        [{"ttft_mean_s": 0.0504}, {"itl_p99_s": 0.0122}, {"coalesced_share": 0.006}, {"carried_tokens_per_s": 1.0}],
+    )
+    def test_a_figure_that_is_off_fails_its_demand_alone(self, off: dict[str, float]) -> None:
+        comparison = Comparison(WORK)
+        comparison.add(one_reading("llmload", 10, **off))
+
+        assert sum(not judgement.passed for judgement in cost_and_truth(comparison, None)) == 1
+
+    def test_a_figure_that_a_tool_does_not_give_has_no_error(self) -> None:
+        comparison = Comparison(WORK)
+        comparison.add(one_reading("genai-bench", 80, itl_p99_s=None))
+
+        assert comparison.error("genai-bench", "itl_p99_s", relative=True) is None
+        assert comparison.error("genai-bench", "ttft_mean_s", relative=False) == 0
+
+
+class TestStamps:
+    def lines(self, folder: Path, *stamps_ms: float) -> None:
+        run = folder / "runs" / "one"
+        run.mkdir(parents=True)
+        gaps_ns = [round(gap * MS) for gap in np.diff([0, *stamps_ms])]
+        line = {"request_id": "r", "started_ns": 0, "chunk_gaps_ns": gaps_ns}
+        (run / "requests.jsonl").write_text(json.dumps(line) + "\n")
+
+    def test_chunks_read_alone_are_held_against_their_own_writes(self, tmp_path: Path) -> None:
+        self.lines(tmp_path, 50.1, 60.2, 70.1)
+
+        stamps = Stamps.of(trial(tmp_path, cpu_s=0, answers=[answer()]))
+
+        assert stamps.arrival_error_s == pytest.approx([0.0001, 0.0002, 0.0001])
+        assert stamps.itl_error_s == pytest.approx([0.0001, -0.0001])
+        assert stamps.ttft_error_s == pytest.approx([0.0001])
+        assert stamps.coalesced_share == 0
+
+    def test_chunks_that_share_a_stamp_are_counted_and_left_out(self, tmp_path: Path) -> None:
+        self.lines(tmp_path, 60.1, 60.1, 70.1)
+
+        stamps = Stamps.of(trial(tmp_path, cpu_s=0, answers=[answer()]))
+
+        assert stamps.coalesced_share == pytest.approx(2 / 3)
+        assert stamps.arrival_error_s == pytest.approx([0.0001])
+        assert len(stamps.itl_error_s) == len(stamps.ttft_error_s) == 0
+
+    def test_a_chunk_too_many_is_an_error(self, tmp_path: Path) -> None:
+        self.lines(tmp_path, 50, 60, 70, 80)
+
+        with pytest.raises(ValueError, match="4 chunks counted, 3 written"):
+            Stamps.of(trial(tmp_path, cpu_s=0, answers=[answer()]))
+
+
+BURN = "import time\nwhile time.process_time() < 0.3: pass\n"
+
+
+class TestPinned:
+    def run(self, folder: Path, program: str, timeout_s: float = 30) -> Usage:
+        cpu = max(os.sched_getaffinity(0))
+        command = [sys.executable, "-c", program]
+        return run_pinned(command, cpu=cpu, folder=folder, environment={"GREETING": "hi"}, timeout_s=timeout_s)
+
+    def test_a_program_has_one_core_its_environment_and_its_output_kept(self, tmp_path: Path) -> None:
+        program = "import os, sys; print(len(os.sched_getaffinity(0)), os.environ['GREETING']); sys.exit(3)"
+
+        usage = self.run(tmp_path, program)
+
+        assert usage.exit_code == 3
+        assert usage.output.read_text() == "1 hi\n"
+
+    def test_what_its_children_use_counts(self, tmp_path: Path) -> None:
+        usage = self.run(tmp_path, f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BURN!r}])")
+
+        assert usage.cpu_s > 0.3
+
+    def test_memory_is_sampled_while_it_runs(self, tmp_path: Path) -> None:
+        usage = self.run(tmp_path, "import time; held = b'x' * 50_000_000; time.sleep(0.5)")
+
+        assert 50e6 < usage.peak_rss_bytes < 100e6
+
+    def test_a_program_that_takes_too_long_is_ended(self, tmp_path: Path) -> None:
+        with pytest.raises(ClickException, match="was not done in 0 s\nstuck"):
+            self.run(tmp_path, "import time; print('stuck', flush=True); time.sleep(60)", timeout_s=0.4)
+
+
+class TestClients:
+    def task(self, folder: Path) -> Task:
+        return Task(work=WORK, requests=12, base_url="http://127.0.0.1:1", ca_file=None, model="truth", folder=folder)
+
+    def test_sglang_bench_is_read_in_seconds(self, tmp_path: Path) -> None:
+        result = {"completed": 11, "mean_ttft_ms": 51.0, "p99_ttft_ms": 60.0, "median_itl_ms": 10.0, "p99_itl_ms": 12.0}
+        (tmp_path / "result.jsonl").write_text(json.dumps(result))
+
+        assert SglangBench().reported(self.task(tmp_path)) == Reported(
+            completed=11, failed=1, ttft_mean_s=0.051, ttft_p99_s=0.06, itl_p50_s=0.01, itl_p99_s=0.012
+        )
+
+    def test_aiperf_gives_chunk_gaps(self, tmp_path: Path) -> None:
+        export = {
+            "request_count": {"avg": 12.0},
+            "time_to_first_token": {"avg": 51.0, "p99": 60.0},
+            "inter_chunk_latency": {"p50": 10.0, "p99": 12.0},
+            "inter_token_latency": {"p50": 99.0, "p99": 99.0},
+        }
+        (tmp_path / "artifacts").mkdir()
+        (tmp_path / "artifacts" / "profile_export_aiperf.json").write_text(json.dumps(export))
+
+        assert Aiperf().reported(self.task(tmp_path)) == Reported(
+            completed=12, ttft_mean_s=0.051, ttft_p99_s=0.06, itl_p50_s=0.01, itl_p99_s=0.012
+        )
+
+    def test_what_a_tool_averages_per_request_is_not_passed_off_as_gaps(self, tmp_path: Path) -> None:
+        ttft = {"mean": 51.0, "percentiles": {"p99": 60.0}}
+        metrics = {
+            "time_to_first_token_ms": {"successful": ttft},
+            "inter_token_latency_ms": {"successful": ttft},
+            "request_totals": {"successful": 12, "errored": 0},
+        }
+        (tmp_path / "report.json").write_text(json.dumps({"benchmarks": [{"metrics": metrics}]}))
+
+        said = Guidellm().reported(self.task(tmp_path))
+
+        assert (said.ttft_mean_s, said.itl_p50_s, said.itl_p99_s) == (0.051, None, None)
+
+    def test_a_peer_that_is_absent_says_how_it_is_installed(self) -> None:
+        absent = Peer(name="absent", pins=("absent==1",))
+
+        assert absent.missing() == "not installed: python -m benchmarks.peers install absent"
+        assert {client.name for client in (SglangBench(), Aiperf(), GenaiBench(), Guidellm())} <= PEERS.keys()
+
+    def test_the_tokenizer_for_tools_that_demand_one_knows_its_words(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("benchmarks.peers.HOME", tmp_path)
+
+        model = json.loads((write_tokenizer() / "tokenizer.json").read_text())["model"]
+
+        assert sorted(model["vocab"].values()) == list(range(len(model["vocab"])))
+
+    def test_an_unknown_client_or_work_is_refused_before_anything_runs(self) -> None:
+        for arguments in (["--only", "nonesuch"], ["--work", "fast"], ["--requests", "6000,2000"]):
+            done = CliRunner().invoke(main, arguments)
+            assert done.exit_code == 2
+            assert arguments[1] in done.output or "smaller first" in done.output
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="the truth engine is compiled with gcc")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="client and engine need a core each")
+def test_llmload_is_run_as_its_users_run_it_and_matched_chunk_by_chunk(tmp_path: Path) -> None:
+    bench = Bench(cores=Cores.of_this_machine(), folder=tmp_path, repeat=1, keep=True, say=print)
+
+    done = run_trial(Llmload(), WORK, 48, bench=bench, place="small")
+    stamps = Stamps.of(done)
+
+    assert done.reported.completed == len(done.truth.complete) == 48
+    assert done.most_streams == 4
+    assert done.reported.verdict is not None
+    assert stamps.chunks == 48 * 16
+    assert abs(float(np.median(stamps.arrival_error_s))) < 0.001  # by the kernel's stamps, however busy this machine
