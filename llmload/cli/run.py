@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import socket
 import sys
 from pathlib import Path
 
@@ -57,8 +58,18 @@ def locust_arguments(
     for name, value in changes.items():
         if value is not None:
             arguments += [names.get(name, "--" + name.replace("_", "-")), str(value)]
+    if changes.get("processes") is not None:
+        port = str(_free_port())  # so that two runs on one machine do not meet on Locust's own
+        arguments += ["--master-bind-port", port, "--master-port", port]
     if not web:
         arguments += ["--headless", "--loglevel", "WARNING"]
     if as_json:
         arguments += ["--summary", "json"]
     return arguments
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

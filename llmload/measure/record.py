@@ -1,5 +1,6 @@
 """One request as facts: clock readings of one monotonic clock; every metric is derived from them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -52,7 +53,7 @@ class TokenSource(StrEnum):
 class StampSource(StrEnum):
     """Who took the time stamps of arrival."""
 
-    KERNEL = "kernel"  # SO_TIMESTAMPING: right however late the process read
+    KERNEL = "kernel"  # SO_TIMESTAMPING: right however late the process read, while segments are read one by one
     USER = "user"  # the process, when it read: late by its own delay
     NONE = "none"  # nothing arrived
 
@@ -156,3 +157,8 @@ class RequestRecord:
     def coalesced_chunks(self) -> int:
         """Chunks with text that share a read, and so its stamp, with the chunk before them."""
         return int(np.count_nonzero(np.diff(self.chunk_ns) == 0)) if len(self.chunk_ns) > 1 else 0
+
+
+def stamps_of(started_ns: int, chunk_gaps_ns: Sequence[int]) -> StampArray:
+    """Return the stamps that `RequestRecord.chunk_gaps_ns` tells of."""
+    return started_ns + np.cumsum(np.array(chunk_gaps_ns, dtype=np.int64))

@@ -22,6 +22,13 @@ class Window:
     start_ns: int | None
     end_ns: int | None = None
 
+    def overlap_s(self, from_ns: int, to_ns: int) -> float:
+        """Return how much of a span lies in the window, in seconds."""
+        if self.start_ns is None:
+            return 0.0
+        end_ns = to_ns if self.end_ns is None else min(to_ns, self.end_ns)
+        return max(0, end_ns - max(from_ns, self.start_ns)) / NS_PER_S
+
     def holds(self, moment_ns: int) -> bool:
         """Return whether the moment lies in the window."""
         if self.start_ns is None or moment_ns < self.start_ns:
@@ -72,6 +79,8 @@ _COUNTS: Final = (
     "retries",
     "reused_prompts",
     "arrived_tokens",
+    "contradicted_answers",
+    "busy_s",
 )
 _TALLIES: Final = ("errors", "finish_reasons", "token_sources", "stamp_sources")
 
@@ -106,6 +115,10 @@ class RunTotals:
     window_tokens: float = 0.0
     arrived_tokens: int = 0
     """Output tokens of all complete answers, in the window or not."""
+    busy_s: float = 0.0
+    """Time that requests spent in flight inside the window, added up: over the window's length, the mean in flight."""
+    contradicted_answers: int = 0
+    """Answers in the window with fewer output tokens, by the engine's count, than chunks with text."""
     uncounted_answers: int = 0
     """Answers in the window for which no output token count is known."""
     first_started_s: float | None = None
@@ -133,6 +146,7 @@ class RunTotals:
         done_s = (record.done_ns - run_start_ns) / NS_PER_S
         self.first_started_s = started_s if self.first_started_s is None else min(self.first_started_s, started_s)
         self.last_done_s = done_s if self.last_done_s is None else max(self.last_done_s, done_s)
+        self.busy_s += window.overlap_s(record.started_ns, record.done_ns)
         self.reconnects += record.reconnects
         self.retries += record.retries
         if record.outcome is Outcome.CENSORED:
@@ -169,6 +183,7 @@ class RunTotals:
         for name in ("prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"):
             setattr(self, name, getattr(self, name) + (getattr(record, name) or 0))
         self.uncounted_answers += record.output_tokens is None
+        self.contradicted_answers += record.output_tokens is not None and record.output_tokens < len(record.chunk_ns)
         self._add_distributions(record)
 
     def _add_distributions(self, record: RequestRecord) -> None:

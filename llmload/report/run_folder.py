@@ -10,12 +10,22 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from llmload.errors import RunFolderError
-from llmload.measure.record import NS_PER_S, RequestRecord
+from llmload.measure.record import (
+    NO_CHUNKS,
+    NS_PER_S,
+    ErrorType,
+    Outcome,
+    RequestError,
+    RequestRecord,
+    StampSource,
+    TokenSource,
+    stamps_of,
+)
 
 SUMMARY, MANIFEST = "summary.json", "manifest.json"
 
@@ -64,10 +74,7 @@ class RunFolder:
     def requests(self) -> Iterator[dict[str, Any]]:
         """Yield every request's line; a last line that a crash cut short is left out."""
         for file in sorted(self.path.glob("requests*.jsonl")):
-            with file.open("rb") as lines:
-                for line in lines:
-                    if line.endswith(b"\n"):
-                        yield orjson.loads(line)
+            yield from _lines(file)
 
 
 class RequestLog:
@@ -129,3 +136,48 @@ class RequestLog:
             line["chunk_gaps_ns"] = record.chunk_gaps_ns
             line["chunk_tokens"] = record.chunk_tokens
         return line
+
+
+def read_records(folder: RunFolder, name: str) -> Iterator[RequestRecord] | None:
+    """Return the records of one of the folder's request files, None where there is no such file."""
+    file = folder.path / name
+    return (record_of(line) for line in _lines(file)) if file.is_file() else None
+
+
+def record_of(line: Mapping[str, Any]) -> RequestRecord:
+    """Return the record that a line was written from; without its chunks, if those were not kept."""
+    error, gaps = line["error"], line.get("chunk_gaps_ns")
+    return RequestRecord(
+        **{name: line[name] for name in _SAME_IN_LINE},
+        outcome=Outcome(line["outcome"]),
+        token_source=TokenSource(line["token_source"]),
+        stamp_source=StampSource(line["stamp_source"]),
+        chunk_ns=stamps_of(line["started_ns"], gaps) if gaps else NO_CHUNKS,
+        error=None if error is None else RequestError(**{**error, "type": ErrorType(error["type"])}),
+    )
+
+
+_SAME_IN_LINE: Final = (
+    "request_id",
+    "prompt_id",
+    "started_ns",
+    "done_ns",
+    "stage",
+    "scheduled_ns",
+    "connected_ns",
+    "sent_ns",
+    "prompt_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "finish_reason",
+    "reconnects",
+    "retries",
+)
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open("rb") as lines:
+        for line in lines:
+            if line.endswith(b"\n"):
+                yield orjson.loads(line)

@@ -13,6 +13,7 @@ from gevent.event import Event
 from llmload.swarm.session import Session
 
 DRAIN, DRAINED, EXHAUSTED = "llmload_drain", "llmload_drained", "llmload_exhausted"
+STAGE = "llmload_stage"
 ANSWER_GRACE_S = 10.0
 """How long past the drain's time-out a worker may take to answer."""
 

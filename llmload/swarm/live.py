@@ -28,8 +28,15 @@ class LiveView:
     e2e_s}`, the last four `{p50, p95, p99}` or None; what nothing is known of is None.
     """
 
-    def __init__(self, steering: Steering, totals: Callable[[], RunTotals], users: Callable[[], int]) -> None:
-        self._steering, self._totals, self._users = steering, totals, users
+    def __init__(
+        self,
+        steering: Steering,
+        totals: Callable[[], RunTotals],
+        users: Callable[[], int],
+        look_after: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Read totals and users when asked; call `look_after` each second besides."""
+        self._steering, self._totals, self._users, self._look_after = steering, totals, users, look_after
         self._past: deque[tuple[float, RunTotals]] = deque()
         self._points: deque[dict[str, Any]] = deque(maxlen=POINTS_KEPT)
 
@@ -37,6 +44,7 @@ class LiveView:
         """Add a point each second."""
         while True:
             gevent.sleep(PERIOD_S)
+            self._look_after()
             self.add_point()
 
     def add_point(self) -> None:

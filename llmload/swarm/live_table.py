@@ -58,7 +58,8 @@ def _name(state: Mapping[str, Any]) -> str:
 
 def _stage(state: Mapping[str, Any]) -> str:
     since = "" if state["stage"] == "ended" else f", {state['elapsed_s']:.0f} s"
-    return f"{state['stage']}{since}, {number(state['window_s'], 1)} s judged"
+    judged = "nothing judged yet" if state["window_s"] is None else f"{state['window_s']:.1f} s judged"
+    return f"{state['stage']}{since}, {judged}"
 
 
 def _quantiles(quantiles: Mapping[str, float | None] | None) -> str:

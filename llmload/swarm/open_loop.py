@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import gevent
+from gevent.pool import Group
 
 from llmload.measure.record import NS_PER_S
 from llmload.swarm.session import Session
@@ -32,15 +33,17 @@ class Schedule:
     ) -> None:
         self._session, self._gaps, self._rate_per_s = session, gaps, rate_per_s
         self._hold, self._max_in_flight = hold, max_in_flight
+        self._talks = Group()
 
     def run(self) -> None:
         """Send until the schedule is over."""
-        due_ns = self._session.span.start_ns
+        due_ns = time.monotonic_ns()
         for gap in self._gaps:
             due_ns = self._wait(due_ns, gap)
             if not self._session.starting:
                 return
             self._send(due_ns)
+        self._talks.join()
         self._session.no_more()
 
     def _wait(self, since_ns: int, gap: float) -> int:
@@ -60,12 +63,12 @@ class Schedule:
 
     def _send(self, due_ns: int) -> None:
         session = self._session
-        if session.totals.in_flight >= self._max_in_flight:
+        if len(self._talks) >= self._max_in_flight:
             session.totals.dropped += 1
             return
         conversation = session.next_conversation()
         if conversation is not None:
-            gevent.spawn(self._hold, conversation, due_ns)
+            self._talks.spawn(self._hold, conversation, due_ns)
 
 
 def sleep_until(due_ns: int) -> None:

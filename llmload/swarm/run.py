@@ -22,9 +22,10 @@ from llmload.measure.record import RequestRecord
 from llmload.measure.totals import RunTotals
 from llmload.scenario import Scenario, load_scenario
 from llmload.swarm import loop_lag, options, printing, totals_channel, webui
-from llmload.swarm.drain import ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, Roll, drain
+from llmload.swarm.drain import ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, STAGE, Roll, drain
 from llmload.swarm.interrupt import Interrupts
 from llmload.swarm.live import LiveView
+from llmload.swarm.locust_tables import log_rows, with_three_digits
 from llmload.swarm.preparation import Preparation
 from llmload.swarm.sending import open_schedule, open_session
 from llmload.swarm.session import ABORT_GRACE_S, Session, Share
@@ -59,6 +60,7 @@ class Run:
     """What Locust's tables call a request."""
 
     def __init__(self, events: Events) -> None:
+        with_three_digits()
         self._environment: Environment
         self._interrupts: Interrupts
         self._preparation: Preparation
@@ -133,6 +135,7 @@ class Run:
             webui.install(web_ui, self, self._preparation)
         if isinstance(runner, WorkerRunner):
             runner.register_message(DRAIN, self._on_drain, concurrent=True)
+            runner.register_message(STAGE, self._on_stage)
         elif isinstance(runner, MasterRunner):
             runner.register_message(EXHAUSTED, self._on_exhausted)
             runner.register_message(DRAINED, self._on_drained)
@@ -228,7 +231,25 @@ class Run:
 
     # While it goes on
 
-    def _on_spawning_complete(self, user_count: int, **_: object) -> None:
+    def begin_stage(self, place: int) -> None:
+        """Begin a stage of a staged load everywhere, if it has not begun; called where the run is steered."""
+        clock = None if self._steering is None else self._steering.stage_clock
+        if clock is None or place <= clock.place:
+            return
+        clock.begin(place)
+        if isinstance(self._runner, MasterRunner):
+            self._runner.send_message(STAGE, {"place": place})
+        else:
+            self._begin_own_stage(place)
+
+    def _on_stage(self, msg: Any, **_: object) -> None:
+        self._begin_own_stage(msg.data["place"])
+
+    def _begin_own_stage(self, place: int) -> None:
+        if self._session is not None and self._session.stage_clock is not None and self._session.in_closed_loop:
+            self._session.stage_clock.begin(place)
+
+    def _on_spawning_complete(self, **_: object) -> None:
         if self._steering is not None and self._steering.span.window.start_ns is not None:
             self._steering.users_changed = True  # the load was edited while it was judged
         for span in (self._steering and self._steering.span, self._session and self._session.span):
@@ -239,6 +260,7 @@ class Run:
         record = context.get("record")
         if isinstance(record, RequestRecord) and self._session is not None:
             self._session.record(record)
+            log_rows(self._environment, self.request_name, record)
 
     def _on_report_to_master(self, data: dict[str, Any], **_: object) -> None:
         if self._session is not None:
@@ -278,18 +300,19 @@ class Run:
     def _on_test_stopping(self, **_: object) -> None:
         if self._steering is not None:
             self._steering.span.close()
+            if self._steering.stage_clock is not None:
+                self._steering.stage_clock.end()
         if isinstance(self._runner, MasterRunner) and self._steering is not None:
             self._drain_workers(self._runner, self._steering)
         elif self._session is not None:
             drain(self._session, self._session.scenario.run.drain_timeout_s)
 
     def _drain_workers(self, runner: MasterRunner, steering: Steering) -> None:
-        timeout_s = steering.scenario.run.drain_timeout_s
-        for worker in sorted(self._drained.missing - set(runner.clients)):
+        self._look_after_workers()
+        for worker in sorted(steering.missing_workers):
             self._drained.excuse(worker)
-            steering.missing_workers.add(worker)
         runner.send_message(DRAIN, {"run_id": steering.run_id})
-        if not self._drained.wait(timeout_s + ANSWER_GRACE_S):
+        if not self._drained.wait(steering.scenario.run.drain_timeout_s + ANSWER_GRACE_S):
             steering.missing_workers |= self._drained.missing
 
     def _on_drain(self, msg: Any, **_: object) -> None:

@@ -3,7 +3,6 @@
 from locust.env import Environment
 
 import gc
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -52,17 +51,12 @@ def open_session(scenario: Scenario, workload: Workload, share: Share, run_id: s
         share=share,
         client=client,
         deck=workload.deck(share.index, share.count),
-        log=RequestLog(folder.path / log_name(share), with_chunks=scenario.run.record_chunks),
+        log=RequestLog(folder.path / share.log_name, with_chunks=scenario.run.record_chunks),
         run_id=run_id,
     )
     gc.collect()
     gc.freeze()  # what lives through the whole run is not looked at again
     return session
-
-
-def log_name(share: Share) -> str:
-    """Return the name of the file that this process appends its requests to."""
-    return "requests.jsonl" if share.count == 1 else f"requests.worker-{share.index}.jsonl"
 
 
 def open_schedule(
@@ -100,7 +94,7 @@ def _rate(session: Session, environment: Environment) -> Callable[[], float]:
     if isinstance(load, Replay):
         return lambda: load.speed
     if clock is not None:
-        return lambda: clock.rate_per_s_at(time.monotonic_ns())
+        return clock.rate_per_s_now
     asked = load.rate_per_s if isinstance(load, OpenLoop) else 0.0
 
     def as_edited() -> float:

@@ -30,6 +30,11 @@ class Share:
     index: int
     count: int
 
+    @property
+    def log_name(self) -> str:
+        """The name of the file that this process appends its requests to."""
+        return "requests.jsonl" if self.count == 1 else f"requests.worker-{self.index}.jsonl"
+
     def of(self, total: int | None) -> int | None:
         """Return this process's part of a number that all of them share; None stays None."""
         return None if total is None else total // self.count + (self.index < total % self.count)
@@ -170,6 +175,8 @@ class Session:
         """End the load: nothing more is sent, and the judged span of a timed run closes."""
         self._starting = False
         self.span.close()
+        if self.stage_clock is not None:
+            self.stage_clock.end()
 
     def wait_until_idle(self, timeout_s: float) -> bool:
         """Wait until nothing is in flight; False if the time was not enough."""

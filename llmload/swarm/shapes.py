@@ -26,9 +26,10 @@ class StagedShape(LoadTestShape):
             raise TypeError("locustfiles/chat_staged.py is for load.kind = 'staged'; use locustfiles/chat.py")
         elapsed_s: float = self.get_run_time()  # type: ignore[no-untyped-call]  # Locust has it untyped
         end_s = 0.0
-        for stage in load.stages:
+        for place, stage in enumerate(load.stages):
             end_s += stage.duration_s
             if elapsed_s < end_s:
+                self.run_of_llmload.begin_stage(place)
                 users = stage.users or 1
                 return users, load.spawn_rate_per_s or float(users)
         return None

@@ -1,4 +1,6 @@
-"""A staged load on one process's clock: which stage it is, and which part of it is judged."""
+"""A staged load as one process lives it: when each stage began here, and which part of it is judged."""
+
+import time
 
 from llmload.measure.record import NS_PER_S
 from llmload.measure.totals import Window
@@ -6,35 +8,63 @@ from llmload.scenario.loads import Staged
 
 
 class StageClock:
-    """Stages of a load that began at `start_ns`, one after the other."""
+    """
+    When the stages of a load began on this process.
+
+    Stages with users are begun by the node that steers, which also changes the users; stages with rates begin by this
+    process's own clock. Either way no clock is compared with another machine's.
+    """
 
     def __init__(self, load: Staged, start_ns: int) -> None:
-        self.load, self._start_ns = load, start_ns
-        self._ends_s: list[float] = []
-        for stage in load.stages:
-            self._ends_s.append((self._ends_s[-1] if self._ends_s else 0.0) + stage.duration_s)
+        self.load = load
+        self._begins_ns = [start_ns]
+        self._end_ns: int | None = None
+
+    @property
+    def place(self) -> int:
+        """The place of the stage that goes on, or went on last."""
+        return len(self._begins_ns) - 1
+
+    def begin(self, place: int) -> None:
+        """Begin the stage at a place now, unless it has begun."""
+        while self.place < place:
+            self._begins_ns.append(time.monotonic_ns())
+
+    def end(self) -> None:
+        """The last stage ends now; only the first call counts."""
+        if self._end_ns is None:
+            self._end_ns = time.monotonic_ns()
 
     def place_at(self, moment_ns: int) -> int:
-        """Return the place of the stage at a moment; the last one's when all are over."""
-        elapsed_s = (moment_ns - self._start_ns) / NS_PER_S
-        return next((place for place, end_s in enumerate(self._ends_s) if elapsed_s < end_s), len(self._ends_s) - 1)
+        """Return the place of the stage that a moment lies in."""
+        return max((place for place, begin_ns in enumerate(self._begins_ns) if begin_ns <= moment_ns), default=0)
 
     def name_at(self, moment_ns: int) -> str:
-        """Return the name of the stage at a moment."""
+        """Return the name of the stage that a moment lies in."""
         return self.load.name_of(self.place_at(moment_ns))
 
-    def rate_per_s_at(self, moment_ns: int) -> float:
-        """Return the arrival rate asked for at a moment; 0 where the stage asks for users."""
-        return self.load.stages[self.place_at(moment_ns)].rate_per_s or 0.0
+    def rate_per_s_now(self) -> float:
+        """Return the arrival rate of this moment, beginning the next stage when its time has come; 0 after the last."""
+        now_ns = time.monotonic_ns()
+        while (due_ns := self._begins_ns[-1] + self._length_ns(self.place)) <= now_ns:
+            if self.place + 1 == len(self.load.stages):
+                return 0.0
+            self._begins_ns.append(due_ns)
+        return self.load.stages[self.place].rate_per_s or 0.0
 
     def window(self, place: int) -> Window:
-        """Return the judged part of a stage: all but its warm-up."""
-        begin_s = self._ends_s[place] - self.load.stages[place].duration_s + self.load.warmup_s
-        return Window(start_ns=self._at(begin_s), end_ns=self._at(self._ends_s[place]))
+        """Return the judged part of a stage: all but its warm-up; one that has not begun has none."""
+        if place > self.place:
+            return Window(start_ns=None)
+        end_ns = self._end_ns if place == self.place else self._begins_ns[place + 1]
+        return Window(start_ns=self._begins_ns[place] + round(self.load.warmup_s * NS_PER_S), end_ns=end_ns)
 
-    def window_s(self, place: int) -> float:
-        """Return how long a stage is judged, in seconds."""
-        return self.load.stages[place].duration_s - self.load.warmup_s
+    def window_s(self, place: int) -> float | None:
+        """Return how long a stage was judged, in seconds; None for one that was not, or not to its end."""
+        window = self.window(place)
+        if window.start_ns is None or window.end_ns is None or window.end_ns <= window.start_ns:
+            return None
+        return (window.end_ns - window.start_ns) / NS_PER_S
 
-    def _at(self, elapsed_s: float) -> int:
-        return self._start_ns + round(elapsed_s * NS_PER_S)
+    def _length_ns(self, place: int) -> int:
+        return round(self.load.stages[place].duration_s * NS_PER_S)

@@ -15,8 +15,9 @@ from llmload.measure.verdict import Level, Reason, Verdict, judge
 from llmload.report.run_folder import MANIFEST, SUMMARY, RunFolder, new_run_id
 from llmload.report.summary import figures, summarise
 from llmload.scenario import Scenario
-from llmload.scenario.loads import Staged
+from llmload.scenario.loads import ClosedLoop, Staged
 from llmload.swarm.session import Span
+from llmload.swarm.stages import StageClock
 from llmload.workload.prompts import Workload
 
 GOOD: Final = 0
@@ -43,7 +44,13 @@ class Steering:
         self.folder = RunFolder(Path(scenario.run.folder) / self.run_id)
         self.span = Span(scenario)
         self.summary: dict[str, Any] | None = None
+        load = scenario.load
+        self.stage_clock = StageClock(load, self.span.start_ns) if isinstance(load, Staged) else None
         self.missing_workers: set[str] = set()
+        self.late_workers: set[str] = set()
+        self.other_version_workers: set[str] = set()
+        self.worst_cpu_share: float | None = None
+        self.users_changed = False
         self._scenario_file, self._workload, self._deployment = scenario_file, workload, deployment
         self._workers = workers
         self._started_unix_s = time.time()
@@ -55,12 +62,14 @@ class Steering:
 
     @property
     def stage(self) -> str:
-        """Where the run stands: `warm-up`, `measuring`, `draining` or `ended`."""
+        """Where the run stands: a stage's name, or `warm-up`, `measuring`, `draining`, `ended`."""
         if self.summary is not None:
             return "ended"
         window, now_ns = self.span.window, time.monotonic_ns()
         if window.end_ns is not None:
             return "draining"
+        if self.stage_clock is not None:
+            return self.stage_clock.load.name_of(self.stage_clock.place)
         return "measuring" if window.start_ns is not None and now_ns >= window.start_ns else "warm-up"
 
     def open_folder(self) -> None:
@@ -74,7 +83,37 @@ class Steering:
         if not totals.completed and not totals.failed:
             text = "no request came to an end, so nothing was measured"
             further.append(Reason(check="answers", level=Level.INVALID, text=text))
-        return judge(_health(totals, len(self.missing_workers)), further)
+        return judge(self._health(totals), further)
+
+    def _health(self, totals: RunTotals) -> dict[str, float | None]:
+        answers = sum(totals.token_sources.values())
+        return {
+            "error_share": _share(totals.failed, totals.ended),
+            "censored_share": _share(totals.censored, totals.ended),
+            "coalesced_share": _share(totals.coalesced_chunks, totals.chunks),
+            "user_stamp_share": _share(totals.stamp_sources["user"], answers),
+            "event_loop_lag_p99_s": totals.distributions["event_loop_lag_s"].quantile(0.99),
+            "schedule_lag_p99_s": totals.distributions["schedule_lag_s"].quantile(0.99),
+            "dropped_share": _share(totals.dropped, totals.dropped + totals.started),
+            "concurrency_shortfall": self._shortfall(totals),
+            "worker_cpu_share": self.worst_cpu_share,
+            "uncounted_share": _share(totals.uncounted_answers, answers),
+            "chunk_counted_share": _share(totals.token_sources["chunks"], answers),
+            "contradicted_share": _share(totals.contradicted_answers, answers),
+            "reused_prompt_share": _share(totals.reused_prompts, totals.started),
+            "cached_token_share": _share(totals.cached_tokens, totals.prompt_tokens),
+            "missing_workers": float(len(self.missing_workers)),
+            "late_workers": float(len(self.late_workers)),
+            "other_version_workers": float(len(self.other_version_workers)),
+        }
+
+    def _shortfall(self, totals: RunTotals) -> float | None:
+        """Return how far the mean in flight fell short of the users; None where it was not asked to be held."""
+        load, window_s = self.scenario.load, self.span.length_s(totals)
+        held = isinstance(load, ClosedLoop) and load.duration_s is not None and not load.think_time_s
+        if not held or not isinstance(load, ClosedLoop) or self.span.window.end_ns is None or not window_s:
+            return None
+        return None if self.users_changed else 1 - totals.busy_s / (load.users * window_s)
 
     def finish(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> dict[str, Any]:
         """Write summary and manifest of the run, and return the summary."""
@@ -87,28 +126,11 @@ class Steering:
             "simulated": self.simulated,
             "load": self.scenario.load.model_dump(mode="json", exclude_none=True),
             **summarise(totals, window_s=self.span.length_s(totals), verdict=self.verdict(totals)),
-            "stages": [self._stage(place, stages) for place in range(self._stage_count)],
+            "stages": [] if self.stage_clock is None else _stages(self.stage_clock, stages),
         }
         self.folder.write(SUMMARY, self.summary)
         self.folder.write(MANIFEST, self._manifest(ended_unix_s=time.time()))
         return self.summary
-
-    @property
-    def _stage_count(self) -> int:
-        load = self.scenario.load
-        return len(load.stages) if isinstance(load, Staged) else 0
-
-    def _stage(self, place: int, stages: Mapping[str, RunTotals]) -> dict[str, Any]:
-        load = self.scenario.load
-        assert isinstance(load, Staged)  # noqa: S101 - only a staged load has stages
-        name, stage = load.name_of(place), load.stages[place]
-        window_s = stage.duration_s - load.warmup_s
-        return {
-            "name": name,
-            "users": stage.users,
-            "rate_per_s": stage.rate_per_s,
-            **figures(stages.get(name, RunTotals()), window_s),
-        }
 
     @property
     def exit_code(self) -> int:
@@ -137,24 +159,17 @@ class Steering:
         }
 
 
-def _health(totals: RunTotals, missing_workers: int) -> dict[str, float | None]:
-    answers = sum(totals.token_sources.values())
-
-    def share(part: float, of: int) -> float | None:
-        return part / of if of else None
-
-    return {
-        "error_share": share(totals.failed, totals.ended),
-        "censored_share": share(totals.censored, totals.ended),
-        "coalesced_share": share(totals.coalesced_chunks, totals.chunks),
-        "user_stamp_share": share(_tally(totals.stamp_sources, "user"), answers),
-        "event_loop_lag_p99_s": totals.distributions["event_loop_lag_s"].quantile(0.99),
-        "uncounted_share": share(totals.uncounted_answers, answers),
-        "chunk_counted_share": share(_tally(totals.token_sources, "chunks"), answers),
-        "reused_prompt_share": share(totals.reused_prompts, totals.started),
-        "missing_workers": float(missing_workers),
-    }
+def _stages(clock: StageClock, totals: Mapping[str, RunTotals]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": (name := clock.load.name_of(place)),
+            "users": stage.users,
+            "rate_per_s": stage.rate_per_s,
+            **figures(totals.get(name, RunTotals()), clock.window_s(place)),
+        }
+        for place, stage in enumerate(clock.load.stages)
+    ]
 
 
-def _tally(tally: Mapping[str, int], name: str) -> int:
-    return tally.get(name, 0)
+def _share(part: float, of: int) -> float | None:
+    return part / of if of else None

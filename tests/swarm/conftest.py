@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,13 @@ import pytest
 from llmload.engines.simulated import SimulationSettings, SpawnedEngine, spawn
 
 ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,9 @@ class Locust:
     started: "list[subprocess.Popen[str]]" = field(default_factory=list)
 
     def start(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+        if "--processes" in arguments:
+            port = str(free_port())  # another test's master may be listening on Locust's own
+            arguments = (*arguments, "--master-port", port, "--master-bind-port", port)
         process = subprocess.Popen(
             [sys.executable, "-m", "locust", *arguments, "--out", str(self.out)],
             cwd=ROOT,

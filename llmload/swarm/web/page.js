@@ -31,7 +31,7 @@ function showVerdict(state) {
   at("verdict").dataset.level = verdict?.level ?? "";
   at("level").textContent = verdict ? verdict.level + (ended ? "" : " so far") : "No verdict yet";
   at("simulated").hidden = !state.simulated;
-  const window = `${number(state.window_s)} s judged`;
+  const window = state.window_s === null ? "nothing judged yet" : `${number(state.window_s)} s judged`;
   at("stage").textContent = ended ? `ended, ${window}` : `${stage}, ${number(state.elapsed_s, 0)} s, ${window}`;
   const reasons = (verdict?.reasons ?? []).map(({ level, text }) => element("li", `${level}: ${text}`));
   at("reasons").replaceChildren(...reasons);
