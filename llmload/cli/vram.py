@@ -4,12 +4,9 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
-
-if TYPE_CHECKING:
-    from llmload.vram.fit import Deployment
 
 DOES_NOT_FIT: Final = 1
 
@@ -23,7 +20,10 @@ _kv_dtype = click.option(
     help="How the KV cache is stored.",
 )
 _precision = click.option(
-    "--precision", metavar="FORMAT", help="How weights are stored: bf16, fp8, w4a16 ... [default: as the model comes]"
+    "--precision",
+    "weight_format",
+    metavar="FORMAT",
+    help="How weights are stored: bf16, fp8, w4a16 ... [default: as the model comes]",
 )
 
 
@@ -118,16 +118,19 @@ def show(model: str, kv_dtype: str, hub: bool, as_json: bool) -> None:
 @click.argument("model")
 @click.option("--gpu", required=True, metavar="NAME", help="The card, as `llmload vram gpus` names it.")
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="How many cards there are.")
-@click.option("--tp", type=click.IntRange(1), help="Tensor parallelism. [default: as much as fits the count]")
-@click.option("--pp", type=click.IntRange(1), help="Pipeline stages. [default: what is left of the count]")
-@click.option("--ep", is_flag=True, help="Deal whole experts to the tensor ranks.")
-@click.option("--context", type=click.IntRange(1), metavar="TOKENS", help="A request's. [default: the model's limit]")
+@click.option("--tp", "tensor", type=click.IntRange(1), help="Tensor parallelism. [default: as much as fits the count]")
+@click.option("--pp", "pipeline", type=click.IntRange(1), help="Pipeline stages. [default: what is left of the count]")
+@click.option("--ep", "expert", is_flag=True, help="Deal whole experts to the tensor ranks.")
+@click.option(
+    "--context", "context_tokens", type=click.IntRange(1), metavar="TOKENS",
+    help="Of one request. [default: the model's limit]",
+)  # fmt: skip
 @click.option("--users", type=click.IntRange(1), metavar="N", help="Requests of that context at once.")
 @click.option("--engine", type=click.Choice(["vllm", "sglang"]), default="vllm", show_default=True)
 @click.option("--engine-version", metavar="VERSION", help="Such as 0.19. [default: the newest known]")
 @click.option("--utilization", type=float, metavar="SHARE", help="Of the card's memory. [default: the engine's]")
 @_options(_precision, _kv_dtype, _hub, _json)
-def fit(as_json: bool, **asked: Any) -> None:
+def fit(model: str, gpu: str, hub: bool, as_json: bool, **asked: Any) -> None:
     """
     Say whether MODEL fits on COUNT cards, and how many requests they then hold; exit code 1 when it does not.
 
@@ -140,40 +143,15 @@ def fit(as_json: bool, **asked: Any) -> None:
       llmload vram fit gpt-oss-20b --gpu RTX-4090 --engine-version 0.19 --context 32768 --json
     """
     from llmload.vram import fit as fitting
+    from llmload.vram.catalogue import load_model
     from llmload.vram.fit_sheet import fit_json, fit_text
+    from llmload.vram.gpus import find_gpu
+    from llmload.vram.plan import plan_deployment
 
-    found = fitting.fit(_deployment(asked))
+    found = fitting.fit(plan_deployment(load_model(model, hub=hub), find_gpu(gpu), **asked))
     click.echo(json.dumps(fit_json(found), indent=2) if as_json else fit_text(found))
     if found.verdict == "does not fit":
         sys.exit(DOES_NOT_FIT)
-
-
-def _deployment(asked: dict[str, Any]) -> "Deployment":
-    from llmload.vram.catalogue import load_model
-    from llmload.vram.engine import engine_for
-    from llmload.vram.fit import Deployment, default_format
-    from llmload.vram.gpus import find_gpu
-    from llmload.vram.plan import plan_parallelism
-
-    model, gpu = load_model(asked["model"], hub=asked["hub"]), find_gpu(asked["gpu"])
-    parallelism, copies = plan_parallelism(model, asked["count"], asked["tp"], asked["pp"], expert=asked["ep"])
-    context_tokens = asked["context"] or model.max_position_tokens
-    if context_tokens is None:
-        raise click.UsageError(f"{model.name} states no longest context: give --context")
-    engine = engine_for(
-        gpu, asked["engine"], asked["engine_version"], utilization=asked["utilization"], gpus=parallelism.gpus
-    )
-    return Deployment(
-        model=model,
-        gpu=gpu,
-        engine=engine,
-        parallelism=parallelism,
-        copies=copies,
-        weight_format=asked["precision"] or default_format(model),
-        kv_dtype=asked["kv_dtype"],
-        context_tokens=context_tokens,
-        users=asked["users"],
-    )
 
 
 @vram.command()
@@ -188,7 +166,7 @@ def _deployment(asked: dict[str, Any]) -> "Deployment":
 @_options(_precision, _kv_dtype, _hub, _json)
 def bound(
     model: str | None, gpu: str | None, count: int, context: int, batches: tuple[int, ...], measured: float | None,
-    precision: str | None, kv_dtype: str, hub: bool, as_json: bool,
+    weight_format: str | None, kv_dtype: str, hub: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """
     Say how fast MODEL can generate at best, by what memory can be read; and what share of that a measured speed is.
@@ -205,6 +183,7 @@ def bound(
 
     from llmload.vram.bound_sheet import bound_json, bound_text
     from llmload.vram.catalogue import load_model
+    from llmload.vram.fit import default_format
     from llmload.vram.gpus import find_gpu
     from llmload.vram.seed_speeds import seed_speed_markdown, seed_speed_rows
 
@@ -219,7 +198,7 @@ def bound(
         spec,
         find_gpu(gpu),
         gpus=count,
-        weight_format=precision or spec.weight_format or "bf16",
+        weight_format=weight_format or default_format(spec),
         kv_dtype=kv_dtype,
         context_tokens=context,
         batches=batches or ((1,) if measured else (1, 8, 64)),
@@ -235,7 +214,7 @@ def bound(
 @click.option("--tp", type=click.IntRange(1), help="Tensor parallelism, where it is not told: /metrics never does.")
 @_options(_precision, _hub, _json)
 def check_log(
-    file: Path, model: str | None, gpu: str | None, tp: int | None, precision: str | None, hub: bool, as_json: bool
+    file: Path, model: str | None, gpu: str | None, tp: int | None, weight_format: str | None, hub: bool, as_json: bool
 ) -> None:
     """
     Lay what an engine says about its memory beside the estimate: FILE is its start-up log, or what /metrics answers.
@@ -256,7 +235,7 @@ def check_log(
 
     facts = read_engine(file.read_text(encoding="utf-8", errors="replace"))
     spec = load_served(model or facts.model, hub=hub)
-    rows = compare(facts, spec, find_gpu(gpu) if gpu else None, precision, tp)
+    rows = compare(facts, spec, find_gpu(gpu) if gpu else None, weight_format, tp)
     if as_json:
         found = [asdict(row) | {"difference_percent": row.difference_percent} for row in rows]
         click.echo(json.dumps({"facts": asdict(facts), "comparison": found}, indent=2))

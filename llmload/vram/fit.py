@@ -13,10 +13,9 @@ from llmload.vram.kv_cache import KV_ELEMENT_BYTES, KvCache
 from llmload.vram.model import ModelSpec
 from llmload.vram.overhead import MXFP4_EXPERT_STEP, Overhead, kept_tables_bytes, overhead
 from llmload.vram.sharding import ONE_GPU, Parallelism, check_parallelism, rank_counts, rank_model
-from llmload.vram.weights import WEIGHT_FORMATS, weights_bytes
+from llmload.vram.weights import FROM_FILE, WEIGHT_FORMATS, weights_bytes
 
 _GIB = 2**30
-FROM_FILE = "file"  # the weight format that is read from the headers of the weight files
 _UNCOUNTED_GIB = 2.0  # the most that a vision tower was seen to add; the least is nothing
 
 Verdict = Literal["fits", "may fit", "does not fit"]

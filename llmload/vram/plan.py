@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from llmload.errors import ConfigError
 from llmload.vram.catalogue import hub_id
-from llmload.vram.engine import default_utilization
-from llmload.vram.fit import Deployment, Fit, fit
+from llmload.vram.engine import default_utilization, engine_for
+from llmload.vram.fit import Deployment, Fit, default_format, fit
+from llmload.vram.gpus import Gpu
 from llmload.vram.model import ModelSpec
 from llmload.vram.sharding import Parallelism, parallel_problems
 
@@ -37,6 +38,44 @@ def plan_parallelism(
     if gpus % found.gpus:
         raise ConfigError(f"{gpus} GPUs cannot be dealt to copies of TP {found.tensor} x PP {found.pipeline} evenly")
     return found, gpus // found.gpus
+
+
+def plan_deployment(
+    model: ModelSpec,
+    gpu: Gpu,
+    *,
+    count: int = 1,
+    tensor: int | None = None,
+    pipeline: int | None = None,
+    expert: bool = False,
+    context_tokens: int | None = None,
+    users: int | None = None,
+    engine: str = "vllm",
+    engine_version: str | None = None,
+    utilization: float | None = None,
+    weight_format: str | None = None,
+    kv_dtype: str = "bf16",
+) -> Deployment:
+    """
+    The deployment that a few wishes mean; what is None is as the model comes, as the engine's defaults or as it fits.
+
+    Raises ConfigError for wishes that cannot be met, and where the model states no longest context and none is given.
+    """
+    parallelism, copies = plan_parallelism(model, count, tensor, pipeline, expert=expert)
+    longest = context_tokens or model.max_position_tokens
+    if longest is None:
+        raise ConfigError(f"{model.name} states no longest context: give --context")
+    return Deployment(
+        model=model,
+        gpu=gpu,
+        engine=engine_for(gpu, engine, engine_version, utilization=utilization, gpus=parallelism.gpus),
+        parallelism=parallelism,
+        copies=copies,
+        weight_format=weight_format or default_format(model),
+        kv_dtype=kv_dtype,
+        context_tokens=longest,
+        users=users,
+    )
 
 
 def remedies(found: Fit) -> list[str]:

@@ -9,8 +9,8 @@ from llmload.errors import ConfigError
 from llmload.vram.gpus import Gpu
 from llmload.vram.kv_cache import KV_ELEMENT_BYTES, KvCache
 from llmload.vram.model import Experts, ModelSpec
-from llmload.vram.parameters import count_parameters
-from llmload.vram.weights import WEIGHT_FORMATS, weights_bytes
+from llmload.vram.parameters import ParameterCounts, count_parameters
+from llmload.vram.weights import FROM_FILE, WEIGHT_FORMATS, weights_bytes
 
 _PEERS_NEEDED = 4
 _FAR_FROM_PEERS = 5.0  # deviations; for normal scatter that is 1 in 1,000
@@ -26,8 +26,6 @@ def decode_step_bytes(
     Of an untied input embedding only the rows of the batch are read; of experts those that some token chose, chosen at
     random. Raises ConfigError for a format that is not known. Source: Pope et al. 2022, section 2.
     """
-    if weight_format not in WEIGHT_FORMATS:
-        raise ConfigError(f"precision {weight_format!r} is not known; known: {', '.join(WEIGHT_FORMATS)}")
     counts = count_parameters(model)
     looked_up = counts.embed if counts.lm_head else 0
     read = replace(
@@ -36,7 +34,7 @@ def decode_step_bytes(
         experts=round(counts.experts * _share_of_experts_read(model, batch)),
     )
     cache = KvCache(model=model, element_bytes=KV_ELEMENT_BYTES[kv_dtype])
-    return weights_bytes(read, WEIGHT_FORMATS[weight_format]) + batch * cache.sequence_bytes(context_tokens)
+    return _weights_read(model, read, weight_format) + batch * cache.sequence_bytes(context_tokens)
 
 
 def decode_bound_tokens_per_s(
@@ -94,6 +92,16 @@ def implausible(utilization: float, peers: Sequence[float] = ()) -> str | None:
     if utilization < _LOW_BESIDE_PEERS * middle and middle - utilization > _FAR_FROM_PEERS * deviation:
         return f"{utilization:.1%} of the bandwidth bound, where its peers have {min(peers):.0%} to {max(peers):.0%}"
     return None
+
+
+def _weights_read(model: ModelSpec, read: ParameterCounts, weight_format: str) -> float:
+    """The bytes of these parameters; from weight files as their share of all, each parameter counted alike."""
+    if weight_format == FROM_FILE and model.checkpoint is not None:
+        language_bytes = model.checkpoint.tensor_bytes - model.checkpoint.beside_language_bytes
+        return language_bytes * read.total / count_parameters(model).total
+    if weight_format not in WEIGHT_FORMATS:
+        raise ConfigError(f"precision {weight_format!r} is not known; known: {', '.join(WEIGHT_FORMATS)}")
+    return weights_bytes(read, WEIGHT_FORMATS[weight_format])
 
 
 def _share_of_experts_read(model: ModelSpec, batch: int) -> float:

@@ -35,6 +35,7 @@ WEIGHT_FORMATS: Mapping[str, WeightFormat] = {
     "q3_K": WeightFormat(bits=3.4375, embeddings_too=True),
     "q2_K": WeightFormat(bits=2.625, embeddings_too=True),
 }
+FROM_FILE = "file"  # beside these: as the headers of the weight files say
 _KEPT_BITS = 16
 
 

@@ -16,6 +16,7 @@ from llmload.vram.fit import default_format, rank_weights
 from llmload.vram.kv_cache import KvCache
 from llmload.vram.overhead import kept_tables_bytes
 from llmload.vram.parameters import count_parameters
+from llmload.vram.roofline import decode_step_bytes
 from llmload.vram.safetensors import INDEX, folder_checkpoint
 from llmload.vram.sharding import Parallelism
 
@@ -147,6 +148,7 @@ def test_a_gguf_header_gives_the_model_and_its_bytes(tmp_path: Path) -> None:
     assert count_parameters(model).total == 134_515_008
     assert KvCache(model=model).bytes_per_token == 30 * 2 * 3 * 64 * 2
     assert model.checkpoint is not None
+    assert decode_step_bytes(model, weight_format="file") == model.checkpoint.tensor_bytes  # tied: all of it is read
     assert dict(model.checkpoint.bytes_by_type) == {"Q8_0": 576 * 49152 // 32 * 34, "Q4_1": 576 * 576 // 32 * 20}
     assert default_format(model) == "file"
 

@@ -170,8 +170,8 @@ def test_fit_takes_every_setting_and_gives_json() -> None:
 def test_a_model_without_a_longest_context_needs_one() -> None:
     result = CliRunner().invoke(vram, ["fit", "t5-v1_1-xxl", "--gpu", "H100-SXM5"])
 
-    assert result.exit_code == 2
-    assert "states no longest context: give --context" in result.stderr
+    assert isinstance(result.exception, ConfigError)
+    assert "states no longest context: give --context" in str(result.exception)
 
 
 def test_other_rules_and_formats_of_the_table() -> None:

@@ -11,10 +11,10 @@ import pytest
 from llmload.errors import ConfigError
 from llmload.vram.catalogue import load_model
 from llmload.vram.engine import engine_for, parse_version
-from llmload.vram.fit import Deployment, Fit, default_format, fit, pool_warning, rank_weights
+from llmload.vram.fit import Deployment, Fit, fit, pool_warning, rank_weights
 from llmload.vram.fit_sheet import fit_json, fit_notes, fit_text
 from llmload.vram.gpus import find_gpu, gpus
-from llmload.vram.plan import engine_flags, plan_parallelism, remedies
+from llmload.vram.plan import engine_flags, plan_deployment, plan_parallelism, remedies
 from llmload.vram.sharding import Parallelism, parallel_problems, rank_counts, stage_layers
 
 RUNS = json.loads((Path(__file__).parent / "data" / "vllm_runs.json").read_text())["runs"]
@@ -40,18 +40,7 @@ def fit_of_run(run: dict[str, Any]) -> Fit:
 
 
 def deployment(name: str, gpu: str, count: int = 1, **changes: Any) -> Deployment:
-    model, card = load_model(name), find_gpu(gpu)
-    parallelism, copies = plan_parallelism(model, count)
-    plan = Deployment(
-        model=model,
-        gpu=card,
-        engine=engine_for(card, gpus=parallelism.gpus),
-        parallelism=parallelism,
-        copies=copies,
-        weight_format=default_format(model),
-        context_tokens=model.max_position_tokens or 2048,
-    )
-    return replace(plan, **changes)
+    return replace(plan_deployment(load_model(name), find_gpu(gpu), count=count), **changes)
 
 
 @pytest.mark.parametrize("run", LANGUAGE_RUNS, ids=lambda run: f"{run['run_of']}-{run['max_model_len_tokens']}")
