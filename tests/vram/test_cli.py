@@ -2,10 +2,10 @@
 
 import json
 import re
+import resource
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -207,15 +207,16 @@ def test_a_log_is_laid_beside_its_estimate(tmp_path: Path) -> None:
     assert abs(by_name["weights_gib"]["difference_percent"]) < 1
 
 
-def test_a_verb_answers_within_a_third_of_a_second() -> None:
+def test_a_verb_takes_less_than_0_3_s_of_processor_time() -> None:
+    """Processor time, since a machine that is busy with something else says nothing about this program."""
     program = [sys.executable, "-m", "llmload.cli.main", "vram"]
-    verbs = (["fit", "gpt-oss-120b", "--gpu", "H100-SXM5"], ["table"], ["bound"], ["show", "DeepSeek-V3"])
-    for verb in verbs:
+    for verb in (["fit", "gpt-oss-120b", "--gpu", "H100-SXM5"], ["table"], ["bound"], ["show", "DeepSeek-V3"]):
         took_s = []
-        for _ in range(5):
-            started = time.monotonic()
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([*program, *verb], capture_output=True, check=False)
-            took_s.append(time.monotonic() - started)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            took_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert min(took_s) < 0.3, f"{verb}: {took_s}"
 
 
