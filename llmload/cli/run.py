@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from llmload.scenario.shipped import find_scenario, locustfile
+from llmload.scenario.reading import locustfile_named_by
+from llmload.scenario.shipped import find_scenario, shipped_locustfile
 
 
 @click.command()
@@ -53,8 +54,9 @@ def locust_arguments(
     """Return the arguments of the Locust command that runs the scenario with the changes."""
     names = {"base_url": "--host"}
     arguments = ["--config", str(scenario)]
-    if not Path("locustfiles/chat.py").is_file():
-        arguments += ["-f", str(locustfile("chat.py"))]
+    named = locustfile_named_by(scenario)
+    if named is None or not Path(named).is_file():
+        arguments += ["-f", str(shipped_locustfile(Path(named or "chat.py").name))]
     for name, value in changes.items():
         if value is not None:
             arguments += [names.get(name, "--" + name.replace("_", "-")), str(value)]

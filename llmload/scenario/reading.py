@@ -31,6 +31,13 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None) -> Sce
         raise ConfigError(_explain(path, error, overrides or {})) from None
 
 
+def locustfile_named_by(path: Path) -> str | None:
+    """Return what `[tool.locust]` of a scenario file calls its locustfile; None where it names none."""
+    locust = _read_toml(path).get("tool", {}).get("locust", {})
+    named = locust.get("locustfile") if isinstance(locust, dict) else None
+    return named if isinstance(named, str) else None
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

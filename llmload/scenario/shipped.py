@@ -21,9 +21,12 @@ def scenario_folder() -> Path:
     return _folder("scenarios")
 
 
-def locustfile(name: str) -> Path:
-    """Return a locustfile that comes with llmload."""
-    return _folder("locustfiles") / name
+def shipped_locustfile(name: str) -> Path:
+    """Return a locustfile that comes with llmload; ConfigError if there is none of that name."""
+    file = _folder("locustfiles") / name
+    if not file.is_file():
+        raise ConfigError(f"tool.locust.locustfile: no {name} here, and llmload ships none of that name")
+    return file
 
 
 def shipped_scenarios() -> dict[str, Path]:

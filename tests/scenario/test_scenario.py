@@ -7,7 +7,8 @@ import pytest
 
 from llmload.errors import ConfigError
 from llmload.scenario import load_scenario
-from llmload.scenario.shipped import find_scenario, locustfile, shipped_scenarios
+from llmload.scenario.reading import locustfile_named_by
+from llmload.scenario.shipped import find_scenario, shipped_locustfile, shipped_scenarios
 
 GOOD = """
 [tool.locust]
@@ -157,7 +158,7 @@ def test_every_shipped_scenario_is_valid_and_named_after_its_file(name: str) -> 
 
     assert name.rpartition("/")[2] == scenario.scenario.name
     assert scenario.scenario.protocol in {"speed", "throughput"}
-    assert locustfile("chat.py").is_file()
+    assert shipped_locustfile(Path(locustfile_named_by(find_scenario(name)) or "").name).is_file()
 
 
 def test_the_original_deployments_are_all_there() -> None:

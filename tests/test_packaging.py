@@ -1,0 +1,61 @@
+"""What is installed is whole: data, scenarios and locustfiles travel with the package, and it works from any folder."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from llmload.engines.simulated import SimulationSettings, spawn
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run([*build, "--disable-pip-version-check"], check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llmload/py.typed",
+        "llmload/workload/data/builtin.jsonl",
+        "llmload/vram/data/models.json",
+        "llmload/scenarios/demo.toml",
+        "llmload/scenarios/seed/vllm-llama2-70b-chat-throughput.toml",
+        "llmload/locustfiles/chat.py",
+        "llmload/locustfiles/chat_staged.py",
+        "llmload/swarm/web/llm.html",
+    ],
+)
+def test_the_wheel_holds(wheel: Path, name: str) -> None:
+    assert name in zipfile.ZipFile(wheel).namelist()
+
+
+def test_an_installed_llmload_runs_shipped_scenarios_from_any_folder(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    settings = SimulationSettings(model="m", ttft_s=0.001, itl_s=0.001, output_tokens=2)
+    with spawn(settings) as engine:
+        ended = subprocess.run(
+            [
+                *(sys.executable, "-m", "llmload.cli.main", "run", "lima-speed", "--base-url", engine.url),
+                *("--model", "m", "--prompts", "builtin", "--requests", "2", "--out", "runs"),
+            ],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert ended.returncode == 0, ended.stderr
+    assert f"--config {tmp_path / 'site' / 'llmload' / 'scenarios' / 'lima-speed.toml'}" in ended.stderr
+    assert len(list((tmp_path / "runs").glob("*/summary.json"))) == 1
