@@ -19,6 +19,7 @@ LINKS: Final = [
     {"href": "./llm/download/requests.jsonl", "title": "Download LLM requests (JSON lines)"},
 ]
 _LINES_AT_A_TIME: Final = 200
+_NOT_SINGLE: Final = {"error", "chunk_gaps_ns", "chunk_tokens"}
 
 
 def add(pages: Blueprint, guarded: Callable[..., Any], steering: Callable[[], Steering | None]) -> None:
@@ -72,7 +73,7 @@ def csv_lines(requests: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 def _flat(request: dict[str, Any]) -> dict[str, Any]:
     error = request.get("error") or {}
-    single = {key: value for key, value in request.items() if key != "error" and not isinstance(value, list | dict)}
+    single = {key: value for key, value in request.items() if key not in _NOT_SINGLE}
     return single | {f"error_{key}": error.get(key) for key in ("type", "message", "http_status", "retry_after_s")}
 
 

@@ -148,6 +148,7 @@ class TestRoutes:
         assert [row["request_id"] for row in table] == [json.loads(line)["request_id"] for line in lines]
         assert len(table) == summary["requests"]["started"]
         assert {row["error_type"] for row in table} == {""}
+        assert "chunk_tokens" not in table[0]
 
     def test_a_form_that_describes_no_run_says_why(self, serve: Callable[..., Served], locust: Any) -> None:
         served = serve()
