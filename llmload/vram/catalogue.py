@@ -12,7 +12,6 @@ from llmload.errors import ConfigError
 from llmload.vram.families import model_from_config
 from llmload.vram.gguf import read_gguf
 from llmload.vram.hf_config import HfConfig
-from llmload.vram.hub import hub_config
 from llmload.vram.model import ModelSpec
 from llmload.vram.safetensors import file_checkpoint, folder_checkpoint, index_checkpoint
 
@@ -31,6 +30,8 @@ def load_model(name_or_path: str, *, hub: bool = False) -> ModelSpec:
     if path.exists():
         return _load_file(path)
     if hub:
+        from llmload.vram.hub import hub_config  # brings an HTTP client, which no other question needs
+
         return model_from_config(HfConfig(hub_config(name_or_path), f"Hub model {name_or_path}"), name_or_path)
     raise ConfigError(_unknown(name_or_path))
 
