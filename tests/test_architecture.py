@@ -33,6 +33,9 @@ DOORS = {
     "prometheus_client": {"monitor", "engines"},
     "numpy": {"measure", "wire"},
     "click": {"cli"},
+    "flask": {"swarm"},
+    "flask_login": {"swarm"},
+    "pynvml": {"vram"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

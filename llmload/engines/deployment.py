@@ -101,7 +101,8 @@ def _get(root: str, path: str, headers: Mapping[str, str], context: ssl.SSLConte
         reason = getattr(error, "reason", error)
         text = reason.strerror or str(reason) if isinstance(reason, OSError) else str(reason)
         raise EngineError(
-            f"the engine at {root} does not answer ({text}): start it, or give its address with --base-url"
+            f"the engine at {root} does not answer ({text}): start it, or give its address "
+            "(llmload run --base-url, locust --host)"
         ) from None
     except Exception as error:  # noqa: BLE001 - whatever speaks there does not speak HTTP
         raise EngineError(f"what listens at {root} does not speak HTTP ({type(error).__name__})") from None

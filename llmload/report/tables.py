@@ -50,6 +50,9 @@ def _figures(summary: Mapping[str, Any]) -> Table:
     requests, speed = summary["requests"], summary["request_output_tokens_per_s"]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("output tokens/s of a request (mean)", number(speed and speed["mean"]))
+    if bandwidth := summary.get("bandwidth"):
+        used = f"{bandwidth['mbu']:.1%} of the {number(bandwidth['bound_tokens_per_s'])} tok/s that it allows"
+        table.add_row("memory bandwidth", f"{used}{'; implausible' if bandwidth['implausible'] else ''}")
     table.add_row("requests/min", number(summary["requests_per_min"], 1))
     table.add_row("system output tokens/s", number(summary["output_tokens_per_s"], 1))
     counts = f"{requests['started']} started = {requests['completed']} completed + {requests['failed']} failed"

@@ -1,16 +1,23 @@
 """What is looked at before anything is sent: the scenario, its prompts, its key, and the engine itself."""
 
 import argparse
+import logging
 from pathlib import Path
+from typing import Final
 
 from llmload.engines.deployment import Deployment, ask
 from llmload.errors import ConfigError, EngineError
+from llmload.report.plausibility import memory_warning
 from llmload.scenario import Scenario
 from llmload.scenario.loads import Replay, Staged
 from llmload.swarm import options
 from llmload.workload.prompts import Workload
 from llmload.workload.prompts import load as load_prompts
 from llmload.workload.trace import read_trace
+
+CHARACTERS_A_TOKEN: Final = 3
+"""Fewer than English has, so that the estimate of a prompt's tokens errs high."""
+logger = logging.getLogger(__name__)
 
 
 class Preparation:
@@ -19,6 +26,7 @@ class Preparation:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.deployment: Deployment | None = None
+        self._warned: set[str] = set()
         self._workloads: dict[tuple[object, ...], Workload] = {}
 
     def scenario(self, parsed: argparse.Namespace) -> Scenario:
@@ -35,7 +43,19 @@ class Preparation:
                 f"gives {available}; ask for fewer, or set prompts.repeat = true"
             )
         scenario.api_key()
+        self._warn_of_memory(scenario, workload)
         return scenario
+
+    def _warn_of_memory(self, scenario: Scenario, workload: Workload) -> None:
+        """Say once where users x tokens may exceed the KV cache: the engine would then queue or preempt."""
+        longest = max(
+            (len(m["content"]) for c in workload.conversations for p in c.prompts for m in p.messages), default=0
+        )
+        tokens = longest // CHARACTERS_A_TOKEN + (scenario.request.max_tokens or 0)
+        warning = memory_warning(scenario, tokens)
+        if warning is not None and warning not in self._warned:
+            self._warned.add(warning)
+            logger.warning("%s", warning)
 
     def workload(self, scenario: Scenario, base_dir: Path) -> Workload:
         """Return the scenario's prompts; DataError if they cannot be had."""

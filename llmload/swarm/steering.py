@@ -12,6 +12,7 @@ from typing import Any, Final
 from llmload.engines.deployment import Deployment
 from llmload.measure.totals import RunTotals
 from llmload.measure.verdict import Level, Reason, Verdict, judge
+from llmload.report.plausibility import bandwidth_use
 from llmload.report.run_folder import MANIFEST, SUMMARY, RunFolder, new_run_id
 from llmload.report.summary import figures, summarise
 from llmload.scenario import Scenario
@@ -128,6 +129,8 @@ class Steering:
             **summarise(totals, window_s=self.span.length_s(totals), verdict=self.verdict(totals)),
             "stages": [] if self.stage_clock is None else _stages(self.stage_clock, stages),
         }
+        speed = self.summary["request_output_tokens_per_s"]
+        self.summary["bandwidth"] = bandwidth_use(self.scenario, speed and speed["mean"])
         self.folder.write(SUMMARY, self.summary)
         self.folder.write(MANIFEST, self._manifest(ended_unix_s=time.time()))
         return self.summary

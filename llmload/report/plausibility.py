@@ -1,0 +1,59 @@
+"""A measured speed beside what the GPU's memory bandwidth allows."""
+
+from typing import Any, Final
+
+from llmload.errors import ConfigError
+from llmload.scenario import Scenario
+from llmload.vram.catalogue import load_model
+from llmload.vram.fit import default_format, fit, pool_warning
+from llmload.vram.gpus import find_gpu
+from llmload.vram.model import ModelSpec
+from llmload.vram.plan import plan_deployment
+from llmload.vram.roofline import decode_bound_tokens_per_s, implausible, mbu
+
+FORMATS: Final = {"fp32": "fp32", "fp16": "bf16", "bf16": "bf16", "fp8": "fp8", "int8": "int8", "int4": "w4a16"}
+
+
+def bandwidth_use(scenario: Scenario, request_output_tokens_per_s: float | None) -> dict[str, Any] | None:
+    """
+    Return `{mbu, bound_tokens_per_s, implausible}` of a single request's speed.
+
+    None where it is not known: no speed, several users at a time, or a GPU or model that the catalogue does not have.
+    """
+    deployment = scenario.deployment
+    if request_output_tokens_per_s is None or getattr(scenario.load, "users", None) != 1 or not deployment.gpu:
+        return None
+    try:
+        model, gpu = _model_of(scenario), find_gpu(deployment.gpu)
+        weight_format = FORMATS[deployment.precision] if deployment.precision else default_format(model)
+        bound = decode_bound_tokens_per_s(model, gpu, gpus=deployment.gpus or 1, weight_format=weight_format)
+    except ConfigError:
+        return None
+    used = mbu(request_output_tokens_per_s, bound)
+    return {"mbu": used, "bound_tokens_per_s": bound, "implausible": implausible(used)}
+
+
+def memory_warning(scenario: Scenario, tokens_a_request: int) -> str | None:
+    """Return what to tell before a load that may not fit the KV cache; None where it does, or nothing is known."""
+    deployment, users = scenario.deployment, getattr(scenario.load, "users", None)
+    if not deployment.gpu or users is None:
+        return None
+    try:
+        planned = plan_deployment(
+            _model_of(scenario),
+            find_gpu(deployment.gpu),
+            count=deployment.gpus or 1,
+            tensor=deployment.tensor_parallel,
+            weight_format=FORMATS[deployment.precision] if deployment.precision else None,
+        )
+        return pool_warning(fit(planned), users, tokens_a_request)
+    except ConfigError:
+        return None
+
+
+def _model_of(scenario: Scenario) -> ModelSpec:
+    """The model by what tables call it, else by what requests call it; ConfigError where neither is known."""
+    try:
+        return load_model(scenario.model.name)
+    except ConfigError:
+        return load_model(scenario.model.request_name)

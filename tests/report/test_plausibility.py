@@ -1,0 +1,47 @@
+"""A speed is held against the GPU's memory bandwidth, a load against its memory."""
+
+from typing import Any
+
+import pytest
+
+from llmload.report.plausibility import bandwidth_use, memory_warning
+from llmload.scenario import load_scenario
+from llmload.scenario.shipped import find_scenario
+
+
+def scenario(name: str, **overrides: Any) -> Any:
+    return load_scenario(find_scenario(f"seed/{name}"), overrides)
+
+
+def test_the_originals_speeds_come_out_as_shares_of_their_bounds() -> None:
+    slow = bandwidth_use(scenario("vllm-vicuna-7b-v1.3-speed"), 41.14)
+    usual = bandwidth_use(scenario("vllm-llama2-70b-chat-speed"), 17.00)
+
+    assert slow is not None
+    assert usual is not None
+    assert slow["mbu"] == pytest.approx(0.267, abs=0.005)  # where its neighbours have 55 to 61 %
+    assert 0.5 < usual["mbu"] < 0.62
+
+
+def test_a_speed_beyond_the_bandwidth_is_implausible() -> None:
+    impossible = bandwidth_use(scenario("vllm-vicuna-7b-v1.3-speed"), 400.0)
+
+    assert impossible is not None
+    assert impossible["mbu"] > 1
+    assert "faster than the weights can be read" in impossible["implausible"]
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [{"deployment.gpu": "Nonesuch 1"}, {"model.name": "x", "model.served_as": "x"}, {"load.users": 2}],
+)
+def test_what_the_catalogue_does_not_have_is_unknown(unknown: dict[str, Any]) -> None:
+    assert bandwidth_use(scenario("vllm-vicuna-7b-v1.3-speed", **unknown), 41.14) is None
+
+
+def test_a_load_beyond_the_kv_cache_is_warned_of() -> None:
+    small = scenario("vllm-llama2-70b-chat-speed")
+    large = scenario("vllm-llama2-70b-chat-throughput", **{"load.users": 512})
+
+    assert "512 users x 4,000 tokens are 2,048,000 tokens of KV cache" in str(memory_warning(large, 4000))
+    assert memory_warning(small, 600) is None
