@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any, Final, Self
 
 import numpy as np
@@ -114,6 +115,16 @@ class Histogram:
             return 0
         bucket = int(math.log(limit / _LEAST) / _LOG_RATIO) + 1 if limit >= _LEAST else 0
         return int(self._counts[: bucket + 1].sum())
+
+    def at_most_each(self, limits: Sequence[float]) -> list[int]:
+        """Return `at_most` of every limit, at the cost of one."""
+        sums = np.cumsum(self._counts)
+        places = [int(math.log(limit / _LEAST) / _LOG_RATIO) + 1 if limit >= _LEAST else 0 for limit in limits]
+        whole = int(sums[-1])
+        return [
+            whole if limit >= self.most else 0 if limit < self.least else int(sums[min(place, _BUCKETS - 1)])
+            for limit, place in zip(limits, places, strict=True)
+        ]
 
     def to_message(self) -> dict[str, Any]:
         """Return the histogram as plain numbers and bytes, some hundred bytes to a few kB."""

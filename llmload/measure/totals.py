@@ -79,6 +79,9 @@ _COUNTS: Final = (
     "retries",
     "reused_prompts",
     "arrived_tokens",
+    "arrived_prompt_tokens",
+    "arrived_cached_tokens",
+    "good",
     "contradicted_answers",
     "busy_s",
 )
@@ -90,9 +93,9 @@ class RunTotals:
     """
     What a run has come to so far.
 
-    `started completed failed censored errors` count every request of the run; everything else speaks of the window:
-    `completed_in_window` of answers that ended in it, `window_tokens` of tokens that arrived in it, distributions and
-    token counts of answers whose request started in it.
+    `started completed failed censored errors good` and `arrived_*` count every request of the run, and so does
+    `whole()`; everything else speaks of the window: `completed_in_window` of answers that ended in it, `window_tokens`
+    of tokens that arrived in it, distributions and token counts of answers whose request started in it.
     """
 
     started: int = 0
@@ -115,6 +118,10 @@ class RunTotals:
     window_tokens: float = 0.0
     arrived_tokens: int = 0
     """Output tokens of all complete answers, in the window or not."""
+    arrived_prompt_tokens: int = 0
+    arrived_cached_tokens: int = 0
+    good: int = 0
+    """Answers that met every limit, in the window or not."""
     busy_s: float = 0.0
     """Time that requests spent in flight inside the window, added up: over the window's length, the mean in flight."""
     contradicted_answers: int = 0
@@ -129,6 +136,8 @@ class RunTotals:
     token_sources: Counter[str] = field(default_factory=Counter)
     stamp_sources: Counter[str] = field(default_factory=Counter)
     distributions: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in DISTRIBUTIONS})
+    outside: dict[str, Histogram] = field(default_factory=dict)
+    """Distributions of answers whose request started outside the window; empty without a warm-up."""
 
     @property
     def ended(self) -> int:
@@ -139,6 +148,14 @@ class RunTotals:
     def in_flight(self) -> int:
         """Requests that are on their way."""
         return self.started - self.ended
+
+    def whole(self, name: str) -> Histogram:
+        """Return a distribution over every answer of the run, in the window or not."""
+        histogram = Histogram()
+        histogram.merge(self.distributions[name])
+        if name in self.outside:
+            histogram.merge(self.outside[name])
+        return histogram
 
     def add(self, record: RequestRecord, *, window: Window, slo: Slo, run_start_ns: int) -> None:
         """Count a request that has ended; whoever started it has counted `started`."""
@@ -170,10 +187,15 @@ class RunTotals:
     def _add_answer(self, record: RequestRecord, window: Window, slo: Slo) -> None:
         self.completed += 1
         self.arrived_tokens += record.output_tokens or 0
+        self.arrived_prompt_tokens += record.prompt_tokens or 0
+        self.arrived_cached_tokens += record.cached_tokens or 0
+        good = slo.met_by(record)
+        self.good += good
         if window.holds(record.done_ns):
             self.completed_in_window += 1
-            self.good_in_window += slo.met_by(record)
+            self.good_in_window += good
         if not window.holds(record.started_ns):
+            self._add_distributions(record, self.outside)
             return
         self.finish_reasons[record.finish_reason or "none"] += 1
         self.token_sources[record.token_source.value] += 1
@@ -184,9 +206,9 @@ class RunTotals:
             setattr(self, name, getattr(self, name) + (getattr(record, name) or 0))
         self.uncounted_answers += record.output_tokens is None
         self.contradicted_answers += record.output_tokens is not None and record.output_tokens < len(record.chunk_ns)
-        self._add_distributions(record)
+        self._add_distributions(record, self.distributions)
 
-    def _add_distributions(self, record: RequestRecord) -> None:
+    def _add_distributions(self, record: RequestRecord, to: dict[str, Histogram]) -> None:
         lag_s, ttft_s = record.schedule_lag_s, record.ttft_s
         single = {
             "ttft_s": ttft_s,
@@ -201,8 +223,8 @@ class RunTotals:
         }
         for name, value in single.items():
             if value is not None:
-                self.distributions[name].add(max(0.0, value))
-        self.distributions["itl_s"].add_many(np.maximum(record.itl_s, 0.0))
+                _of(to, name).add(max(0.0, value))
+        _of(to, "itl_s").add_many(np.maximum(record.itl_s, 0.0))
 
     def merge(self, other: Self) -> None:
         """Add everything that the other totals hold."""
@@ -215,17 +237,16 @@ class RunTotals:
         self.first_started_s, self.last_done_s = min(starts, default=None), max(ends, default=None)
         for name, histogram in other.distributions.items():
             self.distributions[name].merge(histogram)
+        for name, histogram in other.outside.items():
+            _of(self.outside, name).merge(histogram)
 
-    def to_message(self) -> dict[str, Any]:
-        """Return the totals as plain values, fit for msgpack."""
+    def to_message(self, *, with_outside: bool = True) -> dict[str, Any]:
+        """Return the totals as plain values, fit for msgpack; without what started outside the window if so asked."""
         names = (*_COUNTS, "window_tokens", "uncounted_answers", "first_started_s", "last_done_s")
         message: dict[str, Any] = {name: getattr(self, name) for name in names}
         message |= {name: dict(getattr(self, name)) for name in _TALLIES}
-        message["distributions"] = {
-            name: histogram.to_message()
-            for name, histogram in self.distributions.items()
-            if histogram.count or histogram.infinite
-        }
+        message["distributions"] = _messages(self.distributions)
+        message["outside"] = _messages(self.outside) if with_outside else {}
         return message
 
     @classmethod
@@ -233,8 +254,19 @@ class RunTotals:
         """Return the totals that `to_message` described."""
         self = cls()
         for name, value in message.items():
-            if name == "distributions":
-                self.distributions |= {of: Histogram.from_message(histogram) for of, histogram in value.items()}
+            if name in {"distributions", "outside"}:
+                getattr(self, name).update({of: Histogram.from_message(each) for of, each in value.items()})
             else:
                 setattr(self, name, Counter(value) if name in _TALLIES else value)
         return self
+
+
+def _of(histograms: dict[str, Histogram], name: str) -> Histogram:
+    histogram = histograms.get(name)
+    if histogram is None:
+        histogram = histograms[name] = Histogram()
+    return histogram
+
+
+def _messages(histograms: dict[str, Histogram]) -> dict[str, Any]:
+    return {name: each.to_message() for name, each in histograms.items() if each.count or each.infinite}

@@ -23,7 +23,7 @@ def report(session: Session) -> dict[str, Any]:
         "run_id": session.run_id,
         "version": version("llmload"),
         "totals": session.totals.to_message(),
-        "stages": {name: totals.to_message() for name, totals in session.stages.items()},
+        "stages": {name: totals.to_message(with_outside=False) for name, totals in session.stages.items()},
     }
 
 

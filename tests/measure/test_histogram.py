@@ -111,3 +111,12 @@ def test_what_was_added_since_a_copy_has_its_own_quantiles(before: list[float], 
 
     assert part.count == len(after)
     assert part.quantile(0.5) == pytest.approx(of(after).quantile(0.5), rel=0.006)
+
+
+def test_many_limits_at_once_are_each_limit_alone() -> None:
+    histogram = Histogram()
+    histogram.add_many(np.array([0.0, 1e-7, 0.003, 0.02, 0.02, 0.5, 7.0, 1e9]))
+    limits = [0.0, 1e-7, 0.001, 0.02, 0.5, 6.9, 7.0, 1e8, 1e9, 1e12]
+
+    assert histogram.at_most_each(limits) == [histogram.at_most(limit) for limit in limits]
+    assert Histogram().at_most_each(limits) == [0] * len(limits)

@@ -155,3 +155,18 @@ def test_a_verdict_names_figure_limit_and_reason() -> None:
 
 def test_a_run_without_a_fault_is_valid() -> None:
     assert judge({"error_share": 0.0, "event_loop_lag_p99_s": 0.01}).level is Level.VALID
+
+
+def test_the_whole_run_is_the_window_and_what_started_outside_it() -> None:
+    window = Window(start_ns=1 * NS_PER_S)
+    before, inside = answer(start_s=0.0, chunks=(0.4, 0.5)), answer(start_s=1.5, chunks=(0.1, 0.3, 0.4), tokens=4)
+
+    totals = totals_of(before, inside, window=window, slo=Slo(ttft_s=0.2))
+    there = RunTotals.from_message(totals.to_message())
+    there.merge(RunTotals.from_message(totals.to_message(with_outside=False)))
+
+    assert totals.distributions["ttft_s"].mean == pytest.approx(0.1)
+    assert totals.whole("ttft_s").mean == pytest.approx(0.25)
+    assert (totals.whole("itl_s").count, totals.good) == (3, 1)
+    assert (totals.arrived_tokens, totals.arrived_prompt_tokens) == (7, 20)
+    assert (there.whole("ttft_s").count, there.distributions["ttft_s"].count) == (3, 2)
