@@ -37,7 +37,7 @@ CLIENTS: Final[dict[str, LoadClient]] = {
     )
 }
 COST_LIMITS: Final = {"200x100x128": 0.9, "400x100x128": 0.8}
-"""How much of the bar's cost a token may cost llmload, by work."""
+"""How much of the bar's cost a token may cost llmload, by the works that it has to show."""
 
 
 def read_requests(_: click.Context, __: click.Parameter, text: str) -> Requests:

@@ -29,6 +29,8 @@ class Reading:
 
     client: str
     cpu_us_per_token: float
+    kernel_us_per_token: float
+    """Of it in the kernel: sockets, mostly."""
     startup_cpu_s: float
     carried_tokens_per_s: float
     ttft_mean_s: float | None
@@ -55,6 +57,7 @@ def reading(short: Trial, long: Trial) -> Reading:
     return Reading(
         client=long.client,
         cpu_us_per_token=cpu_s_per_token * 1e6,
+        kernel_us_per_token=(long.usage.kernel_s - short.usage.kernel_s) / tokens * 1e6,
         startup_cpu_s=short.usage.cpu_s - cpu_s_per_token * short.truth.chunks,
         carried_tokens_per_s=truth.steady_chunks_per_s(),
         ttft_mean_s=said.ttft_mean_s,

@@ -40,11 +40,12 @@ kind = "closed_loop"
 users = {users}
 requests = {requests}
 spawn_rate_per_s = {spawn_rate_per_s:g}
+warmup_s = {warmup_s}
 
 [run]
 folder = "runs"
 """
-RAMP_S: Final = 2.0
+RAMP_S: Final = 5.0
 """Over how long users are started, so that connections are not all opened in one moment."""
 
 
@@ -55,6 +56,8 @@ class Llmload:
     name: str = "llmload"
     kind: str = "wire"
     locustfile: Path = ROOT / "locustfiles" / "chat.py"
+    warmup_s: float = 0.0
+    """How long after the last user has started figures begin: leaves out the opening of connections."""
 
     def missing(self) -> str | None:
         """Return what has to be done before it can run; None if nothing."""
@@ -76,6 +79,7 @@ class Llmload:
             users=work.streams,
             requests=task.requests,
             spawn_rate_per_s=work.streams / RAMP_S,
+            warmup_s=self.warmup_s,
         )
         (task.folder / "scenario.toml").write_text(scenario, encoding="utf-8")
         return Command(arguments=(sys.executable, "-m", "locust", "--headless", "--config", "scenario.toml"))

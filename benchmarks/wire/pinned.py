@@ -35,6 +35,8 @@ class Usage:
 
     exit_code: int
     cpu_s: float
+    kernel_s: float
+    """Of it in the kernel."""
     wall_s: float
     memory: tuple[MemorySample, ...]
     output: Path
@@ -77,6 +79,7 @@ def run_pinned(
     return Usage(
         exit_code=process.returncode,
         cpu_s=group.cpu_s,
+        kernel_s=group.kernel_s,
         wall_s=time.monotonic() - started_s,
         memory=tuple(group.memory),
         output=output,
@@ -87,7 +90,7 @@ class _Group:
     """A program and whatever it started, as one process group. Popen.wait would throw their usage away."""
 
     def __init__(self, leader: "subprocess.Popen[bytes]") -> None:
-        self.cpu_s = 0.0
+        self.cpu_s = self.kernel_s = 0.0
         self.memory: list[MemorySample] = []
         self._leader = leader
         self._ended_s: float | None = None
@@ -117,6 +120,7 @@ class _Group:
 
     def _count(self, pid: int, status: int, used: struct_rusage) -> None:
         self.cpu_s += used.ru_utime + used.ru_stime
+        self.kernel_s += used.ru_stime
         if pid == self._leader.pid:
             self._leader.returncode = os.waitstatus_to_exitcode(status)
             self._ended_s = time.monotonic()

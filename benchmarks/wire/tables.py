@@ -14,7 +14,7 @@ def comparison_table(comparison: Comparison) -> Table:
     title = f"{work.label}: {work.offered_tokens_per_s / 1000:.1f}k tokens/s offered"
     table = Table(title=title, title_justify="left", caption="medians; reported / true", caption_justify="left")
     table.add_column("client")
-    columns = ("CPU us/token", f"x {BAR}", "start-up CPU s", "tokens/s", "TTFT mean ms", "TTFT p99 ms")
+    columns = ("CPU us/token", "in kernel", f"x {BAR}", "start-up CPU s", "tokens/s", "TTFT mean ms", "TTFT p99 ms")
     for column in (*columns, "ITL p50 ms", "ITL p99 ms", "coalesced", "failed", "verdict"):
         table.add_column(column, justify="right")
     for client, readings in comparison.readings.items():
@@ -23,6 +23,7 @@ def comparison_table(comparison: Comparison) -> Table:
         table.add_row(
             client,
             _number(comparison.median(client, "cpu_us_per_token"), 1),
+            _number(comparison.median(client, "kernel_us_per_token"), 1),
             _number(comparison.cost_ratio(client), 2),
             _number(comparison.median(client, "startup_cpu_s"), 1),
             "-" if carried is None else f"{carried / 1000:.1f}k",

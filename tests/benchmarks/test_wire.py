@@ -50,7 +50,7 @@ def trial(folder: Path, *, cpu_s: float, answers: list[TrueAnswer], **reported: 
         client="llmload",
         work=WORK,
         requests=len(answers),
-        usage=Usage(exit_code=0, cpu_s=cpu_s, wall_s=1.0, memory=(), output=folder / "output.txt"),
+        usage=Usage(exit_code=0, cpu_s=cpu_s, kernel_s=cpu_s / 2, wall_s=1.0, memory=(), output=folder / "output.txt"),
         reported=Reported(completed=len(answers), **reported),
         truth=TruthLog(answers),
         connections=1,
@@ -65,6 +65,7 @@ def one_reading(client: str, cost: float, **figures: Any) -> Reading:
     values: dict[str, Any] = {
         "client": client,
         "cpu_us_per_token": cost,
+        "kernel_us_per_token": cost / 2,
         "startup_cpu_s": 1.0,
         "carried_tokens_per_s": WORK.offered_tokens_per_s,
         **true,
@@ -100,6 +101,7 @@ class TestCost:
         came_to = reading(short, long)
 
         assert came_to.cpu_us_per_token == pytest.approx(20.0)
+        assert came_to.kernel_us_per_token == pytest.approx(10.0)
         assert came_to.startup_cpu_s == pytest.approx(2.0)
 
     def test_the_ratio_is_taken_within_each_repetition(self) -> None:
