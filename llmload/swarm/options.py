@@ -53,6 +53,16 @@ def add_options(parser: LocustArgumentParser) -> None:
         help="What is printed at the end: tables, summary.json, or nothing",
         **hidden,
     )
+    add("--metrics-port", default="9646", metavar="PORT", help="Port of /metrics for Prometheus, or off", **hidden)
+    add("--metrics-host", default=LOOPBACK, metavar="HOST", help="Address that /metrics listens on", **hidden)
+    add(
+        "--llmload-linger",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="After a headless run, serve /metrics until scraped once more, but no longer than this",
+        **hidden,
+    )
 
 
 def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:

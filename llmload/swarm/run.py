@@ -26,6 +26,7 @@ from llmload.swarm.drain import ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, STAGE
 from llmload.swarm.interrupt import Interrupts
 from llmload.swarm.live import LiveView
 from llmload.swarm.locust_tables import log_rows, with_three_digits
+from llmload.swarm.monitoring import Monitoring
 from llmload.swarm.preparation import Preparation
 from llmload.swarm.sending import open_schedule, open_session
 from llmload.swarm.session import ABORT_GRACE_S, Session, Share
@@ -65,6 +66,7 @@ class Run:
         self._interrupts: Interrupts
         self._preparation: Preparation
         self._session: Session | None = None
+        self._monitoring: Monitoring | None = None
         self._steering: Steering | None = None
         self._collected: totals_channel.Collected | None = None
         self.live: LiveView | None = None
@@ -131,8 +133,12 @@ class Run:
             scenario = self._preparation.scenario(self._options)
             if not isinstance(runner, WorkerRunner):
                 self._meet_engine(scenario)
+                self._monitoring = Monitoring(self, runner, scenario)
+                self._monitoring.serve(self._options.metrics_host, self._options.metrics_port)
         if web_ui is not None:
             webui.install(web_ui, self, self._preparation)
+            if self._monitoring is not None:
+                self._monitoring.add_page(web_ui)
         if isinstance(runner, WorkerRunner):
             runner.register_message(DRAIN, self._on_drain, concurrent=True)
             runner.register_message(STAGE, self._on_stage)
@@ -383,3 +389,5 @@ class Run:
     def _on_quit(self, **_: object) -> None:
         if self._steering is not None and self._headless:
             printing.show_summary(self._steering, self._options.summary)
+            if self._monitoring is not None:
+                self._monitoring.linger(self._options.llmload_linger)

@@ -54,12 +54,19 @@ class Steering:
         self.users_changed = False
         self._scenario_file, self._workload, self._deployment = scenario_file, workload, deployment
         self._workers = workers
-        self._started_unix_s = time.time()
+        self.started_unix_s = time.time()
+        self.ended_unix_s: float | None = None
 
     @property
     def simulated(self) -> bool:
         """Whether the run measures a simulation."""
         return self.scenario.engine.name == "simulated" or bool(self._deployment and self._deployment.simulated)
+
+    @property
+    def engine_version(self) -> str | None:
+        """The engine's version, by its own word or else the scenario's."""
+        own = None if self._deployment is None else self._deployment.version
+        return own or self.scenario.deployment.engine_version
 
     @property
     def stage(self) -> str:
@@ -132,7 +139,8 @@ class Steering:
         speed = self.summary["request_output_tokens_per_s"]
         self.summary["bandwidth"] = bandwidth_use(self.scenario, speed and speed["mean"])
         self.folder.write(SUMMARY, self.summary)
-        self.folder.write(MANIFEST, self._manifest(ended_unix_s=time.time()))
+        self.ended_unix_s = time.time()
+        self.folder.write(MANIFEST, self._manifest())
         return self.summary
 
     @property
@@ -144,11 +152,11 @@ class Steering:
             return INVALID
         return FAILED if self.summary["requests"]["failed"] else GOOD
 
-    def _manifest(self, ended_unix_s: float | None = None) -> dict[str, Any]:
+    def _manifest(self) -> dict[str, Any]:
         return {
             "run_id": self.run_id,
-            "started_unix_s": self._started_unix_s,
-            "ended_unix_s": ended_unix_s,
+            "started_unix_s": self.started_unix_s,
+            "ended_unix_s": self.ended_unix_s,
             "scenario_file": self._scenario_file.name,
             "scenario": self.scenario.model_dump(mode="json"),
             "seed": self.scenario.scenario.seed,

@@ -1,0 +1,167 @@
+"""What a scrape shows is what the totals hold, worked out by hand."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from llmload.measure.record import (
+    NS_PER_S,
+    ErrorType,
+    Outcome,
+    RequestError,
+    RequestRecord,
+    StampSource,
+    TokenSource,
+)
+from llmload.measure.slo import Slo
+from llmload.measure.totals import RunTotals, Window
+from llmload.measure.verdict import Level
+from llmload.monitor.exporter import wsgi_app
+from llmload.monitor.families import INFO_LABELS, LATENCY_S, Snapshot, sample_names
+
+LABELS = {"engine": "vLLM", "model": 'a "model"', "scenario": "s"}
+SLO = Slo(ttft_s=0.25, e2e_s=1.0)
+
+
+def scraped(snapshot: Snapshot, accept: str = "") -> str:
+    headers: dict[str, str] = {}
+
+    def start_response(status: str, pairs: list[tuple[str, str]]) -> Callable[[bytes], None]:
+        assert status == "200 OK"
+        headers.update(pairs)
+        return lambda _: None
+
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics", "HTTP_ACCEPT": accept}
+    return b"".join(wsgi_app(lambda: snapshot)(environ, start_response)).decode()
+
+
+def samples(text: str) -> dict[tuple[str, str], float]:
+    """Every sample by its name and the values of its labels besides the common ones."""
+    return {
+        (sample.name, ",".join(v for k, v in sorted(sample.labels.items()) if k not in LABELS)): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def record(outcome: Outcome, started_s: float, ttft_s: float = 0.2, gap_s: float = 0.1) -> RequestRecord:
+    start_ns = round(started_s * NS_PER_S)
+    chunks = np.array([started_s + ttft_s, started_s + ttft_s + gap_s]) * NS_PER_S
+    answered = outcome is Outcome.COMPLETED
+    return RequestRecord(
+        request_id="r",
+        prompt_id="1",
+        started_ns=start_ns,
+        done_ns=int(chunks[-1]),
+        outcome=outcome,
+        chunk_ns=chunks.astype(np.int64) if answered else np.empty(0, dtype=np.int64),
+        prompt_tokens=10 if answered else None,
+        cached_tokens=4 if answered else None,
+        output_tokens=2 if answered else None,
+        token_source=TokenSource.USAGE,
+        stamp_source=StampSource.KERNEL,
+        error=RequestError(type=ErrorType.RESET, message="gone") if outcome is Outcome.FAILED else None,
+    )
+
+
+def totals() -> RunTotals:
+    """Five started: two answered in the warm-up or the window, one failed, one cut, one on its way."""
+    counted = RunTotals(started=5)
+    for each in (
+        record(Outcome.COMPLETED, 0.0),
+        record(Outcome.COMPLETED, 2.0, ttft_s=0.4),
+        record(Outcome.FAILED, 2.0),
+        record(Outcome.CENSORED, 2.0),
+    ):
+        counted.add(each, window=Window(start_ns=NS_PER_S), slo=SLO, run_start_ns=0)
+    return counted
+
+
+def test_every_series_is_there_and_0_before_the_first_request() -> None:
+    found = samples(scraped(Snapshot(labels=LABELS, users={"target": 0}, cpu_ratio={"local": 0.0})))
+
+    assert {name for name, _ in found} == sample_names() - {"llmload_run_info"}
+    assert set(found.values()) == {0.0}
+    assert ("llmload_request_errors_total", "reset") in found
+
+
+def test_counts_are_those_of_the_whole_run_warm_up_included() -> None:
+    found = samples(scraped(Snapshot(labels=LABELS, totals=totals(), slo=SLO)))
+
+    assert found["llmload_requests_started_total", ""] == 5
+    outcomes = {outcome.value: found["llmload_requests_total", outcome.value] for outcome in Outcome}
+    assert outcomes == {"completed": 2, "failed": 1, "censored": 1}
+    assert found["llmload_requests_in_flight", ""] == 1
+    assert found["llmload_request_errors_total", "reset"] == 1
+    assert found["llmload_requests_good_total", ""] == 1  # the second took 0.4 s to its first token
+    tokens = [found[f"llmload_{kind}_tokens_total", ""] for kind in ("prompt", "cached_prompt", "output")]
+    assert tokens == [20, 8, 4]
+
+
+def test_a_histogram_has_the_slo_limit_as_a_bound_and_exact_count_and_sum() -> None:
+    found = samples(scraped(Snapshot(labels=LABELS, totals=totals(), slo=SLO)))
+    name = "llmload_time_to_first_token_seconds"
+
+    assert found[f"{name}_bucket", "0.25"] == 1
+    assert found[f"{name}_bucket", "+Inf"] == found[f"{name}_count", ""] == 2
+    assert found[f"{name}_sum", ""] == pytest.approx(0.6)
+    assert found["llmload_inter_token_latency_seconds_count", ""] == 2
+    assert ("llmload_inter_token_latency_seconds_bucket", "0.25") not in found
+    bounds = [value for (of, le), value in found.items() if of == f"{name}_bucket"]
+    assert bounds == sorted(bounds)
+
+
+def test_the_ladder_is_that_of_the_documents() -> None:
+    ratios = [high / low for low, high in pairwise(LATENCY_S)]
+
+    assert (len(LATENCY_S), LATENCY_S[0], LATENCY_S[-1]) == (69, 0.001, 240.0)
+    assert max(ratios) < 1.21
+
+
+def test_run_verdict_and_processes_are_said_with_their_labels() -> None:
+    info = dict.fromkeys(INFO_LABELS, "") | {"run_id": "r1", "engine": "vLLM"}
+    snapshot = Snapshot(
+        labels=LABELS,
+        info=info,
+        running=True,
+        started_unix_s=1.7e9,
+        users={"running": 3, "target": 8},
+        workers={"running": 2, "missing": 1},
+        cpu_ratio={"master": 0.2, "0": 0.95},
+        level=Level.DEGRADED,
+    )
+
+    text = scraped(snapshot)
+    found = samples(text)
+
+    assert 'run_id="r1"' in text
+    assert [found["llmload_verdict", level.value] for level in Level] == [0, 1, 0]
+    assert (found["llmload_users", "running"], found["llmload_users", "target"]) == (3, 8)
+    assert (found["llmload_workers", "running"], found["llmload_workers", "missing"]) == (2, 1)
+    assert found["llmload_worker_cpu_ratio", "0"] == 0.95
+    assert found["llmload_run_start_timestamp_seconds", ""] == 1.7e9
+    assert found["llmload_run_end_timestamp_seconds", ""] == 0
+
+
+def test_openmetrics_is_answered_to_who_asks_for_it() -> None:
+    text = scraped(Snapshot(labels=LABELS, totals=totals()), accept="application/openmetrics-text; version=1.0.0")
+
+    assert text.endswith("# EOF\n")
+    assert {family.name for family in open_metrics(text)} >= {"llmload_requests", "llmload_users"}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of Debian's package prometheus")
+def test_promtool_has_nothing_to_say_against_the_names() -> None:
+    snapshot: Any = Snapshot(labels=LABELS, totals=totals(), slo=SLO, cpu_ratio={"local": 0.5})
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=scraped(snapshot), capture_output=True, text=True, check=False
+    )
+
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
