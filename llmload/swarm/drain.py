@@ -5,6 +5,7 @@ Locust ends a headless distributed run by dropping every request in flight, whic
 that steers the run blocks in `test_stopping` until its requests, or those of every worker, have come to an end:
 
     master --DRAIN(timeout)--> worker   stops starting, waits until idle, cuts the rest
+    master --ABORT--> worker            does not wait any longer: a second Ctrl-C
     worker --DRAINED(totals)--> master  all that the worker has counted
 """
 
@@ -13,6 +14,7 @@ from gevent.event import Event
 from llmload.swarm.session import Session
 
 DRAIN, DRAINED, EXHAUSTED = "llmload_drain", "llmload_drained", "llmload_exhausted"
+ABORT = "llmload_abort"
 STAGE = "llmload_stage"
 ANSWER_GRACE_S = 10.0
 """How long past the drain's time-out a worker may take to answer."""

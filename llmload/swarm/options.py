@@ -1,10 +1,12 @@
 """llmload's options on Locust's command line, and Locust's defaults as the scenario sets them."""
 
 from locust.argument_parser import LocustArgumentParser
+from locust.util.timespan import parse_timespan
 
 import argparse
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,17 @@ def _load_overrides(load: AnyLoad, options: argparse.Namespace) -> dict[str, Any
     if isinstance(load, OpenLoop) and options.rate:
         asked["rate_per_s"] = number_or_text(options.rate)
     return {f"load.{key}": value for key, value in asked.items() if value and value != getattr(load, key)}
+
+
+def parsed_ahead(parser: LocustArgumentParser) -> argparse.Namespace | None:
+    """Return this process's options as Locust will have them after its start; None where only help is asked for."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        return None
+    parsed: argparse.Namespace = parser.parse_known_args(sys.argv[1:])[0]
+    if isinstance(parsed.run_time, str):
+        with suppress(ValueError):  # Locust's to complain of
+            parsed.run_time = parse_timespan(parsed.run_time)
+    return parsed
 
 
 def number_or_text(text: str) -> float | str:

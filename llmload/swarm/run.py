@@ -22,7 +22,7 @@ from llmload.measure.record import RequestRecord
 from llmload.measure.totals import RunTotals
 from llmload.scenario import Scenario, load_scenario
 from llmload.swarm import loop_lag, options, printing, totals_channel, webui
-from llmload.swarm.drain import ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, STAGE, Roll, drain
+from llmload.swarm.drain import ABORT, ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, STAGE, Roll, drain
 from llmload.swarm.interrupt import Interrupts
 from llmload.swarm.live import LiveView
 from llmload.swarm.locust_tables import log_rows, with_three_digits
@@ -65,6 +65,7 @@ class Run:
         self._environment: Environment
         self._interrupts: Interrupts
         self._preparation: Preparation
+        self._ahead: Preparation | None = None
         self._session: Session | None = None
         self._monitoring: Monitoring | None = None
         self._steering: Steering | None = None
@@ -120,6 +121,18 @@ class Run:
         if file is not None:
             with ending_on_wrong_use():
                 options.set_defaults(parser, load_scenario(file))
+                self._prepare_ahead(parser, file)
+
+    def _prepare_ahead(self, parser: LocustArgumentParser, file: Path) -> None:
+        """
+        Read the prompts before Locust forks, so that they are read once, and before a worker meets its master.
+
+        A worker that reads is deaf, and its master gives it up after four seconds.
+        """
+        parsed = None if self._ahead is not None else options.parsed_ahead(parser)
+        if parsed is not None:
+            self._ahead = Preparation(file)
+            self._ahead.scenario(parsed)
 
     def _on_init(self, environment: Environment, runner: Any, web_ui: WebUI | None = None, **_: object) -> None:
         self._environment = environment
@@ -129,7 +142,7 @@ class Run:
             file = options.scenario_on_command_line()
             if file is None:
                 raise ConfigError("no scenario: give one with --config FILE, for example --config scenarios/demo.toml")
-            self._preparation = Preparation(file)
+            self._preparation = self._ahead or Preparation(file)
             scenario = self._preparation.scenario(self._options)
             if not isinstance(runner, WorkerRunner):
                 self._meet_engine(scenario)
@@ -141,6 +154,7 @@ class Run:
                 self._monitoring.add_page(web_ui)
         if isinstance(runner, WorkerRunner):
             runner.register_message(DRAIN, self._on_drain, concurrent=True)
+            runner.register_message(ABORT, self._on_abort, concurrent=True)
             runner.register_message(STAGE, self._on_stage)
         elif isinstance(runner, MasterRunner):
             runner.register_message(EXHAUSTED, self._on_exhausted)
@@ -196,6 +210,8 @@ class Run:
             workers=len(workers) or 1,
         )
         self._steering.open_folder()
+        self._steering.engine_watch.sample()
+        self._helpers.append(gevent.spawn(self._steering.engine_watch.watch))
         self._planned = sorted(workers)
         if isinstance(runner, MasterRunner):
             self._collected = totals_channel.Collected(self._steering.run_id)
@@ -327,6 +343,11 @@ class Run:
             drain(session, session.scenario.run.drain_timeout_s)
             self._runner.send_message(DRAINED, totals_channel.report(session))
 
+    def _on_abort(self, msg: Any, **_: object) -> None:
+        session = self._session
+        if session is not None and session.run_id == msg.data["run_id"]:
+            session.abort()  # the drain that waits for it then reports what was cut
+
     def _on_interrupt(self, count: int) -> None:
         session = self._session
         if not isinstance(self._runner, WorkerRunner) or session is None or session.closed:
@@ -353,11 +374,14 @@ class Run:
         self._helpers.clear()
         if self._steering is not None and self._steering.summary is None:
             self._gather(self._steering)
+            self._steering.engine_watch.sample()
             self._steering.finish(self.totals(), self.stages())
             if not self._headless:
                 printing.show_summary(self._steering, "table")
         if self._session is not None:
             self._session.close()
+        if self._headless and self._planned and self._steering and self._steering.missing_workers >= set(self._planned):
+            gevent.spawn(self._end)  # Locust stops a run without workers, but waits on
 
     def _gather(self, steering: Steering) -> None:
         """Take in what lost workers wrote down but could not report."""
@@ -378,13 +402,19 @@ class Run:
             except KeyboardInterrupt:  # a second Ctrl-C: cut what is in flight and report what there is
                 if self._session is not None:
                     self._session.abort()
-                elif self._steering is not None and not self._drained.wait(ABORT_GRACE_S):
-                    self._steering.missing_workers |= self._drained.missing
+                elif self._steering is not None:
+                    self._abort_workers(runner, self._steering)
                 self._on_test_stop()
         if self._steering is not None:
             environment.process_exit_code = self._steering.exit_code
             if self._headless:
                 printing.silence_locust_tables()
+
+    def _abort_workers(self, runner: MasterRunner, steering: Steering) -> None:
+        """Cut what workers have in flight: those on other machines have not heard of Ctrl-C."""
+        runner.send_message(ABORT, {"run_id": steering.run_id})
+        if not self._drained.wait(ABORT_GRACE_S + ANSWER_GRACE_S):
+            steering.missing_workers |= self._drained.missing
 
     def _on_quit(self, **_: object) -> None:
         if self._steering is not None and self._headless:

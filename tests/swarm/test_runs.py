@@ -147,6 +147,25 @@ def test_a_second_ctrl_c_cuts_what_is_in_flight_and_still_reports(
     assert len(ended.lines) == 4
 
 
+def test_a_second_ctrl_c_on_the_master_alone_cuts_what_its_workers_have_in_flight(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+) -> None:
+    url = engine(**FIXED | {"output_tokens": 3000}).url
+    scenario = write_scenario(url, "users = 4\nduration_s = 600")
+
+    process = locust.start("--config", str(scenario), "--headless", "--processes", "2")
+    until_requests_run(url, 4)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)  # as on another machine than the workers', which hear nothing
+        time.sleep(1)
+    ended = locust.finish(process)
+
+    assert ended.code == 3, ended.err
+    assert (ended.summary["requests"]["started"], ended.summary["requests"]["censored"]) == (4, 4)
+    assert len(ended.lines) == 4
+    assert "missing_workers" not in {reason["check"] for reason in ended.summary["verdict"]["reasons"]}
+
+
 def test_what_outlasts_the_drain_is_cut_and_says_so(
     engine: Any, locust: Any, write_scenario: Callable[..., Path]
 ) -> None:

@@ -8,6 +8,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
+SLOW_TO_READ = """
+from locust import events
+from gevent.monkey import get_original
+from llmload.swarm import preparation
+from llmload.swarm.run import Run
+from llmload.swarm.users import ChatUser
+
+read = preparation.load_prompts
+
+
+def read_slowly(*arguments):
+    get_original("time", "sleep")(6)  # as a parser does, without letting any greenlet run
+    return read(*arguments)
+
+
+preparation.load_prompts = read_slowly
+
+
+class Chat(ChatUser):
+    run_of_llmload = Run(events)
+"""
 QUICK = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 4}
 
 
@@ -32,6 +54,35 @@ def test_a_killed_worker_makes_the_run_invalid_and_its_records_count(
     assert ended.code == 3, ended.err
     assert checks["missing_workers"]["figure"] == 1
     assert requests["started"] == requests["completed"] + requests["failed"] + requests["censored"] == len(ended.lines)
+
+
+def test_a_run_that_lost_every_worker_ends(engine: Any, locust: Any, write_scenario: Callable[..., Path]) -> None:
+    scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 600", "[prompts]\nrepeat = true")
+
+    process = locust.start("--config", str(scenario), "--headless", "--processes", "2")
+    until_both_wrote(locust.out)
+    for worker in children(process):
+        os.kill(worker, signal.SIGKILL)
+    ended = locust.finish(process)
+
+    checks = {reason["check"]: reason for reason in ended.summary["verdict"]["reasons"]}
+    assert ended.code == 3, ended.err
+    assert checks["missing_workers"]["figure"] == 2
+    assert ended.summary["requests"]["started"] == len(ended.lines)
+
+
+def test_prompts_that_take_long_to_read_lose_no_worker(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path
+) -> None:
+    slow = tmp_path / "slow.py"
+    slow.write_text(SLOW_TO_READ)
+    scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 3", "[prompts]\nrepeat = true")
+    scenario.write_text(scenario.read_text().replace(f"{ROOT}/locustfiles/chat.py", str(slow)))
+
+    ended = locust.run("--config", str(scenario), "--processes", "2")
+
+    assert ended.code == 0, ended.err
+    assert ended.summary["requests"]["started"] == len(ended.lines) > 0
 
 
 def until_both_wrote(out: Path, timeout_s: float = 30.0) -> None:
