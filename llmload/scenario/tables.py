@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from llmload.errors import ConfigError
 from llmload.measure.slo import Slo
 from llmload.scenario.loads import AnyLoad, Staged
+from llmload.scenario.monitor import Monitor
 from llmload.scenario.table import Count, NotNegative, Positive, Table
 from llmload.workload.prompts import PromptPlan
 
@@ -207,6 +208,7 @@ class Scenario(Table):
     client: Client = Client()
     load: AnyLoad
     slo: SloLimits = SloLimits()
+    monitor: Monitor = Monitor()
     run: Run = Run()
 
     @model_validator(mode="after")

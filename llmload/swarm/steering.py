@@ -12,6 +12,7 @@ from typing import Any, Final
 from llmload.engines.deployment import Deployment
 from llmload.measure.totals import RunTotals
 from llmload.measure.verdict import Level, Reason, Verdict, judge
+from llmload.monitor.engine_metrics import EngineWatch
 from llmload.report.plausibility import bandwidth_use
 from llmload.report.run_folder import MANIFEST, SUMMARY, RunFolder, new_run_id
 from llmload.report.summary import figures, summarise
@@ -56,6 +57,7 @@ class Steering:
         self._workers = workers
         self.started_unix_s = time.time()
         self.ended_unix_s: float | None = None
+        self.engine_watch = EngineWatch(scenario.monitor, self.folder.path)
 
     @property
     def simulated(self) -> bool:
@@ -137,6 +139,7 @@ class Steering:
             "stages": [] if self.stage_clock is None else _stages(self.stage_clock, stages),
         }
         speed = self.summary["request_output_tokens_per_s"]
+        self.summary |= self.engine_watch.summary(totals)
         self.summary["bandwidth"] = bandwidth_use(self.scenario, speed and speed["mean"])
         self.folder.write(SUMMARY, self.summary)
         self.ended_unix_s = time.time()

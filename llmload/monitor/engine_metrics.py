@@ -1,0 +1,174 @@
+"""The engine's own series and the GPUs', read while a run goes on: on its time axis, in its folder, in its summary."""
+
+import csv
+import logging
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from llmload.measure.totals import RunTotals
+from llmload.monitor.series import ENGINE, GPU, Series, read
+from llmload.scenario.monitor import Monitor
+
+TIMEOUT_S: Final = 2.0
+MOST_BYTES: Final = 16_000_000
+ENGINE_FILE, GPU_FILE = "engine_metrics.csv", "gpu_metrics.csv"
+_MIB_PER_GIB: Final = 1024
+_MJ_PER_J: Final = 1000
+logger = logging.getLogger(__name__)
+
+
+class Source:
+    """One address: what it says of itself goes to a file, a line a sample and part, and is kept to be summed up."""
+
+    def __init__(self, url: str, table: Sequence[Series], file: Path, by: str = "") -> None:
+        self._url, self._table, self._file, self._by = url, table, file, by
+        self._names = [series.name for series in table]
+        self._first: dict[str, dict[str, float]] = {}
+        self._last: dict[str, dict[str, float]] = {}
+        self._most: dict[str, dict[str, float]] = {}
+        self.samples = self.failed_reads = 0
+
+    def sample(self) -> None:
+        """Read once; an address that does not answer is no error of the run."""
+        try:
+            with urllib.request.urlopen(self._url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - the scenario allows http and https only
+                text = answer.read(MOST_BYTES).decode("utf-8", "replace")
+        except Exception as error:  # noqa: BLE001 - whatever speaks there must not end the run
+            if not self.failed_reads:
+                logger.warning("no metrics from %s: %s", self._url, error)
+            self.failed_reads += 1
+            return
+        self.take(read(text, self._table, self._by))
+
+    def take(self, parts: dict[str, dict[str, float]]) -> None:
+        """Keep a sample, and write it down."""
+        self.samples += 1
+        self._last = parts
+        self._first = self._first or parts
+        for part, values in parts.items():
+            most = self._most.setdefault(part, {})
+            most |= {name: max(value, most.get(name, value)) for name, value in values.items()}
+        new = not self._file.exists()
+        with self._file.open("a", newline="", encoding="utf-8") as lines:
+            writer = csv.writer(lines)
+            if new:
+                writer.writerow(["unix_s", "url", "part", *self._names])
+            unix_s = f"{time.time():.3f}"
+            for part, values in parts.items():
+                writer.writerow([unix_s, self._url, part, *(values.get(name) for name in self._names)])
+
+    def grown(self, name: str) -> float | None:
+        """Return by how much a counter has grown since the first sample; None where it was reset or is not served."""
+        grown = [
+            values[name] - self._first.get(part, {}).get(name, 0.0)
+            for part, values in self._last.items()
+            if name in values
+        ]
+        return sum(grown) if grown and min(grown) >= 0 else None
+
+    def most(self, name: str) -> list[float]:
+        """Return the greatest value of each part."""
+        return [values[name] for values in self._most.values() if name in values]
+
+
+class EngineWatch:
+    """Reads all addresses of a scenario; `sample` before the first request and after the last, `watch` between."""
+
+    def __init__(self, monitor: Monitor, folder: Path) -> None:
+        self._interval_s = monitor.interval_s
+        self._engines = [Source(url, ENGINE, folder / ENGINE_FILE) for url in monitor.engine_metrics_url]
+        self._gpus = [Source(monitor.dcgm_url, GPU, folder / GPU_FILE, by="gpu")] if monitor.dcgm_url else []
+
+    def sample(self) -> None:
+        """Read every address once."""
+        for source in (*self._engines, *self._gpus):
+            source.sample()
+
+    def watch(self) -> None:
+        """Read again and again, until killed; return at once where there is nothing to read."""
+        if not self._engines and not self._gpus:
+            return
+        due_s = time.monotonic()
+        while True:
+            due_s = max(due_s + self._interval_s, time.monotonic())
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            self.sample()
+
+    def summary(self, totals: RunTotals) -> dict[str, Any]:
+        """Return what `summary.json` says of engine and GPUs, each None where the scenario names no address."""
+        return {
+            "engine_metrics": engine_summary(self._engines, totals) if self._engines else None,
+            "gpu_metrics": gpu_summary(self._gpus, totals) if self._gpus else None,
+        }
+
+
+def engine_summary(engines: Sequence[Source], totals: RunTotals) -> dict[str, Any]:
+    """Return the engine's figures beside the client's, over the whole run, warm-up included."""
+    ttft_s, itl_s = _mean(engines, "ttft"), _mean(engines, "itl")
+    client_ttft_s, client_itl_s = totals.whole("ttft_s").mean, totals.whole("itl_s").mean
+    output, hits = _grown(engines, "output_tokens"), _grown(engines, "prefix_cache_hits")
+    queries = _grown(engines, "prefix_cache_queries")
+    return {
+        "samples": sum(source.samples for source in engines),
+        "failed_reads": sum(source.failed_reads for source in engines),
+        "ttft_mean_s": ttft_s,
+        "client_ttft_mean_s": client_ttft_s,
+        "ttft_gap_s": _less(client_ttft_s, ttft_s),
+        "itl_mean_s": itl_s,
+        "client_itl_mean_s": client_itl_s,
+        "itl_gap_s": _less(client_itl_s, itl_s),
+        "e2e_mean_s": _mean(engines, "e2e"),
+        "running_max": _summed(engines, "running"),
+        "waiting_max": _summed(engines, "waiting"),
+        "kv_cache_usage_max": max((most for each in engines for most in each.most("kv_cache_usage")), default=None),
+        "preemptions": _grown(engines, "preemptions"),
+        "prefix_cache_hit_share": hits / queries if hits is not None and queries else None,
+        "prompt_tokens": _grown(engines, "prompt_tokens"),
+        "client_prompt_tokens": totals.arrived_prompt_tokens,
+        "output_tokens": output,
+        "client_output_tokens": totals.arrived_tokens,
+        "output_tokens_gap": _less(output, totals.arrived_tokens),
+    }
+
+
+def gpu_summary(gpus: Sequence[Source], totals: RunTotals) -> dict[str, Any]:
+    """Return what the run took of the GPUs, added up over them."""
+    energy_mj, memory_mib = _grown(gpus, "energy_mj"), _summed(gpus, "memory_used_mib")
+    energy_j = None if energy_mj is None else energy_mj / _MJ_PER_J
+    return {
+        "samples": sum(source.samples for source in gpus),
+        "failed_reads": sum(source.failed_reads for source in gpus),
+        "gpus": sum(len(source.most("memory_used_mib")) for source in gpus),
+        "memory_used_max_gib": None if memory_mib is None else memory_mib / _MIB_PER_GIB,
+        "power_max_w": _summed(gpus, "power_w"),
+        "energy_j": energy_j,
+        "energy_j_per_output_token": None
+        if energy_j is None or not totals.arrived_tokens
+        else energy_j / totals.arrived_tokens,
+        "tensor_active_max": max((most for each in gpus for most in each.most("tensor_active")), default=None),
+        "nvlink_tx_max_bytes_per_s": _summed(gpus, "nvlink_tx_bytes_per_s"),
+        "nvlink_rx_max_bytes_per_s": _summed(gpus, "nvlink_rx_bytes_per_s"),
+    }
+
+
+def _grown(sources: Sequence[Source], name: str) -> float | None:
+    grown = [source.grown(name) for source in sources]
+    known = [each for each in grown if each is not None]
+    return sum(known) if known and len(known) == len(grown) else None
+
+
+def _mean(sources: Sequence[Source], name: str) -> float | None:
+    total_s, count = _grown(sources, f"{name}_sum_s"), _grown(sources, f"{name}_count")
+    return None if total_s is None or not count else total_s / count
+
+
+def _summed(sources: Sequence[Source], name: str) -> float | None:
+    most = [value for source in sources for value in source.most(name)]
+    return sum(most) if most else None
+
+
+def _less(of: float | None, less: float | None) -> float | None:
+    return None if of is None or less is None else of - less
