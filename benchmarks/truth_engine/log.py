@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 NS_PER_S: Final = 1_000_000_000
+NEARLY_ALL: Final = 0.95
+"""Of the most streams that were at work at a time: from then on a run counts as ramped up."""
 Nanoseconds = npt.NDArray[np.int64]
 Seconds = npt.NDArray[np.float64]
 
@@ -86,13 +88,20 @@ class TruthLog:
         """How many content chunks were written, in complete answers and others."""
         return sum(len(answer.writes_ns) for answer in self.answers)
 
-    def steady_chunks_per_s(self, margin: float = 0.1) -> float:
-        """Return the rate of writes in the middle of the run, without its first and last tenth: ramp and tail."""
+    def steady_chunks_per_s(self) -> float:
+        """Return the rate of writes without ramp and tail: from nearly all streams at work to the last request."""
+        received_ns = np.array([answer.received_ns for answer in self.answers])
+        done_ns = np.array([answer.done_ns for answer in self.answers])
+        moments_ns = np.concatenate([received_ns, done_ns])
+        order = np.argsort(moments_ns)
+        at_work = np.cumsum(np.repeat([1, -1], len(received_ns))[order])
+        first_ns = int(moments_ns[order][np.argmax(at_work >= NEARLY_ALL * at_work.max())])
+        last_ns = int(received_ns.max())
+        if first_ns >= last_ns:
+            raise ValueError("no request came once nearly all streams were at work: there is no steady part")
         writes_ns = np.concatenate([answer.writes_ns for answer in self.answers])
-        first, last = int(writes_ns.min()), int(writes_ns.max())
-        cut = margin * (last - first)
-        inside = np.count_nonzero((writes_ns >= first + cut) & (writes_ns <= last - cut))
-        return float(inside) * NS_PER_S / (last - first - 2 * cut)
+        inside = np.count_nonzero((writes_ns >= first_ns) & (writes_ns <= last_ns))
+        return float(inside) * NS_PER_S / (last_ns - first_ns)
 
 
 def _answers(content: bytes) -> Iterator[TrueAnswer]:

@@ -93,10 +93,20 @@ class TestWork:
             Work.parse(text)
 
 
+def test_the_steady_rate_leaves_out_ramp_and_tail() -> None:
+    ramp = [answer(received_ms=0, writes_ms=(10, 100, 110)), answer(received_ms=90, writes_ms=(95, 105, 115))]
+    last = answer(received_ms=190, writes_ms=(195, 205, 215))
+
+    rate = TruthLog([*ramp, last]).steady_chunks_per_s()
+
+    assert rate == pytest.approx(5 / 0.1)  # 95, 100, 105, 110, 115 between 90 and 190 ms
+
+
 class TestCost:
     def test_start_up_does_not_count_as_the_cost_of_tokens(self, tmp_path: Path) -> None:
-        short = trial(tmp_path, cpu_s=2.0 + 10 * 3 * 20e-6, answers=[answer()] * 10)
-        long = trial(tmp_path, cpu_s=2.0 + 30 * 3 * 20e-6, answers=[answer()] * 30)
+        answers = [answer(received_ms=number) for number in range(30)]
+        short = trial(tmp_path, cpu_s=2.0 + 10 * 3 * 20e-6, answers=answers[:10])
+        long = trial(tmp_path, cpu_s=2.0 + 30 * 3 * 20e-6, answers=answers)
 
         came_to = reading(short, long)
 
