@@ -17,6 +17,7 @@ VERBS: Final = {
     "prompts": ("llmload.cli.prompts:prompts", "Look at the prompts that a run would send."),
     "scenarios": ("llmload.cli.scenarios:scenarios", "List the scenarios that come with llmload."),
     "engine": ("llmload.cli.engine:engine", "The embedded simulated engine."),
+    "dashboards": ("llmload.cli.dashboards:dashboards", "The Grafana dashboard, built from code."),
 }
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+_BLANK: Final = 2.0**62
+"""DCGM says "not known" by numbers near 2^63; NaN and infinity are no lower."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
@@ -134,4 +137,4 @@ def _number(text: str) -> float | None:
         number = float(text)
     except ValueError:
         return None
-    return number if abs(number) != float("inf") and number == number else None
+    return number if abs(number) < _BLANK else None
