@@ -1,5 +1,6 @@
 """`llmload dashboards`: the Grafana dashboard, built from code."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -48,9 +49,5 @@ def check(out: str) -> None:
 
 
 def _need_the_sdk() -> None:
-    try:
-        import grafana_foundation_sdk  # noqa: F401 - only whether it is there
-    except ModuleNotFoundError:
-        raise ConfigError(
-            'llmload dashboards needs grafana-foundation-sdk: pip install "llmload[dashboards]"'
-        ) from None
+    if find_spec("grafana_foundation_sdk") is None:
+        raise ConfigError('llmload dashboards needs grafana-foundation-sdk: pip install "llmload[dashboards]"')

@@ -6,15 +6,18 @@ import warnings
 from pathlib import Path
 from typing import Any, Final
 
-from grafana_foundation_sdk.builders import common as common_builders
-from grafana_foundation_sdk.builders import dashboard, heatmap, prometheus, stat, timeseries
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models import common as common_models
-from grafana_foundation_sdk.models import dashboard as models
-from grafana_foundation_sdk.models import heatmap as heatmap_models
-from grafana_foundation_sdk.models import prometheus as prometheus_models
-
 from llmload.monitor.panels import ROWS, RUN_REGIONS, Panel
+
+with warnings.catch_warnings():
+    # Importing it warns that a newer model exists; the older one is what older Grafanas read too.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from grafana_foundation_sdk.builders import common as common_builders
+    from grafana_foundation_sdk.builders import dashboard, heatmap, prometheus, stat, timeseries
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.models import common as common_models
+    from grafana_foundation_sdk.models import dashboard as models
+    from grafana_foundation_sdk.models import heatmap as heatmap_models
+    from grafana_foundation_sdk.models import prometheus as prometheus_models
 
 DATASOURCE: Final = common_models.DataSourceRef(type_val="prometheus", uid="llmload-prometheus")
 FILES: Final = ("llmload.json",)
@@ -23,11 +26,7 @@ _WIDTH, _HEIGHT, _STAT_HEIGHT = 24, 7, 4
 
 def build() -> dict[str, str]:
     """Return each file's name and content; the same every time."""
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # the older model is what every Grafana can be given as a file
-        content = json.loads(JSONEncoder().encode(_dashboard().build()))
+    content = json.loads(JSONEncoder().encode(_dashboard().build()))
     return {FILES[0]: json.dumps(content, indent=2, sort_keys=True) + "\n"}
 
 
