@@ -38,6 +38,8 @@ CLIENTS: Final[dict[str, LoadClient]] = {
 }
 COST_LIMITS: Final = {"200x100x128": 0.9, "400x100x128": 0.8}
 """How much of the bar's cost a token may cost llmload, by the works that it has to show."""
+WITHOUT_TTFT: Final = {"400x100x128"}
+"""Works of which no TTFT is demanded: opening that many connections is in llmload's mean, not in the engine's log."""
 
 
 def read_requests(_: click.Context, __: click.Parameter, text: str) -> Requests:
@@ -97,7 +99,8 @@ def main(
             comparison = compare(clients, work, requests, bench)
             comparisons.append(comparison)
             if OWN in comparison.readings:
-                judgements += cost_and_truth(comparison, COST_LIMITS.get(name) if BAR in comparison.readings else None)
+                limit = COST_LIMITS.get(name) if BAR in comparison.readings else None
+                judgements += cost_and_truth(comparison, limit, ttft=name not in WITHOUT_TTFT)
         for name in works:
             if name in SPECIAL:
                 judgements += SPECIAL[name](bench)

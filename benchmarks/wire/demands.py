@@ -39,7 +39,7 @@ def holds(work: str, demand: str, figure: object, wanted: object) -> Judgement:
     return Judgement(work=work, demand=demand, figure=str(figure), limit=str(wanted), passed=figure == wanted)
 
 
-def cost_and_truth(comparison: Comparison, cost_ratio: float | None) -> list[Judgement]:
+def cost_and_truth(comparison: Comparison, cost_ratio: float | None, *, ttft: bool = True) -> list[Judgement]:
     """Judge what a token costs against the bar, and how true the figures are; no ratio demanded where None."""
     work, offered = comparison.work.label, comparison.work.offered_tokens_per_s
     carried = comparison.median(OWN, "carried_tokens_per_s") or 0.0
@@ -52,7 +52,7 @@ def cost_and_truth(comparison: Comparison, cost_ratio: float | None) -> list[Jud
             passed=carried >= CARRIED * offered,
         ),
         at_most(work, "failed requests", sum(reading.failed for reading in comparison.readings[OWN]), 0, "{:.0f}"),
-        *accuracy(comparison),
+        *(each for each in accuracy(comparison) if ttft or not each.demand.startswith("TTFT")),
         at_most(work, "coalesced share", comparison.median(OWN, "coalesced_share"), COALESCED, "{:.3%}"),
     ]
     if cost_ratio is not None:
