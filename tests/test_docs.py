@@ -57,7 +57,7 @@ RUN_HERE = [command for command in EVERYTHING if not any(command.startswith(star
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[SpawnedEngine]:
-    settings = SimulationSettings(model="NAME", ttft_s=0.001, prefill_s_per_token=0.0, itl_s=0.001, output_tokens=2)
+    settings = SimulationSettings(model="NAME", ttft_s=0.1, prefill_s_per_token=0.0, itl_s=0.01, output_tokens=4)
     with spawn(settings) as running:
         yield running
 
