@@ -157,6 +157,10 @@ class RunTotals:
             histogram.merge(self.outside[name])
         return histogram
 
+    def cut_in_flight(self) -> None:
+        """Count what is on its way as censored: its process is lost, and nobody will know how it ended."""
+        self.censored += self.in_flight
+
     def add(self, record: RequestRecord, *, window: Window, slo: Slo, run_start_ns: int) -> None:
         """Count a request that has ended; whoever started it has counted `started`."""
         started_s = (record.started_ns - run_start_ns) / NS_PER_S

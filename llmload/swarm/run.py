@@ -73,6 +73,7 @@ class Run:
         self.live: LiveView | None = None
         self._planned: list[str] = []
         self._exhausted, self._drained = Roll(set()), Roll(set())
+        self._draining = False
         self._helpers: list[Greenlet[..., Any]] = []
         events.init_command_line_parser.add_listener(self._on_command_line)
         events.init.add_listener(self._on_init)
@@ -216,6 +217,7 @@ class Run:
         if isinstance(runner, MasterRunner):
             self._collected = totals_channel.Collected(self._steering.run_id)
             self._exhausted, self._drained = Roll(workers), Roll(workers)
+            self._draining = False
             self._options.llmload_plan = {
                 "run_id": self._steering.run_id,
                 "scenario": scenario.model_dump(mode="json"),
@@ -294,7 +296,10 @@ class Run:
 
     def _look_after_workers(self) -> None:
         if self._steering is not None:
-            look_after(self._steering, self._runner, self._planned, self._drained.answered)
+            answered = self._drained.answered if self._draining else set()  # who reports before that leaves early
+            absent = look_after(self._steering, self._runner, self._planned, answered)
+            for worker in sorted(absent) if self._draining else ():
+                self._drained.excuse(worker)
 
     def _end_when_exhausted(self, session: Session) -> None:
         session.exhausted.wait()
@@ -330,9 +335,8 @@ class Run:
             drain(self._session, self._session.scenario.run.drain_timeout_s)
 
     def _drain_workers(self, runner: MasterRunner, steering: Steering) -> None:
+        self._draining = True
         self._look_after_workers()
-        for worker in sorted(steering.missing_workers):
-            self._drained.excuse(worker)
         runner.send_message(DRAIN, {"run_id": steering.run_id})
         if not self._drained.wait(steering.scenario.run.drain_timeout_s + ANSWER_GRACE_S):
             steering.missing_workers |= self._drained.missing
@@ -384,15 +388,21 @@ class Run:
             gevent.spawn(self._end)  # Locust stops a run without workers, but waits on
 
     def _gather(self, steering: Steering) -> None:
-        """Take in what lost workers wrote down but could not report."""
+        """
+        Take in what lost workers wrote down but could not report.
+
+        Where their files are on other machines, their last reports stand, and what was in flight then is cut.
+        """
         if self._collected is None:
             return
         steering.other_version_workers |= other_versions(self._collected.versions)
-        for worker in sorted(steering.missing_workers & set(self._planned)):
+        for worker in sorted(steering.missing_workers & set(self._planned) - self._drained.answered):
             share = Share(index=self._planned.index(worker), count=len(self._planned))
             written = written_by(share, steering)
             if written is not None:
                 self._collected.latest[worker] = written
+            elif worker in self._collected.latest:
+                self._collected.latest[worker].cut_in_flight()
 
     def _on_quitting(self, environment: Environment, **_: object) -> None:
         runner = self._runner

@@ -14,17 +14,20 @@ from llmload.swarm.steering import Steering
 PER_CENT: Final = 100.0
 
 
-def look_after(steering: Steering, runner: Any, planned: list[str], answered: set[str]) -> None:
-    """Note workers that are gone or came late, and the busiest one's CPU; called once a second."""
+def look_after(steering: Steering, runner: Any, planned: list[str], answered: set[str]) -> set[str]:
+    """Note workers that are gone or came late, and the busiest one's CPU, once a second; return who is gone now."""
+    absent: set[str] = set()
     if isinstance(runner, MasterRunner):
         present = {client.id for client in runner.clients.all if client.state != STATE_MISSING}
-        steering.missing_workers |= set(planned) - present - answered
+        absent = set(planned) - present - answered
+        steering.missing_workers |= absent
         steering.late_workers |= present - set(planned)
         busy = max((client.cpu_usage for client in runner.clients.all), default=0)
     else:
         busy = runner.current_cpu_usage
     if steering.stage not in {"warm-up", "draining", "ended"} and busy:
         steering.worst_cpu_share = max(steering.worst_cpu_share or 0.0, busy / PER_CENT)
+    return absent
 
 
 def other_versions(versions: Mapping[str, str]) -> set[str]:

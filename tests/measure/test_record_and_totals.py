@@ -170,3 +170,11 @@ def test_the_whole_run_is_the_window_and_what_started_outside_it() -> None:
     assert (totals.whole("itl_s").count, totals.good) == (3, 1)
     assert (totals.arrived_tokens, totals.arrived_prompt_tokens) == (7, 20)
     assert (there.whole("ttft_s").count, there.distributions["ttft_s"].count) == (3, 2)
+
+
+def test_what_a_lost_process_had_in_flight_counts_as_censored() -> None:
+    totals = RunTotals(started=5, completed=2, failed=1)
+
+    totals.cut_in_flight()
+
+    assert (totals.censored, totals.in_flight) == (2, 0)

@@ -71,6 +71,40 @@ def test_a_run_that_lost_every_worker_ends(engine: Any, locust: Any, write_scena
     assert ended.summary["requests"]["started"] == len(ended.lines)
 
 
+def test_a_worker_that_leaves_before_the_end_is_missed(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+) -> None:
+    scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 25", "[prompts]\nrepeat = true")
+
+    process = locust.start("--config", str(scenario), "--headless", "--processes", "2")
+    until_both_wrote(locust.out)
+    os.kill(children(process)[0], signal.SIGINT)  # Ctrl-C on the machine of that worker
+    ended = locust.finish(process)
+
+    assert ended.code == 3, ended.err
+    assert "missing_workers" in {reason["check"] for reason in ended.summary["verdict"]["reasons"]}
+    assert ended.summary["requests"]["started"] == ended.summary["requests"]["completed"] == len(ended.lines)
+
+
+def test_a_worker_that_is_deaf_for_a_while_still_reports_all_it_sent(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+) -> None:
+    scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 15", "[prompts]\nrepeat = true")
+
+    process = locust.start("--config", str(scenario), "--headless", "--processes", "2")
+    until_both_wrote(locust.out)
+    worker = children(process)[0]
+    os.kill(worker, signal.SIGSTOP)
+    time.sleep(7)
+    os.kill(worker, signal.SIGCONT)
+    ended = locust.finish(process)
+
+    requests = ended.summary["requests"]
+    assert ended.code == 3, ended.err
+    assert "missing_workers" in {reason["check"] for reason in ended.summary["verdict"]["reasons"]}
+    assert requests["started"] == requests["completed"] + requests["failed"] == len(ended.lines)
+
+
 def test_prompts_that_take_long_to_read_lose_no_worker(
     engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path
 ) -> None:
