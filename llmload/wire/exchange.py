@@ -157,10 +157,13 @@ class Exchange:
             if not connection.stamped:
                 self._unstamped = True
                 self._reactor.miss_stamp()
+            begun, waiting = response.headers_complete, len(response.pieces)
             response.feed(data, connection.arrived_ns)
             if response.complete:
                 self._end()
                 return
+            if begun and len(response.pieces) > waiting + 1:
+                self._reactor.found_together()
             if response.waiting_bytes > _UNDERSTAND_BYTES and not self._queued:
                 self._queue()
             if len(data) < READ_BYTES or response.waiting_bytes > _MOST_WAITING_BYTES:

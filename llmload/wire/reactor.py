@@ -14,6 +14,11 @@ from llmload.wire.clock import ArrivalClock
 from llmload.wire.connection import ask_for_stamps
 
 TICK_S: Final = 0.001
+LONG_TICK_S: Final = 0.004
+_MANY_STREAMS: Final = 100
+"""From here on a tick's own cost matters more than the few milliseconds that an answer's end may wait for it."""
+_CAUTION_NS: Final = 2_000_000_000
+"""How long ticks stay short after chunks were found waiting together, which costs their stamps."""
 _SLICE_NS: Final = 700_000
 _SWEEP_NS: Final = 50_000_000
 _MAX_EVENTS: Final = 8192
@@ -40,7 +45,8 @@ class Stream(Protocol):
 
 class Reactor:
     """
-    Polls the sockets of open streams every millisecond, in gevent's hub; with no stream open it does not run.
+    Polls the sockets of open streams every millisecond, in gevent's hub; with no stream open it does not run. With
+    many streams it polls every four, as long as no two chunks of a stream are found waiting together.
 
     Reading late costs no truth where the kernel stamps arrival, so nothing wakes up per chunk. Where it does not,
     the hub wakes the reactor as soon as a socket is readable. What was read is understood in slices shorter than
@@ -54,7 +60,10 @@ class Reactor:
         self._streams: dict[int, Stream] = {}
         self._read: deque[Stream] = deque()
         self._next_sweep_ns = 0
-        self._timer: Any = self._hub.loop.timer(TICK_S, TICK_S)
+        self._short: Any = self._hub.loop.timer(TICK_S, TICK_S)
+        self._long: Any = self._hub.loop.timer(LONG_TICK_S, LONG_TICK_S)
+        self._timer = self._short
+        self._cautious_until_ns = 0
         self._watcher: Any = self._hub.loop.io(self._poller.fileno(), 1)
         self._missed_stamps = 0
         self._running = False
@@ -95,6 +104,10 @@ class Reactor:
         if self._missed_stamps == _MISSES_ALLOWED:
             self._watcher.start(self._drain)
 
+    def found_together(self) -> None:
+        """Note that chunks of a stream waited together: look more often for a while."""
+        self._cautious_until_ns = self.clock.now_ns + _CAUTION_NS
+
     def wake(self, waiter: Any) -> None:
         """Let the greenlet behind a gevent waiter go on, after this round."""
         self._hub.loop.run_callback(waiter.switch, None)
@@ -102,7 +115,8 @@ class Reactor:
     def close(self) -> None:
         """Stop, and give back what the process holds for it."""
         self._stop()
-        self._timer.close()
+        self._short.close()
+        self._long.close()
         self._watcher.close()
         self._poller.close()
         os.close(self._stamp_keeper)
@@ -131,6 +145,17 @@ class Reactor:
             self._sweep(self.clock.now_ns)
         if not self._streams and not self._read:
             self._stop()
+        else:
+            self._choose_timer()
+
+    def _choose_timer(self) -> None:
+        """Tick seldom while there are many streams and each read finds one chunk."""
+        rarely = len(self._streams) >= _MANY_STREAMS and self.clock.now_ns >= self._cautious_until_ns
+        chosen = self._long if rarely and not self._read else self._short
+        if chosen is not self._timer:
+            self._timer.stop()
+            self._timer = chosen
+            chosen.start(self._tick, update=True)
 
     def _drain(self) -> None:
         self.clock.sample()
