@@ -1,0 +1,70 @@
+"""
+Record the fixture that the dashboard's expressions are tried on: python tests/monitor/record.py
+
+llmload's and the simulated engine's lines are those of a real run of 40 s. DCGM's and the prefix cache's are written
+by hand in the form of their exporters, since neither a GPU nor a prefix cache is at hand where tests run.
+"""
+
+import gzip
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from llmload.engines.simulated import SimulationSettings, spawn
+
+ROOT = Path(__file__).parents[2]
+FIXTURE = Path(__file__).with_name("data") / "recorded_run.om.gz"
+PORT, EVERY_S, SCRAPES = 9699, 5.0, 9
+GAUGES = {
+    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": 0.3,
+    "DCGM_FI_PROF_NVLINK_TX_BYTES": 2e9,
+    "DCGM_FI_PROF_NVLINK_RX_BYTES": 2e9,
+    "DCGM_FI_DEV_FB_USED": 70_000,
+    "DCGM_FI_DEV_POWER_USAGE": 550,
+}
+
+
+def by_hand(scrape: int) -> str:
+    lines = [f'{name}{{gpu="{gpu}"}} {value}' for name, value in GAUGES.items() for gpu in (0, 1)]
+    lines += [f"vllm:prefix_cache_queries_total {400 * scrape}", f"vllm:prefix_cache_hits_total {100 * scrape}"]
+    return "\n".join(lines) + "\n"
+
+
+def lines_of(text: str, instance: str, at_s: float) -> Iterator[str]:
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if not sample.name.endswith("_created"):
+                labels = {**sample.labels, "instance": instance}
+                inside = ",".join(f'{name}="{value}"' for name, value in sorted(labels.items()))
+                yield f"{sample.name}{{{inside}}} {sample.value} {at_s:.3f}"
+
+
+def record() -> list[str]:
+    lines: list[str] = []
+    settings = SimulationSettings(model="simulated", slots=6, faults={"http_500": 0.05})
+    with spawn(settings) as engine, tempfile.TemporaryDirectory() as out:
+        command = [
+            *(sys.executable, "-m", "locust", "--config", "scenarios/demo-open-loop.toml", "--headless", "--out", out),
+            *("--host", engine.url, "--metrics-port", str(PORT), "--run-time", "39s"),
+        ]
+        run = subprocess.Popen(command, cwd=ROOT)
+        time.sleep(3)
+        for scrape in range(SCRAPES):
+            now_s = time.time()
+            for url, name in ((f"http://127.0.0.1:{PORT}/metrics", "llmload"), (f"{engine.url}/metrics", "engine")):
+                with urlopen(url) as answer:
+                    lines += lines_of(answer.read().decode(), name, now_s)
+            lines += lines_of(by_hand(scrape), "by-hand", now_s)
+            time.sleep(EVERY_S - (time.time() - now_s))
+        run.wait()
+    return [*lines, "# EOF"]
+
+
+if __name__ == "__main__":
+    FIXTURE.write_bytes(gzip.compress("\n".join([*record(), ""]).encode(), mtime=0))

@@ -1,0 +1,55 @@
+"""Every expression of the dashboard, tried on a real Prometheus that holds a recorded run."""
+
+import gzip
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llmload.monitor.panels import RATE, ROWS, RUN_REGIONS
+
+from .conftest import NO_PROMETHEUS, RULES
+
+FIXTURE = Path(__file__).with_name("data") / "recorded_run.om.gz"
+
+
+def expressions() -> Iterator[tuple[str, str, str]]:
+    for row in ROWS:
+        for panel in row:
+            for legend, query in panel.queries.items():
+                yield panel.title, legend, query
+    yield "annotation", "runs", RUN_REGIONS
+
+
+def spelt_out(query: str) -> str:
+    """The query with each recorded series as the rule that records it, since a loaded block holds raw series only."""
+    groups = yaml.safe_load((RULES / "recording.yml").read_text())["groups"]
+    for rule in groups[0]["rules"]:
+        query = query.replace(rule["record"], f"({rule['expr']})")
+    return query.replace(RATE, "20s")
+
+
+def test_every_expression_returns_data(prometheus: Callable[..., Any], tmp_path: Path) -> None:
+    if not shutil.which("promtool"):
+        pytest.skip(NO_PROMETHEUS)
+    recorded, storage = tmp_path / "recorded.om", tmp_path / "loaded"
+    text = gzip.decompress(FIXTURE.read_bytes()).decode()
+    recorded.write_text(text)
+    load = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(recorded), str(storage)]
+    subprocess.run(load, check=True, capture_output=True)
+    end_s = float(re.findall(r" (\d+\.\d+)\n", text)[-1])
+    server = prometheus(storage=storage)
+
+    answers = {
+        (title, legend): server.query(spelt_out(query), at_s=end_s - 5) for title, legend, query in expressions()
+    }
+
+    assert len(answers) > 35
+    assert not [name for name, samples in answers.items() if not samples]
+    values = [float(s["value"][1]) for of, samples in answers.items() if of[0] != "annotation" for s in samples]
+    assert not [value for value in values if value != value], "NaN is drawn as nothing"
