@@ -31,7 +31,7 @@ from llmload.swarm.preparation import Preparation
 from llmload.swarm.sending import open_schedule, open_session
 from llmload.swarm.session import ABORT_GRACE_S, Session, Share
 from llmload.swarm.steering import WRONG_USE, Steering
-from llmload.swarm.workers import look_after, other_versions, written_by
+from llmload.swarm.workers import look_after, other_versions, ran_here, written_by
 from llmload.workload.prompts import Workload
 
 logger = logging.getLogger(__name__)
@@ -398,7 +398,7 @@ class Run:
         steering.other_version_workers |= other_versions(self._collected.versions)
         for worker in sorted(steering.missing_workers & set(self._planned) - self._drained.answered):
             share = Share(index=self._planned.index(worker), count=len(self._planned))
-            written = written_by(share, steering)
+            written = written_by(share, steering) if ran_here(worker) else None
             if written is not None:
                 self._collected.latest[worker] = written
             elif worker in self._collected.latest:

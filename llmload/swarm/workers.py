@@ -2,6 +2,7 @@
 
 from locust.runners import STATE_MISSING, MasterRunner
 
+import socket
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Final
@@ -35,11 +36,16 @@ def other_versions(versions: Mapping[str, str]) -> set[str]:
     return {worker for worker, theirs in versions.items() if theirs != version("llmload")}
 
 
+def ran_here(worker: str) -> bool:
+    """Return whether a worker runs on this machine: Locust begins its name with the machine's."""
+    return worker.rpartition("_")[0] == socket.gethostname()
+
+
 def written_by(share: Share, steering: Steering) -> RunTotals | None:
     """
-    Return what a lost worker wrote down, counted anew from its file; None where the file is not on this machine.
+    Return what a lost worker of this machine wrote down, counted anew from its file; None where there is none.
 
-    It lies on this machine only if the worker ran here, so its clock is this node's.
+    A worker of another machine may write to the same folder, but its stamps are of another clock than the window's.
     """
     records = read_records(RunFolder(steering.folder.path), share.log_name)
     if records is None:

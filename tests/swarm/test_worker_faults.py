@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +119,14 @@ def test_prompts_that_take_long_to_read_lose_no_worker(
 
     assert ended.code == 0, ended.err
     assert ended.summary["requests"]["started"] == len(ended.lines) > 0
+
+
+def test_a_worker_of_another_machine_is_told_by_its_name() -> None:
+    asked = f"ran_here('{socket.gethostname()}_0123456789abcdef'), ran_here('another_machine_0123456789abcdef')"
+    program = f"from llmload.swarm.workers import ran_here; print({asked})"  # Locust would patch this very process
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert said == "(True, False)\n"
 
 
 def until_both_wrote(out: Path, timeout_s: float = 30.0) -> None:
