@@ -126,7 +126,7 @@ def test_a_worker_of_another_machine_is_told_by_its_name() -> None:
     program = f"from llmload.swarm.workers import ran_here; print({asked})"  # Locust would patch this very process
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
-    assert said == "(True, False)\n"
+    assert said == "True False\n"
 
 
 def until_both_wrote(out: Path, timeout_s: float = 30.0) -> None:
