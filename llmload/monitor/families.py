@@ -1,5 +1,6 @@
 """Every series that llmload exports: its name, its unit, what it says, and which figure of the run it shows."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -224,3 +225,7 @@ def table() -> str:
     rows.append((RUN_INFO, "gauge", ", ".join(INFO_LABELS), RUN_INFO_TEXT))
     lines = ["| series | kind | labels besides the common | what it says |", "|---|---|---|---|"]
     return "\n".join([*lines, *(f"| `{name}` | {kind} | {label} | {text} |" for name, kind, label, text in rows)])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table() + "\n")
