@@ -1,0 +1,1 @@
+"""What a whole run is held to: nothing lost, nothing late, in every setting."""

@@ -1,0 +1,35 @@
+"""Chat users, and how large each report is that their process sends to the master."""
+
+from locust import events
+from locust.env import Environment
+
+from pathlib import Path
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped] # it ships no types
+
+from llmload.swarm import totals_channel
+from llmload.swarm.run import Run
+from llmload.swarm.users import ChatUser
+
+
+class Chat(ChatUser):
+    """Sends the scenario's prompts."""
+
+    run_of_llmload = Run(events)
+
+
+def note_size(client_id: str, data: dict[str, Any], **_: object) -> None:
+    """Append the size of a whole report, and of llmload's part of it, as Locust packs them."""
+    whole = msgpack.dumps(data, strict_types=True)
+    own = msgpack.dumps(data.get(totals_channel.KEY), strict_types=True)
+    with Path(f"report-bytes.{client_id}.txt").open("a", encoding="ascii") as sizes:
+        sizes.write(f"{len(whole)} {len(own)}\n")
+
+
+def watch(environment: Environment, **_: object) -> None:
+    """Be the last to hear of a report, when Locust and the run have put their parts into it."""
+    environment.events.report_to_master.add_listener(note_size)
+
+
+events.init.add_listener(watch)

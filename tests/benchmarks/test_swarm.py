@@ -1,0 +1,174 @@
+"""The swarm benchmark counts what it says: a difference is found, and none is made up."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.swarm.__main__ import main
+from benchmarks.swarm.arrivals import Gaps, Reading, by_worker, percentile_error, steady
+from benchmarks.swarm.demands import judge_arrivals
+from benchmarks.swarm.hosts import Network
+from benchmarks.swarm.ledger import Ledger
+from benchmarks.swarm.lost import Loss, judge_losses
+from benchmarks.swarm.trials import ENDS, draw_trials
+from llmload.scenario import load_scenario
+
+COUNTED = {"started": 3, "completed": 1, "failed": 1, "censored": 1}
+
+
+def line(name: str, outcome: str, *, sent: bool = True) -> dict[str, Any]:
+    return {"request_id": name, "outcome": outcome, "sent_ns": 1 if sent else None}
+
+
+def ledger(*, censored_sent: bool = True, log: tuple[str, ...] = ("a", "b", "c"), **counted: int) -> Ledger:
+    lines = [line("a", "completed"), line("b", "failed"), line("c", "censored", sent=censored_sent)]
+    return Ledger.of(COUNTED | counted, lines, [{"request_id": name} for name in log])
+
+
+def test_accounts_that_agree_have_no_difference() -> None:
+    assert ledger().differences == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"started": 4}, "4 started, 3 ended"),
+        ({"completed": 2, "censored": 0}, "2 completed, 1 lines say so"),
+        ({"log": ("a", "b")}, "c was sent, and the engine did not see it"),
+        ({"log": ("a", "b", "c", "d")}, "d is in no file"),
+        ({"log": ("a", "b", "c", "c")}, "c has 2 lines in the engine's log"),
+    ],
+)
+def test_each_difference_is_named(change: dict[str, Any], says: str) -> None:
+    assert says in ledger(**change).differences
+
+
+def test_a_lost_request_and_a_doubled_one_do_not_make_up_for_each_other() -> None:
+    assert len(ledger(log=("a", "b", "b")).differences) == 2
+
+
+def test_a_request_that_never_left_is_counted_apart() -> None:
+    unseen = ledger(censored_sent=False, log=("a", "b"))
+
+    assert (unseen.differences, unseen.unsent, unseen.lines) == ((), 1, 3)
+
+
+def test_a_run_of_nothing_is_a_difference() -> None:
+    nothing = Ledger.of(dict.fromkeys(COUNTED, 0), [], [])
+
+    assert nothing.differences == ("nothing was started",)
+
+
+def test_every_end_is_drawn_and_every_scenario_is_one(tmp_path: Path) -> None:
+    trials = list(draw_trials(2 * len(ENDS), seed=5))
+
+    assert {trial.end for trial in trials} == set(ENDS)
+    assert trials == list(draw_trials(2 * len(ENDS), seed=5)) != list(draw_trials(2 * len(ENDS), seed=6))
+    for trial in trials:
+        file = tmp_path / "scenario.toml"
+        file.write_text(trial.scenario("http://127.0.0.1:8100"))
+        assert load_scenario(file).scenario.seed == trial.seed
+
+
+def test_gaps_of_a_poisson_process_have_a_cv_of_one() -> None:
+    times_s = np.cumsum(np.random.default_rng(1).exponential(0.1, 20_000))
+
+    gaps = Gaps.of(times_s)
+
+    assert gaps.rate_per_s == pytest.approx(10, rel=0.02)
+    assert gaps.cv == pytest.approx(1, abs=0.02)
+    assert Gaps.of(np.arange(100) / 10).cv == pytest.approx(0, abs=1e-9)
+
+
+def test_the_steady_part_is_where_all_workers_are_at_work() -> None:
+    times = by_worker(
+        [(f"run-a1-0-{i}", i * 10**9) for i in range(20)] + [(f"run-a1-1-{i}", i * 10**9) for i in range(3, 15)]
+    )
+
+    assert sorted(times) == ["0", "1"]
+    assert (steady(times).min(), steady(times).max()) == (5, 12)
+
+
+def test_percentiles_are_held_against_every_record() -> None:
+    lines = [
+        {
+            "ttft_s": ms / 1000,
+            "tpot_s": 0.01,
+            "e2e_s": 1.0,
+            "started_ns": 2_000_000,
+            "scheduled_ns": 1_000_000,
+            "chunk_gaps_ns": [50_000_000, 10_000_000],
+        }
+        for ms in range(1, 101)
+    ]
+    flat = {"tpot_s": 0.01, "e2e_s": 1.0, "schedule_lag_s": 0.001, "itl_s": 0.01}
+    summary = {name: dict.fromkeys(("p50", "p90", "p95", "p99"), value) for name, value in flat.items()}
+    summary["ttft_s"] = {"p50": 0.050, "p90": 0.090, "p95": 0.095, "p99": 0.099 * 1.02}
+
+    assert percentile_error(summary, lines) == pytest.approx(0.02)
+
+
+def reading(**changes: Any) -> Reading:
+    gaps = Gaps(count=1000, rate_per_s=102.0, cv=1.01)
+    values: dict[str, Any] = {
+        "kind": "poisson",
+        "asked_per_s": 100,
+        "seen": gaps,
+        "drawn": gaps,
+        "lag_p99_s": 0.001,
+        "percentile_error": 0.0025,
+        "report_bytes": 4000,
+        "own_report_bytes": 3900,
+        "master_cpu_share": 0.01,
+        "worker_cpu_share": 0.2,
+        "level": "VALID",
+    }
+    return Reading(**values | changes)
+
+
+def test_chance_is_no_fault_of_a_poisson_rate_and_a_constant_one_has_no_excuse() -> None:
+    assert all(each.passed for each in judge_arrivals(reading()))
+    failed = [each.demand for each in judge_arrivals(reading(kind="constant")) if not each.passed]
+    assert failed == ["rate off by"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seen": Gaps(count=1000, rate_per_s=102.0, cv=1.06)},
+        {"lag_p99_s": 0.006},
+        {"report_bytes": 15_001},
+        {"master_cpu_share": 0.06},
+        {"percentile_error": 0.011},
+    ],
+)
+def test_each_demand_can_fail(change: dict[str, Any]) -> None:
+    assert [each.passed for each in judge_arrivals(reading(**change))].count(False) == 1
+
+
+def test_lag_is_only_stated_beyond_500_per_s() -> None:
+    assert all(each.passed for each in judge_arrivals(reading(asked_per_s=1000, lag_p99_s=0.1)))
+
+
+def test_a_loss_that_is_noticed_late_fails() -> None:
+    loss = Loss(way="w", noticed_s=5.1, level="INVALID", exit_code=3, counted=5, lines=5, lines_elsewhere=0)
+
+    assert [each.passed for each in judge_losses([loss])] == [False, True, True, True]
+
+
+def test_runs_are_counted_in_one_process() -> None:
+    ended = CliRunner().invoke(main, ["count", "--runs", "1", "--seed", "3", "--place", "local"])
+
+    assert ended.exit_code == 0, ended.output
+    assert "1 runs" in ended.output
+
+
+@pytest.mark.skipif(Network.missing() is not None, reason=f"no network namespaces: {Network.missing()}")
+def test_runs_are_counted_on_three_hosts() -> None:
+    ended = CliRunner().invoke(main, ["count", "--runs", "1", "--seed", "3", "--place", "hosts"])
+
+    assert ended.exit_code == 0, ended.output
+    assert "1 runs" in ended.output
