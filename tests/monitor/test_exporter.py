@@ -88,7 +88,10 @@ def test_every_series_is_there_and_0_before_the_first_request() -> None:
     found = samples(scraped(Snapshot(labels=LABELS, users={"target": 0}, cpu_ratio={"local": 0.0})))
 
     assert {name for name, _ in found} == sample_names() - {"llmload_run_info"}
-    assert set(found.values()) == {0.0}
+    unknown = {name for (name, _), value in found.items() if value != value}
+    assert {value for value in found.values() if value == value} == {0.0}
+    assert len(unknown) == 4
+    assert all(name.endswith("_quantile_seconds") for name in unknown), "None is unknown, zero is zero"
     assert ("llmload_request_errors_total", "reset") in found
 
 
@@ -116,6 +119,16 @@ def test_a_histogram_has_the_slo_limit_as_a_bound_and_exact_count_and_sum() -> N
     assert ("llmload_inter_token_latency_seconds_bucket", "0.25") not in found
     bounds = [value for (of, le), value in found.items() if of == f"{name}_bucket"]
     assert bounds == sorted(bounds)
+
+
+def test_exact_quantiles_are_the_windows_as_in_the_summary() -> None:
+    counted = totals()
+    found = samples(scraped(Snapshot(labels=LABELS, totals=counted, slo=SLO)))
+
+    assert found["llmload_time_to_first_token_quantile_seconds", "p99"] == counted.distributions["ttft_s"].quantile(
+        0.99
+    )
+    assert found["llmload_time_to_first_token_quantile_seconds", "p50"] == pytest.approx(0.4, rel=0.003)
 
 
 def test_the_ladder_is_that_of_the_documents() -> None:

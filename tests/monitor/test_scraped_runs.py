@@ -56,6 +56,9 @@ def test_the_last_scrape_of_a_headless_run_equals_its_summary(
     assert summary["engine_metrics"]["output_tokens_gap"] == 0
     assert tokens == seen_engine
     assert abs(summary["engine_metrics"]["ttft_gap_s"]) < 0.05
+    for name, key in (("time_to_first_token", "ttft_s"), ("inter_token_latency", "itl_s")):
+        exact = server.value(f'max(last_over_time(llmload_{name}_quantile_seconds{{percentile="p99"}}[5m]))')
+        assert exact == pytest.approx(summary[key]["p99"])
     level = server.query("last_over_time(llmload_verdict[5m]) == 1")
     assert [sample["metric"]["level"] for sample in level] == [summary["verdict"]["level"]]
     assert server.value("max(max_over_time(llmload_run_info[5m]))") == 1

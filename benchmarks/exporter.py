@@ -1,0 +1,134 @@
+"""
+What a scrape costs, and how far quantiles read from its buckets are off: `python -m benchmarks.exporter`.
+
+Cost: totals of eight workers, rendered as Prometheus asks for them. Accuracy: three loads on the simulated engine, the
+last scrape's quantiles, by the formula of Prometheus' histogram_quantile, beside those of summary.json.
+"""
+
+import json
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+from urllib.request import urlopen
+
+import numpy as np
+
+from llmload.engines.simulated import SimulationSettings, spawn
+from llmload.measure.totals import RunTotals
+from llmload.monitor.exporter import wsgi_app
+from llmload.monitor.families import HISTOGRAMS, Snapshot
+
+WORKERS, SCRAPES, PORT = 8, 50, 9698
+LOADS: Final = {
+    "closed loop, 8 users": ("demo", ["--run-time", "15s"]),
+    "open loop, 6 requests/s": ("demo-open-loop", ["--run-time", "15s", "--set", "load.rate_per_s=6"]),
+    "stages of 2, 4, 8 users": ("demo-staged", []),
+}
+QUANTILES: Final = (("ttft_s", "p95"), ("ttft_s", "p99"), ("itl_s", "p99"))
+SERIES: Final = {family.distribution: family.name for family in HISTOGRAMS}
+
+
+def full_totals() -> RunTotals:
+    """Return totals whose every distribution has values, as one worker of a busy run has them."""
+    totals, chance = RunTotals(started=20_000, completed=20_000), np.random.default_rng(1)
+    for histogram in totals.distributions.values():
+        histogram.add_many(chance.lognormal(-3, 1, 20_000))
+    return totals
+
+
+def scrape_ms() -> tuple[list[float], int]:
+    """Return how long each scrape took the process, and how many series it gave."""
+    parts = [full_totals() for _ in range(WORKERS)]
+
+    def snapshot() -> Snapshot:
+        whole = RunTotals()
+        for part in parts:
+            whole.merge(part)
+        return Snapshot(labels={"engine": "vLLM", "model": "some/model", "scenario": "s"}, totals=whole)
+
+    app, environ = wsgi_app(snapshot), {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics"}
+    times_ms, body = [], b""
+    for _ in range(SCRAPES):
+        begun_ns = time.thread_time_ns()
+        (body,) = app(environ, lambda *_: None)
+        times_ms.append((time.thread_time_ns() - begun_ns) / 1e6)
+    return times_ms, sum(not line.startswith(b"#") for line in body.splitlines())
+
+
+def run_and_scrape(scenario: str, further: list[str], url: str) -> tuple[dict[str, Any], str]:
+    """Return a headless run's summary and its last scrape."""
+    seen = threading.Event()
+    with tempfile.TemporaryDirectory() as out:
+        command = [
+            *(sys.executable, "-m", "locust", "--config", f"scenarios/{scenario}.toml", "--headless", "--host", url),
+            *("--out", out, "--set", "load.warmup_s=0", "--metrics-port", str(PORT), "--llmload-linger", "30"),
+            *further,
+        ]
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not (summaries := list(Path(out).glob("*/summary.json"))) and run.poll() is None:
+            seen.wait(0.2)
+        seen.wait(1.0)
+        with urlopen(f"http://127.0.0.1:{PORT}/metrics") as answer:
+            text = answer.read().decode()
+        run.wait()
+        return json.loads(summaries[0].read_text()), text
+
+
+def histogram_quantile(share: float, buckets: list[tuple[float, float]]) -> float:
+    """Return what Prometheus says: linear between the bounds of the bucket in which the rank falls."""
+    rank = share * buckets[-1][1]
+    place = next(i for i, (_, count) in enumerate(buckets) if count >= rank)
+    low, below = buckets[place - 1] if place else (0.0, 0.0)
+    high, upto = buckets[place]
+    return low if high == float("inf") else low + (high - low) * (rank - below) / (upto - below)
+
+
+def buckets_of(text: str, series: str) -> list[tuple[float, float]]:
+    """Return a histogram's bounds and counts from Prometheus text."""
+    pattern = re.compile(rf'^{series}_bucket{{.*le="([^"]+)".*}} (\S+)$', re.MULTILINE)
+    return [(float(bound), float(count)) for bound, count in pattern.findall(text)]
+
+
+def gauge_of(text: str, series: str, quantile: str) -> float:
+    """Return the exact quantile that stands beside a histogram."""
+    pattern = rf'^{series.removesuffix("_seconds")}_quantile_seconds{{.*percentile="{quantile}".*}} (\S+)$'
+    (found,) = re.findall(pattern, text, re.MULTILINE)
+    return float(found)
+
+
+def rows() -> Iterator[str]:
+    """Yield a line of the accuracy table for each load and quantile."""
+    for name, (scenario, further) in LOADS.items():
+        with spawn(SimulationSettings(model="simulated")) as engine:
+            summary, text = run_and_scrape(scenario, further, engine.url)
+        for distribution, quantile in QUANTILES:
+            true = summary[distribution][quantile]
+            read = histogram_quantile(int(quantile[1:]) / 100, buckets_of(text, SERIES[distribution]))
+            gauge = gauge_of(text, SERIES[distribution], quantile)
+            off = f"{read / true - 1:+.1%}"
+            yield f"| {name} | {distribution} {quantile} | {true:.4f} | {read:.4f} | {off} | {gauge:.4f} |"
+
+
+def main() -> None:
+    """Print both tables."""
+    times_ms, series = scrape_ms()
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
+    worst = max(times_ms)
+    print(
+        f"a scrape of {series} series from {WORKERS} workers: {statistics.median(times_ms):.1f} ms, worst {worst:.1f}"
+    )
+    print("| load | quantile | summary.json, s | from buckets, s | off | gauge, s |\n|---|---|---|---|---|---|")
+    for row in rows():
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""The benchmark reads quantiles as Prometheus does, and a scrape stays cheap."""
+
+import pytest
+
+from benchmarks.exporter import histogram_quantile, scrape_ms
+
+INF = float("inf")
+
+
+def test_a_quantile_is_linear_between_the_bounds_of_its_bucket() -> None:
+    buckets = [(0.1, 10.0), (0.2, 30.0), (0.4, 40.0), (INF, 40.0)]
+
+    assert histogram_quantile(0.5, buckets) == pytest.approx(0.15)
+    assert histogram_quantile(0.1, buckets) == pytest.approx(0.04)
+    assert histogram_quantile(0.99, [(0.1, 1.0), (INF, 100.0)]) == 0.1
+
+
+def test_a_scrape_of_eight_workers_stays_within_milliseconds_of_processor_time() -> None:
+    times_ms, series = scrape_ms()
+
+    assert 450 < series < 600
+    assert min(times_ms) < 12, "twice what it takes on a busy machine: the least is what the code costs"
