@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -75,7 +76,17 @@ def on(command: str, engine: SpawnedEngine, out: Path) -> list[str]:
         words += ["--set", "prompts.source=builtin"]
         if "speed" not in text:
             words += ["--run-time", "3s", "--set", "load.warmup_s=0.5"]
+    if words[2] == "locust" and "--processes" in words:
+        port = str(free_port())  # another test's master may be listening on Locust's own
+        words += ["--master-port", port, "--master-bind-port", port]
     return words
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @pytest.mark.parametrize("command", RUN_HERE)
