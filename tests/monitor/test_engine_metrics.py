@@ -14,6 +14,8 @@ from llmload.monitor.series import ENGINE, GPU, read
 from llmload.scenario import load_scenario
 from llmload.scenario.monitor import Monitor
 
+DATA = Path(__file__).with_name("data")
+"""What a vLLM and a llama.cpp served on CPU; of vLLM's, the buckets and what is Python's own are left out."""
 TEXTS = {
     "vllm, new names": """# HELP vllm:num_requests_running r
 # TYPE vllm:num_requests_running gauge
@@ -58,6 +60,16 @@ def test_each_engine_says_the_same_under_names_of_its_own(text: str) -> None:
     assert (figures["running"], figures["waiting"], figures["output_tokens"]) == (3, 2, 100)
     assert figures.get("kv_cache_usage", 0.5) == 0.5
     assert figures.get("itl_sum_s", 2.0) / figures.get("itl_count", 100.0) == 0.02
+
+
+def test_what_real_engines_served_is_read() -> None:
+    vllm, llama = (read((DATA / f"{name}.metrics").read_text(), ENGINE)[""] for name in ("vllm", "llamacpp"))
+
+    assert (vllm["prompt_tokens"], vllm["output_tokens"], vllm["ttft_count"]) == (1498, 2482, 43)
+    assert vllm["itl_count"] == 2482 - 43
+    assert vllm["ttft_sum_s"] / vllm["ttft_count"] == pytest.approx(0.11301, rel=1e-4)
+    assert {series.name for series in ENGINE} == vllm.keys()
+    assert (llama["prompt_tokens"], llama["output_tokens"], llama["running"]) == (35, 32, 0)
 
 
 def test_counts_of_several_ranks_add_up_and_shares_do_not() -> None:
@@ -122,6 +134,7 @@ def test_gpus_are_kept_apart_in_the_file_and_added_up_in_the_summary(tmp_path: P
     assert (summary["gpus"], summary["memory_used_max_gib"], summary["power_max_w"]) == (2, 3.0, 300.5)
     assert (summary["energy_j"], summary["energy_j_per_output_token"]) == (6.0, 2.0)
     assert summary["nvlink_rx_max_bytes_per_s"] is None
+    assert read("DCGM_FI_DEV_FB_USED 9223372036854775794\n", GPU) == {}, "DCGM's way to say: not known"
     assert [row["part"] for row in csv.DictReader((tmp_path / "gpu_metrics.csv").read_text().splitlines())] == [
         "0",
         "1",

@@ -1,6 +1,9 @@
 """Real runs, scraped by a real Prometheus: what it saw last is what the run folder says."""
 
+import os
+import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +105,32 @@ def test_the_web_ui_serves_the_series_too_before_the_first_run(locust: Callable[
         until(lambda: "llmload_requests_started_total" in text_at(url), "the web UI served no series")
 
         assert 'scenario="scraped"} 0.0' in text_at(url)
+
+
+def test_the_web_uis_series_are_behind_its_login(locust: Callable[..., Any], tmp_path: Path) -> None:
+    port = free_port()
+    with spawn(SimulationSettings(model="m", **FIXED)) as engine:
+        path = scenario(tmp_path, engine.url)
+        locust("--config", path, "--web-port", str(port), "--web-login", "--metrics-port", "off")
+        until(lambda: bool(text_at(f"http://127.0.0.1:{port}/login")), "the web UI never came up")
+
+        text = text_at(f"http://127.0.0.1:{port}/metrics")
+
+    assert text
+    assert "llmload_requests" not in text
+
+
+def test_ctrl_c_ends_the_lingering_with_the_runs_own_exit_code(locust: Callable[..., Any], tmp_path: Path) -> None:
+    with spawn(SimulationSettings(model="m", **FIXED)) as engine:
+        path = scenario(tmp_path, engine.url, "users = 1\nrequests = 2")
+        process = locust("--config", path, "--headless", "--metrics-port", str(free_port()), "--llmload-linger", "300")
+        until(lambda: bool(list(tmp_path.glob("runs/*/summary.json"))), "the run never ended")
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
 
 
 def text_at(url: str) -> str:
