@@ -1,6 +1,7 @@
 """An address of its own for the series, so that a headless run can be scraped too."""
 
 import threading
+from collections.abc import Callable
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -17,9 +18,9 @@ class MetricsServer:
     Its threads are Locust's greenlets, since Locust has patched the standard library.
     """
 
-    def __init__(self, app: Any, host: str, port: int) -> None:
-        self._app = app
-        self._ended = False
+    def __init__(self, app: Any, host: str, port: int, ended: Callable[[], bool] = lambda: False) -> None:
+        """Serve; `ended` says whether what is served changes no more."""
+        self._app, self._ended = app, ended
         self._seen_after_end = threading.Event()
         self._server = _Server((host, port), _SilentHandler)
         self._server.set_app(self._answer)
@@ -31,9 +32,7 @@ class MetricsServer:
         return int(self._server.server_port)
 
     def linger(self, at_most_s: float) -> bool:
-        """Wait until a scrape that began after this call has been answered; False if none came in time."""
-        self._seen_after_end.clear()
-        self._ended = True
+        """Wait until a scrape that began after the end has been answered; False if none came in time."""
         seen = self._seen_after_end.wait(at_most_s)
         if seen:
             threading.Event().wait(_DELIVERY_S)
@@ -48,7 +47,7 @@ class MetricsServer:
         if environ["PATH_INFO"] != PATH:
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [f"The series are at {PATH}\n".encode()]
-        counts = self._ended and environ["REQUEST_METHOD"] == "GET"
+        counts = self._ended() and environ["REQUEST_METHOD"] == "GET"
         return _Answer(self._app(environ, start_response), self._seen_after_end if counts else None)
 
 

@@ -47,7 +47,7 @@ class Monitoring:
         if number is None:
             return
         try:
-            self._server = MetricsServer(self._app, host, number)
+            self._server = MetricsServer(self._app, host, number, ended=self._ended)
         except OSError as error:
             logger.warning(
                 "metrics are not served: %s:%s %s; --metrics-port takes another", host, number, error.strerror or error
@@ -76,6 +76,9 @@ class Monitoring:
                 logger.warning("no scrape came in the %g s after the run: its last figures were not seen", at_most_s)
         except KeyboardInterrupt:  # the run is over; whoever does not want to wait need not
             return
+
+    def _ended(self) -> bool:
+        return self._run.steering is not None and self._run.steering.summary is not None
 
     def snapshot(self) -> Snapshot:
         """Return where the run stands."""

@@ -16,8 +16,14 @@ LABELS = {"engine": "vLLM", "model": "m", "scenario": "s"}
 
 
 @pytest.fixture
-def server() -> Iterator[MetricsServer]:
-    served = MetricsServer(wsgi_app(lambda: Snapshot(labels=LABELS)), "127.0.0.1", 0)
+def ended() -> list[bool]:
+    return []
+
+
+@pytest.fixture
+def server(ended: list[bool]) -> Iterator[MetricsServer]:
+    app = wsgi_app(lambda: Snapshot(labels=LABELS))
+    served = MetricsServer(app, "127.0.0.1", 0, ended=lambda: bool(ended))
     yield served
     served.close()
 
@@ -41,8 +47,11 @@ def test_a_port_that_is_taken_is_an_os_error(server: MetricsServer) -> None:
         MetricsServer(wsgi_app(lambda: Snapshot(labels=LABELS)), "127.0.0.1", server.port)
 
 
-def test_lingering_ends_with_the_first_scrape_that_began_after_the_end(server: MetricsServer) -> None:
+def test_lingering_ends_with_the_first_scrape_that_began_after_the_end(
+    server: MetricsServer, ended: list[bool]
+) -> None:
     get(server)
+    ended.append(True)
     late = threading.Timer(0.4, get, [server])
     late.start()
     began_s = time.monotonic()
@@ -52,7 +61,15 @@ def test_lingering_ends_with_the_first_scrape_that_began_after_the_end(server: M
     late.join()
 
 
-def test_lingering_ends_without_a_scrape_when_its_time_is_over(server: MetricsServer) -> None:
+def test_a_scrape_between_the_end_and_the_lingering_is_enough(server: MetricsServer, ended: list[bool]) -> None:
+    ended.append(True)
     get(server)
+
+    assert server.linger(5.0)
+
+
+def test_lingering_ends_without_a_scrape_when_its_time_is_over(server: MetricsServer, ended: list[bool]) -> None:
+    get(server)
+    ended.append(True)
 
     assert not server.linger(0.3)
