@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from click import ClickException
 from rich.table import Table
 
 from benchmarks.swarm.count import END_TIMEOUT_S, START_TIMEOUT_S, open_place, wait_for
@@ -66,6 +67,8 @@ def lose(way: str, folder: Path) -> Loss:
         try:
             engine.wait_until_asked(START_TIMEOUT_S)
             time.sleep(SETTLE_S)
+            if "missing_workers" in checks_of(running.state()):
+                raise ClickException(f"{way}: a worker was deaf before it was lost; is this machine busy?")
             lost_at_s = time.monotonic()
             take_away(way, place, running)
             wait_for(lambda state: "missing_workers" in checks_of(state), running, period_s=0.02)

@@ -297,7 +297,8 @@ class Run:
     def _look_after_workers(self) -> None:
         if self._steering is not None:
             answered = self._drained.answered if self._draining else set()  # who reports before that leaves early
-            absent = look_after(self._steering, self._runner, self._planned, answered)
+            reporting = set(self._collected.latest) if self._collected is not None else set()
+            absent = look_after(self._steering, self._runner, self._planned, reporting=reporting, answered=answered)
             for worker in sorted(absent) if self._draining else ():
                 self._drained.excuse(worker)
 

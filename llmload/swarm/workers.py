@@ -15,11 +15,19 @@ from llmload.swarm.steering import Steering
 PER_CENT: Final = 100.0
 
 
-def look_after(steering: Steering, runner: Any, planned: list[str], answered: set[str]) -> set[str]:
-    """Note workers that are gone or came late, and the busiest one's CPU, once a second; return who is gone now."""
+def look_after(
+    steering: Steering, runner: Any, planned: list[str], *, reporting: set[str], answered: set[str]
+) -> set[str]:
+    """
+    Note workers that are gone or came late, and the busiest one's CPU, once a second; return who is gone now.
+
+    Who has reported in this run is given up a second before Locust does so; who still starts has Locust's patience.
+    """
     absent: set[str] = set()
     if isinstance(runner, MasterRunner):
-        present = {client.id for client in runner.clients.all if client.state != STATE_MISSING}
+        heard = {client.id for client in runner.clients.all if client.state != STATE_MISSING}
+        silent = {client.id for client in runner.clients.all if client.heartbeat < 0}
+        present = heard - (silent & reporting)
         absent = set(planned) - present - answered
         steering.missing_workers |= absent
         steering.late_workers |= present - set(planned)
