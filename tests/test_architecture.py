@@ -36,6 +36,7 @@ DOORS = {
     "flask": {"swarm"},
     "flask_login": {"swarm"},
     "pynvml": {"vram"},
+    "grafana_foundation_sdk": {"monitor"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
