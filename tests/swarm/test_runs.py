@@ -50,21 +50,22 @@ def test_known_delays_come_back_within_three_per_cent_at_8_users(
     assert summary["simulated"] is ended.manifest["engine"]["simulated"] is True
 
 
-def test_the_openai_sdk_agrees_within_two_per_cent_at_4_streams(
+def test_the_openai_sdk_agrees_within_two_per_cent_at_4_streams_but_for_its_own_start_of_a_request(
     engine: Any, locust: Any, write_scenario: Callable[..., Path]
 ) -> None:
-    url = engine(**FIXED, slots=4).url
-    scenario = str(write_scenario(url, "users = 4\nrequests = 32"))
+    url = engine(**FIXED | {"output_tokens": 96}, slots=4).url
+    scenario = str(write_scenario(url, "users = 4\nrequests = 16"))
 
     for _ in range(3):  # once more where a busy machine delays what the SDK stamps
         own, sdk = (
             locust.run("--config", scenario, "--set", f"client.kind={kind}").summary for kind in ("wire", "openai")
         )
-        means = [{name: of[name]["mean"] for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s")} for of in (own, sdk)]
+        means = [{name: of[name]["mean"] for name in ("tpot_s", "itl_s", "e2e_s")} for of in (own, sdk)]
         if means[1] == pytest.approx(means[0], rel=0.02):
             break
 
     assert means[1] == pytest.approx(means[0], rel=0.02)
+    assert 0 < sdk["ttft_s"]["mean"] - own["ttft_s"]["mean"] < 0.03, "the SDK opens a connection for each request"
     assert (own["stamp_source"], sdk["stamp_source"]) == ("kernel", "user")
     assert own["output_tokens"] == sdk["output_tokens"]
 
