@@ -14,6 +14,7 @@ from benchmarks.swarm.count import count as count_runs
 from benchmarks.swarm.demands import judge_arrivals
 from benchmarks.swarm.hosts import Network
 from benchmarks.swarm.lost import WAYS, judge_losses, lose, losses_table
+from benchmarks.swarm.reports import sizes, sizes_table
 from benchmarks.wire.demands import Judgement
 from benchmarks.wire.tables import judgement_table
 
@@ -102,6 +103,12 @@ def lost(keep: Path | None) -> None:
         losses = [lose(way, folder / f"loss-{number}") for number, way in enumerate(WAYS) if WAYS[way] in places]
     console().print(losses_table(losses))
     end_on(judge_losses(losses))
+
+
+@main.command()
+def reports() -> None:
+    """Show how large a worker's report grows with the spread of latencies and their number."""
+    console().print(sizes_table(sizes()))
 
 
 if __name__ == "__main__":

@@ -91,6 +91,8 @@ class Reading:
     master_cpu_share: float
     worker_cpu_share: float
     """The busiest worker's."""
+    others_cpu_share: float
+    """Of programs that are no part of the benchmark: where it is large, lateness need not be llmload's."""
     level: str
 
 
@@ -134,25 +136,34 @@ def raw_values(name: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuTime:
-    """What processes have used up to a moment."""
+    """What processes have used up to a moment, and the whole machine."""
 
     at_s: float
     used_s: tuple[float, ...]
+    machine_s: float
 
     @classmethod
     def now(cls, pids: Sequence[int]) -> "CpuTime":
         """Return what each process has used so far, user and system."""
-        return cls(at_s=time.monotonic(), used_s=tuple(map(_used_s, pids)))
+        return cls(at_s=time.monotonic(), used_s=tuple(map(_used_s, pids)), machine_s=_machine_s())
 
     def shares_since(self, earlier: "CpuTime") -> list[float]:
-        """Return each process's share of a core since then."""
+        """Return each process's share of a core since then, and that of all others together."""
         wall_s = self.at_s - earlier.at_s
-        return [(now_s - then_s) / wall_s for now_s, then_s in zip(self.used_s, earlier.used_s, strict=True)]
+        used_s = [now_s - then_s for now_s, then_s in zip(self.used_s, earlier.used_s, strict=True)]
+        return [each / wall_s for each in (*used_s, self.machine_s - earlier.machine_s - sum(used_s))]
 
 
 def _used_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S
+
+
+def _machine_s() -> float:
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(
+        int, Path("/proc/stat").read_text(encoding="ascii").split()[1:9]
+    )
+    return (user + nice + system + irq + softirq + steal) / CLOCK_TICKS_PER_S
 
 
 def measure(kind: str, rate_per_s: int, scale: float, seed: int, folder: Path) -> Reading:
@@ -170,31 +181,32 @@ def measure(kind: str, rate_per_s: int, scale: float, seed: int, folder: Path) -
         )
         running = Local("processes", workers=PROCESSES).start(folder, scenario, ["--headless"])
         try:
-            master, *workers = cpu_shares(running, length_s)
+            shares = cpu_shares(running, engine.pid, length_s)
             code = running.wait(START_TIMEOUT_S + 2 * length_s)
         finally:
             running.kill()
     if code not in {0, 3}:
         raise ClickException(f"{folder}: exit code {code}")
-    return read(running, engine, kind, rate_per_s, (master, max(workers)))
+    return read(running, engine, kind, rate_per_s, shares)
 
 
-def cpu_shares(running: Running, length_s: float) -> list[float]:
-    """Return the shares of a core that master and workers use in the middle of the run."""
+def cpu_shares(running: Running, engine_pid: int, length_s: float) -> list[float]:
+    """Return the shares of a core that engine, master, each worker and all others use in the middle of the run."""
     end_s = time.monotonic() + START_TIMEOUT_S
     while len(running.request_files()) < PROCESSES:
         if time.monotonic() > end_s:
             raise ClickException(f"no requests after {START_TIMEOUT_S:.0f} s")
         time.sleep(POLL_S)
     time.sleep(length_s / 4)
-    pids = [running.processes[0].pid, *running.workers()]
+    pids = [engine_pid, running.processes[0].pid, *running.workers()]
     before = CpuTime.now(pids)
     time.sleep(length_s / 2)
     return CpuTime.now(pids).shares_since(before)
 
 
-def read(running: Running, engine: TruthEngine, kind: str, rate_per_s: int, cpu_shares: tuple[float, float]) -> Reading:
+def read(running: Running, engine: TruthEngine, kind: str, rate_per_s: int, shares: Sequence[float]) -> Reading:
     """Hold the engine's log, the records, the summary and the reports against each other."""
+    _, master, *workers, others = shares
     summary, lines = running.summary(), list(running.lines())
     seen = by_worker((answer.request_id, answer.received_ns) for answer in engine.log.answers)
     sizes = [
@@ -211,21 +223,25 @@ def read(running: Running, engine: TruthEngine, kind: str, rate_per_s: int, cpu_
         percentile_error=percentile_error(summary, lines),
         report_bytes=max(whole for whole, _ in sizes),
         own_report_bytes=max(own for _, own in sizes),
-        master_cpu_share=cpu_shares[0],
-        worker_cpu_share=cpu_shares[1],
+        master_cpu_share=master,
+        worker_cpu_share=max(workers),
+        others_cpu_share=others,
         level=summary["verdict"]["level"],
     )
 
 
 def readings_table(readings: Sequence[Reading]) -> Table:
     """Return a row per run."""
-    title = f"Open loop on {PROCESSES} processes"
+    title = f"Open loop on {PROCESSES} processes and a master, {os.cpu_count()} cores"
     table = Table(title=title, title_justify="left", caption_justify="left")
-    table.caption = "seen: by the engine's log; drawn: by the schedule, before anything could be late"
+    table.caption = (
+        "seen: by the engine's log; drawn: by the schedule, before anything could be late; "
+        "report: of a worker, the largest, with Locust's own tables in it; CPU in shares of a core"
+    )
     table.add_column("arrivals")
     for column in (
         *("asked /s", "requests", "seen /s", "of drawn", "CV seen", "CV drawn", "lag p99 ms", "percentiles off by"),
-        *("report B", "ours B", "master CPU", "worker CPU", "verdict"),
+        *("report B", "ours B", "master CPU", "worker CPU", "others' CPU", "verdict"),
     ):
         table.add_column(column, justify="right")
     for each in readings:
@@ -243,6 +259,7 @@ def readings_table(readings: Sequence[Reading]) -> Table:
             str(each.own_report_bytes),
             f"{each.master_cpu_share:.1%}",
             f"{each.worker_cpu_share:.1%}",
+            f"{each.others_cpu_share:.1%}",
             each.level,
         )
     return table

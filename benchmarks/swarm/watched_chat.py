@@ -21,8 +21,8 @@ class Chat(ChatUser):
 
 def note_size(client_id: str, data: dict[str, Any], **_: object) -> None:
     """Append the size of a whole report, and of llmload's part of it, as Locust packs them."""
-    whole = msgpack.dumps(data, strict_types=True)
-    own = msgpack.dumps(data.get(totals_channel.KEY), strict_types=True)
+    whole = msgpack.dumps(data)
+    own = msgpack.dumps(data.get(totals_channel.KEY))
     with Path(f"report-bytes.{client_id}.txt").open("a", encoding="ascii") as sizes:
         sizes.write(f"{len(whole)} {len(own)}\n")
 

@@ -70,6 +70,11 @@ class TruthEngine:
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
     def log(self) -> TruthLog:
         """What it did; complete once it has stopped."""
         return TruthLog.read(self._log_file)
