@@ -27,6 +27,8 @@ LEAST_S: Final = 40.0
 """How long a run lasts at least."""
 SETTLE_S: Final = 2.0
 """Left out at both ends: processes do not start and stop in the same moment."""
+FINEST_S: Final = 10e-6
+"""Below it an error is no longer counted as a share: chunks that were read together are no time apart."""
 START_TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.2
 LATENCIES: Final = ("ttft_s", "tpot_s", "e2e_s", "itl_s", "schedule_lag_s")
@@ -119,7 +121,7 @@ def percentile_error(summary: Mapping[str, Any], lines: Sequence[Mapping[str, An
         raw = np.fromiter(raw_values(name, lines), dtype=float)
         for quantile, share in QUANTILES.items():
             true = float(np.quantile(raw, share, method="inverted_cdf"))
-            worst = max(worst, abs(summary[name][quantile] - true) / true)
+            worst = max(worst, abs(summary[name][quantile] - true) / max(true, FINEST_S))
     return worst
 
 
