@@ -22,6 +22,8 @@ class Figure:
     value: float | None
     simulated: bool
     verdict: dict[str, Any]
+    bandwidth: dict[str, Any] | None = None
+    """What the speed is of the GPUs' memory bandwidth, where model and GPU are known."""
 
 
 def read_figure(folder: RunFolder) -> Figure:
@@ -41,6 +43,7 @@ def read_figure(folder: RunFolder) -> Figure:
         value=value,
         simulated=manifest["simulated"],
         verdict=summary["verdict"],
+        bandwidth=summary.get("bandwidth"),
     )
 
 
@@ -91,6 +94,9 @@ def _notes(figures: Iterable[Figure]) -> Iterable[str]:
             yield f"{cell}: in no table, since its scenario names no protocol (scenario.protocol)."
         elif figure.value is None:
             yield f"{cell}: nothing was measured."
+        if figure.bandwidth is not None:
+            doubt = figure.bandwidth["implausible"]
+            yield f"{cell}: MBU {figure.bandwidth['mbu']:.1%}{f'; implausible: {doubt}' if doubt else ''}."
         for reason in figure.verdict["reasons"]:
             yield f"{cell}: {reason['level']}: {reason['text']}."
     if any(figure.simulated for figure in figures if isinstance(figures, Sequence)):

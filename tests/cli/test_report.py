@@ -101,6 +101,15 @@ def test_what_spoils_a_cell_is_noted(tmp_path: Path) -> None:
     assert "- m on TGI (stray): in no table, since its scenario names no protocol" in text
 
 
+def test_a_cell_with_a_known_model_and_gpu_has_its_bandwidth_use_and_its_doubt(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "1", "vLLM", "m", 400.0)
+    summary = json.loads((run / "summary.json").read_text())
+    summary["bandwidth"] = {"mbu": 2.6, "bound_tokens_per_s": 154.0, "implausible": "faster than can be"}
+    (run / "summary.json").write_text(json.dumps(summary))
+
+    assert "- m on vLLM (1): MBU 260.0%; implausible: faster than can be." in report(run, "--seed-tables")
+
+
 def test_a_simulated_run_never_stands_in_a_real_engines_column(tmp_path: Path) -> None:
     text = report(write_run(tmp_path / "1", "vLLM", "m", 5.0, simulated=True), "--seed-tables")
 
