@@ -26,6 +26,12 @@ def ask_for_stamps(sock: socket.socket) -> bool:
     return True
 
 
+def received_stamp(sock: socket.socket) -> bool:
+    """Receive once, and return whether the kernel stamped it."""
+    _, ancillary, _, _ = sock.recvmsg(READ_BYTES, _ANCILLARY_BYTES)
+    return bool(ancillary)
+
+
 class Connection:
     """
     A connected, non-blocking socket and the TLS on it, if any.

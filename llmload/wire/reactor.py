@@ -1,5 +1,6 @@
 """One reader per process: it drains all sockets first, and understands what they brought afterwards."""
 
+import contextlib
 import os
 import select
 import socket
@@ -11,7 +12,7 @@ from gevent import monkey
 from gevent.hub import get_hub
 
 from llmload.wire.clock import ArrivalClock
-from llmload.wire.connection import ask_for_stamps
+from llmload.wire.connection import ask_for_stamps, received_stamp
 
 TICK_S: Final = 0.001
 LONG_TICK_S: Final = 0.004
@@ -23,7 +24,8 @@ _SLICE_NS: Final = 700_000
 _SWEEP_NS: Final = 50_000_000
 _MAX_EVENTS: Final = 8192
 _MISSES_ALLOWED: Final = 8
-"""Reads without a kernel's stamp before they count as its habit: it may start stamping a moment late."""
+"""Reads without a kernel's stamp before they count as its habit."""
+_STAMPING_STARTS_S: Final = 0.25
 
 
 class Stream(Protocol):
@@ -68,10 +70,7 @@ class Reactor:
         self._missed_stamps = 0
         self._running = False
         self.clock = ArrivalClock()
-        # The kernel stamps packets while any socket asks for it: this one keeps it from pausing in between.
-        keeper = monkey.get_original("socket", "socket")(socket.AF_INET, socket.SOCK_DGRAM)
-        ask_for_stamps(keeper)
-        self._stamp_keeper: int = keeper.detach()
+        self._stamp_keeper = _keep_stamping()
 
     @property
     def inherited(self) -> bool:
@@ -176,6 +175,26 @@ class Reactor:
         self._next_sweep_ns = now_ns + _SWEEP_NS
         for stream in list(self._streams.values()):
             stream.check_time(now_ns)
+
+
+def _keep_stamping() -> int:
+    """
+    Return the descriptor of a socket while which is open the kernel stamps packets, whoever else asks or stops asking.
+
+    The kernel starts stamping some time after the first wish, so this waits for it, a quarter of a second at most.
+    """
+    keeper = monkey.get_original("socket", "socket")(socket.AF_INET, socket.SOCK_DGRAM)
+    until_s = time.monotonic() + _STAMPING_STARTS_S
+    if ask_for_stamps(keeper):
+        with contextlib.suppress(OSError):  # no loopback: then the first reads tell
+            keeper.bind(("127.0.0.1", 0))
+            keeper.connect(keeper.getsockname())
+            keeper.settimeout(_STAMPING_STARTS_S)
+            while time.monotonic() < until_s:
+                keeper.send(b"stamped?")
+                if received_stamp(keeper):
+                    break
+    return int(keeper.detach())
 
 
 _current: list[Reactor] = []
