@@ -50,10 +50,13 @@ def figures(totals: RunTotals, window_s: float | None) -> dict[str, Any]:
     minutes = window_s / 60 if window_s else None
     tokens_known = totals.completed_in_window > 0 and totals.uncounted_answers == 0
     distributions = totals.distributions
+    ended = totals.completed_in_window + totals.failed_in_window
     return {
         "window_s": window_s,
         "requests_per_min": totals.completed_in_window / minutes if minutes else None,
         "goodput_per_min": totals.good_in_window / minutes if minutes else None,
+        "goodput_share": totals.good_in_window / ended if ended else None,
+        "error_share": totals.failed_in_window / ended if ended else None,
         "prompt_tokens": totals.prompt_tokens if distributions["request_prompt_tokens"].count else None,
         "output_tokens": totals.output_tokens if distributions["request_output_tokens"].count else None,
         "output_tokens_per_s": totals.window_tokens / window_s if window_s and tokens_known else None,
