@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 NS_PER_S: Final = 1_000_000_000
 
+METRICS_VERSION: Final = 1
+"""Raised with every change of a metric's formula: figures of two versions are not the same figures."""
+
 StampArray = npt.NDArray[np.int64]
 
 NO_CHUNKS: Final[StampArray] = np.empty(0, dtype=np.int64)

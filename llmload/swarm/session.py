@@ -50,6 +50,7 @@ class Span:
 
     def __init__(self, scenario: Scenario) -> None:
         self.start_ns = time.monotonic_ns()
+        self._start_unix_s = time.time()
         self._warmup_s = scenario.load.warmup_s
         self._timed = scenario.load.duration_s is not None
         self._open_ns = None if self._timed or self._warmup_s else self.start_ns
@@ -69,6 +70,15 @@ class Span:
         """The load has ended; only the first call counts."""
         if self._timed and self._close_ns is None:
             self._close_ns = time.monotonic_ns()
+
+    def opened_unix_s(self, totals: RunTotals) -> float | None:
+        """Return when the span began, as the wall clock has it; None where it has no length."""
+        if self.length_s(totals) is None or self._open_ns is None:
+            return None
+        opened_s = (self._open_ns - self.start_ns) / NS_PER_S
+        if not self._timed and totals.first_started_s is not None:
+            opened_s = max(opened_s, totals.first_started_s)
+        return self._start_unix_s + opened_s
 
     def length_s(self, totals: RunTotals) -> float | None:
         """Return how long the span is, or has been so far; None before it opens or a first request is sent."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmload.engines.deployment import Deployment
+from llmload.measure.record import METRICS_VERSION
 from llmload.measure.totals import RunTotals
 from llmload.measure.verdict import Level, Reason, Verdict, judge
 from llmload.monitor.engine_metrics import EngineWatch
@@ -135,6 +136,7 @@ class Steering:
             "model": self.scenario.model.name,
             "simulated": self.simulated,
             "load": self.scenario.load.model_dump(mode="json", exclude_none=True),
+            "window_started_unix_s": self.span.opened_unix_s(totals),
             **summarise(totals, window_s=self.span.length_s(totals), verdict=self.verdict(totals)),
             "stages": [] if self.stage_clock is None else _stages(self.stage_clock, stages),
         }
@@ -166,6 +168,7 @@ class Steering:
             "prompts": self._workload.manifest(),
             "engine": None if self._deployment is None else self._deployment.to_dict(),
             "simulated": self.simulated,
+            "metrics_version": METRICS_VERSION,
             "workers": self._workers,
             "command": ["locust", *sys.argv[1:]],
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},

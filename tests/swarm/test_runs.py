@@ -85,6 +85,10 @@ def test_what_is_counted_is_what_the_engine_saw_and_the_files_hold(
     assert requests["started"] == requests["completed"] + requests["failed"] + requests["censored"]
     assert requests["started"] == len(ended.lines) == len(truth(log))
     assert set(requests["errors"]) == {"http_5xx", "reset"}
+    opened_s, window_s = ended.summary["window_started_unix_s"], ended.summary["window_s"]
+    ends_s = [line["time_s"] + line["e2e_s"] - opened_s for line in ended.lines if line["outcome"] == "completed"]
+    in_window = sum(0 <= end_s <= window_s for end_s in ends_s)
+    assert in_window == pytest.approx(requests["completed_in_window"], abs=2), "the window is where it is said to be"
 
 
 def test_a_counted_run_on_two_workers_sends_each_drawn_prompt_once(
