@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from llmload.cli.run import locust_arguments
+from llmload.scenario.locust_command import locust_arguments
 from llmload.scenario.shipped import find_scenario
 
 MODEL: Final = "simulated"

@@ -2,14 +2,12 @@
 
 import os
 import shlex
-import socket
 import sys
-from pathlib import Path
 
 import click
 
-from llmload.scenario.reading import locustfile_named_by
-from llmload.scenario.shipped import find_scenario, shipped_locustfile
+from llmload.scenario.locust_command import locust_arguments
+from llmload.scenario.shipped import find_scenario
 
 
 @click.command()
@@ -40,38 +38,7 @@ def run(scenario: str, *, as_json: bool, web: bool, settings: tuple[str, ...], *
       llmload run scenarios/lima-throughput.toml --users 32 --run-time 5m --processes 2
       llmload run demo --base-url http://127.0.0.1:8100 --set load.warmup_s=0 --set request.max_tokens=16
     """
-    arguments = locust_arguments(find_scenario(scenario), changes, as_json=as_json, web=web)
-    for setting in settings:
-        arguments += ["--set", setting]
+    arguments = locust_arguments(find_scenario(scenario), changes, settings, as_json=as_json, web=web)
     click.echo(f"$ {shlex.join(['locust', *arguments])}", err=True)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "locust", *arguments])  # noqa: S606 - no shell is wanted
-
-
-def locust_arguments(
-    scenario: Path, changes: dict[str, str | int | None], *, as_json: bool = False, web: bool = False
-) -> list[str]:
-    """Return the arguments of the Locust command that runs the scenario with the changes."""
-    names = {"base_url": "--host"}
-    arguments = ["--config", str(scenario)]
-    named = locustfile_named_by(scenario)
-    if named is None or not Path(named).is_file():
-        arguments += ["-f", str(shipped_locustfile(Path(named or "chat.py").name))]
-    for name, value in changes.items():
-        if value is not None:
-            arguments += [names.get(name, "--" + name.replace("_", "-")), str(value)]
-    if changes.get("processes") is not None:
-        port = str(_free_port())  # so that two runs on one machine do not meet on Locust's own
-        arguments += ["--master-bind-port", port, "--master-port", port]
-    if not web:
-        arguments += ["--headless", "--loglevel", "WARNING"]
-    if as_json:
-        arguments += ["--summary", "json"]
-    return arguments
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
