@@ -38,6 +38,17 @@ def locustfile_named_by(path: Path) -> str | None:
     return named if isinstance(named, str) else None
 
 
+def read_setting(text: str) -> tuple[str, Any]:
+    """Return key and value of `KEY=VALUE`, the value as TOML has it or else a bare word; ConfigError if it is none."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"command line: --set {text}: is not KEY=VALUE, such as load.warmup_s=5")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()  # a bare word is a string, as a shell user writes it
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -5,7 +5,6 @@ from locust.util.timespan import parse_timespan
 
 import argparse
 import sys
-import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from llmload.errors import ConfigError
 from llmload.scenario import Scenario, load_scenario
 from llmload.scenario.loads import AnyLoad, ClosedLoop, OpenLoop, Staged
+from llmload.scenario.reading import read_setting
 
 LOOPBACK = "127.0.0.1"
 
@@ -87,9 +87,10 @@ def bind_to_loopback(parser: LocustArgumentParser) -> None:
 
 def effective_scenario(path: Path, options: argparse.Namespace) -> Scenario:
     """Return the scenario with what the command line or the start form changed; ConfigError if they do not fit."""
-    as_written = load_scenario(path)
+    settings = dict(map(read_setting, options.settings))
+    as_set = _load_as_far_as_it_fits(path, settings)
     overrides: dict[str, Any] = {}
-    if options.host and options.host != as_written.engine.base_url[0]:
+    if options.host and options.host != as_set.engine.base_url[0]:
         overrides["engine.base_url"] = options.host
     if options.model:
         overrides |= {"model.name": options.model, "model.served_as": options.model}
@@ -102,12 +103,27 @@ def effective_scenario(path: Path, options: argparse.Namespace) -> Scenario:
             overrides[key] = int(text) if str(text).lstrip("-").isdigit() else text
     if options.out:
         overrides["run.folder"] = options.out
-    overrides |= _load_overrides(as_written.load, options)
-    return load_scenario(path, overrides | dict(map(_setting, options.settings)))
+    return load_scenario(path, overrides | settings | _load_overrides(as_set.load, options))
+
+
+def scenario_for_defaults(path: Path) -> Scenario:
+    """Return the scenario with the command line's `--set`, so that Locust does by default what it says."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--set", action="append", default=[])
+    found, _ = finder.parse_known_args(sys.argv[1:])
+    return _load_as_far_as_it_fits(path, dict(map(read_setting, found.set)))
+
+
+def _load_as_far_as_it_fits(path: Path, settings: dict[str, Any]) -> Scenario:
+    """The scenario with its settings, or as it is written where those fit only together with further options."""
+    try:
+        return load_scenario(path, settings)
+    except ConfigError:
+        return load_scenario(path)
 
 
 def _load_overrides(load: AnyLoad, options: argparse.Namespace) -> dict[str, Any]:
-    """What the command line or the start form says otherwise about users, time and rate."""
+    """What the command line or the start form says otherwise about users, time and rate: what Locust then does."""
     asked: dict[str, Any] = {}
     if isinstance(load, ClosedLoop):
         asked["users"] = options.num_users
@@ -135,16 +151,6 @@ def number_or_text(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"command line: --set {text}: is not KEY=VALUE, such as load.warmup_s=5")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()  # a bare word is a string, as a shell user writes it
 
 
 def scenario_on_command_line() -> Path | None:

@@ -20,7 +20,7 @@ from gevent import Greenlet
 from llmload.errors import ConfigError, EngineError, LlmloadError
 from llmload.measure.record import RequestRecord
 from llmload.measure.totals import RunTotals
-from llmload.scenario import Scenario, load_scenario
+from llmload.scenario import Scenario
 from llmload.swarm import loop_lag, options, printing, totals_channel, webui
 from llmload.swarm.drain import ABORT, ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, STAGE, Roll, drain
 from llmload.swarm.interrupt import Interrupts
@@ -121,7 +121,7 @@ class Run:
         file = options.scenario_on_command_line()
         if file is not None:
             with ending_on_wrong_use():
-                options.set_defaults(parser, load_scenario(file))
+                options.set_defaults(parser, options.scenario_for_defaults(file))
                 self._prepare_ahead(parser, file)
 
     def _prepare_ahead(self, parser: LocustArgumentParser, file: Path) -> None:

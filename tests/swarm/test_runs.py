@@ -238,3 +238,16 @@ def until_requests_run(url: str, count: int, timeout_s: float = 30.0) -> None:
             return
         time.sleep(0.1)
     pytest.fail(f"{count} requests never ran at a time")
+
+
+def test_users_that_are_set_are_the_users_that_send(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+) -> None:
+    url = engine(**FIXED | {"itl_s": 0.005}, slots=8).url
+
+    ended = locust.run("--config", str(write_scenario(url, "users = 6\nrequests = 12")), "--set", "load.users=3")
+
+    assert ended.code == 0, ended.err
+    assert ended.summary["load"]["users"] == 3
+    spans = [(line["started_ns"], line["done_ns"]) for line in ended.lines]
+    assert max(sum(start <= at < done for start, done in spans) for at, _ in spans) == 3
