@@ -17,6 +17,28 @@ _BUCKETS: Final = 5_600
 """Enough for 1e-6 to 1.3e6: a microsecond to two weeks, a token to a million."""
 
 
+def bounds(least: float, most: float, every: int) -> tuple[float, ...]:
+    """
+    Return every so-many-th upper bound of the buckets from `least` until one is at or above `most`, in five digits.
+
+    Rounded down, so that each still falls in the bucket that it bounds: `at_most` counts just that and those below.
+    """
+    first = math.ceil(math.log(least / _LEAST) / _LOG_RATIO)
+    last = math.ceil(math.log(most / _LEAST) / _LOG_RATIO)
+    places = range(first, last + every, every)
+    return tuple(_rounded_down(_LEAST * RATIO**place) for place in places)
+
+
+def _place(value: float) -> int:
+    """The bucket that a value falls in, or its neighbour where it lies on the bound between them."""
+    return int(math.log(value / _LEAST) / _LOG_RATIO) + 1 if value >= _LEAST else 0
+
+
+def _rounded_down(value: float, digits: int = 5) -> float:
+    step = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    return float(f"{math.floor(value / step) * step:.{digits}g}")
+
+
 class Histogram:
     """
     Positive numbers of one unit, kept as log-spaced counts.
@@ -49,8 +71,7 @@ class Histogram:
         """Add one value; ValueError if it is negative or not finite."""
         if not 0 <= value < math.inf:
             raise ValueError(f"a histogram takes finite values from 0 on, not {value}")
-        bucket = int(math.log(value / _LEAST) / _LOG_RATIO) + 1 if value >= _LEAST else 0
-        self._counts[min(bucket, _BUCKETS - 1)] += 1
+        self._counts[min(_place(value), _BUCKETS - 1)] += 1
         self.total += value
         self.least = min(self.least, value)
         self.most = max(self.most, value)
@@ -75,7 +96,9 @@ class Histogram:
 
     def merge(self, other: Self) -> None:
         """Add everything that the other histogram holds."""
-        self._counts += other._counts
+        if other.least <= other.most:  # most buckets lie outside what was seen: a sum over many processes is cheap
+            used = slice(min(max(0, _place(other.least) - 1), _BUCKETS - 1), _place(other.most) + 2)
+            self._counts[used] += other._counts[used]
         self.infinite += other.infinite
         self.total += other.total
         self.least = min(self.least, other.least)
@@ -113,18 +136,18 @@ class Histogram:
             return self.count
         if limit < self.least:
             return 0
-        bucket = int(math.log(limit / _LEAST) / _LOG_RATIO) + 1 if limit >= _LEAST else 0
-        return int(self._counts[: bucket + 1].sum())
+        return int(self._counts[: _place(limit) + 1].sum())
 
     def at_most_each(self, limits: Sequence[float]) -> list[int]:
         """Return `at_most` of every limit, at the cost of one."""
-        sums = np.cumsum(self._counts)
-        places = [int(math.log(limit / _LEAST) / _LOG_RATIO) + 1 if limit >= _LEAST else 0 for limit in limits]
-        whole = int(sums[-1])
-        return [
-            whole if limit >= self.most else 0 if limit < self.least else int(sums[min(place, _BUCKETS - 1)])
-            for limit, place in zip(limits, places, strict=True)
-        ]
+        sums, wanted = np.cumsum(self._counts), np.asarray(limits, dtype=np.float64)
+        places = (np.log(np.maximum(wanted, _LEAST) / _LEAST) / _LOG_RATIO).astype(np.int64) + 1
+        places[wanted < _LEAST] = 0
+        found = sums[np.minimum(places, _BUCKETS - 1)]
+        found[wanted >= self.most] = sums[-1]
+        found[wanted < self.least] = 0
+        counts: list[int] = found.tolist()
+        return counts
 
     def to_message(self) -> dict[str, Any]:
         """Return the histogram as plain numbers and bytes, some hundred bytes to a few kB."""

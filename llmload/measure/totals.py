@@ -1,11 +1,13 @@
 """Sums over the requests of a run, kept so that those of several processes merge exactly."""
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import numpy as np
 
+from llmload.measure.exemplar import Exemplar, slowest
 from llmload.measure.histogram import Histogram
 from llmload.measure.record import NS_PER_S, Outcome, RequestRecord
 from llmload.measure.slo import Slo
@@ -85,6 +87,7 @@ _COUNTS: Final = (
     "contradicted_answers",
     "busy_s",
 )
+WITH_EXEMPLARS: Final = ("ttft_s", "e2e_s")
 _TALLIES: Final = ("errors", "finish_reasons", "token_sources", "stamp_sources")
 
 
@@ -138,6 +141,8 @@ class RunTotals:
     distributions: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in DISTRIBUTIONS})
     outside: dict[str, Histogram] = field(default_factory=dict)
     """Distributions of answers whose request started outside the window; empty without a warm-up."""
+    exemplars: dict[str, list[Exemplar]] = field(default_factory=dict)
+    """The slowest requests of late, in the window or not; one of each process, the few slowest where they merge."""
 
     @property
     def ended(self) -> int:
@@ -229,6 +234,16 @@ class RunTotals:
             if value is not None:
                 _of(to, name).add(max(0.0, value))
         _of(to, "itl_s").add_many(np.maximum(record.itl_s, 0.0))
+        for name in WITH_EXEMPLARS:
+            self._stand_for_others(name, single[name], record.request_id)
+
+    def _stand_for_others(self, name: str, value: float | None, request_id: str) -> None:
+        if value is None:
+            return
+        new = Exemplar(max(0.0, value), request_id, time.time())
+        known = self.exemplars.get(name)
+        if not known or known[0].replaced_by(new):
+            self.exemplars[name] = [new]
 
     def merge(self, other: Self) -> None:
         """Add everything that the other totals hold."""
@@ -243,6 +258,8 @@ class RunTotals:
             self.distributions[name].merge(histogram)
         for name, histogram in other.outside.items():
             _of(self.outside, name).merge(histogram)
+        for name, exemplars in other.exemplars.items():
+            self.exemplars[name] = slowest([*self.exemplars.get(name, ()), *exemplars])
 
     def to_message(self, *, with_outside: bool = True) -> dict[str, Any]:
         """Return the totals as plain values, fit for msgpack; without what started outside the window if so asked."""
@@ -251,6 +268,7 @@ class RunTotals:
         message |= {name: dict(getattr(self, name)) for name in _TALLIES}
         message["distributions"] = _messages(self.distributions)
         message["outside"] = _messages(self.outside) if with_outside else {}
+        message["exemplars"] = {name: [each.to_message() for each in of] for name, of in self.exemplars.items()}
         return message
 
     @classmethod
@@ -260,6 +278,8 @@ class RunTotals:
         for name, value in message.items():
             if name in {"distributions", "outside"}:
                 getattr(self, name).update({of: Histogram.from_message(each) for of, each in value.items()})
+            elif name == "exemplars":
+                self.exemplars = {of: [Exemplar.from_message(each) for each in few] for of, few in value.items()}
             else:
                 setattr(self, name, Counter(value) if name in _TALLIES else value)
         return self

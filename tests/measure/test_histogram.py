@@ -36,6 +36,16 @@ def test_merging_gives_what_adding_everything_to_one_gives(left: list[float], ri
     assert [merged.quantile(q / 20) for q in range(21)] == [whole.quantile(q / 20) for q in range(21)]
 
 
+@pytest.mark.parametrize("edges", [[0.0], [1e-7, 1e-6], [1.3e6], [5e9, 0.0], [1.3e6, 1e-6 * 1.005**7]])
+def test_merging_loses_nothing_at_either_end(edges: list[float]) -> None:
+    merged = of([1.0])
+    merged.merge(of(edges))
+    merged.merge(Histogram())
+
+    assert merged.count == 1 + len(edges)
+    assert merged.quantile(1.0) == of([1.0, *edges]).quantile(1.0)
+
+
 @given(values)
 def test_add_many_counts_just_as_add_does(numbers: list[float]) -> None:
     many = Histogram()

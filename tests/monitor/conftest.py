@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -39,9 +40,8 @@ class Prometheus:
     def query(self, expression: str, at_s: float | None = None) -> list[dict[str, Any]]:
         """The samples that an expression gives at a moment, now where none is given."""
         asked = {"query": expression} | ({} if at_s is None else {"time": str(at_s)})
-        with urlopen(f"{self.url}/api/v1/query?{urlencode(asked)}", timeout=10) as answer:
-            found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-            return found
+        found: list[dict[str, Any]] = self._get("query", asked)["result"]
+        return found
 
     def value(self, expression: str, at_s: float | None = None) -> float | None:
         """The one sample's value; None where there is none."""
@@ -49,42 +49,52 @@ class Prometheus:
         assert len(samples) <= 1, samples
         return float(samples[0]["value"][1]) if samples else None
 
+    def exemplars(self, series: str) -> list[dict[str, Any]]:
+        """The exemplars that came with a series in the last minutes."""
+        asked = {"query": series, "start": str(time.time() - 600), "end": str(time.time())}
+        return [exemplar for found in self._get("query_exemplars", asked) for exemplar in found["exemplars"]]
+
+    def _get(self, what: str, asked: dict[str, str]) -> Any:
+        with urlopen(f"{self.url}/api/v1/{what}?{urlencode(asked)}", timeout=10) as answer:
+            return json.load(answer)["data"]
+
+
+@contextmanager
+def running_prometheus(folder: Path, *jobs: tuple[str, int], storage: Path | None = None) -> Iterator[Prometheus]:
+    """A server that scrapes each second, with our rules."""
+    if not shutil.which("prometheus") or not shutil.which("promtool"):
+        pytest.skip(NO_PROMETHEUS)
+    scraped = "".join(
+        f"  - job_name: {name}\n    static_configs: [{{targets: ['127.0.0.1:{port}']}}]\n" for name, port in jobs
+    )
+    config, port = folder / "prometheus.yml", free_port()
+    config.write_text(
+        "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"
+        f"rule_files: ['{RULES}/recording.yml', '{RULES}/alerts.yml']\nscrape_configs:\n{scraped or '  []'}\n"
+    )
+    process = subprocess.Popen(
+        [
+            *("prometheus", f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}"),
+            *(f"--storage.tsdb.path={storage or folder / 'tsdb'}", "--storage.tsdb.retention.time=100y"),
+            "--enable-feature=exemplar-storage",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    server = Prometheus(f"http://127.0.0.1:{port}")
+    try:
+        until(lambda: ready(server), "Prometheus never became ready")
+        yield server
+    finally:
+        process.terminate()
+        process.wait(20)
+
 
 @pytest.fixture
 def prometheus(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
-    """Start servers that scrape each second, with our rules, and end with the test."""
-    if not shutil.which("prometheus") or not shutil.which("promtool"):
-        pytest.skip(NO_PROMETHEUS)
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start(*jobs: tuple[str, int], storage: Path | None = None) -> Prometheus:
-        scraped = "".join(
-            f"  - job_name: {name}\n    static_configs: [{{targets: ['127.0.0.1:{port}']}}]\n" for name, port in jobs
-        )
-        config = tmp_path / "prometheus.yml"
-        config.write_text(
-            "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"
-            f"rule_files: ['{RULES}/recording.yml', '{RULES}/alerts.yml']\nscrape_configs:\n{scraped or '  []'}\n"
-        )
-        port = free_port()
-        running.append(
-            subprocess.Popen(
-                [
-                    *("prometheus", f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}"),
-                    *(f"--storage.tsdb.path={storage or tmp_path / 'tsdb'}", "--storage.tsdb.retention.time=100y"),
-                ],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        )
-        server = Prometheus(f"http://127.0.0.1:{port}")
-        until(lambda: ready(server), "Prometheus never became ready")
-        return server
-
-    yield start
-    for process in running:
-        process.terminate()
-        process.wait(20)
+    """Start servers that end with the test."""
+    with ExitStack() as stack:
+        yield lambda *jobs, storage=None: stack.enter_context(running_prometheus(tmp_path, *jobs, storage=storage))
 
 
 def ready(server: Prometheus) -> bool:
@@ -95,7 +105,7 @@ def ready(server: Prometheus) -> bool:
         return False
 
 
-def until(holds: Callable[[], bool], otherwise: str, timeout_s: float = 40.0) -> None:
+def until(holds: Callable[[], Any], otherwise: str, timeout_s: float = 60.0) -> None:
     end_s = time.monotonic() + timeout_s
     while not holds():
         if time.monotonic() > end_s:
@@ -103,19 +113,29 @@ def until(holds: Callable[[], bool], otherwise: str, timeout_s: float = 40.0) ->
         time.sleep(0.2)
 
 
-@pytest.fixture
-def locust(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start Locust in the repository as a user does; its run folders are in the test's own place."""
-    running: list[subprocess.Popen[str]] = []
+def text_at(url: str) -> str:
+    try:
+        with urlopen(url, timeout=2) as answer:
+            text: str = answer.read().decode()
+            return text
+    except OSError:
+        return ""
 
-    def start(*arguments: str) -> "subprocess.Popen[str]":
-        port = str(free_port())  # another test's master may be listening on Locust's own
-        running.append(
+
+@dataclass
+class Locust:
+    """Starts Locust in the repository as a user does; run folders are in a place of their own."""
+
+    out: Path
+    running: "list[subprocess.Popen[str]]" = field(default_factory=list)
+
+    def __call__(self, *arguments: str, out: str = "runs") -> "subprocess.Popen[str]":
+        if not {"--master", "--worker"} & set(arguments):
+            port = str(free_port())  # another test's master may be listening on Locust's own
+            arguments = (*arguments, "--master-port", port, "--master-bind-port", port)
+        self.running.append(
             subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "locust", *arguments, "--out", str(tmp_path / "runs")),
-                    *("--master-port", port, "--master-bind-port", port),
-                ],
+                [sys.executable, "-m", "locust", *arguments, "--out", str(self.out / out)],
                 cwd=ROOT,
                 env={**os.environ, "HF_HUB_OFFLINE": "1"},
                 stdout=subprocess.PIPE,
@@ -124,13 +144,34 @@ def locust(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
                 start_new_session=True,
             )
         )
-        return running[-1]
+        return self.running[-1]
 
-    yield start
-    for process in running:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    def end(self) -> None:
+        for process in self.running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.fixture
+def locust(tmp_path: Path) -> Iterator[Locust]:
+    started = Locust(tmp_path)
+    yield started
+    started.end()
+
+
+def scenario(
+    folder: Path, url: str, load: str = 'kind = "closed_loop"\nusers = 1\nrequests = 2', name: str = "scraped"
+) -> str:
+    """A scenario file for an engine that is watched."""
+    file = folder / f"{name}.toml"
+    locustfile = "chat_staged" if "staged" in load else "chat"
+    file.write_text(
+        f'[tool.locust]\nlocustfile = "{ROOT}/locustfiles/{locustfile}.py"\n[scenario]\nname = "{name}"\n'
+        f'[engine]\nname = "simulated"\nbase_url = "{url}"\n[model]\nname = "m"\n[prompts]\nrepeat = true\n'
+        f'[monitor]\nengine_metrics_url = "{url}/metrics"\n[slo]\nttft_s = 0.06\n[load]\n{load}\n'
+    )
+    return str(file)
 
 
 def summary_in(out: Path) -> dict[str, Any]:

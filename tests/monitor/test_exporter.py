@@ -1,5 +1,6 @@
 """What a scrape shows is what the totals hold, worked out by hand."""
 
+import math
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,9 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.exporter import histogram_quantile
+from llmload.measure.exemplar import Exemplar
+from llmload.measure.histogram import Histogram
 from llmload.measure.record import (
     NS_PER_S,
     ErrorType,
@@ -131,11 +135,55 @@ def test_exact_quantiles_are_the_windows_as_in_the_summary() -> None:
     assert found["llmload_time_to_first_token_quantile_seconds", "p50"] == pytest.approx(0.4, rel=0.003)
 
 
-def test_the_ladder_is_that_of_the_documents() -> None:
-    ratios = [high / low for low, high in pairwise(LATENCY_S)]
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.3, 2.0], ids=["all alike", "close", "some", "wide"])
+def test_a_quantile_between_two_bounds_is_within_6_per_cent_of_the_summarys(spread: float) -> None:
+    chance = np.random.default_rng(7)
+    worst = 0.0
+    for middle_s in chance.uniform(np.log(0.002), np.log(20.0), 60):
+        values = np.clip(chance.lognormal(middle_s, spread, int(chance.integers(1, 400))), 0.001, 240.0)
+        values[: len(values) // 10] = chance.choice(values)  # a crowd, at the edge of a bucket or not
+        histogram = Histogram()
+        histogram.add_many(values)
+        counts = map(float, histogram.at_most_each(LATENCY_S))
+        buckets = [*zip(LATENCY_S, counts, strict=True), (math.inf, float(len(values)))]
+        for share in (0.5, 0.95, 0.99):
+            said = histogram.quantile(share)
+            assert said is not None
+            worst = max(worst, abs(histogram_quantile(share, buckets) / said - 1))
 
-    assert (len(LATENCY_S), LATENCY_S[0], LATENCY_S[-1]) == (69, 0.001, 240.0)
-    assert max(ratios) < 1.21
+    assert 0.0 < worst < 0.06
+
+
+def test_the_ladder_reaches_from_a_millisecond_to_what_a_timeout_allows() -> None:
+    assert max(high / low for low, high in pairwise(LATENCY_S)) < 1.0513
+    assert (len(LATENCY_S), LATENCY_S[0] < 0.00101, LATENCY_S[-1] > 240) == (250, True, True)
+
+
+def test_bounds_are_those_of_the_totals_own_buckets() -> None:
+    histogram = Histogram()
+    histogram.add_many(np.array([bound * factor for bound in LATENCY_S for factor in (1.0005, 0.9985)]))
+
+    below = histogram.at_most_each(LATENCY_S)
+
+    assert below == [2 * place + 1 for place in range(len(LATENCY_S))], "what is above a bound counted below it"
+    assert below == [histogram.at_most(bound) for bound in LATENCY_S]
+
+
+def test_the_slowest_requests_of_late_stand_beside_their_buckets_in_openmetrics_alone() -> None:
+    counted = totals()
+    counted.exemplars["ttft_s"].append(Exemplar(1e9, "r" * 120, 1.7e9))  # too long a name for OpenMetrics
+    snapshot = Snapshot(labels=LABELS, totals=counted, slo=SLO)
+    text = scraped(snapshot, accept="application/openmetrics-text; version=1.0.0")
+    found = {
+        family.name: [(sample.labels["le"], sample.exemplar) for sample in family.samples if sample.exemplar]
+        for family in open_metrics(text)
+    }
+
+    ((bound, ttft),) = found["llmload_time_to_first_token_seconds"]
+    assert (ttft.labels, ttft.value) == ({"request_id": "r"}, pytest.approx(0.4))
+    assert float(bound) >= 0.4 > LATENCY_S[LATENCY_S.index(float(bound)) - 1]
+    assert [len(found[f"llmload_{name}_seconds"]) for name in ("e2e_request_latency", "inter_token_latency")] == [1, 0]
+    assert "request_id" not in scraped(snapshot)
 
 
 def test_run_verdict_and_processes_are_said_with_their_labels() -> None:

@@ -18,5 +18,5 @@ def test_a_quantile_is_linear_between_the_bounds_of_its_bucket() -> None:
 def test_a_scrape_of_eight_workers_stays_within_milliseconds_of_processor_time() -> None:
     times_ms, series = scrape_ms()
 
-    assert 450 < series < 600
-    assert min(times_ms) < 12, "twice what it takes on a busy machine: the least is what the code costs"
+    assert 1_100 < series < 1_400
+    assert min(times_ms) < 6, "the least is what the code costs; the others are what else the machine did"
