@@ -31,7 +31,7 @@ DOORS = {
     "pydantic": {"scenario"},
     "pandas": {"report"},
     "prometheus_client": {"monitor", "engines"},
-    "numpy": {"measure", "wire"},
+    "numpy": {"measure", "wire", "report"},
     "click": {"cli"},
     "flask": {"swarm"},
     "flask_login": {"swarm"},

@@ -85,7 +85,8 @@ class RequestRecord:
     What one request did: readings of CLOCK_MONOTONIC in nanoseconds, token counts, and how it ended.
 
     `None` is unknown, 0 is zero. `chunk_ns` holds the arrival of every chunk with text (content, reasoning or
-    tool-call arguments); `chunk_tokens`, where the engine counted per chunk, the tokens of each.
+    tool-call arguments); `chunk_tokens`, where the engine counted per chunk, the tokens of each. `textless_ns` holds
+    the arrival of every other chunk with choices (the role, the finish), which some tools count; None is not kept.
     `started_ns` is when the request was due to be written, so a connection that had to be opened first counts;
     `done_ns` is the last byte of the answer, or the moment of failure.
     """
@@ -101,6 +102,7 @@ class RequestRecord:
     sent_ns: int | None = None
     chunk_ns: StampArray = field(default_factory=lambda: NO_CHUNKS)
     chunk_tokens: StampArray | None = None
+    textless_ns: StampArray | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
@@ -131,6 +133,11 @@ class RequestRecord:
     def chunk_gaps_ns(self) -> StampArray:
         """Start to first chunk, then chunk to chunk, in nanoseconds: the stamps in little space."""
         return np.diff(self.chunk_ns, prepend=self.started_ns)
+
+    @property
+    def textless_gaps_ns(self) -> StampArray | None:
+        """Start to first chunk without text, then from each to the next, in nanoseconds; None is not kept."""
+        return None if self.textless_ns is None else np.diff(self.textless_ns, prepend=self.started_ns)
 
     @property
     def tpot_s(self) -> float | None:

@@ -135,6 +135,7 @@ class RequestLog:
         if self._with_chunks:
             line["chunk_gaps_ns"] = record.chunk_gaps_ns
             line["chunk_tokens"] = record.chunk_tokens
+            line["textless_gaps_ns"] = record.textless_gaps_ns
         return line
 
 
@@ -146,13 +147,14 @@ def read_records(folder: RunFolder, name: str) -> Iterator[RequestRecord] | None
 
 def record_of(line: Mapping[str, Any]) -> RequestRecord:
     """Return the record that a line was written from; without its chunks, if those were not kept."""
-    error, gaps = line["error"], line.get("chunk_gaps_ns")
+    error, gaps, textless = line["error"], line.get("chunk_gaps_ns"), line.get("textless_gaps_ns")
     return RequestRecord(
         **{name: line[name] for name in _SAME_IN_LINE},
         outcome=Outcome(line["outcome"]),
         token_source=TokenSource(line["token_source"]),
         stamp_source=StampSource(line["stamp_source"]),
         chunk_ns=stamps_of(line["started_ns"], gaps) if gaps else NO_CHUNKS,
+        textless_ns=None if textless is None else stamps_of(line["started_ns"], textless),
         error=None if error is None else RequestError(**{**error, "type": ErrorType(error["type"])}),
     )
 

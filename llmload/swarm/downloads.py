@@ -19,7 +19,7 @@ LINKS: Final = [
     {"href": "./llm/download/requests.jsonl", "title": "Download LLM requests (JSON lines)"},
 ]
 _LINES_AT_A_TIME: Final = 200
-_NOT_SINGLE: Final = {"error", "chunk_gaps_ns", "chunk_tokens"}
+_NOT_SINGLE: Final = {"error", "chunk_gaps_ns", "chunk_tokens", "textless_gaps_ns"}
 
 
 def add(pages: Blueprint, guarded: Callable[..., Any], steering: Callable[[], Steering | None]) -> None:

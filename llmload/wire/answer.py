@@ -42,10 +42,11 @@ class Answer:
     becomes `error`. The first error stays.
     """
 
-    __slots__ = ("chunk_ns", "error", "finish_reason", "finished", "said_done", "whole")
+    __slots__ = ("chunk_ns", "error", "finish_reason", "finished", "said_done", "textless_ns", "whole")
 
     def __init__(self) -> None:
         self.chunk_ns = array("q")
+        self.textless_ns = array("q")
         self.finish_reason: str | None = None
         self.finished = False
         self.said_done = False
@@ -96,7 +97,11 @@ class Answer:
 
     def stamps(self) -> StampArray:
         """Return the arrivals of chunks with text, in monotonic ns."""
-        return np.array(self.chunk_ns, dtype=np.int64) if self.chunk_ns else NO_CHUNKS
+        return _stamps(self.chunk_ns)
+
+    def textless_stamps(self) -> StampArray:
+        """Return the arrivals of chunks with choices but no text, in monotonic ns."""
+        return _stamps(self.textless_ns)
 
     def _understand(self, arrived_ns: int, kind: bytes, data: bytes) -> str | None:
         try:
@@ -147,6 +152,10 @@ class Dialect(Protocol):
 
     def answer(self) -> Answer:
         """Return the answer to a request, before anything of it came."""
+
+
+def _stamps(moments_ns: "array[int]") -> StampArray:
+    return np.array(moments_ns, dtype=np.int64) if moments_ns else NO_CHUNKS
 
 
 def _unreadable(what: str, data: bytes) -> RequestError:

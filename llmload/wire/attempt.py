@@ -132,6 +132,7 @@ def _record(request: Request, attempt: Attempt, retried: int) -> RequestRecord:
         outcome=outcome,
         chunk_ns=answer.stamps(),
         chunk_tokens=answer.chunk_tokens(),
+        textless_ns=answer.textless_stamps(),
         prompt_tokens=counts.prompt,
         output_tokens=counts.output,
         cached_tokens=counts.cached,

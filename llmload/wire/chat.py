@@ -80,7 +80,8 @@ class ChatAnswer(Answer):
 
     def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
         text: Any = None
-        for choice in chunk.get("choices") or ():
+        choices = chunk.get("choices") or ()
+        for choice in choices:
             text = text or _text_of(choice)
             self._take_finish(choice.get("finish_reason"))
         usage = chunk.get("usage")
@@ -92,6 +93,8 @@ class ChatAnswer(Answer):
             total = count_in(usage, "completion_tokens")
             if total is not None:
                 self._totals.append(total)
+        elif choices:
+            self.textless_ns.append(arrived_ns)
         return text if isinstance(text, str) and not usage and not self.finished else None
 
     def _take_whole(self, answer: dict[str, Any]) -> None:

@@ -23,7 +23,8 @@ def chat_event(delta: dict[str, Any], finish_reason: str | None = None, **more: 
 
 
 def facts(answer: Answer) -> tuple[Any, ...]:
-    return answer.chunk_ns.tolist(), answer.counts(), answer.finish_reason, answer.finished, answer.error
+    moments = answer.chunk_ns.tolist(), answer.textless_ns.tolist()
+    return *moments, answer.counts(), answer.finish_reason, answer.finished, answer.error
 
 
 def by_frames(answer: Answer, pieces: list[bytes]) -> tuple[Any, ...]:
@@ -79,6 +80,21 @@ def test_an_event_in_a_known_frame_is_not_decoded(monkeypatch: pytest.MonkeyPatc
     body.take(3, chat_event({"content": "two"}))
 
     assert answer.chunk_ns.tolist() == [2, 3]
+
+
+def test_role_and_finish_have_times_of_their_own_and_the_usage_has_none() -> None:
+    answer = ChatAnswer()
+    by_decoding(
+        answer,
+        [
+            chat_event({"role": "assistant", "content": ""}),
+            chat_event({"content": "one"}),
+            chat_event({}, "stop"),
+            b'data: {"choices": [], "usage": {"completion_tokens": 1}}\n\n',
+        ],
+    )
+
+    assert (answer.stamps().tolist(), answer.textless_stamps().tolist()) == ([1], [0, 2])
 
 
 @pytest.mark.parametrize(
