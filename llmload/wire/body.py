@@ -1,5 +1,8 @@
 """How the body of a response becomes an answer: a stream of events, one object, or an error's text."""
 
+import time
+from array import array
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from llmload.measure.record import ErrorType
@@ -16,8 +19,8 @@ _NOT_PLAIN: Final = b'"\\\r\n'
 class Body(Protocol):
     """What takes the pieces of a body, each with the monotonic ns of its arrival, and then its end."""
 
-    def take(self, arrived_ns: int, piece: bytes) -> None:
-        """Take the next piece."""
+    def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:
+        """Take the next pieces until this monotonic ns, at least one of them; return how many were taken."""
 
     def end(self) -> None:
         """Take the end, which may have come early."""
@@ -28,8 +31,8 @@ class EventsBody:
     A body of server-sent events; each has the stamp of the read that completed it.
 
     Neighbouring events differ in nothing but their text. So a piece that was one event, and said nothing but a
-    text, leaves its frame: the bytes before and after that text. A later piece in the same frame, whose text is
-    plain, says the same and is counted without being decoded.
+    text, leaves its frame: the bytes before and after that text. Later pieces in the same frame, whose texts are
+    plain, say the same and are counted without being decoded, many in a few steps.
     """
 
     __slots__ = ("_after", "_answer", "_before", "_chunk_ns", "_decoder")
@@ -40,19 +43,51 @@ class EventsBody:
         self._decoder = EventDecoder()
         self._before = self._after = _NO_FRAME
 
-    def take(self, arrived_ns: int, piece: bytes) -> None:
-        """Take the next piece."""
-        decoder = self._decoder
-        if decoder.at_boundary and piece.startswith(self._before) and piece.endswith(self._after):
-            text = piece[len(self._before) : -len(self._after)]
+    def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:
+        """Take the next pieces until this monotonic ns, at least one of them; return how many were taken."""
+        place = 0
+        while place < len(pieces):
+            place += self._take_alike(stamps, pieces, place)
+            if place < len(pieces):
+                self._take(stamps[place], pieces[place])
+                place += 1
+                if time.monotonic_ns() >= until_ns:
+                    break
+        return place
+
+    def _take_alike(self, stamps: "array[int]", pieces: Sequence[bytes], first: int) -> int:
+        """Take the pieces from the first on that stand in the frame; return how many."""
+        texts = self._texts(pieces, first) if self._decoder.at_boundary else []
+        whole = b"".join(texts)
+        if b"" not in texts and whole.translate(None, _NOT_PLAIN) == whole:
+            self._chunk_ns.extend(stamps[first : first + len(texts)])
+            return len(texts)
+        for place, text in enumerate(texts, start=first):
             if text and text.translate(None, _NOT_PLAIN) == text:
-                self._chunk_ns.append(arrived_ns)
-                return
-        alone = decoder.at_boundary
-        events = decoder.feed(piece)
+                self._chunk_ns.append(stamps[place])
+            else:
+                self._take(stamps[place], pieces[place])
+                if not self._decoder.at_boundary:
+                    return place + 1 - first
+        return len(texts)
+
+    def _texts(self, pieces: Sequence[bytes], first: int) -> list[bytes]:
+        """Return the text of each piece from the first on, as far as they begin and end with the frame."""
+        before, after = self._before, self._after
+        begin, end = len(before), -len(after)
+        texts = []
+        for piece in pieces[first:] if first else pieces:
+            if not (piece.startswith(before) and piece.endswith(after)):
+                break
+            texts.append(piece[begin:end])
+        return texts
+
+    def _take(self, arrived_ns: int, piece: bytes) -> None:
+        alone = self._decoder.at_boundary
+        events = self._decoder.feed(piece)
         for kind, data in events:
             said = self._answer.take_event(arrived_ns, kind, data)
-            if said and alone and len(events) == 1 and decoder.at_boundary:
+            if said and alone and len(events) == 1 and self._decoder.at_boundary:
                 self._learn(piece, said.encode("utf-8", "replace"))
 
     def end(self) -> None:
@@ -74,9 +109,10 @@ class JsonBody:
         self._response = response
         self._pieces: list[bytes] = []
 
-    def take(self, arrived_ns: int, piece: bytes) -> None:  # noqa: ARG002 - an object has no moments of its own
-        """Take the next piece."""
-        self._pieces.append(piece)
+    def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an object has no moments of its own
+        """Take the next pieces; return how many were taken: all."""
+        self._pieces.extend(pieces)
+        return len(pieces)
 
     def end(self) -> None:
         """Take the end, and understand the whole where it is one."""
@@ -94,10 +130,12 @@ class RefusedBody:
         self._response = response
         self._text = bytearray()
 
-    def take(self, arrived_ns: int, piece: bytes) -> None:  # noqa: ARG002 - an error has no moments of its own
-        """Take the next piece."""
-        if len(self._text) < _ERROR_BYTES:
-            self._text += piece
+    def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an error has no moments of its own
+        """Take the next pieces; return how many were taken: all, of which a little is kept."""
+        for piece in pieces:
+            if len(self._text) < _ERROR_BYTES:
+                self._text += piece
+        return len(pieces)
 
     def end(self) -> None:
         """Take the end, and say what is wrong."""
@@ -125,7 +163,7 @@ def body_of(response: Response, answer: Answer) -> Body:
 
 def _guess(response: Response) -> str:
     """Guess the type of a body that came without one, by its first bytes."""
-    start = b"".join(piece for _, piece in response.pieces)[:64].lstrip()
+    start = b"".join(response.pieces)[:64].lstrip()
     if start.startswith((b"{", b"[")):
         return "application/json"
     if start.startswith((b"data:", b"event:", b"id:", b":")):

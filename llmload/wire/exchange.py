@@ -208,19 +208,13 @@ class Exchange:
             return True
         if self._body is None:
             self._body = body_of(response, self.answer)
-        take = self._body.take
         try:
-            while pieces:
-                arrived_ns, piece = pieces.popleft()
-                take(arrived_ns, piece)
-                if time.monotonic_ns() >= until_ns:
-                    break
+            taken = self._body.take_many(response.stamps, pieces, until_ns)
         except Exception as bug:
             _logger.exception("an answer could not be understood")
             self.answer.fail(request_error(ErrorType.CLIENT, repr(bug)))
-            pieces.clear()  # this runs in the hub: one bad answer must not end all the others
-        if not pieces:
-            response.waiting_bytes = 0
+            taken = len(pieces)  # this runs in the hub: one bad answer must not end all the others
+        response.forget(taken)
         return not pieces
 
     def _settle(self) -> None:

@@ -1,5 +1,6 @@
 """What events say, and that an event known by its frame says the same as one that was decoded."""
 
+from array import array
 from typing import Any
 
 import orjson
@@ -12,6 +13,7 @@ from llmload.wire.answer import Answer
 from llmload.wire.body import EventsBody
 from llmload.wire.chat import ChatAnswer, ChatDialect
 from llmload.wire.client import ClientSettings
+from llmload.wire.limits import FOREVER_NS
 from llmload.wire.stream import EventDecoder
 from llmload.wire.tgi import TgiAnswer, TgiDialect, generate_parameters
 from llmload.workload.conversation import Prompt, as_message
@@ -27,10 +29,14 @@ def facts(answer: Answer) -> tuple[Any, ...]:
     return *moments, answer.counts(), answer.finish_reason, answer.finished, answer.error
 
 
-def by_frames(answer: Answer, pieces: list[bytes]) -> tuple[Any, ...]:
+def by_frames(
+    answer: Answer, pieces: list[bytes], at_a_time: int = 1_000, until_ns: int = FOREVER_NS
+) -> tuple[Any, ...]:
     body = EventsBody(answer)
-    for moment, piece in enumerate(pieces):
-        body.take(moment, piece)
+    taken = 0
+    while taken < len(pieces):
+        batch = pieces[taken : taken + at_a_time]
+        taken += body.take_many(array("q", range(taken, taken + len(batch))), batch, until_ns)
     body.end()
     return facts(answer)
 
@@ -68,18 +74,19 @@ def test_frames_change_nothing(events: list[bytes], data: st.DataObject) -> None
     ends = sorted({sum(map(len, events[:number])) for number in range(len(events) + 1)} | set(cuts))
     pieces = [stream[start:end] for start, end in zip([0, *ends], [*ends, len(stream)], strict=True)]
 
-    assert by_frames(ChatAnswer(), pieces) == by_decoding(ChatAnswer(), pieces)
+    at_a_time = data.draw(st.sampled_from([1, 2, 3, 7, 1_000]))
+    until_ns = data.draw(st.sampled_from([0, FOREVER_NS]))
+    assert by_frames(ChatAnswer(), pieces, at_a_time, until_ns) == by_decoding(ChatAnswer(), pieces)
 
 
 def test_an_event_in_a_known_frame_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = ChatAnswer()
     body = EventsBody(answer)
-    body.take(1, chat_event({"content": ""}))
-    body.take(2, chat_event({"content": "one"}))
+    body.take_many(array("q", [1, 2]), [chat_event({"content": ""}), chat_event({"content": "one"})], FOREVER_NS)
     monkeypatch.setattr(ChatAnswer, "take_event", None)
-    body.take(3, chat_event({"content": "two"}))
+    body.take_many(array("q", [3, 4]), [chat_event({"content": text}) for text in ("two", "three")], FOREVER_NS)
 
-    assert answer.chunk_ns.tolist() == [2, 3]
+    assert answer.chunk_ns.tolist() == [2, 3, 4]
 
 
 def test_role_and_finish_have_times_of_their_own_and_the_usage_has_none() -> None:
