@@ -18,6 +18,8 @@ from llmload.wire.limits import FOREVER_NS, Limits
 from llmload.wire.reactor import Reactor
 from llmload.wire.response import Response
 
+_UNDERSTAND_FIRST_BYTES: Final = 2_048
+"""Soon at first, since only who understands notices that chunks wait together."""
 _UNDERSTAND_BYTES: Final = 16_384
 _MOST_WAITING_BYTES: Final = 65_536
 """A stream that comes faster than it is understood waits in the kernel: memory stays bounded."""
@@ -41,6 +43,7 @@ class Exchange:
         "_limits",
         "_queued",
         "_reactor",
+        "_understand_bytes",
         "_unstamped",
         "_waiter",
         "answer",
@@ -64,6 +67,7 @@ class Exchange:
         self._check_ns = FOREVER_NS
         self._body: Body | None = None
         self._waiter: Any = Waiter()
+        self._understand_bytes = _UNDERSTAND_FIRST_BYTES
         self._unstamped = False
         self._ended = False
         self._queued = False
@@ -157,15 +161,13 @@ class Exchange:
             if not connection.stamped:
                 self._unstamped = True
                 self._reactor.miss_stamp()
-            begun, waiting = response.headers_complete, len(response.pieces)
             response.feed(data, connection.arrived_ns)
             if response.complete:
                 self._end()
                 return
-            if begun and len(response.pieces) > waiting + 1:
-                self._reactor.found_together()
-            if response.waiting_bytes > _UNDERSTAND_BYTES and not self._queued:
+            if response.waiting_bytes > self._understand_bytes and not self._queued:
                 self._queue()
+                self._understand_bytes = _UNDERSTAND_BYTES
             if len(data) < READ_BYTES or response.waiting_bytes > _MOST_WAITING_BYTES:
                 return
 
@@ -180,6 +182,7 @@ class Exchange:
         self._reactor.written(self)
 
     def _take_end_of_connection(self) -> None:
+        self._parse()
         if self.response.feed_end():
             self._end()
         elif self.response.arrived_ns == 0:
@@ -204,6 +207,7 @@ class Exchange:
     def _understand(self, until_ns: int) -> bool:
         response = self.response
         pieces = response.pieces
+        self._parse()
         if not pieces:
             return True
         if self._body is None:
@@ -216,6 +220,17 @@ class Exchange:
             taken = len(pieces)  # this runs in the hub: one bad answer must not end all the others
         response.forget(taken)
         return not pieces
+
+    def _parse(self) -> None:
+        """Parse what was read; what is no HTTP ends the exchange."""
+        response = self.response
+        try:
+            response.parse()
+        except httptools.HttpParserError as error:
+            self._end(request_error(ErrorType.PROTOCOL, f"not HTTP: {error}"))
+        if response.together:
+            response.together = False
+            self._reactor.found_together()
 
     def _settle(self) -> None:
         """Judge the answer, and let the request's greenlet go on."""

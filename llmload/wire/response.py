@@ -6,6 +6,8 @@ from typing import Final
 import httptools
 
 _NO_BODY_OF_ITS_OWN: Final = range(100, 200)
+_MAY_BE_LAST: Final = b"\r\n\r\n"
+"""How the last read of a chunked body ends: with the empty line behind the last chunk, or a part of it alone."""
 
 
 class Response:
@@ -15,11 +17,18 @@ class Response:
     `pieces` holds what nobody has understood yet, and `stamps` the monotonic ns of each piece's arrival: whoever does
     calls `forget`, so a stream costs the memory of its stamps, not of its bytes. Two flat lists, since a tuple for
     every chunk would be one more object for the garbage collector to visit.
+
+    Within a chunked body, a read that cannot be the last waits unparsed until `parse`: many in a row are parsed at a
+    fraction of what each costs between two reads of other streams.
     """
 
     __slots__ = (
+        "_chunked",
         "_framed",
         "_parser",
+        "_says_chunked",
+        "_unparsed",
+        "_unparsed_stamps",
         "arrived_ns",
         "complete",
         "content_encoding",
@@ -30,6 +39,7 @@ class Response:
         "retry_after",
         "stamps",
         "status",
+        "together",
         "waiting_bytes",
     )
 
@@ -37,6 +47,8 @@ class Response:
         self.pieces: list[bytes] = []
         self.stamps = array("q")
         self.waiting_bytes = 0
+        self.together = False
+        """Whether a read brought more than one chunk."""
         self.arrived_ns = 0
         self.status = 0
         self.content_type = ""
@@ -46,11 +58,38 @@ class Response:
         self.complete = False
         self.keep_alive = False
         self._framed = False
+        self._says_chunked = False
+        self._chunked = False
+        self._unparsed: list[bytes] = []
+        self._unparsed_stamps = array("q")
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes, arrived_ns: int) -> None:
         """Take bytes as they came from the engine; raises `httptools.HttpParserError` where they are no HTTP."""
         self.arrived_ns = arrived_ns
+        if self._chunked and data[-4:] != _MAY_BE_LAST and len(data) >= len(_MAY_BE_LAST):
+            self._unparsed.append(data)
+            self._unparsed_stamps.append(arrived_ns)
+            self.waiting_bytes += len(data)
+            return
+        self.parse()
+        self._parse(data)
+        self._chunked = self._chunked or (self.headers_complete and self._says_chunked)
+
+    def parse(self) -> None:
+        """Parse what waits for it; raises `httptools.HttpParserError` where it is no HTTP."""
+        if not self._unparsed:
+            return
+        unparsed, stamps, last_ns = self._unparsed, self._unparsed_stamps, self.arrived_ns
+        pieces_before = len(self.pieces)
+        self._unparsed, self._unparsed_stamps = [], array("q")
+        self.waiting_bytes -= sum(map(len, unparsed))
+        for data, self.arrived_ns in zip(unparsed, stamps, strict=True):
+            self._parse(data)
+        self.arrived_ns = last_ns
+        self.together = self.together or len(self.pieces) - pieces_before > len(unparsed)
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -85,8 +124,11 @@ class Response:
                 self.content_encoding = value.decode("latin-1").strip().lower()
             case b"retry-after":
                 self.retry_after = value.decode("latin-1").strip()
-            case b"content-length" | b"transfer-encoding":
+            case b"content-length":
                 self._framed = True
+            case b"transfer-encoding":
+                self._framed = True
+                self._says_chunked = b"chunked" in value.lower()
 
     def on_headers_complete(self) -> None:
         """Learn the status; that of an interim answer is none."""
