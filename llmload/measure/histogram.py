@@ -16,6 +16,9 @@ _LEAST: Final = 1e-6
 _BUCKETS: Final = 5_600
 """Enough for 1e-6 to 1.3e6: a microsecond to two weeks, a token to a million."""
 
+_WAITING: Final = 64
+"""How many values, or arrays of them, wait to be sorted in together."""
+
 
 def bounds(least: float, most: float, every: int) -> tuple[float, ...]:
     """
@@ -45,16 +48,38 @@ class Histogram:
 
     Merging two histograms gives just what adding all their values to one would have given. `infinite` counts requests
     that never came to a value (failures); they enter only quantiles that ask for them.
+
+    Values wait until there are many or someone asks, and are sorted into buckets together.
     """
 
-    __slots__ = ("_counts", "infinite", "least", "most", "total")
+    __slots__ = ("_least", "_most", "_sorted", "_total", "_waiting", "_waiting_arrays", "infinite")
 
     def __init__(self) -> None:
-        self._counts: npt.NDArray[np.int64] = np.zeros(_BUCKETS, dtype=np.int64)
+        self._sorted: npt.NDArray[np.int64] = np.zeros(_BUCKETS, dtype=np.int64)
+        self._waiting: list[float] = []
+        self._waiting_arrays: list[npt.NDArray[np.float64]] = []
         self.infinite = 0
-        self.total = 0.0
-        self.least = math.inf
-        self.most = -math.inf
+        self._total = 0.0
+        self._least = math.inf
+        self._most = -math.inf
+
+    @property
+    def total(self) -> float:
+        """The exact sum."""
+        self._sort()
+        return self._total
+
+    @property
+    def least(self) -> float:
+        """The least value; infinite when empty."""
+        self._sort()
+        return self._least
+
+    @property
+    def most(self) -> float:
+        """The greatest value; minus infinity when empty."""
+        self._sort()
+        return self._most
 
     @property
     def count(self) -> int:
@@ -71,24 +96,37 @@ class Histogram:
         """Add one value; ValueError if it is negative or not finite."""
         if not 0 <= value < math.inf:
             raise ValueError(f"a histogram takes finite values from 0 on, not {value}")
-        self._counts[min(_place(value), _BUCKETS - 1)] += 1
-        self.total += value
-        self.least = min(self.least, value)
-        self.most = max(self.most, value)
+        self._waiting.append(value)
+        if len(self._waiting) >= _WAITING:
+            self._sort()
 
     def add_many(self, values: npt.NDArray[np.float64]) -> None:
-        """Add every value of an array; ValueError if one is negative or not finite."""
+        """Add every value of an array, which is the histogram's from then on; ValueError as for `add`."""
         if not len(values):
             return
-        least, most = float(values.min()), float(values.max())
-        if not (least >= 0 and most < math.inf):
-            raise ValueError(f"a histogram takes finite values from 0 on, not {least} to {most}")
+        if not (values.min() >= 0 and values.max() < math.inf):
+            raise ValueError(f"a histogram takes finite values from 0 on, not {values.min()} to {values.max()}")
+        self._waiting_arrays.append(values)
+        if len(self._waiting_arrays) >= _WAITING:
+            self._sort()
+
+    @property
+    def _counts(self) -> npt.NDArray[np.int64]:
+        """The count of each bucket, with everything sorted in."""
+        self._sort()
+        return self._sorted
+
+    def _sort(self) -> None:
+        if not (self._waiting or self._waiting_arrays):
+            return
+        values = np.concatenate((self._waiting, *self._waiting_arrays))
+        self._waiting, self._waiting_arrays = [], []
         buckets = (np.log(np.maximum(values, _LEAST) / _LEAST) / _LOG_RATIO).astype(np.int64) + 1
         buckets[values < _LEAST] = 0
-        np.add.at(self._counts, np.minimum(buckets, _BUCKETS - 1), 1)
-        self.total += float(values.sum())
-        self.least = min(self.least, least)
-        self.most = max(self.most, most)
+        self._sorted += np.bincount(np.minimum(buckets, _BUCKETS - 1), minlength=_BUCKETS)
+        self._total += float(values.sum())
+        self._least = min(self._least, float(values.min()))
+        self._most = max(self._most, float(values.max()))
 
     def add_infinite(self, count: int = 1) -> None:
         """Count requests that never came to a value."""
@@ -98,22 +136,22 @@ class Histogram:
         """Add everything that the other histogram holds."""
         if other.least <= other.most:  # most buckets lie outside what was seen: a sum over many processes is cheap
             used = slice(min(max(0, _place(other.least) - 1), _BUCKETS - 1), _place(other.most) + 2)
-            self._counts[used] += other._counts[used]
+            self._sorted[used] += other._counts[used]
         self.infinite += other.infinite
-        self.total += other.total
-        self.least = min(self.least, other.least)
-        self.most = max(self.most, other.most)
+        self._total += other.total
+        self._least = min(self._least, other.least)
+        self._most = max(self._most, other.most)
 
     def since(self, earlier: Self) -> Self:
         """Return what was added since an earlier copy; its least and greatest are to within a bucket."""
         part = type(self)()
-        part._counts = self._counts - earlier._counts
+        part._sorted = self._counts - earlier._counts
         part.infinite = self.infinite - earlier.infinite
-        part.total = self.total - earlier.total
-        used = np.flatnonzero(part._counts)
+        part._total = self.total - earlier.total
+        used = np.flatnonzero(part._sorted)
         if len(used):
-            part.least = 0.0 if used[0] == 0 else _LEAST * RATIO ** (int(used[0]) - 1)
-            part.most = _LEAST * RATIO ** int(used[-1])
+            part._least = 0.0 if used[0] == 0 else _LEAST * RATIO ** (int(used[0]) - 1)
+            part._most = _LEAST * RATIO ** int(used[-1])
         return part
 
     def quantile(self, share: float, *, with_infinite: bool = False) -> float | None:
@@ -169,9 +207,9 @@ class Histogram:
         used = message["used"]
         packed = zlib.decompress(message["counts"])
         buckets = np.cumsum(np.frombuffer(packed, dtype="<u2", count=used).astype(np.int64))
-        self._counts[buckets] = np.frombuffer(packed, dtype="<u8", offset=2 * used).astype(np.int64)
+        self._sorted[buckets] = np.frombuffer(packed, dtype="<u8", offset=2 * used).astype(np.int64)
         self.infinite = message["infinite"]
-        self.total = message["total"]
+        self._total = message["total"]
         if used:
-            self.least, self.most = message["least"], message["most"]
+            self._least, self._most = message["least"], message["most"]
         return self

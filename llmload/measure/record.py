@@ -127,12 +127,16 @@ class RequestRecord:
     @property
     def itl_s(self) -> npt.NDArray[np.float64]:
         """Inter-token latencies: every gap between neighbouring chunks with text."""
-        return np.diff(self.chunk_ns) / NS_PER_S
+        return (self.chunk_ns[1:] - self.chunk_ns[:-1]) / NS_PER_S
 
     @property
     def chunk_gaps_ns(self) -> StampArray:
         """Start to first chunk, then chunk to chunk, in nanoseconds: the stamps in little space."""
-        return np.diff(self.chunk_ns, prepend=self.started_ns)
+        chunk_ns = self.chunk_ns
+        gaps_ns = chunk_ns.copy()
+        gaps_ns[:1] -= self.started_ns
+        gaps_ns[1:] -= chunk_ns[:-1]
+        return gaps_ns
 
     @property
     def textless_gaps_ns(self) -> StampArray | None:
@@ -166,7 +170,8 @@ class RequestRecord:
     @property
     def coalesced_chunks(self) -> int:
         """Chunks with text that share a read, and so its stamp, with the chunk before them."""
-        return int(np.count_nonzero(np.diff(self.chunk_ns) == 0)) if len(self.chunk_ns) > 1 else 0
+        chunk_ns = self.chunk_ns
+        return int(np.count_nonzero(chunk_ns[1:] == chunk_ns[:-1]))
 
 
 def stamps_of(started_ns: int, chunk_gaps_ns: Sequence[int]) -> StampArray:

@@ -43,6 +43,8 @@ class Window:
             return float(self.holds(record.done_ns))
         if self.start_ns is None:
             return 0.0
+        if self.holds(record.started_ns) and self.holds(record.done_ns):
+            return 1.0
         inside = record.chunk_ns >= self.start_ns
         if self.end_ns is not None:
             inside &= record.chunk_ns <= self.end_ns
