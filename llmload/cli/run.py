@@ -23,9 +23,16 @@ from llmload.scenario.shipped import find_scenario
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the scenario: load.warmup_s=5.")
 @click.option("--processes", type=int, help="Worker processes on this machine; -1 for one a core.")
 @click.option("--out", metavar="DIR", help="Where the run folder is made, instead of the scenario's place.")
+@click.option("--metrics-port", metavar="PORT", help="Port of /metrics for Prometheus, or off; 9646 unless told.")
+@click.option(
+    *("--linger", "--llmload-linger", "llmload_linger"),
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="After the run, serve /metrics until scraped once more, but no longer than this.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
 @click.option("--web", is_flag=True, help="Open Locust's web UI on 127.0.0.1:8089 instead of running at once.")
-def run(scenario: str, *, as_json: bool, web: bool, settings: tuple[str, ...], **changes: str | int | None) -> None:
+def run(scenario: str, *, as_json: bool, web: bool, settings: tuple[str, ...], **changes: str | float | None) -> None:
     """
     Run SCENARIO, a file or the name of one that comes with llmload, and pass on Locust's exit code.
 
@@ -37,6 +44,7 @@ def run(scenario: str, *, as_json: bool, web: bool, settings: tuple[str, ...], *
       llmload run lima-speed --engine vllm --base-url http://127.0.0.1:8000 --model my-model --prompts lima
       llmload run scenarios/lima-throughput.toml --users 32 --run-time 5m --processes 2
       llmload run demo --base-url http://127.0.0.1:8100 --set load.warmup_s=0 --set request.max_tokens=16
+      llmload run demo --base-url http://127.0.0.1:8100 --metrics-port 9647 --linger 1
     """
     arguments = locust_arguments(find_scenario(scenario), changes, settings, as_json=as_json, web=web)
     click.echo(f"$ {shlex.join(['locust', *arguments])}", err=True)

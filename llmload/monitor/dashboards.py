@@ -89,7 +89,7 @@ def _panel(panel: Panel) -> Any:
         drawn = drawn.decimals(panel.decimals)
     for letter, (legend, expression) in zip(string.ascii_uppercase, panel.queries.items(), strict=False):
         query = prometheus.Dataquery().ref_id(letter).expr(expression).legend_format(legend).range()
-        drawn = drawn.with_target(query.format(_format(panel)))
+        drawn = drawn.with_target(query.format(_format(panel)).exemplar(panel.exemplars))
     return drawn
 
 

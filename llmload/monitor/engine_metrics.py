@@ -2,12 +2,14 @@
 
 import csv
 import logging
+import ssl
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from llmload.errors import ConfigError
 from llmload.measure.totals import RunTotals
 from llmload.monitor.series import ENGINE, GPU, Series, read
 from llmload.scenario.monitor import Monitor
@@ -16,6 +18,7 @@ TIMEOUT_S: Final = 2.0
 MOST_BYTES: Final = 16_000_000
 ENGINE_FILE, GPU_FILE = "engine_metrics.csv", "gpu_metrics.csv"
 _MIB_PER_GIB: Final = 1024
+_BYTES_PER_GIB: Final = 2**30
 _MJ_PER_J: Final = 1000
 logger = logging.getLogger(__name__)
 
@@ -23,8 +26,10 @@ logger = logging.getLogger(__name__)
 class Source:
     """One address: what it says of itself goes to a file, a line a sample and part, and is kept to be summed up."""
 
-    def __init__(self, url: str, table: Sequence[Series], file: Path, by: str = "") -> None:
-        self._url, self._table, self._file, self._by = url, table, file, by
+    def __init__(
+        self, url: str, table: Sequence[Series], file: Path, by: str = "", tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._url, self._table, self._file, self._by, self._tls = url, table, file, by, tls
         self._names = [series.name for series in table]
         self._first: dict[str, dict[str, float]] = {}
         self._last: dict[str, dict[str, float]] = {}
@@ -34,7 +39,7 @@ class Source:
     def sample(self) -> None:
         """Read once; an address that does not answer is no error of the run."""
         try:
-            with urllib.request.urlopen(self._url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - the scenario allows http and https only
+            with urllib.request.urlopen(self._url, timeout=TIMEOUT_S, context=self._tls) as answer:  # noqa: S310 - the scenario allows http and https only
                 text = answer.read(MOST_BYTES).decode("utf-8", "replace")
         except Exception as error:  # noqa: BLE001 - whatever speaks there must not end the run
             if not self.failed_reads:
@@ -77,10 +82,13 @@ class Source:
 class EngineWatch:
     """Reads all addresses of a scenario; `sample` before the first request and after the last, `watch` between."""
 
-    def __init__(self, monitor: Monitor, folder: Path) -> None:
+    def __init__(self, monitor: Monitor, folder: Path, *, ca_file: str | None = None, verify_tls: bool = True) -> None:
+        """Prepare; whoever speaks https proves itself as the engine does. ConfigError for a CA file of no use."""
+        urls = [*monitor.engine_metrics_url, *filter(None, [monitor.dcgm_url])]
+        tls = _tls(ca_file, verify_tls) if any(url.startswith("https:") for url in urls) else None
         self._interval_s = monitor.interval_s
-        self._engines = [Source(url, ENGINE, folder / ENGINE_FILE) for url in monitor.engine_metrics_url]
-        self._gpus = [Source(monitor.dcgm_url, GPU, folder / GPU_FILE, by="gpu")] if monitor.dcgm_url else []
+        self._engines = [Source(url, ENGINE, folder / ENGINE_FILE, tls=tls) for url in monitor.engine_metrics_url]
+        self._gpus = [Source(monitor.dcgm_url, GPU, folder / GPU_FILE, by="gpu", tls=tls)] if monitor.dcgm_url else []
 
     def sample(self) -> None:
         """Read every address once."""
@@ -97,12 +105,27 @@ class EngineWatch:
             time.sleep(max(0.0, due_s - time.monotonic()))
             self.sample()
 
-    def summary(self, totals: RunTotals) -> dict[str, Any]:
-        """Return what `summary.json` says of engine and GPUs, each None where the scenario names no address."""
+    def summary(self, totals: RunTotals, memory_estimate: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """
+        Return what `summary.json` says of engine and GPUs, each None where the scenario names no address.
+
+        `memory_estimate` is what sizing expects on each GPU, in bytes, by what it is for.
+        """
         return {
             "engine_metrics": engine_summary(self._engines, totals) if self._engines else None,
-            "gpu_metrics": gpu_summary(self._gpus, totals) if self._gpus else None,
+            "gpu_metrics": gpu_summary(self._gpus, totals, memory_estimate) if self._gpus else None,
         }
+
+
+def _tls(ca_file: str | None, verify_tls: bool) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"engine.ca_file: {ca_file} cannot be used: {error.strerror or error}") from None
+    if not verify_tls:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def engine_summary(engines: Sequence[Source], totals: RunTotals) -> dict[str, Any]:
@@ -134,15 +157,22 @@ def engine_summary(engines: Sequence[Source], totals: RunTotals) -> dict[str, An
     }
 
 
-def gpu_summary(gpus: Sequence[Source], totals: RunTotals) -> dict[str, Any]:
-    """Return what the run took of the GPUs, added up over them."""
+def gpu_summary(
+    gpus: Sequence[Source], totals: RunTotals, memory_estimate: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Return what the run took of the GPUs, added up over them; the estimate is multiplied by how many there are."""
     energy_mj, memory_mib = _grown(gpus, "energy_mj"), _summed(gpus, "memory_used_mib")
     energy_j = None if energy_mj is None else energy_mj / _MJ_PER_J
+    count = sum(len(source.most("memory_used_mib")) for source in gpus)
+    parts = None if not memory_estimate or not count else memory_estimate
+    needed = None if parts is None else sum(size for part, size in parts.items() if part != "kv_cache")
     return {
         "samples": sum(source.samples for source in gpus),
         "failed_reads": sum(source.failed_reads for source in gpus),
-        "gpus": sum(len(source.most("memory_used_mib")) for source in gpus),
+        "gpus": count,
         "memory_used_max_gib": None if memory_mib is None else memory_mib / _MIB_PER_GIB,
+        "memory_estimate_gib": None if needed is None else needed * count / _BYTES_PER_GIB,
+        "memory_estimate_with_kv_cache_gib": None if parts is None else sum(parts.values()) * count / _BYTES_PER_GIB,
         "power_max_w": _summed(gpus, "power_w"),
         "energy_j": energy_j,
         "energy_j_per_output_token": None

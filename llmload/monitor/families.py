@@ -47,6 +47,8 @@ class Snapshot:
     users: Mapping[str, int] = field(default_factory=dict)
     workers: Mapping[str, int] = field(default_factory=dict)
     cpu_ratio: Mapping[str, float] = field(default_factory=dict)
+    memory_estimate_bytes: Mapping[str, float] = field(default_factory=dict)
+    """What sizing expects on each GPU, by what it is for; empty where model or GPU is not known."""
     level: Level | None = None
 
 
@@ -145,6 +147,13 @@ FAMILIES: Final = (
         label="worker",
         text="CPU of each llmload process, 1 is a whole core; near 1 it sends and counts late.",
         read=lambda s: s.cpu_ratio,
+    ),
+    Family(
+        name="llmload_gpu_memory_estimate_bytes",
+        kind="gauge",
+        label="part",
+        text="What sizing expects on each GPU: weights, overhead, KV cache; absent where model or GPU is not known.",
+        read=lambda s: s.memory_estimate_bytes,
     ),
     Family(
         name="llmload_verdict",

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 RATE: Final = "$__rate_interval"
+RECORDED: Final = "30s"
+"""What the recording rules look back on; whatever stands beside them looks back as far, or a ramp looks like a gap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +18,8 @@ class Panel:
     queries: dict[str, str]
     kind: Literal["stat", "lines", "heatmap"] = "lines"
     decimals: int | None = None
+    exemplars: bool = False
+    """Whether the slowest requests are shown as points of their own."""
     needs: Literal["llmload", "engine", "gpu"] = "llmload"
     """Whose series it shows: without them it stays empty, which is no fault."""
 
@@ -26,8 +30,8 @@ def quantile(share: float, name: str) -> str:
 
 
 def mean(name: str) -> str:
-    """Return the exact mean of a histogram over the last interval."""
-    return f"sum(rate({name}_sum[{RATE}])) / sum(rate({name}_count[{RATE}]))"
+    """Return the exact mean of a histogram over as long as the engine's recorded means look back."""
+    return f"sum(rate({name}_sum[{RECORDED}])) / sum(rate({name}_count[{RECORDED}]))"
 
 
 def _quantiles(name: str) -> dict[str, str]:
@@ -90,7 +94,7 @@ _CLIENT: Final = (
         text="Output tokens/s by the client's count (of answers that ended) and by the engine's own counter.",
         unit="short",
         queries={
-            "client": f"sum(rate(llmload_output_tokens_total[{RATE}]))",
+            "client": f"sum(rate(llmload_output_tokens_total[{RECORDED}]))",
             "engine": "sum(engine:output_tokens:rate30s)",
         },
     ),
@@ -107,19 +111,24 @@ _CLIENT: Final = (
     ),
     Panel(
         title="Errors",
-        text="Failed requests a second, by type.",
+        text="Failed requests a second, all and by the types that have come up.",
         unit="reqps",
-        queries={"{{error_type}}": f"sum by (error_type) (rate(llmload_request_errors_total[{RATE}]))"},
+        queries={
+            "all": f"sum(rate(llmload_request_errors_total[{RATE}]))",
+            "{{error_type}}": f"sum by (error_type) (rate(llmload_request_errors_total[{RATE}])) "
+            "and sum by (error_type) (llmload_request_errors_total) > 0",
+        },
     ),
     Panel(
         title="Time to first token",
         text="Quantiles of answers that ended, within 6 %, since buckets are 5 % wide; the report's are closer.",
         unit="s",
         queries=_quantiles(TTFT),
+        exemplars=True,
     ),
     Panel(
         title="Time to first token: gap of client and engine",
-        text="Exact means; the gap is network, proxy and the client's queue. Quantiles would differ by bucketing.",
+        text="Exact means; the gap is network, proxy, client's queue. The client counts at an answer's end and lags.",
         unit="s",
         queries={
             "client mean": mean(TTFT),
@@ -183,9 +192,13 @@ _GPU: Final = (
     ),
     Panel(
         title="GPU memory",
-        text="Memory in use on each GPU; hold it against what `llmload vram` estimates.",
-        unit="decmbytes",
-        queries={"GPU {{gpu}}": "DCGM_FI_DEV_FB_USED * 1.048576"},
+        text="Memory in use on each GPU, and what sizing expects of the scenario's model on such GPUs, if known.",
+        unit="bytes",
+        queries={
+            "GPU {{gpu}}": "DCGM_FI_DEV_FB_USED * 1048576",
+            "estimate: weights, overhead": 'sum(max by (part) (llmload_gpu_memory_estimate_bytes{part!="kv_cache"}))',
+            "estimate: with KV cache": "sum(max by (part) (llmload_gpu_memory_estimate_bytes))",
+        },
         needs="gpu",
     ),
     Panel(

@@ -1,11 +1,11 @@
-"""A measured speed beside what the GPU's memory bandwidth allows."""
+"""A measured speed beside what the GPU's memory bandwidth allows, a load beside what its memory holds."""
 
 from typing import Any, Final
 
 from llmload.errors import ConfigError
 from llmload.scenario import Scenario
 from llmload.vram.catalogue import load_model
-from llmload.vram.fit import default_format, fit, pool_warning
+from llmload.vram.fit import Fit, default_format, fit, pool_warning
 from llmload.vram.gpus import find_gpu
 from llmload.vram.model import ModelSpec
 from llmload.vram.plan import plan_deployment
@@ -35,20 +35,50 @@ def bandwidth_use(scenario: Scenario, request_output_tokens_per_s: float | None)
 
 def memory_warning(scenario: Scenario, tokens_a_request: int) -> str | None:
     """Return what to tell before a load that may not fit the KV cache; None where it does, or nothing is known."""
-    deployment, users = scenario.deployment, getattr(scenario.load, "users", None)
-    if not deployment.gpu or users is None:
+    users = getattr(scenario.load, "users", None)
+    if users is None:
         return None
     try:
-        planned = plan_deployment(
-            _model_of(scenario),
-            find_gpu(deployment.gpu),
-            count=deployment.gpus or 1,
-            tensor=deployment.tensor_parallel,
-            weight_format=FORMATS[deployment.precision] if deployment.precision else None,
-        )
-        return pool_warning(fit(planned), users, tokens_a_request)
+        found = _fit_of(scenario)
+        return None if found is None else pool_warning(found, users, tokens_a_request)
     except ConfigError:
         return None
+
+
+def memory_estimate(scenario: Scenario) -> dict[str, float] | None:
+    """
+    Return the bytes that sizing expects on each GPU: `weights`, `overhead`, and `kv_cache`, which fills the rest.
+
+    Of a pipeline, those of its tightest stage. None where the catalogue does not have the GPU or the model, or where
+    the weights alone are too much.
+    """
+    try:
+        found = _fit_of(scenario)
+    except ConfigError:
+        return None
+    if found is None or found.tightest.pool_bytes.best < 0:
+        return None
+    stage = found.tightest
+    return {
+        "weights": stage.weights_bytes.best,
+        "overhead": stage.overhead.total_bytes.best,
+        "kv_cache": stage.pool_bytes.best,
+    }
+
+
+def _fit_of(scenario: Scenario) -> Fit | None:
+    """The scenario's deployment as sizing sees it; None without a GPU, ConfigError where something is not known."""
+    deployment = scenario.deployment
+    if not deployment.gpu:
+        return None
+    planned = plan_deployment(
+        _model_of(scenario),
+        find_gpu(deployment.gpu),
+        count=deployment.gpus or 1,
+        tensor=deployment.tensor_parallel,
+        weight_format=FORMATS[deployment.precision] if deployment.precision else None,
+    )
+    return fit(planned)
 
 
 def _model_of(scenario: Scenario) -> ModelSpec:

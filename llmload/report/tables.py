@@ -7,6 +7,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llmload.report.watched import watched
+
 UNKNOWN: Final = "n/a"
 PLAIN_WIDTH: Final = 120
 LATENCIES: Final = {"TTFT": "ttft_s", "ITL": "itl_s", "TPOT": "tpot_s", "e2e latency": "e2e_s"}
@@ -35,7 +37,7 @@ def milliseconds(value_s: float | None) -> str:
 
 def run_report(summary: Mapping[str, Any]) -> RenderableType:
     """Return the verdict, the figures and the latencies of a run."""
-    return Group(_title(summary), _figures(summary), _latencies(summary), *_verdict(summary))
+    return Group(_title(summary), _figures(summary), _latencies(summary), *watched(summary), *_verdict(summary))
 
 
 def _title(summary: Mapping[str, Any]) -> Text:

@@ -10,7 +10,7 @@ from llmload.scenario.shipped import shipped_locustfile
 
 def locust_arguments(
     scenario: Path,
-    changes: Mapping[str, str | int | None],
+    changes: Mapping[str, str | float | None],
     settings: Sequence[str] = (),
     *,
     as_json: bool = False,

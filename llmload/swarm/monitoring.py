@@ -101,6 +101,7 @@ class Monitoring:
             users={"running": runner.user_count, "target": runner.target_user_count},
             workers=_workers(runner),
             cpu_ratio=_cpu_ratio(runner),
+            memory_estimate_bytes=(None if steering is None else steering.memory_estimate) or {},
             level=steering.verdict(totals).level if steering is not None and judged else None,
         )
 

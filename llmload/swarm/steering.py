@@ -14,7 +14,7 @@ from llmload.measure.record import METRICS_VERSION
 from llmload.measure.totals import RunTotals
 from llmload.measure.verdict import Level, Reason, Verdict, judge
 from llmload.monitor.engine_metrics import EngineWatch
-from llmload.report.plausibility import bandwidth_use
+from llmload.report.plausibility import bandwidth_use, memory_estimate
 from llmload.report.run_folder import MANIFEST, SUMMARY, RunFolder, new_run_id
 from llmload.report.summary import figures, summarise
 from llmload.scenario import Scenario
@@ -58,7 +58,11 @@ class Steering:
         self._workers = workers
         self.started_unix_s = time.time()
         self.ended_unix_s: float | None = None
-        self.engine_watch = EngineWatch(scenario.monitor, self.folder.path)
+        engine = scenario.engine
+        self.engine_watch = EngineWatch(
+            scenario.monitor, self.folder.path, ca_file=engine.ca_file, verify_tls=engine.verify_tls
+        )
+        self.memory_estimate = memory_estimate(scenario)
 
     @property
     def simulated(self) -> bool:
@@ -141,7 +145,7 @@ class Steering:
             "stages": [] if self.stage_clock is None else _stages(self.stage_clock, stages),
         }
         speed = self.summary["request_output_tokens_per_s"]
-        self.summary |= self.engine_watch.summary(totals)
+        self.summary |= self.engine_watch.summary(totals, self.memory_estimate)
         self.summary["bandwidth"] = bandwidth_use(self.scenario, speed and speed["mean"])
         self.folder.write(SUMMARY, self.summary)
         self.ended_unix_s = time.time()

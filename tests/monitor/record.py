@@ -16,11 +16,13 @@ from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.exporter import free_port
 from llmload.engines.simulated import SimulationSettings, spawn
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = Path(__file__).with_name("data") / "recorded_run.om.gz"
-PORT, EVERY_S, SCRAPES = 9699, 5.0, 9
+EVERY_S, SCRAPES = 5.0, 9
+SIZED = ("model.name=llama-2-7b", "model.served_as=simulated", "deployment.gpu=A100-SXM4-80GB", "deployment.gpus=1")
 GAUGES = {
     "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": 0.3,
     "DCGM_FI_PROF_NVLINK_TX_BYTES": 2e9,
@@ -51,13 +53,14 @@ def record() -> list[str]:
     with spawn(settings) as engine, tempfile.TemporaryDirectory() as out:
         command = [
             *(sys.executable, "-m", "locust", "--config", "scenarios/demo-open-loop.toml", "--headless", "--out", out),
-            *("--host", engine.url, "--metrics-port", str(PORT), "--run-time", "39s"),
+            *("--host", engine.url, "--metrics-port", str(port := free_port()), "--run-time", "39s"),
+            *(word for setting in SIZED for word in ("--set", setting)),
         ]
         run = subprocess.Popen(command, cwd=ROOT)
         time.sleep(3)
         for scrape in range(SCRAPES):
             now_s = time.time()
-            for url, name in ((f"http://127.0.0.1:{PORT}/metrics", "llmload"), (f"{engine.url}/metrics", "engine")):
+            for url, name in ((f"http://127.0.0.1:{port}/metrics", "llmload"), (f"{engine.url}/metrics", "engine")):
                 with urlopen(url) as answer:
                     lines += lines_of(answer.read().decode(), name, now_s)
             lines += lines_of(by_hand(scrape), "by-hand", now_s)

@@ -1,11 +1,17 @@
 """What engines and GPUs say of themselves, under whichever names, beside what the client measured."""
 
 import csv
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.truth_engine.engine import certificate_files
 from llmload.engines.simulated import SimulationSettings, spawn
 from llmload.errors import ConfigError
 from llmload.measure.totals import RunTotals
@@ -134,6 +140,9 @@ def test_gpus_are_kept_apart_in_the_file_and_added_up_in_the_summary(tmp_path: P
     assert (summary["gpus"], summary["memory_used_max_gib"], summary["power_max_w"]) == (2, 3.0, 300.5)
     assert (summary["energy_j"], summary["energy_j_per_output_token"]) == (6.0, 2.0)
     assert summary["nvlink_rx_max_bytes_per_s"] is None
+    assert summary["memory_estimate_gib"] is None
+    sized = gpu_summary([source], RunTotals(), {"weights": 2**30, "overhead": 2**29, "kv_cache": 2**31})
+    assert (sized["memory_estimate_gib"], sized["memory_estimate_with_kv_cache_gib"]) == (3.0, 7.0)
     assert read("DCGM_FI_DEV_FB_USED 9223372036854775794\n", GPU) == {}, "DCGM's way to say: not known"
     assert [row["part"] for row in csv.DictReader((tmp_path / "gpu_metrics.csv").read_text().splitlines())] == [
         "0",
@@ -152,6 +161,55 @@ def test_the_simulated_engine_is_read_and_an_absent_one_is_no_error(tmp_path: Pa
     assert summary["gpu_metrics"] is None
     assert (summary["engine_metrics"]["samples"], summary["engine_metrics"]["failed_reads"]) == (1, 1)
     assert summary["engine_metrics"]["running_max"] == 0
+
+
+def test_an_engine_behind_https_is_read_as_the_scenario_trusts_it(tmp_path: Path) -> None:
+    certificate, key = certificate_files()
+    with served(certificate, key, b"vllm:num_requests_running 3\n") as port:
+        monitor = Monitor(engine_metrics_url=[f"https://127.0.0.1:{port}/metrics"])
+        found = {}
+        for name, trust in {
+            "ca": {"ca_file": str(certificate)},
+            "unverified": {"verify_tls": False},
+            "default": {},
+        }.items():
+            (tmp_path / name).mkdir()
+            watch = EngineWatch(monitor, tmp_path / name, **trust)
+            watch.sample()
+            found[name] = watch.summary(RunTotals())["engine_metrics"]
+
+    assert [found[name]["running_max"] for name in ("ca", "unverified", "default")] == [3, 3, None]
+    assert found["default"]["failed_reads"] == 1
+
+
+def test_a_ca_file_of_no_use_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"engine\.ca_file: nowhere.pem cannot be used"):
+        EngineWatch(Monitor(engine_metrics_url=["https://127.0.0.1/metrics"]), tmp_path, ca_file="nowhere.pem")
+
+
+@contextmanager
+def served(certificate: Path, key: Path, body: bytes) -> Iterator[int]:
+    """The port of a server on loopback that says this to everyone, over TLS."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # type: ignore[method-assign] # a client that does not trust it hangs up
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
 
 
 def test_a_wrong_address_is_named_before_anything_is_sent(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def totals() -> RunTotals:
 def test_every_series_is_there_and_0_before_the_first_request() -> None:
     found = samples(scraped(Snapshot(labels=LABELS, users={"target": 0}, cpu_ratio={"local": 0.0})))
 
-    assert {name for name, _ in found} == sample_names() - {"llmload_run_info"}
+    absent = {"llmload_run_info", "llmload_gpu_memory_estimate_bytes"}
+    assert {name for name, _ in found} == sample_names() - absent
     unknown = {name for (name, _), value in found.items() if value != value}
     assert {value for value in found.values() if value == value} == {0.0}
     assert len(unknown) == 4
@@ -196,6 +197,7 @@ def test_run_verdict_and_processes_are_said_with_their_labels() -> None:
         users={"running": 3, "target": 8},
         workers={"running": 2, "missing": 1},
         cpu_ratio={"master": 0.2, "0": 0.95},
+        memory_estimate_bytes={"weights": 2e9, "kv_cache": 5e9},
         level=Level.DEGRADED,
     )
 
@@ -207,6 +209,7 @@ def test_run_verdict_and_processes_are_said_with_their_labels() -> None:
     assert (found["llmload_users", "running"], found["llmload_users", "target"]) == (3, 8)
     assert (found["llmload_workers", "running"], found["llmload_workers", "missing"]) == (2, 1)
     assert found["llmload_worker_cpu_ratio", "0"] == 0.95
+    assert found["llmload_gpu_memory_estimate_bytes", "kv_cache"] == 5e9
     assert found["llmload_run_start_timestamp_seconds", ""] == 1.7e9
     assert found["llmload_run_end_timestamp_seconds", ""] == 0
 

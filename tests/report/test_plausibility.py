@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmload.report.plausibility import bandwidth_use, memory_warning
+from llmload.report.plausibility import bandwidth_use, memory_estimate, memory_warning
 from llmload.scenario import load_scenario
 from llmload.scenario.shipped import find_scenario
 
@@ -45,3 +45,18 @@ def test_a_load_beyond_the_kv_cache_is_warned_of() -> None:
 
     assert "512 users x 4,000 tokens are 2,048,000 tokens of KV cache" in str(memory_warning(large, 4000))
     assert memory_warning(small, 600) is None
+
+
+def test_what_sizing_expects_of_a_gpu_fills_the_engines_share_of_it() -> None:
+    parts = memory_estimate(scenario("vllm-vicuna-7b-v1.3-speed"))
+
+    assert parts is not None
+    assert parts["weights"] / 2**30 == pytest.approx(12.6, abs=0.2)  # 6.74e9 parameters of two bytes
+    assert 70 < sum(parts.values()) / 2**30 < 80
+    assert memory_estimate(scenario("vllm-vicuna-7b-v1.3-speed", **{"deployment.gpu": "Nonesuch 1"})) is None
+
+
+def test_where_weights_alone_are_too_much_there_is_no_estimate() -> None:
+    one_card = {"deployment.gpus": 1, "deployment.tensor_parallel": 1}
+
+    assert memory_estimate(scenario("vllm-llama2-70b-chat-speed", **one_card)) is None
