@@ -14,6 +14,7 @@ import orjson
 from flask import Blueprint, Response, request, send_from_directory
 
 from llmload.errors import LlmloadError
+from llmload.report.page import UPLOT
 from llmload.swarm import downloads, live_table, web_login
 from llmload.swarm.live import LiveView
 from llmload.swarm.preparation import Preparation
@@ -79,6 +80,11 @@ def _add_pages(pages: Blueprint, guarded: Callable[..., Any], run: Watched) -> N
     @guarded
     def llm_asset(name: str) -> Response:
         return send_from_directory(ASSETS, name)
+
+    @pages.route("/llm/assets/uplot/<path:name>")
+    @guarded
+    def llm_uplot(name: str) -> Response:
+        return send_from_directory(UPLOT, name)
 
     @pages.route("/llm/state")
     @guarded
