@@ -28,6 +28,8 @@ from llmload.measure.record import (
 )
 
 SUMMARY, MANIFEST = "summary.json", "manifest.json"
+USERS: Final = "users.csv"
+"""How many users ran, a line each time that changed."""
 
 
 def new_run_id(scenario: str) -> str:
@@ -71,10 +73,21 @@ class RunFolder:
             raise RunFolderError(f"{target}: holds no JSON object")
         return content
 
+    def append_users(self, unix_s: float, users: int) -> None:
+        """Note how many users run from a moment on."""
+        with (self.path / USERS).open("a", encoding="utf-8") as file:
+            if not file.tell():
+                file.write("unix_s,users\n")
+            file.write(f"{unix_s:.3f},{users}\n")
+
     def requests(self) -> Iterator[dict[str, Any]]:
         """Yield every request's line; a last line that a crash cut short is left out."""
-        for file in sorted(self.path.glob("requests*.jsonl")):
+        for file in self.request_files():
             yield from _lines(file)
+
+    def request_files(self) -> list[Path]:
+        """Return the files that hold requests: one, or one a worker."""
+        return sorted(self.path.glob("requests*.jsonl"))
 
 
 class RequestLog:

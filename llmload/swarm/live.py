@@ -49,6 +49,7 @@ class LiveView:
 
     def add_point(self) -> None:
         """Add the point of this moment."""
+        self._steering.note_users(self._users())
         now_s = (time.monotonic_ns() - self._steering.span.start_ns) / NS_PER_S
         now = RunTotals()
         now.merge(self._totals())

@@ -261,6 +261,8 @@ class Run:
         if clock is None or place <= clock.place:
             return
         clock.begin(place)
+        if self._steering is not None:
+            self._steering.note_times()
         if isinstance(self._runner, MasterRunner):
             self._runner.send_message(STAGE, {"place": place})
         else:
@@ -276,9 +278,12 @@ class Run:
     def _on_spawning_complete(self, **_: object) -> None:
         if self._steering is not None and self._steering.span.window.start_ns is not None:
             self._steering.users_changed = True  # the load was edited while it was judged
+        opens = self._steering is not None and self._steering.span.window.start_ns is None
         for span in (self._steering and self._steering.span, self._session and self._session.span):
             if span:
                 span.open()
+        if opens and self._steering is not None:
+            self._steering.note_times()
 
     def _on_request(self, context: dict[str, Any], **_: object) -> None:
         record = context.get("record")

@@ -52,6 +52,10 @@ class StageClock:
             self._begins_ns.append(due_ns)
         return self.load.stages[self.place].rate_per_s or 0.0
 
+    def begin_ns(self, place: int) -> int | None:
+        """Return when a stage began; None for one that has not."""
+        return self._begins_ns[place] if place <= self.place else None
+
     def window(self, place: int) -> Window:
         """Return the judged part of a stage: all but its warm-up; one that has not begun has none."""
         if place > self.place:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmload.engines.deployment import Deployment
-from llmload.measure.record import METRICS_VERSION
+from llmload.measure.health import health
+from llmload.measure.record import METRICS_VERSION, NS_PER_S
 from llmload.measure.totals import RunTotals
 from llmload.measure.verdict import Level, Reason, Verdict, judge
 from llmload.monitor.engine_metrics import EngineWatch
@@ -57,6 +58,8 @@ class Steering:
         self._scenario_file, self._workload, self._deployment = scenario_file, workload, deployment
         self._workers = workers
         self.started_unix_s = time.time()
+        self._unix_offset_ns = time.time_ns() - time.monotonic_ns()
+        self._noted_users: int | None = None
         self.ended_unix_s: float | None = None
         engine = scenario.engine
         self.engine_watch = EngineWatch(
@@ -92,6 +95,16 @@ class Steering:
         self.folder.create()
         self.folder.write(MANIFEST, self._manifest())
 
+    def note_times(self) -> None:
+        """Write down when window and stages began, so that a run that crashes can still be judged by them."""
+        self.folder.write(MANIFEST, self._manifest())
+
+    def note_users(self, users: int) -> None:
+        """Write down how many users run, where that has changed."""
+        if users != self._noted_users:
+            self._noted_users = users
+            self.folder.append_users(time.time(), users)
+
     def verdict(self, totals: RunTotals) -> Verdict:
         """Judge the run as far as it has come."""
         further = []
@@ -101,22 +114,10 @@ class Steering:
         return judge(self._health(totals), further)
 
     def _health(self, totals: RunTotals) -> dict[str, float | None]:
-        answers = sum(totals.token_sources.values())
         return {
-            "error_share": _share(totals.failed, totals.ended),
-            "censored_share": _share(totals.censored, totals.ended),
-            "coalesced_share": _share(totals.coalesced_chunks, totals.chunks),
-            "user_stamp_share": _share(totals.stamp_sources["user"], answers),
-            "event_loop_lag_p99_s": totals.distributions["event_loop_lag_s"].quantile(0.99),
-            "schedule_lag_p99_s": totals.distributions["schedule_lag_s"].quantile(0.99),
-            "dropped_share": _share(totals.dropped, totals.dropped + totals.started),
+            **health(totals),
             "concurrency_shortfall": self._shortfall(totals),
             "worker_cpu_share": self.worst_cpu_share,
-            "uncounted_share": _share(totals.uncounted_answers, answers),
-            "chunk_counted_share": _share(totals.token_sources["chunks"], answers),
-            "contradicted_share": _share(totals.contradicted_answers, answers),
-            "reused_prompt_share": _share(totals.reused_prompts, totals.started),
-            "cached_token_share": _share(totals.cached_tokens, totals.prompt_tokens),
             "missing_workers": float(len(self.missing_workers)),
             "late_workers": float(len(self.late_workers)),
             "other_version_workers": float(len(self.other_version_workers)),
@@ -161,11 +162,35 @@ class Steering:
             return INVALID
         return FAILED if self.summary["requests"]["failed"] else GOOD
 
+    def _timeline(self) -> dict[str, Any]:
+        """Where the window and the stages lie, in unix time; None for what has not come about or has no set end."""
+        window = self.span.window
+        return {
+            "window_start_unix_s": self._unix_s(window.start_ns),
+            "window_end_unix_s": self._unix_s(window.end_ns),
+            "stages": [] if self.stage_clock is None else self._stage_times(self.stage_clock),
+        }
+
+    def _stage_times(self, clock: StageClock) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": clock.load.name_of(place),
+                "start_unix_s": self._unix_s(clock.begin_ns(place)),
+                "window_start_unix_s": self._unix_s(clock.window(place).start_ns),
+                "end_unix_s": self._unix_s(clock.window(place).end_ns),
+            }
+            for place in range(len(clock.load.stages))
+        ]
+
+    def _unix_s(self, moment_ns: int | None) -> float | None:
+        return None if moment_ns is None else (moment_ns + self._unix_offset_ns) / NS_PER_S
+
     def _manifest(self) -> dict[str, Any]:
         return {
             "run_id": self.run_id,
             "started_unix_s": self.started_unix_s,
             "ended_unix_s": self.ended_unix_s,
+            "timeline": self._timeline(),
             "scenario_file": self._scenario_file.name,
             "scenario": self.scenario.model_dump(mode="json"),
             "seed": self.scenario.scenario.seed,
@@ -190,7 +215,3 @@ def _stages(clock: StageClock, totals: Mapping[str, RunTotals]) -> list[dict[str
         }
         for place, stage in enumerate(clock.load.stages)
     ]
-
-
-def _share(part: float, of: int) -> float | None:
-    return part / of if of else None
