@@ -32,6 +32,8 @@ DOORS = {
     "pandas": {"report"},
     "prometheus_client": {"monitor", "engines"},
     "numpy": {"measure", "wire", "report"},
+    "jinja2": {"report"},
+    "pyarrow": {"report"},
     "click": {"cli"},
     "flask": {"swarm"},
     "flask_login": {"swarm"},

@@ -13,7 +13,7 @@ RATIO: Final = 1.005
 _LOG_RATIO: Final = math.log(RATIO)
 _LEAST: Final = 1e-6
 """Values from here on have buckets of their own; smaller ones, and zero, share the lowest."""
-_BUCKETS: Final = 5_600
+BUCKETS: Final = 5_600
 """Enough for 1e-6 to 1.3e6: a microsecond to two weeks, a token to a million."""
 
 _WAITING: Final = 64
@@ -42,6 +42,18 @@ def _rounded_down(value: float, digits: int = 5) -> float:
     return float(f"{math.floor(value / step) * step:.{digits}g}")
 
 
+def buckets_of(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return the bucket of each value; all must be finite and from 0 on."""
+    buckets = (np.log(np.maximum(values, _LEAST) / _LEAST) / _LOG_RATIO).astype(np.int64) + 1
+    buckets[values < _LEAST] = 0
+    return np.minimum(buckets, BUCKETS - 1)
+
+
+def bucket_middle(bucket: int) -> float:
+    """Return the value that stands for a bucket."""
+    return 0.0 if bucket == 0 else _LEAST * RATIO ** (bucket - 0.5)
+
+
 class Histogram:
     """
     Positive numbers of one unit, kept as log-spaced counts.
@@ -55,7 +67,7 @@ class Histogram:
     __slots__ = ("_least", "_most", "_sorted", "_total", "_waiting", "_waiting_arrays", "infinite")
 
     def __init__(self) -> None:
-        self._sorted: npt.NDArray[np.int64] = np.zeros(_BUCKETS, dtype=np.int64)
+        self._sorted: npt.NDArray[np.int64] = np.zeros(BUCKETS, dtype=np.int64)
         self._waiting: list[float] = []
         self._waiting_arrays: list[npt.NDArray[np.float64]] = []
         self.infinite = 0
@@ -121,9 +133,7 @@ class Histogram:
             return
         values = np.concatenate((self._waiting, *self._waiting_arrays))
         self._waiting, self._waiting_arrays = [], []
-        buckets = (np.log(np.maximum(values, _LEAST) / _LEAST) / _LOG_RATIO).astype(np.int64) + 1
-        buckets[values < _LEAST] = 0
-        self._sorted += np.bincount(np.minimum(buckets, _BUCKETS - 1), minlength=_BUCKETS)
+        self._sorted += np.bincount(buckets_of(values), minlength=BUCKETS)
         self._total += float(values.sum())
         self._least = min(self._least, float(values.min()))
         self._most = max(self._most, float(values.max()))
@@ -135,7 +145,7 @@ class Histogram:
     def merge(self, other: Self) -> None:
         """Add everything that the other histogram holds."""
         if other.least <= other.most:  # most buckets lie outside what was seen: a sum over many processes is cheap
-            used = slice(min(max(0, _place(other.least) - 1), _BUCKETS - 1), _place(other.most) + 2)
+            used = slice(min(max(0, _place(other.least) - 1), BUCKETS - 1), _place(other.most) + 2)
             self._sorted[used] += other._counts[used]
         self.infinite += other.infinite
         self._total += other.total
@@ -165,8 +175,7 @@ class Histogram:
         if rank > count:
             return None
         bucket = int(np.searchsorted(np.cumsum(self._counts), rank))
-        middle = 0.0 if bucket == 0 else _LEAST * RATIO ** (bucket - 0.5)
-        return min(max(middle, self.least), self.most)
+        return min(max(bucket_middle(bucket), self.least), self.most)
 
     def at_most(self, limit: float) -> int:
         """Return how many values lie at or below the limit, to within the bucket that the limit falls in."""
@@ -181,7 +190,7 @@ class Histogram:
         sums, wanted = np.cumsum(self._counts), np.asarray(limits, dtype=np.float64)
         places = (np.log(np.maximum(wanted, _LEAST) / _LEAST) / _LOG_RATIO).astype(np.int64) + 1
         places[wanted < _LEAST] = 0
-        found = sums[np.minimum(places, _BUCKETS - 1)]
+        found = sums[np.minimum(places, BUCKETS - 1)]
         found[wanted >= self.most] = sums[-1]
         found[wanted < self.least] = 0
         counts: list[int] = found.tolist()

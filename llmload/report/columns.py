@@ -1,0 +1,205 @@
+"""A run's requests as columns, some thousand at a time: what a long run's report is computed from."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from llmload.errors import RunFolderError
+from llmload.measure.record import NS_PER_S, Outcome
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+BLOCK_BYTES: Final = 4_000_000
+"""How much of a file is looked at in one go: the memory that a report takes does not grow with the run."""
+_KEYS: Final = (
+    "outcome",
+    "time_s",
+    "started_ns",
+    "done_ns",
+    "scheduled_ns",
+    "ttft_s",
+    "tpot_s",
+    "output_tokens_per_s",
+    "prompt_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "chunks",
+    "coalesced_chunks",
+    "reconnects",
+    "retries",
+    "token_source",
+    "stamp_source",
+    "finish_reason",
+    "error",
+)
+_values: Final = itemgetter(*_KEYS)
+_NUMBERS: Final = ("ttft_s", "tpot_s", "prompt_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+
+
+@dataclass(slots=True, kw_only=True)
+class Columns:
+    """
+    Requests as columns of one length; an unknown number is NaN.
+
+    Times are seconds since the run's start. `gap_s` holds the gaps between chunks of all requests one after the other
+    (start to first chunk, chunk to chunk), `gaps` how many of them each request has: none where none were recorded.
+    """
+
+    outcome: list[str]
+    start_s: Floats
+    done_s: Floats
+    e2e_s: Floats
+    schedule_lag_s: Floats
+    numbers: dict[str, Floats]
+    """By the line's keys: ttft_s tpot_s output_tokens_per_s prompt_tokens output_tokens cached_tokens ..."""
+    chunks: Ints
+    coalesced_chunks: Ints
+    reconnects: Ints
+    retries: Ints
+    token_source: list[str]
+    stamp_source: list[str]
+    finish_reason: list[str | None]
+    error: list[str | None]
+    gaps: Ints
+    gap_s: Floats
+
+    def __len__(self) -> int:
+        return len(self.outcome)
+
+    def ended(self, outcome: Outcome) -> Mask:
+        """Return which requests ended so."""
+        return np.fromiter((each == outcome.value for each in self.outcome), dtype=np.bool_, count=len(self))
+
+    def stamps_s(self) -> Floats:
+        """Return when each recorded chunk arrived, in the order of `gap_s`."""
+        if not len(self.gap_s):
+            return self.gap_s
+        since = np.cumsum(self.gap_s)
+        firsts = np.cumsum(self.gaps) - self.gaps
+        before = np.where(firsts > 0, since[np.maximum(firsts - 1, 0)], 0.0)
+        return since + np.repeat(self.start_s - before, self.gaps)
+
+    def first_of_each(self) -> Mask:
+        """Return which places of `gap_s` are a request's first chunk, so that the gap before it is its TTFT."""
+        first = np.zeros(len(self.gap_s), dtype=np.bool_)
+        used = self.gaps[self.gaps > 0]
+        first[np.cumsum(used) - used] = True
+        return first
+
+    def where(self, which: Mask) -> Self:
+        """Return only the requests at the places that are true."""
+        places = np.flatnonzero(which).tolist()
+        return type(self)(
+            outcome=[self.outcome[place] for place in places],
+            start_s=self.start_s[which],
+            done_s=self.done_s[which],
+            e2e_s=self.e2e_s[which],
+            schedule_lag_s=self.schedule_lag_s[which],
+            numbers={name: values[which] for name, values in self.numbers.items()},
+            chunks=self.chunks[which],
+            coalesced_chunks=self.coalesced_chunks[which],
+            reconnects=self.reconnects[which],
+            retries=self.retries[which],
+            token_source=[self.token_source[place] for place in places],
+            stamp_source=[self.stamp_source[place] for place in places],
+            finish_reason=[self.finish_reason[place] for place in places],
+            error=[self.error[place] for place in places],
+            gaps=self.gaps[which],
+            gap_s=self.gap_s[np.repeat(which, self.gaps)],
+        )
+
+    @classmethod
+    def of(cls, lines: Sequence[Mapping[str, Any]], origin_unix_s: float) -> Self:
+        """Return the columns of a run folder's lines; KeyError for one that lacks a key."""
+        columns = dict(zip(_KEYS, zip(*map(_values, lines), strict=True), strict=True))
+        started, done = np.array(columns["started_ns"], np.int64), np.array(columns["done_ns"], np.int64)
+        scheduled = _floats(columns["scheduled_ns"])
+        start_s = np.array(columns["time_s"], np.float64) - origin_unix_s
+        e2e_s = (done - started) / NS_PER_S
+        gap_lists = [line.get("chunk_gaps_ns") or () for line in lines]
+        gaps = np.fromiter(map(len, gap_lists), np.int64, len(gap_lists))
+        return cls(
+            outcome=list(columns["outcome"]),
+            start_s=start_s,
+            done_s=start_s + e2e_s,
+            e2e_s=e2e_s,
+            schedule_lag_s=(started - scheduled) / NS_PER_S,
+            numbers={name: _floats(columns[name]) for name in (*_NUMBERS, "output_tokens_per_s")},
+            chunks=np.array(columns["chunks"], np.int64),
+            coalesced_chunks=np.array(columns["coalesced_chunks"], np.int64),
+            reconnects=np.array(columns["reconnects"], np.int64),
+            retries=np.array(columns["retries"], np.int64),
+            token_source=list(columns["token_source"]),
+            stamp_source=list(columns["stamp_source"]),
+            finish_reason=list(columns["finish_reason"]),
+            error=[None if error is None else error["type"] for error in columns["error"]],
+            gaps=gaps,
+            gap_s=np.fromiter(chain.from_iterable(gap_lists), np.float64, int(gaps.sum())) / NS_PER_S,
+        )
+
+
+def read_columns(
+    files: Sequence[Path], origin_unix_s: float, progress: Callable[[int], None] = lambda _: None
+) -> Iterator[Columns]:
+    """
+    Yield the requests of the files in blocks; `progress` is told of the bytes that each took.
+
+    A last line that a crash cut short is left out; RunFolderError for any other that is not a request's.
+    """
+    for lines in read_lines(files, progress):
+        yield Columns.of(lines, origin_unix_s)
+
+
+def read_lines(
+    files: Sequence[Path], progress: Callable[[int], None] = lambda _: None
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the lines of the files as JSON objects with every key of a request, some thousand at a time."""
+    for file in files:
+        number = 0
+        with file.open("rb") as handle:
+            while texts := handle.readlines(BLOCK_BYTES):
+                whole = texts if texts[-1].endswith(b"\n") else texts[:-1]
+                lines = _parsed(file, number, whole)
+                if lines:
+                    yield lines
+                number += len(texts)
+                progress(sum(map(len, texts)))
+
+
+def _parsed(file: Path, before: int, texts: Sequence[bytes]) -> list[dict[str, Any]]:
+    try:
+        lines: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(texts) + b"]")
+        for line in lines:
+            _values(line)
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        for number, text in enumerate(texts, start=before + 1):
+            _complain(file, number, text)
+        raise
+    return lines
+
+
+def _complain(file: Path, number: int, text: bytes) -> None:
+    """Raise RunFolderError if the line is not a request's."""
+    try:
+        line = orjson.loads(text)
+        missing = [key for key in _KEYS if key not in line] if isinstance(line, dict) else None
+    except orjson.JSONDecodeError as error:
+        raise RunFolderError(f"{file}: line {number} is not JSON: {error}") from None
+    if missing is None:
+        raise RunFolderError(f"{file}: line {number} holds no JSON object")
+    if missing:
+        raise RunFolderError(f"{file}: line {number} has no {missing[0]}")
+
+
+def _floats(values: Sequence[float | None]) -> Floats:
+    return np.array(values, dtype=np.float64)  # None becomes NaN

@@ -1,0 +1,148 @@
+"""A run's totals, counted anew from its requests: `RunTotals.add` of many requests at a time."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from llmload.measure.histogram import Histogram
+from llmload.measure.record import Outcome
+from llmload.measure.slo import Slo
+from llmload.measure.totals import RunTotals
+from llmload.report.columns import Columns, Floats, Mask
+
+_COUNTED: Final = ("prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanS:
+    """A judged span in seconds since the run's start, ends included; `from_s` is None where it never opened."""
+
+    from_s: float | None
+    to_s: float | None
+
+    def holds(self, moments_s: Floats) -> Mask:
+        """Return which moments lie in the span."""
+        if self.from_s is None:
+            return np.zeros(len(moments_s), dtype=np.bool_)
+        return (moments_s >= self.from_s) & (moments_s <= self._end_s)
+
+    def overlap_s(self, from_s: Floats, to_s: Floats) -> float:
+        """Return how much time of all those spans lies in this one, added up."""
+        if self.from_s is None:
+            return 0.0
+        return float(np.maximum(0.0, np.minimum(to_s, self._end_s) - np.maximum(from_s, self.from_s)).sum())
+
+    @property
+    def _end_s(self) -> float:
+        return np.inf if self.to_s is None else self.to_s
+
+    @property
+    def length_s(self) -> float | None:
+        """How long it is; None where it has not opened or not closed."""
+        if self.from_s is None or self.to_s is None or self.to_s <= self.from_s:
+            return None
+        return self.to_s - self.from_s
+
+
+def add(totals: RunTotals, columns: Columns, *, window: SpanS, slo: Slo) -> None:
+    """Count requests that have ended as `RunTotals.add` does, and each as started."""
+    completed, failed = columns.ended(Outcome.COMPLETED), columns.ended(Outcome.FAILED)
+    started_in, done_in = window.holds(columns.start_s), window.holds(columns.done_s)
+    first_s, last_s = float(columns.start_s.min()), float(columns.done_s.max())
+    totals.first_started_s = first_s if totals.first_started_s is None else min(first_s, totals.first_started_s)
+    totals.last_done_s = last_s if totals.last_done_s is None else max(last_s, totals.last_done_s)
+    totals.busy_s += window.overlap_s(columns.start_s, columns.done_s)
+    totals.reconnects += int(columns.reconnects.sum())
+    totals.retries += int(columns.retries.sum())
+    totals.started += len(columns)
+    totals.completed += _count(completed)
+    totals.failed += _count(failed)
+    totals.censored += len(columns) - _count(completed) - _count(failed)
+    totals.errors.update(Counter(error for error in columns.error if error is not None))
+    totals.failed_in_window += _count(failed & done_in)
+    for name in ("ttft_s", "e2e_s"):
+        totals.distributions[name].add_infinite(_count(failed & started_in))
+    output_tokens = columns.numbers["output_tokens"]
+    arrives = ~failed & ~np.isnan(output_tokens)
+    totals.window_tokens += float((output_tokens * share_inside(columns, window))[arrives].sum())
+    _add_answers(totals, columns, completed, done_in, slo)
+    _add_judged(totals, columns, completed & started_in)
+    gap_s, of_request = np.maximum(columns.gap_s, 0.0), np.repeat(np.arange(len(columns)), columns.gaps)
+    later = ~columns.first_of_each()
+    for answers, to in ((completed & started_in, totals.distributions), (completed & ~started_in, totals.outside)):
+        _add_distributions(columns, answers, to)
+        _of(to, "itl_s").add_many(gap_s[later & answers[of_request]])
+
+
+def share_inside(columns: Columns, window: SpanS) -> Floats:
+    """Return which share of each answer arrived in the window: by its chunks where they were recorded."""
+    done_in = window.holds(columns.done_s).astype(np.float64)
+    inside = np.zeros(len(columns.gap_s) + 1)
+    np.cumsum(window.holds(columns.stamps_s()), out=inside[1:])
+    ends = np.cumsum(columns.gaps)
+    by_chunks = (inside[ends] - inside[ends - columns.gaps]) / np.maximum(columns.gaps, 1)
+    return np.where(columns.gaps > 0, by_chunks, done_in)
+
+
+def _add_answers(totals: RunTotals, columns: Columns, completed: Mask, done_in: Mask, slo: Slo) -> None:
+    arrived = {"arrived_tokens": "output_tokens", "arrived_prompt_tokens": "prompt_tokens"}
+    for name, of in {**arrived, "arrived_cached_tokens": "cached_tokens"}.items():
+        setattr(totals, name, getattr(totals, name) + int(np.nansum(columns.numbers[of][completed])))
+    good = completed & meets(columns, slo)
+    totals.good += _count(good)
+    totals.completed_in_window += _count(completed & done_in)
+    totals.good_in_window += _count(good & done_in)
+
+
+def meets(columns: Columns, slo: Slo) -> Mask:
+    """Return which requests pass no limit, as `Slo.met_by` has it, whatever their outcome."""
+    good = np.ones(len(columns), dtype=np.bool_)
+    for name, limit in slo.limits.items():
+        measured = columns.e2e_s if name == "e2e_s" else columns.numbers[name]
+        met = measured <= limit  # NaN, which is unknown, does not
+        if name == "tpot_s":
+            met |= np.isnan(measured) & (columns.numbers["output_tokens"] < 2)
+        good &= met
+    return good
+
+
+def _add_judged(totals: RunTotals, columns: Columns, judged: Mask) -> None:
+    places = np.flatnonzero(judged).tolist()
+    totals.finish_reasons.update(Counter(columns.finish_reason[place] or "none" for place in places))
+    totals.token_sources.update(Counter(columns.token_source[place] for place in places))
+    totals.stamp_sources.update(Counter(columns.stamp_source[place] for place in places))
+    totals.chunks += int(columns.chunks[judged].sum())
+    totals.coalesced_chunks += int(columns.coalesced_chunks[judged].sum())
+    for name in _COUNTED:
+        setattr(totals, name, getattr(totals, name) + int(np.nansum(columns.numbers[name][judged])))
+    output_tokens = columns.numbers["output_tokens"][judged]
+    totals.uncounted_answers += _count(np.isnan(output_tokens))
+    totals.contradicted_answers += _count(output_tokens < columns.chunks[judged])
+
+
+def _add_distributions(columns: Columns, answers: Mask, to: dict[str, Histogram]) -> None:
+    numbers, lag_s = columns.numbers, columns.schedule_lag_s
+    single = {
+        "ttft_s": numbers["ttft_s"],
+        "tpot_s": numbers["tpot_s"],
+        "e2e_s": columns.e2e_s,
+        "request_output_tokens_per_s": numbers["output_tokens_per_s"],
+        "request_prompt_tokens": numbers["prompt_tokens"],
+        "request_output_tokens": numbers["output_tokens"],
+        "schedule_lag_s": lag_s,
+        "ttft_from_schedule_s": numbers["ttft_s"] + lag_s,
+        "e2e_from_schedule_s": columns.e2e_s + lag_s,
+    }
+    for name, values in single.items():
+        known = values[answers & ~np.isnan(values)]
+        _of(to, name).add_many(np.maximum(known, 0.0))
+
+
+def _of(histograms: dict[str, Histogram], name: str) -> Histogram:
+    return histograms.setdefault(name, Histogram())
+
+
+def _count(mask: Mask) -> int:
+    return int(np.count_nonzero(mask))

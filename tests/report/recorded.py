@@ -1,0 +1,98 @@
+"""Run folders with requests whose every figure is known, for the tests of this room."""
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmload.measure.record import (
+    NS_PER_S,
+    ErrorType,
+    Outcome,
+    RequestError,
+    RequestRecord,
+    StampSource,
+    TokenSource,
+    stamps_of,
+)
+from llmload.report.run_folder import RequestLog
+
+LIMITS = {"ttft_s": 0.2, "tpot_s": 0.05, "e2e_s": None}
+LOAD = {"kind": "closed_loop", "users": 4, "duration_s": 30.0, "requests": None, "warmup_s": 5.0}
+
+
+def records(count: int, *, seed: int = 0, lasts_s: float = 30.0, open_loop: bool = False) -> list[RequestRecord]:
+    """Requests of all kinds: most complete, some failed in either way, some cut, some with nothing known."""
+    random = np.random.default_rng(seed)
+    now_ns = time.monotonic_ns()
+    return [_record(place, random, now_ns, lasts_s, open_loop=open_loop) for place in range(count)]
+
+
+def _record(place: int, random: np.random.Generator, now_ns: int, lasts_s: float, *, open_loop: bool) -> RequestRecord:
+    started_ns = now_ns + int(random.uniform(0, lasts_s - 3) * NS_PER_S)
+    outcome = [Outcome.COMPLETED, Outcome.COMPLETED, Outcome.COMPLETED, Outcome.FAILED, Outcome.CENSORED][place % 5]
+    chunks = int(random.integers(0, 12))
+    gaps_ns = (random.lognormal(-3, 0.6, chunks) * NS_PER_S).astype(np.int64) * (random.random(chunks) > 0.05)
+    stamps = stamps_of(started_ns, gaps_ns.tolist())
+    done_ns = int(stamps[-1]) + 1_000_000 if chunks else started_ns + 20_000_000
+    error = None
+    if outcome is Outcome.FAILED:
+        kind = [ErrorType.RESET, ErrorType.HTTP_SERVER_ERROR][place // 5 % 2]
+        error = RequestError(type=kind, message=f"number {place}", http_status=500)
+    return RequestRecord(
+        request_id=f"r-{place}",
+        prompt_id=f"p-{place}",
+        started_ns=started_ns,
+        done_ns=done_ns,
+        outcome=outcome,
+        scheduled_ns=started_ns - int(random.integers(0, 50_000_000)) if open_loop else None,
+        chunk_ns=stamps,
+        prompt_tokens=None if place % 7 == 0 else int(random.integers(5, 900)),
+        output_tokens=None if place % 11 == 0 else int(random.integers(0, 2 * chunks + 1)),
+        cached_tokens=None if place % 3 else int(random.integers(0, 5)),
+        token_source=TokenSource.CHUNKS if place % 13 == 0 else TokenSource.USAGE,
+        finish_reason=[None, "stop", "length"][place % 3],
+        error=error,
+        stamp_source=StampSource.USER if place % 17 == 0 else StampSource.KERNEL,
+        reconnects=int(place % 19 == 0),
+        retries=int(place % 23 == 0),
+    )
+
+
+def write_folder(
+    folder: Path,
+    of: Iterable[RequestRecord],
+    *,
+    with_chunks: bool = True,
+    manifest: dict[str, Any] | None = None,
+    file: str = "requests.jsonl",
+) -> Path:
+    """A run folder as a run without its end leaves it: no summary."""
+    folder.mkdir(exist_ok=True)
+    log = RequestLog(folder / file, with_chunks=with_chunks)
+    for record in of:
+        log.append(record)
+    log.close()
+    (folder / "manifest.json").write_text(json.dumps({**manifest_of(), **(manifest or {})}))
+    return folder
+
+
+def manifest_of(load: dict[str, Any] | None = None) -> dict[str, Any]:
+    now_s = time.time()
+    return {
+        "run_id": "20260101-000000-known-0001",
+        "started_unix_s": now_s,
+        "ended_unix_s": None,
+        "timeline": {"window_start_unix_s": now_s + 5.0, "window_end_unix_s": now_s + 20.0, "stages": []},
+        "simulated": True,
+        "scenario": {
+            "scenario": {"name": "known", "protocol": "throughput", "description": None, "seed": 0},
+            "engine": {"name": "vllm", "label": None, "base_url": ["http://127.0.0.1:1"]},
+            "model": {"name": "m", "served_as": None},
+            "load": load or LOAD,
+            "slo": LIMITS,
+        },
+    }
