@@ -60,6 +60,7 @@ class Steering:
         self.started_unix_s = time.time()
         self._unix_offset_ns = time.time_ns() - time.monotonic_ns()
         self._noted_users: int | None = None
+        self._known: dict[str, Any] = {}
         self.ended_unix_s: float | None = None
         engine = scenario.engine
         self.engine_watch = EngineWatch(
@@ -93,11 +94,13 @@ class Steering:
     def open_folder(self) -> None:
         """Make the run folder with its manifest, so that a run that crashes can still be read."""
         self.folder.create()
-        self.folder.write(MANIFEST, self._manifest())
+        self._known = self._manifest()
+        self.note_times()
 
     def note_times(self) -> None:
         """Write down when window and stages began, so that a run that crashes can still be judged by them."""
-        self.folder.write(MANIFEST, self._manifest())
+        times = {"ended_unix_s": self.ended_unix_s, "timeline": self._timeline()}
+        self.folder.write(MANIFEST, {**self._known, **times})
 
     def note_users(self, users: int) -> None:
         """Write down how many users run, where that has changed."""
@@ -150,7 +153,7 @@ class Steering:
         self.summary["bandwidth"] = bandwidth_use(self.scenario, speed and speed["mean"])
         self.folder.write(SUMMARY, self.summary)
         self.ended_unix_s = time.time()
-        self.folder.write(MANIFEST, self._manifest())
+        self.note_times()
         return self.summary
 
     @property
@@ -189,8 +192,8 @@ class Steering:
         return {
             "run_id": self.run_id,
             "started_unix_s": self.started_unix_s,
-            "ended_unix_s": self.ended_unix_s,
-            "timeline": self._timeline(),
+            "ended_unix_s": None,
+            "timeline": None,
             "scenario_file": self._scenario_file.name,
             "scenario": self.scenario.model_dump(mode="json"),
             "seed": self.scenario.scenario.seed,
