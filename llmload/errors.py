@@ -5,7 +5,8 @@ LlmloadError
 ├── ConfigError        something the user wrote cannot be used: names the file, the key and the value
 │   └── DataError      prompts that were asked for cannot be had: names the source and says what to do
 ├── EngineError        the engine under test cannot be reached or does not serve what was asked for
-└── RunFolderError     a run folder is missing something that the question needs
+├── RunFolderError     a run folder is missing something that the question needs
+└── NotComparableError runs that are to be compared did not measure the same thing
 """
 
 
@@ -27,3 +28,7 @@ class EngineError(LlmloadError):
 
 class RunFolderError(LlmloadError):
     """A run folder lacks what the question needs."""
+
+
+class NotComparableError(LlmloadError):
+    """Runs did not measure the same thing; the text has a line for everything that differs."""

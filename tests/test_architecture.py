@@ -37,6 +37,7 @@ DOORS = {
     "click": {"cli"},
     "flask": {"swarm"},
     "flask_login": {"swarm"},
+    "junitparser": {"report"},
     "pynvml": {"vram"},
     "grafana_foundation_sdk": {"monitor"},
 }

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "llmload vram": "tests/vram runs every example of that room",
     "llmload engine simulate": "tests/engines",
     "llmload prompts": "tests/workload",
+    "llmload compare": "tests/cli/test_compare.py",
     "llmload report": "tests/cli/test_report.py",
 }
 

@@ -1,0 +1,136 @@
+"""`llmload compare`: is one build worse than another?"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from llmload.errors import ConfigError
+
+EXIT_CODES: Final = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 4, "not judged": 4}
+TO: Final = "--to"
+
+
+class _WithSides(click.Command):
+    """Takes what stands after `--to` as the candidates, however many folders a shell's pattern gives."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Replace `--to` by a word that no path can be, so that it keeps its place among the folders."""
+        return super().parse_args(ctx, ["\0to" if word == TO else word for word in args])
+
+
+@click.command(cls=_WithSides)
+@click.argument("folders", nargs=-1, required=True, metavar="BASE... [--to] CAND...")
+@click.option(
+    "--threshold",
+    "thresholds",
+    multiple=True,
+    metavar="METRIC=SHARE",
+    help="Accepted worsening: ttft_s.p95=5%, tpot_s=3% (all its statistics), all=2%.",
+)
+@click.option("--only", multiple=True, metavar="METRIC", help="Judge this metric alone; may be given several times.")
+@click.option("--allow", multiple=True, metavar="KEY", help="Compare although this differs; a refusal names the key.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="TOML file with a table [compare] or [tool.llmload.compare]."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write JUnit XML for a CI system.")
+@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write a summary in Markdown.")
+def compare(
+    folders: tuple[str, ...],
+    *,
+    thresholds: tuple[str, ...],
+    only: tuple[str, ...],
+    allow: tuple[str, ...],
+    config: Path | None,
+    as_json: bool,
+    junit: Path | None,
+    markdown: Path | None,
+) -> None:
+    """
+    Say whether the candidate's runs are worse than the base's, metric by metric: PASS, FAIL or INCONCLUSIVE.
+
+    BASE and CAND are run folders, or those of repeated runs. Runs that did not measure the same thing are refused.
+
+    Exit codes: 0 PASS; 1 FAIL; 2 wrong use or refused; 4 INCONCLUSIVE.
+
+    \b
+    Examples:
+      llmload compare runs/base runs/candidate
+      llmload compare runs/base-* --to runs/candidate-*
+      llmload compare runs/base runs/candidate --threshold ttft_s.p95=5% --threshold requests_per_min=1%
+      llmload compare runs/base runs/candidate --only tpot_s.mean --only requests_per_min
+      llmload compare runs/vllm runs/tgi --allow api --json
+      llmload compare runs/base runs/candidate --junit compare.xml --markdown compare.md
+    """
+    from llmload.measure.comparison import compare as compare_samples
+    from llmload.report.compared import check_comparable, read_run, runs_in, same_prompts
+    from llmload.scenario.comparing import read_comparing
+
+    base, cand = ([read_run(run) for path in side for run in runs_in(path)] for side in _sides(folders))
+    asked = read_comparing(config, cand[0].manifest["scenario"].get("compare"), thresholds, only, allow)
+    notes = check_comparable(base, cand, asked.allow)
+    comparison = compare_samples(
+        [run.sample() for run in base],
+        [run.sample() for run in cand],
+        paired=same_prompts(base, cand),
+        thresholds=asked.thresholds,
+        asked_for=asked.asked_for,
+        metrics=asked.metrics,
+    )
+    _show(comparison, base, cand, notes, as_json=as_json, junit=junit, markdown=markdown)
+    sys.exit(EXIT_CODES[comparison.outcome.value])
+
+
+def _sides(words: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
+    paths = list(words)
+    if paths.count("\0to") > 1:
+        raise click.UsageError("--to stands once, between the base's runs and the candidate's")
+    if "\0to" in paths:
+        place = paths.index("\0to")
+        base, cand = paths[:place], paths[place + 1 :]
+    elif len(paths) == 2:
+        base, cand = paths[:1], paths[1:]
+    else:
+        raise click.UsageError(f"{len(paths)} folders: give BASE and CAND, or several of each as BASE... --to CAND...")
+    if not base or not cand:
+        raise click.UsageError("--to needs the base's runs before it and the candidate's after it")
+    return [Path(path) for path in base], [Path(path) for path in cand]
+
+
+def _show(
+    comparison: Any, base: Any, cand: Any, notes: list[str], *, as_json: bool, junit: Path | None, markdown: Path | None
+) -> None:
+    from llmload.report import comparison_tables as tables
+    from llmload.report.junit import write_junit
+    from llmload.report.tables import console
+
+    if as_json:
+        import orjson
+
+        content = {
+            **comparison.to_dict(),
+            "base": [str(run.folder.path) for run in base],
+            "candidate": [str(run.folder.path) for run in cand],
+            "notes": notes,
+        }
+        click.echo(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())
+    else:
+        console().print(tables.comparison_report(comparison, base, cand, notes))
+    if junit is not None:
+        write_junit(junit, [("compare", tables.comparison_checks(comparison))])
+    if markdown is not None:
+        write_markdown(markdown, tables.comparison_markdown(comparison, base, cand, notes))
+
+
+def write_markdown(file: Path, text: str) -> None:
+    """Write a page, or append it to the job summary that GitHub's runner named; ConfigError if that cannot be done."""
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    mode = "a" if summary and Path(summary) == file else "w"
+    try:
+        with file.open(mode, encoding="utf-8") as page:
+            page.write(text)
+    except OSError as error:
+        raise ConfigError(f"--markdown {file}: cannot be written: {error.strerror}") from None
