@@ -12,8 +12,8 @@ from llmload.wire.response import Response
 from llmload.wire.stream import EventDecoder
 
 _ERROR_BYTES: Final = 65_536
-_NO_FRAME: Final = b"\0"
-_NOT_PLAIN: Final = b'"\\\r\n'
+_NOT_PLAIN: Final = b'"\\' + bytes(range(32))
+"""What would end a JSON string, be part of an escape, or may not stand in one."""
 
 
 class Body(Protocol):
@@ -41,7 +41,7 @@ class EventsBody:
         self._answer = answer
         self._chunk_ns = answer.chunk_ns
         self._decoder = EventDecoder()
-        self._before = self._after = _NO_FRAME
+        self._before = self._after = b""
 
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:
         """Take the next pieces until this monotonic ns, at least one of them; return how many were taken."""
@@ -57,13 +57,13 @@ class EventsBody:
 
     def _take_alike(self, stamps: "array[int]", pieces: Sequence[bytes], first: int) -> int:
         """Take the pieces from the first on that stand in the frame; return how many."""
-        texts = self._texts(pieces, first) if self._decoder.at_boundary else []
+        texts = self._texts(pieces, first) if self._before and self._decoder.at_boundary else []
         whole = b"".join(texts)
-        if b"" not in texts and whole.translate(None, _NOT_PLAIN) == whole:
+        if b"" not in texts and whole.isascii() and whole.translate(None, _NOT_PLAIN) == whole:
             self._chunk_ns.extend(stamps[first : first + len(texts)])
             return len(texts)
         for place, text in enumerate(texts, start=first):
-            if text and text.translate(None, _NOT_PLAIN) == text:
+            if _is_plain(text):
                 self._chunk_ns.append(stamps[place])
             else:
                 self._take(stamps[place], pieces[place])
@@ -99,6 +99,17 @@ class EventsBody:
             before, _, after = piece.partition(quoted)
             self._before = before + b'"'
             self._after = b'"' + after
+
+
+def _is_plain(text: bytes) -> bool:
+    """Return whether a text between quotes is a JSON string, and not empty."""
+    if not text or text.translate(None, _NOT_PLAIN) != text:
+        return False
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class JsonBody:

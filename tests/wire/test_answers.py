@@ -104,6 +104,20 @@ def test_role_and_finish_have_times_of_their_own_and_the_usage_has_none() -> Non
     assert (answer.stamps().tolist(), answer.textless_stamps().tolist()) == ([1], [0, 2])
 
 
+@pytest.mark.parametrize("text", [b"a\x8ab", b"a\x00b", b"a\tb"], ids=["no UTF-8", "a NUL", "a tab"])
+def test_what_is_no_json_is_none_in_a_known_frame_either(text: bytes) -> None:
+    known = [chat_event({"content": ""}), chat_event({"content": "one"}), chat_event({"content": "two"})]
+    pieces = [*known, chat_event({"content": "MARK"}).replace(b"MARK", text)]
+
+    assert by_frames(ChatAnswer(), pieces) == by_decoding(ChatAnswer(), pieces)
+
+
+def test_noise_before_any_frame_is_known_stands_in_none() -> None:
+    pieces = [b": hello\n\n", b"\0noise\0", b"\n\n"]
+
+    assert by_frames(ChatAnswer(), pieces) == by_decoding(ChatAnswer(), pieces)
+
+
 @pytest.mark.parametrize(
     ("said", "kind", "message"),
     [

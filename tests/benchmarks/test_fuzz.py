@@ -1,0 +1,38 @@
+"""The fuzzer runs, begins with real streams, and finds a fault where there is one."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import fuzz
+from llmload.wire.body import EventsBody
+
+
+def test_samples_are_read_alike_in_all_ways(tmp_path: Path) -> None:
+    fuzz.write_samples(tmp_path)
+
+    samples = sorted(tmp_path.iterdir())
+    assert {sample.name.rpartition("-")[2] for sample in samples} == {"events", "http"}
+    for sample in samples:
+        fuzz.check(sample.read_bytes())
+
+
+def test_a_client_that_counts_what_it_should_not_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fuzz.write_samples(tmp_path)
+    monkeypatch.setattr(EventsBody, "_take_alike", lambda _self, _stamps, pieces, first: len(pieces) - first)
+
+    with pytest.raises(AssertionError, match="by its frames"):
+        fuzz.check((tmp_path / "vllm_chat_stream-events").read_bytes())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris has no build for this Python")
+def test_some_seconds_of_fuzzing_find_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.fuzz", "--seconds", "4"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "stat::number_of_executed_units" in done.stderr
