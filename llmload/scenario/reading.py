@@ -43,10 +43,15 @@ def read_setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"command line: --set {text}: is not KEY=VALUE, such as load.warmup_s=5")
+    return key.strip(), read_value(value)
+
+
+def read_value(text: str) -> Any:
+    """Return what the text means as a value of TOML; a bare word is a string, as a shell user writes it."""
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()  # a bare word is a string, as a shell user writes it
+        return text.strip()
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -11,20 +11,27 @@ from typing import Any
 
 from llmload.errors import ConfigError
 from llmload.scenario import Scenario, load_scenario
-from llmload.scenario.loads import AnyLoad, ClosedLoop, OpenLoop, Staged
+from llmload.scenario.loads import AnyLoad, ClosedLoop, Staged
 from llmload.scenario.reading import read_setting
+from llmload.swarm.knobs import KNOBS
 
 LOOPBACK = "127.0.0.1"
 
 
 def named_scenario(arguments: list[str]) -> Path | None:
     """Return the file that `--scenario` or else `--config` names among the arguments; None if neither stands there."""
+    found = _found_early(arguments)
+    name = found.scenario or found.config
+    return Path(name) if name else None
+
+
+def _found_early(arguments: list[str]) -> argparse.Namespace:
+    """Return what has to be known before Locust's parser, whose defaults follow from it, has parsed anything."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--scenario", default="")
     finder.add_argument("--config", default="")
-    found, _ = finder.parse_known_args(arguments)
-    name = found.scenario or found.config
-    return Path(name) if name else None
+    finder.add_argument("--set", dest="settings", action="append", default=[])
+    return finder.parse_known_args(arguments)[0]
 
 
 def add_options(parser: LocustArgumentParser) -> None:
@@ -32,12 +39,9 @@ def add_options(parser: LocustArgumentParser) -> None:
     add: Any = parser.add_argument  # Locust's parser takes `include_in_web_ui`, its groups do not
     hidden: dict[str, Any] = {"include_in_web_ui": False}
     add("--scenario", default="", metavar="FILE", help="Scenario file, if not --config's", **hidden)
-    add("--model", default="", metavar="NAME", help="Model to ask for instead of the scenario's")
-    add("--engine", default="", metavar="NAME", help="Engine's name for the tables: vllm, tgi, transformers, ...")
-    add("--prompts", default="", metavar="SOURCE", help="Prompts instead of the scenario's: builtin, lima or a path")
-    add("--seed", default="", metavar="N", help="Seed instead of the scenario's")
-    add("--requests", default="", metavar="N", help="Requests to send instead of the scenario's number")
-    add("--rate", default="", metavar="N", help="Requests a second in an open loop; may be changed while running")
+    for knob in KNOBS:
+        named: dict[str, Any] = {"choices": knob.choices} if knob.choices else {"metavar": knob.metavar}
+        add(knob.option, default="", help=f"{knob.help} [{knob.keys[0]}]", **named)
     add("--out", default="", metavar="DIR", help="Where run folders are made instead of the scenario's place", **hidden)
     add(
         "--set",
@@ -76,8 +80,11 @@ def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:
         parser.set_defaults(num_users=load.users, spawn_rate=spawn_rate, run_time=load.duration_s)
     elif not isinstance(load, Staged):
         parser.set_defaults(num_users=1, spawn_rate=1.0, run_time=load.duration_s)
-    if isinstance(load, OpenLoop):
-        parser.set_defaults(rate=f"{load.rate_per_s:g}")
+    for action in parser._actions:  # Locust's parser keeps there what its start form shows
+        knob = next((each for each in KNOBS if each.dest == action.dest), None)
+        if knob is not None:
+            action.default = knob.default(scenario)
+            action.include_in_web_ui = knob.fits(scenario)
 
 
 def bind_to_loopback(parser: LocustArgumentParser) -> None:
@@ -92,26 +99,17 @@ def effective_scenario(path: Path, options: argparse.Namespace) -> Scenario:
     overrides: dict[str, Any] = {}
     if options.host and options.host != as_set.engine.base_url[0]:
         overrides["engine.base_url"] = options.host
-    if options.model:
-        overrides |= {"model.name": options.model, "model.served_as": options.model}
-    if options.prompts:
-        overrides["prompts.source"] = options.prompts
-    if options.engine:
-        overrides["engine.name"] = options.engine
-    for option, key in (("seed", "scenario.seed"), ("requests", "load.requests")):
-        if text := getattr(options, option):
-            overrides[key] = int(text) if str(text).lstrip("-").isdigit() else text
+    for knob in KNOBS:
+        overrides |= knob.changes(str(getattr(options, knob.dest)), as_set)
     if options.out:
         overrides["run.folder"] = options.out
-    return load_scenario(path, overrides | settings | _load_overrides(as_set.load, options))
+    return load_scenario(path, settings | overrides | _load_overrides(as_set.load, options))
 
 
 def scenario_for_defaults(path: Path) -> Scenario:
     """Return the scenario with the command line's `--set`, so that Locust does by default what it says."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--set", action="append", default=[])
-    found, _ = finder.parse_known_args(sys.argv[1:])
-    return _load_as_far_as_it_fits(path, dict(map(read_setting, found.set)))
+    settings = _found_early(sys.argv[1:]).settings
+    return _load_as_far_as_it_fits(path, dict(map(read_setting, settings)))
 
 
 def _load_as_far_as_it_fits(path: Path, settings: dict[str, Any]) -> Scenario:
@@ -123,14 +121,12 @@ def _load_as_far_as_it_fits(path: Path, settings: dict[str, Any]) -> Scenario:
 
 
 def _load_overrides(load: AnyLoad, options: argparse.Namespace) -> dict[str, Any]:
-    """What the command line or the start form says otherwise about users, time and rate: what Locust then does."""
+    """What the command line or the start form says otherwise about users and time: what Locust then does."""
     asked: dict[str, Any] = {}
     if isinstance(load, ClosedLoop):
         asked["users"] = options.num_users
     if not isinstance(load, Staged):
         asked["duration_s"] = options.run_time
-    if isinstance(load, OpenLoop) and options.rate:
-        asked["rate_per_s"] = number_or_text(options.rate)
     return {f"load.{key}": value for key, value in asked.items() if value and value != getattr(load, key)}
 
 
@@ -143,14 +139,6 @@ def parsed_ahead(parser: LocustArgumentParser) -> argparse.Namespace | None:
         with suppress(ValueError):  # Locust's to complain of
             parsed.run_time = parse_timespan(parsed.run_time)
     return parsed
-
-
-def number_or_text(text: str) -> float | str:
-    """Return the number that a form field holds, or its text, which validation will name."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def scenario_on_command_line() -> Path | None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from llmload.report.run_folder import RequestLog, RunFolder
 from llmload.scenario import Scenario
 from llmload.scenario.loads import OpenLoop, Replay, Staged
+from llmload.swarm.asked_rate import edited_rate
 from llmload.swarm.open_loop import Schedule
-from llmload.swarm.options import number_or_text
 from llmload.swarm.session import Session, Share
 from llmload.swarm.talk import hold, tell_locust
 from llmload.wire.client import ClientSettings, Timeouts
@@ -95,14 +95,6 @@ def _rate(session: Session, environment: Environment) -> Callable[[], float]:
         return lambda: load.speed
     if clock is not None:
         return clock.rate_per_s_now
-    asked = load.rate_per_s if isinstance(load, OpenLoop) else 0.0
-
-    def as_edited() -> float:
-        """The form's rate while it is a number above 0; the last good one while it is being mistyped."""
-        nonlocal asked
-        edited = number_or_text(getattr(environment.parsed_options, "rate", "") or "")
-        if isinstance(edited, float) and edited > 0:
-            asked = edited
-        return asked
-
-    return as_edited
+    if not isinstance(load, OpenLoop):
+        return lambda: 0.0
+    return edited_rate(load, lambda: str(getattr(environment.parsed_options, "rate", "")))

@@ -16,6 +16,7 @@ from flask import Blueprint, Response, request, send_from_directory
 from llmload.errors import LlmloadError
 from llmload.report.page import UPLOT
 from llmload.swarm import downloads, live_table, web_login
+from llmload.swarm.knobs import refuse_changes
 from llmload.swarm.live import LiveView
 from llmload.swarm.preparation import Preparation
 from llmload.swarm.steering import Steering
@@ -49,13 +50,27 @@ def install(web_ui: WebUI, run: Watched, preparation: Preparation) -> None:
     if web_ui.web_login:
         web_login.install(web_ui, pages)
     web_ui.app.register_blueprint(pages)
-    web_ui.app.before_request(_form_check(web_ui, guarded, preparation))
+    web_ui.app.before_request(_form_check(web_ui, guarded, preparation, run))
     web_ui.app.after_request(Additions(run))
+    _show_current_options(web_ui)
     web_ui.template_args |= {
         "extended_tabs": [{"title": "LLM", "key": TAB}, {"title": "LLM charts", "key": CHARTS, "component": CHARTS}],
         "extended_tables": [{"key": TAB, "structure": live_table.COLUMNS}],
         "extended_csv_files": downloads.LINKS,
     }
+
+
+def _show_current_options(web_ui: WebUI) -> None:
+    """Let a page that is opened anew show each option as it is now: an edit sends all fields back as it shows them."""
+    environment: Any = web_ui.environment
+    by_locust: Callable[[], None] = web_ui.update_template_args
+
+    def update_template_args() -> None:
+        by_locust()
+        for name, option in web_ui.template_args["extra_options"].items():
+            option["default_value"] = getattr(environment.parsed_options, name, option["default_value"])
+
+    web_ui.update_template_args = update_template_args  # type: ignore[method-assign]  # Locust has no hook for it
 
 
 def snapshot(run: Watched) -> dict[str, Any]:
@@ -129,13 +144,15 @@ class Additions:
         return stats
 
     def _fresh_point(self, state: dict[str, Any]) -> dict[str, Any] | None:
-        if self._run.live is None or state["stage"] is None:
+        if self._run.live is None or state["stage"] in (None, "ended"):
             return None
         points = self._run.live.points(state["elapsed_s"] - live_table.FRESH_S)
         return points[-1] if points else None
 
 
-def _form_check(web_ui: WebUI, guarded: Callable[..., Any], preparation: Preparation) -> Callable[[], Any]:
+def _form_check(
+    web_ui: WebUI, guarded: Callable[..., Any], preparation: Preparation, run: Watched
+) -> Callable[[], Any]:
     """Refuse a start form that describes no possible run, so that the form itself says why."""
     environment: Any = web_ui.environment
 
@@ -149,6 +166,8 @@ def _form_check(web_ui: WebUI, guarded: Callable[..., Any], preparation: Prepara
             scenario = preparation.scenario(asked)
             if environment.runner.state in (STATE_INIT, STATE_STOPPED):
                 preparation.meet_engine(scenario)
+            elif run.steering is not None:
+                refuse_changes(run.steering.scenario, scenario)
         except LlmloadError as error:
             message = str(error).removeprefix("command line: ")  # the form is another place to write the same
             return _json({"success": False, "message": message, "host": environment.host})

@@ -17,3 +17,29 @@ class Charts extends HTMLElement {
 }
 
 customElements.define("llmload-charts", Charts);
+
+// Locust's form for a run that goes on closes whatever the answer is; a refused edit is said here.
+const ask = window.fetch;
+window.fetch = async (...request) => {
+  const editing = document.querySelector("[role=presentation] input[name=userCount]") !== null;
+  const answer = await ask(...request);
+  if (editing && new URL(answer.url).pathname.endsWith("/swarm")) {
+    const { success, message } = await answer.clone().json();
+    document.getElementById("llmload-refused")?.remove();
+    if (!success) say(`Nothing was changed: ${message}`);
+  }
+  return answer;
+};
+
+function say(text) {
+  const bar = document.createElement("div");
+  bar.setAttribute("role", "alert");
+  bar.id = "llmload-refused";
+  bar.textContent = text;
+  Object.assign(bar.style, {
+    position: "fixed", inset: "auto 1rem 1rem", padding: "0.75rem 1rem", borderRadius: "4px", zIndex: 2000,
+    background: "#d32f2f", color: "#fff", font: "1rem/1.5 Roboto, Helvetica, Arial, sans-serif", cursor: "pointer",
+  });
+  bar.addEventListener("click", () => bar.remove());
+  document.body.append(bar);
+}
