@@ -1,6 +1,5 @@
 """The run as it goes on: a point a second, of what the last ten seconds brought."""
 
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -8,8 +7,9 @@ from typing import Any, Final
 import gevent
 
 from llmload.measure.histogram import Histogram
-from llmload.measure.record import NS_PER_S
 from llmload.measure.totals import RunTotals
+from llmload.scenario.loads import AnyLoad, OpenLoop, Replay, Staged
+from llmload.swarm.stages import StageClock
 from llmload.swarm.steering import Steering
 
 PERIOD_S: Final = 1.0
@@ -17,6 +17,7 @@ SPAN_S: Final = 10.0
 """What a point looks back on: longer than the three seconds between two reports of a worker."""
 POINTS_KEPT: Final = 3_600
 LATENCIES: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
+LAG: Final = "schedule_lag_s"
 QUANTILES: Final = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 
@@ -24,8 +25,9 @@ class LiveView:
     """
     Keeps the points of a run for charts and tables; `watch` fills it until killed.
 
-    A point is `{t_s, users, in_flight, requests_per_min, output_tokens_per_s, failed_per_min, ttft_s, itl_s, tpot_s,
-    e2e_s}`, the last four `{p50, p95, p99}` or None; what nothing is known of is None.
+    A point is `{t_s, users, in_flight, requests_per_min, output_tokens_per_s, failed_per_min, asked_per_s, sent_per_s,
+    dropped_per_s, ttft_s, itl_s, tpot_s, e2e_s, schedule_lag_s}`, the last five `{p50, p95, p99}` or None; what nothing
+    is known of is None.
     """
 
     def __init__(
@@ -34,9 +36,12 @@ class LiveView:
         totals: Callable[[], RunTotals],
         users: Callable[[], int],
         look_after: Callable[[], None] = lambda: None,
+        stages: Callable[[], dict[str, RunTotals]] = dict,
+        asked_per_s: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """Read totals and users when asked; call `look_after` each second besides."""
+        """Read totals, users, stages and the open loop's rate when asked; call `look_after` each second besides."""
         self._steering, self._totals, self._users, self._look_after = steering, totals, users, look_after
+        self._stages, self._asked_per_s = stages, asked_per_s
         self._past: deque[tuple[float, RunTotals]] = deque()
         self._points: deque[dict[str, Any]] = deque(maxlen=POINTS_KEPT)
 
@@ -50,7 +55,7 @@ class LiveView:
     def add_point(self) -> None:
         """Add the point of this moment."""
         self._steering.note_users(self._users())
-        now_s = (time.monotonic_ns() - self._steering.span.start_ns) / NS_PER_S
+        now_s = self._steering.elapsed_s
         now = RunTotals()
         now.merge(self._totals())
         self._past.append((now_s, now))
@@ -74,8 +79,14 @@ class LiveView:
             "requests_per_min": per_min("completed"),
             "failed_per_min": per_min("failed"),
             "output_tokens_per_s": per_s("arrived_tokens"),
-            **{name: _quantiles(now.distributions[name].since(then.distributions[name])) for name in LATENCIES},
+            "asked_per_s": self._asked_now(),
+            "sent_per_s": per_s("started"),
+            "dropped_per_s": per_s("dropped"),
+            **{name: _quantiles(now.distributions[name].since(then.distributions[name])) for name in (*LATENCIES, LAG)},
         }
+
+    def _asked_now(self) -> float | None:
+        return None if self._steering.stage in {"draining", "ended"} else self._asked_per_s()
 
     def points(self, after_s: float = -1.0) -> list[dict[str, Any]]:
         """Return the points after a moment, in seconds since the run's start."""
@@ -93,20 +104,48 @@ class LiveView:
             "model": scenario.model.name,
             "simulated": steering.simulated,
             "stage": steering.stage,
-            "elapsed_s": (time.monotonic_ns() - steering.span.start_ns) / NS_PER_S,
+            "open_loop": is_open_loop(scenario.load),
+            "elapsed_s": steering.elapsed_s,
             "users": self._users(),
             "in_flight": totals.in_flight,
             "started": totals.started,
             "completed": totals.completed,
             "failed": totals.failed,
             "censored": totals.censored,
+            "dropped": totals.dropped,
+            "asked_per_s": self._asked_now(),
             "errors": dict(totals.errors.most_common()),
             "window_s": window_s,
             "requests_per_min": totals.completed_in_window / window_s * 60 if window_s else None,
             "output_tokens_per_s": totals.window_tokens / window_s if window_s else None,
-            **{name: _quantiles(totals.distributions[name]) for name in LATENCIES},
+            **{name: _quantiles(totals.distributions[name]) for name in (*LATENCIES, LAG)},
+            "stages": [] if steering.stage_clock is None else self._stage_rows(steering.stage_clock),
             "verdict": steering.verdict(totals).to_dict(),
         }
+
+    def _stage_rows(self, clock: StageClock) -> list[dict[str, Any]]:
+        """Return what each stage that has begun has come to so far, and when it began."""
+        stages = self._stages()
+        return [
+            _stage(stages.get(name := clock.load.name_of(place), RunTotals()), clock.judged_s(place))
+            | {"name": name, "begin_s": begin_s, "users": asked.users, "rate_per_s": asked.rate_per_s}
+            for place, (begin_s, asked) in enumerate(zip(clock.begun_s(), clock.load.stages, strict=False))
+        ]
+
+
+def is_open_loop(load: AnyLoad) -> bool:
+    """Return whether requests are sent when they are due, whatever is in flight."""
+    return isinstance(load, OpenLoop | Replay) or (isinstance(load, Staged) and not load.has_users)
+
+
+def _stage(totals: RunTotals, judged_s: float | None) -> dict[str, Any]:
+    return {
+        "judged_s": judged_s,
+        "requests_per_min": totals.completed_in_window / judged_s * 60 if judged_s else None,
+        "output_tokens_per_s": totals.window_tokens / judged_s if judged_s else None,
+        "failed": totals.failed,
+        **{name: _quantiles(totals.distributions[name]) for name in LATENCIES},
+    }
 
 
 def _quantiles(histogram: Histogram) -> dict[str, float | None] | None:

@@ -2,14 +2,12 @@
 
 import logging
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import gevent
 import orjson
 
-from llmload.measure.record import NS_PER_S
 from llmload.measure.totals import RunTotals
 from llmload.report.tables import console, number, run_report
 from llmload.scenario.loads import Staged
@@ -34,7 +32,6 @@ def show_progress(steering: Steering, totals: Callable[[], RunTotals]) -> None:
 
 
 def _line(steering: Steering, totals: RunTotals) -> str:
-    elapsed_s = (time.monotonic_ns() - steering.span.start_ns) / NS_PER_S
     window_s = steering.span.length_s(totals)
     per_min = totals.completed_in_window / window_s * 60 if window_s else None
     tokens_per_s = totals.window_tokens / window_s if window_s else None
@@ -43,7 +40,7 @@ def _line(steering: Steering, totals: RunTotals) -> str:
     asked = None if isinstance(load, Staged) else load.requests
     of = f"/{asked}" if asked else ""
     return (
-        f"{elapsed_s:.0f}{ends} s  in flight {totals.in_flight}  completed {totals.completed}{of}  "
+        f"{steering.elapsed_s:.0f}{ends} s  in flight {totals.in_flight}  completed {totals.completed}{of}  "
         f"failed {totals.failed}  {number(per_min, 1)} requests/min  {number(tokens_per_s, 1)} tok/s"
     )
 

@@ -22,6 +22,7 @@ from llmload.measure.record import RequestRecord
 from llmload.measure.totals import RunTotals
 from llmload.scenario import Scenario
 from llmload.swarm import loop_lag, options, printing, totals_channel, webui
+from llmload.swarm.asked_rate import asked_rate
 from llmload.swarm.drain import ABORT, ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, STAGE, Roll, drain
 from llmload.swarm.interrupt import Interrupts
 from llmload.swarm.live import LiveView
@@ -226,7 +227,14 @@ class Run:
             }
         else:
             self._start_session(scenario, workload, Share(index=0, count=1), self._steering.run_id, file.parent)
-        self.live = LiveView(self._steering, self.totals, lambda: runner.user_count, self._look_after_workers)
+        self.live = LiveView(
+            self._steering,
+            self.totals,
+            lambda: runner.user_count,
+            self._look_after_workers,
+            self.stages,
+            asked_rate(scenario.load, self._steering.stage_clock, lambda: str(self._options.rate)),
+        )
         self._helpers.append(gevent.spawn(self.live.watch))
         if self._headless:
             self._helpers.append(gevent.spawn(printing.show_progress, self._steering, self.totals))

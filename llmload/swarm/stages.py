@@ -63,6 +63,18 @@ class StageClock:
         end_ns = self._end_ns if place == self.place else self._begins_ns[place + 1]
         return Window(start_ns=self._begins_ns[place] + round(self.load.warmup_s * NS_PER_S), end_ns=end_ns)
 
+    def judged_s(self, place: int) -> float | None:
+        """Return how long a stage has been judged so far, in seconds; None for one that is not yet."""
+        window = self.window(place)
+        if window.start_ns is None:
+            return None
+        judged_ns = (window.end_ns or time.monotonic_ns()) - window.start_ns
+        return judged_ns / NS_PER_S if judged_ns > 0 else None
+
+    def begun_s(self) -> list[float]:
+        """Return when each stage that has begun did so, in seconds since the run's start."""
+        return [(begin_ns - self._begins_ns[0]) / NS_PER_S for begin_ns in self._begins_ns]
+
     def window_s(self, place: int) -> float | None:
         """Return how long a stage was judged, in seconds; None for one that was not, or not to its end."""
         window = self.window(place)

@@ -57,6 +57,7 @@ class Steering:
         self.users_changed = False
         self._scenario_file, self._workload, self._deployment = scenario_file, workload, deployment
         self._workers = workers
+        self._ended_ns: int | None = None
         self.started_unix_s = time.time()
         self._unix_offset_ns = time.time_ns() - time.monotonic_ns()
         self._noted_users: int | None = None
@@ -90,6 +91,11 @@ class Steering:
         if self.stage_clock is not None:
             return self.stage_clock.load.name_of(self.stage_clock.place)
         return "measuring" if window.start_ns is not None and now_ns >= window.start_ns else "warm-up"
+
+    @property
+    def elapsed_s(self) -> float:
+        """How long the run has gone on, drain included; it stops at the run's end."""
+        return ((self._ended_ns or time.monotonic_ns()) - self.span.start_ns) / NS_PER_S
 
     def open_folder(self) -> None:
         """Make the run folder with its manifest, so that a run that crashes can still be read."""
@@ -136,6 +142,7 @@ class Steering:
 
     def finish(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> dict[str, Any]:
         """Write summary and manifest of the run, and return the summary."""
+        self._ended_ns = time.monotonic_ns()
         self.summary = {
             "run_id": self.run_id,
             "scenario": self.scenario.scenario.name,

@@ -21,6 +21,7 @@ import pytest
 
 FIXED = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 8}
 LOAD = "users = 3\nduration_s = 60"
+OPEN = 'kind = "open_loop"\nrate_per_s = 10\nduration_s = 120'
 REPEAT = "[prompts]\nrepeat = true"
 PASSWORD = "a long one"
 ROUTES = (
@@ -81,11 +82,13 @@ def serve(engine: Any, locust: Any, write_scenario: Callable[..., Path]) -> Iter
     """Start Locust with its web UI; it ends with the test, by Ctrl-C."""
     started = []
 
-    def start(*arguments: str, base: str = "", env: dict[str, str] | None = None) -> Served:
+    def start(*arguments: str, base: str = "", env: dict[str, str] | None = None, load: str = LOAD) -> Served:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        scenario = write_scenario(engine(**FIXED).url, LOAD, REPEAT)
+        scenario = write_scenario(engine(**FIXED).url, load, REPEAT)
+        if load == OPEN:
+            scenario.write_text(scenario.read_text().replace('kind = "closed_loop"\n', ""))
         where = ["--web-base-path", base] if base else []
         process = locust.start("--config", str(scenario), "--web-port", str(port), *where, *arguments, env=env)
         started.append(process)
@@ -252,6 +255,18 @@ class Page:
         field = self.find(selector)
         field.send_keys("\ue009a\ue000", text)  # Ctrl-A, release
 
+    def open(self, label: str, within: str = "") -> None:
+        """Unfold a part of a form; what unfolds moves, so wait until it stands."""
+        part = f"{within}.MuiAccordionSummary-root"
+        found = [each for each in self.browser.find_elements("css selector", part) if each.text == label]
+        found[0].click()
+        until(lambda: found[0].get_attribute("aria-expanded") == "true")
+        time.sleep(0.5)
+
+    def value(self, name: str, within: str = "") -> str:
+        text: str = self.find(f"{within}input[name={name}],{within}select[name={name}]").get_attribute("value")
+        return text
+
     def drawn(self) -> list[str]:
         script = "return [...document.querySelectorAll('#charts canvas')].map((canvas) => canvas.toDataURL())"
         found: list[str] = self.browser.execute_script(script)
@@ -273,27 +288,47 @@ class TestBrowser:
     def test_a_run_from_the_form_to_the_download(
         self, serve: Callable[..., Served], browser: Any, locust: Any, tmp_path: Path
     ) -> None:
-        served, page = serve(), Page(browser)
+        served, page = serve(load=OPEN), Page(browser)
         browser.get(served.root)
-        assert page.find("input[name=userCount]").get_attribute("value") == "3"
+        page.open("Custom parameters")
+        assert [page.value(name) for name in ("rate", "arrivals", "model", "maxTokens")] == [
+            "10",
+            "poisson",
+            "simulated",
+            "",
+        ]
+        page.fill("input[name=rate]", "many")
+        page.press("Start")
+        until(lambda: "load.rate_per_s: input should be a valid number, got 'many'" in page.text())
+        assert not locust.out.exists(), "nothing was sent"
+        page.fill("input[name=rate]", "8")
+        page.fill("input[name=maxTokens]", "4")
         page.press("Start")
         page.press("LLM")
         until(lambda: " so far" in page.text("table"))
-        table = page.text("table")
-        assert "Last 10 s" in table
         until(lambda: "measuring" in page.text("table"))
-        assert "TTFT p50 / p95 / p99, ms" in table
+        table = page.text("table")
+        assert all(row in table for row in ("Last 10 s", "Asked rate, req/s", "TTFT p50 / p95 / p99, ms"))
 
         page.press("Edit")
-        page.fill("[role=presentation] input[name=userCount]", "5")
+        page.open("Custom parameters", "[role=presentation] ")
+        assert page.value("rate", "[role=presentation] ") == "8"
+        page.fill("[role=presentation] input[name=maxTokens]", "5")
+        page.press("Update")
+        until(lambda: "request.max_tokens: cannot become 5 while the run goes on" in page.text())
+        page.press("Edit")
+        page.open("Custom parameters", "[role=presentation] ")
+        page.fill("[role=presentation] input[name=maxTokens]", "4")
+        page.fill("[role=presentation] input[name=rate]", "30")
         page.press("Update")
 
         browser.get(f"{served.root}llm")
-        until(lambda: len(page.drawn()) == 8)
-        before, tiles = page.drawn(), page.text("#figures")
-        assert "requests/min" in tiles
-        until(lambda: "\n5\n" in page.text("#figures").replace("\n\n", "\n"))
-        until(lambda: all(now != then for now, then in zip(page.drawn()[:2], before[:2], strict=True)))
+        until(lambda: len(page.drawn()) == 10)
+        before = page.drawn()
+        assert "requests/min" in page.text("#figures")
+        until(lambda: "30.0\nrequests/s asked" in page.text("#figures").replace("\n\n", "\n"))
+        until(lambda: all(now != then for now, then in zip(page.drawn()[:4], before[:4], strict=True)))
+        until(lambda: served.json("llm/points")["points"][-1]["sent_per_s"] > 20)
 
         browser.get(f"{served.root}?tab=llm")
         page.press("Stop")
@@ -308,6 +343,10 @@ class TestBrowser:
         page.find("#summary").click()
         (fetched,) = until(lambda: list((tmp_path / "downloads").glob("*-summary.json")))
         assert fetched.read_bytes() == summary
+        assert json.loads(summary)["load"]["rate_per_s"] == 8
+        assert {
+            row["output_tokens"] for row in csv.DictReader(io.StringIO(served.get("llm/download/requests.csv")))
+        } == {"4"}
         assert page.faults() == []
         assert page.hosts() == {"127.0.0.1"}
 

@@ -7,9 +7,24 @@ const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
 
 const line = (name, colour, of, text = number, width = 2) => ({ name, colour, of, text, width });
 const whole = (value) => number(value, 0);
-const CHARTS = [
-  { title: "Output tokens/s", lines: [line("output tokens/s", "--rate", (p) => p.output_tokens_per_s)] },
-  { title: "Requests/min", lines: [line("requests/min", "--rate", (p) => p.requests_per_min)] },
+const quantiles = (title, key) => ({
+  title: `${title}, ms`,
+  lines: QUANTILES.map((q) => line(q, `--${q}`, (p) => p[key]?.[q], milliseconds)),
+  scale: 1000,
+});
+const ARRIVALS = [
+  {
+    title: "Arrivals: requests/s",
+    lines: [
+      line("asked", "--level", (p) => p.asked_per_s, number, 5), // where all is well, what is sent lies on top of it
+      line("sent", "--second", (p) => p.sent_per_s),
+      line("dropped", "--bad", (p) => p.dropped_per_s),
+    ],
+  },
+  quantiles("Schedule lag", "schedule_lag_s"),
+  { title: "Requests in flight", lines: [line("in flight", "--second", (p) => p.in_flight, whole)] },
+];
+const USERS = [
   {
     title: "Users and requests in flight",
     lines: [
@@ -17,12 +32,12 @@ const CHARTS = [
       line("in flight", "--second", (p) => p.in_flight, whole),
     ],
   },
+];
+const CHARTS = [
+  { title: "Output tokens/s", lines: [line("output tokens/s", "--rate", (p) => p.output_tokens_per_s)] },
+  { title: "Requests/min", lines: [line("requests/min", "--rate", (p) => p.requests_per_min)] },
   { title: "Failed requests/min", lines: [line("failed/min", "--bad", (p) => p.failed_per_min)] },
-  ...Object.entries(LATENCIES).map(([name, key]) => ({
-    title: `${name}, ms`,
-    lines: QUANTILES.map((q) => line(q, `--${q}`, (p) => p[key]?.[q], milliseconds)),
-    scale: 1000,
-  })),
+  ...Object.entries(LATENCIES).map(([name, key]) => quantiles(name, key)),
 ];
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
@@ -42,7 +57,28 @@ function moment(plot, value) {
   return seconds === undefined ? "n/a" : clock(seconds);
 }
 
-function options({ lines, scale = 1 }, width) {
+// A thin line where each stage after the first begins, its name beside it.
+function markStages(plot, stages) {
+  const { ctx, bbox } = plot;
+  const [from, to] = [plot.scales.x.min, plot.scales.x.max];
+  ctx.save();
+  ctx.strokeStyle = ctx.fillStyle = colour("--quiet");
+  ctx.font = `${11 * devicePixelRatio}px Roboto, Helvetica, Arial, sans-serif`;
+  [ctx.textAlign, ctx.textBaseline] = ["left", "top"];
+  for (const { name, begin_s: begin } of stages) {
+    if (begin < from || begin > to) continue;
+    const x = Math.round(plot.valToPos(begin, "x", true)) + 0.5;
+    ctx.beginPath();
+    ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    if (begin > 0) ctx.stroke();
+    ctx.fillText(name, x + 4 * devicePixelRatio, bbox.top + 2);
+  }
+  ctx.restore();
+}
+
+function options({ lines, scale = 1 }, width, stages) {
   const grid = { stroke: () => colour("--grid"), width: 1 };
   const axis = { stroke: () => colour("--quiet"), grid, ticks: { show: false } };
   return {
@@ -58,7 +94,10 @@ function options({ lines, scale = 1 }, width) {
     ],
     series: [{ label: "at", value: moment }, ...lines.map((each) => series(each, scale))],
     cursor: { sync: { key: "llm" }, drag: { x: true, y: false } },
-    hooks: { setSelect: [(plot) => { zoomed ||= plot.select.width > 0; }] },
+    hooks: {
+      draw: [(plot) => markStages(plot, stages())],
+      setSelect: [(plot) => { zoomed ||= plot.select.width > 0; }],
+    },
   };
 }
 
@@ -68,22 +107,25 @@ function columns({ lines, scale = 1 }, points) {
 }
 
 export class Charts {
-  constructor(place) {
-    this.plots = CHARTS.map((chart) => {
+  constructor(place, openLoop) {
+    this.openLoop = openLoop;
+    this.stages = [];
+    this.plots = [...(openLoop ? ARRIVALS : USERS), ...CHARTS].map((chart) => {
       const figure = document.createElement("figure");
       const caption = document.createElement("figcaption");
       caption.textContent = chart.title;
       figure.append(caption);
       place.append(figure);
       const inner = () => figure.clientWidth - 32;
-      const plot = new uPlot(options(chart, inner()), columns(chart, []), figure);
+      const plot = new uPlot(options(chart, inner(), () => this.stages), columns(chart, []), figure);
       plot.over.addEventListener("dblclick", () => { zoomed = false; });
       new ResizeObserver(() => plot.setSize({ width: inner(), height: HEIGHT })).observe(figure);
       return { chart, plot };
     });
   }
 
-  show(points) {
+  show(points, stages) {
+    this.stages = stages;
     for (const { chart, plot } of this.plots) {
       plot.setData(columns(chart, points), !zoomed);
       if (zoomed) plot.redraw();

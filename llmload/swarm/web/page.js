@@ -37,12 +37,40 @@ function showVerdict(state) {
   at("reasons").replaceChildren(...reasons);
 }
 
+function arrivals(state) {
+  return {
+    "requests/s asked": number(state.asked_per_s),
+    "requests/s sent": number(state.stage === "ended" ? null : points.at(-1)?.sent_per_s),
+    "schedule lag p99, ms": milliseconds(state.schedule_lag_s?.p99),
+    dropped: number(state.dropped, 0),
+  };
+}
+
+function showStages(stages) {
+  const head = ["", "asked", "judged, s", "requests/min", "output tok/s"];
+  const latencies = Object.entries(LATENCIES).flatMap(([name, key]) => ["p50", "p99"].map((q) => [name, key, q]));
+  const columns = [...head, ...latencies.map(([name, , q]) => `${name} ${q}, ms`), "failed"];
+  const rows = stages.map((stage) =>
+    row(stage.name, [
+      stage.users === null ? `${stage.rate_per_s} req/s` : `${stage.users} users`,
+      number(stage.judged_s),
+      number(stage.requests_per_min),
+      number(stage.output_tokens_per_s),
+      ...latencies.map(([, key, q]) => milliseconds(stage[key]?.[q])),
+      number(stage.failed, 0),
+    ]),
+  );
+  at("stages").hidden = !stages.length;
+  at("stage-rows").replaceChildren(element("tr", "", columns.map((name) => element("th", name))), ...rows);
+}
+
 function showFigures(state) {
   const tiles = {
     "requests/min so far": number(state.requests_per_min),
     "output tokens/s so far": number(state.output_tokens_per_s),
-    users: number(state.users, 0),
+    ...(state.open_loop ? {} : { users: number(state.users, 0) }), // in an open loop they rest
     "in flight": number(state.in_flight, 0),
+    ...(state.open_loop ? arrivals(state) : {}),
   };
   const tile = ([name, value]) => element("div", "", [element("b", value), element("span", name)]);
   at("figures").replaceChildren(...Object.entries(tiles).map(tile));
@@ -61,8 +89,12 @@ function show(state) {
   at("name").textContent = `${state.scenario}: ${state.model} on ${state.engine}`;
   showVerdict(state);
   showFigures(state);
-  charts ??= new Charts(at("charts")); // not before there is a run: what is hidden has no width to draw in
-  charts.show(points);
+  showStages(state.stages);
+  if (charts?.openLoop !== state.open_loop) {
+    at("charts").replaceChildren();
+    charts = new Charts(at("charts"), state.open_loop); // not before there is a run: what is hidden has no width
+  }
+  charts.show(points, state.stages);
 }
 
 async function ask(path) {
