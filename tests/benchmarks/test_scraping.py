@@ -1,0 +1,47 @@
+"""What scraping did to a run is judged by the median of pairs, each of a run that was scraped and one that was not."""
+
+import time
+
+import pytest
+
+from benchmarks.scraping import Pair, Reading, judge_pairs, scraping
+from benchmarks.wire.work import Work
+from llmload.monitor.exporter import wsgi_app
+from llmload.monitor.families import Snapshot
+from llmload.monitor.serving import MetricsServer
+
+WORK = Work.parse("200x100x128")
+
+
+def pair(itl_ratio: float, scrapes: int = 8) -> Pair:
+    alone = {"completed": 6000, "cpu_s": 20.0, "wall_s": 40.0}
+    return Pair(
+        scraped=Reading(itl_p99_s=0.01 * itl_ratio, **alone), alone=Reading(itl_p99_s=0.01, **alone), scrapes=scrapes
+    )
+
+
+def test_the_median_of_pairs_is_judged_and_what_was_not_scraped_is_none() -> None:
+    pairs = [pair(1.004), pair(1.5), pair(1.006), pair(0.5, scrapes=0)]
+
+    itl, middle, worst, share = judge_pairs(pairs, WORK, 5.0, [3.0, 2.0, 7.0])
+
+    assert (itl.figure, itl.passed) == ("0.60%", True)
+    assert (middle.figure, middle.passed, worst.figure, worst.passed) == ("3.00", True, "7.00", False)
+    assert (share.figure, share.passed) == ("0.12%", True)  # 3 ms of 5 s, on half a core
+    assert "19,200 tok/s" in itl.work
+    assert not judge_pairs([pair(1.02)], WORK, 5.0, [3.0])[0].passed
+    assert not judge_pairs([pair(1.0, scrapes=0)], WORK, 5.0, [3.0])[0].passed, "nothing was scraped"
+
+
+def test_scrapes_are_those_of_prometheus() -> None:
+    app = wsgi_app(lambda: Snapshot(labels={"engine": "e", "model": "m", "scenario": "s"}))
+    server = MetricsServer(app, "127.0.0.1", 0)
+    with scraping(server.port, 0.1) as sizes:
+        end_s = time.monotonic() + 10
+        while len(sizes) < 2 and time.monotonic() < end_s:
+            time.sleep(0.05)
+    server.close()
+
+    assert len(sizes) >= 2
+    assert min(sizes) > 50_000
+    assert sizes[0] == pytest.approx(sizes[1])
