@@ -42,13 +42,13 @@ SERIES: Final = {family.distribution: family.name for family in HISTOGRAMS}
 
 
 def full_totals() -> RunTotals:
-    """Return totals whose every distribution has values, as one worker of a busy run with a warm-up has them."""
+    """Return totals whose every distribution has values, as the master has them of a worker that was busy."""
     totals, chance = RunTotals(started=20_000, completed=20_000), np.random.default_rng(1)
     totals.outside |= {name: Histogram() for name in totals.distributions}
     for histogram in (*totals.distributions.values(), *totals.outside.values()):
         histogram.add_many(chance.lognormal(-3, 1, 20_000))
     totals.exemplars |= {name: [Exemplar(0.5, "20261123-041833-demo-2fe2-0-17", 1.7e9)] for name in WITH_EXEMPLARS}
-    return totals
+    return RunTotals.from_message(totals.to_message())
 
 
 def scrape_ms() -> tuple[list[float], int]:

@@ -18,7 +18,7 @@ def watched(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def _engine(engine: Mapping[str, Any]) -> Table:
-    table = _table("engine's own word")
+    table = _table("engine's own word, whole run")
     if not engine["samples"]:
         table.add_row("", f"nothing: {_failed(engine)}, as of an engine that serves no metrics")
         return table
@@ -30,13 +30,13 @@ def _engine(engine: Mapping[str, Any]) -> Table:
     table.add_row("preemptions", _figure(engine["preemptions"]))
     table.add_row("prefix cache hits", _share(engine["prefix_cache_hit_share"]))
     counted = f"{_figure(engine['output_tokens'])}, client's {_figure(engine['client_output_tokens'])}"
-    table.add_row("output tokens", f"{counted}, more by {_figure(engine['output_tokens_gap'])}")
+    table.add_row("output tokens", f"{counted}, gap {_figure(engine['output_tokens_gap'])}")
     table.add_row("read", f"{engine['samples']:,} times, {_failed(engine)}")
     return table
 
 
 def _gpus(gpus: Mapping[str, Any]) -> Table:
-    table = _table("GPUs' own word")
+    table = _table("GPUs' own word, whole run")
     if not gpus["samples"]:
         table.add_row("", f"nothing: {_failed(gpus)}")
         return table

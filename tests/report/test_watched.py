@@ -61,7 +61,7 @@ def test_every_figure_is_shown_with_its_unit() -> None:
         "KV cache in use 45.6% at most",
         "preemptions 3",
         "prefix cache hits 25.0%",
-        "output tokens 12,345, client's 12,300, more by 45",
+        "output tokens 12,345, client's 12,300, gap 45",
         "read 61 times, 2 reads failed",
         "143.50 GiB at most; sizing expects 131.25 GiB, and 142 GiB with the KV cache",
         "power 900.50 W at most",
