@@ -173,6 +173,7 @@ def test_bounds_are_those_of_the_totals_own_buckets() -> None:
 def test_the_slowest_requests_of_late_stand_beside_their_buckets_in_openmetrics_alone() -> None:
     counted = totals()
     counted.exemplars["ttft_s"].append(Exemplar(1e9, "r" * 120, 1.7e9))  # too long a name for OpenMetrics
+    counted.exemplars["ttft_s"].append(Exemplar(0.39999, "less slow, in the same bucket", 1.7e9))
     snapshot = Snapshot(labels=LABELS, totals=counted, slo=SLO)
     text = scraped(snapshot, accept="application/openmetrics-text; version=1.0.0")
     found = {

