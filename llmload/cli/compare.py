@@ -1,13 +1,10 @@
 """`llmload compare`: is one build worse than another?"""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 import click
-
-from llmload.errors import ConfigError
 
 EXIT_CODES: Final = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 4, "not judged": 4}
 TO: Final = "--to"
@@ -66,7 +63,8 @@ def compare(
       llmload compare runs/base runs/candidate --junit compare.xml --markdown compare.md
     """
     from llmload.measure.comparison import compare as compare_samples
-    from llmload.report.compared import check_comparable, read_run, runs_in, same_prompts
+    from llmload.report.compared import check_comparable, read_run, same_prompts
+    from llmload.report.run_folder import runs_in
     from llmload.scenario.comparing import read_comparing
 
     base, cand = ([read_run(run) for path in side for run in runs_in(path)] for side in _sides(folders))
@@ -104,6 +102,7 @@ def _show(
     comparison: Any, base: Any, cand: Any, notes: list[str], *, as_json: bool, junit: Path | None, markdown: Path | None
 ) -> None:
     from llmload.report import comparison_tables as tables
+    from llmload.report.job_summary import write_page
     from llmload.report.junit import write_junit
     from llmload.report.tables import console
 
@@ -122,15 +121,4 @@ def _show(
     if junit is not None:
         write_junit(junit, [("compare", tables.comparison_checks(comparison))])
     if markdown is not None:
-        write_markdown(markdown, tables.comparison_markdown(comparison, base, cand, notes))
-
-
-def write_markdown(file: Path, text: str) -> None:
-    """Write a page, or append it to the job summary that GitHub's runner named; ConfigError if that cannot be done."""
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    mode = "a" if summary and Path(summary) == file else "w"
-    try:
-        with file.open(mode, encoding="utf-8") as page:
-            page.write(text)
-    except OSError as error:
-        raise ConfigError(f"--markdown {file}: cannot be written: {error.strerror}") from None
+        write_page(markdown, tables.comparison_markdown(comparison, base, cand, notes))

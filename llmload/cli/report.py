@@ -5,7 +5,7 @@ from typing import Final
 
 import click
 
-from llmload.report.run_folder import SUMMARY, RunFolder
+from llmload.report.run_folder import SUMMARY, RunFolder, runs_in
 
 TOOLS: Final = ("vllm", "sglang", "aiperf", "guidellm", "genai-bench")
 
@@ -19,9 +19,16 @@ TOOLS: Final = ("vllm", "sglang", "aiperf", "guidellm", "genai-bench")
     help="The same records by that tool's definitions, names and layout (docs/dialects.md).",
 )
 @click.option("--json", "as_json", is_flag=True, help="The summaries as a JSON list.")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Verdicts and gates as JUnit XML.")
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw what the terminal shows.")
 def report(
-    folders: tuple[Path, ...], *, seed_tables: bool, dialect: str | None, as_json: bool, svg: Path | None
+    folders: tuple[Path, ...],
+    *,
+    seed_tables: bool,
+    dialect: str | None,
+    as_json: bool,
+    junit: Path | None,
+    svg: Path | None,
 ) -> None:
     """
     Show finished runs, given by their folders.
@@ -32,10 +39,17 @@ def report(
       llmload report runs/* --seed-tables > tables.md
       llmload report runs/* --json
       llmload report runs/* --svg runs.svg
+      llmload report runs/* --junit runs.xml
       llmload report runs/* --dialect vllm
       llmload report runs/* --dialect genai-bench --json
     """
-    runs = [RunFolder(folder) for folder in folders]
+    runs = [RunFolder(run) for folder in folders for run in runs_in(folder)]
+    if junit is not None:
+        from llmload.report.gates import run_checks
+        from llmload.report.junit import write_junit
+
+        summaries = [run.read(SUMMARY) for run in runs]
+        write_junit(junit, [(summary["run_id"], run_checks(summary)) for summary in summaries])
     if dialect is not None:
         _show_dialect(runs, dialect, as_json=as_json, svg=svg)
     elif seed_tables:

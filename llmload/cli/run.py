@@ -31,12 +31,14 @@ from llmload.scenario.shipped import find_scenario
     help="After the run, serve /metrics until scraped once more, but no longer than this.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
+@click.option("--junit", metavar="FILE", help="Write verdict and gates as JUnit XML, for a CI system.")
+@click.option("--markdown", metavar="FILE", help="Write a summary in Markdown, for a CI system.")
 @click.option("--web", is_flag=True, help="Open Locust's web UI on 127.0.0.1:8089 instead of running at once.")
 def run(scenario: str, *, as_json: bool, web: bool, settings: tuple[str, ...], **changes: str | float | None) -> None:
     """
     Run SCENARIO, a file or the name of one that comes with llmload, and pass on Locust's exit code.
 
-    0: good; 1: requests failed; 2: wrong use; 3: the measurement is INVALID.
+    0: good; 1: a gate was missed or requests failed; 2: wrong use; 3: the measurement is INVALID.
 
     \b
     Examples:
@@ -45,6 +47,7 @@ def run(scenario: str, *, as_json: bool, web: bool, settings: tuple[str, ...], *
       llmload run scenarios/lima-throughput.toml --users 32 --run-time 5m --processes 2
       llmload run demo --base-url http://127.0.0.1:8100 --set load.warmup_s=0 --set request.max_tokens=16
       llmload run demo --base-url http://127.0.0.1:8100 --metrics-port 9647 --linger 1
+      llmload run demo --base-url http://127.0.0.1:8100 --set 'gates.objectives=["ttft_s p95 < 0.5"]'
     """
     arguments = locust_arguments(find_scenario(scenario), changes, settings, as_json=as_json, web=web)
     click.echo(f"$ {shlex.join(['locust', *arguments])}", err=True)

@@ -51,16 +51,6 @@ def read_run(path: Path) -> FinishedRun:
     return FinishedRun(folder=folder, summary=folder.read(SUMMARY), manifest=folder.read(MANIFEST))
 
 
-def runs_in(path: Path) -> list[Path]:
-    """Return the folder itself, or the runs in it if it is that of a repeated run; RunFolderError if there are none."""
-    if (path / MANIFEST).is_file():
-        return [path]
-    inside = sorted(file.parent for file in path.glob(f"*/{SUMMARY}"))
-    if not inside:
-        raise RunFolderError(f"{path}: holds no finished run: neither {SUMMARY} nor folders with one")
-    return inside
-
-
 def _prompts(run: FinishedRun) -> dict[str, Any]:
     held = run.manifest["prompts"]
     return {name: held[name] for name in ("drawn", "turns", "repeat", "seed", "techniques")}

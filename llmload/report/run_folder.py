@@ -90,6 +90,13 @@ class RunFolder:
         return sorted(self.path.glob("requests*.jsonl"))
 
 
+def runs_in(path: Path) -> list[Path]:
+    """Return the runs in the folder of a repeated run, in their order; else the folder itself."""
+    if (path / MANIFEST).is_file() or (path / SUMMARY).is_file():
+        return [path]
+    return sorted(file.parent for file in path.glob(f"*/{SUMMARY}")) or [path]
+
+
 class RequestLog:
     """Appends a line per request to a file, each with one write, so that a crash loses at most the last."""
 

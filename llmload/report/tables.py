@@ -37,7 +37,9 @@ def milliseconds(value_s: float | None) -> str:
 
 def run_report(summary: Mapping[str, Any]) -> RenderableType:
     """Return the verdict, the figures and the latencies of a run."""
-    return Group(_title(summary), _figures(summary), _latencies(summary), *watched(summary), *_verdict(summary))
+    return Group(
+        _title(summary), _figures(summary), _latencies(summary), *watched(summary), *_verdict(summary), *_gates(summary)
+    )
 
 
 def _title(summary: Mapping[str, Any]) -> Text:
@@ -101,3 +103,13 @@ def _verdict(summary: Mapping[str, Any]) -> list[Text]:
     stamps = {"kernel": "time stamps by the kernel", "user": "time stamps by the process"}
     head.append(f"  {stamps.get(summary['stamp_source'], '')}", style="dim")
     return [head, *(Text(f"  {reason['level']}: {reason['text']}") for reason in verdict["reasons"])]
+
+
+def _gates(summary: Mapping[str, Any]) -> list[Text]:
+    """A line for each gate; what is red made the exit code 1."""
+    return [
+        Text.assemble(
+            "gate ", ("kept  ", "bold green") if gate["kept"] else ("MISSED", "bold red"), f"  {gate['text']}"
+        )
+        for gate in summary.get("gates", ())
+    ]

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from llmload.errors import ConfigError
 from llmload.measure.slo import Slo
 from llmload.scenario.comparing import Compare
+from llmload.scenario.gates import Gates
 from llmload.scenario.loads import AnyLoad, Staged
 from llmload.scenario.monitor import Monitor
 from llmload.scenario.table import Count, NotNegative, Positive, Table
@@ -209,6 +210,7 @@ class Scenario(Table):
     client: Client = Client()
     load: AnyLoad
     slo: SloLimits = SloLimits()
+    gates: Gates = Gates()
     compare: Compare = Compare()
     monitor: Monitor = Monitor()
     run: Run = Run()

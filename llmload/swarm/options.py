@@ -59,6 +59,9 @@ def add_options(parser: LocustArgumentParser) -> None:
         help="What is printed at the end: tables, summary.json, or nothing",
         **hidden,
     )
+    for option, what in (("--junit", "JUnit XML of verdict and gates"), ("--markdown", "Summary in Markdown")):
+        text = f"{what}, for a CI system, written at the end of a headless run"
+        add(option, type=_new_file, default=None, metavar="FILE", help=text, **hidden)
     add("--metrics-port", default="9646", metavar="PORT", help="Port of /metrics for Prometheus, or off", **hidden)
     add("--metrics-host", default=LOOPBACK, metavar="HOST", help="Address that /metrics listens on", **hidden)
     add(
@@ -69,6 +72,14 @@ def add_options(parser: LocustArgumentParser) -> None:
         help="After a headless run, serve /metrics until scraped once more, but no longer than this",
         **hidden,
     )
+
+
+def _new_file(text: str) -> str:
+    """A file's name, as text, since Locust sends options to its workers."""
+    place = Path(text).parent
+    if not place.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: there is no folder {place}")
+    return text
 
 
 def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:

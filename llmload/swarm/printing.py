@@ -3,12 +3,16 @@
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import gevent
 import orjson
 
 from llmload.measure.totals import RunTotals
+from llmload.report.gates import run_checks
+from llmload.report.job_summary import job_summary, write_page
+from llmload.report.junit import write_junit
 from llmload.report.tables import console, number, run_report
 from llmload.scenario.loads import Staged
 from llmload.swarm.steering import Steering
@@ -48,6 +52,16 @@ def _line(steering: Steering, totals: RunTotals) -> str:
 def silence_locust_tables() -> None:
     """Keep Locust from printing its tables, whose figures ours replace."""
     logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
+
+
+def write_for_ci(steering: Steering, junit: str | None, markdown: str | None) -> None:
+    """Write what CI systems read; RunFolderError if a file cannot be written."""
+    if steering.summary is None:
+        return
+    if junit is not None:
+        write_junit(Path(junit), [(steering.scenario.scenario.name, run_checks(steering.summary))])
+    if markdown is not None:
+        write_page(Path(markdown), job_summary(steering.summary))
 
 
 def show_summary(steering: Steering, form: str) -> None:

@@ -443,5 +443,7 @@ class Run:
     def _on_quit(self, **_: object) -> None:
         if self._steering is not None and self._headless:
             printing.show_summary(self._steering, self._options.summary)
+            with ending_on_wrong_use():
+                printing.write_for_ci(self._steering, self._options.junit, self._options.markdown)
             if self._monitoring is not None:
                 self._monitoring.linger(self._options.llmload_linger)

@@ -15,6 +15,7 @@ from llmload.measure.record import METRICS_VERSION, NS_PER_S
 from llmload.measure.totals import RunTotals
 from llmload.measure.verdict import Level, Reason, Verdict, judge
 from llmload.monitor.engine_metrics import EngineWatch
+from llmload.report.gates import failed, judge_gates
 from llmload.report.plausibility import bandwidth_use, memory_estimate
 from llmload.report.run_folder import MANIFEST, SUMMARY, RunFolder, new_run_id
 from llmload.report.summary import figures, summarise
@@ -158,6 +159,7 @@ class Steering:
         speed = self.summary["request_output_tokens_per_s"]
         self.summary |= self.engine_watch.summary(totals, self.memory_estimate)
         self.summary["bandwidth"] = bandwidth_use(self.scenario, speed and speed["mean"])
+        self.summary["gates"] = judge_gates(self.scenario.gates.parsed(), self.summary)
         self.folder.write(SUMMARY, self.summary)
         self.ended_unix_s = time.time()
         self.note_times()
@@ -165,12 +167,12 @@ class Steering:
 
     @property
     def exit_code(self) -> int:
-        """0: good; 1: requests failed; 3: the measurement is INVALID. A run that never started is wrong use."""
+        """0: good; 1: a gate was missed or requests failed; 2: the run never started; 3: the measurement is INVALID."""
         if self.summary is None:
             return WRONG_USE
         if self.summary["verdict"]["level"] == Level.INVALID:
             return INVALID
-        return FAILED if self.summary["requests"]["failed"] else GOOD
+        return FAILED if failed(self.summary) else GOOD
 
     def _timeline(self) -> dict[str, Any]:
         """Where the window and the stages lie, in unix time; None for what has not come about or has no set end."""

@@ -141,3 +141,21 @@ def test_a_folder_that_is_no_finished_run_is_one_line_and_exit_code_2(tmp_path: 
 
     assert result.exit_code == 2
     assert f"1/{missing}: no such file" in result.output
+
+
+def test_several_runs_are_a_suite_each_in_junit(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, "vLLM", "m", 5.0) for name in ("1", "2")]
+
+    report(*runs, "--junit", tmp_path / "runs.xml")
+
+    text = (tmp_path / "runs.xml").read_text()
+    assert '<testsuite name="1" tests="2"' in text
+    assert '<testsuite name="2" tests="2"' in text
+
+
+def test_the_folder_of_a_repeated_run_is_shown_as_its_runs(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        (tmp_path / "group").mkdir(exist_ok=True)
+        write_run(tmp_path / "group" / name, "vLLM", "m", 5.0)
+
+    assert [run["run_id"] for run in json.loads(report(tmp_path / "group", "--json"))] == ["1", "2"]

@@ -251,3 +251,22 @@ def test_users_that_are_set_are_the_users_that_send(
     assert ended.summary["load"]["users"] == 3
     spans = [(line["started_ns"], line["done_ns"]) for line in ended.lines]
     assert max(sum(start <= at < done for start, done in spans) for at, _ in spans) == 3
+
+
+@pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
+def test_gates_decide_the_exit_code_and_are_told_to_people_and_ci_systems(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path, processes: list[str]
+) -> None:
+    gates = '[gates]\nobjectives = ["ttft_s p95 < 5", "requests_per_min >= 1e9", "schedule_lag_s p99 < 1"]'
+    scenario = write_scenario(engine(**FIXED | {"output_tokens": 2}).url, "users = 2\nrequests = 8", gates)
+    xml, page = tmp_path / "gates.xml", tmp_path / "gates.md"
+
+    ended = locust.run("--config", str(scenario), "--junit", str(xml), "--markdown", str(page), *processes)
+
+    assert ended.code == 1, ended.err
+    assert [gate["kept"] for gate in ended.summary["gates"]] == [True, False, False]
+    assert "gate kept    ttft_s p95 0." in ended.out
+    assert "gate MISSED  requests_per_min " in ended.out
+    assert "gate MISSED  schedule_lag_s p99 not measured, promised < 1" in ended.out
+    assert 'failures="2"' in xml.read_text()
+    assert "| **MISSED** | `schedule_lag_s p99 < 1` |" in page.read_text()

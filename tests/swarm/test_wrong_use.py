@@ -49,6 +49,16 @@ def test_a_setting(locust: Any, engine: Any, write_scenario: Callable[..., Path]
     check(locust.run("--config", str(write_scenario(engine().url, LOAD)), "--set", setting), says)
 
 
+def test_a_report_that_cannot_be_written(locust: Any, engine: Any, write_scenario: Callable[..., Path]) -> None:
+    scenario = str(write_scenario(engine().url, LOAD))
+
+    ended = locust.run("--config", scenario, "--junit", "nowhere/x.xml")
+
+    assert ended.code == 2
+    assert "argument --junit: nowhere/x.xml cannot be written: there is no folder nowhere" in ended.err
+    assert ended.folder is None
+
+
 def test_an_engine_that_is_down(locust: Any, write_scenario: Callable[..., Path]) -> None:
     ended = locust.run("--config", str(write_scenario("http://127.0.0.1:1", LOAD)))
 

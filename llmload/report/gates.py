@@ -1,0 +1,62 @@
+"""The gates of a run: what its figures were promised to keep, and whether the run succeeds."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from llmload.measure.objective import Objective
+from llmload.measure.verdict import Level
+from llmload.report.junit import Check, Judgement
+
+ERRORS: Final = "error_share"
+
+
+def judge_gates(objectives: Iterable[Objective], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each promise as `{objective, figure, kept, text}`; a figure that was not measured keeps none."""
+    return [
+        {
+            "objective": str(objective),
+            "figure": (figure := objective.figure(summary)),
+            "kept": objective.kept(figure),
+            "text": objective.told(figure),
+        }
+        for objective in objectives
+    ]
+
+
+def failed(summary: Mapping[str, Any]) -> bool:
+    """Return whether a run fails a pipeline: a gate was missed, or a request failed where no gate says how many may."""
+    return any(not gate["kept"] for gate in summary.get("gates", ())) or _failed_requests(summary)
+
+
+def _failed_requests(summary: Mapping[str, Any]) -> bool:
+    gated = any(gate["objective"].split()[0] == ERRORS for gate in summary.get("gates", ()))
+    return bool(summary["requests"]["failed"]) and not gated
+
+
+def run_checks(summary: Mapping[str, Any]) -> list[Check]:
+    """Return what is judged of a run: whether it can be trusted, its requests, and its gates."""
+    verdict, requests = summary["verdict"], summary["requests"]
+    invalid = verdict["level"] == Level.INVALID
+    reasons = "; ".join(f"{reason['level']}: {reason['text']}" for reason in verdict["reasons"])
+    counts = f"{requests['failed']} of {requests['started']} failed"
+    errors = ", ".join(f"{name} {count}" for name, count in requests["errors"].items())
+    return [
+        Check(
+            name="measurement",
+            judgement=Judgement.UNDECIDED if invalid else Judgement.PASSED,
+            text=f"{verdict['level']}. {reasons}" if reasons else str(verdict["level"]),
+        ),
+        Check(
+            name="requests",
+            judgement=Judgement.FAILED if _failed_requests(summary) else Judgement.PASSED,
+            text=f"{counts}: {errors}" if errors else counts,
+        ),
+        *(
+            Check(
+                name=gate["objective"],
+                judgement=Judgement.PASSED if gate["kept"] else Judgement.FAILED,
+                text=gate["text"],
+            )
+            for gate in summary.get("gates", ())
+        ),
+    ]

@@ -1,0 +1,164 @@
+"""Gates held against summaries: what is missed, what fails a pipeline, and how a CI system shows it."""
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from llmload.errors import ConfigError, RunFolderError
+from llmload.report.gates import failed, judge_gates, run_checks
+from llmload.report.job_summary import job_summary, write_page
+from llmload.report.junit import Check, Judgement, write_junit
+from llmload.scenario import load_scenario
+from llmload.scenario.gates import Gates
+
+JUNIT_10 = {
+    "testsuites": {"name", "time", "tests", "failures", "disabled", "errors"},
+    "testsuite": {"name", "tests", "failures", "errors", "time", "disabled", "skipped", "timestamp", "hostname", "id"},
+    "testcase": {"name", "assertions", "time", "classname", "status"},
+    "failure": {"type", "message"},
+    "error": {"type", "message"},
+    "skipped": {"type", "message"},
+    "system-out": set(),
+}
+"""Elements and attributes of the schema that Jenkins published as junit-10.xsd."""
+LATENCY = {"mean": 0.2, "p50": 0.2, "p90": 0.3, "p95": 0.4, "p99": 0.5, "max": 0.6, "count": 100}
+
+
+def summary(*objectives: str, **changes: Any) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "run_id": "20260101-s",
+        "scenario": "s",
+        "engine": "vLLM",
+        "model": "m|n",
+        "simulated": False,
+        "load": {"kind": "closed_loop", "users": 1},
+        "requests": {"started": 100, "completed": 100, "failed": 0, "censored": 0, "errors": {}},
+        "window_s": 60.0,
+        "requests_per_min": 100.0,
+        "error_share": 0.0,
+        "goodput_share": 0.9,
+        "output_tokens_per_s": 50.0,
+        "request_output_tokens_per_s": {**LATENCY, "mean": 40.0},
+        "ttft_s": LATENCY,
+        "itl_s": None,
+        "tpot_s": LATENCY,
+        "e2e_s": LATENCY,
+        "verdict": {"level": "VALID", "reasons": []},
+    } | changes
+    return content | {"gates": judge_gates(Gates(objectives=list(objectives)).parsed(), content)}
+
+
+ONE_FAILED = {"requests": {"started": 100, "completed": 99, "failed": 1, "censored": 0, "errors": {"reset": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("judged", "fails"),
+    [
+        (summary(), False),
+        (summary("ttft_s p95 < 0.5", "requests_per_min >= 100"), False),
+        (summary("ttft_s p95 < 0.4"), True),
+        (summary("ttft_s p95 < 0.5", "goodput_share >= 0.95"), True),
+        (summary("itl_s p99 < 9"), True),
+        (summary(**ONE_FAILED, error_share=0.01), True),
+        (summary("error_share <= 0.01", **ONE_FAILED, error_share=0.01), False),
+        (summary("error_share < 0.01", **ONE_FAILED, error_share=0.01), True),
+        (summary("ttft_s p95 < 0.5", **ONE_FAILED, error_share=0.01), True),
+    ],
+    ids=lambda value: (
+        "; ".join(gate["objective"] for gate in value["gates"]) if isinstance(value, dict) else str(value)
+    ),
+)
+def test_a_missed_gate_or_a_failed_request_without_a_gate_fails_a_run(judged: dict[str, Any], fails: bool) -> None:
+    assert failed(judged) is fails
+
+
+def test_a_gate_on_what_was_not_measured_is_missed_and_says_so() -> None:
+    (gate,) = summary("itl_s p99 < 9")["gates"]
+
+    assert gate == {
+        "objective": "itl_s p99 < 9",
+        "figure": None,
+        "kept": False,
+        "text": "itl_s p99 not measured, promised < 9",
+    }
+
+
+def test_checks_are_the_measurement_the_requests_and_each_gate() -> None:
+    verdict = {"level": "INVALID", "reasons": [{"level": "INVALID", "text": "cut"}]}
+
+    checks = run_checks(summary("ttft_s p95 < 0.4", "error_share <= 1", verdict=verdict, **ONE_FAILED))
+
+    assert [(check.name, check.judgement.value) for check in checks] == [
+        ("measurement", "undecided"),
+        ("requests", "passed"),
+        ("ttft_s p95 < 0.4", "failed"),
+        ("error_share <= 1", "passed"),
+    ]
+    assert (checks[0].text, checks[1].text) == ("INVALID. INVALID: cut", "1 of 100 failed: reset 1")
+
+
+def test_junit_is_of_the_form_that_ci_systems_read(tmp_path: Path) -> None:
+    file = tmp_path / "out.xml"
+    checks = [Check(name=f"a < {kind}", judgement=kind, text='<&"> é') for kind in Judgement]
+
+    write_junit(file, [("one", checks), ("two", checks[:1])])
+
+    root = ET.fromstring(file.read_bytes())  # noqa: S314 - our own file
+    assert root.tag == "testsuites"
+    for element in root.iter():
+        assert set(element.keys()) <= JUNIT_10[element.tag], element.tag
+    one, two = root
+    assert {name: one.get(name) for name in ("name", "tests", "failures", "errors", "skipped")} == {
+        "name": "one",
+        "tests": "4",
+        "failures": "1",
+        "errors": "1",
+        "skipped": "1",
+    }
+    assert [[child.tag for child in case] for case in one] == [["system-out"], ["failure"], ["error"], ["skipped"]]
+    assert one[1][0].get("message") == '<&"> é'
+    assert two.get("tests") == "1"
+
+
+def test_the_page_names_what_was_missed_and_escapes_what_would_break_its_tables() -> None:
+    page = job_summary(summary("ttft_s p95 < 0.4", "requests_per_min >= 30"))
+
+    assert page.startswith("## llmload s: failed\n\nm|n on vLLM, 1 users in a closed loop.\n")
+    assert "| **MISSED** | `ttft_s p95 < 0.4` | ttft_s p95 0.4, promised < 0.4 |" in page
+    assert "| kept | `requests_per_min >= 30` | requests_per_min 100, promised >= 30 |" in page
+    assert "| ITL | n/a | n/a |" in page
+    assert "| TTFT | 200.0 | 200.0 | 300.0 | 400.0 | 500.0 | 600.0 |" in page
+
+
+@pytest.mark.parametrize("write", [lambda file: write_page(file, "x"), lambda file: write_junit(file, [])])
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, write: Any) -> None:
+    with pytest.raises(RunFolderError, match=r"none/x: cannot be written: No such file or directory"):
+        write(tmp_path / "none" / "x")
+
+
+@pytest.mark.parametrize(
+    ("objectives", "complaint"),
+    [
+        ('["ttft_s p96 < 1"]', "gates.objectives.0: ttft_s is a distribution and has no p96"),
+        ('["ttft_s p95 < 1", "ttft_s p95 < 1.0"]', "gates: ttft_s p95 < 1 is promised twice"),
+        ('"ttft_s p95 < 1"', "gates.objectives: input should be a valid list"),
+    ],
+)
+def test_a_gate_that_means_nothing_is_named_before_the_run(tmp_path: Path, objectives: str, complaint: str) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(
+        f"""
+scenario = {{ name = "s" }}
+engine = {{ name = "vllm", base_url = "http://127.0.0.1:8000" }}
+model = {{ name = "m" }}
+load = {{ kind = "closed_loop", users = 1, requests = 1 }}
+gates = {{ objectives = {objectives} }}
+"""
+    )
+
+    with pytest.raises(ConfigError) as error:
+        load_scenario(file)
+
+    assert f"{file}: {complaint}" in str(error.value)
