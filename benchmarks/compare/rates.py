@@ -30,11 +30,19 @@ class Tally:
         for finding in comparison.findings:
             self.metrics.setdefault(finding.metric.name, Counter())[finding.outcome.value] += 1
 
-    def line(self, outcome: Outcome = Outcome.FAIL) -> str:
+    def seen(self) -> list[Outcome]:
+        """Return the outcomes that came."""
+        return [outcome for outcome in Outcome if self.wholes[outcome.value]]
+
+    def line(self, outcome: Outcome) -> str:
         """Return how often an outcome came, with the interval that its true rate lies in."""
+        return f"{outcome.value} {self.wholes[outcome.value]} = {self.share(outcome)}"
+
+    def share(self, outcome: Outcome) -> str:
+        """Return an outcome's share, with the interval that its true rate lies in."""
         count, of = self.wholes[outcome.value], sum(self.wholes.values())
         low, high = wilson(count, of)
-        return f"{outcome.value} {count} of {of} = {count / of:.1%} (95 %: {low:.1%} to {high:.1%})"
+        return f"{count / of:.1%} ({low:.1%} to {high:.1%})"
 
 
 def wilson(count: int, of: int, sure: float = 0.95) -> tuple[float, float]:
