@@ -103,6 +103,12 @@ def engine() -> None:
 @click.option(
     "--kv-cache-tokens", default=65536, show_default=True, help="Tokens that fill the KV cache, for its gauge."
 )
+@click.option(
+    "--prefix-cache-tokens",
+    default=0,
+    show_default=True,
+    help="Prompt tokens that a prefix cache keeps, in blocks of 16: what it knows costs no prefill.",
+)
 @click.option("--seed", default=0, show_default=True, help="Fixes lengths, words and which requests get a fault.")
 @click.option(
     "--fault",

@@ -9,6 +9,7 @@ go wrong, `truth_log` what is written down about each request.
     formulas    tokens of a prompt, tokens of an answer, time to the first token, gap between tokens
     asked       what a request body asks for, or why it is refused
     formats     the bytes of an answer as vLLM and as TGI send them
+    prefix_cache which prompt tokens need not be computed again
     faults      which requests fail, and how
     generation  one request being answered: its next token, written and stamped
     batch       slots, the queue before them, and the schedule of due tokens

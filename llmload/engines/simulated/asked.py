@@ -6,7 +6,13 @@ from typing import Any
 
 import orjson
 
-from llmload.engines.simulated.formulas import TOKENS_PER_MESSAGE, prompt_number, text_tokens, wanted_tokens
+from llmload.engines.simulated.formulas import (
+    BYTES_PER_TOKEN,
+    TOKENS_PER_MESSAGE,
+    prompt_number,
+    token_bytes,
+    wanted_tokens,
+)
 from llmload.engines.simulated.settings import SimulationSettings
 
 TGI_DEFAULT_MAX_NEW_TOKENS = 20  # TGI 1.0.1 answers 20 tokens where nothing else is asked for
@@ -34,6 +40,8 @@ class Asked:
     """
     A request that can be answered; lengths in tokens, `number` is what prompt and seed fix.
 
+    `token_text` is the prompt as 4 bytes a token, `cached_tokens` how many of them are cached (None: no cache).
+
     `include_usage` is stream_options.include_usage, for TGI parameters.details; `cut`: a limit ends the answer.
     """
 
@@ -44,6 +52,8 @@ class Asked:
     output_tokens: int
     cut: bool
     number: int
+    token_text: bytes = b""
+    cached_tokens: int | None = None
 
 
 def error_body(api: Api, status: int, kind: str, message: str, param: str | None = None) -> bytes:
@@ -64,7 +74,8 @@ def read_asked(settings: SimulationSettings, api: Api, stream: bool | None, raw:
     if api is not Api.TGI:
         _check_model(settings, api, body)
     options = _mapping(api, body, "parameters") if api is Api.TGI else body
-    prompt, prompt_tokens = _prompt(api, body)
+    prompt, token_text = _prompt(api, body)
+    prompt_tokens = len(token_text) // BYTES_PER_TOKEN
     number = prompt_number(settings, prompt)
     output_tokens, cut = _answer_length(settings, api, options, prompt_tokens, number)
     return Asked(
@@ -75,6 +86,7 @@ def read_asked(settings: SimulationSettings, api: Api, stream: bool | None, raw:
         output_tokens=output_tokens,
         cut=cut,
         number=number,
+        token_text=token_text,
     )
 
 
@@ -106,8 +118,8 @@ def _include_usage(api: Api, body: dict[str, Any]) -> bool:
     return bool(_mapping(api, body, "stream_options").get("include_usage"))
 
 
-def _prompt(api: Api, body: dict[str, Any]) -> tuple[bytes, int]:
-    """The prompt as bytes to draw from, and its length in tokens."""
+def _prompt(api: Api, body: dict[str, Any]) -> tuple[bytes, bytes]:
+    """The prompt as bytes to draw from, and as 4 bytes a token."""
     key = {Api.CHAT: "messages", Api.COMPLETIONS: "prompt", Api.TGI: "inputs"}[api]
     asked = body.get(key)
     if api is Api.CHAT:
@@ -115,20 +127,25 @@ def _prompt(api: Api, body: dict[str, Any]) -> tuple[bytes, int]:
     if isinstance(asked, list) and len(asked) == 1 and isinstance(asked[0], str):
         asked = asked[0]
     if isinstance(asked, str):
-        return asked.encode("utf-8", "surrogatepass"), text_tokens(asked)
+        return asked.encode("utf-8", "surrogatepass"), token_bytes(asked)
     if api is Api.COMPLETIONS and isinstance(asked, list) and asked and all(type(token) is int for token in asked):
-        return orjson.dumps(asked), len(asked)
+        ids = b"".join((token & 0xFFFFFFFF).to_bytes(BYTES_PER_TOKEN, "little") for token in asked)
+        return orjson.dumps(asked), ids
     raise _refused(
         api, f"{key} must be one text" + (" or one list of token ids" if api is Api.COMPLETIONS else ""), key
     )
 
 
-def _messages(api: Api, asked: object) -> tuple[bytes, int]:
+def _messages(api: Api, asked: object) -> tuple[bytes, bytes]:
     if not isinstance(asked, list) or not asked or not all(isinstance(message, dict) for message in asked):
         raise _refused(api, "messages must be a list of at least one message", "messages")
-    texts = [_message_text(message.get("content")) for message in asked]
-    tokens = sum(TOKENS_PER_MESSAGE + text_tokens(text) for text in texts)
-    return orjson.dumps(asked), tokens
+    head_bytes = TOKENS_PER_MESSAGE * BYTES_PER_TOKEN
+    token_text = b"".join(
+        str(message.get("role")).encode("utf-8", "surrogatepass")[:head_bytes].ljust(head_bytes, b"\0")
+        + token_bytes(_message_text(message.get("content")))
+        for message in asked
+    )
+    return orjson.dumps(asked), token_text
 
 
 def _message_text(content: object) -> str:

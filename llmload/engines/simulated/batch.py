@@ -71,7 +71,9 @@ class Batch:
         self._running.add(generation)
         self._gap_ns = gap_ns(self._settings, len(self._running))
         if generation.fault != "stall_first":
-            due_ns = generation.admitted_ns + ttft_ns(self._settings, generation.asked.prompt_tokens)
+            asked = generation.asked
+            to_compute = asked.prompt_tokens - (asked.cached_tokens or 0)
+            due_ns = generation.admitted_ns + ttft_ns(self._settings, to_compute)
             heappush(self._due, (due_ns, next(self._order), generation))
 
     def _release(self, generation: Generation, free_ns: int) -> None:

@@ -110,13 +110,15 @@ class OpenAiFormat:
         choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish_reason}
         return _event(self._frame(self._chunk_kind, [choice]))
 
-    def _usage(self) -> dict[str, int]:
+    def _usage(self) -> dict[str, Any]:
         asked = self._facts.asked
         total = asked.prompt_tokens + asked.output_tokens
+        cached = {} if asked.cached_tokens is None else {"cached_tokens": asked.cached_tokens}
         return {
             "prompt_tokens": asked.prompt_tokens,
             "total_tokens": total,
             "completion_tokens": asked.output_tokens,
+            **({"prompt_tokens_details": cached} if cached else {}),
         }
 
     def opening(self) -> bytes:

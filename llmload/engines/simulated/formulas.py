@@ -4,6 +4,8 @@ The model of time and length: what a simulated answer costs, as formulas that ca
     prompt tokens   chat: sum over messages of 4 + ceil(UTF-8 bytes of its text / 4)
                     completions, TGI: ceil(UTF-8 bytes / 4); a list of token ids: its length
     TTFT            wait for a slot + ttft_s + prompt_tokens * prefill_s_per_token
+                    with a prefix cache: the prompt tokens that are not cached when the request comes. Whole blocks of
+                    16 tokens are cached, each known by all text before its end; the last token of a prompt never is
     gap             itl_s * (1 + itl_load_factor * (running - 1) / slots), `running` as the token before is written
     token k         due at TTFT + the sum of the k gaps before it: an absolute schedule, a late write moves no other
     answer tokens   output_tokens if fixed, else round(exp(mu + spread * z)), at least 1, z a standard normal
@@ -26,6 +28,12 @@ TOKENS_PER_MESSAGE = 4
 def text_tokens(text: str) -> int:
     """Tokens that a text counts for: ceil(UTF-8 bytes / 4)."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
+
+
+def token_bytes(text: str) -> bytes:
+    """The text as 4 bytes a token, the last one padded."""
+    encoded = text.encode("utf-8", "surrogatepass")
+    return encoded + b"\0" * (-len(encoded) % BYTES_PER_TOKEN)
 
 
 def ttft_ns(settings: SimulationSettings, prompt_tokens: int) -> int:

@@ -141,6 +141,7 @@ class Generation:
             "stream": self.asked.stream,
             "status": self.status,
             "prompt_tokens": self.asked.prompt_tokens,
+            "cached_tokens": self.asked.cached_tokens,
             "output_tokens": self.tokens,
             "finish": self.finish,
             "fault": self.fault,

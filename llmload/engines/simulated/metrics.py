@@ -52,11 +52,16 @@ class Seconds:
 class EngineTotals:
     """What the engine has done since it started: tokens, requests by finished_reason, three histograms."""
 
-    __slots__ = ("e2e", "finished", "generation_tokens", "itl", "prompt_tokens", "ttft")
+    __slots__ = (
+        *("e2e", "finished", "generation_tokens", "itl", "prefix_cache_hits", "prefix_cache_queries"),
+        *("prompt_tokens", "ttft"),
+    )
 
     def __init__(self) -> None:
         self.prompt_tokens = 0
         self.generation_tokens = 0
+        self.prefix_cache_queries = 0
+        self.prefix_cache_hits = 0
         self.finished = dict.fromkeys(FINISHED_REASONS, 0)
         self.ttft = Seconds(_TTFT_BOUNDS_S)
         self.itl = Seconds(_ITL_BOUNDS_S)
@@ -106,6 +111,8 @@ class EngineCollector(Collector):
         for name, text, value in (
             ("vllm:prompt_tokens", "Prompt tokens of requests whose first token came.", self._totals.prompt_tokens),
             ("vllm:generation_tokens", "Tokens generated.", self._totals.generation_tokens),
+            ("vllm:prefix_cache_queries", "Prompt tokens looked for in the cache.", self._totals.prefix_cache_queries),
+            ("vllm:prefix_cache_hits", "Prompt tokens found in the cache.", self._totals.prefix_cache_hits),
             ("vllm:num_preemptions", "Always 0: the simulated engine does not preempt.", 0),
         ):
             family = CounterMetricFamily(name, text, labels=["model_name"])

@@ -1,5 +1,6 @@
 """What is answered to which path."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from llmload.engines.simulated.faults import HTTP_STATUS, KINDS, FaultDealer
 from llmload.engines.simulated.formats import AnswerFacts, format_of
 from llmload.engines.simulated.generation import Generation
 from llmload.engines.simulated.metrics import EngineCollector, EngineTotals, registry_of, render
+from llmload.engines.simulated.prefix_cache import PrefixCache
 from llmload.engines.simulated.settings import SimulationSettings
 from llmload.engines.simulated.truth_log import TruthLog
 
@@ -42,6 +44,7 @@ class Routes:
         self._log = log
         self._totals = EngineTotals()
         self._registry = registry_of(EngineCollector(settings.model, self._totals, batch.gauges))
+        self._cache = PrefixCache(settings.prefix_cache_tokens) if settings.prefix_cache_tokens else None
         self._dealer = FaultDealer(settings.faults, settings.seed)
         self._generating: dict[Connection, Generation] = {}
         self._answered = 0
@@ -97,6 +100,10 @@ class Routes:
         except RefusedError as refused:
             self._refuse(request, connection, refused, fault)
             return
+        if self._cache is not None:
+            asked = dataclasses.replace(asked, cached_tokens=self._cache.take(asked.token_text))
+            self._totals.prefix_cache_queries += asked.prompt_tokens
+            self._totals.prefix_cache_hits += asked.cached_tokens or 0
         request.close_after = fault == "close_after"
         form = format_of(self._facts(request, asked, fault))
         generation = Generation(request, connection, asked, form, fault, self._totals)

@@ -15,6 +15,7 @@ class SimulationSettings:
 
     `port` 0 picks a free one. `output_tokens` fixes the length of every answer; None draws it around
     `output_tokens_mean` (lognormal; `output_tokens_spread` is the standard deviation of its logarithm).
+    `prefix_cache_tokens` is how many prompt tokens the prefix cache keeps; 0 is no cache.
     `faults` maps a kind of `faults.KINDS` to the share of requests that get it.
     """
 
@@ -31,6 +32,7 @@ class SimulationSettings:
     output_tokens_spread: float = 0.5
     max_model_len_tokens: int = 32768
     kv_cache_tokens: int = 65536
+    prefix_cache_tokens: int = 0
     seed: int = 0
     faults: Mapping[str, float] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)
@@ -46,6 +48,8 @@ class SimulationSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"simulated engine: {name} = {value} must be at least 1")
+        if self.prefix_cache_tokens < 0:
+            raise ConfigError(f"simulated engine: prefix_cache_tokens = {self.prefix_cache_tokens} must be 0 or more")
         for name in ("ttft_s", "prefill_s_per_token", "itl_s", "itl_load_factor", "output_tokens_spread"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):

@@ -3,7 +3,7 @@ One JSON line a request: what the engine did, by its own clock.
 
 Times are nanoseconds of CLOCK_MONOTONIC, which every process of a machine shares. Fields:
 
-    request_id path stream status prompt_tokens output_tokens (written) finish fault
+    request_id path stream status prompt_tokens cached_tokens output_tokens (written) finish fault
     received_ns      the request's last byte was read
     admitted_ns      it got its slot (null: it never did)
     first_due_ns     when the first token was due
