@@ -18,7 +18,7 @@ def health(totals: RunTotals) -> dict[str, float | None]:
         "chunk_counted_share": _share(totals.token_sources["chunks"], answers),
         "contradicted_share": _share(totals.contradicted_answers, answers),
         "reused_prompt_share": _share(totals.reused_prompts, totals.started),
-        "cached_token_share": _share(totals.cached_tokens, totals.prompt_tokens),
+        "cached_token_share": totals.cached_token_share,
     }
 
 

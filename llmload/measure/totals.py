@@ -75,6 +75,7 @@ _COUNTS: Final = (
     "good_in_window",
     "prompt_tokens",
     "cached_tokens",
+    "cache_told_prompt_tokens",
     "output_tokens",
     "reasoning_tokens",
     "chunks",
@@ -113,6 +114,8 @@ class RunTotals:
     good_in_window: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    cache_told_prompt_tokens: int = 0
+    """Prompt tokens of those answers that say how many of them were cached."""
     output_tokens: int = 0
     reasoning_tokens: int = 0
     chunks: int = 0
@@ -155,6 +158,12 @@ class RunTotals:
     def in_flight(self) -> int:
         """Requests that are on their way."""
         return self.started - self.ended
+
+    @property
+    def cached_token_share(self) -> float | None:
+        """Which share of prompt tokens the engine says it had cached; None where no answer says so."""
+        told = self.cache_told_prompt_tokens
+        return self.cached_tokens / told if told else None
 
     def whole(self, name: str) -> Histogram:
         """Return a distribution over every answer of the run, in the window or not."""
@@ -215,6 +224,8 @@ class RunTotals:
         self.coalesced_chunks += record.coalesced_chunks
         for name in ("prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"):
             setattr(self, name, getattr(self, name) + (getattr(record, name) or 0))
+        if record.cached_tokens is not None:
+            self.cache_told_prompt_tokens += record.prompt_tokens or 0
         self.uncounted_answers += record.output_tokens is None
         self.contradicted_answers += record.output_tokens is not None and record.output_tokens < len(record.chunk_ns)
         self._add_distributions(record, self.distributions)

@@ -117,6 +117,8 @@ def _add_judged(totals: RunTotals, columns: Columns, judged: Mask) -> None:
     totals.coalesced_chunks += int(columns.coalesced_chunks[judged].sum())
     for name in _COUNTED:
         setattr(totals, name, getattr(totals, name) + int(np.nansum(columns.numbers[name][judged])))
+    told = judged & ~np.isnan(columns.numbers["cached_tokens"])
+    totals.cache_told_prompt_tokens += int(np.nansum(columns.numbers["prompt_tokens"][told]))
     output_tokens = columns.numbers["output_tokens"][judged]
     totals.uncounted_answers += _count(np.isnan(output_tokens))
     totals.contradicted_answers += _count(output_tokens < columns.chunks[judged])

@@ -59,6 +59,7 @@ def figures(totals: RunTotals, window_s: float | None) -> dict[str, Any]:
         "error_share": totals.failed_in_window / ended if ended else None,
         "prompt_tokens": totals.prompt_tokens if distributions["request_prompt_tokens"].count else None,
         "output_tokens": totals.output_tokens if distributions["request_output_tokens"].count else None,
+        "cached_token_share": totals.cached_token_share,
         "output_tokens_per_s": totals.window_tokens / window_s if window_s and tokens_known else None,
         **{name: describe(distributions[name]) for name in DISTRIBUTIONS},
     }

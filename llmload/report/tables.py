@@ -68,8 +68,29 @@ def _figures(summary: Mapping[str, Any]) -> Table:
     if summary["finish_reasons"]:
         reasons = ", ".join(f"{name} {count}" for name, count in summary["finish_reasons"].items())
         table.add_row("finish reasons", reasons)
+    for title, text in _prefix_cache(summary):
+        table.add_row(title, text)
     table.add_row("window", f"{number(summary['window_s'], 1)} s, {load_text(summary['load'])}")
     return table
+
+
+def _prefix_cache(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the engine says of prompt tokens that it had cached, in its answers and in its own series."""
+    rows = []
+    if salt := summary.get("prompt_salt"):
+        rows.append(("prompts", f"salted, so that no prefix cache answers them: a salt for each {salt}"))
+    told, engine = summary.get("cached_token_share"), summary.get("engine_metrics") or {}
+    own = engine.get("prefix_cache_hit_share")
+    if told is not None or own is not None:
+        rows.append(
+            ("prefix cache", f"{share(told)} of prompt tokens by the answers, {share(own)} by the engine's series")
+        )
+    return rows
+
+
+def share(value: float | None) -> str:
+    """Return a share in per cent; None is n/a."""
+    return UNKNOWN if value is None else f"{value:.1%}"
 
 
 def load_text(load: Mapping[str, Any]) -> str:

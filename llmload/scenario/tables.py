@@ -15,6 +15,7 @@ from llmload.scenario.loads import AnyLoad, Staged
 from llmload.scenario.monitor import Monitor
 from llmload.scenario.table import Count, NotNegative, Positive, Table
 from llmload.workload.prompts import PromptPlan
+from llmload.workload.salt import SaltMode
 
 EngineName = Literal[
     "transformers", "vllm", "tgi", "sglang", "llama.cpp", "lmdeploy", "tensorrt-llm", "simulated", "other"
@@ -43,6 +44,10 @@ def _as_urls(value: object) -> object:
             if parts.username or parts.password:
                 raise ValueError("a base URL carries no password: name an environment variable in engine.api_key_env")
     return urls
+
+
+def _as_salt_mode(value: object) -> object:
+    return ("request" if value else None) if isinstance(value, bool) else value
 
 
 class Engine(Table):
@@ -110,6 +115,17 @@ class Prompts(Table):
     """Whether the draw starts over, shuffled anew, when every prompt was sent."""
     n_shot: Annotated[int, Field(ge=0)] = 0
     chain_of_thought: bool | str = False
+    salt: Annotated[SaltMode | None, BeforeValidator(_as_salt_mode)] = None
+    """A short prefix before the first message that no other request (true: the same) or no other run has, so that no
+    prefix cache of the engine can answer it."""
+    salt_key: str | None = Field(default=None, min_length=1)
+    """What tells this run's salts from another run's of the same seed; the run's id where absent."""
+
+    @model_validator(mode="after")
+    def _key_has_salt(self) -> Self:
+        if self.salt_key is not None and self.salt is None:
+            raise ValueError(f"salt_key = {self.salt_key!r} means nothing without salt = 'request' or 'run'")
+        return self
 
 
 class Request(Table):
@@ -234,7 +250,7 @@ class Scenario(Table):
 
     def prompt_plan(self) -> PromptPlan:
         """Return which prompts are drawn, and how."""
-        return PromptPlan(**self.prompts.model_dump(), seed=self.scenario.seed)
+        return PromptPlan(**self.prompts.model_dump(exclude={"salt", "salt_key"}), seed=self.scenario.seed)
 
     def api_key(self) -> str | None:
         """Return the key from the environment, None where the scenario names none; ConfigError if it is not set."""

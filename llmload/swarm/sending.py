@@ -18,6 +18,7 @@ from llmload.wire.client import ClientSettings, Timeouts
 from llmload.wire.kind import make_client
 from llmload.workload.arrivals import share_of_trace, unit_gaps
 from llmload.workload.prompts import Workload
+from llmload.workload.salt import Salts
 from llmload.workload.trace import read_trace
 
 
@@ -45,7 +46,7 @@ def open_session(scenario: Scenario, workload: Workload, share: Share, run_id: s
     client = make_client(client_settings(scenario), scenario.client.kind)
     for conversation in workload.conversations:
         for prompt in conversation.prompts:
-            client.prepare(prompt)
+            client.prepare(prompt, salted=scenario.prompts.salt is not None)
     session = Session(
         scenario=scenario,
         share=share,
@@ -53,10 +54,17 @@ def open_session(scenario: Scenario, workload: Workload, share: Share, run_id: s
         deck=workload.deck(share.index, share.count),
         log=RequestLog(folder.path / share.log_name, with_chunks=scenario.run.record_chunks),
         run_id=run_id,
+        salts=_salts(scenario, share, run_id),
     )
     gc.collect()
     gc.freeze()  # what lives through the whole run is not looked at again
     return session
+
+
+def _salts(scenario: Scenario, share: Share, run_id: str) -> Salts | None:
+    mode, seed = scenario.prompts.salt, scenario.scenario.seed
+    key = scenario.prompts.salt_key or run_id
+    return mode and Salts(mode, seed=seed, key=key, worker_index=share.index, worker_count=share.count)
 
 
 def open_schedule(

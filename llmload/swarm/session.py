@@ -18,6 +18,7 @@ from llmload.swarm.stages import StageClock
 from llmload.wire.client import ChatClient
 from llmload.workload.conversation import Conversation, Prompt
 from llmload.workload.prompts import Deck
+from llmload.workload.salt import Salts
 
 ABORT_GRACE_S: Final = 5.0
 """How long cut requests may take to close their streams and leave their records."""
@@ -102,7 +103,15 @@ class Session:
     """
 
     def __init__(
-        self, *, scenario: Scenario, share: Share, client: ChatClient, deck: Deck, log: RequestLog, run_id: str
+        self,
+        *,
+        scenario: Scenario,
+        share: Share,
+        client: ChatClient,
+        deck: Deck,
+        log: RequestLog,
+        run_id: str,
+        salts: Salts | None = None,
     ) -> None:
         self.scenario = scenario
         self.run_id = run_id
@@ -113,7 +122,7 @@ class Session:
         self.exhausted = Event()
         self._slo = scenario.slo_limits()
         self._budget = share.of(None if isinstance(scenario.load, Staged) else scenario.load.requests)
-        self._client, self._deck, self._log = client, deck, log
+        self._client, self._deck, self._log, self._salts = client, deck, log, salts
         load = scenario.load
         self.stage_clock = StageClock(load, self.span.start_ns) if isinstance(load, Staged) else None
         self.stages: dict[str, RunTotals] = {}
@@ -151,7 +160,8 @@ class Session:
         request_id = f"{self._request_prefix}-{self.totals.started}"
         try:
             stage = None if self.stage_clock is None else self.stage_clock.name_at(time.monotonic_ns())
-            record = self._client.complete(prompt, request_id=request_id, stage=stage, scheduled_ns=due_ns)
+            salt = None if self._salts is None else self._salts.next()
+            record = self._client.complete(prompt, request_id=request_id, stage=stage, scheduled_ns=due_ns, salt=salt)
             count(record)
         finally:
             self._in_flight.discard(current)

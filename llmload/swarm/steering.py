@@ -24,6 +24,7 @@ from llmload.scenario.loads import ClosedLoop, Staged
 from llmload.swarm.session import Span
 from llmload.swarm.stages import StageClock
 from llmload.workload.prompts import Workload
+from llmload.workload.salt import ADDED_CHARS
 
 GOOD: Final = 0
 FAILED: Final = 1
@@ -124,8 +125,10 @@ class Steering:
         return judge(self._health(totals), further)
 
     def _health(self, totals: RunTotals) -> dict[str, float | None]:
+        salted = self.scenario.prompts.salt == "request"  # then a prompt that comes again is new to a cache
         return {
             **health(totals),
+            **({"reused_prompt_share": None} if salted else {}),
             "concurrency_shortfall": self._shortfall(totals),
             "worker_cpu_share": self.worst_cpu_share,
             "missing_workers": float(len(self.missing_workers)),
@@ -151,6 +154,7 @@ class Steering:
             "engine": self.scenario.engine.column,
             "model": self.scenario.model.name,
             "simulated": self.simulated,
+            "prompt_salt": self.scenario.prompts.salt,
             "load": self.scenario.load.model_dump(mode="json", exclude_none=True),
             "window_started_unix_s": self.span.opened_unix_s(totals),
             **summarise(totals, window_s=self.span.length_s(totals), verdict=self.verdict(totals)),
@@ -197,6 +201,13 @@ class Steering:
     def _unix_s(self, moment_ns: int | None) -> float | None:
         return None if moment_ns is None else (moment_ns + self._unix_offset_ns) / NS_PER_S
 
+    def _salt(self) -> dict[str, Any] | None:
+        """Return what a reader needs to salt prompts as this run did; None where it salts none."""
+        prompts = self.scenario.prompts
+        if prompts.salt is None:
+            return None
+        return {"mode": prompts.salt, "key": prompts.salt_key or self.run_id, "added_chars": ADDED_CHARS}
+
     def _manifest(self) -> dict[str, Any]:
         return {
             "run_id": self.run_id,
@@ -206,7 +217,7 @@ class Steering:
             "scenario_file": self._scenario_file.name,
             "scenario": self.scenario.model_dump(mode="json"),
             "seed": self.scenario.scenario.seed,
-            "prompts": self._workload.manifest(),
+            "prompts": {**self._workload.manifest(), "salt": self._salt()},
             "engine": None if self._deployment is None else self._deployment.to_dict(),
             "simulated": self.simulated,
             "metrics_version": METRICS_VERSION,

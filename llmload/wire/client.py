@@ -51,18 +51,24 @@ class ChatClient(Protocol):
     """Sends a prompt and says what happened; one per process, used by all its users at once."""
 
     def complete(
-        self, prompt: Prompt, *, request_id: str, stage: str | None = None, scheduled_ns: int | None = None
+        self,
+        prompt: Prompt,
+        *,
+        request_id: str,
+        stage: str | None = None,
+        scheduled_ns: int | None = None,
+        salt: str | None = None,
     ) -> RequestRecord:
         """
-        Send the prompt, wait for the answer and return its record.
+        Send the prompt, its messages salted where there is a salt, wait for the answer and return its record.
 
         Never raises for what an engine or network does: a failure is a record with an error. When its greenlet is
         killed while it waits, it closes the stream and returns a record with outcome `censored` instead of raising
         `GreenletExit`: the caller counts the record, then ends its greenlet.
         """
 
-    def prepare(self, prompt: Prompt) -> None:
-        """Encode the prompt's request ahead of the run, so that sending costs no work."""
+    def prepare(self, prompt: Prompt, *, salted: bool = False) -> None:
+        """Encode the prompt's request ahead of the run, with a place for its salt, so that sending costs no work."""
 
     def close(self) -> None:
         """Close every connection."""

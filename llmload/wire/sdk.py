@@ -53,10 +53,17 @@ class SdkClient:
         self._own: tuple[int, Iterator[openai.OpenAI], list[openai.OpenAI]] | None = None
 
     def complete(
-        self, prompt: Prompt, *, request_id: str, stage: str | None = None, scheduled_ns: int | None = None
+        self,
+        prompt: Prompt,
+        *,
+        request_id: str,
+        stage: str | None = None,
+        scheduled_ns: int | None = None,
+        salt: str | None = None,
     ) -> RequestRecord:
         """Send the prompt, wait for the answer and return its record, as `ChatClient` promises."""
         clients = self._clients()
+        sent = prompt if salt is None else prompt.salted(salt)
         request = Request(
             request_id=request_id,
             prompt_id=prompt.prompt_id,
@@ -67,12 +74,12 @@ class SdkClient:
         return carry_out(
             request,
             self._dialect.answer,
-            lambda attempt: self._send(next(clients), request, prompt, attempt),
+            lambda attempt: self._send(next(clients), request, sent, attempt),
             retries=self._settings.retries,
             secrets=self._secrets,
         )
 
-    def prepare(self, prompt: Prompt) -> None:
+    def prepare(self, prompt: Prompt, *, salted: bool = False) -> None:
         """Do nothing: the SDK encodes every request anew."""
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import secrets
 import time
 
 from llmload.errors import ConfigError
@@ -38,14 +39,22 @@ class WireClient:
         self._heads = [(route, _head(route, settings)) for route in _routes(settings, self._dialect.path)]
         self._turns = itertools.cycle(self._heads)
         self._prepared: dict[int, tuple[Prompt, bytes]] = {}
+        self._prepared_around: dict[int, tuple[Prompt, bytes, bytes]] = {}
+        self._placeholder = secrets.token_hex(8)  # which stands in no prompt, as nobody knew it
         self._secrets = secrets_in(settings)
         self._pools: dict[int, tuple[Reactor, Pool]] = {}
 
     def complete(
-        self, prompt: Prompt, *, request_id: str, stage: str | None = None, scheduled_ns: int | None = None
+        self,
+        prompt: Prompt,
+        *,
+        request_id: str,
+        stage: str | None = None,
+        scheduled_ns: int | None = None,
+        salt: str | None = None,
     ) -> RequestRecord:
         """Send the prompt, wait for the answer and return its record, as `ChatClient` promises."""
-        body = self._encoded(prompt)
+        body = self._encoded(prompt) if salt is None else self._salted(prompt, salt)
         request = Request(
             request_id=request_id,
             prompt_id=prompt.prompt_id,
@@ -61,9 +70,15 @@ class WireClient:
             secrets=self._secrets,
         )
 
-    def prepare(self, prompt: Prompt) -> None:
-        """Encode the prompt's request ahead of the run, so that sending costs no work."""
-        self._prepared[id(prompt)] = (prompt, self._dialect.encode(prompt))
+    def prepare(self, prompt: Prompt, *, salted: bool = False) -> None:
+        """Encode the prompt's request ahead of the run, with a place for its salt, so that sending costs no work."""
+        if salted:
+            before, _, after = self._dialect.encode(prompt.salted(self._placeholder)).partition(
+                self._placeholder.encode()
+            )
+            self._prepared_around[id(prompt)] = (prompt, before, after)
+        else:
+            self._prepared[id(prompt)] = (prompt, self._dialect.encode(prompt))
 
     def close(self) -> None:
         """Close every idle connection of this process."""
@@ -74,6 +89,12 @@ class WireClient:
     def _encoded(self, prompt: Prompt) -> bytes:
         prepared = self._prepared.get(id(prompt))
         return self._dialect.encode(prompt) if prepared is None else prepared[1]
+
+    def _salted(self, prompt: Prompt, salt: str) -> bytes:
+        prepared = self._prepared_around.get(id(prompt))
+        if prepared is None:
+            return self._dialect.encode(prompt.salted(salt))
+        return prepared[1] + salt.encode() + prepared[2]
 
     def _send(self, request: Request, body: bytes, attempt: Attempt) -> None:
         route, head = next(self._turns)

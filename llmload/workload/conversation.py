@@ -21,6 +21,11 @@ class Prompt:
     """Row of the data set from 0, and turn from 1 where a conversation has several: `17` or `17.2`."""
     messages: tuple[Message, ...]
 
+    def salted(self, salt: str) -> "Prompt":
+        """Return the prompt with the salt on a line of its own before its first message."""
+        first = self.messages[0]
+        return Prompt(self.prompt_id, (as_message(first["role"], f"{salt}\n{first['content']}"), *self.messages[1:]))
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:

@@ -54,6 +54,11 @@ def test_a_scenario_with_defaults_sends_only_what_it_sets(tmp_path: Path) -> Non
         (("users = 4", 'users = "four"'), "x.toml: load.users: input should be a valid integer, got 'four'"),
         (("users = 4", "users = 0"), "x.toml: load.users: input should be greater than or equal to 1, got 0"),
         (("users = 4", "users = 9"), "x.toml: load: users = 9 is more than requests = 8"),
+        (
+            ("[load]", '[prompts]\nsalt = "x"\n[load]'),
+            "x.toml: prompts.salt: input should be 'request' or 'run', got 'x'",
+        ),
+        (("[load]", '[prompts]\nsalt_key = "x"\n[load]'), "x.toml: prompts: salt_key = 'x' means nothing without salt"),
         (("requests = 8", ""), "x.toml: load: needs requests or duration_s, or it never ends"),
         (("requests = 8", "duration_s = 5\nwarmup_s = 6"), "warmup_s = 6 leaves nothing of duration_s = 5"),
         (('name = "vllm"', 'name = "vlm"'), "x.toml: engine.name: input should be 'transformers', 'vllm'"),

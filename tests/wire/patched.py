@@ -39,6 +39,7 @@ def complete(
     at_once: int = 1,
     prompt: Prompt = HELLO,
     prepared: bool = False,
+    salts: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
 ) -> list[RequestRecord]:
     """Return the records of requests sent by one client, `at_once` users sending `times` each."""
@@ -46,10 +47,13 @@ def complete(
     try:
         client = make_client(settings, kind)
         if prepared:
-            client.prepare(prompt)
+            client.prepare(prompt, salted=bool(salts))
 
         def user(number: int) -> list[RequestRecord]:
-            return [client.complete(prompt, request_id=f"{number}-{turn}") for turn in range(times)]
+            salt_of = dict(enumerate(salts))
+            return [
+                client.complete(prompt, request_id=f"{number}-{turn}", salt=salt_of.get(turn)) for turn in range(times)
+            ]
 
         users = [gevent.spawn(user, number) for number in range(at_once)]
         gevent.joinall(users, raise_error=True)

@@ -219,6 +219,18 @@ def test_the_request_holds_what_the_settings_say_and_no_more(kind: ClientKind, s
     assert {"x-request-id: 0-0", "authorization: bearer sk-1", "x-mine: yes"} <= set(lines)
 
 
+@pytest.mark.parametrize("prepared", [True, False])
+def test_each_salt_stands_before_the_first_message(
+    kind: ClientKind, prepared: bool, serve: Serve, patched: Patched
+) -> None:
+    server = serve(["read", FINE, "read", FINE, "hold"])
+
+    patched("complete", settings(server), kind, times=2, prepared=prepared, salts=("s1", "s2"))
+
+    sent = [orjson.loads(request.partition(b"\r\n\r\n")[2])["messages"] for request in server.requests]
+    assert sent == [[{"role": "user", "content": f"{salt}\nSay hello."}] for salt in ("s1", "s2")]
+
+
 def test_no_key_sends_no_authorization(kind: ClientKind, serve: Serve, patched: Patched) -> None:
     server = serve(["read", FINE, "hold"])
 
