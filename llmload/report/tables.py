@@ -7,6 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llmload.report.cost import cost_rows
 from llmload.report.watched import watched
 
 UNKNOWN: Final = "n/a"
@@ -68,7 +69,7 @@ def _figures(summary: Mapping[str, Any]) -> Table:
     if summary["finish_reasons"]:
         reasons = ", ".join(f"{name} {count}" for name, count in summary["finish_reasons"].items())
         table.add_row("finish reasons", reasons)
-    for title, text in _prefix_cache(summary):
+    for title, text in (*_prefix_cache(summary), *cost_rows(summary)):
         table.add_row(title, text)
     table.add_row("window", f"{number(summary['window_s'], 1)} s, {load_text(summary['load'])}")
     return table

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from llmload.errors import ConfigError
 from llmload.measure.slo import Slo
 from llmload.scenario.comparing import Compare
+from llmload.scenario.cost import Cost
 from llmload.scenario.gates import Gates
 from llmload.scenario.loads import AnyLoad, Staged
 from llmload.scenario.monitor import Monitor
@@ -229,6 +230,7 @@ class Scenario(Table):
     gates: Gates = Gates()
     compare: Compare = Compare()
     monitor: Monitor = Monitor()
+    cost: Cost | None = None
     run: Run = Run()
 
     @model_validator(mode="after")
@@ -237,6 +239,10 @@ class Scenario(Table):
             raise ValueError(f"client.kind = 'openai' cannot speak engine.api = {self.engine.api!r}")
         if not self.request.stream and (self.slo.ttft_s is not None or self.slo.tpot_s is not None):
             raise ValueError("slo.ttft_s and slo.tpot_s are not measurable with request.stream = false")
+        if self.cost is not None and self.cost.price_per_gpu_hour is not None and not self.deployment.gpus:
+            raise ValueError("cost.price_per_gpu_hour needs the number of GPUs in deployment.gpus")
+        if self.cost is not None and self.cost.price_per_kwh is not None and self.monitor.dcgm_url is None:
+            raise ValueError("cost.price_per_kwh needs the GPUs' energy counters: set monitor.dcgm_url")
         asked = None if isinstance(self.load, Staged) else self.load.requests
         drawn = self.prompts.count
         runs_out = asked is not None and drawn is not None and asked > drawn

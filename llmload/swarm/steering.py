@@ -15,6 +15,7 @@ from llmload.measure.record import METRICS_VERSION, NS_PER_S
 from llmload.measure.totals import RunTotals
 from llmload.measure.verdict import Level, Reason, Verdict, judge
 from llmload.monitor.engine_metrics import EngineWatch
+from llmload.report.cost import cost_of
 from llmload.report.gates import failed, judge_gates
 from llmload.report.plausibility import bandwidth_use, memory_estimate
 from llmload.report.run_folder import MANIFEST, SUMMARY, RunFolder, new_run_id
@@ -163,6 +164,8 @@ class Steering:
         speed = self.summary["request_output_tokens_per_s"]
         self.summary |= self.engine_watch.summary(totals, self.memory_estimate)
         self.summary["bandwidth"] = bandwidth_use(self.scenario, speed and speed["mean"])
+        window_s, gpu_metrics = self.summary["window_s"], self.summary["gpu_metrics"]
+        self.summary["cost"] = cost_of(self.scenario, totals, window_s, gpu_metrics)
         self.summary["gates"] = judge_gates(self.scenario.gates.parsed(), self.summary)
         self.folder.write(SUMMARY, self.summary)
         self.ended_unix_s = time.time()

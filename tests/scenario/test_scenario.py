@@ -59,6 +59,24 @@ def test_a_scenario_with_defaults_sends_only_what_it_sets(tmp_path: Path) -> Non
             "x.toml: prompts.salt: input should be 'request' or 'run', got 'x'",
         ),
         (("[load]", '[prompts]\nsalt_key = "x"\n[load]'), "x.toml: prompts: salt_key = 'x' means nothing without salt"),
+        (("[load]", '[cost]\ncurrency = "EUR"\n[load]'), "x.toml: cost: needs a price: price_per_hour, price_per"),
+        (
+            ("[load]", '[cost]\ncurrency = "EUR"\nprice_per_hour = -1\n[load]'),
+            "x.toml: cost.price_per_hour: input should be greater than 0, got -1",
+        ),
+        (
+            ("[load]", '[cost]\ncurrency = "EUR"\nprice_per_gpu_hour = 2.5\n[load]'),
+            "x.toml: cost.price_per_gpu_hour needs the number of GPUs in deployment.gpus",
+        ),
+        (
+            ("[load]", '[cost]\ncurrency = "EUR"\nprice_per_kwh = 0.3\n[load]'),
+            "x.toml: cost.price_per_kwh needs the GPUs' energy counters: set monitor.dcgm_url",
+        ),
+        (
+            ("[load]", '[cost]\ncurrency = "EUR"\nprice_per_million_input_tokens = 0.3\n[load]'),
+            "belong together",
+        ),
+        (("[load]", "[cost]\nprice_per_hour = 1.0\n[load]"), "x.toml: cost.currency: is missing"),
         (("requests = 8", ""), "x.toml: load: needs requests or duration_s, or it never ends"),
         (("requests = 8", "duration_s = 5\nwarmup_s = 6"), "warmup_s = 6 leaves nothing of duration_s = 5"),
         (('name = "vllm"', 'name = "vlm"'), "x.toml: engine.name: input should be 'transformers', 'vllm'"),
