@@ -27,9 +27,9 @@ class Exemplar:
         """Return what `to_message` described."""
         return cls(*message)
 
-    def replaced_by(self, other: Self) -> bool:
-        """Whether another one that came later stands instead of this one."""
-        return other.value >= self.value or other.unix_s - self.unix_s > RECENT_S
+    def gives_way_to(self, value: float, unix_s: float) -> bool:
+        """Whether a value that came later stands instead of this one."""
+        return value >= self.value or unix_s - self.unix_s > RECENT_S
 
 
 def slowest(exemplars: Iterable[Exemplar]) -> list[Exemplar]:

@@ -247,16 +247,16 @@ class RunTotals:
             if value is not None:
                 _of(to, name).add(max(0.0, value))
         _of(to, "itl_s").add_many(np.maximum(record.itl_s, 0.0))
+        now_s = time.time()
         for name in WITH_EXEMPLARS:
-            self._stand_for_others(name, single[name], record.request_id)
+            self._stand_for_others(name, single[name], record.request_id, now_s)
 
-    def _stand_for_others(self, name: str, value: float | None, request_id: str) -> None:
+    def _stand_for_others(self, name: str, value: float | None, request_id: str, unix_s: float) -> None:
         if value is None:
             return
-        new = Exemplar(max(0.0, value), request_id, time.time())
         known = self.exemplars.get(name)
-        if not known or known[0].replaced_by(new):
-            self.exemplars[name] = [new]
+        if not known or known[0].gives_way_to(value, unix_s):
+            self.exemplars[name] = [Exemplar(max(0.0, value), request_id, unix_s)]
 
     def merge(self, other: Self) -> None:
         """Add everything that the other totals hold."""

@@ -34,6 +34,8 @@ class Source:
         self._first: dict[str, dict[str, float]] = {}
         self._last: dict[str, dict[str, float]] = {}
         self._most: dict[str, dict[str, float]] = {}
+        self._flowed: dict[str, float] = {}
+        self._taken_s: float | None = None
         self.samples = self.failed_reads = 0
 
     def sample(self) -> None:
@@ -51,7 +53,12 @@ class Source:
     def take(self, parts: dict[str, dict[str, float]]) -> None:
         """Keep a sample, and write it down."""
         self.samples += 1
-        self._last = parts
+        now_s = time.monotonic()
+        since_s = 0.0 if self._taken_s is None else now_s - self._taken_s
+        for values in parts.values():
+            flows = {name: value * since_s for name, value in values.items() if name.endswith("_per_s")}
+            self._flowed |= {name: self._flowed.get(name, 0.0) + flow for name, flow in flows.items()}
+        self._last, self._taken_s = parts, now_s
         self._first = self._first or parts
         for part, values in parts.items():
             most = self._most.setdefault(part, {})
@@ -73,6 +80,10 @@ class Source:
             if name in values
         ]
         return sum(grown) if grown and min(grown) >= 0 else None
+
+    def flowed(self, name: str) -> float | None:
+        """Return how much a rate has come to, each sample's taken since the one before; None where it is not served."""
+        return self._flowed.get(name)
 
     def most(self, name: str) -> list[float]:
         """Return the greatest value of each part."""
@@ -181,6 +192,8 @@ def gpu_summary(
         "tensor_active_max": max((most for each in gpus for most in each.most("tensor_active")), default=None),
         "nvlink_tx_max_bytes_per_s": _summed(gpus, "nvlink_tx_bytes_per_s"),
         "nvlink_rx_max_bytes_per_s": _summed(gpus, "nvlink_rx_bytes_per_s"),
+        "nvlink_tx_bytes": _flowed(gpus, "nvlink_tx_bytes_per_s"),
+        "nvlink_rx_bytes": _flowed(gpus, "nvlink_rx_bytes_per_s"),
     }
 
 
@@ -198,6 +211,11 @@ def _mean(sources: Sequence[Source], name: str) -> float | None:
 def _summed(sources: Sequence[Source], name: str) -> float | None:
     most = [value for source in sources for value in source.most(name)]
     return sum(most) if most else None
+
+
+def _flowed(sources: Sequence[Source], name: str) -> float | None:
+    known = [flowed for source in sources if (flowed := source.flowed(name)) is not None]
+    return sum(known) if known else None
 
 
 def _less(of: float | None, less: float | None) -> float | None:

@@ -49,8 +49,9 @@ def _gpus(gpus: Mapping[str, Any]) -> Table:
     energy = _figure(gpus["energy_j_per_output_token"], " J")
     table.add_row("energy", f"{_figure(gpus['energy_j'], ' J')}, {energy} an output token")
     table.add_row("tensor cores active", f"{_share(gpus['tensor_active_max'])} at most")
-    sent, received = (gpus[f"nvlink_{way}_max_bytes_per_s"] for way in ("tx", "rx"))
-    table.add_row("NVLink", f"{_gigabytes(sent)} sent, {_gigabytes(received)} received at most")
+    for name, way in (("NVLink, sent", "tx"), ("NVLink, received", "rx")):
+        most, whole = gpus[f"nvlink_{way}_max_bytes_per_s"], gpus[f"nvlink_{way}_bytes"]
+        table.add_row(name, f"{_gigabytes(most)}/s at most, {_gigabytes(whole)} in all")
     table.add_row("read", f"{gpus['samples']:,} times, {_failed(gpus)}")
     return table
 
@@ -81,4 +82,4 @@ def _share(value: float | None) -> str:
 
 
 def _gigabytes(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value / 1e9:,.2f} GB/s"
+    return UNKNOWN if value is None else f"{value / 1e9:,.2f} GB"

@@ -9,9 +9,9 @@ from llmload.measure.totals import RunTotals
 def test_a_slower_request_takes_the_place_and_a_faster_one_only_after_a_while() -> None:
     known = Exemplar(1.0, "a", 100.0)
 
-    assert known.replaced_by(Exemplar(1.5, "b", 101.0))
-    assert not known.replaced_by(Exemplar(0.5, "b", 100.0 + RECENT_S))
-    assert known.replaced_by(Exemplar(0.5, "b", 101.0 + RECENT_S))
+    assert known.gives_way_to(1.5, 101.0)
+    assert not known.gives_way_to(0.5, 100.0 + RECENT_S)
+    assert known.gives_way_to(0.5, 101.0 + RECENT_S)
 
 
 def test_of_several_processes_the_few_slowest_are_kept_and_what_is_old_is_not() -> None:

@@ -3,6 +3,7 @@
 import csv
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -132,6 +133,7 @@ def test_an_engine_that_was_restarted_has_no_difference_to_show(tmp_path: Path) 
 def test_gpus_are_kept_apart_in_the_file_and_added_up_in_the_summary(tmp_path: Path) -> None:
     source = Source("http://gpu/metrics", GPU, tmp_path / "gpu_metrics.csv", by="gpu")
     for used, energy in ((512, 1000), (1024, 4000), (256, 7000)):
+        time.sleep(0.1)
         text = DCGM.replace("{used0}", str(used)).replace("{energy0}", str(energy))
         source.take(read(text, GPU, "gpu"))
 
@@ -139,7 +141,8 @@ def test_gpus_are_kept_apart_in_the_file_and_added_up_in_the_summary(tmp_path: P
 
     assert (summary["gpus"], summary["memory_used_max_gib"], summary["power_max_w"]) == (2, 3.0, 300.5)
     assert (summary["energy_j"], summary["energy_j_per_output_token"]) == (6.0, 2.0)
-    assert summary["nvlink_rx_max_bytes_per_s"] is None
+    assert summary["nvlink_rx_max_bytes_per_s"] is summary["nvlink_rx_bytes"] is None
+    assert 1e6 * 0.2 <= summary["nvlink_tx_bytes"] < 1e6 * 20, "a million bytes a second, over two tenths of a second"
     assert summary["memory_estimate_gib"] is None
     sized = gpu_summary([source], RunTotals(), {"weights": 2**30, "overhead": 2**29, "kv_cache": 2**31})
     assert (sized["memory_estimate_gib"], sized["memory_estimate_with_kv_cache_gib"]) == (3.0, 7.0)

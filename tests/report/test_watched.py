@@ -41,6 +41,8 @@ GPUS: dict[str, Any] = {
     "tensor_active_max": 0.31,
     "nvlink_tx_max_bytes_per_s": 2.5e9,
     "nvlink_rx_max_bytes_per_s": None,
+    "nvlink_tx_bytes": 30e9,
+    "nvlink_rx_bytes": None,
 }
 
 
@@ -66,7 +68,7 @@ def test_every_figure_is_shown_with_its_unit() -> None:
         "143.50 GiB at most; sizing expects 131.25 GiB, and 142 GiB with the KV cache",
         "power 900.50 W at most",
         "energy 50,000 J, 4.07 J an output token",
-        "2.50 GB/s sent, n/a received",
+        "NVLink, sent 2.50 GB/s at most, 30.00 GB in all",
     ):
         assert line in text
 
