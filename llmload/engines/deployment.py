@@ -1,11 +1,13 @@
 """What a running engine says of itself: its models, its version, and whether it is a simulation."""
 
+import http.client
 import json
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -39,6 +41,12 @@ class Deployment:
         return None
 
     @property
+    def loaded(self) -> str | None:
+        """What TGI's `/info` says that it loaded; None where the engine has no such answer."""
+        info = self.answers.get("/info")
+        return str(info["model_id"]) if isinstance(info, dict) and info.get("model_id") else None
+
+    @property
     def simulated(self) -> bool:
         """Whether llmload's simulated engine answered."""
         version = self.answers.get("/version")
@@ -63,16 +71,47 @@ def ask(
 
     An engine that answers but serves none of the paths is no error.
     """
-    parts = urlsplit(base_url)
-    root = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
-    context = _tls(ca_file, verify_tls) if parts.scheme == "https" else None
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    root, context, headers = _root(base_url), _context(base_url, ca_file, verify_tls), _headers(api_key)
     answers = {}
     for path in PATHS:
         answer = _get(root, path, headers, context)
         if answer is not None:
             answers[path] = answer
     return Deployment(base_url=base_url, answers=answers)
+
+
+def is_ready(base_url: str, *, api_key: str | None = None, ca_file: str | None = None, verify_tls: bool = True) -> bool:
+    """Say whether the engine answers and calls itself ready: `/health`, or `/v1/models` where it has none."""
+    root, context, headers = _root(base_url), _context(base_url, ca_file, verify_tls), _headers(api_key)
+    health = _status(root + "/health", headers, context)
+    if health in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}:
+        return _status(root + "/v1/models", headers, context) == HTTPStatus.OK
+    return health in {HTTPStatus.OK, HTTPStatus.NO_CONTENT}
+
+
+def _status(url: str, headers: Mapping[str, str], context: ssl.SSLContext | None) -> int | None:
+    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - the caller allows http and https only
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as answer:  # noqa: S310 - the same
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+
+
+def _root(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
+
+
+def _headers(api_key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _context(base_url: str, ca_file: str | None, verify_tls: bool) -> ssl.SSLContext | None:
+    return _tls(ca_file, verify_tls) if base_url.startswith("https:") else None
 
 
 def _tls(ca_file: str | None, verify_tls: bool) -> ssl.SSLContext:
