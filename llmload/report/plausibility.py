@@ -82,7 +82,9 @@ def _fit_of(scenario: Scenario) -> Fit | None:
 
 
 def _model_of(scenario: Scenario) -> ModelSpec:
-    """The model by what tables call it, else by what requests call it; ConfigError where neither is known."""
+    """The model as the sizing knows it, else as tables or requests call it; ConfigError where none is known."""
+    if scenario.model.catalogue is not None:
+        return load_model(scenario.model.catalogue)
     try:
         return load_model(scenario.model.name)
     except ConfigError:

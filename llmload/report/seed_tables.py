@@ -24,6 +24,8 @@ class Figure:
     verdict: dict[str, Any]
     bandwidth: dict[str, Any] | None = None
     """What the speed is of the GPUs' memory bandwidth, where model and GPU are known."""
+    failed: bool = False
+    """Whether the measurement was tried and there is no figure; whoever tried names the reason."""
 
 
 def read_figure(folder: RunFolder) -> Figure:
@@ -84,7 +86,9 @@ def _cells(figures: Sequence[Figure], model: str, engines: Sequence[str], digits
     cells = {engine: round(median(of), digits) for engine, of in values.items() if of}
     best = max(cells.values(), default=None) if len(cells) > 1 else None
     texts = {engine: f"{value:.{digits}f}" for engine, value in cells.items()}
-    return [f"**{texts[e]}**" if e in cells and cells[e] == best else texts.get(e, "") for e in engines]
+    failed = {f.engine for f in figures if f.model == model and f.failed}
+    unmeasured = {engine: "failed" if engine in failed else "" for engine in engines}
+    return [f"**{texts[e]}**" if e in cells and cells[e] == best else texts.get(e, unmeasured[e]) for e in engines]
 
 
 def _notes(figures: Iterable[Figure]) -> Iterable[str]:
@@ -92,7 +96,7 @@ def _notes(figures: Iterable[Figure]) -> Iterable[str]:
         cell = f"{figure.model} on {figure.engine} ({figure.run_id})"
         if figure.protocol is None:
             yield f"{cell}: in no table, since its scenario names no protocol (scenario.protocol)."
-        elif figure.value is None:
+        elif figure.value is None and not figure.failed:
             yield f"{cell}: nothing was measured."
         if figure.bandwidth is not None:
             doubt = figure.bandwidth["implausible"]

@@ -78,6 +78,8 @@ class Model(Table):
     """What tables call it."""
     served_as: str | None = Field(default=None, min_length=1)
     """What a request calls it, where the engine wants another name (a path, a hub id)."""
+    catalogue: str | None = Field(default=None, min_length=1)
+    """What `llmload vram` knows it as, a name or the path of its config, where that is another name."""
 
     @property
     def request_name(self) -> str:
