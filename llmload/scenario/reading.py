@@ -21,19 +21,19 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None) -> Sce
 
     ConfigError has a line for everything that is wrong, naming the file, the key and the value.
     """
-    tables = _read_toml(path)
+    tables = read_toml(path)
     tables.pop("tool", None)  # Locust's own settings, which Locust reads
     for key, value in (overrides or {}).items():
         _lay_over(tables, key, value)
     try:
         return Scenario.model_validate(tables)
     except ValidationError as error:
-        raise ConfigError(_explain(path, error, overrides or {})) from None
+        raise ConfigError(explain(path, error, overrides or {}, Scenario)) from None
 
 
 def locustfile_named_by(path: Path) -> str | None:
     """Return what `[tool.locust]` of a scenario file calls its locustfile; None where it names none."""
-    locust = _read_toml(path).get("tool", {}).get("locust", {})
+    locust = read_toml(path).get("tool", {}).get("locust", {})
     named = locust.get("locustfile") if isinstance(locust, dict) else None
     return named if isinstance(named, str) else None
 
@@ -54,13 +54,14 @@ def read_value(text: str) -> Any:
         return text.strip()
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, kind: str = "scenario") -> dict[str, Any]:
+    """Return the tables of a TOML file; ConfigError names the file and what it should have been."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such scenario file") from None
+        raise ConfigError(f"{path}: no such {kind} file") from None
     except IsADirectoryError:
-        raise ConfigError(f"{path}: is a directory, not a scenario file") from None
+        raise ConfigError(f"{path}: is a directory, not a {kind} file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -87,7 +88,8 @@ _LOADS: Final[Mapping[str, type[BaseModel]]] = {
 }
 
 
-def _explain(path: Path, error: ValidationError, overrides: Mapping[str, Any]) -> str:
+def explain(path: Path, error: ValidationError, overrides: Mapping[str, Any], root: type[BaseModel]) -> str:
+    """Return a line for each fault of a file that was to be a `root`: the file or the command line, key and value."""
     lines = []
     for fault in error.errors(include_url=False):
         loc = tuple(str(part) for part in fault["loc"])
@@ -95,17 +97,19 @@ def _explain(path: Path, error: ValidationError, overrides: Mapping[str, Any]) -
             loc = (*loc, "kind")
         key = ".".join(part for part in loc if part not in _LOADS)
         where = "command line" if key in overrides else str(path)
-        lines.append(f"{where}: {key}: {_complaint(fault, loc)}" if key else f"{where}: {_complaint(fault, loc)}")
+        lines.append(
+            f"{where}: {key}: {_complaint(fault, loc, root)}" if key else f"{where}: {_complaint(fault, loc, root)}"
+        )
     return "\n".join(lines)
 
 
-def _complaint(fault: Any, loc: tuple[str, ...]) -> str:
+def _complaint(fault: Any, loc: tuple[str, ...], root: type[BaseModel]) -> str:
     if fault["type"] in {"missing", "union_tag_not_found"}:
         return "is missing"
     if fault["type"] == "union_tag_invalid":
         return f"input should be {fault['ctx']['expected_tags']}, got {fault['ctx']['tag']!r}"
     if fault["type"] == "extra_forbidden":
-        known = _known_keys(loc[:-1])
+        known = _known_keys(loc[:-1], root)
         close = difflib.get_close_matches(loc[-1], known, n=1)
         advice = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
         return f"unknown key (value {fault['input']!r}); {advice}"
@@ -116,8 +120,7 @@ def _complaint(fault: Any, loc: tuple[str, ...]) -> str:
     return f"{text}, got {fault['input']!r}"
 
 
-def _known_keys(path: tuple[str, ...]) -> list[str]:
-    table: type[BaseModel] = Scenario
+def _known_keys(path: tuple[str, ...], table: type[BaseModel]) -> list[str]:
     for part in path:
         if part in _LOADS:
             table = _LOADS[part]

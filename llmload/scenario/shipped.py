@@ -6,6 +6,7 @@ from typing import Final
 from llmload.errors import ConfigError
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
+_SUITE: Final = "-suite"
 _HOMES: Final = (_PACKAGE, _PACKAGE.parent)
 
 
@@ -31,8 +32,27 @@ def shipped_locustfile(name: str) -> Path:
 
 def shipped_scenarios() -> dict[str, Path]:
     """Return the scenarios that come with llmload by name, `seed/vllm-llama2-70b-chat` for one in a folder."""
+    return {name: file for name, file in _shipped_files().items() if not name.endswith(_SUITE)}
+
+
+def shipped_suites() -> dict[str, Path]:
+    """Return the suites that come with llmload by name: what a file that ends in `-suite.toml` is."""
+    return {name: file for name, file in _shipped_files().items() if name.endswith(_SUITE)}
+
+
+def _shipped_files() -> dict[str, Path]:
     folder = scenario_folder()
     return {str(file.relative_to(folder).with_suffix("")): file for file in sorted(folder.rglob("*.toml"))}
+
+
+def find_suite(name: str) -> Path:
+    """Return the file of a suite given by path or by a shipped one's name; ConfigError if there is none."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = shipped_suites()
+    if name in shipped:
+        return shipped[name]
+    raise ConfigError(f"{name}: no such suite file, and no shipped suite of that name; shipped: {', '.join(shipped)}")
 
 
 def find_scenario(name: str) -> Path:
