@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint unit engine-test clean
+.PHONY: help demo suite test lint unit engine-test clean
 
 help:
 	@echo "make demo    try llmload on its simulated engine (about a minute after installation)"
+	@echo "make suite   two real engines, two models, both protocols on the CPU (6 GB and half an hour)"
 	@echo "make test    everything that CI runs: lint, types, tests, a real engine on CPU"
 	@echo "make unit    the tests without the real engine"
 	@echo "make clean   remove what was installed and built here"
@@ -20,6 +21,10 @@ $(VENV)/.ready: pyproject.toml
 
 demo: $(VENV)/.ready
 	@$(BIN)/llmload demo
+
+suite: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.cpu_engines install transformers vllm model
+	$(BIN)/llmload suite benchmarks/cpu-suite.toml
 
 test: lint unit engine-test
 

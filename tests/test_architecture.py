@@ -19,7 +19,8 @@ FLOORS = {
     "report": 4,
     "engines": 4,
     "swarm": 5,
-    "cli": 5,
+    "suite": 5,
+    "cli": 6,
 }
 DOORS = {
     "locust": {"swarm"},
@@ -28,7 +29,7 @@ DOORS = {
     "openai": {"wire"},
     "datasets": {"workload"},
     "huggingface_hub": {"workload"},
-    "pydantic": {"scenario"},
+    "pydantic": {"scenario", "suite"},
     "pandas": {"report"},
     "prometheus_client": {"monitor", "engines"},
     "numpy": {"measure", "wire", "report"},

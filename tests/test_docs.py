@@ -20,7 +20,7 @@ from llmload.engines.simulated import SimulationSettings, SpawnedEngine, spawn
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = {
-    "make": "CI calls make test; make demo is `llmload demo`, which tests/cli/test_demo.py runs",
+    "make": "CI calls make test; make demo is `llmload demo`, see tests/cli/test_demo.py; make suite: tests/suite",
     "python -m benchmarks.cpu_engines": "tests/swarm/test_real_engine.py",
     "python -m benchmarks.": "figures of minutes to an hour; tests/benchmarks runs them in short",
     "curl": "a request to a real engine by hand, as an example of its dialect",

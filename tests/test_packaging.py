@@ -28,6 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "llmload/workload/data/builtin.jsonl",
         "llmload/vram/data/models.json",
         "llmload/scenarios/demo.toml",
+        "llmload/scenarios/seed-suite.toml",
         "llmload/scenarios/seed/vllm-llama2-70b-chat-throughput.toml",
         "llmload/locustfiles/chat.py",
         "llmload/locustfiles/chat_staged.py",

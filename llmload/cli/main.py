@@ -14,6 +14,7 @@ VERBS: Final = {
     "run": ("llmload.cli.run:run", "Run a scenario against an engine, through Locust."),
     "report": ("llmload.cli.report:report", "Show finished runs, or the tables that several of them fill."),
     "compare": ("llmload.cli.compare:compare", "Say whether one build is worse than another, metric by metric."),
+    "suite": ("llmload.cli.suite:suite", "Measure a matrix of engines, models and protocols, and fill the tables."),
     "vram": ("llmload.cli.vram:vram", "How much GPU memory models need."),
     "prompts": ("llmload.cli.prompts:prompts", "Look at the prompts that a run would send."),
     "scenarios": ("llmload.cli.scenarios:scenarios", "List the scenarios that come with llmload."),

@@ -1,0 +1,146 @@
+"""A deployment's life: started, waited for, asked who it is, stopped, its memory free again."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from llmload.engines.deployment import Deployment, ask, is_ready
+from llmload.engines.launch import Launched, launch
+from llmload.errors import EngineError
+from llmload.scenario.locust_command import free_port
+from llmload.suite.plan import HOST, DeploymentPlan
+from llmload.vram.local_gpus import LocalGpu, local_gpus
+
+POLL_S: Final = 0.2
+FREED_TIMEOUT_S: Final = 60.0
+FREED_WITHIN_GIB: Final = 0.5
+
+
+class RunningDeployment:
+    """An engine that answers, and what it says of itself."""
+
+    def __init__(self, url: str, process: Launched | None, answers: Deployment, command: str | None) -> None:
+        self.url, self.process, self.answers, self.command = url, process, answers, command
+
+    def end_text(self) -> str | None:
+        """Return how it ended, with its log's last lines; None while it runs or where it is not ours."""
+        if self.process is None or (ended := self.process.end_text()) is None:
+            return None
+        return f"the engine {ended}{quoted(self.process)}"
+
+
+@contextmanager
+def deployed(plan: DeploymentPlan, log: Path) -> Iterator[RunningDeployment]:
+    """
+    Start the deployment, yield it when it answers and is what it should be, stop it whole.
+
+    EngineError says why not, with the last lines of its log.
+    """
+    if plan.entry.kind == "running":
+        url = str(plan.entry.url)
+        _wait_until_ready(plan, url, None)
+        yield RunningDeployment(url, None, _asked(plan, url), None)
+        return
+    before = local_gpus()
+    port = _port(plan)
+    url, command = f"http://{HOST}:{port}", plan.start_command(port)
+    _remove_container(plan)
+    with launch(command, log=log, env=plan.env, grace_s=plan.grace_s, stop_command=plan.stop_command) as process:
+        try:
+            _wait_until_ready(plan, url, process)
+            answers = _asked(plan, url)
+        except EngineError:
+            process.stop()
+            wait_until_freed(before)
+            raise
+        yield RunningDeployment(url, process, answers, plan.shown_command(port))
+    wait_until_freed(before)
+
+
+def quoted(process: Launched) -> str:
+    """Return the last lines of a process's log for the end of a sentence, and where the rest is."""
+    lines = process.last_lines()
+    if not lines:
+        return f"; its log is empty: {process.log}"
+    return f"; the last lines of {process.log}:\n" + "\n".join(f"    {line}" for line in lines)
+
+
+def wait_until_freed(
+    before: Sequence[LocalGpu], *, timeout_s: float = FREED_TIMEOUT_S, read: Callable[[], list[LocalGpu]] = local_gpus
+) -> bool:
+    """Wait until the GPUs hold no more than before, as far as NVML is there; False if the time was not enough."""
+    if not before:
+        return True
+    limit_gib = {gpu.index: gpu.used_gib + FREED_WITHIN_GIB for gpu in before}
+    deadline = time.monotonic() + timeout_s
+    while any(gpu.used_gib > limit_gib.get(gpu.index, gpu.total_gib) for gpu in read()):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _port(plan: DeploymentPlan) -> int:
+    if plan.entry.port is None:
+        return free_port()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, plan.entry.port))
+        except OSError as error:
+            raise EngineError(
+                f"engines.{plan.engine}.port: {plan.entry.port} cannot be had: {error.strerror}"
+            ) from None
+    return plan.entry.port
+
+
+def _remove_container(plan: DeploymentPlan) -> None:
+    """Remove what an earlier start left behind whose guard was killed too."""
+    if plan.entry.kind == "docker":
+        command = ["docker", "rm", "--force", plan.container]
+        try:
+            subprocess.run(command, capture_output=True, check=False, timeout=60)  # noqa: S603 - our own command
+        except OSError as error:
+            raise EngineError(f"docker cannot be run: {error.strerror}") from None
+        except subprocess.TimeoutExpired:
+            raise EngineError("docker does not answer (docker rm took more than 60 s)") from None
+
+
+def _wait_until_ready(plan: DeploymentPlan, url: str, process: Launched | None) -> None:
+    started, timeout_s = time.monotonic(), plan.entry.ready_timeout_s
+    engine = plan.cells[0].scenario.engine
+    api_key = plan.cells[0].scenario.api_key()
+    while True:
+        if process is not None and (ended := process.end_text()) is not None:
+            raise EngineError(f"the engine {ended} before it answered{quoted(process)}")
+        if is_ready(url, api_key=api_key, ca_file=engine.ca_file, verify_tls=engine.verify_tls):
+            return
+        if time.monotonic() - started >= timeout_s:
+            text = f"nothing ready answered at {url} within {timeout_s:g} s"
+            raise EngineError(text + (quoted(process) if process is not None else ""))
+        time.sleep(POLL_S)
+
+
+def _asked(plan: DeploymentPlan, url: str) -> Deployment:
+    engine = plan.cells[0].scenario.engine
+    found = ask(url, api_key=plan.cells[0].scenario.api_key(), ca_file=engine.ca_file, verify_tls=engine.verify_tls)
+    complaint = mismatch(plan, found)
+    if complaint is not None:
+        raise EngineError(f"the engine at {url} {complaint}")
+    return found
+
+
+def mismatch(plan: DeploymentPlan, found: Deployment) -> str | None:
+    """Return how an engine is not what the plan says; None where it is, or says nothing about it."""
+    wanted = plan.entry.version
+    if wanted is not None and found.version is not None and found.version.removeprefix("v") != wanted.removeprefix("v"):
+        return f"says that its version is {found.version}, not {wanted} (engines.{plan.engine}.version)"
+    if found.models:
+        return None if plan.served_as in found.models else f"serves {', '.join(found.models)}, not {plan.served_as!r}"
+    if found.loaded is not None and found.loaded not in {plan.loaded, plan.served_as}:
+        return f"has loaded {found.loaded}, not {plan.loaded!r}"
+    return None

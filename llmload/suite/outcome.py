@@ -1,0 +1,192 @@
+"""What a suite has found: the original document's three tables, a line for each cell, and JSON."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llmload.errors import ConfigError
+from llmload.report.run_folder import SUMMARY, RunFolder
+from llmload.report.seed_tables import THROUGHPUT, Figure, read_figure, seed_tables
+from llmload.suite.plan import Cell, SuitePlan
+from llmload.suite.state import Status, SuiteState
+from llmload.vram.catalogue import load_model
+from llmload.vram.tables import SEED_RULE, SeedRow, seed_json, seed_markdown, seed_row
+
+GOOD, FAILED, INVALID = 0, 1, 3
+NOT_DONE = "not done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellOutcome:
+    """One cell as it is reported; None is unknown."""
+
+    cell: str
+    engine: str
+    model: str
+    protocol: str | None
+    status: str
+    """good, failed, invalid, or not done."""
+    reason: str | None
+    value: float | None
+    unit: str
+    verdict: str | None
+    mbu: float | None
+    implausible: str | None
+    requests: int | None
+    """How many were completed."""
+    engine_version: str | None
+    """What the engine said itself."""
+    run_folder: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """All cells of a suite, and the memory that its models need."""
+
+    name: str
+    cells: tuple[CellOutcome, ...]
+    figures: tuple[Figure, ...]
+    memory: tuple[SeedRow, ...]
+    unknown_models: Mapping[str, str]
+    """Models that the sizing does not know, and why."""
+
+    @property
+    def exit_code(self) -> int:
+        """0: all cells good; 3: a measurement is INVALID; 1: a cell failed or was not done."""
+        statuses = {cell.status for cell in self.cells}
+        if Status.INVALID in statuses:
+            return INVALID
+        return GOOD if statuses <= {Status.GOOD} else FAILED
+
+
+def read_outcome(plan: SuitePlan, state: SuiteState) -> Outcome:
+    """Return what the suite's folder holds by now, of every cell of the plan."""
+    cells, figures = [], []
+    for deployment in plan.deployments:
+        for cell in deployment.cells:
+            done = state.done(cell.name, plan.fingerprint(deployment, cell))
+            found, figure = _read_cell(plan, state, cell, done=done)
+            cells.append(found)
+            figures += [figure] if figure else []
+    rows, unknown = _memory(plan)
+    return Outcome(
+        name=plan.suite.suite.name, cells=tuple(cells), figures=tuple(figures), memory=rows, unknown_models=unknown
+    )
+
+
+def to_markdown(outcome: Outcome) -> str:
+    """Return the three tables, then a line for each cell, then the reasons."""
+    parts = ["## Inference Memory", f"{SEED_RULE}. Its GB is GiB."]
+    parts += [seed_markdown(outcome.memory)] if outcome.memory else ["(no model of the suite is known to the sizing)"]
+    parts += ["\n".join(f"- {name}: {why}" for name, why in outcome.unknown_models.items())]
+    parts += [seed_tables(outcome.figures).rstrip(), "## Cells", _cell_table(outcome.cells)]
+    parts += ["\n".join(_failures(outcome.cells))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """Return the same for programs."""
+    return {
+        "suite": outcome.name,
+        "exit_code": outcome.exit_code,
+        "cells": [asdict(cell) for cell in outcome.cells],
+        "memory": seed_json(outcome.memory),
+        "unknown_models": dict(outcome.unknown_models),
+    }
+
+
+def _read_cell(plan: SuitePlan, state: SuiteState, cell: Cell, *, done: bool) -> tuple[CellOutcome, Figure | None]:
+    found = state.cells.get(cell.name) if done else None
+    folder = plan.folder / found.run_folder if found is not None and found.run_folder else None
+    figure = read_figure(RunFolder(folder)) if folder is not None else None
+    failed = found is not None and found.status is Status.FAILED
+    if figure is None and failed:
+        figure = _failed_figure(cell)
+    scenario = cell.scenario
+    bandwidth = figure.bandwidth if figure else None
+    outcome = CellOutcome(
+        cell=cell.name,
+        engine=figure.engine if figure else scenario.engine.column,
+        model=scenario.model.name,
+        protocol=scenario.scenario.protocol,
+        status=found.status if found is not None else NOT_DONE,
+        reason=found.reason if found is not None else None,
+        value=figure.value if figure else None,
+        unit="requests/min" if scenario.scenario.protocol == THROUGHPUT else "tok/s",
+        verdict=figure.verdict["level"] if folder is not None and figure else None,
+        mbu=bandwidth["mbu"] if bandwidth else None,
+        implausible=bandwidth["implausible"] if bandwidth else None,
+        requests=RunFolder(folder).read(SUMMARY)["requests"]["completed"] if folder is not None else None,
+        engine_version=found.engine_version if found is not None else None,
+        run_folder=found.run_folder if found is not None else None,
+    )
+    return outcome, figure
+
+
+def _failed_figure(cell: Cell) -> Figure:
+    scenario = cell.scenario
+    return Figure(
+        run_id=cell.name,
+        protocol=scenario.scenario.protocol,
+        engine=scenario.engine.column,
+        model=scenario.model.name,
+        value=None,
+        simulated=False,
+        verdict={"level": None, "reasons": []},
+        failed=True,
+    )
+
+
+def _memory(plan: SuitePlan) -> tuple[tuple[SeedRow, ...], dict[str, str]]:
+    rows: list[SeedRow] = []
+    unknown: dict[str, str] = {}
+    for name, entry in plan.suite.models.items():
+        candidates = [entry.catalogue] if entry.catalogue else [name, *([entry.id] if entry.id else [])]
+        for candidate in candidates:
+            try:
+                rows.append(seed_row(load_model(candidate), family=name))
+                break
+            except ConfigError as error:
+                unknown.setdefault(name, str(error))
+        else:
+            continue
+        unknown.pop(name, None)
+    return tuple(rows), unknown
+
+
+def _cell_table(cells: Iterable[CellOutcome]) -> str:
+    lines = [("Cell", "Figure", "Verdict", "MBU", "Requests", "Engine version")]
+    for cell in cells:
+        figure = (
+            "n/a" if cell.value is None else f"{cell.value:.{1 if cell.protocol == THROUGHPUT else 2}f} {cell.unit}"
+        )
+        verdict = cell.verdict if cell.verdict and cell.status != Status.FAILED else cell.status
+        mbu = "n/a" if cell.mbu is None else f"{cell.mbu:.1%}{' (implausible)' if cell.implausible else ''}"
+        requests = "n/a" if cell.requests is None else str(cell.requests)
+        lines.append((cell.cell, figure, verdict, mbu, requests, cell.engine_version or "n/a"))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = [
+        "| " + " | ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    return "\n".join([text[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *text[1:]])
+
+
+def _failures(cells: Iterable[CellOutcome]) -> Iterable[str]:
+    """The failed cells with their reasons, those of one reason together; what spoils a figure stands by the tables."""
+    by_reason: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.status == Status.FAILED:
+            by_reason.setdefault(cell.reason or "no reason is known", []).append(cell.cell)
+    for reason, names in by_reason.items():
+        first, *further = reason.splitlines()
+        yield f"- {', '.join(names)}: failed: {first}"
+        yield from (f"  {line}" for line in further)
+
+
+def write_outcome(outcome: Outcome, folder: Path) -> None:
+    """Write `suite.md` and `suite.json` into the suite's folder."""
+    RunFolder(folder).write("suite.json", to_json(outcome))
+    draft = folder / "suite.md.tmp"
+    draft.write_text(to_markdown(outcome), encoding="utf-8")
+    draft.replace(folder / "suite.md")

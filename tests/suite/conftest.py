@@ -1,0 +1,34 @@
+"""Suite files for the simulated engine, as local processes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SUITE = """
+[suite]
+name = "sim"
+warmup_requests = 0
+[engines.quick]
+engine = "simulated"
+options = ["--ttft-s", "0.01", "--itl-s", "0.01", "--output-tokens", "8", "--itl-load-factor", "0"]
+[models.one]
+[protocols.speed]
+scenario = "lima-speed"
+set = ["prompts.source=builtin", "prompts.count=3", "load.requests=3"]
+"""
+
+
+@pytest.fixture
+def write_suite(tmp_path: Path) -> Callable[..., Path]:
+    """Write a suite file: the sound one, with texts replaced and tables added."""
+
+    def write(*changes: tuple[str, str], further: str = "", text: str = SUITE) -> Path:
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        file = tmp_path / "x-suite.toml"
+        file.write_text(text + further, encoding="utf-8")
+        return file
+
+    return write

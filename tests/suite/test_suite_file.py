@@ -1,0 +1,251 @@
+"""A suite is validated before anything is started; every complaint names file, key and value."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from llmload.engines.templates import NAMES, TEMPLATES, Word
+from llmload.errors import ConfigError
+from llmload.scenario.shipped import find_suite, shipped_scenarios, shipped_suites
+from llmload.suite.plan import Selection, make_plan
+from llmload.suite.suite_file import EngineEntry, ModelEntry, ProtocolEntry, SuiteHead
+
+
+def complaint(file: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        make_plan(file)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (('engine = "simulated"', 'engin = "simulated"'), "engines.quick.engin: unknown key (value 'simulated'); did"),
+        (('engine = "simulated"', 'engine = "vlm"'), "engines.quick.engine: input should be 'transformers', 'vllm'"),
+        (('engine = "simulated"', ""), "engines.quick: llmload has no template for this; give command"),
+        (('engine = "simulated"', 'engine = "vllm"\nkind = "container"'), "engines.quick.kind: input should be"),
+        (('engine = "simulated"', 'engine = "transformers"\nkind = "docker"'), "engines.quick: llmload has no"),
+        (('engine = "simulated"', 'engine = "vllm"\nkind = "docker"'), "needs version, the engine's version as"),
+        (
+            ('options = ["', 'command = ["{modle}", "'),
+            "engines.quick.command: {modle} is not known here; known: engine",
+        ),
+        (('"--itl-s", "0.01"', '"--itl-s", 0.01'), "engines.quick.options: word 4 is no text: put quotes around 0.01"),
+        (('"0.01", "--itl-s"', '"0.01", "--api-key=x", "--itl-s"'), "engines read it from the environment"),
+        (
+            ("options", 'env = { HF_TOKEN = "hf_abc" }\noptions'),
+            "a password or key such as HF_TOKEN does not stand in a file",
+        ),
+        (("options", 'kind = "running"\noptions'), "engines.quick: kind = 'running' needs url"),
+        (("options", 'kind = "running"\nurl = "http://a"\noptions'), "is not started here, so it has no options"),
+        (("options", 'url = "http://a"\noptions'), "url belongs to kind = 'running', not 'process'"),
+        (
+            ("options", "port = 70000\noptions"),
+            "engines.quick.port: input should be less than or equal to 65535, got 7",
+        ),
+        (("[models.one]", '[models."one/two"]'), "a name here has letters, digits"),
+        (
+            ("[models.one]", '[models.one]\nids = { slow = "x" }'),
+            "models.one.ids: no 'slow' in this file; it has quick",
+        ),
+        (("[models.one]", "[models.v1.3]\ngpus = 1"), 'a name with a dot in it needs quotes: [models."v1.3"]'),
+        (("[models.one]", "[models.one]\ntensor_parallel = 0"), "models.one.tensor_parallel: input should be greater"),
+        (('"lima-speed"', '"lima-sped"'), "quick/one/speed: lima-sped: no such scenario file"),
+        (('"load.requests=3"', '"load.requsts=3"'), "set: load.requsts: unknown key (value 3); did you mean requests?"),
+        (('"load.requests=3"', '"load.requests"'), "set: load.requests: is not KEY=VALUE"),
+        (
+            ("warmup_requests", 'skip = ["quick/two"]\nwarmup_requests'),
+            "suite.skip: 'quick/two' matches no engine/model",
+        ),
+        (("warmup_requests", 'skip = ["quick"]\nwarmup_requests'), "suite.skip leaves no cell"),
+        (("[protocols.speed]", '[protocols.speed]\nmodels = ["two"]'), "protocols.speed.models: no 'two' in this file"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_is_wrong_is_named_with_file_key_and_value(
+    write_suite: Callable[..., Path], change: tuple[str, str], says: str
+) -> None:
+    text = complaint(write_suite(change))
+
+    assert says in text
+    assert all("x-suite.toml: " in line for line in text.splitlines())
+    assert "hf_abc" not in text
+
+
+def test_two_engines_may_not_share_a_column(write_suite: Callable[..., Path]) -> None:
+    further = '[engines.a]\nengine = "vllm"\nlabel = "E"\n[engines.b]\nengine = "tgi"\nlabel = "E"\n'
+
+    assert "engines.b.label: 'E' is engines.a's too" in complaint(write_suite(further=further))
+
+
+def test_an_engine_by_another_name_gets_that_name_for_its_column(write_suite: Callable[..., Path]) -> None:
+    plan = make_plan(write_suite(further='[engines.vllm]\n[engines.vllm-eager]\nengine = "vllm"\n'))
+
+    assert [cell.scenario.engine.column for cell in plan.cells] == ["quick", "vLLM", "vllm-eager"]
+
+
+def test_a_template_is_filled_and_words_without_a_value_are_left_out(write_suite: Callable[..., Path]) -> None:
+    further = """
+[engines.vllm]
+options = ["--max-model-len", "4096"]
+[engines.tgi]
+[engines.transformers]
+program = ["venv/bin/transformers", "serve"]
+[engines.sglang]
+[engines."llama.cpp"]
+[models.big]
+id = "org/big"
+ids = { "llama.cpp" = "big.gguf" }
+gpus = 2
+tensor_parallel = 2
+precision = "fp16"
+options = { tgi = ["--disable-custom-kernels"] }
+"""
+    plan = make_plan(write_suite(further=further))
+    commands = {d.name: d.shown_command(8000) for d in plan.deployments}
+    listen = "--host 127.0.0.1 --port 8000"
+
+    assert commands["vllm/big"] == (
+        f"vllm serve org/big --served-model-name big {listen} --dtype float16 --tensor-parallel-size 2"
+        " --max-model-len 4096"
+    )
+    assert commands["vllm/one"] == f"vllm serve one --served-model-name one {listen} --max-model-len 4096"
+    assert commands["tgi/big"] == (
+        "text-generation-launcher --model-id org/big --hostname 127.0.0.1 --port 8000 --dtype float16 --num-shard 2"
+        " --disable-custom-kernels"
+    )
+    assert commands["transformers/big"] == f"venv/bin/transformers serve org/big {listen} --dtype float16"
+    assert commands["sglang/big"].endswith(
+        f"-m sglang.launch_server --model-path org/big --served-model-name big {listen} --dtype float16 --tp 2"
+    )
+    assert commands["llama.cpp/big"] == f"llama-server --model big.gguf --alias big {listen} --metrics"
+    asked = {d.name: d.served_as for d in plan.deployments}
+    assert (asked["vllm/big"], asked["tgi/big"], asked["transformers/big"]) == ("big", "org/big", "org/big")
+
+
+def test_a_container_gets_its_port_its_environment_and_no_secrets_value(
+    write_suite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_HOME", "/cache")
+    further = """
+[engines.vllm]
+kind = "docker"
+version = "0.11.0"
+pass_env = ["HF_TOKEN"]
+env = { VLLM_LOGGING_LEVEL = "DEBUG" }
+options = ["--enforce-eager"]
+[engines.own]
+engine = "other"
+kind = "docker"
+image = "me/engine:1"
+docker_options = []
+container_port = 9
+command = ["--weights", "{id}", "--listen", "{host}:{port}"]
+"""
+    plan = make_plan(write_suite(("[models.one]", '[models.one]\nid = "org/one"'), further=further))
+    vllm, own = plan.deployments[1:]
+
+    assert vllm.shown_command(8000) == (
+        f"docker run --rm --name {vllm.container} --publish 127.0.0.1:8000:8000 --env HF_TOKEN"
+        " --env VLLM_LOGGING_LEVEL=DEBUG --gpus all --ipc host -v /cache:/root/.cache/huggingface"
+        " vllm/vllm-openai:v0.11.0 --model org/one --served-model-name one --host 0.0.0.0 --port 8000 --enforce-eager"
+    )
+    assert vllm.stop_command == ["docker", "stop", "--time", "30", vllm.container]
+    assert own.shown_command(8000) == (
+        f"docker run --rm --name {own.container} --publish 127.0.0.1:8000:9 me/engine:1"
+        " --weights org/one --listen 0.0.0.0:9"
+    )
+    assert vllm.container != own.container
+
+
+def test_a_variable_that_is_not_set_is_named_before_anything_is_started(
+    write_suite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LLMLOAD_NO_SUCH", raising=False)
+    plan = make_plan(write_suite(("options", 'pass_env = ["LLMLOAD_NO_SUCH"]\noptions')))
+
+    with pytest.raises(ConfigError, match="pass_env: the environment variable LLMLOAD_NO_SUCH is not set"):
+        plan.check_environment({"quick/one/speed"})
+    plan.check_environment(set())
+
+
+def test_a_changed_definition_is_another_cell_and_an_unchanged_one_is_not(write_suite: Callable[..., Path]) -> None:
+    def fingerprint(*changes: tuple[str, str]) -> str:
+        plan = make_plan(write_suite(*changes))
+        return plan.fingerprint(plan.deployments[0], plan.cells[0])
+
+    assert fingerprint() == fingerprint()
+    assert fingerprint(("0.01", "0.02")) != fingerprint()
+    assert fingerprint(("requests=3", "requests=2")) != fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "chosen"),
+    [("vllm", 2), ("vllm/m", 2), ("vllm/*/speed", 1), ("*/m/throughput", 1), ("v*", 2), ("*", 2)],
+)
+def test_cells_are_chosen_by_pattern(pattern: str, chosen: int) -> None:
+    selection = Selection([pattern], "--only")
+
+    assert sum(map(selection.has, ("vllm/m/speed", "vllm/m/throughput"))) == chosen
+    selection.check_all_matched()
+
+
+def test_the_original_matrix_is_whole_and_starts_what_its_scenarios_say() -> None:
+    plan = make_plan(find_suite("seed-suite"))
+    seed = {name for name in shipped_scenarios() if name.startswith("seed/")}
+
+    assert {f"seed/{cell.engine}-{cell.model}-{cell.protocol}" for cell in plan.cells} == seed
+    assert len(plan.cells) == 20
+    for deployment in plan.deployments:
+        for cell in deployment.cells:
+            said = cell.scenario.deployment
+            assert deployment.start_command("PORT")[: len(str(said.command).split())] == str(said.command).split()
+            assert deployment.entry.version in {None, said.engine_version}
+            assert cell.scenario.engine.base_url == [f"http://127.0.0.1:{deployment.entry.port}"]
+
+
+def test_a_suite_is_no_scenario() -> None:
+    assert set(shipped_suites()) == {"seed-suite"}
+    assert not set(shipped_suites()) & set(shipped_scenarios())
+    with pytest.raises(ConfigError, match="no shipped suite of that name; shipped: seed-suite"):
+        find_suite("sed-suite")
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "suite.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_file_is_sound(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```toml\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "my-suite.toml"
+    file.write_text(example, encoding="utf-8")
+
+    plan = make_plan(file)
+
+    assert len(plan.cells) == 12
+    assert plan.cells[0].scenario.deployment.gpu == "A100-SXM4-80GB"
+
+
+def test_every_template_and_every_key_is_documented() -> None:
+    def shown(words: Sequence[Word]) -> str:
+        return " ".join(word if isinstance(word, str) else f"[{' '.join(word)}]" for word in words)
+
+    for name, template in TEMPLATES.items():
+        assert f"| `{name}` | `{shown([*template.program, *template.arguments])}` |" in DOCS
+        assert template.image is None or f"`{template.image}`" in DOCS
+    assert all(name in DOCS for name in NAMES)
+    for table in (SuiteHead, EngineEntry, ModelEntry, ProtocolEntry):
+        for key in table.model_fields:
+            assert f"`{key}`" in DOCS, f"{table.__name__}.{key}"
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_the_suite_for_the_cpu_starts_what_is_installed_there(engine: str) -> None:
+    plan = make_plan(Path(__file__).parents[2] / "benchmarks" / "cpu-suite.toml")
+    deployments = [deployment for deployment in plan.deployments if deployment.engine == engine]
+
+    assert len(plan.cells) == 8
+    assert all(d.start_command(1)[0].startswith(f".engines/{engine}/bin/") for d in deployments)
+    assert {d.loaded for d in deployments} == {".engines/models/smollm2", ".engines/models/tiny"}
