@@ -30,6 +30,6 @@ def judge_arrivals(each: Reading) -> Iterator[Judgement]:
         yield at_most(work, "CV of gaps off 1 by", abs(each.seen.cv - 1), CV_ERROR)
     if each.asked_per_s <= LAG_DEMANDED_UP_TO_PER_S:
         yield at_most(work, "schedule lag p99, s", each.lag_p99_s, LAG_P99_S, "{:.4f}")
-    yield at_most(work, "llmload's part of a report, bytes", each.own_report_bytes, REPORT_BYTES, "{:.0f}")
+    yield at_most(work, "a worker's report, bytes", each.report_bytes, REPORT_BYTES, "{:.0f}")
     yield at_most(work, "master's CPU, of a core", each.master_cpu_share, MASTER_CPU_SHARE, "{:.1%}")
     yield at_most(work, "merged percentiles off by", each.percentile_error, PERCENTILE_ERROR, "{:.2%}")

@@ -1,49 +1,67 @@
-"""How large a worker's report grows: it depends on how widely latencies spread, not on how many there are."""
+"""How large a worker's report grows: with the spread of latencies, not with their number, and only so far."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-import msgpack  # type: ignore[import-untyped] # it ships no types
 import numpy as np
 from rich.table import Table
 
 from llmload.measure.totals import RunTotals
+from llmload.swarm.totals_channel import REPORT_BYTES, Reports, report
 
 SPREADS: Final = (0.1, 0.3, 0.5, 1.0, 2.0)
 COUNTS: Final = (1_000, 100_000, 1_000_000)
+LOCUST_BYTES: Final = 5_000
+"""What Locust's own part may take of a report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A process's part in a run of one stage."""
+
+    totals: RunTotals
+    run_id: str = "report-benchmark"
+    stages: dict[str, RunTotals] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """The size of totals whose every distribution holds `count` values, lognormal with this spread."""
+    """The size of reports whose every distribution holds `count` values, lognormal with this spread."""
 
     spread: float
     count: int
-    packed_bytes: int
+    whole_bytes: int
+    """The last report, in which no histogram is coarser."""
+    running_bytes: int
+    """One of those every three seconds."""
 
 
 def sizes(seed: int = 1) -> Iterator[Size]:
-    """Yield the size of totals for each spread and count, as Locust packs them."""
+    """Yield the sizes for each spread and count."""
     dice = np.random.default_rng(seed)
     for spread in SPREADS:
         for count in COUNTS:
-            totals = RunTotals()
-            for histogram in totals.distributions.values():
+            part = Part(totals=RunTotals())
+            for histogram in part.totals.distributions.values():
                 histogram.add_many(dice.lognormal(0.0, spread, count))
-            yield Size(spread=spread, count=count, packed_bytes=len(msgpack.dumps(totals.to_message())))
+            running_bytes = len(Reports(part).next(REPORT_BYTES - LOCUST_BYTES))
+            yield Size(spread=spread, count=count, whole_bytes=len(report(part)), running_bytes=running_bytes)
 
 
 def sizes_table(found: Iterator[Size]) -> Table:
     """Return a row per spread, a column per count."""
-    by_spread: dict[float, list[int]] = {}
+    by_spread: dict[float, list[str]] = {}
     for size in found:
-        by_spread.setdefault(size.spread, []).append(size.packed_bytes)
+        by_spread.setdefault(size.spread, []).append(f"{size.running_bytes:,} / {size.whole_bytes:,}")
     table = Table(title="llmload's part of a report, bytes", title_justify="left", caption_justify="left")
-    table.caption = "every distribution lognormal; spread: standard deviation of the logarithm; each stage adds as much"
+    table.caption = (
+        "while the run goes on / the last one\n"
+        "every distribution lognormal; spread: standard deviation of the logarithm"
+    )
     table.add_column("spread", justify="right")
     for count in COUNTS:
         table.add_column(f"{count:,} values each", justify="right")
     for spread, row in by_spread.items():
-        table.add_row(f"{spread:g}", *map(str, row))
+        table.add_row(f"{spread:g}", *row)
     return table

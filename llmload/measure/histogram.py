@@ -1,12 +1,13 @@
 """A distribution that merges exactly: counts in buckets a half per cent wide, with exact count, sum, least and most."""
 
 import math
-import zlib
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from llmload.measure.packing import pack, unpack
 
 RATIO: Final = 1.005
 """Each bucket's upper bound over its lower bound: a quantile is at most 0.25 % off."""
@@ -196,13 +197,21 @@ class Histogram:
         counts: list[int] = found.tolist()
         return counts
 
-    def to_message(self) -> dict[str, Any]:
-        """Return the histogram as plain numbers and bytes, some hundred bytes to a few kB."""
+    def to_message(self, every: int = 1) -> dict[str, Any]:
+        """
+        Return the histogram as plain numbers and bytes: up to two bytes a bucket between its least and greatest value.
+
+        With `every`, so many neighbouring buckets go as one, for fewer bytes: what comes of it has the same count, sum
+        and bounds, and quantiles that are up to half of `every` buckets off.
+        """
         used = np.flatnonzero(self._counts)
-        packed = np.diff(used, prepend=0).astype("<u2").tobytes() + self._counts[used].astype("<u8").tobytes()
+        first = int(used[0]) // every * every if len(used) else 0
+        counts = self._counts[first : int(used[-1]) + 1] if len(used) else self._counts[:0]
+        together = np.add.reduceat(counts, np.arange(0, len(counts), every)) if len(counts) else counts
         return {
-            "used": len(used),
-            "counts": zlib.compress(packed, 6),
+            "first": first,
+            "every": every,
+            "counts": pack(together),
             "infinite": self.infinite,
             "total": self.total,
             "least": self.least if len(used) else None,
@@ -213,12 +222,13 @@ class Histogram:
     def from_message(cls, message: dict[str, Any]) -> Self:
         """Return the histogram that `to_message` described."""
         self = cls()
-        used = message["used"]
-        packed = zlib.decompress(message["counts"])
-        buckets = np.cumsum(np.frombuffer(packed, dtype="<u2", count=used).astype(np.int64))
-        self._sorted[buckets] = np.frombuffer(packed, dtype="<u8", offset=2 * used).astype(np.int64)
+        counts = unpack(message["counts"])
         self.infinite = message["infinite"]
         self._total = message["total"]
-        if used:
+        if len(counts):
             self._least, self._most = message["least"], message["most"]
+            middles = message["first"] + np.arange(len(counts)) * message["every"] + message["every"] // 2
+            if message["every"] > 1:  # the middle of the outermost may lie beyond what was seen
+                middles = np.clip(middles, *buckets_of(np.array([self._least, self._most])))
+            np.add.at(self._sorted, middles, counts)
         return self

@@ -91,6 +91,11 @@ _COUNTS: Final = (
     "busy_s",
 )
 WITH_EXEMPLARS: Final = ("ttft_s", "e2e_s")
+_FIRST: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
+"""What is watched while a run goes on, and so stays fine for longest."""
+EVERY: Final = ((1, 1), (1, 3), (3, 3), (3, 9), (9, 9), (9, 27), (27, 27), (81, 81))
+"""How many buckets of a histogram go as one, of the first ones and of all others, from fine to coarse."""
+COARSEST: Final = len(EVERY) - 1
 _TALLIES: Final = ("errors", "finish_reasons", "token_sources", "stamp_sources")
 
 
@@ -274,13 +279,21 @@ class RunTotals:
         for name, exemplars in other.exemplars.items():
             self.exemplars[name] = slowest([*self.exemplars.get(name, ()), *exemplars])
 
-    def to_message(self, *, with_outside: bool = True) -> dict[str, Any]:
-        """Return the totals as plain values, fit for msgpack; without what started outside the window if so asked."""
+    def to_message(self, *, with_outside: bool = True, coarseness: int = 0) -> dict[str, Any]:
+        """
+        Return the totals as plain values, fit for msgpack; without what started outside the window if so asked.
+
+        Each step of `coarseness`, up to `COARSEST`, makes it smaller and quantiles less fine: see `EVERY`.
+        """
+        first, others = EVERY[coarseness]
         names = (*_COUNTS, "window_tokens", "uncounted_answers", "first_started_s", "last_done_s")
         message: dict[str, Any] = {name: getattr(self, name) for name in names}
         message |= {name: dict(getattr(self, name)) for name in _TALLIES}
-        message["distributions"] = _messages(self.distributions)
-        message["outside"] = _messages(self.outside) if with_outside else {}
+        message["distributions"] = {
+            **_messages({name: self.distributions[name] for name in _FIRST}, first),
+            **_messages({name: self.distributions[name] for name in DISTRIBUTIONS if name not in _FIRST}, others),
+        }
+        message["outside"] = _messages(self.outside, others) if with_outside else {}
         message["exemplars"] = {name: [each.to_message() for each in of] for name, of in self.exemplars.items()}
         return message
 
@@ -305,5 +318,5 @@ def _of(histograms: dict[str, Histogram], name: str) -> Histogram:
     return histogram
 
 
-def _messages(histograms: dict[str, Histogram]) -> dict[str, Any]:
-    return {name: each.to_message() for name, each in histograms.items() if each.count or each.infinite}
+def _messages(histograms: dict[str, Histogram], every: int) -> dict[str, Any]:
+    return {name: each.to_message(every) for name, each in histograms.items() if each.count or each.infinite}

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import msgpack  # type: ignore[import-untyped] # it ships no types
 from gevent import Greenlet
 
 from llmload.errors import ConfigError, EngineError, LlmloadError
 from llmload.measure.record import RequestRecord
 from llmload.measure.totals import RunTotals
 from llmload.scenario import Scenario
-from llmload.swarm import loop_lag, options, printing, totals_channel, webui
+from llmload.swarm import locust_part, loop_lag, options, printing, totals_channel, webui
 from llmload.swarm.asked_rate import asked_rate
 from llmload.swarm.drain import ABORT, ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, STAGE, Roll, drain
 from llmload.swarm.interrupt import Interrupts
@@ -68,6 +69,7 @@ class Run:
         self._preparation: Preparation
         self._ahead: Preparation | None = None
         self._session: Session | None = None
+        self._reports: totals_channel.Reports | None = None
         self._monitoring: Monitoring | None = None
         self._steering: Steering | None = None
         self._collected: totals_channel.Collected | None = None
@@ -81,7 +83,6 @@ class Run:
         events.test_start.add_listener(self._on_test_start)
         events.spawning_complete.add_listener(self._on_spawning_complete)
         events.request.add_listener(self._on_request)
-        events.report_to_master.add_listener(self._on_report_to_master)
         events.worker_report.add_listener(self._on_worker_report)
         events.test_stopping.add_listener(self._on_test_stopping)
         events.test_stop.add_listener(self._on_test_stop)
@@ -158,6 +159,7 @@ class Run:
             runner.register_message(DRAIN, self._on_drain, concurrent=True)
             runner.register_message(ABORT, self._on_abort, concurrent=True)
             runner.register_message(STAGE, self._on_stage)
+            environment.events.report_to_master.add_listener(self._on_report_to_master)  # now, so that it comes last
         elif isinstance(runner, MasterRunner):
             runner.register_message(EXHAUSTED, self._on_exhausted)
             runner.register_message(DRAINED, self._on_drained)
@@ -253,7 +255,7 @@ class Run:
     def _start_session(self, scenario: Scenario, workload: Workload, share: Share, run_id: str, base_dir: Path) -> None:
         session = open_session(scenario, workload, share, run_id)
         schedule = open_schedule(session, share, self._environment, self.request_name, base_dir)
-        self._session = session
+        self._session, self._reports = session, totals_channel.Reports(session)
         self._helpers += [
             gevent.spawn(loop_lag.watch, session.totals),
             gevent.spawn(self._end_when_exhausted, session),
@@ -300,10 +302,13 @@ class Run:
             log_rows(self._environment, self.request_name, record)
 
     def _on_report_to_master(self, data: dict[str, Any], **_: object) -> None:
-        if self._session is not None:
-            data[totals_channel.KEY] = totals_channel.report(self._session)
+        locust_part.make_small(data)
+        if self._session is not None and self._reports is not None:
+            room_bytes = totals_channel.REPORT_BYTES - len(msgpack.dumps(data))
+            data[totals_channel.KEY] = self._reports.next(room_bytes)
 
     def _on_worker_report(self, client_id: str, data: dict[str, Any], **_: object) -> None:
+        locust_part.restore(data)
         if self._collected is not None:
             self._collected.take(client_id, data.get(totals_channel.KEY))
 
@@ -384,7 +389,7 @@ class Run:
 
     def _on_drained(self, msg: Any, **_: object) -> None:
         if self._collected is not None:
-            self._collected.take(msg.node_id, msg.data)
+            self._collected.take(msg.node_id, msg.data, final=True)
             self._drained.answer(msg.node_id)
 
     def _on_test_stop(self, **_: object) -> None:

@@ -141,7 +141,7 @@ def test_chance_is_no_fault_of_a_poisson_rate_and_a_constant_one_has_no_excuse()
     [
         {"seen": Gaps(count=1000, rate_per_s=102.0, cv=1.06)},
         {"lag_p99_s": 0.006},
-        {"own_report_bytes": 15_001},
+        {"report_bytes": 15_001},
         {"master_cpu_share": 0.06},
         {"percentile_error": 0.011},
     ],
