@@ -1,8 +1,8 @@
 """
 Record the fixture that the dashboard's expressions are tried on: python tests/monitor/record.py
 
-llmload's and the simulated engine's lines are those of a real run of 40 s. DCGM's and the prefix cache's are written
-by hand in the form of their exporters, since neither a GPU nor a prefix cache is at hand where tests run.
+llmload's and the simulated engine's lines are those of a real run of 40 s. DCGM's are written by hand in its exporter's
+form, since no GPU is at hand where tests run.
 """
 
 import gzip
@@ -32,10 +32,16 @@ GAUGES = {
 }
 
 
-def by_hand(scrape: int) -> str:
-    lines = [f'{name}{{gpu="{gpu}"}} {value}' for name, value in GAUGES.items() for gpu in (0, 1)]
-    lines += [f"vllm:prefix_cache_queries_total {400 * scrape}", f"vllm:prefix_cache_hits_total {100 * scrape}"]
-    return "\n".join(lines) + "\n"
+def by_hand() -> str:
+    return "".join(f'{name}{{gpu="{gpu}"}} {value}\n' for name, value in GAUGES.items() for gpu in (0, 1))
+
+
+def answers(url: str) -> bool:
+    try:
+        with urlopen(url) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def lines_of(text: str, instance: str, at_s: float) -> Iterator[str]:
@@ -49,7 +55,8 @@ def lines_of(text: str, instance: str, at_s: float) -> Iterator[str]:
 
 def record() -> list[str]:
     lines: list[str] = []
-    settings = SimulationSettings(model="simulated", slots=6, faults={"http_500": 0.05})
+    faults = {"http_500": 0.05}
+    settings = SimulationSettings(model="simulated", slots=24, prefix_cache_tokens=100_000, faults=faults)
     with spawn(settings) as engine, tempfile.TemporaryDirectory() as out:
         command = [
             *(sys.executable, "-m", "locust", "--config", "scenarios/demo-open-loop.toml", "--headless", "--out", out),
@@ -57,13 +64,14 @@ def record() -> list[str]:
             *(word for setting in SIZED for word in ("--set", setting)),
         ]
         run = subprocess.Popen(command, cwd=ROOT)
-        time.sleep(3)
-        for scrape in range(SCRAPES):
+        while not answers(f"http://127.0.0.1:{port}/metrics") and run.poll() is None:
+            time.sleep(0.5)
+        for _ in range(SCRAPES):
             now_s = time.time()
             for url, name in ((f"http://127.0.0.1:{port}/metrics", "llmload"), (f"{engine.url}/metrics", "engine")):
                 with urlopen(url) as answer:
                     lines += lines_of(answer.read().decode(), name, now_s)
-            lines += lines_of(by_hand(scrape), "by-hand", now_s)
+            lines += lines_of(by_hand(), "by-hand", now_s)
             time.sleep(EVERY_S - (time.time() - now_s))
         run.wait()
     return [*lines, "# EOF"]
