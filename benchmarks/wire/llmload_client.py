@@ -58,6 +58,7 @@ class Llmload:
     locustfile: Path = ROOT / "locustfiles" / "chat.py"
     warmup_s: float = 0.0
     """How long after the last user has started figures begin: leaves out the opening of connections."""
+    ramp_s: float = RAMP_S
 
     def missing(self) -> str | None:
         """Return what has to be done before it can run; None if nothing."""
@@ -78,7 +79,7 @@ class Llmload:
             kind=self.kind,
             users=work.streams,
             requests=task.requests,
-            spawn_rate_per_s=work.streams / RAMP_S,
+            spawn_rate_per_s=work.streams / self.ramp_s,
             warmup_s=self.warmup_s,
         )
         (task.folder / "scenario.toml").write_text(scenario, encoding="utf-8")

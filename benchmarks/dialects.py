@@ -1,0 +1,262 @@
+"""`python -m benchmarks.dialects`: what five load generators print, beside `llmload report --dialect`."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.truth_engine.engine import TruthEngine
+from benchmarks.wire.llmload_client import Llmload, run_folder
+from benchmarks.wire.load_client import Command, LoadClient, Task
+from benchmarks.wire.other_tools import Aiperf, GenaiBench, Guidellm
+from benchmarks.wire.pinned import last_lines
+from benchmarks.wire.sglang_bench import SglangBench
+from benchmarks.wire.trial import MEASURED_CODES
+from benchmarks.wire.vllm_bench import VllmBench
+from benchmarks.wire.work import Work
+from llmload.report.dialects.catalogue import DIALECTS
+from llmload.report.dialects.printing import dialect_json
+from llmload.report.dialects.sample import read_sample
+from llmload.report.run_folder import RunFolder
+
+WORK: Final = Work(streams=2, tokens_per_s=2, tokens=5, ttft_s=1.5, ttft_spread_s=0.4)
+"""Slow enough that a tool's own delay of some milliseconds is little; the engine's spread is the same in every run."""
+REQUESTS: Final = 12
+LIMIT: Final = 0.02
+ENOUGH: Final = 4
+"""How many of the tools have to agree in every figure."""
+TIMEOUT_S: Final = 600.0
+LATE_S: Final = 0.008
+"""More than this is no small part of a gap of 500 ms."""
+ATTEMPTS: Final = 5
+OUTPUT: Final = "output.txt"
+_PROMPTS: Final = "each tool makes its own prompts, and the engine counts what it gets"
+_SECONDS: Final = "counts in whole seconds, which a millisecond may move"
+_OVERRUN: Final = "its clock runs on until its loop next looks"
+NOT_COMPARED: Final = {
+    r"input|prompt|^total_token|^total_throughput|^tokens_per_second|stats\.total_tokens|mean_total_tokens": _PROMPTS,
+    r"^max_(output_tokens_per_s|concurrent_requests)$": _SECONDS,
+}
+NOT_COMPARED_OF: Final = {
+    "genai-bench": {r"^(run_duration|requests_per_second|mean_output_throughput_tokens_per_s)$": _OVERRUN}
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A load generator, and its own figures by the keys of its own export."""
+
+    client: LoadClient
+    export: Callable[[Path], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A figure as the tool gave it and as the dialect does; `why_not` says why the two are not held together."""
+
+    key: str
+    told: float | None
+    computed: float | None
+    difference: float | None
+    """Relative to what the tool told; that of a standard deviation is relative to the mean."""
+    why_not: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the two agree."""
+        return self.difference is not None and self.difference <= LIMIT
+
+
+def _json(*names: str) -> Callable[[Path], Any]:
+    def read(folder: Path) -> Any:
+        content: Any = json.loads(next(folder.glob(names[0])).read_text(encoding="utf-8"))
+        for name in names[1:]:
+            content = content[int(name) if name.isdigit() else name]
+        return content
+
+    return read
+
+
+def _guidellm(folder: Path) -> Mapping[str, Any]:
+    benchmark = _json("report.json", "benchmarks", "0")(folder)
+    return {**benchmark["metrics"], "duration": benchmark["duration"]}
+
+
+TOOLS: Final = {
+    "vllm": Tool(client=VllmBench(), export=_json("result.json")),
+    "sglang": Tool(client=SglangBench(), export=_json("result.jsonl")),
+    "aiperf": Tool(client=Aiperf(), export=_json("artifacts/profile_export_aiperf.json")),
+    "guidellm": Tool(client=Guidellm(), export=_guidellm),
+    "genai-bench": Tool(client=GenaiBench(), export=_json("experiments/run/D*_time_*.json", "aggregated_metrics")),
+}
+
+
+def flat(export: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
+    """Yield the numbers of an export by their keys, those of inner objects behind dots; null is None."""
+    for key, value in export.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        elif value is None or isinstance(value, int | float):
+            yield f"{prefix}{key}", value
+
+
+def compare(name: str, told: Mapping[str, float | None], computed: Mapping[str, float | None]) -> list[Row]:
+    """Return a row for every figure that both have a key for."""
+    reasons = {**NOT_COMPARED, **NOT_COMPARED_OF.get(name, {})}
+    rows = []
+    for key in (key for key in computed if key in told):
+        why_not = next((why for pattern, why in reasons.items() if re.search(pattern, key)), None)
+        mean_key = re.sub(r"\.(std|stddev)$", lambda end: ".avg" if end[1] == "std" else ".mean", key)
+        difference = relative(told[key], computed[key], told.get(mean_key))
+        rows.append(Row(key=key, told=told[key], computed=computed[key], difference=difference, why_not=why_not))
+    return rows
+
+
+def relative(told: float | None, computed: float | None, to: float | None) -> float | None:
+    """Return the difference relative to a figure; 0 where both are 0, None where one is not known."""
+    if told is None or computed is None:
+        return None
+    if told == computed:
+        return 0.0
+    return abs(told - computed) / abs(to) if to else None
+
+
+def run(client: LoadClient, requests: int, folder: Path) -> Task:
+    """
+    Let the client do the work on an engine that keeps its times, and return the task of that run.
+
+    A run in which the engine itself was late, since the machine was busy, is done again, up to five times.
+    ClickException if the client fails.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        task, late_s = run_once(client, requests, folder / f"{attempt}")
+        if late_s <= LATE_S:
+            break
+        say(f"  the engine was {late_s * 1000:.1f} ms late: {'again' if attempt < ATTEMPTS else 'taken as it is'}")
+    return task
+
+
+def run_once(client: LoadClient, requests: int, folder: Path) -> tuple[Task, float]:
+    """Let the client do the work on an engine of its own; return the task, and how late the engine was at worst."""
+    folder.mkdir(parents=True)
+    with TruthEngine(WORK.schedule, folder) as engine:
+        task = Task(
+            work=WORK, requests=requests, base_url=engine.base_url, ca_file=None, model=engine.model, folder=folder
+        )
+        code = ended(client.command(task), folder)
+    if code not in MEASURED_CODES:
+        how = "was not done in time" if code is None else f"exit code {code}"
+        raise click.ClickException(f"{client.name}: {how}\n{last_lines(folder / OUTPUT)}")
+    return task, float(engine.log.worst_late_s.max(initial=0.0))
+
+
+def ended(command: Command, folder: Path) -> int | None:
+    """Return the exit code of a command that runs in the folder; None if it took too long and was killed."""
+    with (folder / OUTPUT).open("wb") as out:
+        process = subprocess.Popen(
+            command.arguments,
+            cwd=folder,
+            env={**os.environ, **command.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        return process.wait(TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def rows_of(name: str, folder: Path, own: dict[int, RunFolder]) -> list[Row]:
+    """Run a tool, then llmload with as many requests as the tool sent, and return their figures side by side."""
+    tool = TOOLS[name]
+    task = run(tool.client, REQUESTS, folder / name)
+    sent = tool.client.reported(task).completed
+    if sent not in own:
+        say(f"llmload: {sent} requests")
+        own[sent] = RunFolder(run_folder(run(Llmload(ramp_s=0.001), sent, folder / f"llmload-{sent}").folder))
+    computed = dialect_json("llmload", read_sample(own[sent]), DIALECTS[name])["figures"]
+    return compare(name, dict(flat(tool.export(task.folder))), computed)
+
+
+def table(name: str, rows: list[Row]) -> Table:
+    """Return a row a figure."""
+    dialect = DIALECTS[name]
+    held = [row for row in rows if row.why_not is None]
+    agree = f"{sum(row.passed for row in held)} of {len(held)} figures within {LIMIT:.0%}"
+    drawn = Table(title=f"{dialect.tool} ({dialect.release}): {agree}", title_justify="left", caption_justify="left")
+    drawn.add_column("figure")
+    for column in ("tool", "llmload", "difference"):
+        drawn.add_column(column, justify="right")
+    drawn.add_column("")
+    for why in dict.fromkeys(row.why_not for row in rows if row.why_not):
+        left_out = ", ".join(row.key for row in rows if row.why_not == why)
+        drawn.caption = f"{drawn.caption or ''}not compared, since {why}: {left_out}\n"
+    for row in held:
+        mark = "[green]PASS" if row.passed else "[red]FAIL"
+        difference = "-" if row.difference is None else f"{row.difference:.2%}"
+        drawn.add_row(row.key, _number(row.told), _number(row.computed), difference, mark)
+    return drawn
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
+
+
+def say(text: str) -> None:
+    """Show how far the benchmark has come."""
+    click.echo(text, err=True)
+
+
+@click.command()
+@click.option("--only", metavar="NAMES", help=f"Tools, with commas between: {', '.join(TOOLS)}.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write every figure here.")
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Work here, and leave the files.")
+def main(only: str | None, json_file: Path | None, keep: Path | None) -> None:
+    """
+    Hold what each tool prints against `llmload report --dialect` of the same work, figure by figure.
+
+    Both run against the engine with known times: 12 requests, 2 at a time. Exit code 1 if fewer than four agree.
+    """
+    names = only.split(",") if only else [name for name, tool in TOOLS.items() if tool.client.missing() is None]
+    for name in names:
+        if name not in TOOLS:
+            raise click.UsageError(f"--only: {name}: known are {', '.join(TOOLS)}")
+        if fault := TOOLS[name].client.missing():
+            raise click.UsageError(f"--only: {name}: {fault}")
+    console = Console(highlight=False, width=None if Console().is_terminal else 140)
+    found: dict[str, list[Row]] = {}
+    with tempfile.TemporaryDirectory(prefix="llmload-dialects-") as temporary:
+        folder, own = (keep or Path(temporary)).absolute(), dict[int, RunFolder]()
+        for name in names:
+            say(f"{name}: {REQUESTS} requests")
+            found[name] = rows_of(name, folder, own)
+            console.print(table(name, found[name]))
+    agree = [name for name, rows in found.items() if all(row.passed for row in rows if row.why_not is None)]
+    console.print(
+        f"every compared figure within {LIMIT:.0%}: {', '.join(agree) or 'none'} ({len(agree)} of {len(found)})"
+    )
+    if json_file:
+        told = {name: [{**asdict(row), "passed": row.passed} for row in rows] for name, rows in found.items()}
+        json_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    raise SystemExit(0 if len(agree) >= min(ENOUGH, len(found)) else 1)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.dialects")

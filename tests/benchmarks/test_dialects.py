@@ -1,0 +1,147 @@
+"""The benchmark of the dialects holds figure against figure: what agrees passes, and what does not fails."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click import ClickException
+from click.testing import CliRunner
+
+from benchmarks import dialects
+from benchmarks.dialects import Tool, compare, ended, flat, main, relative, run
+from benchmarks.wire.llmload_client import Llmload
+from benchmarks.wire.load_client import Command, LoadClient, Reported, Task
+from benchmarks.wire.vllm_bench import VllmBench
+from benchmarks.wire.work import Work
+from llmload.report.dialects.catalogue import DIALECTS
+
+QUICK = Work(streams=2, tokens_per_s=100, tokens=5, ttft_s=0.05, ttft_spread_s=0.01)
+
+
+def test_an_export_is_read_by_its_keys_however_deep() -> None:
+    export = {"a": 1, "b": {"c": {"d": 2.5}, "list": [1]}, "text": "no", "none": None}
+
+    assert dict(flat(export)) == {"a": 1, "b.c.d": 2.5, "none": None}
+
+
+def test_only_what_both_tell_is_compared_and_prompts_are_each_tools_own() -> None:
+    told = {"mean_ttft_ms": 100.0, "total_input_tokens": 5.0, "only_theirs": 1.0}
+    rows = compare("vllm", told, {"mean_ttft_ms": 103.0, "total_input_tokens": 9.0, "only_ours": 1.0})
+
+    assert [(row.key, row.passed, row.why_not is None) for row in rows] == [
+        ("mean_ttft_ms", False, True),
+        ("total_input_tokens", False, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("told", "computed", "difference"),
+    [
+        (100.0, 102.0, 0.02),
+        (100.0, 97.0, 0.03),
+        (0.0, 0.0, 0.0),
+        (0.0, 1.0, None),
+        (None, 1.0, None),
+        (1.0, None, None),
+    ],
+)
+def test_differences_are_relative_to_what_the_tool_told(
+    told: float | None, computed: float | None, difference: float | None
+) -> None:
+    assert relative(told, computed, told) == (None if difference is None else pytest.approx(difference))
+
+
+def test_a_standard_deviation_is_held_against_the_mean() -> None:
+    told, computed = {"x.avg": 100.0, "x.std": 1.0}, {"x.avg": 100.0, "x.std": 2.0}
+
+    assert [row.difference for row in compare("aiperf", told, computed)] == [0.0, pytest.approx(0.01)]
+
+
+def test_genai_benchs_clock_runs_on() -> None:
+    (row,) = compare("genai-bench", {"run_duration": 5.0}, {"run_duration": 4.0})
+
+    assert row.why_not is not None
+
+
+class Replayed:
+    """A tool whose export is llmload's own figures, but for a tenth of the TTFT."""
+
+    name = "replayed"
+
+    def missing(self) -> str | None:
+        return None
+
+    def command(self, task: Task) -> Command:
+        return Llmload(ramp_s=0.001).command(task)
+
+    def reported(self, task: Task) -> Reported:
+        return Llmload().reported(task)
+
+    def export(self, folder: Path) -> dict[str, Any]:
+        runs = folder / "runs"
+        told = CliRunner().invoke(_report(), ["report", *map(str, runs.iterdir()), "--dialect", "sglang", "--json"])
+        figures: dict[str, Any] = json.loads(told.output)[0]["figures"]
+        return figures | {"mean_ttft_ms": figures["mean_ttft_ms"] / 10}
+
+
+def _report() -> Any:
+    from llmload.cli.main import main as llmload
+
+    return llmload
+
+
+def test_a_figure_that_a_tool_tells_differently_fails_and_the_others_pass(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = Replayed()
+    monkeypatch.setattr(dialects, "TOOLS", {"sglang": Tool(client=tool, export=tool.export)})
+    monkeypatch.setattr(dialects, "WORK", QUICK)
+    monkeypatch.setattr(dialects, "LATE_S", 10.0)
+    monkeypatch.setattr(dialects, "LIMIT", 2.0)  # two runs on a busy machine; a tenth is beyond it
+
+    out = tmp_path / "out.json"
+    result = CliRunner().invoke(main, ["--only", "sglang", "--json", str(out), "--keep", str(tmp_path)])
+
+    rows = {row["key"]: row for row in json.loads(out.read_text())["sglang"]}
+    assert result.exit_code == 1, result.output
+    assert not rows["mean_ttft_ms"]["passed"]
+    assert rows["completed"]["passed"]
+    assert rows["median_tpot_ms"]["passed"]
+    assert rows["total_input_tokens"]["why_not"] is not None
+
+
+def test_a_program_that_fails_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Broken(Replayed):
+        def command(self, task: Task) -> Command:
+            return Command(arguments=("sh", "-c", "echo out of order; exit 7"))
+
+    monkeypatch.setattr(dialects, "WORK", QUICK)
+    broken: LoadClient = Broken()
+
+    with pytest.raises(ClickException, match="exit code 7\nout of order"):
+        run(broken, 2, tmp_path)
+
+
+def test_a_program_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(dialects, "TIMEOUT_S", 0.2)
+
+    assert ended(Command(arguments=("sleep", "60")), tmp_path) is None
+
+
+def test_every_dialect_has_its_tool_and_a_wrong_name_is_told() -> None:
+    assert dialects.TOOLS.keys() == DIALECTS.keys()
+
+    result = CliRunner().invoke(main, ["--only", "nobody"])
+
+    assert result.exit_code == 2
+    assert "--only: nobody: known are vllm, sglang" in result.output
+
+
+def test_vllms_load_generator_reads_its_own_result(tmp_path: Path) -> None:
+    result = {"completed": 3, "failed": 1, "mean_ttft_ms": 100.0, "p99_ttft_ms": 120.0}
+    (tmp_path / "result.json").write_text(json.dumps(result | {"median_itl_ms": 5.0, "p99_itl_ms": 6.0}))
+    task = Task(work=QUICK, requests=4, base_url="http://127.0.0.1:1", ca_file=None, model="m", folder=tmp_path)
+
+    assert VllmBench().reported(task).ttft_mean_s == pytest.approx(0.1)
+    assert "--num-prompts=4" in VllmBench().command(task).arguments
