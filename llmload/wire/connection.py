@@ -112,8 +112,8 @@ class Connection:
     def _decrypt(self, tls: TlsLayer, cipher: bytes) -> bytes:
         tls.take(cipher)
         plain = tls.decrypt()
-        if self._unsent is None and (own := tls.encrypt(b"")):  # such as new keys
-            self._send_sealed(own)
+        if self._unsent is None and tls.has_to_say:
+            self._send_sealed(tls.encrypt(b""))
         return plain
 
     def _send_sealed(self, data: bytes) -> bool:

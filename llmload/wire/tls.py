@@ -6,7 +6,8 @@ from typing import Final
 from llmload.errors import ConfigError
 from llmload.wire.client import ClientSettings
 
-_PLAIN_BYTES: Final = 262_144
+_RECORD_BYTES: Final = 16_384
+"""The most text that a record of TLS holds."""
 
 
 class TlsLayer:
@@ -37,8 +38,11 @@ class TlsLayer:
     def decrypt(self) -> bytes:
         """Return the text of every whole record taken, possibly nothing; raises `EOFError` after the last."""
         plain: list[bytes] = []
+        session, incoming = self._session, self._incoming
         try:
-            while piece := self._session.read(_PLAIN_BYTES):
+            while piece := session.read(_RECORD_BYTES):
+                if not plain and not incoming.pending and not session.pending():
+                    return piece  # nearly always: a record a read, and nothing behind it
                 plain.append(piece)
         except ssl.SSLWantReadError:
             return b"".join(plain)
@@ -47,6 +51,11 @@ class TlsLayer:
         if plain:
             return b"".join(plain)
         raise EOFError
+
+    @property
+    def has_to_say(self) -> bool:
+        """Whether the session itself has something for the network, such as new keys."""
+        return self._outgoing.pending > 0
 
     def encrypt(self, plain: bytes) -> bytes:
         """Return the text as records for the network, after whatever the session has to say itself."""
