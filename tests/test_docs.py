@@ -66,7 +66,11 @@ def engine() -> Iterator[SpawnedEngine]:
 
 def on(command: str, engine: SpawnedEngine, out: Path) -> list[str]:
     """The command as it stands, on an engine that answers, with a run that is over in seconds."""
-    text = re.sub(r"http://127\.0\.0\.1:\d+", engine.url, command).replace("my-model", "NAME")
+    text = (
+        re.sub(r"http://127\.0\.0\.1:\d+", engine.url, command)
+        .replace("my-model", "NAME")
+        .replace("--repeat 3", "--repeat 2")
+    )
     words = shlex.split(text)
     words[:1] = [sys.executable, "-m", *(["llmload.cli.main"] if words[0] == "llmload" else ["locust"])]
     if "run" in words[3:4] or words[2] == "locust":

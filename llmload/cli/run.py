@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from llmload.cli.repeat import repeat_runs
 from llmload.scenario.locust_command import locust_arguments
 from llmload.scenario.shipped import find_scenario
 
@@ -30,15 +31,30 @@ from llmload.scenario.shipped import find_scenario
     metavar="SECONDS",
     help="After the run, serve /metrics until scraped once more, but no longer than this.",
 )
+@click.option(
+    "--repeat",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Run N times, one after the other, with the same prompts, and show how far the figures spread.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
 @click.option("--junit", metavar="FILE", help="Write verdict and gates as JUnit XML, for a CI system.")
 @click.option("--markdown", metavar="FILE", help="Write a summary in Markdown, for a CI system.")
 @click.option("--web", is_flag=True, help="Open Locust's web UI on 127.0.0.1:8089 instead of running at once.")
-def run(scenario: str, *, as_json: bool, web: bool, settings: tuple[str, ...], **changes: str | float | None) -> None:
+def run(
+    scenario: str,
+    *,
+    repeat: int | None,
+    as_json: bool,
+    web: bool,
+    settings: tuple[str, ...],
+    **changes: str | float | None,
+) -> None:
     """
     Run SCENARIO, a file or the name of one that comes with llmload, and pass on Locust's exit code.
 
-    0: good; 1: a gate was missed or requests failed; 2: wrong use; 3: the measurement is INVALID.
+    0: good; 1: a gate was missed or requests failed; 2: wrong use; 3: the measurement is INVALID. With --repeat, the
+    worst of all runs; Ctrl-C ends the run that goes on and shows what there is.
 
     \b
     Examples:
@@ -48,7 +64,12 @@ def run(scenario: str, *, as_json: bool, web: bool, settings: tuple[str, ...], *
       llmload run demo --base-url http://127.0.0.1:8100 --set load.warmup_s=0 --set request.max_tokens=16
       llmload run demo --base-url http://127.0.0.1:8100 --metrics-port 9647 --linger 1
       llmload run demo --base-url http://127.0.0.1:8100 --set 'gates.objectives=["ttft_s p95 < 0.5"]'
+      llmload run lima-throughput --base-url http://127.0.0.1:8000 --model NAME --repeat 3
     """
+    if repeat is not None:
+        if web:
+            raise click.UsageError("--repeat runs without a web UI: leave --web out")
+        sys.exit(repeat_runs(find_scenario(scenario), changes, settings, repeat, as_json=as_json))
     arguments = locust_arguments(find_scenario(scenario), changes, settings, as_json=as_json, web=web)
     click.echo(f"$ {shlex.join(['locust', *arguments])}", err=True)
     sys.stdout.flush()

@@ -53,7 +53,10 @@ def read_run(path: Path) -> FinishedRun:
 
 def _prompts(run: FinishedRun) -> dict[str, Any]:
     held = run.manifest["prompts"]
-    return {name: held[name] for name in ("drawn", "turns", "repeat", "seed", "techniques")}
+    salt = held.get("salt") or {}
+    return {name: held[name] for name in ("drawn", "turns", "repeat", "seed", "techniques")} | {
+        "salt": salt.get("mode")
+    }
 
 
 def _request(run: FinishedRun) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def run_checks(summary: Mapping[str, Any]) -> list[Check]:
         Check(
             name="measurement",
             judgement=Judgement.UNDECIDED if invalid else Judgement.PASSED,
-            text=f"{verdict['level']}. {reasons}" if reasons else str(verdict["level"]),
+            text=reasons or str(verdict["level"]),
         ),
         Check(
             name="requests",

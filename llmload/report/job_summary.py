@@ -11,8 +11,8 @@ from llmload.report.junit import Judgement
 from llmload.report.tables import COLUMNS, LATENCIES, load_text, milliseconds, number
 
 SHOWN: Final = {
-    Judgement.PASSED: "kept",
-    Judgement.FAILED: "**MISSED**",
+    Judgement.PASSED: "passed",
+    Judgement.FAILED: "**FAILED**",
     Judgement.UNDECIDED: "**INVALID**",
     Judgement.SKIPPED: "not judged",
 }

@@ -269,7 +269,7 @@ def test_gates_decide_the_exit_code_and_are_told_to_people_and_ci_systems(
     assert "gate MISSED  requests_per_min " in ended.out
     assert "gate MISSED  schedule_lag_s p99 not measured, promised < 1" in ended.out
     assert 'failures="2"' in xml.read_text()
-    assert "| **MISSED** | `schedule_lag_s p99 < 1` |" in page.read_text()
+    assert "| **FAILED** | `schedule_lag_s p99 < 1` |" in page.read_text()
 
 
 @pytest.mark.parametrize(("salt", "cached"), [("false", True), ("true", False)])

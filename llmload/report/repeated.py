@@ -1,0 +1,76 @@
+"""A repeated run: the spread of each figure over its runs, as a terminal, JSON and Markdown show it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llmload.measure.comparison import METRICS, Metric
+from llmload.measure.objective import Objective
+from llmload.measure.spread import Spread
+from llmload.report.tables import UNKNOWN, milliseconds
+
+REPEAT: Final = "repeat.json"
+COLUMNS: Final = ("figure", "median", "min", "max", "mean of such runs (95 %)")
+
+
+def spread_of(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
+    """Return the spread of each figure that every run measured, by the metric's name."""
+    spreads = {}
+    for metric in METRICS:
+        values = [Objective(metric.figure, metric.statistic, "<", 0.0).figure(summary) for summary in summaries]
+        known = [value for value in values if value is not None]
+        if known and len(known) == len(summaries):
+            spreads[metric.name] = Spread.of(known)
+    return spreads
+
+
+def repeated(asked: int, names: Sequence[str], summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what `repeat.json` holds: how many runs were asked for, which came about, and their spread."""
+    return {
+        "asked": asked,
+        "runs": list(names),
+        "spread": {name: spread.to_dict() for name, spread in spread_of(summaries).items()},
+    }
+
+
+def repeat_report(asked: int, summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return the table of spreads."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for place, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if place else "left", no_wrap=True)
+    for row in _rows(summaries):
+        table.add_row(*row)
+    return Group(Text(f"\n{_title(asked, summaries)}", style="bold"), table)
+
+
+def repeat_markdown(asked: int, summaries: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of spreads as Markdown."""
+    lines = [list(COLUMNS), ["---", *["---:"] * (len(COLUMNS) - 1)], *_rows(summaries)]
+    return "\n".join([f"## {_title(asked, summaries)}", "", *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
+
+
+def _title(asked: int, summaries: Sequence[Mapping[str, Any]]) -> str:
+    done = len(summaries)
+    return f"{done} runs of the same prompts" if done == asked else f"{done} of {asked} runs, then stopped"
+
+
+def _rows(summaries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    spreads = spread_of(summaries)
+    return [_row(metric, spreads[metric.name]) for metric in METRICS if metric.name in spreads]
+
+
+def _row(metric: Metric, spread: Spread) -> list[str]:
+    in_ms = metric.statistic is not None and not metric.higher_is_better
+
+    def shown(value: float) -> str:
+        return f"{value:.2%}" if metric.is_share else milliseconds(value) if in_ms else f"{value:,.4g}"
+
+    mean = UNKNOWN if spread.low is None or spread.high is None else f"{shown(spread.low)} to {shown(spread.high)}"
+    return [
+        metric.label + (", ms" if in_ms else ""),
+        *(shown(value) for value in (spread.median, spread.least, spread.most)),
+        mean,
+    ]
