@@ -24,6 +24,13 @@ class Window:
     start_ns: int | None
     end_ns: int | None = None
 
+    @property
+    def length_s(self) -> float | None:
+        """How long the window is, in seconds; None for one that has not opened, not closed, or nothing between."""
+        if self.start_ns is None or self.end_ns is None or self.end_ns <= self.start_ns:
+            return None
+        return (self.end_ns - self.start_ns) / NS_PER_S
+
     def overlap_s(self, from_ns: int, to_ns: int) -> float:
         """Return how much of a span lies in the window, in seconds."""
         if self.start_ns is None:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from llmload.measure.objective import Objective
 from llmload.measure.verdict import Level
+from llmload.report.capacity import capacity_text
 from llmload.report.junit import Check, Judgement
 
 ERRORS: Final = "error_share"
@@ -24,13 +25,30 @@ def judge_gates(objectives: Iterable[Objective], summary: Mapping[str, Any]) -> 
 
 
 def failed(summary: Mapping[str, Any]) -> bool:
-    """Return whether a run fails a pipeline: a gate was missed, or a request failed where no gate says how many may."""
-    return any(not gate["kept"] for gate in summary.get("gates", ())) or _failed_requests(summary)
+    """
+    Return whether a run fails a pipeline: a gate was missed, or a request failed where no gate says how many may.
+
+    A search for a capacity fails where it found none; that requests fail beyond it is what it looks for.
+    """
+    missed = any(not gate["kept"] for gate in summary.get("gates", ()))
+    return missed or _failed_requests(summary) or _found_nothing(summary)
 
 
 def _failed_requests(summary: Mapping[str, Any]) -> bool:
     gated = any(gate["objective"].split()[0] == ERRORS for gate in summary.get("gates", ()))
-    return bool(summary["requests"]["failed"]) and not gated
+    return bool(summary["requests"]["failed"]) and not gated and "capacity" not in summary
+
+
+def _found_nothing(summary: Mapping[str, Any]) -> bool:
+    return "capacity" in summary and summary["capacity"]["holds"] is None
+
+
+def _capacity_checks(summary: Mapping[str, Any]) -> list[Check]:
+    if "capacity" not in summary:
+        return []
+    found = capacity_text(summary["capacity"])
+    judgement = Judgement.FAILED if _found_nothing(summary) else Judgement.PASSED
+    return [Check(name="capacity", judgement=judgement, text=found)]
 
 
 def run_checks(summary: Mapping[str, Any]) -> list[Check]:
@@ -51,6 +69,7 @@ def run_checks(summary: Mapping[str, Any]) -> list[Check]:
             judgement=Judgement.FAILED if _failed_requests(summary) else Judgement.PASSED,
             text=f"{counts}: {errors}" if errors else counts,
         ),
+        *_capacity_checks(summary),
         *(
             Check(
                 name=gate["objective"],

@@ -7,6 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llmload.report.capacity import capacity_report
 from llmload.report.cost import cost_rows
 from llmload.report.watched import watched
 
@@ -38,9 +39,9 @@ def milliseconds(value_s: float | None) -> str:
 
 def run_report(summary: Mapping[str, Any]) -> RenderableType:
     """Return the verdict, the figures and the latencies of a run."""
-    return Group(
-        _title(summary), _figures(summary), _latencies(summary), *watched(summary), *_verdict(summary), *_gates(summary)
-    )
+    found = capacity_report(summary["capacity"]) if "capacity" in summary else []
+    parts = (_title(summary), _figures(summary), _latencies(summary), *found, *watched(summary))
+    return Group(*parts, *_verdict(summary), *_gates(summary))
 
 
 def _title(summary: Mapping[str, Any]) -> Text:
@@ -103,6 +104,8 @@ def load_text(load: Mapping[str, Any]) -> str:
             return f"{load['rate_per_s']:g} requests/s in an open loop, {load['arrivals']} arrivals"
         case "staged":
             return f"{len(load['stages'])} stages"
+        case "capacity":
+            return f"search over {load['search']}"
         case kind:
             return f"{kind} of {load.get('trace', 'a trace')}"
 

@@ -1,9 +1,10 @@
-"""How requests arrive, as types: closed loop, open loop, replay of a trace, stages."""
+"""How requests arrive, as types: closed loop, open loop, replay of a trace, stages, the search for a capacity."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from llmload.scenario.capacity import Capacity
 from llmload.scenario.table import Count, NotNegative, Positive, Table
 
 
@@ -135,4 +136,4 @@ class Staged(Table):
         return sum(stage.duration_s for stage in self.stages)
 
 
-AnyLoad = Annotated[ClosedLoop | OpenLoop | Replay | Staged, Field(discriminator="kind")]
+AnyLoad = Annotated[ClosedLoop | OpenLoop | Replay | Staged | Capacity, Field(discriminator="kind")]

@@ -10,6 +10,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from llmload.errors import ConfigError
+from llmload.scenario.capacity import Capacity
 from llmload.scenario.loads import ClosedLoop, OpenLoop, Replay, Staged
 from llmload.scenario.table import Table
 from llmload.scenario.tables import Scenario
@@ -85,6 +86,7 @@ _LOADS: Final[Mapping[str, type[BaseModel]]] = {
     "open_loop": OpenLoop,
     "replay": Replay,
     "staged": Staged,
+    "capacity": Capacity,
 }
 
 

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from llmload.errors import ConfigError
 from llmload.measure.slo import Slo
+from llmload.scenario.capacity import Capacity
 from llmload.scenario.comparing import Compare
 from llmload.scenario.cost import Cost
 from llmload.scenario.gates import Gates
@@ -250,6 +251,24 @@ class Scenario(Table):
         runs_out = asked is not None and drawn is not None and asked > drawn
         if runs_out and not self.prompts.repeat and self.prompts.turns == "first":
             raise ValueError(f"load.requests = {asked} is more than prompts.count = {drawn}; set prompts.repeat")
+        return self
+
+    @model_validator(mode="after")
+    def _search_can_be_made(self) -> Self:
+        if not isinstance(self.load, Capacity):
+            return self
+        limits = bool(self.slo_limits().limits)
+        if not self.load.objectives and not limits:
+            raise ValueError(
+                'load.objectives is missing: say what must hold, such as ["ttft_s p95 < 0.5"], or set [slo]'
+            )
+        metrics = {objective.metric for objective in self.load.promises(limits=limits)}
+        if "goodput_share" in metrics and not limits:
+            raise ValueError("load.objectives promises goodput_share, but [slo] has no limit that an answer could miss")
+        if not self.request.stream and (unseen := metrics & {"ttft_s", "tpot_s", "itl_s", "ttft_from_schedule_s"}):
+            raise ValueError(f"load.objectives: {min(unseen)} is not measurable with request.stream = false")
+        if not self.prompts.repeat:
+            raise ValueError("load.kind = 'capacity' needs prompts.repeat = true: nobody knows how many it will send")
         return self
 
     def slo_limits(self) -> Slo:

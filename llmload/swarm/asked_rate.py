@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable
 
+from llmload.scenario.capacity import Capacity
 from llmload.scenario.loads import AnyLoad, OpenLoop, Staged
 from llmload.scenario.reading import read_value
 from llmload.swarm.stages import StageClock
+from llmload.swarm.steps import StepClock
 
 
 def edited_rate(load: OpenLoop, text_now: Callable[[], str]) -> Callable[[], float]:
@@ -28,10 +30,14 @@ def edited_rate(load: OpenLoop, text_now: Callable[[], str]) -> Callable[[], flo
     return as_edited
 
 
-def asked_rate(load: AnyLoad, clock: StageClock | None, text_now: Callable[[], str]) -> Callable[[], float | None]:
+def asked_rate(
+    load: AnyLoad, clock: StageClock | StepClock | None, text_now: Callable[[], str]
+) -> Callable[[], float | None]:
     """Return what tells the rate over all workers, in conversations a second; None where the load asks for none."""
     if isinstance(load, OpenLoop):
         return edited_rate(load, text_now)
+    if isinstance(clock, StepClock) and isinstance(load, Capacity) and not load.has_users:
+        return clock.rate_per_s_now
     if isinstance(load, Staged) and clock is not None:
         return lambda: load.stages[clock.place].rate_per_s
     return lambda: None

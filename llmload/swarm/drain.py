@@ -16,6 +16,7 @@ from llmload.swarm.session import Session
 DRAIN, DRAINED, EXHAUSTED = "llmload_drain", "llmload_drained", "llmload_exhausted"
 ABORT = "llmload_abort"
 STAGE = "llmload_stage"
+STEP, TOTALS = "llmload_step", "llmload_totals"
 ANSWER_GRACE_S = 10.0
 """How long past the drain's time-out a worker may take to answer."""
 

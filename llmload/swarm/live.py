@@ -8,9 +8,11 @@ import gevent
 
 from llmload.measure.histogram import Histogram
 from llmload.measure.totals import RunTotals
+from llmload.scenario.capacity import Capacity
 from llmload.scenario.loads import AnyLoad, OpenLoop, Replay, Staged
 from llmload.swarm.stages import StageClock
 from llmload.swarm.steering import Steering
+from llmload.swarm.steps import StepClock
 
 PERIOD_S: Final = 1.0
 SPAN_S: Final = 10.0
@@ -123,19 +125,19 @@ class LiveView:
             "verdict": steering.verdict(totals).to_dict(),
         }
 
-    def _stage_rows(self, clock: StageClock) -> list[dict[str, Any]]:
+    def _stage_rows(self, clock: StageClock | StepClock) -> list[dict[str, Any]]:
         """Return what each stage that has begun has come to so far, and when it began."""
         stages = self._stages()
         return [
-            _stage(stages.get(name := clock.load.name_of(place), RunTotals()), clock.judged_s(place))
-            | {"name": name, "begin_s": begin_s, "users": asked.users, "rate_per_s": asked.rate_per_s}
-            for place, (begin_s, asked) in enumerate(zip(clock.begun_s(), clock.load.stages, strict=False))
+            _stage(stages.get(part.name, RunTotals()), clock.judged_s(place))
+            | {"name": part.name, "begin_s": begin_s, "users": part.users, "rate_per_s": part.rate_per_s}
+            for place, (begin_s, part) in enumerate(zip(clock.begun_s(), clock.parts, strict=False))
         ]
 
 
 def is_open_loop(load: AnyLoad) -> bool:
     """Return whether requests are sent when they are due, whatever is in flight."""
-    return isinstance(load, OpenLoop | Replay) or (isinstance(load, Staged) and not load.has_users)
+    return isinstance(load, OpenLoop | Replay) or (isinstance(load, Staged | Capacity) and not load.has_users)
 
 
 def _stage(totals: RunTotals, judged_s: float | None) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Schedule:
     def _send(self, due_ns: int) -> None:
         session = self._session
         if len(self._talks) >= self._max_in_flight:
-            session.totals.dropped += 1
+            session.drop()
             return
         conversation = session.next_conversation()
         if conversation is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmload.errors import ConfigError
 from llmload.scenario import Scenario, load_scenario
+from llmload.scenario.capacity import Capacity
 from llmload.scenario.loads import AnyLoad, ClosedLoop, Staged
 from llmload.scenario.reading import read_setting
 from llmload.swarm.knobs import KNOBS
@@ -89,7 +90,7 @@ def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:
     if isinstance(load, ClosedLoop):
         spawn_rate = load.spawn_rate_per_s or float(load.users)
         parser.set_defaults(num_users=load.users, spawn_rate=spawn_rate, run_time=load.duration_s)
-    elif not isinstance(load, Staged):
+    elif not isinstance(load, Staged | Capacity):
         parser.set_defaults(num_users=1, spawn_rate=1.0, run_time=load.duration_s)
     for action in parser._actions:  # Locust's parser keeps there what its start form shows
         knob = next((each for each in KNOBS if each.dest == action.dest), None)

@@ -19,20 +19,24 @@ import msgpack  # type: ignore[import-untyped] # it ships no types
 from gevent import Greenlet
 
 from llmload.errors import ConfigError, EngineError, LlmloadError
+from llmload.measure.histogram import Histogram
 from llmload.measure.record import RequestRecord
 from llmload.measure.totals import RunTotals
 from llmload.scenario import Scenario
 from llmload.swarm import locust_part, loop_lag, options, printing, totals_channel, webui
 from llmload.swarm.asked_rate import asked_rate
-from llmload.swarm.drain import ABORT, ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, STAGE, Roll, drain
+from llmload.swarm.drain import ABORT, ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, STAGE, STEP, TOTALS, Roll, drain
 from llmload.swarm.interrupt import Interrupts
 from llmload.swarm.live import LiveView
 from llmload.swarm.locust_tables import log_rows, with_three_digits
 from llmload.swarm.monitoring import Monitoring
 from llmload.swarm.preparation import Preparation
+from llmload.swarm.search import REPORT_S
 from llmload.swarm.sending import open_schedule, open_session
 from llmload.swarm.session import ABORT_GRACE_S, Session, Share
+from llmload.swarm.stages import StageClock
 from llmload.swarm.steering import WRONG_USE, Steering
+from llmload.swarm.steps import Order, StepClock
 from llmload.swarm.workers import look_after, other_versions, ran_here, written_by
 from llmload.workload.prompts import Workload
 
@@ -159,10 +163,12 @@ class Run:
             runner.register_message(DRAIN, self._on_drain, concurrent=True)
             runner.register_message(ABORT, self._on_abort, concurrent=True)
             runner.register_message(STAGE, self._on_stage)
+            runner.register_message(STEP, self._on_step)
             environment.events.report_to_master.add_listener(self._on_report_to_master)  # now, so that it comes last
         elif isinstance(runner, MasterRunner):
             runner.register_message(EXHAUSTED, self._on_exhausted)
             runner.register_message(DRAINED, self._on_drained)
+            runner.register_message(TOTALS, self._on_totals)
 
     def _meet_engine(self, scenario: Scenario) -> None:
         try:
@@ -229,6 +235,8 @@ class Run:
             }
         else:
             self._start_session(scenario, workload, Share(index=0, count=1), self._steering.run_id, file.parent)
+        if self._steering.search is not None:
+            self._helpers.append(gevent.spawn(self._steering.search.run, self))
         self.live = LiveView(
             self._steering,
             self.totals,
@@ -262,13 +270,15 @@ class Run:
         ]
         if schedule is not None:
             self._helpers.append(gevent.spawn(schedule.run))
+        if isinstance(session.stage_clock, StepClock) and isinstance(self._runner, WorkerRunner):
+            self._helpers.append(gevent.spawn(self._report_often, self._reports))
 
-    # While it goes on
+    # Stages
 
     def begin_stage(self, place: int) -> None:
         """Begin a stage of a staged load everywhere, if it has not begun; called where the run is steered."""
         clock = None if self._steering is None else self._steering.stage_clock
-        if clock is None or place <= clock.place:
+        if not isinstance(clock, StageClock) or place <= clock.place:
             return
         clock.begin(place)
         if self._steering is not None:
@@ -282,8 +292,57 @@ class Run:
         self._begin_own_stage(msg.data["place"])
 
     def _begin_own_stage(self, place: int) -> None:
-        if self._session is not None and self._session.stage_clock is not None and self._session.in_closed_loop:
-            self._session.stage_clock.begin(place)
+        clock = None if self._session is None else self._session.stage_clock
+        if isinstance(clock, StageClock) and clock.load.has_users:
+            clock.begin(place)
+
+    # A search, through which the steering node drives it
+
+    def follow_everywhere(self, order: Order) -> None:
+        """Tell every process which step of a search goes on; called where the run is steered."""
+        steering = self._steering
+        if steering is None or not isinstance(steering.stage_clock, StepClock):
+            return
+        steering.stage_clock.follow(order)
+        steering.note_times()
+        if isinstance(self._runner, MasterRunner):
+            self._runner.send_message(STEP, order.to_message(steering.run_id))
+        elif self._session is not None:
+            self._session.follow(order)
+
+    def _on_step(self, msg: Any, **_: object) -> None:
+        if self._session is not None and self._session.run_id == msg.data["run_id"]:
+            self._session.follow(Order.from_message(msg.data))
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many requests have ended and how many are on their way, over all processes that have reported."""
+        parts = [self.totals()] if self._collected is None else list(self._collected.latest.values())
+        return sum(part.ended for part in parts), sum(part.in_flight for part in parts)
+
+    def step_totals(self, name: str) -> RunTotals:
+        """Return what a step has come to so far, over all processes that have reported."""
+        if self._collected is not None:
+            return self._collected.merged_stage(name)
+        return RunTotals() if self._session is None else self._session.stages.get(name, RunTotals())
+
+    def users(self) -> int:
+        """Return how many users run."""
+        return int(self._runner.user_count)
+
+    def loop_lag(self) -> Histogram:
+        """Return how late the event loops of all processes ran so far."""
+        return self.totals().distributions["event_loop_lag_s"]
+
+    def _report_often(self, reports: totals_channel.Reports) -> None:
+        while True:
+            gevent.sleep(REPORT_S)
+            self._runner.send_message(TOTALS, reports.fine())
+
+    def _on_totals(self, msg: Any, **_: object) -> None:
+        if self._collected is not None:
+            self._collected.take(msg.node_id, msg.data)
+
+    # While it goes on
 
     def _on_spawning_complete(self, **_: object) -> None:
         if self._steering is not None and self._steering.span.window.start_ns is not None:
@@ -303,9 +362,12 @@ class Run:
 
     def _on_report_to_master(self, data: dict[str, Any], **_: object) -> None:
         locust_part.make_small(data)
-        if self._session is not None and self._reports is not None:
+        session, reports = self._session, self._reports
+        if session is None or reports is None:
+            return
+        if not isinstance(session.stage_clock, StepClock):  # a search has reports of its own, and finer ones
             room_bytes = totals_channel.REPORT_BYTES - len(msgpack.dumps(data))
-            data[totals_channel.KEY] = self._reports.next(room_bytes)
+            data[totals_channel.KEY] = reports.next(room_bytes)
 
     def _on_worker_report(self, client_id: str, data: dict[str, Any], **_: object) -> None:
         locust_part.restore(data)

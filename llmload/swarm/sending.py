@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llmload.report.run_folder import RequestLog, RunFolder
 from llmload.scenario import Scenario
+from llmload.scenario.capacity import Capacity
 from llmload.scenario.loads import OpenLoop, Replay, Staged
 from llmload.swarm.asked_rate import edited_rate
 from llmload.swarm.open_loop import Schedule
@@ -72,7 +73,7 @@ def open_schedule(
 ) -> Schedule | None:
     """Return the schedule of an open loop; None in a closed one. DataError for a trace that cannot be read."""
     load = session.scenario.load
-    if session.in_closed_loop or not isinstance(load, OpenLoop | Replay | Staged):
+    if session.in_closed_loop or not isinstance(load, OpenLoop | Replay | Staged | Capacity):
         return None
     cap = share.of(load.max_in_flight)
     count = partial(tell_locust, environment, request_name)
@@ -93,7 +94,7 @@ def _gaps(scenario: Scenario, share: Share, base_dir: Path) -> Iterator[float]:
         for _, time_s in share_of_trace(times_s, worker_index=share.index, worker_count=share.count):
             yield time_s - since_s
             since_s = time_s
-    elif isinstance(load, OpenLoop | Staged):
+    elif isinstance(load, OpenLoop | Staged | Capacity):
         yield from unit_gaps(load.arrivals, cv=load.cv, seed=seed, worker_index=share.index, worker_count=share.count)
 
 

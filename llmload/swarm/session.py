@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,8 +14,10 @@ from llmload.measure.record import NS_PER_S, RequestRecord
 from llmload.measure.totals import RunTotals, Window
 from llmload.report.run_folder import RequestLog
 from llmload.scenario import Scenario
-from llmload.scenario.loads import ClosedLoop, Staged
+from llmload.scenario.capacity import Capacity
+from llmload.scenario.loads import AnyLoad, ClosedLoop, Staged
 from llmload.swarm.stages import StageClock
+from llmload.swarm.steps import Order, Seats, StepClock
 from llmload.wire.client import ChatClient
 from llmload.workload.conversation import Conversation, Prompt
 from llmload.workload.prompts import Deck
@@ -52,8 +55,9 @@ class Span:
     def __init__(self, scenario: Scenario) -> None:
         self.start_ns = time.monotonic_ns()
         self._start_unix_s = time.time()
-        self._warmup_s = scenario.load.warmup_s
-        self._timed = scenario.load.duration_s is not None
+        searches = isinstance(scenario.load, Capacity)  # whose steps have windows of their own
+        self._warmup_s = 0.0 if searches else scenario.load.warmup_s
+        self._timed = scenario.load.duration_s is not None and not searches
         self._open_ns = None if self._timed or self._warmup_s else self.start_ns
         self._close_ns: int | None = None
 
@@ -94,6 +98,13 @@ class Span:
         return last_s - max(first_s, (self._open_ns - self.start_ns) / NS_PER_S)
 
 
+def clock_of(load: AnyLoad, start_ns: int) -> StageClock | StepClock | None:
+    """Return the clock of a load that is judged part by part; None where it is judged as a whole."""
+    if isinstance(load, Capacity):
+        return StepClock(load, start_ns)
+    return StageClock(load, start_ns) if isinstance(load, Staged) else None
+
+
 class Session:
     """
     The state of a run on a process that sends requests.
@@ -124,9 +135,11 @@ class Session:
         self._budget = share.of(None if isinstance(scenario.load, Staged) else scenario.load.requests)
         self._client, self._deck, self._log, self._salts = client, deck, log, salts
         load = scenario.load
-        self.stage_clock = StageClock(load, self.span.start_ns) if isinstance(load, Staged) else None
+        self.stage_clock = clock_of(load, self.span.start_ns)
         self.stages: dict[str, RunTotals] = {}
-        self.in_closed_loop = isinstance(load, ClosedLoop) or (isinstance(load, Staged) and load.has_users)
+        self.in_closed_loop = isinstance(load, ClosedLoop) or (isinstance(load, Staged | Capacity) and load.has_users)
+        self._share = share
+        self._seats = Seats(share.of(int(load.start)) or 0) if isinstance(load, Capacity) else None
         self.think_time_s = load.think_time_s if isinstance(load, ClosedLoop | Staged) else 0.0
         self._request_prefix = f"{run_id}-{share.index}"
         self._in_flight: set[greenlet] = set()
@@ -179,12 +192,28 @@ class Session:
             self._add_to_stages(record, self.stage_clock)
         self._log.append(record)
 
-    def _add_to_stages(self, record: RequestRecord, clock: StageClock) -> None:
+    def _add_to_stages(self, record: RequestRecord, clock: StageClock | StepClock) -> None:
         """Count a record in every stage that it touched: it started in one, and may have ended in another."""
         first, last = clock.place_at(record.started_ns), clock.place_at(record.done_ns)
         for place in range(first, last + 1):
-            totals = self.stages.setdefault(clock.load.name_of(place), RunTotals())
+            totals = self.stages.setdefault(clock.name_of(place), RunTotals())
             totals.add(record, window=clock.window(place), slo=self._slo, run_start_ns=self.span.start_ns)
+
+    def drop(self) -> None:
+        """Count an arrival that is not sent."""
+        self.totals.dropped += 1
+        if self.stage_clock is not None:
+            self.stages.setdefault(self.stage_clock.name_at(time.monotonic_ns()), RunTotals()).dropped += 1
+
+    def seat(self) -> AbstractContextManager[None]:
+        """Return what a user holds while it sends: a place among the users of a search's step, where there is one."""
+        return nullcontext() if self._seats is None else self._seats.seat()
+
+    def follow(self, order: Order) -> None:
+        """Do what the node that steers a search has ordered."""
+        if isinstance(self.stage_clock, StepClock) and self._seats is not None:
+            self.stage_clock.follow(order)
+            self._seats.resize(self._share.of(int(order.load)) or 0)
 
     def no_more(self) -> None:
         """The schedule is over: the run ends when what is in flight has come to an end."""

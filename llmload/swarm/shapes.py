@@ -1,9 +1,11 @@
 """Locust shapes: how many users at which time."""
 
 from locust import LoadTestShape
+from locust.runners import MasterRunner
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from llmload.scenario.capacity import Capacity
 from llmload.scenario.loads import Staged
 from llmload.swarm.run import Run
 
@@ -33,3 +35,32 @@ class StagedShape(LoadTestShape):
                 users = stage.users or 1
                 return users, load.spawn_rate_per_s or float(users)
         return None
+
+
+class CapacityShape(LoadTestShape):
+    """
+    The steps of a search, one after the other, until the highest load that holds is found.
+
+    Locust's users only ever grow: those beyond the step's number rest, since Locust would cut what they have in flight.
+    """
+
+    abstract = True
+    run_of_llmload: ClassVar[Run]
+
+    def tick(self) -> tuple[int, float] | None:
+        """Return users and spawn rate of this moment; None when the search is over."""
+        steering = self.run_of_llmload.steering
+        load = self.run_of_llmload.scenario.load
+        if not isinstance(load, Capacity):
+            raise TypeError("locustfiles/chat_capacity.py is for load.kind = 'capacity'; use locustfiles/chat.py")
+        search = None if steering is None or steering.summary is not None else steering.search
+        if search is not None and search.finished:
+            return None
+        users = _for_each_worker(search.most_users if search else 1, self.runner)
+        return users, float(min(users, 100))  # Locust warns of more
+
+
+def _for_each_worker(users: int, runner: Any) -> int:
+    """Round up to what divides by the number of workers, so that each has as many as its part of any number may be."""
+    workers = runner.worker_count if isinstance(runner, MasterRunner) else 1
+    return -(-users // max(1, workers)) * max(1, workers)

@@ -1,10 +1,20 @@
 """A staged load as one process lives it: when each stage began here, and which part of it is judged."""
 
 import time
+from dataclasses import dataclass
 
 from llmload.measure.record import NS_PER_S
 from llmload.measure.totals import Window
 from llmload.scenario.loads import Staged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of a run that is judged by itself: its name, and its users or its rate."""
+
+    name: str
+    users: int | None
+    rate_per_s: float | None
 
 
 class StageClock:
@@ -19,6 +29,14 @@ class StageClock:
         self.load = load
         self._begins_ns = [start_ns]
         self._end_ns: int | None = None
+
+    @property
+    def parts(self) -> list[Part]:
+        """Name and load of each stage."""
+        return [
+            Part(name=self.name_of(place), users=stage.users, rate_per_s=stage.rate_per_s)
+            for place, stage in enumerate(self.load.stages)
+        ]
 
     @property
     def place(self) -> int:
@@ -39,9 +57,13 @@ class StageClock:
         """Return the place of the stage that a moment lies in."""
         return max((place for place, begin_ns in enumerate(self._begins_ns) if begin_ns <= moment_ns), default=0)
 
+    def name_of(self, place: int) -> str:
+        """Return what the stage at a place is called."""
+        return self.load.name_of(place)
+
     def name_at(self, moment_ns: int) -> str:
         """Return the name of the stage that a moment lies in."""
-        return self.load.name_of(self.place_at(moment_ns))
+        return self.name_of(self.place_at(moment_ns))
 
     def rate_per_s_now(self) -> float:
         """Return the arrival rate of this moment, beginning the next stage when its time has come; 0 after the last."""
@@ -77,10 +99,7 @@ class StageClock:
 
     def window_s(self, place: int) -> float | None:
         """Return how long a stage was judged, in seconds; None for one that was not, or not to its end."""
-        window = self.window(place)
-        if window.start_ns is None or window.end_ns is None or window.end_ns <= window.start_ns:
-            return None
-        return (window.end_ns - window.start_ns) / NS_PER_S
+        return self.window(place).length_s
 
     def _length_ns(self, place: int) -> int:
         return round(self.load.stages[place].duration_s * NS_PER_S)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from llmload.engines.deployment import Deployment
 from llmload.measure.health import health
 from llmload.measure.record import METRICS_VERSION, NS_PER_S
-from llmload.measure.totals import RunTotals
+from llmload.measure.totals import RunTotals, Window
 from llmload.measure.verdict import Level, Reason, Verdict, judge
 from llmload.monitor.engine_metrics import EngineWatch
 from llmload.report.cost import cost_of
@@ -21,9 +21,12 @@ from llmload.report.plausibility import bandwidth_use, memory_estimate
 from llmload.report.run_folder import MANIFEST, SUMMARY, RunFolder, new_run_id
 from llmload.report.summary import figures, summarise
 from llmload.scenario import Scenario
-from llmload.scenario.loads import ClosedLoop, Staged
-from llmload.swarm.session import Span
+from llmload.scenario.capacity import Capacity
+from llmload.scenario.loads import ClosedLoop
+from llmload.swarm.search import Search
+from llmload.swarm.session import Span, clock_of
 from llmload.swarm.stages import StageClock
+from llmload.swarm.steps import StepClock
 from llmload.workload.prompts import Workload
 from llmload.workload.salt import ADDED_CHARS
 
@@ -52,7 +55,10 @@ class Steering:
         self.span = Span(scenario)
         self.summary: dict[str, Any] | None = None
         load = scenario.load
-        self.stage_clock = StageClock(load, self.span.start_ns) if isinstance(load, Staged) else None
+        self.stage_clock = clock_of(load, self.span.start_ns)
+        self.search = self._search(load)
+        self._found = Window(start_ns=None)
+        """The window of the step that a search has found, once it is over."""
         self.missing_workers: set[str] = set()
         self.late_workers: set[str] = set()
         self.other_version_workers: set[str] = set()
@@ -91,8 +97,11 @@ class Steering:
         window, now_ns = self.span.window, time.monotonic_ns()
         if window.end_ns is not None:
             return "draining"
+        if self.search is not None and self.search.finished:
+            return "draining"
         if self.stage_clock is not None:
-            return self.stage_clock.load.name_of(self.stage_clock.place)
+            name = self.stage_clock.name_of(self.stage_clock.place)
+            return name if self.search is None else f"{name}, {self.search.text}"
         return "measuring" if window.start_ns is not None and now_ns >= window.start_ns else "warm-up"
 
     @property
@@ -117,9 +126,17 @@ class Steering:
             self._noted_users = users
             self.folder.append_users(time.time(), users)
 
-    def verdict(self, totals: RunTotals) -> Verdict:
-        """Judge the run as far as it has come."""
+    def _search(self, load: object) -> Search | None:
+        if not isinstance(load, Capacity) or not isinstance(self.stage_clock, StepClock):
+            return None
+        promises = load.promises(limits=bool(self.scenario.slo_limits().limits))
+        return Search(load, promises, self.stage_clock, self.scenario.run.drain_timeout_s)
+
+    def verdict(self, totals: RunTotals, stages: Mapping[str, RunTotals] | None = None) -> Verdict:
+        """Judge the run as far as it has come; a search by the step that it found, where its stages are given."""
         further = []
+        if self.search is not None and stages is not None:
+            totals = self.search.health(totals, stages)
         if not totals.completed and not totals.failed:
             text = "no request came to an end, so nothing was measured"
             further.append(Reason(check="answers", level=Level.INVALID, text=text))
@@ -148,6 +165,11 @@ class Steering:
     def finish(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> dict[str, Any]:
         """Write summary and manifest of the run, and return the summary."""
         self._ended_ns = time.monotonic_ns()
+        judged, window_s, opened_unix_s = totals, self.span.length_s(totals), self.span.opened_unix_s(totals)
+        if self.search is not None:
+            judged, window = self.search.judged(totals, stages)
+            self._found = window
+            window_s, opened_unix_s = window.length_s, self._unix_s(window.start_ns)
         self.summary = {
             "run_id": self.run_id,
             "scenario": self.scenario.scenario.name,
@@ -157,10 +179,12 @@ class Steering:
             "simulated": self.simulated,
             "prompt_salt": self.scenario.prompts.salt,
             "load": self.scenario.load.model_dump(mode="json", exclude_none=True),
-            "window_started_unix_s": self.span.opened_unix_s(totals),
-            **summarise(totals, window_s=self.span.length_s(totals), verdict=self.verdict(totals)),
+            "window_started_unix_s": opened_unix_s,
+            **summarise(judged, window_s=window_s, verdict=self.verdict(totals, stages)),
             "stages": [] if self.stage_clock is None else _stages(self.stage_clock, stages),
         }
+        if self.search is not None:
+            self.summary["capacity"] = self.search.summary(stages)
         speed = self.summary["request_output_tokens_per_s"]
         self.summary |= self.engine_watch.summary(totals, self.memory_estimate)
         self.summary["bandwidth"] = bandwidth_use(self.scenario, speed and speed["mean"])
@@ -183,22 +207,22 @@ class Steering:
 
     def _timeline(self) -> dict[str, Any]:
         """Where the window and the stages lie, in unix time; None for what has not come about or has no set end."""
-        window = self.span.window
+        window = self.span.window if self.search is None else self._found
         return {
             "window_start_unix_s": self._unix_s(window.start_ns),
             "window_end_unix_s": self._unix_s(window.end_ns),
             "stages": [] if self.stage_clock is None else self._stage_times(self.stage_clock),
         }
 
-    def _stage_times(self, clock: StageClock) -> list[dict[str, Any]]:
+    def _stage_times(self, clock: StageClock | StepClock) -> list[dict[str, Any]]:
         return [
             {
-                "name": clock.load.name_of(place),
+                "name": part.name,
                 "start_unix_s": self._unix_s(clock.begin_ns(place)),
                 "window_start_unix_s": self._unix_s(clock.window(place).start_ns),
                 "end_unix_s": self._unix_s(clock.window(place).end_ns),
             }
-            for place in range(len(clock.load.stages))
+            for place, part in enumerate(clock.parts)
         ]
 
     def _unix_s(self, moment_ns: int | None) -> float | None:
@@ -231,13 +255,13 @@ class Steering:
         }
 
 
-def _stages(clock: StageClock, totals: Mapping[str, RunTotals]) -> list[dict[str, Any]]:
+def _stages(clock: StageClock | StepClock, totals: Mapping[str, RunTotals]) -> list[dict[str, Any]]:
     return [
         {
-            "name": (name := clock.load.name_of(place)),
-            "users": stage.users,
-            "rate_per_s": stage.rate_per_s,
-            **figures(totals.get(name, RunTotals()), clock.window_s(place)),
+            "name": part.name,
+            "users": part.users,
+            "rate_per_s": part.rate_per_s,
+            **figures(totals.get(part.name, RunTotals()), clock.window_s(place)),
         }
-        for place, stage in enumerate(clock.load.stages)
+        for place, part in enumerate(clock.parts)
     ]

@@ -65,6 +65,11 @@ class Reports:
                 return made
             self._coarseness += 1
 
+    def fine(self) -> bytes:
+        """Return a report as fine as the last one, however large."""
+        self._made += 1
+        return _report(self._session, self._stages(), 0)
+
     def _stages(self) -> list[str]:
         """The last stages, and an older one in turn: those no longer change."""
         names = list(self._session.stages)
@@ -114,6 +119,10 @@ class Collected:
     def merged(self) -> RunTotals:
         """Return the sum over all workers."""
         return _sum(self.latest.values())
+
+    def merged_stage(self, name: str) -> RunTotals:
+        """Return one stage's sum over all workers."""
+        return _sum(of[name] for of in self.stages.values() if name in of)
 
     def merged_stages(self) -> dict[str, RunTotals]:
         """Return each stage's sum over all workers."""

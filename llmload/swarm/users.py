@@ -32,8 +32,11 @@ class ChatUser(User):
     def chat(self) -> None:
         """Hold one conversation: its requests one after the other."""
         session = self.run_of_llmload.session
-        conversation = session.next_conversation() if session is not None and session.in_closed_loop else None
-        if session is None or conversation is None:
-            gevent.sleep(REST_S)  # nothing to send: rest until the run ends
-            return
-        hold(conversation, session, partial(tell_locust, self.environment, self.run_of_llmload.request_name))
+        if session is not None and session.in_closed_loop:
+            with session.seat():
+                conversation = session.next_conversation()
+                if conversation is not None:
+                    count = partial(tell_locust, self.environment, self.run_of_llmload.request_name)
+                    hold(conversation, session, count)
+                    return
+        gevent.sleep(REST_S)  # nothing to send: rest until the run ends

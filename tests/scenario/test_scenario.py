@@ -84,7 +84,7 @@ def test_a_scenario_with_defaults_sends_only_what_it_sets(tmp_path: Path) -> Non
         (('[model]\nname = "m"', ""), "x.toml: model: is missing"),
         (
             ("closed_loop", "open_lop"),
-            "x.toml: load.kind: input should be 'closed_loop', 'open_loop', 'replay', 'staged', got 'open_lop'",
+            "input should be 'closed_loop', 'open_loop', 'replay', 'staged', 'capacity', got 'open_lop'",
         ),
         (("[load]", "[slo]\nttft_s = 1\n[request]\nstream = false\n[load]"), "not measurable with request.stream"),
         (("[load]", "[request]\nignore_eos = true\n[load]"), "ignore_eos = true never ends without max_tokens"),
@@ -130,6 +130,26 @@ requests = 8
         ),
         ("kind = 'staged'\nwarmup_s = 2\nstages = [{users = 1, duration_s = 1}]", "leaves nothing of stage 1"),
         ("users = 1", "load.kind: is missing"),
+        ("kind = 'capacity'", "load.objectives is missing: say what must hold"),
+        (
+            "kind = 'capacity'\nobjectives = ['ttft p95 < 1']",
+            "load.objectives.0: no figure is called ttft; did you mean",
+        ),
+        ("kind = 'capacity'\nobjectives = ['requests_per_min > 9']", "does not say where a load is too high"),
+        ("kind = 'capacity'\nobjectives = ['ttft_s p95 > 1']", "is kept by every load that is high enough"),
+        (
+            "kind = 'capacity'\nobjectives = ['ttft_from_schedule_s p95 < 1']",
+            "is of an open loop, but search = 'users'",
+        ),
+        ("kind = 'capacity'\nobjectives = ['goodput_share > 0.9']", "but [slo] has no limit that an answer could miss"),
+        ("kind = 'capacity'\nobjectives = ['ttft_s p95 < 1']", "needs prompts.repeat = true"),
+        ("kind = 'capacity'\nstart = 9\nat_most = 4", "at_least = 1, start = 9, at_most = 4 must stand in this order"),
+        ("kind = 'capacity'\nstart = 1.5", "whole numbers where users are searched"),
+        ("kind = 'capacity'\nstep_max_s = 5", "step_max_s = 5 is less than step_min_s = 10"),
+        ("kind = 'capacity'\nconfidence = 95", "confidence = 95 lies between 0.5 and 1"),
+        ("kind = 'capacity'\narrivals = 'constant'", "arrivals belongs to search = 'rate_per_s'"),
+        ("kind = 'capacity'\nsearch = 'rate_per_s'\ncv = 2", "cv = 2 belongs to arrivals = 'gamma'"),
+        ("kind = 'capacity'\nrequests = 5", "load.requests: unknown key"),
     ],
 )
 def test_a_load_that_cannot_be_is_refused(tmp_path: Path, load: str, says: str) -> None:
@@ -192,5 +212,5 @@ def test_the_original_deployments_are_all_there() -> None:
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="no shipped scenario of that name; shipped are demo"):
+    with pytest.raises(ConfigError, match="no shipped scenario of that name; shipped are capacity, demo"):
         find_scenario("lima-sped")
