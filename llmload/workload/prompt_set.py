@@ -4,21 +4,21 @@ import hashlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import orjson
 
 from llmload.errors import DataError
 from llmload.workload.broken_file import what_is_wrong
 from llmload.workload.conversation import Dialogue
 from llmload.workload.forms import Skipped, read_dialogues
-from llmload.workload.sources import locate
+from llmload.workload.sources import BUILTIN, locate
 
-if TYPE_CHECKING:
-    import datasets  # type: ignore[import-untyped] # it ships no types
-
+Columns = tuple[Sequence[str], Callable[[str], Iterable[object]]]
+"""The names of a data set's columns, and what gives one's values."""
 _HASH_BLOCK_BYTES = 1 << 20
 
 
@@ -50,9 +50,9 @@ def load_prompt_set(source: str, split: str | None, base_dir: Path) -> PromptSet
     located = locate(source, split, base_dir)
     files = located.files
     shown = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    data = _read(files)
+    columns, values = read_own(files[0]) if located.source == BUILTIN else read(files)
     try:
-        dialogues, skipped = read_dialogues(data.column_names, lambda column: data[column][:], shown)
+        dialogues, skipped = read_dialogues(columns, values, shown)
     except UnicodeDecodeError:
         # Arrow takes any bytes for text until they are looked at.
         raise DataError(what_is_wrong(files)) from None
@@ -70,10 +70,16 @@ def load_prompt_set(source: str, split: str | None, base_dir: Path) -> PromptSet
     )
 
 
-def _read(files: tuple[Path, ...]) -> "datasets.Dataset":
+def read_own(file: Path) -> Columns:
+    """Return the rows of the set that comes with the package, whose form is known: no library has to be started."""
+    rows = [orjson.loads(line) for line in file.read_bytes().splitlines()]
+    return list(rows[0]), lambda column: [row[column] for row in rows]
+
+
+def read(files: tuple[Path, ...]) -> Columns:
     """Return the files' rows in their order, held in memory: the user's cache of `datasets` is not touched."""
     # Imported here: it takes the better part of a second, and most of the package does without it.
-    import datasets
+    import datasets  # type: ignore[import-untyped] # it ships no types
 
     for file in files:
         if not file.is_file():
@@ -83,10 +89,11 @@ def _read(files: tuple[Path, ...]) -> "datasets.Dataset":
     with _quiet(), tempfile.TemporaryDirectory(prefix="llmload-") as cache:
         try:
             # Not load_dataset: it reports each load to its makers, and waits for the network to do so.
-            read = datasets.Dataset.from_parquet if files[0].suffix == ".parquet" else datasets.Dataset.from_json
-            return read([str(file) for file in files], cache_dir=cache, keep_in_memory=True)
+            form = datasets.Dataset.from_parquet if files[0].suffix == ".parquet" else datasets.Dataset.from_json
+            data = form([str(file) for file in files], cache_dir=cache, keep_in_memory=True)
         except Exception as error:  # its readers' own errors pass through: pyarrow's, pandas's, StopIteration
             raise DataError(what_is_wrong(files)) from error
+    return data.column_names, lambda column: data[column][:]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 DEFAULT_SPLIT = "train"
 """The split that is read where a source has several and none is asked for."""
 
+BUILTIN = "builtin"
 _BUILTIN = Path(__file__).parent / "data" / "builtin.jsonl"
 _BUILTIN_LICENCE = "Apache-2.0"
 _LIMA = "GAIR/lima"
@@ -42,7 +43,7 @@ def locate(source: str, split: str | None, base_dir: Path) -> Located:
 
     Raises DataError when the source is not found, has no such split, or access to it is refused.
     """
-    if source == "builtin":
+    if source == BUILTIN:
         _refuse_split(source, split)
         return Located(name=source, source=source, split=None, files=(_BUILTIN,), licence=_BUILTIN_LICENCE)
     if source == "lima":

@@ -3,12 +3,17 @@
 import json
 import re
 import statistics
+import subprocess
+import sys
 from collections import Counter
 from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llmload.workload.prompt_set import read, read_own
 
 DATA = files("llmload") / "workload" / "data"
 KINDS = {"advice", "how_to", "technical", "writing", "knowledge", "nlp", "reasoning", "multi_turn"}
@@ -146,3 +151,23 @@ class TestReadme:
         for measured in (lengths, answers):
             figures = [min(measured), *(round(value) for value in percentiles(measured).values()), max(measured)]
             assert "| this set | " + " | ".join(f"{figure:,}" for figure in figures) + " |" in readme
+
+
+def test_it_is_read_just_as_any_file_of_its_form() -> None:
+    file = Path(str(DATA / "builtin.jsonl"))
+    (own_names, own), (names, values) = read_own(file), read((file,))
+
+    assert list(own_names) == list(names)
+    assert all(list(own(column)) == list(values(column)) for column in names)
+
+
+def test_reading_it_starts_no_library() -> None:
+    program = (
+        "import sys; from pathlib import Path; from llmload.workload.prompt_set import load_prompt_set;"
+        "print(len(load_prompt_set('builtin', None, Path()).dialogues), 'datasets' in sys.modules)"
+    )
+
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        == "302 False\n"
+    )
