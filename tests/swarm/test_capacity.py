@@ -22,6 +22,11 @@ def searching(write: Callable[..., Path], url: str, load: str) -> str:
     return str(file)
 
 
+def unless_invalid(code: int, ended: Any) -> int:
+    """The exit code, or 3 where a busy machine made the load generator too late to measure anything."""
+    return 3 if ended.summary["verdict"]["level"] == "INVALID" else code
+
+
 def test_the_search_finds_the_users_that_the_slots_answer_in_time(
     engine: Any, locust: Any, write_scenario: Callable[..., Path]
 ) -> None:
@@ -40,7 +45,7 @@ step_min_requests = 20
     ended = locust.run("--config", searching(write_scenario, url, load), "--processes", "2")
 
     capacity, requests = ended.summary["capacity"], ended.summary["requests"]
-    assert ended.code == 0, ended.err
+    assert ended.code == unless_invalid(0, ended), ended.err
     assert 4 <= capacity["holds"] <= 6
     assert capacity["holds"] < capacity["breaks"] <= 8
     assert capacity["ended"] == "precision"
@@ -74,7 +79,7 @@ step_max_s = 3
     ended = locust.run("--config", searching(write_scenario, url, load))
 
     capacity = ended.summary["capacity"]
-    assert ended.code == 1, ended.err
+    assert ended.code == unless_invalid(1, ended), ended.err
     assert (capacity["holds"], capacity["breaks"], capacity["ended"]) == (None, 20, "at_least")
     assert ended.summary["requests_per_min"] is None
     assert ended.summary["ttft_s"] is None
