@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmload.errors import RunFolderError
+from llmload.report.cost import cost_rows
 from llmload.report.gates import run_checks
 from llmload.report.junit import Judgement
-from llmload.report.tables import COLUMNS, LATENCIES, load_text, milliseconds, number
+from llmload.report.tables import COLUMNS, LATENCIES, load_text, milliseconds, number, prefix_cache_rows
 
 SHOWN: Final = {
     Judgement.PASSED: "passed",
@@ -59,6 +60,7 @@ def _figures(summary: Mapping[str, Any]) -> list[list[str]]:
         ["requests/min", number(summary["requests_per_min"], 1)],
         ["system output tokens/s", number(summary["output_tokens_per_s"], 1)],
         ["requests", counts],
+        *([title, text] for title, text in (*prefix_cache_rows(summary), *cost_rows(summary))),
         ["window", f"{number(summary['window_s'], 1)} s"],
     ]
 

@@ -70,14 +70,14 @@ def _figures(summary: Mapping[str, Any]) -> Table:
     if summary["finish_reasons"]:
         reasons = ", ".join(f"{name} {count}" for name, count in summary["finish_reasons"].items())
         table.add_row("finish reasons", reasons)
-    for title, text in (*_prefix_cache(summary), *cost_rows(summary)):
+    for title, text in (*prefix_cache_rows(summary), *cost_rows(summary)):
         table.add_row(title, text)
     table.add_row("window", f"{number(summary['window_s'], 1)} s, {load_text(summary['load'])}")
     return table
 
 
-def _prefix_cache(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the engine says of prompt tokens that it had cached, in its answers and in its own series."""
+def prefix_cache_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is known of prompt tokens that the engine had cached, by its answers and by its own series."""
     rows = []
     if salt := summary.get("prompt_salt"):
         rows.append(("prompts", f"salted, so that no prefix cache answers them: a salt for each {salt}"))

@@ -50,6 +50,16 @@ def summary(*objectives: str, **changes: Any) -> dict[str, Any]:
     return content | {"gates": judge_gates(Gates(objectives=list(objectives)).parsed(), content)}
 
 
+def test_a_job_summary_says_what_answers_cost_and_what_was_cached() -> None:
+    by_time = {"per_hour": 10.0, "window": 0.1, "per_1000_requests": 10.0, "per_million_output_tokens": None}
+    cost = {"currency": "EUR", "by_time": by_time, "by_tokens": None, "energy": None}
+    page = job_summary(summary(cost=cost, cached_token_share=0.25, prompt_salt="run"))
+
+    assert "| cost by time | 10 EUR per 1,000 requests, n/a per million output tokens at 10.00 an hour |" in page
+    assert "| prefix cache | 25.0% of prompt tokens by the answers, n/a by the engine's series |" in page
+    assert "a salt for each run |" in page
+
+
 ONE_FAILED = {"requests": {"started": 100, "completed": 99, "failed": 1, "censored": 0, "errors": {"reset": 1}}}
 
 
