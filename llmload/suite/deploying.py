@@ -45,20 +45,12 @@ def deployed(plan: DeploymentPlan, log: Path) -> Iterator[RunningDeployment]:
         _wait_until_ready(plan, url, None)
         yield RunningDeployment(url, None, _asked(plan, url), None)
         return
-    before = local_gpus()
     port = _port(plan)
     url, command = f"http://{HOST}:{port}", plan.start_command(port)
     _remove_container(plan)
     with launch(command, log=log, env=plan.env, grace_s=plan.grace_s, stop_command=plan.stop_command) as process:
-        try:
-            _wait_until_ready(plan, url, process)
-            answers = _asked(plan, url)
-        except EngineError:
-            process.stop()
-            wait_until_freed(before)
-            raise
-        yield RunningDeployment(url, process, answers, plan.shown_command(port))
-    wait_until_freed(before)
+        _wait_until_ready(plan, url, process)
+        yield RunningDeployment(url, process, _asked(plan, url), plan.shown_command(port))
 
 
 def quoted(process: Launched) -> str:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
 from llmload.suite.plan import Cell, SuitePlan
@@ -19,10 +19,9 @@ class SuiteProgress:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        left = TextColumn("{task.fields[left]}")
-        self._bar = Progress(*columns, left, console=self.console, transient=True)
-        self._task = self._bar.add_task("", total=None, left="")
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _TimeLeft())
+        self._bar = Progress(*columns, console=self.console, transient=True)
+        self._task = self._bar.add_task("", total=None, visible=False)
 
     def line(self, text: str, style: str = "") -> None:
         """Write a line that stays."""
@@ -30,7 +29,8 @@ class SuiteProgress:
 
     def show(self, text: str, done: int, total: int, left_s: float | None) -> None:
         """Say what goes on now, how many cells are done, and how long the rest may take."""
-        self._bar.update(self._task, description=text, completed=done, total=total, left=left_text(left_s))
+        ends = None if left_s is None else time.monotonic() + left_s
+        self._bar.update(self._task, description=text, completed=done, total=total, visible=True, ends=ends)
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -42,6 +42,15 @@ class SuiteProgress:
     ) -> None:
         if self.console.is_terminal:
             self._bar.stop()
+
+
+class _TimeLeft(ProgressColumn):
+    """The time left as it was last told, less what has passed since."""
+
+    def render(self, task: Task) -> Text:
+        """Return it in words."""
+        ends = task.fields.get("ends")
+        return Text(left_text(None if ends is None else max(0.0, ends - time.monotonic())))
 
 
 def left_text(left_s: float | None) -> str:

@@ -8,11 +8,12 @@ from typing import Final
 
 from llmload.errors import EngineError
 from llmload.report.run_folder import SUMMARY, RunFolder
-from llmload.suite.deploying import RunningDeployment, deployed
+from llmload.suite.deploying import RunningDeployment, deployed, wait_until_freed
 from llmload.suite.measuring import Measured, measure, warm_up
 from llmload.suite.plan import Cell, DeploymentPlan, SuitePlan
 from llmload.suite.progress import SuiteProgress, time_left_s
 from llmload.suite.state import Status, SuiteState
+from llmload.vram.local_gpus import local_gpus
 
 STYLES: Final = {Status.GOOD: "green", Status.FAILED: "red", Status.INVALID: "yellow"}
 
@@ -57,19 +58,9 @@ class SuiteRun:
         """Measure the cells; an engine that dies is started anew for what is left."""
         left = list(cells)
         while left:
-            begun = time.monotonic()
-            self._show(f"{deployment.name}: starting")
+            memory_before = [] if deployment.entry.kind == "running" else local_gpus()
             try:
-                with deployed(deployment, self._log_of(deployment)) as running:
-                    self._show(f"{deployment.name}: warming up")
-                    warm_up(deployment, running, self.plan.folder, self.plan.suite.suite.warmup_requests)
-                    self.state.starts_s[deployment.name] = time.monotonic() - begun
-                    self._tell_start(deployment, running, time.monotonic() - begun)
-                    self._running = deployment.name
-                    while left and running.end_text() is None:
-                        self._measure(deployment, left[0], running)
-                        left.pop(0)
-                    self._show(f"{deployment.name}: stopping")
+                self._measure_while_it_lives(deployment, left)
             except EngineError as error:
                 for cell in left:
                     self.state.begin(cell.name, self.plan.fingerprint(deployment, cell))
@@ -77,6 +68,26 @@ class SuiteRun:
                 left.clear()
             finally:
                 self._running = None
+            if not wait_until_freed(memory_before):
+                text = "its GPU memory is still not free; what is measured next may lack it"
+                self.progress.line(f"{deployment.name}: {text}", STYLES[Status.INVALID])
+
+    def _measure_while_it_lives(self, deployment: DeploymentPlan, left: list[Cell]) -> None:
+        """Start the deployment, take cells from `left` while its engine lives; EngineError if it came to none."""
+        begun, before = time.monotonic(), len(left)
+        self._show(f"{deployment.name}: starting")
+        with deployed(deployment, self._log_of(deployment)) as running:
+            self._show(f"{deployment.name}: warming up")
+            warm_up(deployment, running, self.plan.folder, self.plan.suite.suite.warmup_requests)
+            self.state.starts_s[deployment.name] = time.monotonic() - begun
+            self._tell_start(deployment, running, time.monotonic() - begun)
+            self._running = deployment.name
+            while left and (ended := running.end_text()) is None:
+                self._measure(deployment, left[0], running)
+                left.pop(0)
+            if len(left) == before:
+                raise EngineError(f"before anything was measured, {ended}")
+            self._show(f"{deployment.name}: stopping")
 
     def _measure(self, deployment: DeploymentPlan, cell: Cell, running: RunningDeployment) -> None:
         begun = time.monotonic()

@@ -133,6 +133,28 @@ def test_an_engine_that_never_answers_is_stopped_with_its_last_lines(
     assert "quick/one/speed" in out
 
 
+def test_an_engine_that_dies_before_the_first_measurement_is_not_started_for_ever(
+    suites: Suites, write_suite: Callable[..., Path]
+) -> None:
+    """One that answers, and is gone when the measurement should begin."""
+    answer = (
+        "import http.server as h, os, sys\n"
+        "class Once(h.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.send_header('Content-Length', '0'); self.end_headers()\n"
+        "        if self.path == '/info': os._exit(7)\n"
+        "h.HTTPServer(('127.0.0.1', int(sys.argv[1])), Once).serve_forever()\n"
+    )
+    (suites.folder / "once.py").write_text(answer)
+    further = '[engines.once]\nengine = "other"\ncommand = ["{python}", "once.py", "{port}"]\n'
+
+    code, out, _ = suites.run(write_suite(further=further), "--only", "once")
+
+    assert code == 1
+    assert "once/one/speed: failed:" in out
+    assert "does not answer" in out or "before anything was measured, the engine ended with exit code 7" in out
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
 def test_whatever_ends_a_suite_ends_what_it_started(
     suites: Suites, write_suite: Callable[..., Path], number: signal.Signals
