@@ -5,7 +5,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmload.workload.conversation import Prompt, as_message
+from llmload.workload.conversation import Conversation, Prompt, as_message
+from llmload.workload.deck import Deck
 from llmload.workload.salt import SALT_CHARS, Salts, salt_text
 
 WORKERS = st.integers(1, 8)
@@ -30,6 +31,28 @@ def test_no_two_requests_of_a_run_have_the_same_salt(seed: int, key: str, worker
 @given(seed=st.integers(0, 1000), workers=WORKERS)
 def test_seed_and_key_give_the_same_salts_on_any_number_of_workers(seed: int, workers: int) -> None:
     assert drawn(50, seed=seed) == drawn(50, seed=seed, workers=workers)
+
+
+@settings(deadline=None, max_examples=30)
+@given(workers=WORKERS, size=st.integers(1, 30))
+def test_a_place_of_the_drawn_order_has_the_same_salt_whoever_sends_it(workers: int, size: int) -> None:
+    conversations = [Conversation(row, (Prompt(str(row), (as_message("user", "?"),)),)) for row in range(size)]
+
+    def sent(count: int) -> dict[tuple[int, int], str]:
+        found = {}
+        for index in range(count):
+            deck = Deck(conversations, seed=3, repeat=True, worker_index=index, worker_count=count)
+            salts = Salts("request", seed=3, key="k", worker_index=index, worker_count=count)
+            for turn in range(40):
+                dealt = deck.next()
+                assert dealt is not None
+                round_of_deck = (index + turn * count) // size
+                found[round_of_deck, dealt.row] = salts.next()
+        return found
+
+    alone, together = sent(1), sent(workers)
+
+    assert all(together[place] == salt for place, salt in alone.items() if place in together)
 
 
 def test_another_run_or_seed_has_other_salts() -> None:
