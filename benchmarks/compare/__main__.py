@@ -10,18 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from benchmarks.compare.folders import SETTINGS, WARMUP_S, System, write_run
-from benchmarks.compare.rates import STRICT, Tally, compare_pairs
+from benchmarks.compare.rates import Tally, compare_folders, compare_pairs, strictly
 from benchmarks.compare.virtual_engine import Load, Noise
 from llmload.engines.simulated import spawn
-from llmload.measure.comparison import Comparison, Outcome, compare
-from llmload.report.compared import check_comparable, read_run, same_prompts
+from llmload.measure.comparison import Comparison, Outcome
 from llmload.scenario.locust_command import locust_arguments
 from llmload.scenario.shipped import find_scenario
 
@@ -52,11 +50,9 @@ def rates(
     for place, kind in enumerate(kinds.split(",")):
         cand = base if kind == "equal" else base.slower(kind, SLOWER)
         tallies = {"default": Tally(), "strict": Tally()}
-        named = {"default": {}, "strict": STRICT}
-        first_seed = 1 + place * 1_000_000
-        for found in compare_pairs(base, cand, load, pairs=pairs, runs=runs, first_seed=first_seed, thresholds=named):
-            for name, comparison in found.items():
-                tallies[name].add(comparison)
+        for found in compare_pairs(base, cand, load, pairs=pairs, runs=runs, first_seed=1 + place * 1_000_000):
+            tallies["default"].add(found)
+            tallies["strict"].add(strictly(found))
         title = "equal systems" if kind == "equal" else f"{kind} {SLOWER:.0%} slower"
         print(f"\n{title}: {pairs} pairs of {runs} x {minutes:g} min, wander {wander:.1%}, between runs {between:.1%}")
         for name, tally in tallies.items():
@@ -82,8 +78,8 @@ def lengths(pairs: int, lengths: str, wanders: str, users: int) -> None:
             slower, equal, requests = Tally(), Tally(), 0
             for tally, cand, seed in ((slower, base.slower("all", SLOWER), 1), (equal, base, 1_000_001)):
                 for found in compare_pairs(base, cand, load, pairs=pairs, first_seed=seed):
-                    tally.add(found["default"])
-                    requests = found["default"].base_requests[0]
+                    tally.add(found)
+                    requests = found.base_requests[0]
             shares = (slower.share(Outcome.FAIL), equal.share(Outcome.PASS), equal.share(Outcome.FAIL))
             print(f"| {wander:.0%} | {minutes:g} | {requests} | {' | '.join(shares)} |", flush=True)
 
@@ -99,16 +95,17 @@ def real(pairs: int, minutes: float, users: int) -> None:
             tallies = {"default": Tally(), "strict": Tally()}
             for pair in range(pairs):
                 folders = Path(place) / kind / str(pair)
-                for name, comparison in _real_pair(folders, SLOWER if kind == "slower" else 0.0, minutes, users):
-                    tallies[name].add(comparison)
+                found = _real_pair(folders, SLOWER if kind == "slower" else 0.0, minutes, users)
+                tallies["default"].add(found)
+                tallies["strict"].add(strictly(found))
             print(f"\n{'equal engines' if kind == 'equal' else '5 % slower'}: {pairs} pairs of {minutes:g} min")
             for name, tally in tallies.items():
                 print(f"  {name:8} {'; '.join(tally.line(outcome) for outcome in tally.seen())}", flush=True)
 
 
-def _real_pair(place: Path, slower: float, minutes: float, users: int) -> Iterator[tuple[str, Comparison]]:
+def _real_pair(place: Path, slower: float, minutes: float, users: int) -> Comparison:
     slowed = {name: getattr(SETTINGS, name) * (1 + slower) for name in ("ttft_s", "prefill_s_per_token", "itl_s")}
-    sides = []
+    folders = []
     for name, settings in (("base", SETTINGS), ("cand", replace(SETTINGS, **slowed))):
         with spawn(settings) as engine:
             changes: dict[str, str | float | None] = {
@@ -122,11 +119,8 @@ def _real_pair(place: Path, slower: float, minutes: float, users: int) -> Iterat
             arguments = locust_arguments(find_scenario("demo"), changes, settings_of_load)
             subprocess.run([sys.executable, "-m", "locust", *arguments, "--summary", "none"], check=True)
         (folder,) = (place / name).iterdir()
-        sides.append([read_run(folder)])
-    check_comparable(sides[0], sides[1], ("invalid",))
-    samples = [[run.sample() for run in side] for side in sides]
-    for name, limits in (("default", {}), ("strict", STRICT)):
-        yield name, compare(samples[0], samples[1], paired=same_prompts(*sides), thresholds=limits)
+        folders.append(folder)
+    return compare_folders(folders[:1], folders[1:], ["invalid"])  # a busy machine must not end the benchmark
 
 
 @main.command()

@@ -1,20 +1,19 @@
 """How often a comparison says what, over many pairs of runs."""
 
+import itertools
 import math
+import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 
 from benchmarks.compare.folders import System, write_run
 from benchmarks.compare.virtual_engine import Load
-from llmload.measure.comparison import METRICS, Comparison, Outcome, compare
+from llmload.measure.comparison import Comparison, Outcome, compare
 from llmload.report.compared import check_comparable, read_run, same_prompts
-
-STRICT = {metric.name: 0.0 for metric in METRICS}
-"""Thresholds that accept no worsening at all: what fails by them by chance is the interval's own error."""
 
 
 @dataclass(slots=True)
@@ -54,35 +53,30 @@ def wilson(count: int, of: int, sure: float = 0.95) -> tuple[float, float]:
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
+def strictly(comparison: Comparison) -> Comparison:
+    """Return what it says where no worsening is accepted: of equal systems, what then fails is the interval's error."""
+    return replace(comparison, findings=tuple(finding.by(0.0) for finding in comparison.findings))
+
+
 def compare_pairs(
-    base: System,
-    cand: System,
-    load: Load,
-    *,
-    pairs: int,
-    runs: int = 1,
-    first_seed: int = 1,
-    thresholds: Mapping[str, Mapping[str, float]] | None = None,
-) -> Iterator[dict[str, Comparison]]:
-    """Yield the comparison of each pair under each named set of thresholds, from run folders to findings."""
-    named = thresholds or {"default": {}}
+    base: System, cand: System, load: Load, *, pairs: int, runs: int = 1, first_seed: int = 1
+) -> Iterator[Comparison]:
+    """Yield the comparison of each pair, from run folders to findings."""
     with tempfile.TemporaryDirectory(prefix="llmload-compare-") as place:
         for pair in range(pairs):
-            seed = first_seed + pair * 2 * runs
-            sides = [
-                [
-                    read_run(write_run(Path(place) / f"{seed + 2 * i + side}", system, load, seed + 2 * i + side))
-                    for i in range(runs)
-                ]
-                for side, system in enumerate((base, cand))
-            ]
-            check_comparable(sides[0], sides[1], ())
-            samples = [[run.sample() for run in side] for side in sides]
-            paired = same_prompts(sides[0], sides[1])
-            yield {
-                name: compare(samples[0], samples[1], paired=paired, thresholds=limits)
-                for name, limits in named.items()
-            }
-            for run in [*sides[0], *sides[1]]:
-                for file in run.folder.path.iterdir():
-                    file.unlink()
+            base_runs, cand_runs = ([Path(place) / f"{name}-{run}" for run in range(runs)] for name in ("base", "cand"))
+            seeds = itertools.count(first_seed + pair * 2 * runs)
+            for system, side in ((base, base_runs), (cand, cand_runs)):
+                for folder in side:
+                    write_run(folder, system, load, next(seeds))
+            yield compare_folders(base_runs, cand_runs)
+            for folder in (*base_runs, *cand_runs):
+                shutil.rmtree(folder)
+
+
+def compare_folders(base: Sequence[Path], cand: Sequence[Path], allow: Sequence[str] = ()) -> Comparison:
+    """Return the comparison of run folders as the command makes it; NotComparableError if they are not comparable."""
+    sides = [[read_run(folder) for folder in side] for side in (base, cand)]
+    check_comparable(sides[0], sides[1], allow)
+    samples = [[run.sample() for run in side] for side in sides]
+    return compare(samples[0], samples[1], paired=same_prompts(sides[0], sides[1]))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -114,6 +114,14 @@ class Finding:
     low: float | None = None
     high: float | None = None
     note: str | None = None
+
+    def by(self, threshold: float) -> Self:
+        """Return what the same interval says by another threshold; a metric that was not judged stays so."""
+        if self.low is None or self.high is None:
+            return replace(self, threshold=threshold)
+        worst, best = (-self.low, -self.high) if self.metric.higher_is_better else (self.high, self.low)
+        outcome = Outcome.FAIL if best > threshold else Outcome.PASS if worst <= threshold else Outcome.INCONCLUSIVE
+        return replace(self, threshold=threshold, outcome=outcome)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as plain values."""
@@ -287,10 +295,7 @@ class _Resampled:
         else:
             low, high = math.expm1(min(low, centre)), math.expm1(max(high, centre))
             change = cand / base - 1
-        worst, best = (-low, -high) if metric.higher_is_better else (high, low)
-        limit = finding.threshold
-        outcome = Outcome.FAIL if best > limit else Outcome.PASS if worst <= limit else Outcome.INCONCLUSIVE
-        return replace(finding, outcome=outcome, change=change, low=low, high=high)
+        return replace(finding, change=change, low=low, high=high).by(finding.threshold)
 
     def _moved(self, metric: Metric) -> Floats:
         """How far the change (as a logarithm, but for a share) lies from the measured one, in each replicate."""
