@@ -30,8 +30,8 @@ class Tally:
             self.metrics.setdefault(finding.metric.name, Counter())[finding.outcome.value] += 1
 
     def seen(self) -> list[Outcome]:
-        """Return the outcomes that came."""
-        return [outcome for outcome in Outcome if self.wholes[outcome.value]]
+        """Return the outcomes that came, and FAIL."""
+        return [outcome for outcome in Outcome if self.wholes[outcome.value] or outcome is Outcome.FAIL]
 
     def line(self, outcome: Outcome) -> str:
         """Return how often an outcome came, with the interval that its true rate lies in."""

@@ -145,6 +145,15 @@ def test_an_invalid_run_is_refused_and_a_degraded_one_is_named(runs: Path) -> No
     assert "note       slower is DEGRADED: it went wrong" in degraded.stdout
 
 
+def test_a_search_for_a_capacity_has_no_load_to_compare_at(runs: Path) -> None:
+    edit(runs / "same" / "summary.json", lambda s: s["load"].update(kind="capacity"))
+
+    result = compare(runs / "base", runs / "same")
+
+    assert result.exit_code == 2
+    assert "load: same searched for a capacity" in result.stderr
+
+
 def test_another_engine_or_version_is_stated_but_not_within_one_side(runs: Path) -> None:
     edit(runs / "same" / "manifest.json", lambda m: m["engine"].update(version="2.0"))
 
