@@ -37,6 +37,11 @@ from llmload.scenario.shipped import find_scenario
     metavar="N",
     help="Run N times, one after the other, with the same prompts, and show how far the figures spread.",
 )
+@click.option(
+    "--progress",
+    metavar="HOW",
+    help="auto (redrawn on a terminal, else quiet), off, or seconds between lines on standard error.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
 @click.option("--junit", metavar="FILE", help="Write verdict and gates as JUnit XML, for a CI system.")
 @click.option("--markdown", metavar="FILE", help="Write a summary in Markdown, for a CI system.")

@@ -63,6 +63,14 @@ def add_options(parser: LocustArgumentParser) -> None:
     for option, what in (("--junit", "JUnit XML of verdict and gates"), ("--markdown", "Summary in Markdown")):
         text = f"{what}, for a CI system, written at the end of a headless run"
         add(option, type=_new_file, default=None, metavar="FILE", help=text, **hidden)
+    add(
+        "--progress",
+        default="auto",
+        metavar="HOW",
+        help="How a headless run shows its progress on standard error: auto (redrawn on a terminal, else quiet), off, "
+        "or a number of seconds between lines",
+        **hidden,
+    )
     add("--metrics-port", default="9646", metavar="PORT", help="Port of /metrics for Prometheus, or off", **hidden)
     add("--metrics-host", default=LOOPBACK, metavar="HOST", help="Address that /metrics listens on", **hidden)
     add(

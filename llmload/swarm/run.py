@@ -23,7 +23,7 @@ from llmload.measure.histogram import Histogram
 from llmload.measure.record import RequestRecord
 from llmload.measure.totals import RunTotals
 from llmload.scenario import Scenario
-from llmload.swarm import locust_part, loop_lag, options, printing, totals_channel, webui
+from llmload.swarm import locust_part, loop_lag, options, printing, progress, totals_channel, webui
 from llmload.swarm.asked_rate import asked_rate
 from llmload.swarm.drain import ABORT, ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, STAGE, STEP, TOTALS, Roll, drain
 from llmload.swarm.interrupt import Interrupts
@@ -152,6 +152,7 @@ class Run:
             self._preparation = self._ahead or Preparation(file)
             scenario = self._preparation.scenario(self._options)
             if not isinstance(runner, WorkerRunner):
+                progress.every_s(self._options.progress)  # what is wrong with it is said before the start
                 self._meet_engine(scenario)
                 self._monitoring = Monitoring(self, runner, scenario)
                 self._monitoring.serve(self._options.metrics_host, self._options.metrics_port)
@@ -247,7 +248,10 @@ class Run:
         )
         self._helpers.append(gevent.spawn(self.live.watch))
         if self._headless:
-            self._helpers.append(gevent.spawn(printing.show_progress, self._steering, self.totals))
+            how = self._options.progress
+            self._helpers.append(
+                gevent.spawn(progress.show, self._steering, self.live, self.totals, self.step_totals, how)
+            )
 
     def _start_as_worker(self) -> None:
         plan = self._options.llmload_plan

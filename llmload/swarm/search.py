@@ -1,5 +1,6 @@
 """The search for the highest load that holds, as it is driven through a run by the node that steers it."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
@@ -21,6 +22,8 @@ REPORT_S: Final = 0.5
 """How often workers report while a search goes on: Locust's own three seconds are a third of a short step."""
 FIRST_ANSWERS: Final = 3
 """How many requests of an open-loop step itself end, at least, before its window opens."""
+LOOKS_AGAIN: Final = 2
+"""What holds and what breaks is each looked at again in the end, mostly."""
 SPOILT_LAG_S: Final = 0.05
 """
 A step that breaks while this process or a worker ran so late (99th percentile) shows the load generator's limits.
@@ -168,6 +171,18 @@ class Search:
         holds, breaks = self.plan.holds_at, self.plan.breaks_at
         found = "nothing holds yet" if holds is None else f"{holds:g} {unit} hold"
         return f"{going_on}({found if breaks is None else f'{found}, {breaks:g} break'})"
+
+    @property
+    def left_s(self) -> float | None:
+        """About how long the search will still take, by the steps so far; None while nothing has broken yet."""
+        holds, breaks = self.plan.holds_at, self.plan.breaks_at
+        if holds is None or breaks is None or not self.plan.trials:
+            return None
+        halvings = math.log2(max(1.0, math.log(breaks / holds) / math.log(1 + self.load.precision)))
+        if self.load.has_users:
+            halvings = min(halvings, math.log2(max(1.0, breaks - holds)))
+        a_step_s = (time.monotonic() - self._started_s) / len(self.steps)
+        return (math.ceil(halvings) + LOOKS_AGAIN) * a_step_s
 
     def judged(self, whole: RunTotals, stages: Mapping[str, RunTotals]) -> tuple[RunTotals, Window]:
         """
