@@ -89,7 +89,7 @@ def _show_outcome(run: "SuiteRun", *, as_json: bool) -> None:
 
     from llmload.suite.outcome import read_outcome, to_json, to_markdown, write_outcome
 
-    outcome = read_outcome(run.plan, run.state)
+    outcome = read_outcome(run.plan, run.state, run.asked_for)
     write_outcome(outcome, run.plan.folder)
     if as_json:
         click.echo(orjson.dumps(to_json(outcome), option=orjson.OPT_INDENT_2).decode())
@@ -122,5 +122,5 @@ def _show_plan(plan: "SuitePlan", asked_for: set[str]) -> None:
             if cell.name in asked_for:
                 arguments = run_arguments(cell, url, plan.folder / "runs" / cell.name, command)
                 click.echo(f"  {cell.protocol}\n         {shlex.join(['locust', *arguments])}")
-        stop = shlex.join(deployment.stop_command) or "SIGTERM to its process group"
+        stop = shlex.join(deployment.stop_command) or "SIGTERM to it, then to its process group"
         click.echo(f"  stop   {'nothing' if entry.url else f'{stop}, SIGKILL after {deployment.grace_s:g} s'}")

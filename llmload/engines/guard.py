@@ -5,9 +5,10 @@ A process that starts another and sees to its end, so that nothing outlives the 
 
 Its standard input is a pipe whose other end the asking program holds. When that closes, because the program wants it
 or because it was killed, or at a SIGTERM, the guard ends the command: the stop command where there is one, SIGTERM to
-its process group and whatever else it started, SIGKILL to what is left after the grace time. A second SIGTERM cuts the
-grace short. It adopts what its children leave behind, so that a process that left the group is found as well. Its exit
-code is the command's, 128 more than the signal for one that was killed, 127 for one that could not be started.
+it, then to its whole process group and whatever else it started, SIGKILL to what is left after the grace time. A second
+SIGTERM cuts the grace short. It adopts what its children leave behind, so that a process that left the group is found
+as well. Its exit code is the command's, 128 more than the signal for one that was killed, 127 for one that could not be
+started.
 
 Only the standard library is imported: a guard is there in a few hundredths of a second.
 """
@@ -30,6 +31,8 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PERIOD_S: Final = 0.1
 NOT_STARTED: Final = 127
 KILLED: Final = 128
+LEFT_WAIT_S: Final = 5.0
+"""How long what a command has started may outlive it before it is asked too."""
 STOPPED_WAIT_S: Final = 5.0
 """How long a command may take to notice that the stop command has done its work."""
 KILL_WAIT_S: Final = 10.0
@@ -85,14 +88,27 @@ class Guard:
         if self._stop_command and self._status is None:
             self._run_stop_command()
             self._wait_until_gone(min(self._grace_s, STOPPED_WAIT_S))
-        for pid in _descendants():  # the whole process group, and who has left it
+        deadline = time.monotonic() + self._grace_s
+        self._ask_the_command(deadline)
+        for pid in _descendants():  # the rest of its process group, and who has left it
             _send(pid, signal.SIGTERM)
-        self._wait_until_gone(self._grace_s)
+        self._wait_until_gone(deadline - time.monotonic())
         deadline = time.monotonic() + KILL_WAIT_S
         while not self._gone() and time.monotonic() < deadline:
             for pid in _descendants():
                 _send(pid, signal.SIGKILL)
             time.sleep(PERIOD_S / 2)
+
+    def _ask_the_command(self, deadline: float) -> None:
+        """Let it end its own: an engine whose workers are ended for it takes that for a crash."""
+        if self._status is None:
+            _send(self._pid, signal.SIGTERM)
+        half_s = (deadline - time.monotonic()) / 2
+        ends = time.monotonic() + half_s
+        while self._asked < 2 and self._status is None and time.monotonic() < ends:
+            self._reap()
+            time.sleep(PERIOD_S / 2)
+        self._wait_until_gone(min(half_s, LEFT_WAIT_S))
 
     def _wait_until_gone(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s

@@ -56,7 +56,7 @@ TEMPLATES: Final[Mapping[str, EngineTemplate]] = {
             *(("--dtype", "{dtype}"), ("--num-shard", "{tensor_parallel}")),
         ),
         image="ghcr.io/huggingface/text-generation-inference:{version}",
-        docker_options=("--gpus", "all", "--shm-size", "1g", "-v", "{hf_home}:/data"),
+        docker_options=("--gpus", "all", "--shm-size", "1g", "-v", "{hf_home}/hub:/data"),
         asked_by="id",
     ),
     "transformers": EngineTemplate(

@@ -1,6 +1,6 @@
 """What a suite has found: the original document's three tables, a line for each cell, and JSON."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,18 +50,20 @@ class Outcome:
     memory: tuple[SeedRow, ...]
     unknown_models: Mapping[str, str]
     """Models that the sizing does not know, and why."""
+    asked_for: frozenset[str]
+    """The cells that were to be done; the others may be not done."""
 
     @property
     def exit_code(self) -> int:
-        """0: all cells good; 3: a measurement is INVALID; 1: a cell failed or was not done."""
-        statuses = {cell.status for cell in self.cells}
+        """Of the cells asked for: 0: all are good; 3: a measurement is INVALID; 1: one failed or was not done."""
+        statuses = {cell.status for cell in self.cells if cell.cell in self.asked_for}
         if Status.INVALID in statuses:
             return INVALID
         return GOOD if statuses <= {Status.GOOD} else FAILED
 
 
-def read_outcome(plan: SuitePlan, state: SuiteState) -> Outcome:
-    """Return what the suite's folder holds by now, of every cell of the plan."""
+def read_outcome(plan: SuitePlan, state: SuiteState, asked_for: Collection[str] | None = None) -> Outcome:
+    """Return what the suite's folder holds by now, of every cell; `asked_for` are those that count, all where None."""
     cells, figures = [], []
     for deployment in plan.deployments:
         for cell in deployment.cells:
@@ -71,7 +73,12 @@ def read_outcome(plan: SuitePlan, state: SuiteState) -> Outcome:
             figures += [figure] if figure else []
     rows, unknown = _memory(plan)
     return Outcome(
-        name=plan.suite.suite.name, cells=tuple(cells), figures=tuple(figures), memory=rows, unknown_models=unknown
+        name=plan.suite.suite.name,
+        cells=tuple(cells),
+        figures=tuple(figures),
+        memory=rows,
+        unknown_models=unknown,
+        asked_for=frozenset(cell.cell for cell in cells) if asked_for is None else frozenset(asked_for),
     )
 
 

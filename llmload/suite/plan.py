@@ -91,7 +91,7 @@ class DeploymentPlan:
         """Return the command that stops its container; empty where it has none and signals do."""
         if self.entry.kind != "docker":
             return []
-        return ["docker", "stop", "--time", f"{self.entry.stop_grace_s:.0f}", self.container]
+        return ["docker", "stop", "-t", f"{self.entry.stop_grace_s:.0f}", self.container]
 
     @property
     def grace_s(self) -> float:

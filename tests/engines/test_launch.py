@@ -113,7 +113,7 @@ def test_what_a_dead_engine_left_behind_is_ended_too(tmp_path: Path, mark: str) 
 def start_elsewhere(log: Path, mark: str) -> "subprocess.Popen[bytes]":
     program = (
         "import sys, time; from pathlib import Path; from llmload.engines.launch import launch\n"
-        f"launch(['sh', '-c', 'setsid sleep {mark} & sleep {mark}; echo'], log=Path(sys.argv[1]))\n"
+        f"launch(['sh', '-c', 'setsid sleep {mark} & sleep {mark}; echo'], log=Path(sys.argv[1]), grace_s=1)\n"
         "time.sleep(600)"
     )
     return subprocess.Popen([sys.executable, "-c", program, str(log)])

@@ -109,6 +109,7 @@ def test_the_exit_code_is_the_worst_of_the_cells(plan: SuitePlan, statuses: list
     outcome = read_outcome(plan, state)
 
     assert outcome.exit_code == to_json(outcome)["exit_code"] == code
+    assert read_outcome(plan, state, [plan.cells[0].name]).exit_code == 0, "the others were not asked for"
 
 
 def test_a_cell_half_done_or_defined_otherwise_is_not_done(plan: SuitePlan, write_suite: Callable[..., Path]) -> None:

@@ -153,7 +153,7 @@ command = ["--weights", "{id}", "--listen", "{host}:{port}"]
         " --env VLLM_LOGGING_LEVEL=DEBUG --gpus all --ipc host -v /cache:/root/.cache/huggingface"
         " vllm/vllm-openai:v0.11.0 --model org/one --served-model-name one --host 0.0.0.0 --port 8000 --enforce-eager"
     )
-    assert vllm.stop_command == ["docker", "stop", "--time", "30", vllm.container]
+    assert vllm.stop_command == ["docker", "stop", "-t", "30", vllm.container]
     assert own.shown_command(8000) == (
         f"docker run --rm --name {own.container} --publish 127.0.0.1:8000:9 me/engine:1"
         " --weights org/one --listen 0.0.0.0:9"
