@@ -241,7 +241,7 @@ class Run:
         self.live = LiveView(
             self._steering,
             self.totals,
-            lambda: runner.user_count,
+            self.busy_users,
             self._look_after_workers,
             self.stages,
             asked_rate(scenario.load, self._steering.stage_clock, lambda: str(self._options.rate)),
@@ -332,6 +332,11 @@ class Run:
     def users(self) -> int:
         """Return how many users run."""
         return int(self._runner.user_count)
+
+    def busy_users(self) -> int:
+        """Return how many users run and do not rest: of a search's step, as many as it asks for."""
+        search = None if self._steering is None else self._steering.search
+        return self.users() if search is None else min(self.users(), search.asked_users)
 
     def loop_lag(self) -> Histogram:
         """Return how late the event loops of all processes ran so far."""

@@ -87,6 +87,11 @@ class Search:
         """How long the phase of the step that goes on has lasted."""
         return time.monotonic() - self._begun_s
 
+    @property
+    def asked_users(self) -> int:
+        """How many users the step that goes on asks for; one rests in an open loop."""
+        return int(self.steps[-1].load) if self.load.has_users and self.steps else 1
+
     def run(self, driven: Driven) -> None:
         """Search until the highest load that holds is found, or the time is over."""
         while not self._out_of_time and (following := self.plan.next()) is not None:

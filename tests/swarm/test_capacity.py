@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import numpy as np
 import pytest
 
+from llmload.measure.histogram import Histogram
+from llmload.measure.totals import RunTotals
 from llmload.scenario.capacity import Capacity
+from llmload.swarm.search import Search
 from llmload.swarm.steps import Order, Seats, StepClock
 
 SERVICE_S = 0.3
@@ -156,3 +160,88 @@ def test_an_order_survives_its_way() -> None:
     order = Order(place=3, load=7.5, paused=False, judged=True)
 
     assert Order.from_message(order.to_message("run")) == order
+
+
+class MadeUp:
+    """An engine that is only figures: TTFT is 10 ms for every user, twenty answers come at each look."""
+
+    def __init__(self, clock: StepClock, lag_s: float = 0.0) -> None:
+        self.clock, self.lag_s = clock, lag_s
+        self.ended = 0
+        self.stages: dict[str, RunTotals] = {}
+        self.lag = Histogram()
+
+    def follow_everywhere(self, order: Order) -> None:
+        self.clock.follow(order)
+
+    def counts(self) -> tuple[int, int]:
+        self.ended += 20
+        return self.ended, 0
+
+    def step_totals(self, name: str) -> RunTotals:
+        totals = self.stages.setdefault(name, RunTotals())
+        users = self.clock.parts[self.clock.place].users or 0
+        totals.completed_in_window += 20
+        for name in ("ttft_s", "e2e_s"):
+            totals.distributions[name].add_many(np.full(20, 0.01 * users))
+        return totals
+
+    def users(self) -> int:
+        return 1_000_000
+
+    def loop_lag(self) -> Histogram:
+        self.lag.add_many(np.full(5, self.lag_s))
+        return self.lag
+
+
+def searched(monkeypatch: pytest.MonkeyPatch, lag_s: float = 0.0, **keys: Any) -> tuple[Search, MadeUp]:
+    monkeypatch.setattr("llmload.swarm.search.PERIOD_S", 0.002)
+    load = Capacity(
+        kind="capacity", objectives=["ttft_s p95 < 0.105"], warmup_s=0, step_min_s=0.02, step_max_s=0.2, **keys
+    )
+    clock = StepClock(load, time.monotonic_ns())
+    search, engine = Search(load, load.promises(limits=False), clock, drain_s=1.0), MadeUp(clock, lag_s)
+    search.run(engine)
+    clock.end()
+    return search, engine
+
+
+def test_the_search_drives_step_after_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    search, engine = searched(monkeypatch)
+    found = search.summary(engine.stages)
+
+    assert (found["holds"], found["breaks"], found["ended"], found["sure"]) == (10, 11, "precision", True)
+    assert [point["users"] for point in found["curve"]][:6] == [1, 2, 4, 8, 16, 11]
+    assert found["requests_per_min_interval"] is not None
+    assert search.most_users == 16
+
+
+def test_a_load_is_not_blamed_for_a_late_load_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    search, engine = searched(monkeypatch, lag_s=0.2, at_most=16)
+    tried = [step for step in search.steps if step.load == 16]
+    curve = {point["name"]: point for point in search.summary(engine.stages)["curve"]}
+
+    assert [step.spoilt is not None for step in tried] == [True, True, False]
+    assert curve[tried[0].name]["held"] is None
+    assert curve[tried[0].name]["reason"] == "spoilt: the load generator itself ran 0.2 s late, so it is tried again"
+    assert search.plan.holds_at == 10
+
+
+def test_last_answers_that_break_the_promise_break_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    search, engine = searched(monkeypatch)
+    for step in search.steps:
+        if step.load == 10:
+            engine.stages[step.name].distributions["ttft_s"].add_many(np.full(400, 9.0))
+    found = search.summary(engine.stages)
+
+    assert found["holds"] == 9
+    late = next(point for point in found["curve"] if point["load"] == 10)
+    assert late["held"] is False
+    assert late["reason"].startswith("its last answers broke it: ttft_s p95 9")
+
+
+def test_a_search_that_is_out_of_time_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    search, engine = searched(monkeypatch, duration_s=0.03)
+
+    assert search.finished
+    assert search.summary(engine.stages)["ended"] == "stopped"
