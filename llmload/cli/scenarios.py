@@ -3,13 +3,14 @@
 import click
 
 from llmload.scenario import load_scenario
-from llmload.scenario.shipped import shipped_scenarios
+from llmload.scenario.shipped import shipped_scenarios, shipped_suites
+from llmload.suite.suite_file import load_suite
 
 
 @click.command()
 def scenarios() -> None:
     """
-    List the scenarios that come with llmload, each with its file.
+    List the scenarios and suites that come with llmload, each with its file.
 
     \b
     Examples:
@@ -18,3 +19,5 @@ def scenarios() -> None:
     """
     for name, file in shipped_scenarios().items():
         click.echo(f"{name:42} {load_scenario(file).scenario.description or ''}\n{'':42} {file}")
+    for name, file in shipped_suites().items():
+        click.echo(f"{name:42} {load_suite(file).suite.description or ''}\n{'':42} {file}")

@@ -191,6 +191,23 @@ def test_two_suites_do_not_work_in_one_folder(suites: Suites, write_suite: Calla
     assert err == "llmload: suites/sim: another llmload suite is at work here; wait for it, or stop it\n"
 
 
+def test_what_has_failed_is_tried_again_only_when_that_is_asked(
+    suites: Suites, write_suite: Callable[..., Path]
+) -> None:
+    file = write_suite(further=BROKEN)
+    begun = []
+    for arguments in ([], [], ["--retry-failed"], ["--restart"]):
+        code, _, _ = suites.run(file, "--only", "broken", *arguments)
+        assert code == 1
+        begun.append(suites.cells["broken/one/speed"]["started_unix_s"])
+
+    assert begun[0] == begun[1] < begun[2] < begun[3]
+    assert suites.run(file, "--only", "borken")[::2] == (
+        2,
+        "llmload: --only: 'borken' matches no engine/model/protocol of this suite\n",
+    )
+
+
 def test_a_dry_run_prints_every_command_and_starts_nothing(suites: Suites, write_suite: Callable[..., Path]) -> None:
     code, out, err = suites.run(write_suite(further=BROKEN), "--dry-run")
 
