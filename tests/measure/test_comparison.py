@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llmload.measure import comparison, resampling
+from llmload.measure import sample as sample_module
 from llmload.measure.comparison import ERROR_RATE, METRICS, Comparison, Finding, Metric, Outcome, compare, figure_of
 from llmload.measure.resampling import Blocks, quantile_of, rates_of
 from llmload.measure.sample import RunSample
@@ -95,7 +96,11 @@ def test_figures_are_those_of_the_window_by_hand() -> None:
     assert figure_of(sample, metric("itl_s p99")) == pytest.approx(0.4)
 
 
-def test_requests_of_several_files_are_brought_into_the_order_of_their_starts_with_their_gaps() -> None:
+@pytest.mark.parametrize("packed_at", [1, 1_000_000])
+def test_requests_of_several_files_are_brought_into_the_order_of_their_starts_with_their_gaps(
+    monkeypatch: pytest.MonkeyPatch, packed_at: int
+) -> None:
+    monkeypatch.setattr(sample_module, "_PACKED_AT", packed_at)
     lines = [
         line(5.0, chunk_gaps_ns=[10**9, 3 * 10**9]),
         line(1.0, chunk_gaps_ns=[10**9]),
