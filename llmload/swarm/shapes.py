@@ -50,13 +50,17 @@ class CapacityShape(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
         """Return users and spawn rate of this moment; None when the search is over."""
         steering = self.run_of_llmload.steering
-        load = self.run_of_llmload.scenario.load
-        if not isinstance(load, Capacity):
-            raise TypeError("locustfiles/chat_capacity.py is for load.kind = 'capacity'; use locustfiles/chat.py")
         search = None if steering is None or steering.summary is not None else steering.search
-        if search is not None and search.finished:
+        if search is None:  # the run is about to start
+            load = self.run_of_llmload.scenario.load
+            if not isinstance(load, Capacity):
+                raise TypeError("locustfiles/chat_capacity.py is for load.kind = 'capacity'; use locustfiles/chat.py")
+            users = int(load.start) if load.has_users else 1
+        elif search.finished:
             return None
-        users = _for_each_worker(search.most_users if search else 1, self.runner)
+        else:
+            users = search.most_users
+        users = _for_each_worker(users, self.runner)
         return users, float(min(users, 100))  # Locust warns of more
 
 
