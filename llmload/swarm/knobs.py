@@ -108,3 +108,17 @@ def refuse_changes(running: Scenario, edited: Scenario) -> None:
                     f"{name}: cannot become {value!r} while the run goes on (it is {getattr(then, key, None)!r}): "
                     "stop it first, then start anew"
                 )
+
+
+SHAPED: Final = {"staged": "chat_staged.py", "capacity": "chat_capacity.py"}
+"""Loads that a shape drives, and the locustfile that has it: Locust takes the first shape that it finds."""
+
+
+def refuse_other_shape(scenario: Scenario, kind: str | None) -> None:
+    """Raise ConfigError where the locustfile's shape drives another kind of load than the scenario asks for."""
+    asked = scenario.load.kind
+    if kind != (asked if asked in SHAPED else None):
+        file = f"locustfiles/{SHAPED.get(asked, 'chat.py')}"
+        raise ConfigError(
+            f"load.kind = {asked!r} needs another locustfile, as {file} is (-f or tool.locust.locustfile)"
+        )

@@ -27,6 +27,7 @@ from llmload.swarm import locust_part, loop_lag, options, printing, progress, to
 from llmload.swarm.asked_rate import asked_rate
 from llmload.swarm.drain import ABORT, ANSWER_GRACE_S, DRAIN, DRAINED, EXHAUSTED, STAGE, STEP, TOTALS, Roll, drain
 from llmload.swarm.interrupt import Interrupts
+from llmload.swarm.knobs import refuse_other_shape
 from llmload.swarm.live import LiveView
 from llmload.swarm.locust_tables import log_rows, with_three_digits
 from llmload.swarm.monitoring import Monitoring
@@ -152,6 +153,7 @@ class Run:
             self._preparation = self._ahead or Preparation(file)
             scenario = self._preparation.scenario(self._options)
             if not isinstance(runner, WorkerRunner):
+                refuse_other_shape(scenario, getattr(environment.shape_class, "load_kind", None))
                 progress.every_s(self._options.progress)  # what is wrong with it is said before the start
                 self._meet_engine(scenario)
                 self._monitoring = Monitoring(self, runner, scenario)

@@ -18,6 +18,7 @@ class StagedShape(LoadTestShape):
     """
 
     abstract = True
+    load_kind = "staged"
     run_of_llmload: ClassVar[Run]
 
     def tick(self) -> tuple[int, float] | None:
@@ -45,6 +46,7 @@ class CapacityShape(LoadTestShape):
     """
 
     abstract = True
+    load_kind = "capacity"
     run_of_llmload: ClassVar[Run]
 
     def tick(self) -> tuple[int, float] | None:

@@ -9,9 +9,13 @@ import gevent
 import numpy as np
 import pytest
 
+from llmload.errors import ConfigError
 from llmload.measure.histogram import Histogram
 from llmload.measure.totals import RunTotals
+from llmload.scenario import load_scenario
 from llmload.scenario.capacity import Capacity
+from llmload.scenario.shipped import find_scenario
+from llmload.swarm.run import refuse_other_shape
 from llmload.swarm.search import Search
 from llmload.swarm.steps import Order, Seats, StepClock
 
@@ -97,6 +101,22 @@ def test_a_search_that_promises_nothing_is_refused_before_anything_is_sent(
 
     assert ended.code == 2
     assert "load.objectives is missing: say what must hold" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "needs"),
+    [
+        ("demo-capacity", None, "chat_capacity.py"),
+        ("demo", "capacity", "chat.py"),
+        ("demo-staged", None, "chat_staged.py"),
+    ],
+)
+def test_a_locustfile_that_drives_another_load_is_refused(name: str, shape: str | None, needs: str) -> None:
+    scenario = load_scenario(find_scenario(name))
+
+    with pytest.raises(ConfigError, match=f"needs another locustfile, as locustfiles/{needs} is"):
+        refuse_other_shape(scenario, shape)
+    refuse_other_shape(scenario, scenario.load.kind if scenario.load.kind != "closed_loop" else None)
 
 
 def test_fewer_seats_cut_nobody_and_more_seats_come_at_once() -> None:
