@@ -15,7 +15,7 @@ from llmload.measure.totals import RunTotals
 from llmload.scenario import load_scenario
 from llmload.scenario.capacity import Capacity
 from llmload.scenario.shipped import find_scenario
-from llmload.swarm.run import refuse_other_shape
+from llmload.swarm.knobs import refuse_other_shape
 from llmload.swarm.search import Search
 from llmload.swarm.steps import Order, Seats, StepClock
 
