@@ -15,10 +15,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import numpy as np
 
@@ -30,8 +30,11 @@ from llmload.monitor.exporter import wsgi_app
 from llmload.monitor.families import HISTOGRAMS, Snapshot
 
 WORKERS, SCRAPES = 8, 50
+SETTLED_S: Final = 0.05
+"""How long a process may go on with a scrape that was read to its end."""
 MOST_SCRAPE_MS: Final = 6.0
 MOST_OFF: Final = 0.06
+OPEN_METRICS: Final = "application/openmetrics-text; version=1.0.0"
 LOADS: Final = {
     "closed loop, 8 users": ("demo", ["--run-time", "15s"]),
     "open loop, 6 requests/s": ("demo-open-loop", ["--run-time", "15s", "--set", "load.rate_per_s=6"]),
@@ -51,8 +54,8 @@ def full_totals() -> RunTotals:
     return RunTotals.from_message(totals.to_message())
 
 
-def scrape_ms() -> tuple[list[float], int]:
-    """Return how long each scrape took the process, and how many series it gave."""
+def busy_snapshot() -> Callable[[], Snapshot]:
+    """Return what adds up the totals of all workers, as a master does when it is asked."""
     parts = [full_totals() for _ in range(WORKERS)]
 
     def snapshot() -> Snapshot:
@@ -61,14 +64,40 @@ def scrape_ms() -> tuple[list[float], int]:
             whole.merge(part)
         return Snapshot(labels={"engine": "vLLM", "model": "some/model", "scenario": "s"}, totals=whole)
 
-    accept = "application/openmetrics-text; version=1.0.0"
-    app, environ = wsgi_app(snapshot), {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics", "HTTP_ACCEPT": accept}
+    return snapshot
+
+
+def scrape_ms() -> tuple[list[float], int]:
+    """Return how long each scrape took the processor, without HTTP, and how many series it gave."""
+    app = wsgi_app(busy_snapshot())
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics", "HTTP_ACCEPT": OPEN_METRICS}
     times_ms, body = [], b""
     for _ in range(SCRAPES):
         begun_ns = time.thread_time_ns()
         (body,) = app(environ, lambda *_: None)
         times_ms.append((time.thread_time_ns() - begun_ns) / 1e6)
     return times_ms, sum(not line.startswith(b"#") for line in body.splitlines())
+
+
+def served_scrape_ms() -> list[float]:
+    """Return how much processor time each scrape took a process that serves it over HTTP, as one that steers does."""
+    command, times_ms = [sys.executable, "-m", "benchmarks.served_metrics"], []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+            url, used = (
+                f"http://127.0.0.1:{int(process.stdout.readline())}/metrics",
+                Path(f"/proc/{process.pid}/schedstat"),
+            )
+            for _ in range(SCRAPES + 1):
+                before_ns = int(used.read_text().split()[0])
+                with urlopen(Request(url, headers={"Accept": OPEN_METRICS}), timeout=10) as answer:
+                    answer.read()
+                time.sleep(SETTLED_S)
+                times_ms.append((int(used.read_text().split()[0]) - before_ns) / 1e6)
+        finally:
+            process.kill()
+    return times_ms[1:]  # the first is the start of the process too
 
 
 def run_and_scrape(scenario: str, further: list[str], url: str) -> tuple[dict[str, Any], str]:
@@ -138,13 +167,16 @@ def main() -> None:
     times_ms, series = scrape_ms()
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
     middle, worst = statistics.median(times_ms), max(times_ms)
-    print(f"a scrape of {series} series from {WORKERS} workers: {middle:.1f} ms of processor time, worst {worst:.1f}")
+    served_ms = served_scrape_ms()
+    print(f"a scrape of {series} series from {WORKERS} workers: {middle:.1f} ms of processor time, worst {worst:.1f};")
+    print(f"served over HTTP: {statistics.median(served_ms):.1f} ms, worst {max(served_ms):.1f}")
     print("| load | quantile | summary.json, s | from buckets, s | off | gauge, s |\n|---|---|---|---|---|---|")
     most_off = 0.0
     for row, off in rows():
         print(row, flush=True)
         most_off = max(most_off, abs(off))
-    print(f"{verdict(worst, MOST_SCRAPE_MS)}: a scrape takes at most {MOST_SCRAPE_MS:g} ms: {worst:.1f}")
+    for name, figure in (("median", statistics.median(served_ms)), ("worst", max(served_ms))):
+        print(f"{verdict(figure, MOST_SCRAPE_MS)}: a scrape takes at most {MOST_SCRAPE_MS:g} ms, {name}: {figure:.1f}")
     print(f"{verdict(most_off, MOST_OFF)}: every quantile within {MOST_OFF:.0%}: {most_off:.1%}")
 
 

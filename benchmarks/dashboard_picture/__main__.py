@@ -23,7 +23,12 @@ MARGIN_S: Final = 4.0
 """How long before the run's end the picture is taken: while it goes on."""
 SIZE: Final = (1600, 1236)
 ENGINE: Final = SimulationSettings(
-    model="simulated", slots=10, itl_load_factor=2.5, output_tokens_mean=60, faults={"http_500": 0.01}
+    model="simulated",
+    slots=10,
+    itl_load_factor=2.5,
+    output_tokens_mean=60,
+    prefix_cache_tokens=20_000,
+    faults={"http_500": 0.01},
 )
 LOAD: Final = """\
 kind = "staged"

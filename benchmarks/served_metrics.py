@@ -1,0 +1,22 @@
+"""A process like one that steers, with nothing to do but be scraped: `benchmarks.exporter` reads what that costs it."""
+
+from gevent import monkey
+
+monkey.patch_all()  # as Locust does, before anything else is imported
+
+import threading  # noqa: E402
+
+from benchmarks.exporter import busy_snapshot  # noqa: E402
+from llmload.monitor.exporter import wsgi_app  # noqa: E402
+from llmload.monitor.serving import MetricsServer  # noqa: E402
+
+
+def main() -> None:
+    """Print the port, and serve until killed."""
+    server = MetricsServer(wsgi_app(busy_snapshot()), "127.0.0.1", 0)
+    print(server.port, flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
