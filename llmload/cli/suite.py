@@ -44,9 +44,10 @@ def suite(
       llmload suite seed-suite --dry-run
       llmload suite seed-suite --dry-run --only vllm/llama2-70b-chat
     """
-    from llmload.suite.plan import Selection, make_plan
+    from llmload.suite.plan import make_plan
     from llmload.suite.progress import SuiteProgress
     from llmload.suite.running import SuiteRun
+    from llmload.suite.selection import Selection
     from llmload.suite.state import FolderLock, Status, SuiteState
 
     plan = make_plan(find_suite(suite_file), folder=out)

@@ -12,7 +12,7 @@ from llmload.engines.deployment import Deployment, ask, is_ready
 from llmload.engines.launch import Launched, launch
 from llmload.errors import EngineError
 from llmload.scenario.locust_command import free_port
-from llmload.suite.plan import HOST, DeploymentPlan
+from llmload.suite.deployment_plan import HOST, DeploymentPlan
 from llmload.vram.local_gpus import LocalGpu, local_gpus
 
 POLL_S: Final = 0.2

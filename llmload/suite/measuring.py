@@ -19,7 +19,7 @@ from llmload.report.run_folder import SUMMARY, RunFolder
 from llmload.scenario.locust_command import locust_arguments
 from llmload.scenario.shipped import find_scenario
 from llmload.suite.deploying import POLL_S, RunningDeployment, quoted
-from llmload.suite.plan import Cell, DeploymentPlan
+from llmload.suite.deployment_plan import Cell, DeploymentPlan
 from llmload.suite.state import Status
 
 RUN_GRACE_S: Final = 5.0

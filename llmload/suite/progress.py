@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from llmload.suite.plan import Cell, SuitePlan
+from llmload.suite.deployment_plan import Cell
+from llmload.suite.plan import SuitePlan
 from llmload.suite.state import SuiteState
 
 

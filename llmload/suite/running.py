@@ -9,8 +9,9 @@ from typing import Final
 from llmload.errors import EngineError
 from llmload.report.run_folder import SUMMARY, RunFolder
 from llmload.suite.deploying import RunningDeployment, deployed, wait_until_freed
+from llmload.suite.deployment_plan import Cell, DeploymentPlan
 from llmload.suite.measuring import Measured, measure, warm_up
-from llmload.suite.plan import Cell, DeploymentPlan, SuitePlan
+from llmload.suite.plan import SuitePlan
 from llmload.suite.progress import SuiteProgress, time_left_s
 from llmload.suite.state import Status, SuiteState
 from llmload.vram.local_gpus import local_gpus

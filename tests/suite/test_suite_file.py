@@ -9,7 +9,8 @@ import pytest
 from llmload.engines.templates import NAMES, TEMPLATES, Word
 from llmload.errors import ConfigError
 from llmload.scenario.shipped import find_suite, shipped_scenarios, shipped_suites
-from llmload.suite.plan import Selection, make_plan
+from llmload.suite.plan import make_plan
+from llmload.suite.selection import Selection
 from llmload.suite.suite_file import EngineEntry, ModelEntry, ProtocolEntry, SuiteHead
 
 
