@@ -77,7 +77,9 @@ command = ["sh", "-c", "echo loading weights; sleep 987"]
 def test_a_failed_cell_is_named_with_its_reason_and_the_others_are_measured(
     suites: Suites, write_suite: Callable[..., Path]
 ) -> None:
-    file = write_suite(("warmup_requests = 0", "warmup_requests = 1"), further=BROKEN)
+    sized = '[models.one]\ncatalogue = "vicuna-7b-v1.3"\ngpus = 1\nprecision = "fp16"'
+    warm = 'warmup_requests = 1\ngpu = "A100-SXM4-80GB"'
+    file = write_suite(("warmup_requests = 0", warm), ("[models.one]", sized), further=BROKEN)
 
     code, out, err = suites.run(file)
 
@@ -104,6 +106,7 @@ def test_a_failed_cell_is_named_with_its_reason_and_the_others_are_measured(
     assert found["quick/one/speed"]["value"] > 0
     assert found["quick/one/speed"]["requests"] == 3
     assert found["quick/one/speed"]["engine_version"] is not None
+    assert found["quick/one/speed"]["mbu"] == pytest.approx(found["quick/one/speed"]["value"] / 154.1, rel=0.01)
 
 
 def test_a_suite_that_is_killed_leaves_nothing_and_goes_on_where_it_was(
