@@ -18,6 +18,7 @@ from llmload.engines.simulated import SimulationSettings, spawn
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 TOLERANCE: Final = 0.05
+REPEATED: Final = 0.10
 Kind = Literal["users", "rate_per_s"]
 KINDS: Final[tuple[Kind, ...]] = ("users", "rate_per_s")
 
@@ -142,24 +143,70 @@ def search(kind: Kind, seed: int, folder: Path) -> Found:
     known, out = engine_of(kind, seed), folder / f"{kind}-{seed}"
     with spawn(known.settings()) as engine:
         asked = {**{f"load.{key}": value for key, value in load_of(kind, known).items()}, "scenario.seed": seed}
-        command = [sys.executable, "-m", "llmload.cli.main", "run", "demo-capacity", "--base-url", engine.url]
-        command += ["--out", str(out), "--json"]
-        for key, value in asked.items():
-            command += ["--set", f"{key}={json.dumps(value)}"]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    summary = json.loads(ended.stdout) if ended.stdout.startswith("{") else {}
-    if not summary:
-        click.echo(ended.stderr, err=True)
+        code, summary = run_search("demo-capacity", engine.url, out, asked)
     verdict = summary.get("verdict", {}).get("level", "none")
-    return Found(kind=kind, known=known, code=ended.returncode, capacity=summary.get("capacity"), verdict=verdict)
+    return Found(kind=kind, known=known, code=code, capacity=summary.get("capacity"), verdict=verdict)
+
+
+def run_search(
+    scenario: str, url: str, folder: Path, asked: dict[str, Any], *further: str
+) -> tuple[int, dict[str, Any]]:
+    """Run a scenario's search through Locust, and return its exit code and summary, empty where there is none."""
+    command = [sys.executable, "-m", "llmload.cli.main", "run", scenario, "--base-url", url, "--metrics-port", "off"]
+    command += ["--out", str(folder), "--json", *further]
+    for key, value in asked.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if not ended.stdout.startswith("{"):
+        click.echo(ended.stderr, err=True)
+        return ended.returncode, {}
+    return ended.returncode, json.loads(ended.stdout)
+
+
+def repeat_on(url: str, model: str, objective: str, times: int, folder: Path) -> bool:
+    """Search on a real engine several times, print what each found, and return whether they lie within a tenth."""
+    asked = {
+        "load.objectives": [objective],
+        "load.warmup_s": 2,
+        "load.step_min_s": 8,
+        "load.step_max_s": 32,
+        "request.max_tokens": 8,
+    }
+    found: list[float] = []
+    for number in range(1, times + 1):
+        code, summary = run_search("capacity", url, folder / str(number), asked, "--model", model)
+        capacity = summary.get("capacity", {})
+        holds, per_min = capacity.get("holds"), capacity.get("requests_per_min")
+        steps = len(capacity.get("curve", ()))
+        click.echo(
+            f"{number}: {holds} users, {per_min and round(per_min)} requests/min, {steps} steps, exit code {code}"
+        )
+        found += [] if holds is None else [holds]
+    spread = (max(found) - min(found)) / mean(found) if len(found) == times else None
+    passed = spread is not None and spread <= REPEATED
+    click.echo(f"spread {'n/a' if spread is None else f'{spread:.1%}'} of the mean: {'PASS' if passed else 'FAIL'}")
+    return passed
 
 
 @click.command()
+@click.option("--engine-url", metavar="URL", help="Search on this engine, several times, not on simulated ones.")
+@click.option("--model", default="default", show_default=True, help="Model that this engine serves.")
+@click.option("--objective", default="e2e_s p95 < 1", show_default=True, help="What is promised there.")
+@click.option("--times", type=click.IntRange(2), default=3, show_default=True, help="How often.")
 @click.option("--seeds", type=click.IntRange(min=1), default=10, show_default=True, help="Engines for each search.")
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="What is searched; both where absent.")
 @click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Searches at a time.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave run folders here.")
-def main(seeds: int, kinds: tuple[Kind, ...], parallel: int, keep: Path | None) -> None:
+def main(
+    engine_url: str | None,
+    model: str,
+    objective: str,
+    times: int,
+    seeds: int,
+    kinds: tuple[Kind, ...],
+    parallel: int,
+    keep: Path | None,
+) -> None:
     """
     Search for the most users and the highest rate of engines with known capacities; exit code 1 where one is missed.
 
@@ -168,6 +215,8 @@ def main(seeds: int, kinds: tuple[Kind, ...], parallel: int, keep: Path | None) 
     """
     with tempfile.TemporaryDirectory(prefix="llmload-capacity-") as temporary, ThreadPoolExecutor(parallel) as pool:
         folder = (keep or Path(temporary)).absolute()
+        if engine_url is not None:
+            raise SystemExit(0 if repeat_on(engine_url, model, objective, times, folder) else 1)
         which = [kind for kind in kinds or KINDS for _ in range(seeds)]
         numbers = [*range(1, seeds + 1)] * len(kinds or KINDS)
         click.echo(HEAD)

@@ -16,7 +16,7 @@ from llmload.scenario.capacity import Capacity
 
 CURVE: Final = ("requests_per_min", "output_tokens_per_s", "goodput_share", "error_share")
 CURVE_LATENCIES: Final = ("ttft_s", "tpot_s", "e2e_s")
-HELD: Final = {True: "holds", False: "breaks", None: "not judged"}
+HELD: Final = {True: "holds", False: "breaks"}
 STYLES: Final = {True: "green", False: "red", None: "dim"}
 UNKNOWN: Final = "n/a"
 
@@ -184,8 +184,8 @@ def _curve(capacity: Mapping[str, Any]) -> Table:
     table.add_column("")
     for point in sorted(capacity["curve"], key=lambda each: float(each["load"])):
         latencies = [_ms(point[name], q) for name in CURVE_LATENCIES for q in ("p50", "p95")]
-        held = HELD[point["held"]] + ("" if point["sure"] or point["held"] is None else "?")
-        why = "" if point["held"] else f": {point['reason']}"
+        held = f"{HELD[point['held']]}{'' if point['sure'] else '?'}" if point["held"] is not None else ""
+        why = "" if point["held"] else f"{held and ': '}{point['reason']}"
         figures_of = [_number(point[name]) for name in ("window_s", "requests_per_min", "output_tokens_per_s")]
         table.add_row(f"{point['load']:g}", *figures_of, *latencies, Text(held + why, style=STYLES[point["held"]]))
     return table

@@ -161,7 +161,7 @@ class Search:
         if judgement.held or lag_s is None or lag_s <= SPOILT_LAG_S:
             return
         if sum(each.spoilt is not None for each in self.steps if each.load == step.load) < SPOILT_TRIES:
-            step.spoilt = f"spoilt: the load generator itself ran {lag_s:.2g} s late, so it is tried again"
+            step.spoilt = f"spoilt: llmload itself ran {lag_s:.2g} s late"
 
     def _enter(self, phase: str) -> None:
         self.phase, self._begun_s = phase, time.monotonic()
