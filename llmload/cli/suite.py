@@ -37,7 +37,7 @@ def suite(
     Each engine is started with each model, waited for, checked, warmed up, measured by every protocol and stopped. A
     cell that fails is noted and the next one begins. Called again, it goes on where it stopped.
 
-    0: all cells good; 1: a cell failed; 2: wrong use (nothing was started); 3: a measurement is INVALID; 130: stopped.
+    0: all cells good; 1: a cell failed; 2: wrong use, nothing was started; 3: a measurement is INVALID; 130: stopped.
 
     \b
     Examples:
