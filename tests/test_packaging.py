@@ -33,6 +33,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "llmload/locustfiles/chat.py",
         "llmload/locustfiles/chat_staged.py",
         "llmload/swarm/web/llm.html",
+        "llmload/report/page/report.html.j2",
+        "llmload/report/page/uplot/uPlot.iife.min.js",
     ],
 )
 def test_the_wheel_holds(wheel: Path, name: str) -> None:

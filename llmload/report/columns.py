@@ -55,7 +55,9 @@ class Columns:
     (start to first chunk, chunk to chunk), `gaps` how many of them each request has: none where none were recorded.
     """
 
-    outcome: list[str]
+    completed: Mask
+    failed: Mask
+    """What is neither was censored."""
     start_s: Floats
     done_s: Floats
     e2e_s: Floats
@@ -74,11 +76,7 @@ class Columns:
     gap_s: Floats
 
     def __len__(self) -> int:
-        return len(self.outcome)
-
-    def ended(self, outcome: Outcome) -> Mask:
-        """Return which requests ended so."""
-        return np.fromiter((each == outcome.value for each in self.outcome), dtype=np.bool_, count=len(self))
+        return len(self.start_s)
 
     def stamps_s(self) -> Floats:
         """Return when each recorded chunk arrived, in the order of `gap_s`."""
@@ -100,7 +98,8 @@ class Columns:
         """Return only the requests at the places that are true."""
         places = np.flatnonzero(which).tolist()
         return type(self)(
-            outcome=[self.outcome[place] for place in places],
+            completed=self.completed[which],
+            failed=self.failed[which],
             start_s=self.start_s[which],
             done_s=self.done_s[which],
             e2e_s=self.e2e_s[which],
@@ -129,7 +128,8 @@ class Columns:
         gap_lists = [line.get("chunk_gaps_ns") or () for line in lines]
         gaps = np.fromiter(map(len, gap_lists), np.int64, len(gap_lists))
         return cls(
-            outcome=list(columns["outcome"]),
+            completed=_are(columns["outcome"], Outcome.COMPLETED.value),
+            failed=_are(columns["outcome"], Outcome.FAILED.value),
             start_s=start_s,
             done_s=start_s + e2e_s,
             e2e_s=e2e_s,
@@ -156,49 +156,63 @@ def read_columns(
 
     A last line that a crash cut short is left out; RunFolderError for any other that is not a request's.
     """
-    for lines in read_lines(files, progress):
-        yield Columns.of(lines, origin_unix_s)
+    for file, before, texts in _blocks(files, progress):
+        try:
+            columns = Columns.of(_parsed(texts), origin_unix_s)
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            _complain(file, before, texts)
+            raise
+        yield columns
 
 
 def read_lines(
     files: Sequence[Path], progress: Callable[[int], None] = lambda _: None
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the lines of the files as JSON objects with every key of a request, some thousand at a time."""
+    """Yield the lines of the files as JSON objects with every key of a request, as `read_columns` does."""
+    for file, before, texts in _blocks(files, progress):
+        try:
+            lines = _parsed(texts)
+            for line in lines:
+                _values(line)
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            _complain(file, before, texts)
+            raise
+        yield lines
+
+
+def _blocks(files: Sequence[Path], progress: Callable[[int], None]) -> Iterator[tuple[Path, int, list[bytes]]]:
+    """Yield the files' whole lines in blocks, each with its file and how many lines of it came before."""
     for file in files:
-        number = 0
+        before = 0
         with file.open("rb") as handle:
             while texts := handle.readlines(BLOCK_BYTES):
                 whole = texts if texts[-1].endswith(b"\n") else texts[:-1]
-                lines = _parsed(file, number, whole)
-                if lines:
-                    yield lines
-                number += len(texts)
+                if whole:
+                    yield file, before, whole
+                before += len(texts)
                 progress(sum(map(len, texts)))
 
 
-def _parsed(file: Path, before: int, texts: Sequence[bytes]) -> list[dict[str, Any]]:
-    try:
-        lines: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(texts) + b"]")
-        for line in lines:
-            _values(line)
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        for number, text in enumerate(texts, start=before + 1):
-            _complain(file, number, text)
-        raise
+def _parsed(texts: Sequence[bytes]) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(texts) + b"]")
     return lines
 
 
-def _complain(file: Path, number: int, text: bytes) -> None:
-    """Raise RunFolderError if the line is not a request's."""
-    try:
-        line = orjson.loads(text)
-        missing = [key for key in _KEYS if key not in line] if isinstance(line, dict) else None
-    except orjson.JSONDecodeError as error:
-        raise RunFolderError(f"{file}: line {number} is not JSON: {error}") from None
-    if missing is None:
-        raise RunFolderError(f"{file}: line {number} holds no JSON object")
-    if missing:
-        raise RunFolderError(f"{file}: line {number} has no {missing[0]}")
+def _complain(file: Path, before: int, texts: Sequence[bytes]) -> None:
+    """Raise RunFolderError for the first line that is not a request's."""
+    for number, text in enumerate(texts, start=before + 1):
+        try:
+            line = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise RunFolderError(f"{file}: line {number} is not JSON: {error}") from None
+        if not isinstance(line, dict):
+            raise RunFolderError(f"{file}: line {number} holds no JSON object")
+        if missing := [key for key in _KEYS if key not in line]:
+            raise RunFolderError(f"{file}: line {number} has no {missing[0]}")
+
+
+def _are(values: Sequence[str], wanted: str) -> Mask:
+    return np.array([value == wanted for value in values], dtype=np.bool_)
 
 
 def _floats(values: Sequence[float | None]) -> Floats:

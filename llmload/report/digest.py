@@ -83,6 +83,13 @@ def read_digest(folder: RunFolder, progress: Callable[[int], None] = lambda _: N
     )
 
 
+def read_summary(folder: RunFolder, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+    """Return a run's summary, counted anew where it left none; RunFolderError as for `read_digest`."""
+    if (folder.path / SUMMARY).is_file() or not (folder.path / MANIFEST).is_file():
+        return folder.read(SUMMARY)
+    return read_digest(folder, progress).summary
+
+
 def request_bytes(folder: RunFolder) -> int:
     """Return how many bytes of requests a report of the folder reads."""
     return sum(file.stat().st_size for file in folder.request_files())
@@ -95,7 +102,7 @@ class _Count:
         self.periods, self.slo = periods, slo
         self.totals = RunTotals()
         width_s = bin_width_s(span_s, about)
-        self.timeline = Timeline(width_s, int(span_s / width_s) + 1)
+        self.timeline = Timeline(width_s, span_s)
         self.of_stages = [RunTotals() for _ in periods.stages] if with_stages else []
 
     def add(self, columns: Columns) -> int:

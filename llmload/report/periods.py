@@ -16,6 +16,8 @@ class Stage:
     from_s: float
     judged_from_s: float | None
     to_s: float
+    users: int | None = None
+    rate_per_s: float | None = None
 
     @property
     def window(self) -> SpanS:
@@ -76,6 +78,8 @@ def _stages(times: list[dict[str, Any]], manifest: Mapping[str, Any], span_s: fl
             from_s=start_s,
             judged_from_s=_since(each["window_start_unix_s"], manifest),
             to_s=_since(each["end_unix_s"], manifest) or next_s,
+            users=each.get("users"),
+            rate_per_s=each.get("rate_per_s"),
         )
         for (start_s, each), next_s in zip(begun, following, strict=False)
     )

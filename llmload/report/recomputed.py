@@ -41,19 +41,18 @@ def recomputed_summary(
         "load": {key: value for key, value in scenario["load"].items() if value is not None},
         "recomputed": why,
         **summarise(totals, window_s=periods.drawn(totals).length_s, verdict=verdict),
-        "stages": _stages(scenario["load"].get("stages") or (), periods, of_stages),
+        "stages": _stages(periods, of_stages),
     }
     summary["requests"]["dropped"] = None
     return summary
 
 
-def _stages(asked: Sequence[Mapping[str, Any]], periods: Periods, totals: Sequence[RunTotals]) -> list[dict[str, Any]]:
-    loads = {stage.get("name") or f"stage-{place}": stage for place, stage in enumerate(asked, start=1)}
+def _stages(periods: Periods, totals: Sequence[RunTotals]) -> list[dict[str, Any]]:
     return [
         {
             "name": stage.name,
-            "users": loads.get(stage.name, {}).get("users"),
-            "rate_per_s": loads.get(stage.name, {}).get("rate_per_s"),
+            "users": stage.users,
+            "rate_per_s": stage.rate_per_s,
             **figures(of, stage.window.length_s),
         }
         for stage, of in zip(periods.stages, totals, strict=True)

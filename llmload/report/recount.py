@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 
 from llmload.measure.histogram import Histogram
-from llmload.measure.record import Outcome
 from llmload.measure.slo import Slo
 from llmload.measure.totals import RunTotals
 from llmload.report.columns import Columns, Floats, Mask
@@ -48,7 +47,7 @@ class SpanS:
 
 def add(totals: RunTotals, columns: Columns, *, window: SpanS, slo: Slo) -> None:
     """Count requests that have ended as `RunTotals.add` does, and each as started."""
-    completed, failed = columns.ended(Outcome.COMPLETED), columns.ended(Outcome.FAILED)
+    completed, failed = columns.completed, columns.failed
     started_in, done_in = window.holds(columns.start_s), window.holds(columns.done_s)
     first_s, last_s = float(columns.start_s.min()), float(columns.done_s.max())
     totals.first_started_s = first_s if totals.first_started_s is None else min(first_s, totals.first_started_s)

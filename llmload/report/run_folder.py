@@ -27,7 +27,7 @@ from llmload.measure.record import (
     stamps_of,
 )
 
-SUMMARY, MANIFEST = "summary.json", "manifest.json"
+SUMMARY, MANIFEST, REPORT = "summary.json", "manifest.json", "report.html"
 USERS: Final = "users.csv"
 """How many users ran, a line each time that changed."""
 

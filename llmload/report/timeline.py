@@ -1,5 +1,6 @@
 """A run over time, in equal bins: throughput, requests in flight, latencies, errors; and a sample of its requests."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -7,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from llmload.measure.histogram_series import HistogramSeries
-from llmload.measure.record import Outcome
 from llmload.report.columns import Columns, Floats, Ints, Mask
 
 WIDTHS_S: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
@@ -44,10 +44,11 @@ class Sample:
 
 
 class Timeline:
-    """Bins of `width_s` from the run's start; what lies before or beyond falls into the first or last."""
+    """Bins of `width_s` from the run's start, the last up to its end; what lies outside falls into first or last."""
 
-    def __init__(self, width_s: float, bins: int) -> None:
-        self.width_s, self.bins = width_s, max(1, bins)
+    def __init__(self, width_s: float, span_s: float) -> None:
+        self.width_s, self.bins = width_s, max(1, math.ceil(span_s / width_s - 1 / 4))
+        self.span_s = span_s
         self.tokens = np.zeros(self.bins)
         """Output tokens by the arrival of their chunks; spread evenly over the answer where those were not recorded."""
         self.completed: Ints = np.zeros(self.bins, dtype=np.int64)
@@ -60,23 +61,30 @@ class Timeline:
         """Answers whose tokens were spread evenly."""
         self._busy_s = np.zeros(self.bins)
         self._entered: Ints = np.zeros(self.bins + 1, dtype=np.int64)
+        self._ends_s = np.cumsum(self.widths_s)
         self._random = np.random.default_rng(0)
+
+    @property
+    def widths_s(self) -> Floats:
+        """The width of each bin: the last is cut, or stretched by up to a quarter, to end with the run."""
+        widths_s = np.full(self.bins, self.width_s, dtype=np.float64)
+        widths_s[-1] = self.span_s - (self.bins - 1) * self.width_s
+        return widths_s
 
     @property
     def middles_s(self) -> list[float]:
         """The middle of each bin, in seconds since the run's start."""
-        return [(place + 0.5) * self.width_s for place in range(self.bins)]
+        return [float(middle) for middle in np.cumsum(self.widths_s) - self.widths_s / 2]
 
     @property
     def in_flight(self) -> list[float]:
         """The mean number of requests in flight in each bin."""
-        whole = np.cumsum(self._entered)[:-1] * self.width_s
-        mean: list[float] = ((whole + self._busy_s) / self.width_s).tolist()
-        return [max(0.0, each) for each in mean]
+        whole = np.cumsum(self._entered)[:-1] * self.widths_s
+        return [max(0.0, float(each)) for each in (whole + self._busy_s) / self.widths_s]
 
     def add(self, columns: Columns) -> None:
         """Count requests that have ended."""
-        completed, failed = columns.ended(Outcome.COMPLETED), columns.ended(Outcome.FAILED)
+        completed, failed = columns.completed, columns.failed
         done_places = self._places(columns.done_s)
         self.completed += self._tally(done_places[completed])
         self.censored += self._tally(done_places[~completed & ~failed])
@@ -107,9 +115,9 @@ class Timeline:
     def _add_in_flight(self, columns: Columns) -> None:
         """Each request is there from its start to its end: what is left of the bin, and every later bin whole."""
         for moments_s, sign in ((columns.start_s, 1), (columns.done_s, -1)):
-            moments_s = np.clip(moments_s, 0.0, self.bins * self.width_s)
+            moments_s = np.clip(moments_s, 0.0, self.span_s)
             places = self._places(moments_s)
-            left_s = (places + 1) * self.width_s - moments_s
+            left_s = self._ends_s[places] - moments_s
             self._busy_s += sign * np.bincount(places, weights=left_s, minlength=self.bins)
             self._entered[1:] += sign * self._tally(places)
 
@@ -130,12 +138,12 @@ class Timeline:
         ramps, steps = np.zeros(self.bins), np.zeros(self.bins + 1)
         rates = amounts / np.maximum(to_s - from_s, 1e-9)
         for moments_s, sign in ((from_s, 1.0), (to_s, -1.0)):
-            moments_s = np.clip(moments_s, 0.0, self.bins * self.width_s)
+            moments_s = np.clip(moments_s, 0.0, self.span_s)
             places = self._places(moments_s)
-            left_s = (places + 1) * self.width_s - moments_s
+            left_s = self._ends_s[places] - moments_s
             ramps += sign * np.bincount(places, weights=rates * left_s, minlength=self.bins)
             steps[1:] += sign * np.bincount(places, weights=rates, minlength=self.bins)
-        self.tokens += np.maximum(0.0, ramps + np.cumsum(steps)[:-1] * self.width_s)
+        self.tokens += np.maximum(0.0, ramps + np.cumsum(steps)[:-1] * self.widths_s)
 
     def _add_latencies(self, columns: Columns, completed: Mask) -> None:
         places = self._places(columns.start_s)

@@ -1,0 +1,328 @@
+// Draws the charts that the page's data describes. It asks for nothing: everything is in this file.
+
+const HEIGHT = 210;
+const PRINT_WIDTH = 300;
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+const STEPS = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
+const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 4 });
+const plots = [];
+let printing = false;
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`);
+const element = (tag, className, text = "") => Object.assign(document.createElement(tag), { className, textContent: text });
+
+function figure(value) {
+  if (value === null || value === undefined) return "";
+  const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
+  return value.toLocaleString("en-US", { minimumFractionDigits: Number.isInteger(value) ? 0 : digits, maximumFractionDigits: digits });
+}
+
+function clock(seconds) {
+  const two = (part) => String(part).padStart(2, "0");
+  const whole = Math.floor(seconds + 1e-9);
+  const tenths = Math.round((seconds - whole) * 10);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  const text = hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
+  return tenths ? `${text}.${tenths}` : text;
+}
+
+// Axes
+
+function axes(chart) {
+  const grid = { stroke: () => colour("grid"), width: 1 };
+  const font = "12px system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif";
+  const axis = { stroke: () => colour("quiet"), grid, ticks: { show: false }, font, labelFont: font };
+  const across = { ...axis, size: 26, space: 56 };
+  if (chart.x === "time") Object.assign(across, { incrs: STEPS, values: (_, at) => at.map(clock) });
+  else Object.assign(across, { values: (_, at) => at.map((value) => (value === null ? "" : short.format(value))) });
+  if (chart.xLabel) Object.assign(across, { label: chart.xLabel, labelSize: 18, labelGap: 0 });
+  if (chart.x === "log") Object.assign(across, LADDER);
+  const values = (_, at) => at.map((value) => (value === null ? "" : short.format(value)));
+  return [across, { ...axis, size: 48, values, ...(chart.y === "log" ? LADDER : {}) }];
+}
+
+// Marks of a log axis: 1, 2, 5 of each decade, or 1 alone over many decades.
+function ladder(_, __, from, to) {
+  const decades = Math.log10(to / from);
+  const feet = decades > 3.5 ? [1] : decades > 0.7 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9];
+  const found = [];
+  for (let power = Math.floor(Math.log10(from)); 10 ** power <= to; power++) {
+    for (const foot of feet) {
+      const at = Number((foot * 10 ** power).toPrecision(3));
+      if (at >= from && at <= to) found.push(at);
+    }
+  }
+  return found;
+}
+
+const LADDER = { splits: ladder, filter: (_, splits) => splits };
+
+function scales(chart) {
+  const all = chart.series.flatMap((each) => each.x);
+  const [first, last] = [Math.min(...all), Math.max(...all)];
+  const x = { time: false, distr: chart.x === "log" ? 3 : 1 };
+  if (chart.x === "time") {
+    const end = Math.max(last, ...chart.bands.map((band) => band.to));
+    x.range = (_, from, to) => (to - from < end * 0.999 && from > first ? [from, to] : [Math.min(0, first), end]);
+  } else if (chart.x === "linear") {
+    const room = (last - first) * 0.06 || last * 0.1 || 1;
+    x.range = (plot, from, to) => (from > first || to < last ? [from, to] : [Math.max(0, first - room), last + room]);
+  } else x.range = (_, from, to) => [from ?? first, to ?? last];
+  const values = [...chart.series.flatMap((each) => each.y), ...chart.dots[1]].filter((value) => value !== null);
+  const marks = chart.marks.filter((mark) => mark.axis === "y").map((mark) => mark.at);
+  const most = Math.max(...values, ...marks, 0);
+  const y = { distr: chart.y === "log" ? 3 : 1 };
+  if (chart.y === "share") y.range = [0, 102];
+  else if (chart.y === "log") y.range = [Math.min(...values.filter((value) => value > 0)) * 0.9, most * 1.15];
+  else y.range = [0, most > 0 ? most * 1.12 : 1];
+  return { x, y };
+}
+
+// What lies behind the curves
+
+function backdrop(plot, chart) {
+  const { ctx, bbox } = plot;
+  const ratio = devicePixelRatio;
+  const place = (value) => plot.valToPos(value, "x", true);
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  ctx.font = `${11 * ratio}px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif`;
+  ctx.textBaseline = "top";
+  for (const band of chart.bands.filter(({ kind }) => kind === "outside")) {
+    ctx.fillStyle = colour("shade");
+    ctx.fillRect(place(band.from), bbox.top, place(band.to) - place(band.from), bbox.height);
+  }
+  const size = 1.6 * ratio;
+  ctx.fillStyle = colour("dot");
+  const [xs, ys] = chart.dots;
+  for (let at = 0; at < xs.length; at++) {
+    ctx.fillRect(place(xs[at]) - size / 2, plot.valToPos(ys[at], "y", true) - size / 2, size, size);
+  }
+  ctx.restore();
+}
+
+// Lines and words on top of the curves; a word that has no room is left out.
+
+function foreground(plot, chart) {
+  const { ctx, bbox } = plot;
+  const ratio = devicePixelRatio;
+  const place = (value, axis) => Math.round(plot.valToPos(value, axis, true)) + 0.5;
+  ctx.save();
+  ctx.font = `${11 * ratio}px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif`;
+  ctx.textBaseline = "top";
+  ctx.textAlign = "left";
+  ctx.fillStyle = ctx.strokeStyle = colour("mark");
+  ctx.lineWidth = ratio;
+  const taken = [];
+  const say = (text, x, y, room = Infinity) => {
+    const width = ctx.measureText(text).width;
+    const right = bbox.left + bbox.width;
+    const from = x + width > right ? x - width - 6 * ratio : x;
+    const box = [from, y, from + width, y + 12 * ratio];
+    const meets = ([left, top, end, bottom]) => box[0] < end && box[2] > left && box[1] < bottom && box[3] > top;
+    if (!text || width > room || from < bbox.left || taken.some(meets)) return;
+    taken.push(box);
+    ctx.fillText(text, from, y);
+  };
+  for (const band of chart.bands) {
+    const [from, to] = [Math.max(bbox.left, place(band.from, "x")), Math.min(bbox.left + bbox.width, place(band.to, "x"))];
+    if (to <= bbox.left || from >= bbox.left + bbox.width) continue;
+    if (band.kind === "stage" && from > bbox.left) {
+      ctx.setLineDash([3 * ratio, 3 * ratio]);
+      line(ctx, from, bbox.top, from, bbox.top + bbox.height);
+    }
+    const low = band.kind === "stage" ? 0 : 13 * ratio * chart.bands.some(({ kind }) => kind === "stage");
+    say(band.label, from + 3 * ratio, bbox.top + 2 * ratio + low, to - from - 4 * ratio);
+  }
+  ctx.setLineDash([2 * ratio, 3 * ratio]);
+  for (const mark of chart.marks) {
+    const at = place(mark.at, mark.axis);
+    if (mark.axis === "x") {
+      if (at < bbox.left || at > bbox.left + bbox.width) continue;
+      line(ctx, at, bbox.top, at, bbox.top + bbox.height);
+      const rows = [0.3, 0.46, 0.62, 0.78].map((share) => bbox.top + bbox.height * share);
+      say(mark.label, at + 3 * ratio, rows[["p50", "p95", "p99"].indexOf(mark.label) + 1]);
+    } else {
+      if (at < bbox.top || at > bbox.top + bbox.height) continue;
+      line(ctx, bbox.left, at, bbox.left + bbox.width, at);
+      say(mark.label, bbox.left + 4 * ratio, Math.max(bbox.top, at - 14 * ratio));
+    }
+  }
+  ctx.restore();
+}
+
+// Points of an x-y curve are joined in the order given: past its knee a curve of throughput turns back.
+function trails(plot, chart) {
+  const { ctx } = plot;
+  ctx.save();
+  for (const each of chart.series.filter(({ style, width }) => style === "points" && width)) {
+    ctx.strokeStyle = colour(each.colour);
+    ctx.lineWidth = each.width * devicePixelRatio;
+    ctx.beginPath();
+    each.x.forEach((x, at) => ctx.lineTo(plot.valToPos(x, "x", true), plot.valToPos(each.y[at], "y", true)));
+    ctx.stroke();
+  }
+  ctx.restore();
+}
+
+function line(ctx, fromX, fromY, toX, toY) {
+  ctx.beginPath();
+  ctx.moveTo(fromX, fromY);
+  ctx.lineTo(toX, toY);
+  ctx.stroke();
+}
+
+// Curves
+
+function curve(each) {
+  const own = { label: each.name, stroke: () => colour(lineOf(each)), width: each.width, points: { show: false }, spanGaps: false };
+  if (each.dash) own.dash = [6, 4];
+  if (each.style === "step") own.paths = uPlot.paths.stepped({ align: 1 });
+  if (each.style === "area") own.fill = () => colour("fill");
+  if (each.style === "bars") {
+    Object.assign(own, { paths: uPlot.paths.bars({ size: [0.86, 60] }), width: 0, fill: () => colour(each.colour) });
+  }
+  if (each.style === "points") {
+    own.points = { show: true, size: 7, width: 1.5, stroke: () => colour(each.colour), fill: () => colour(each.colour) };
+    own.paths = () => null; // `trails` joins them, in the order in which the load rose
+  }
+  if (each.style === "line" && each.x.length < 3) own.points = { show: true, size: 5 };
+  return own;
+}
+
+const lineOf = (each) => (each.colour === "quiet" ? "quiet-line" : each.colour);
+
+// A value of the joined table, or the nearest that its own curve has: others' moments are no gaps of it.
+function valueAt(plot, place, at) {
+  const values = plot.data[place];
+  for (let off = 0; off < values.length; off++) {
+    for (const near of [at - off, at + off]) if (values[near] !== undefined) return values[near];
+  }
+  return null;
+}
+
+function legend(chart) {
+  const place = element("div", "legend");
+  const where = element("span", "");
+  const values = chart.series.map((each) => {
+    const entry = element("span", "");
+    const swatch = element("i", each.dash ? "dash" : each.style === "bars" ? "block" : "");
+    swatch.style.setProperty("--line", `var(--${lineOf(each)})`);
+    const value = element("b", "");
+    entry.append(swatch, `${each.name} `, value);
+    place.append(entry);
+    return value;
+  });
+  place.append(where);
+  const unit = chart.unit.startsWith("%") ? " %" : "";
+  const shown = (at) => (chart.x === "time" ? clock(at) : `${figure(at)}${chart.xLabel.endsWith(", ms") ? " ms" : ""}`);
+  const stacked = (plot, index, at) => {
+    const below = plot.data[index + 2];
+    return (valueAt(plot, index + 1, at) ?? 0) - (below ? below[at] ?? 0 : 0);
+  };
+  const bars = chart.series.length > 1 && chart.series.every(({ style }) => style === "bars");
+  return [place, (plot) => {
+    const at = plot.cursor.idx;
+    const hovered = at !== null && at !== undefined && plot.cursor.left >= 0;
+    values.forEach((value, index) => {
+      const found = !hovered ? null : bars ? stacked(plot, index, at) : valueAt(plot, index + 1, at);
+      value.textContent = hovered ? (found === null ? "–" : figure(found) + unit) : "";
+    });
+    where.textContent = hovered ? `at ${pointName(chart, plot.data[0][at]) ?? shown(plot.data[0][at])}` : "";
+  }];
+}
+
+function pointName(chart, x) {
+  return chart.pointNames[chart.series[0].x.indexOf(x)];
+}
+
+function table(chart) {
+  const tables = chart.series.map((each) => {
+    const order = each.x.map((_, at) => at).sort((one, other) => each.x[one] - each.x[other]);
+    return [order.map((at) => each.x[at]), order.map((at) => each.y[at])];
+  });
+  return tables.length === 1 ? tables[0] : uPlot.join(tables);
+}
+
+function draw(place, chart) {
+  const [words, tell] = legend(chart);
+  place.querySelector("figcaption").after(words);
+  const inner = () => (printing ? PRINT_WIDTH : Math.max(160, Math.floor(words.getBoundingClientRect().width)));
+  const options = {
+    width: inner(),
+    height: HEIGHT,
+    padding: [8, 10, 0, 0],
+    legend: { show: false },
+    scales: scales(chart),
+    axes: axes(chart),
+    series: [{}, ...chart.series.map(curve)],
+    cursor: {
+      y: false,
+      points: { show: chart.series.every(({ style }) => style !== "bars"), size: 6 },
+      drag: { x: true, y: false },
+      ...(chart.x === "time" ? { sync: { key: "time", setSeries: false } } : {}),
+    },
+    hooks: {
+      drawAxes: [(plot) => backdrop(plot, chart), (plot) => trails(plot, chart)],
+      draw: [(plot) => foreground(plot, chart)],
+      setCursor: [tell],
+    },
+  };
+  const plot = new uPlot(options, table(chart), place);
+  const fit = () => plot.setSize({ width: inner(), height: HEIGHT });
+  new ResizeObserver(() => { if (!printing && inner() !== plot.width) fit(); }).observe(place);
+  plots.push({ plot, fit });
+}
+
+// Light, dark, print
+
+function stored() {
+  try {
+    return localStorage.getItem("llmload-theme") ?? "auto";
+  } catch {
+    return "auto"; // a file may be opened where nothing can be stored
+  }
+}
+
+let chosen = stored();
+
+function show() {
+  const dark = !printing && (chosen === "dark" || (chosen === "auto" && DARK.matches));
+  document.documentElement.dataset.theme = dark ? "dark" : "light";
+  for (const button of document.querySelectorAll("[data-theme-choice]")) {
+    button.ariaPressed = String(button.dataset.themeChoice === chosen);
+  }
+  for (const { plot } of plots) plot.redraw(false);
+}
+
+function choose(theme) {
+  chosen = theme;
+  try {
+    localStorage.setItem("llmload-theme", theme);
+  } catch {
+    // it then holds until the page is closed
+  }
+  show();
+}
+
+function print(now) {
+  printing = now;
+  show();
+  for (const { fit } of plots) fit();
+}
+
+document.querySelector(".switch").hidden = false;
+for (const button of document.querySelectorAll("[data-theme-choice]")) {
+  button.addEventListener("click", () => choose(button.dataset.themeChoice));
+}
+show();
+const charts = JSON.parse(document.getElementById("data").textContent);
+for (const place of document.querySelectorAll("figure[data-chart]")) {
+  const chart = charts[place.dataset.chart];
+  if (chart) draw(place, chart);
+}
+DARK.addEventListener("change", show);
+addEventListener("beforeprint", () => print(true));
+addEventListener("afterprint", () => print(false));
