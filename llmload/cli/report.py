@@ -1,17 +1,33 @@
 """`llmload report`: finished runs on the terminal, and the tables that several of them fill."""
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
-from llmload.report.run_folder import SUMMARY, RunFolder, runs_in
+from llmload.report.run_folder import REPORT, SUMMARY, RunFolder, runs_in
 
+FILE: Final = click.Path(dir_okay=False, path_type=Path)
+LONG_BYTES: Final = 20_000_000
+"""From so many on, reading takes long enough to be watched."""
 TOOLS: Final = ("vllm", "sglang", "aiperf", "guidellm", "genai-bench")
 
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option(
+    "--html",
+    is_flag=False,
+    flag_value=REPORT,
+    metavar="[FILE]",
+    help="One self-contained page, several runs side by side; without FILE in the run's folder.",
+)
+@click.option("--csv", "csv_file", type=FILE, metavar="FILE", help="A row a request.")
+@click.option("--parquet", type=FILE, metavar="FILE", help="A row a request, with the times of its chunks.")
+@click.option("--markdown", is_flag=True, help="The figures as a table for GitHub, a column a run.")
 @click.option("--seed-tables", is_flag=True, help="Markdown: engines as columns, models as rows, best in bold.")
 @click.option(
     "--dialect",
@@ -19,11 +35,15 @@ TOOLS: Final = ("vllm", "sglang", "aiperf", "guidellm", "genai-bench")
     help="The same records by that tool's definitions, names and layout (docs/dialects.md).",
 )
 @click.option("--json", "as_json", is_flag=True, help="The summaries as a JSON list.")
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Verdicts and gates as JUnit XML.")
-@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw what the terminal shows.")
+@click.option("--junit", type=FILE, metavar="FILE", help="Verdicts and gates as JUnit XML.")
+@click.option("--svg", type=FILE, metavar="FILE", help="Draw what the terminal shows.")
 def report(
     folders: tuple[Path, ...],
     *,
+    html: str | None,
+    csv_file: Path | None,
+    parquet: Path | None,
+    markdown: bool,
     seed_tables: bool,
     dialect: str | None,
     as_json: bool,
@@ -31,11 +51,18 @@ def report(
     svg: Path | None,
 ) -> None:
     """
-    Show finished runs, given by their folders.
+    Show runs, given by their folders; figures of a run that crashed or goes on are counted from its requests.
+
+    Files are written beside what is printed; --html, --csv and --parquet alone print nothing else.
 
     \b
     Examples:
       llmload report runs/*
+      llmload report runs/RUN --html
+      llmload report runs/* --html report.html
+      llmload report runs/* --csv requests.csv
+      llmload report runs/* --parquet requests.parquet
+      llmload report runs/* --markdown
       llmload report runs/* --seed-tables > tables.md
       llmload report runs/* --json
       llmload report runs/* --svg runs.svg
@@ -50,24 +77,80 @@ def report(
 
         summaries = [run.read(SUMMARY) for run in runs]
         write_junit(junit, [(summary["run_id"], run_checks(summary)) for summary in summaries])
+    wrote = _write_files(runs, html, csv_file, parquet)
     if dialect is not None:
         _show_dialect(runs, dialect, as_json=as_json, svg=svg)
     elif seed_tables:
         from llmload.report import seed_tables as tables
 
         click.echo(tables.seed_tables([tables.read_figure(run) for run in runs]), nl=False)
+    elif markdown:
+        from llmload.report.side_by_side import as_markdown
+
+        click.echo(as_markdown(_summaries(runs)), nl=False)
     elif as_json:
         import orjson
 
-        click.echo(orjson.dumps([run.read(SUMMARY) for run in runs], option=orjson.OPT_INDENT_2).decode())
-    else:
+        click.echo(orjson.dumps(_summaries(runs), option=orjson.OPT_INDENT_2).decode())
+    elif svg is not None or not wrote:
         from llmload.report.tables import console, run_report
 
         terminal = console(record=svg is not None)
-        for run in runs:
-            terminal.print(run_report(run.read(SUMMARY)))
+        for summary in _summaries(runs):
+            terminal.print(run_report(summary))
         if svg is not None:
             terminal.save_svg(str(svg), title="llmload report")
+
+
+def _write_files(runs: list[RunFolder], html: str | None, csv_file: Path | None, parquet: Path | None) -> bool:
+    """Write what was asked for, and return whether anything was."""
+    if html is not None:
+        from llmload.report.html import write_html
+
+        page = _page(runs, html)
+        with _progress(runs, str(page)) as progress:
+            write_html(page, runs, progress)
+    if csv_file is not None:
+        from llmload.report.rows import write_csv
+
+        with _progress(runs, str(csv_file)) as progress:
+            write_csv(csv_file, runs, progress)
+    if parquet is not None:
+        from llmload.report.parquet import write_parquet
+
+        with _progress(runs, str(parquet)) as progress:
+            write_parquet(parquet, runs, progress)
+    return any(file is not None for file in (html, csv_file, parquet))
+
+
+def _page(runs: list[RunFolder], html: str) -> Path:
+    if html != REPORT:
+        return Path(html)
+    if len(runs) > 1:
+        raise click.UsageError("--html of several runs needs a file: --html FILE")
+    return runs[0].path / REPORT
+
+
+@contextmanager
+def _progress(runs: list[RunFolder], file: str) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far a long reading has come, and say what was written in the end."""
+    from llmload.report.digest import request_bytes
+
+    whole = sum(map(request_bytes, runs))
+    if whole < LONG_BYTES or not sys.stderr.isatty():
+        yield lambda _: None
+    else:
+        with click.progressbar(length=whole, label=file, file=sys.stderr) as bar:
+            yield bar.update
+    click.echo(f"wrote {file}", err=True)
+
+
+def _summaries(runs: list[RunFolder]) -> list[dict[str, Any]]:
+    if all((run.path / SUMMARY).is_file() for run in runs):
+        return [run.read(SUMMARY) for run in runs]
+    from llmload.report.digest import read_summary
+
+    return [read_summary(run) for run in runs]
 
 
 def _show_dialect(runs: list[RunFolder], name: str, *, as_json: bool, svg: Path | None) -> None:

@@ -1,6 +1,7 @@
 """Finished runs shown: the original document's tables from any number of folders, and one line for what is missing."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from llmload.cli.main import main
+
+REPORT_TESTS = Path(__file__).parents[1] / "report"
 
 
 def write_run(
@@ -159,3 +162,61 @@ def test_the_folder_of_a_repeated_run_is_shown_as_its_runs(tmp_path: Path) -> No
         write_run(tmp_path / "group" / name, "vLLM", "m", 5.0)
 
     assert [run["run_id"] for run in json.loads(report(tmp_path / "group", "--json"))] == ["1", "2"]
+
+
+class TestFiles:
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Path:
+        sys.path.insert(0, str(REPORT_TESTS))
+        from recorded import records, write_folder
+
+        return Path(write_folder(tmp_path / "run", records(60)))
+
+    def invoke(self, *arguments: object) -> Any:
+        return CliRunner().invoke(main, ["report", *map(str, arguments)])
+
+    def test_a_page_lies_in_the_runs_folder_or_where_it_is_asked_for(self, run: Path, tmp_path: Path) -> None:
+        there = self.invoke(run, "--html")
+        elsewhere = self.invoke(run, run, "--html", tmp_path / "both.html")
+
+        assert (there.exit_code, there.stdout, there.stderr) == (0, "", f"wrote {run / 'report.html'}\n")
+        assert (run / "report.html").read_text().startswith("<!doctype html>")
+        assert elsewhere.exit_code == 0
+        assert "2 runs compared" in (tmp_path / "both.html").read_text()
+
+    def test_a_page_of_several_runs_needs_a_place(self, run: Path) -> None:
+        refused = self.invoke(run, run, "--html")
+
+        assert refused.exit_code == 2
+        assert "--html of several runs needs a file" in refused.stderr
+
+    def test_exports_say_where_they_are_and_print_nothing_else(self, run: Path, tmp_path: Path) -> None:
+        ended = self.invoke(run, "--csv", tmp_path / "r.csv", "--parquet", tmp_path / "r.parquet")
+
+        assert (ended.exit_code, ended.stdout) == (0, "")
+        assert ended.stderr == f"wrote {tmp_path / 'r.csv'}\nwrote {tmp_path / 'r.parquet'}\n"
+        assert len((tmp_path / "r.csv").read_text().splitlines()) == 61
+
+    def test_a_crashed_run_has_figures_in_every_form(self, run: Path) -> None:
+        terminal, markdown, as_json = (self.invoke(run, *of) for of in ([], ["--markdown"], ["--json"]))
+
+        assert "INVALID: the run" in terminal.stdout
+        (summary,) = json.loads(as_json.stdout)
+        assert summary["recomputed"].endswith("counted from the requests that it wrote down")
+        assert f"| completed | {summary['requests']['completed']} |" in markdown.stdout
+
+    def test_markdown_has_a_column_a_run_and_no_cell_of_a_strangers_making(self, tmp_path: Path) -> None:
+        runs = [write_run(tmp_path / name, "vLLM", model, 2.0) for name, model in (("1", "a|b<i>"), ("2", "m"))]
+        lines = report(*runs, "--markdown").splitlines()
+
+        assert lines[0] == "|  | 1 | 2 |"
+        assert "| model | a\\|b&lt;i&gt; | m |" in lines
+        assert "| e2e latency p95, ms | 1,500 | 1,500 |" in lines
+
+    def test_a_broken_line_is_one_line(self, run: Path, tmp_path: Path) -> None:
+        with (run / "requests.jsonl").open("a") as file:
+            file.write("nonsense\n")
+        for option in ("--html", "--csv", "--parquet"):
+            refused = self.invoke(run, option, tmp_path / "x")
+            assert refused.exit_code == 2
+            assert refused.stderr.startswith(f"llmload: {run / 'requests.jsonl'}: line 61 is not JSON: ")
