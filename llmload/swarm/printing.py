@@ -11,6 +11,7 @@ from llmload.report.gates import run_checks
 from llmload.report.job_summary import job_summary, write_page
 from llmload.report.junit import write_junit
 from llmload.report.tables import console, run_report
+from llmload.swarm.report_page import told
 from llmload.swarm.steering import Steering
 
 
@@ -41,3 +42,12 @@ def show_summary(steering: Steering, form: str) -> None:
     terminal = console()
     terminal.print(run_report(summary))
     terminal.print(f"run folder: {steering.folder.path}", soft_wrap=True)
+
+
+def show_report(steering: Steering, form: str) -> None:
+    """Leave the report in the run's folder, and say so beside the tables."""
+    if steering.summary is None:
+        return
+    text = told(steering)
+    if form == "table":
+        console().print(text, soft_wrap=True)

@@ -474,6 +474,7 @@ class Run:
             self._steering.finish(self.totals(), self.stages())
             if not self._headless:
                 printing.show_summary(self._steering, "table")
+                gevent.spawn(printing.show_report, self._steering, "table")
         if self._session is not None:
             self._session.close()
         if self._headless and self._planned and self._steering and self._steering.missing_workers >= set(self._planned):
@@ -521,6 +522,7 @@ class Run:
     def _on_quit(self, **_: object) -> None:
         if self._steering is not None and self._headless:
             printing.show_summary(self._steering, self._options.summary)
+            printing.show_report(self._steering, self._options.summary)
             with ending_on_wrong_use():
                 printing.write_for_ci(self._steering, self._options.junit, self._options.markdown)
             if self._monitoring is not None:

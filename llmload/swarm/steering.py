@@ -218,6 +218,8 @@ class Steering:
         return [
             {
                 "name": part.name,
+                "users": part.users,
+                "rate_per_s": part.rate_per_s,
                 "start_unix_s": self._unix_s(clock.begin_ns(place)),
                 "window_start_unix_s": self._unix_s(clock.window(place).start_ns),
                 "end_unix_s": self._unix_s(clock.window(place).end_ns),

@@ -30,6 +30,7 @@ ROUTES = (
     "llm/state",
     "llm/points?after=-1",
     "llm/download/summary.json",
+    "llm/download/report.html",
     "llm/download/requests.csv",
     "llm/download/requests.jsonl",
     "stats/requests",

@@ -85,7 +85,7 @@ function showFigures(state) {
 function show(state) {
   if (!state.run_id) return;
   for (const id of ["figures", "tables", "charts", "note"]) at(id).hidden = false;
-  at("summary").hidden = state.stage !== "ended";
+  for (const id of ["summary", "report"]) at(id).hidden = state.stage !== "ended";
   at("name").textContent = `${state.scenario}: ${state.model} on ${state.engine}`;
   showVerdict(state);
   showFigures(state);
