@@ -145,13 +145,16 @@ class Histogram:
 
     def merge(self, other: Self) -> None:
         """Add everything that the other histogram holds."""
-        if other.least <= other.most:  # most buckets lie outside what was seen: a sum over many processes is cheap
-            used = slice(min(max(0, _place(other.least) - 1), BUCKETS - 1), _place(other.most) + 2)
-            self._sorted[used] += other._counts[used]
+        other._sort()
         self.infinite += other.infinite
-        self._total += other.total
-        self._least = min(self._least, other.least)
-        self._most = max(self._most, other.most)
+        if other._least > other._most:
+            return
+        # Most buckets lie outside what was seen: a sum over many processes is cheap.
+        used = slice(min(max(0, _place(other._least) - 1), BUCKETS - 1), _place(other._most) + 2)
+        self._sorted[used] += other._sorted[used]
+        self._total += other._total
+        self._least = min(self._least, other._least)
+        self._most = max(self._most, other._most)
 
     def since(self, earlier: Self) -> Self:
         """Return what was added since an earlier copy; its least and greatest are to within a bucket."""
