@@ -19,6 +19,7 @@ from llmload.engines.simulated import SimulationSettings, SpawnedEngine, spawn
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+INVALID = 3
 ELSEWHERE = {
     "make": "CI calls make test; make demo is `llmload demo`, see tests/cli/test_demo.py; make suite: tests/suite",
     "python -m benchmarks.cpu_engines": "tests/swarm/test_real_engine.py",
@@ -82,8 +83,9 @@ def on(command: str, engine: SpawnedEngine, out: Path) -> list[str]:
         for flag, value in (("--model", "NAME"), ("--base-url" if "run" in words[3:4] else "--host", engine.url)):
             words += [] if flag in words else [flag, value]
         words += ["--set", "prompts.source=builtin"]
-        if "speed" not in text:
-            words += ["--run-time", "3s", "--set", "load.warmup_s=0.5"]
+        words += ["--set", "load.requests=8"] if "speed" in text else ["--run-time", "2s", "--set", "load.warmup_s=0.5"]
+        if "staged" in text:
+            words += ["--set", "load.stages=[{users=2, duration_s=1.5}, {users=4, duration_s=1.5}]"]
     if words[2] == "locust" and "--processes" in words:
         port = str(free_port())  # another test's master may be listening on Locust's own
         words += ["--master-port", port, "--master-bind-port", port]
@@ -104,7 +106,10 @@ def test_a_command_works_as_it_is_written(command: str, engine: SpawnedEngine, t
     if web:
         words += ["--web-port", "0", "--autostart", "--autoquit", "0"]
 
-    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    for _ in range(3):
+        ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        if ended.returncode != INVALID:  # as on a machine too busy to measure: once more
+            break
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
