@@ -294,13 +294,23 @@ class Run:
         else:
             self._begin_own_stage(place)
 
+    def _begin_first_stage(self, steering: Steering) -> None:
+        """Begin the first stage everywhere once its users run, so that all judge the same span of it."""
+        clock = steering.stage_clock
+        if isinstance(clock, StageClock) and clock.load.has_users and clock.place == 0:
+            clock.begin_first_anew()
+            if isinstance(self._runner, MasterRunner):
+                self._runner.send_message(STAGE, {"place": 0})
+            else:
+                self._begin_own_stage(0)
+
     def _on_stage(self, msg: Any, **_: object) -> None:
         self._begin_own_stage(msg.data["place"])
 
     def _begin_own_stage(self, place: int) -> None:
         clock = None if self._session is None else self._session.stage_clock
         if isinstance(clock, StageClock) and clock.load.has_users:
-            clock.begin(place)
+            clock.begin(place) if place else clock.begin_first_anew()
 
     # A search, through which the steering node drives it
 
@@ -363,6 +373,7 @@ class Run:
             if span:
                 span.open()
         if opens and self._steering is not None:
+            self._begin_first_stage(self._steering)
             self._steering.note_times()
 
     def _on_request(self, context: dict[str, Any], **_: object) -> None:

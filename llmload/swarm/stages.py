@@ -27,6 +27,7 @@ class StageClock:
 
     def __init__(self, load: Staged, start_ns: int) -> None:
         self.load = load
+        self._start_ns = start_ns
         self._begins_ns = [start_ns]
         self._end_ns: int | None = None
 
@@ -47,6 +48,11 @@ class StageClock:
         """Begin the stage at a place now, unless it has begun."""
         while self.place < place:
             self._begins_ns.append(time.monotonic_ns())
+
+    def begin_first_anew(self) -> None:
+        """The first stage begins now, not at this process's start: processes start some time apart."""
+        if self.place == 0:
+            self._begins_ns[0] = time.monotonic_ns()
 
     def end(self) -> None:
         """The last stage ends now; only the first call counts."""
@@ -95,7 +101,7 @@ class StageClock:
 
     def begun_s(self) -> list[float]:
         """Return when each stage that has begun did so, in seconds since the run's start."""
-        return [(begin_ns - self._begins_ns[0]) / NS_PER_S for begin_ns in self._begins_ns]
+        return [(begin_ns - self._start_ns) / NS_PER_S for begin_ns in self._begins_ns]
 
     def window_s(self, place: int) -> float | None:
         """Return how long a stage was judged, in seconds; None for one that was not, or not to its end."""

@@ -109,3 +109,17 @@ def test_which_loads_are_open_loops() -> None:
         False,
         False,
     ]
+
+
+def test_the_first_stage_begins_when_its_users_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ns = [0]
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns[0])
+    clock = StageClock(STAGES, 0)
+    now_ns[0] = 2 * 10**9
+    clock.begin_first_anew()
+    now_ns[0] = 10 * 10**9
+    clock.begin(1)
+    clock.begin_first_anew()
+
+    assert clock.begun_s() == [2, 10]
+    assert clock.judged_s(0) == 7, "from its warm-up's end to the second one's beginning"
