@@ -99,13 +99,14 @@ EDITABLE: Final = frozenset({"load.users", "load.spawn_rate_per_s", "load.rate_p
 
 def refuse_changes(running: Scenario, edited: Scenario) -> None:
     """Raise ConfigError where an edit changes more of a run that goes on than its users, rate and time."""
-    for table in type(edited).model_fields:
-        now, then = (getattr(each, table) for each in (edited, running))
-        for key in type(now).model_fields:
-            name, value = f"{table}.{key}", getattr(now, key)
-            if name not in EDITABLE and value != getattr(then, key, None):
+    now, then = edited.model_dump(), running.model_dump()
+    for table in now:
+        keys, before = now[table] or {}, then[table] or {}  # a table may be left out
+        for key, value in keys.items():
+            name = f"{table}.{key}"
+            if name not in EDITABLE and value != before.get(key):
                 raise ConfigError(
-                    f"{name}: cannot become {value!r} while the run goes on (it is {getattr(then, key, None)!r}): "
+                    f"{name}: cannot become {value!r} while the run goes on (it is {before.get(key)!r}): "
                     "stop it first, then start anew"
                 )
 
