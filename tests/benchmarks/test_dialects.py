@@ -10,11 +10,14 @@ from click.testing import CliRunner
 
 from benchmarks import dialects
 from benchmarks.dialects import Tool, compare, ended, flat, main, relative, run
+from benchmarks.spaced_engine import END_S, FINISH_S, PROMPT_TOKENS, ROLE_S, TEXTS_S, SpacedEngine
 from benchmarks.wire.llmload_client import Llmload
 from benchmarks.wire.load_client import Command, LoadClient, Reported, Task
 from benchmarks.wire.vllm_bench import VllmBench
 from benchmarks.wire.work import Work
 from llmload.report.dialects.catalogue import DIALECTS
+from llmload.report.dialects.sample import read_sample
+from llmload.report.run_folder import RunFolder
 
 QUICK = Work(streams=2, tokens_per_s=100, tokens=5, ttft_s=0.05, ttft_spread_s=0.01)
 
@@ -27,7 +30,7 @@ def test_an_export_is_read_by_its_keys_however_deep() -> None:
 
 def test_only_what_both_tell_is_compared_and_prompts_are_each_tools_own() -> None:
     told = {"mean_ttft_ms": 100.0, "total_input_tokens": 5.0, "only_theirs": 1.0}
-    rows = compare("vllm", told, {"mean_ttft_ms": 103.0, "total_input_tokens": 9.0, "only_ours": 1.0})
+    rows = compare("vllm", told, {"mean_ttft_ms": 103.0, "total_input_tokens": 9.0, "only_ours": 1.0}, 0.02)
 
     assert [(row.key, row.passed, row.why_not is None) for row in rows] == [
         ("mean_ttft_ms", False, True),
@@ -55,11 +58,11 @@ def test_differences_are_relative_to_what_the_tool_told(
 def test_a_standard_deviation_is_held_against_the_mean() -> None:
     told, computed = {"x.avg": 100.0, "x.std": 1.0}, {"x.avg": 100.0, "x.std": 2.0}
 
-    assert [row.difference for row in compare("aiperf", told, computed)] == [0.0, pytest.approx(0.01)]
+    assert [row.difference for row in compare("aiperf", told, computed, 0.02)] == [0.0, pytest.approx(0.01)]
 
 
 def test_genai_benchs_clock_runs_on() -> None:
-    (row,) = compare("genai-bench", {"run_duration": 5.0}, {"run_duration": 4.0})
+    (row,) = compare("genai-bench", {"run_duration": 5.0}, {"run_duration": 4.0}, 0.02)
 
     assert row.why_not is not None
 
@@ -97,8 +100,8 @@ def test_a_figure_that_a_tool_tells_differently_fails_and_the_others_pass(
     tool = Replayed()
     monkeypatch.setattr(dialects, "TOOLS", {"sglang": Tool(client=tool, export=tool.export)})
     monkeypatch.setattr(dialects, "WORK", QUICK)
-    monkeypatch.setattr(dialects, "LATE_S", 10.0)
-    monkeypatch.setattr(dialects, "LIMIT", 2.0)  # two runs on a busy machine; a tenth is beyond it
+    monkeypatch.setattr(dialects, "LATE_S", {False: 10.0})
+    monkeypatch.setattr(dialects, "LIMIT", {False: 2.0})  # two runs on a busy machine; a tenth is beyond it
 
     out = tmp_path / "out.json"
     result = CliRunner().invoke(main, ["--only", "sglang", "--json", str(out), "--keep", str(tmp_path)])
@@ -145,3 +148,23 @@ def test_vllms_load_generator_reads_its_own_result(tmp_path: Path) -> None:
 
     assert VllmBench().reported(task).ttft_mean_s == pytest.approx(0.1)
     assert "--num-prompts=4" in VllmBench().command(task).arguments
+
+
+def test_the_spaced_engine_lets_role_texts_finish_and_end_come_apart(tmp_path: Path) -> None:
+    with SpacedEngine() as engine:
+        task = Task(
+            work=dialects.SPACED_WORK,
+            requests=1,
+            base_url=engine.base_url,
+            ca_file=None,
+            model=engine.model,
+            folder=tmp_path,
+        )
+        assert ended(Llmload(ramp_s=0.001).command(task), tmp_path) in {0, 3}
+    (answer,) = read_sample(RunFolder(next((tmp_path / "runs").iterdir()))).answers
+
+    known = [ROLE_S, *TEXTS_S, FINISH_S, END_S]
+    found = [*(answer.since_start_s(moment) for moment in answer.all_chunks_ns), answer.done_s]
+    assert len(found) == len(known)
+    assert all(-0.001 < late < 0.5 for late in (f - k for f, k in zip(found, known, strict=True)))
+    assert (answer.record.prompt_tokens, answer.record.output_tokens) == (PROMPT_TOKENS, len(TEXTS_S))
