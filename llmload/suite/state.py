@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from llmload.errors import ConfigError, RunFolderError
-from llmload.report.run_folder import RunFolder
+from llmload.report.run_folder import SUMMARY, RunFolder
 
 STATE: Final = "state.json"
 LOCK: Final = "suite.lock"
@@ -86,9 +86,11 @@ class SuiteState:
         self.write()
 
     def done(self, name: str, fingerprint: str) -> bool:
-        """Say whether a cell has ended, and was defined then as it is now."""
+        """Say whether a cell has ended, was defined then as it is now, and still has its figures."""
         cell = self.cells.get(name)
-        return cell is not None and cell.status is not Status.RUNNING and cell.fingerprint == fingerprint
+        if cell is None or cell.status is Status.RUNNING or cell.fingerprint != fingerprint:
+            return False
+        return cell.run_folder is None or (self.folder / cell.run_folder / SUMMARY).is_file()
 
 
 def _cell_of(values: dict[str, Any]) -> CellState:

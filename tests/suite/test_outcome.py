@@ -112,7 +112,9 @@ def test_the_exit_code_is_the_worst_of_the_cells(plan: SuitePlan, statuses: list
     assert read_outcome(plan, state, [plan.cells[0].name]).exit_code == 0, "the others were not asked for"
 
 
-def test_a_cell_half_done_or_defined_otherwise_is_not_done(plan: SuitePlan, write_suite: Callable[..., Path]) -> None:
+def test_a_cell_half_done_or_defined_otherwise_or_without_its_run_is_not_done(
+    plan: SuitePlan, write_suite: Callable[..., Path]
+) -> None:
     state = SuiteState(plan.folder)
     end(plan, state, "quick/one/speed", Status.GOOD, value=5.0)
     end(plan, state, "quick/one/throughput", Status.RUNNING)
@@ -123,6 +125,8 @@ def test_a_cell_half_done_or_defined_otherwise_is_not_done(plan: SuitePlan, writ
     assert statuses(plan) == ["good", "not done"]
     changed = make_plan(write_suite(("0.01", "0.02"), further=FURTHER), folder=plan.folder)
     assert statuses(changed) == ["not done", "not done"]
+    (plan.folder / str(state.cells["quick/one/speed"].run_folder) / "summary.json").unlink()
+    assert statuses(plan) == ["not done", "not done"]
 
 
 def test_a_state_file_that_is_broken_is_named(tmp_path: Path) -> None:
