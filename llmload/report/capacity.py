@@ -143,7 +143,7 @@ def capacity_report(capacity: Mapping[str, Any]) -> list[Table | Text]:
     head = Text("capacity  ")
     head.append(capacity_text(capacity), style="bold red" if none else "bold green")
     promised = Text(f"  promised: {', '.join(capacity['objectives'])}", style="dim")
-    return [head, promised, Text(f"  {_notes(capacity)}", style="dim"), _curve(capacity)]
+    return [head, promised, Text(f"  {capacity_notes(capacity)}", style="dim"), _curve(capacity)]
 
 
 def capacity_text(capacity: Mapping[str, Any]) -> str:
@@ -154,7 +154,8 @@ def capacity_text(capacity: Mapping[str, Any]) -> str:
     return f"{capacity['holds']:g} {_unit(capacity)}: {rates[0]} requests/min, {rates[1]} tok/s"
 
 
-def _notes(capacity: Mapping[str, Any]) -> str:
+def capacity_notes(capacity: Mapping[str, Any]) -> str:
+    """Return in a line how the search ended, and what it says besides."""
     unit, notes = _unit(capacity), []
     if capacity["ended"] == "at_most":
         notes.append("at_most was reached: the engine may hold more")

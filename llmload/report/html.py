@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from llmload.errors import RunFolderError
+from llmload.report.capacity import capacity_notes, capacity_text
 from llmload.report.chart import Section
 from llmload.report.charts import sections
 from llmload.report.definitions import DEFINITIONS
@@ -135,6 +136,7 @@ def _run(digest: Digest, name: str, *, several: bool) -> dict[str, Any]:
         "scenario": summary["scenario"],
         "simulated": summary["simulated"],
         "verdict": summary["verdict"],
+        "capacity": _capacity(summary.get("capacity")),
         "gates": summary.get("gates") or (),
         "advice": ADVICE[summary["verdict"]["level"]],
         "facts": [
@@ -147,6 +149,14 @@ def _run(digest: Digest, name: str, *, several: bool) -> dict[str, Any]:
         "sources": _sources(digest),
         "manifest": orjson.dumps(digest.manifest, option=orjson.OPT_INDENT_2).decode(),
     }
+
+
+def _capacity(capacity: dict[str, Any] | None) -> list[str]:
+    """Return what a search for a capacity found, in lines; none of another run."""
+    if capacity is None:
+        return []
+    promised = f"promised: {', '.join(capacity['objectives'])}"
+    return [line for line in (f"capacity: {capacity_text(capacity)}", promised, capacity_notes(capacity)) if line]
 
 
 def _sources(digest: Digest) -> list[str]:

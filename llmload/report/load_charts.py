@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llmload.report import chart as colours
-from llmload.report.chart import Chart, Section, Series, run_colour
+from llmload.report.chart import Chart, Mark, Section, Series, run_colour
 from llmload.report.digest import Digest
 from llmload.report.latency_charts import MS_PER_S, PERCENTILE_COLOURS, PERCENTILES, slo_marks
 from llmload.report.tables import LATENCIES
@@ -85,7 +85,7 @@ def _by_load(
         x="linear",
         x_label=_unit(points),
         series=_latency_curves(points, names, key, lambda point: point.load),
-        marks=slo_marks(digests, key, "y"),
+        marks=[*_found(digests), *slo_marks(digests, key, "y")],
     )
 
 
@@ -128,6 +128,13 @@ def _xy(name: str, points: Sequence[tuple[float | None, float | None]], colour: 
 
 def _colour(place: int, points: Sequence[Sequence[_Point]]) -> str:
     return colours.RATE if len(points) == 1 else run_colour(place)
+
+
+def _found(digests: Sequence[Digest]) -> list[Mark]:
+    """Lines at what a search found: the load that holds, the one that breaks, the knee."""
+    capacity = digests[0].summary.get("capacity") if len(digests) == 1 else None
+    names = ("holds", "breaks", "knee") if capacity else ()
+    return [Mark(axis="x", at=capacity[name], label=name) for name in names if capacity and capacity[name] is not None]
 
 
 def _unit(points: Sequence[Sequence[_Point]]) -> str:

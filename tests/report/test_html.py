@@ -171,6 +171,32 @@ class TestCharts:
         assert against["series"][0]["x"] == [50, 130, 120]
         assert against["pointNames"] == ["s2: 2 users", "s4: 4 users", "s8: 8 users"]
 
+    def test_what_a_search_found_is_told_and_marked(self, tmp_path: Path) -> None:
+        figures = {key: {"p50": 0.1, "p95": 0.2, "p99": 0.3} for key in LATENCIES.values()}
+        stages = [
+            {"name": f"step-{users}", "users": users, "rate_per_s": None, "output_tokens_per_s": 9.0, **figures}
+            for users in (2, 4)
+        ]
+        capacity = {
+            "search": "users",
+            "objectives": ["ttft_s p95 < 0.5"],
+            "holds": 2.0,
+            "breaks": 4.0,
+            "ended": "precision",
+            "sure": True,
+            "knee": None,
+            "requests_per_min": 60.0,
+            "requests_per_min_interval": [55.0, 65.0],
+            "output_tokens_per_s": 9.0,
+            "output_tokens_per_s_interval": None,
+        }
+        page = page_of(finish(write_folder(tmp_path / "run", records(50)), stages=stages, capacity=capacity))
+
+        assert "capacity: 2 users: 60.0 (55.0 to 65.0) requests/min, 9.0 tok/s" in words(page)
+        assert "promised: ttft_s p95 < 0.5 4 users break the promise" in words(page)
+        marks = {mark["label"]: mark["at"] for mark in chart(page, "TTFT by load")["marks"] if mark["axis"] == "x"}
+        assert marks == {"holds": 2, "breaks": 4}
+
     def test_engine_and_gpu_series_are_on_the_runs_time_axis(self, run: Path) -> None:
         from llmload.monitor import engine_metrics
         from llmload.report import monitored
