@@ -12,6 +12,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from llmload.report.digest import read_summary
+from llmload.report.run_folder import RunFolder
 from llmload.scenario import load_scenario
 from llmload.scenario.shipped import find_scenario, shipped_scenarios
 
@@ -49,6 +51,16 @@ def test_known_delays_come_back_within_three_per_cent_at_8_users(
     assert (summary["requests"]["completed"], summary["output_tokens"]) == (64, 64 * 32)
     assert (summary["token_source"], summary["stamp_source"]) == ("usage", "kernel")
     assert summary["simulated"] is ended.manifest["engine"]["simulated"] is True
+
+    page, users = (ended.folder / "report.html").read_text(), (ended.folder / "users.csv").read_text().splitlines()
+    assert f"report: {ended.folder / 'report.html'}" in ended.out
+    assert f"{summary['ttft_s']['p95'] * 1000:.1f}" in page
+    assert users[0] == "unix_s,users"
+    (ended.folder / "summary.json").unlink()
+    again = read_summary(RunFolder(ended.folder))
+    for name in (*true, "requests_per_min", "output_tokens_per_s", "goodput_per_min"):
+        assert again[name] == pytest.approx(summary[name]), "counted anew from the requests"
+    assert again["requests"] | {"dropped": 0} == summary["requests"]
 
 
 def test_the_openai_sdk_agrees_within_two_per_cent_at_4_streams_but_for_its_own_start_of_a_request(
