@@ -200,7 +200,7 @@ def test_a_port_that_is_taken_is_one_warning_and_not_a_failed_run(locust: Callab
         process = locust("--config", path, "--headless", "--metrics-port", port, "--processes", "2")
         _, err = process.communicate(timeout=60)
 
-    assert process.returncode == 0, err
+    assert process.returncode == own_code(tmp_path / "runs"), err
     assert err.count("metrics are not served") == 1
     assert f"metrics are not served: 127.0.0.1:{port} Address already in use; --metrics-port takes another" in err
 
@@ -235,5 +235,12 @@ def test_ctrl_c_ends_the_lingering_with_the_runs_own_exit_code(locust: Callable[
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=20)
 
-    assert process.returncode == 0, err
+    assert process.returncode == own_code(tmp_path / "runs"), err
     assert "Traceback" not in err
+
+
+def own_code(out: Path) -> int:
+    """The exit code of a run in which nothing failed: a busy machine may have made it INVALID."""
+    summary = summary_in(out)
+    assert summary["requests"]["completed"] == summary["requests"]["started"] == 2
+    return 3 if summary["verdict"]["level"] == "INVALID" else 0
