@@ -202,7 +202,7 @@ def _tiles(summary: dict[str, Any]) -> list[dict[str, str]]:
     good = f"goodput {number(goodput, 1)}" if has_slo else ""
     return [
         rate("request speed", speed.get("mean"), "tok/s", 1, "mean" if speed else ""),
-        rate("requests/min", summary["requests_per_min"], "1/min", 1, good),
+        rate("requests/min", summary["requests_per_min"], "", 1, good),
         rate("system output", summary["output_tokens_per_s"], "tok/s", 1),
         *(latency(name, key) for name, key in LATENCIES.items()),
     ]
