@@ -38,7 +38,7 @@ from llmload.swarm.session import ABORT_GRACE_S, Session, Share
 from llmload.swarm.stages import StageClock
 from llmload.swarm.steering import WRONG_USE, Steering
 from llmload.swarm.steps import Order, StepClock
-from llmload.swarm.workers import look_after, other_versions, ran_here, written_by
+from llmload.swarm.workers import check_shares, look_after, other_versions, ran_here, written_by
 from llmload.workload.prompts import Workload
 
 logger = logging.getLogger(__name__)
@@ -215,6 +215,7 @@ class Run:
         scenario, file = self._preparation.scenario(self._options), self._preparation.file
         workload = self._preparation.workload(scenario, file.parent)
         workers = set(runner.clients) if isinstance(runner, MasterRunner) else set()
+        check_shares(scenario, len(workers))
         self._steering = Steering(
             scenario=scenario,
             scenario_file=file,

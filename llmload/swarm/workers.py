@@ -7,12 +7,25 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
+from llmload.errors import ConfigError
 from llmload.measure.totals import RunTotals
 from llmload.report.run_folder import RunFolder, read_records
+from llmload.scenario import Scenario
+from llmload.scenario.loads import ClosedLoop
 from llmload.swarm.session import Share
 from llmload.swarm.steering import Steering
 
 PER_CENT: Final = 100.0
+
+
+def check_shares(scenario: Scenario, workers: int) -> None:
+    """Refuse a counted closed loop with fewer users than workers: one without a user would never send its part."""
+    load = scenario.load
+    if isinstance(load, ClosedLoop) and load.requests is not None and load.users < workers:
+        raise ConfigError(
+            f"load.users = {load.users} is fewer than the {workers} workers that share "
+            f"load.requests = {load.requests}: start no more workers than users"
+        )
 
 
 def look_after(

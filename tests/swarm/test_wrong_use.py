@@ -75,6 +75,12 @@ def test_a_model_that_is_not_served(locust: Any, engine: Any, write_scenario: Ca
     check(locust.run("--config", file), "does not serve model 'simulated' but other")
 
 
+def test_a_worker_without_a_user(locust: Any, engine: Any, write_scenario: Callable[..., Path]) -> None:
+    file = str(write_scenario(engine().url, "users = 1\nrequests = 4"))
+
+    check(locust.run("--config", file, "--processes", "2"), "load.users = 1 is fewer than the 2 workers that share")
+
+
 def test_a_key_that_is_not_set(locust: Any, engine: Any, write_scenario: Callable[..., Path]) -> None:
     file = write_scenario(engine().url, LOAD)
     file.write_text(file.read_text().replace("[model]", 'api_key_env = "LLMLOAD_NO_SUCH_KEY"\n[model]'))
