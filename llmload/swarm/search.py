@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import gevent
@@ -152,16 +153,17 @@ class Search:
             step.judge.add(driven.step_totals(step.name), self.elapsed_s, driven.counts()[1])
             judgement = step.judge.look(firm=firm)
             if judgement is not None:
-                self._check_generator(step, judgement, driven.loop_lag().since(lag_before).quantile(0.99))
-                return judgement
+                return self._but_for_the_generator(step, judgement, driven.loop_lag().since(lag_before).quantile(0.99))
         return None
 
-    def _check_generator(self, step: StepResult, judgement: Judgement, lag_s: float | None) -> None:
-        """Note where the load generator was late itself, and a load must not be blamed for that."""
+    def _but_for_the_generator(self, step: StepResult, judgement: Judgement, lag_s: float | None) -> Judgement:
+        """Return the judgement, less sure where the load generator was late itself and no load is to be blamed."""
         if judgement.held or lag_s is None or lag_s <= SPOILT_LAG_S:
-            return
+            return judgement
+        late = f"llmload itself ran {lag_s:.2g} s late"
         if sum(each.spoilt is not None for each in self.steps if each.load == step.load) < SPOILT_TRIES:
-            step.spoilt = f"spoilt: llmload itself ran {lag_s:.2g} s late"
+            step.spoilt = f"spoilt: {late}"
+        return replace(judgement, sure=False, reason=f"{judgement.reason}, but {late}")
 
     def _enter(self, phase: str) -> None:
         self.phase, self._begun_s = phase, time.monotonic()

@@ -244,6 +244,9 @@ def test_a_load_is_not_blamed_for_a_late_load_generator(monkeypatch: pytest.Monk
     assert [step.spoilt is not None for step in tried] == [True, True, False]
     assert curve[tried[0].name]["held"] is None
     assert curve[tried[0].name]["reason"] == "spoilt: llmload itself ran 0.2 s late"
+    assert curve[tried[2].name]["held"] is False
+    assert curve[tried[2].name]["sure"] is False
+    assert curve[tried[2].name]["reason"].endswith(", but llmload itself ran 0.2 s late")
     assert search.plan.holds_at == 10
 
 
