@@ -70,6 +70,7 @@ options = ["--no-such-flag"]
 NEVER = """
 [engines.never]
 engine = "simulated"
+stop_grace_s = 1
 command = ["sh", "-c", "echo loading weights; sleep 987"]
 """
 
