@@ -9,6 +9,8 @@ from llmload.wire.clock import ArrivalClock
 from llmload.wire.tls import TlsLayer
 
 READ_BYTES: Final = 32_768
+_FEW_BYTES: Final = 992
+"""What is asked for after a read of less than half of it, as chunks are small: the allocator has such at hand."""
 
 _SO_TIMESTAMPING: Final = 37
 _SOF_RX_SOFTWARE: Final = 1 << 3
@@ -39,7 +41,19 @@ class Connection:
     `arrived_ns` is the monotonic reading of the last `receive`, `stamped` whether the kernel took it.
     """
 
-    __slots__ = ("_clock", "_recvmsg", "_sock", "_tls", "_unsent", "arrived_ns", "fd", "stamped", "used")
+    __slots__ = (
+        "_asked",
+        "_clock",
+        "_recvmsg",
+        "_sock",
+        "_tls",
+        "_unsent",
+        "arrived_ns",
+        "drained",
+        "fd",
+        "stamped",
+        "used",
+    )
 
     def __init__(self, sock: socket.socket, clock: ArrivalClock, tls: TlsLayer | None = None) -> None:
         self._sock = sock
@@ -47,6 +61,9 @@ class Connection:
         self._clock = clock
         self._tls = tls
         self._unsent: memoryview | None = None
+        self._asked = READ_BYTES
+        self.drained = True
+        """Whether the last read took everything that had arrived."""
         self.fd = sock.fileno()
         self.arrived_ns = 0
         self.stamped = False
@@ -59,7 +76,11 @@ class Connection:
 
         Raises `BlockingIOError` where nothing has arrived, `EOFError` at the end, `OSError` for a broken connection.
         """
-        data, ancillary, _, _ = self._recvmsg(READ_BYTES, _ANCILLARY_BYTES)
+        asked = self._asked
+        data, ancillary, _, _ = self._recvmsg(asked, _ANCILLARY_BYTES)
+        got = len(data)
+        self.drained = got < asked
+        self._asked = _FEW_BYTES if got + got < _FEW_BYTES else READ_BYTES
         if ancillary:
             seconds, nanoseconds = _timespec(ancillary[0][2])
             clock = self._clock

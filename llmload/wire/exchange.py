@@ -12,7 +12,7 @@ from gevent.hub import Waiter
 from llmload.measure.record import ErrorType, RequestError, StampSource
 from llmload.wire.answer import Answer
 from llmload.wire.body import Body, body_of
-from llmload.wire.connection import READ_BYTES, Connection
+from llmload.wire.connection import Connection
 from llmload.wire.failure import request_error
 from llmload.wire.limits import FOREVER_NS, Limits
 from llmload.wire.reactor import Reactor
@@ -168,7 +168,7 @@ class Exchange:
             if response.waiting_bytes > self._understand_bytes and not self._queued:
                 self._queue()
                 self._understand_bytes = _UNDERSTAND_BYTES
-            if len(data) < READ_BYTES or response.waiting_bytes > _MOST_WAITING_BYTES:
+            if connection.drained or response.waiting_bytes > _MOST_WAITING_BYTES:
                 return
 
     def _write(self) -> None:
