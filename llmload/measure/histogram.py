@@ -192,9 +192,7 @@ class Histogram:
     def at_most_each(self, limits: Sequence[float]) -> list[int]:
         """Return `at_most` of every limit, at the cost of one."""
         sums, wanted = np.cumsum(self._counts), np.asarray(limits, dtype=np.float64)
-        places = (np.log(np.maximum(wanted, _LEAST) / _LEAST) / _LOG_RATIO).astype(np.int64) + 1
-        places[wanted < _LEAST] = 0
-        found = sums[np.minimum(places, BUCKETS - 1)]
+        found = sums[buckets_of(wanted)]
         found[wanted >= self.most] = sums[-1]
         found[wanted < self.least] = 0
         counts: list[int] = found.tolist()

@@ -1,6 +1,7 @@
 """A staged load as one process lives it: when each stage began here, and which part of it is judged."""
 
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from llmload.measure.record import NS_PER_S
@@ -17,7 +18,57 @@ class Part:
     rate_per_s: float | None
 
 
-class StageClock:
+class PartClock(ABC):
+    """When the parts of a load began on this process, and what follows from that alone."""
+
+    def __init__(self) -> None:
+        self._end_ns: int | None = None
+
+    @property
+    @abstractmethod
+    def place(self) -> int:
+        """The place of the part that goes on, or went on last."""
+
+    @abstractmethod
+    def name_of(self, place: int) -> str:
+        """Return what the part at a place is called."""
+
+    @abstractmethod
+    def begin_ns(self, place: int) -> int | None:
+        """Return when a part began; None for one that has not."""
+
+    @abstractmethod
+    def window(self, place: int) -> Window:
+        """Return the judged part of a part, as far as it is known; one that is not judged has none."""
+
+    def end(self) -> None:
+        """The last part ends now; only the first call counts."""
+        if self._end_ns is None:
+            self._end_ns = time.monotonic_ns()
+
+    def place_at(self, moment_ns: int) -> int:
+        """Return the place of the part that a moment lies in."""
+        begun = ((place, self.begin_ns(place)) for place in range(self.place + 1))
+        return max((place for place, begin_ns in begun if begin_ns is not None and begin_ns <= moment_ns), default=0)
+
+    def name_at(self, moment_ns: int) -> str:
+        """Return the name of the part that a moment lies in."""
+        return self.name_of(self.place_at(moment_ns))
+
+    def judged_s(self, place: int) -> float | None:
+        """Return how long a part has been judged so far, in seconds; None for one that is not yet."""
+        window = self.window(place)
+        if window.start_ns is None:
+            return None
+        judged_ns = (window.end_ns or time.monotonic_ns()) - window.start_ns
+        return judged_ns / NS_PER_S if judged_ns > 0 else None
+
+    def window_s(self, place: int) -> float | None:
+        """Return how long a part was judged, in seconds; None for one that was not, or not to its end."""
+        return self.window(place).length_s
+
+
+class StageClock(PartClock):
     """
     When the stages of a load began on this process.
 
@@ -26,10 +77,10 @@ class StageClock:
     """
 
     def __init__(self, load: Staged, start_ns: int) -> None:
+        super().__init__()
         self.load = load
         self._start_ns = start_ns
         self._begins_ns = [start_ns]
-        self._end_ns: int | None = None
 
     @property
     def parts(self) -> list[Part]:
@@ -54,22 +105,9 @@ class StageClock:
         if self.place == 0:
             self._begins_ns[0] = time.monotonic_ns()
 
-    def end(self) -> None:
-        """The last stage ends now; only the first call counts."""
-        if self._end_ns is None:
-            self._end_ns = time.monotonic_ns()
-
-    def place_at(self, moment_ns: int) -> int:
-        """Return the place of the stage that a moment lies in."""
-        return max((place for place, begin_ns in enumerate(self._begins_ns) if begin_ns <= moment_ns), default=0)
-
     def name_of(self, place: int) -> str:
         """Return what the stage at a place is called."""
         return self.load.name_of(place)
-
-    def name_at(self, moment_ns: int) -> str:
-        """Return the name of the stage that a moment lies in."""
-        return self.name_of(self.place_at(moment_ns))
 
     def rate_per_s_now(self) -> float:
         """Return the arrival rate of this moment, beginning the next stage when its time has come; 0 after the last."""
@@ -91,21 +129,9 @@ class StageClock:
         end_ns = self._end_ns if place == self.place else self._begins_ns[place + 1]
         return Window(start_ns=self._begins_ns[place] + round(self.load.warmup_s * NS_PER_S), end_ns=end_ns)
 
-    def judged_s(self, place: int) -> float | None:
-        """Return how long a stage has been judged so far, in seconds; None for one that is not yet."""
-        window = self.window(place)
-        if window.start_ns is None:
-            return None
-        judged_ns = (window.end_ns or time.monotonic_ns()) - window.start_ns
-        return judged_ns / NS_PER_S if judged_ns > 0 else None
-
     def begun_s(self) -> list[float]:
         """Return when each stage that has begun did so, in seconds since the run's start."""
         return [(begin_ns - self._start_ns) / NS_PER_S for begin_ns in self._begins_ns]
-
-    def window_s(self, place: int) -> float | None:
-        """Return how long a stage was judged, in seconds; None for one that was not, or not to its end."""
-        return self.window(place).length_s
 
     def _length_ns(self, place: int) -> int:
         return round(self.load.stages[place].duration_s * NS_PER_S)

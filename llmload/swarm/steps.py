@@ -11,7 +11,7 @@ from gevent.lock import Semaphore
 from llmload.measure.record import NS_PER_S
 from llmload.measure.totals import Window
 from llmload.scenario.capacity import Capacity
-from llmload.swarm.stages import Part
+from llmload.swarm.stages import Part, PartClock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +45,14 @@ class _Step:
     judged_ns: int | None = None
 
 
-class StepClock:
+class StepClock(PartClock):
     """When each step began on this process, and since when it is judged; the first begins with the run."""
 
     def __init__(self, load: Capacity, start_ns: int) -> None:
+        super().__init__()
         self._in_users = load.has_users
         self._steps = [_Step(load.start, start_ns)]
         self._paused = False
-        self._end_ns: int | None = None
 
     @property
     def place(self) -> int:
@@ -81,11 +81,6 @@ class StepClock:
         if order.judged and step.judged_ns is None:
             step.judged_ns = now_ns
 
-    def end(self) -> None:
-        """The last step ends now; only the first call counts."""
-        if self._end_ns is None:
-            self._end_ns = time.monotonic_ns()
-
     def name_of(self, place: int) -> str:
         """Return what the step at a place is called."""
         return f"step-{place + 1}"
@@ -93,14 +88,6 @@ class StepClock:
     def begin_ns(self, place: int) -> int | None:
         """Return when a step began; None for one that has not."""
         return self._steps[place].begin_ns if place <= self.place else None
-
-    def place_at(self, moment_ns: int) -> int:
-        """Return the place of the step that a moment lies in."""
-        return max((place for place, step in enumerate(self._steps) if step.begin_ns <= moment_ns), default=0)
-
-    def name_at(self, moment_ns: int) -> str:
-        """Return the name of the step that a moment lies in."""
-        return self.name_of(self.place_at(moment_ns))
 
     def rate_per_s_now(self) -> float:
         """Return the arrival rate of this moment."""
@@ -114,21 +101,9 @@ class StepClock:
         end_ns = self._end_ns if place == self.place else self._steps[place + 1].begin_ns
         return Window(start_ns=judged_ns, end_ns=end_ns)
 
-    def judged_s(self, place: int) -> float | None:
-        """Return how long a step has been judged so far, in seconds; None for one that is not yet."""
-        window = self.window(place)
-        if window.start_ns is None:
-            return None
-        judged_ns = (window.end_ns or time.monotonic_ns()) - window.start_ns
-        return judged_ns / NS_PER_S if judged_ns > 0 else None
-
     def begun_s(self) -> list[float]:
         """Return when each step began, in seconds since the run's start."""
         return [(step.begin_ns - self._steps[0].begin_ns) / NS_PER_S for step in self._steps]
-
-    def window_s(self, place: int) -> float | None:
-        """Return how long a step was judged, in seconds; None for one that was not, or not to its end."""
-        return self.window(place).length_s
 
 
 class Seats:

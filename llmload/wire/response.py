@@ -67,14 +67,13 @@ class Response:
     def feed(self, data: bytes, arrived_ns: int) -> None:
         """Take bytes as they came from the engine; raises `httptools.HttpParserError` where they are no HTTP."""
         self.arrived_ns = arrived_ns
-        if self._chunked and data[-4:] != _MAY_BE_LAST and len(data) >= len(_MAY_BE_LAST):
+        if self._chunked and len(data) >= len(_MAY_BE_LAST) and not data.endswith(_MAY_BE_LAST):
             self._unparsed.append(data)
             self._unparsed_stamps.append(arrived_ns)
             self.waiting_bytes += len(data)
             return
         self.parse()
         self._parse(data)
-        self._chunked = self._chunked or (self.headers_complete and self._says_chunked)
 
     def parse(self) -> None:
         """Parse what waits for it; raises `httptools.HttpParserError` where it is no HTTP."""
@@ -134,6 +133,7 @@ class Response:
         """Learn the status; that of an interim answer is none."""
         self.status = self._parser.get_status_code()
         self.headers_complete = self.status not in _NO_BODY_OF_ITS_OWN or self.status == 101
+        self._chunked = self.headers_complete and self._says_chunked
 
     def on_body(self, data: bytes) -> None:
         """Keep a piece of the body with the stamp of the read that brought it."""
