@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import gevent
 from gevent.pool import Group
 
 from llmload.measure.record import NS_PER_S
+from llmload.swarm.alarm_clock import AlarmClock
 from llmload.swarm.session import Session
 from llmload.workload.conversation import Conversation
 
@@ -34,9 +34,16 @@ class Schedule:
         self._session, self._gaps, self._rate_per_s = session, gaps, rate_per_s
         self._hold, self._max_in_flight = hold, max_in_flight
         self._talks = Group()
+        self._alarm_clock = AlarmClock()
 
     def run(self) -> None:
         """Send until the schedule is over."""
+        try:
+            self._run()
+        finally:
+            self._alarm_clock.close()
+
+    def _run(self) -> None:
         due_ns = time.monotonic_ns()
         for gap in self._gaps:
             due_ns = self._wait(due_ns, gap)
@@ -53,11 +60,11 @@ class Schedule:
             wait_s = gap / rate_per_s if rate_per_s > 0 else float("inf")
             if wait_s <= LOOK_S:
                 due_ns = since_ns + round(wait_s * NS_PER_S)
-                sleep_until(due_ns)
+                self._alarm_clock.sleep_until(due_ns)
                 return due_ns
             since_ns += round(LOOK_S * NS_PER_S)
             gap -= LOOK_S * rate_per_s
-            sleep_until(since_ns)
+            self._alarm_clock.sleep_until(since_ns)
             if not self._session.starting:
                 return since_ns
 
@@ -69,9 +76,3 @@ class Schedule:
         conversation = session.next_conversation()
         if conversation is not None:
             self._talks.spawn(self._hold, conversation, due_ns)
-
-
-def sleep_until(due_ns: int) -> None:
-    """Let others run until the moment has come; return at once if it has passed."""
-    while (left_ns := due_ns - time.monotonic_ns()) > 0:
-        gevent.sleep(left_ns / NS_PER_S)
