@@ -82,7 +82,7 @@ def write_run(folder: Path, system: System, load: Load, seed: int, *, changes: M
             record = _failed(record)
         totals.started += 1
         totals.add(record, window=window, slo=scenario.slo_limits(), run_start_ns=began_ns)
-        log.append(record)
+        log.append([record])
     log.close()
     window_s = (end_ns - warmup_ns) / NS_PER_S
     summary = {

@@ -17,8 +17,9 @@ _LEAST: Final = 1e-6
 BUCKETS: Final = 5_600
 """Enough for 1e-6 to 1.3e6: a microsecond to two weeks, a token to a million."""
 
-_WAITING: Final = 64
-"""How many values, or arrays of them, wait to be sorted in together."""
+_WAITING: Final = 256
+"""How many values wait to be sorted in together."""
+_WAITING_ARRAYS: Final = 64
 
 
 def bounds(least: float, most: float, every: int) -> tuple[float, ...]:
@@ -120,7 +121,7 @@ class Histogram:
         if not (values.min() >= 0 and values.max() < math.inf):
             raise ValueError(f"a histogram takes finite values from 0 on, not {values.min()} to {values.max()}")
         self._waiting_arrays.append(values)
-        if len(self._waiting_arrays) >= _WAITING:
+        if len(self._waiting_arrays) >= _WAITING_ARRAYS:
             self._sort()
 
     @property

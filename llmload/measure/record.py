@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -79,7 +80,7 @@ class RequestError:
     retry_after_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)  # without slots, so that gaps are kept once they were asked for
 class RequestRecord:
     """
     What one request did: readings of CLOCK_MONOTONIC in nanoseconds, token counts, and how it ended.
@@ -127,21 +128,17 @@ class RequestRecord:
     @property
     def itl_s(self) -> npt.NDArray[np.float64]:
         """Inter-token latencies: every gap between neighbouring chunks with text."""
-        return (self.chunk_ns[1:] - self.chunk_ns[:-1]) / NS_PER_S
+        return self.chunk_gaps_ns[1:] / NS_PER_S
 
-    @property
+    @cached_property
     def chunk_gaps_ns(self) -> StampArray:
         """Start to first chunk, then chunk to chunk, in nanoseconds: the stamps in little space."""
-        chunk_ns = self.chunk_ns
-        gaps_ns = chunk_ns.copy()
-        gaps_ns[:1] -= self.started_ns
-        gaps_ns[1:] -= chunk_ns[:-1]
-        return gaps_ns
+        return _gaps_ns(self.started_ns, self.chunk_ns)
 
     @property
     def textless_gaps_ns(self) -> StampArray | None:
         """Start to first chunk without text, then from each to the next, in nanoseconds; None is not kept."""
-        return None if self.textless_ns is None else np.diff(self.textless_ns, prepend=self.started_ns)
+        return None if self.textless_ns is None else _gaps_ns(self.started_ns, self.textless_ns)
 
     @property
     def tpot_s(self) -> float | None:
@@ -167,11 +164,18 @@ class RequestRecord:
             return None
         return self.output_tokens / self.e2e_s
 
-    @property
+    @cached_property
     def coalesced_chunks(self) -> int:
         """Chunks with text that share a read, and so its stamp, with the chunk before them."""
-        chunk_ns = self.chunk_ns
-        return int(np.count_nonzero(chunk_ns[1:] == chunk_ns[:-1]))
+        gaps_ns = self.chunk_gaps_ns[1:]
+        return len(gaps_ns) - int(np.count_nonzero(gaps_ns))
+
+
+def _gaps_ns(started_ns: int, stamps_ns: StampArray) -> StampArray:
+    gaps_ns = stamps_ns.copy()
+    gaps_ns[:1] -= started_ns
+    gaps_ns[1:] -= stamps_ns[:-1]
+    return gaps_ns
 
 
 def stamps_of(started_ns: int, chunk_gaps_ns: Sequence[int]) -> StampArray:

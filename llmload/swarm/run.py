@@ -272,6 +272,7 @@ class Run:
         schedule = open_schedule(session, share, self._environment, self.request_name, base_dir)
         self._session, self._reports = session, totals_channel.Reports(session)
         self._helpers += [
+            gevent.spawn(session.keep_counting),
             gevent.spawn(loop_lag.watch, session.totals),
             gevent.spawn(self._end_when_exhausted, session),
         ]

@@ -1,5 +1,6 @@
 """One process's part in a run: which prompts it sends, what is in flight, and what came of it."""
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +26,11 @@ from llmload.workload.salt import Salts
 
 ABORT_GRACE_S: Final = 5.0
 """How long cut requests may take to close their streams and leave their records."""
+COUNTED_EVERY_S: Final = 0.05
+_COUNTED_TOGETHER: Final = 16
+"""Code and data that are at hand for one request are so for the next, and several lines are written with one write."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +132,8 @@ class Session:
     ) -> None:
         self.scenario = scenario
         self.run_id = run_id
-        self.totals = RunTotals()
+        self._totals = RunTotals()
+        self._ended: list[RequestRecord] = []
         self.span = Span(scenario)
         self.idle = Event()
         self.idle.set()
@@ -136,7 +143,7 @@ class Session:
         self._client, self._deck, self._log, self._salts = client, deck, log, salts
         load = scenario.load
         self.stage_clock = clock_of(load, self.span.start_ns)
-        self.stages: dict[str, RunTotals] = {}
+        self._stages: dict[str, RunTotals] = {}
         self.in_closed_loop = isinstance(load, ClosedLoop) or (isinstance(load, Staged | Capacity) and load.has_users)
         self._share = share
         self._seats = Seats(share.of(int(load.start)) or 0) if isinstance(load, Capacity) else None
@@ -166,11 +173,11 @@ class Session:
         """Send the prompt, hand its record to `count`, and return it; None if the run has no place for it any more."""
         if not self._may_start():
             return None
-        self.totals.started += 1
+        self._totals.started += 1
         self.idle.clear()
         current = gevent.getcurrent()
         self._in_flight.add(current)
-        request_id = f"{self._request_prefix}-{self.totals.started}"
+        request_id = f"{self._request_prefix}-{self._totals.started}"
         try:
             stage = None if self.stage_clock is None else self.stage_clock.name_at(time.monotonic_ns())
             salt = None if self._salts is None else self._salts.next()
@@ -184,26 +191,57 @@ class Session:
                     self._exhaust()
         return record
 
+    @property
+    def totals(self) -> RunTotals:
+        """What every request that has ended comes to."""
+        self.count_ended()
+        return self._totals
+
+    @property
+    def stages(self) -> dict[str, RunTotals]:
+        """The same for each stage, or step, that any of them touched."""
+        self.count_ended()
+        return self._stages
+
     def record(self, record: RequestRecord) -> None:
-        """Count a request that has ended, and append it to the run's file."""
-        self.totals.add(record, window=self.span.window, slo=self._slo, run_start_ns=self.span.start_ns)
-        self.totals.reused_prompts = self._deck.reused
-        if self.stage_clock is not None:
-            self._add_to_stages(record, self.stage_clock)
-        self._log.append(record)
+        """Take a request that has ended; with some others it is counted, and appended to the run's file."""
+        self._ended.append(record)
+        if len(self._ended) >= _COUNTED_TOGETHER:
+            self.count_ended()
+
+    def count_ended(self) -> None:
+        """Count every request that has ended by now, and append it to the run's file."""
+        if not self._ended:
+            return
+        ended, self._ended = self._ended, []
+        for record in ended:
+            self._totals.add(record, window=self.span.window, slo=self._slo, run_start_ns=self.span.start_ns)
+            if self.stage_clock is not None:
+                self._add_to_stages(record, self.stage_clock)
+        self._totals.reused_prompts = self._deck.reused
+        try:
+            self._log.append(ended)
+        except OSError:
+            _logger.exception("%d requests are counted, but not in the run's file", len(ended))
+
+    def keep_counting(self) -> None:
+        """Count what has ended every 50 ms, until killed: a process that is lost loses no more than that."""
+        while True:
+            gevent.sleep(COUNTED_EVERY_S)
+            self.count_ended()
 
     def _add_to_stages(self, record: RequestRecord, clock: StageClock | StepClock) -> None:
         """Count a record in every stage that it touched: it started in one, and may have ended in another."""
         first, last = clock.place_at(record.started_ns), clock.place_at(record.done_ns)
         for place in range(first, last + 1):
-            totals = self.stages.setdefault(clock.name_of(place), RunTotals())
+            totals = self._stages.setdefault(clock.name_of(place), RunTotals())
             totals.add(record, window=clock.window(place), slo=self._slo, run_start_ns=self.span.start_ns)
 
     def drop(self) -> None:
         """Count an arrival that is not sent."""
-        self.totals.dropped += 1
+        self._totals.dropped += 1
         if self.stage_clock is not None:
-            self.stages.setdefault(self.stage_clock.name_at(time.monotonic_ns()), RunTotals()).dropped += 1
+            self._stages.setdefault(self.stage_clock.name_at(time.monotonic_ns()), RunTotals()).dropped += 1
 
     def seat(self) -> AbstractContextManager[None]:
         """Return what a user holds while it sends: a place among the users of a search's step, where there is one."""
@@ -217,7 +255,7 @@ class Session:
 
     def no_more(self) -> None:
         """The schedule is over: the run ends when what is in flight has come to an end."""
-        self._budget = self.totals.started
+        self._budget = self._totals.started
         self._exhaust()
 
     def stop_starting(self) -> None:
@@ -240,11 +278,12 @@ class Session:
         """Close connections and files, once."""
         if not self.closed:
             self.closed = True
+            self.count_ended()
             self._client.close()
             self._log.close()
 
     def _may_start(self) -> bool:
-        return self._starting and (self._budget is None or self.totals.started < self._budget)
+        return self._starting and (self._budget is None or self._totals.started < self._budget)
 
     def _exhaust(self) -> None:
         if self._starting and not self._in_flight:

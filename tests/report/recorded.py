@@ -74,7 +74,7 @@ def write_folder(
     folder.mkdir(exist_ok=True)
     log = RequestLog(folder / file, with_chunks=with_chunks)
     for record in of:
-        log.append(record)
+        log.append([record])
     log.close()
     (folder / "manifest.json").write_text(json.dumps({**manifest_of(), **(manifest or {})}))
     return folder

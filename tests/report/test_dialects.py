@@ -240,7 +240,7 @@ def test_chunks_without_text_come_back_from_the_run_folder(tmp_path: Path) -> No
         textless_ns=np.array([90, 160], dtype=np.int64),
     )
     log = RequestLog(tmp_path / "requests.jsonl", with_chunks=True)
-    log.append(record)
+    log.append([record])
     log.close()
 
     [read] = read_records(RunFolder(tmp_path), "requests.jsonl") or ()

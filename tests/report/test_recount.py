@@ -33,7 +33,7 @@ def all_at_once(of: list[RequestRecord], window: SpanS, run_start_ns: int, file:
     log_file = RequestLog(file, with_chunks=True)
     origin_unix_s = (run_start_ns + log_file._unix_offset_ns) / NS_PER_S
     for record in of:
-        log_file.append(record)
+        log_file.append([record])
     log_file.close()
     totals = RunTotals()
     for columns in read_columns([file], origin_unix_s):
@@ -86,7 +86,7 @@ def test_stamps_are_those_that_were_recorded(tmp_path: Path) -> None:
     of = records(50)
     log = RequestLog(tmp_path / "r.jsonl", with_chunks=True)
     for record in of:
-        log.append(record)
+        log.append([record])
     log.close()
     (columns,) = read_columns([tmp_path / "r.jsonl"], log._unix_offset_ns / NS_PER_S)
 
