@@ -8,7 +8,6 @@ event by its frame. None may raise, and none may count differently.
 import subprocess
 import sys
 import tempfile
-from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FunctionType
@@ -18,7 +17,7 @@ import click
 import httptools
 
 from llmload.wire.answer import Answer
-from llmload.wire.body import EventsBody
+from llmload.wire.body import Understanding
 from llmload.wire.chat import ChatAnswer
 from llmload.wire.limits import FOREVER_NS
 from llmload.wire.response import Response
@@ -56,12 +55,16 @@ def decoded(answer: Answer, pieces: Sequence[bytes]) -> Answer:
 
 
 def by_frames(answer: Answer, pieces: Sequence[bytes]) -> Answer:
-    """Read the pieces as the client does."""
-    body = EventsBody(answer)
-    taken = 0
-    while taken < len(pieces):
-        taken += body.take_many(array("q", range(taken, len(pieces))), pieces[taken:], FOREVER_NS)
-    body.end()
+    """Read the pieces as the client does, each a chunk that came alone."""
+    response = Response()
+    understanding = Understanding(response, answer)
+    response.feed(HEAD, 0)
+    for moment, piece in enumerate(pieces):
+        if piece:
+            response.feed(b"%x\r\n%s\r\n" % (len(piece), piece), moment)
+    while response.reads or response.pieces:
+        understanding.advance(FOREVER_NS)
+    understanding.end()
     return answer
 
 
@@ -84,9 +87,10 @@ def read_http(pieces: Sequence[bytes]) -> tuple[Any, ...]:
     try:
         for moment, piece in enumerate(pieces, start=1):
             response.feed(piece, moment)
+            while response.reads:
+                response.parse()
             if response.complete:
                 break
-        response.parse()
     except httptools.HttpParserError:
         broken = True
     return response.status, response.complete, b"".join(response.pieces), broken

@@ -3,6 +3,7 @@
 import time
 from array import array
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Final, Protocol
 
 from llmload.measure.record import ErrorType
@@ -14,10 +15,17 @@ from llmload.wire.stream import EventDecoder
 _ERROR_BYTES: Final = 65_536
 _NOT_PLAIN: Final = b'"\\' + bytes(range(32))
 """What would end a JSON string, be part of an escape, or may not stand in one."""
+_CHUNK_END: Final = b"\r\n"
+_HEX_DIGITS: Final = b"0123456789abcdefABCDEF"
+_SIZE_LINE_BYTES: Final = 10
+"""More than chunks in a frame need for their size."""
 
 
 class Body(Protocol):
     """What takes the pieces of a body, each with the monotonic ns of its arrival, and then its end."""
+
+    def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:
+        """Take as many reads, from the first on, as can be understood as they stand; return how many."""
 
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:
         """Take the next pieces until this monotonic ns, at least one of them; return how many were taken."""
@@ -30,57 +38,60 @@ class EventsBody:
     """
     A body of server-sent events; each has the stamp of the read that completed it.
 
-    Neighbouring events differ in nothing but their text. So a piece that was one event, and said nothing but a
-    text, leaves its frame: the bytes before and after that text. Later pieces in the same frame, whose texts are
-    plain, say the same and are counted without being decoded, many in a few steps.
+    Neighbouring events differ in nothing but their text. So a piece that was one event, and said nothing but a text,
+    leaves its frame: the bytes before and after that text. A later read that is a whole HTTP chunk of one event in the
+    same frame, and whose text is plain, says the same: it is counted without being parsed or decoded, many in a few
+    steps.
     """
 
-    __slots__ = ("_after", "_answer", "_before", "_chunk_ns", "_decoder")
+    __slots__ = ("_answer", "_before", "_chunk_ns", "_decoder", "_end", "_starts")
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._chunk_ns = answer.chunk_ns
         self._decoder = EventDecoder()
-        self._before = self._after = b""
+        self._before = self._end = b""
+        self._starts: dict[int, bytes] = {}
+        """What a chunk in the frame begins with, by the read's length: its size, and what comes before the text."""
+
+    def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:
+        """Take the reads, from the first on, that are each a chunk of one event in the known frame; return how many."""
+        texts = self._texts(reads) if self._before and self._decoder.at_boundary else []
+        if not texts:
+            return 0
+        whole = b"".join(texts)
+        if b"" in texts or not whole.isascii() or whole.translate(None, _NOT_PLAIN) != whole:
+            texts = list(takewhile(_is_plain, texts))
+        self._chunk_ns.extend(stamps[: len(texts)])
+        return len(texts)
+
+    def _texts(self, reads: Sequence[bytes]) -> list[bytes]:
+        """Return the text of each read, as far as they are chunks in the frame."""
+        starts, end = self._starts, self._end
+        until, texts = -len(end), []
+        for read in reads:
+            start = starts.get(len(read)) or self._learn_start(read)
+            if not (start and read.startswith(start) and read.endswith(end)):
+                break
+            texts.append(read[len(start) : until])
+        return texts
+
+    def _learn_start(self, read: bytes) -> bytes:
+        """Return what a chunk of this length in the frame begins with; nothing if the read is none."""
+        size, line_end, _ = read[:_SIZE_LINE_BYTES].partition(_CHUNK_END)
+        is_size = size and line_end and not size.translate(None, _HEX_DIGITS)
+        if not is_size or len(read) != len(size) + len(line_end) + int(size, 16) + len(_CHUNK_END):
+            return b""
+        start = self._starts[len(read)] = size + line_end + self._before
+        return start
 
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:
         """Take the next pieces until this monotonic ns, at least one of them; return how many were taken."""
-        place = 0
-        while place < len(pieces):
-            place += self._take_alike(stamps, pieces, place)
-            if place < len(pieces):
-                self._take(stamps[place], pieces[place])
-                place += 1
-                if time.monotonic_ns() >= until_ns:
-                    break
-        return place
-
-    def _take_alike(self, stamps: "array[int]", pieces: Sequence[bytes], first: int) -> int:
-        """Take the pieces from the first on that stand in the frame; return how many."""
-        texts = self._texts(pieces, first) if self._before and self._decoder.at_boundary else []
-        whole = b"".join(texts)
-        if b"" not in texts and whole.isascii() and whole.translate(None, _NOT_PLAIN) == whole:
-            self._chunk_ns.extend(stamps[first : first + len(texts)])
-            return len(texts)
-        for place, text in enumerate(texts, start=first):
-            if _is_plain(text):
-                self._chunk_ns.append(stamps[place])
-            else:
-                self._take(stamps[place], pieces[place])
-                if not self._decoder.at_boundary:
-                    return place + 1 - first
-        return len(texts)
-
-    def _texts(self, pieces: Sequence[bytes], first: int) -> list[bytes]:
-        """Return the text of each piece from the first on, as far as they begin and end with the frame."""
-        before, after = self._before, self._after
-        begin, end = len(before), -len(after)
-        texts = []
-        for piece in pieces[first:] if first else pieces:
-            if not (piece.startswith(before) and piece.endswith(after)):
-                break
-            texts.append(piece[begin:end])
-        return texts
+        for taken, (arrived_ns, piece) in enumerate(zip(stamps, pieces, strict=True), start=1):
+            self._take(arrived_ns, piece)
+            if time.monotonic_ns() >= until_ns:
+                return taken
+        return len(pieces)
 
     def _take(self, arrived_ns: int, piece: bytes) -> None:
         alone = self._decoder.at_boundary
@@ -97,8 +108,10 @@ class EventsBody:
         quoted = b'"' + text + b'"'
         if piece.count(quoted) == 1:
             before, _, after = piece.partition(quoted)
-            self._before = before + b'"'
-            self._after = b'"' + after
+            before += b'"'
+            if before != self._before:
+                self._before, self._starts = before, {}
+            self._end = b'"' + after + _CHUNK_END
 
 
 def _is_plain(text: bytes) -> bool:
@@ -119,6 +132,10 @@ class JsonBody:
         self._answer = answer
         self._response = response
         self._pieces: list[bytes] = []
+
+    def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:  # noqa: ARG002 - none is like another
+        """Take no read as it stands."""
+        return 0
 
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an object has no moments of its own
         """Take the next pieces; return how many were taken: all."""
@@ -141,6 +158,10 @@ class RefusedBody:
         self._response = response
         self._text = bytearray()
 
+    def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:  # noqa: ARG002 - none is like another
+        """Take no read as it stands."""
+        return 0
+
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an error has no moments of its own
         """Take the next pieces; return how many were taken: all, of which a little is kept."""
         for piece in pieces:
@@ -158,6 +179,41 @@ class RefusedBody:
         what = response.content_encoding or response.content_type or "no content type"
         quoted = text[:200].decode("utf-8", "replace")
         self._answer.fail(request_error(ErrorType.CONTENT_TYPE, f"{what}: {quoted}", http_status=200))
+
+
+class Understanding:
+    """Turns what waits in a response into an answer, some at a time."""
+
+    __slots__ = ("_answer", "_body", "_response")
+
+    def __init__(self, response: Response, answer: Answer) -> None:
+        self._response = response
+        self._answer = answer
+        self._body: Body | None = None
+
+    def advance(self, until_ns: int) -> None:
+        """
+        Understand some of what waits: many reads as they stand, or a few that are parsed.
+
+        Raises `httptools.HttpParserError` where a read is no HTTP.
+        """
+        response, body = self._response, self._body
+        if not response.pieces:
+            if body is not None and response.at_chunk:
+                response.skip(body.take_chunks(response.read_stamps, response.reads))
+            if response.reads:
+                response.parse()
+        if response.pieces:
+            if body is None:
+                body = self._body = body_of(response, self._answer)
+            response.forget(body.take_many(response.stamps, response.pieces, until_ns))
+
+    def end(self) -> None:
+        """Take the end of the body, if the response came as far as its body."""
+        if self._response.headers_complete:
+            if self._body is None:
+                self._body = body_of(self._response, self._answer)
+            self._body.end()
 
 
 def body_of(response: Response, answer: Answer) -> Body:

@@ -9,8 +9,9 @@ from llmload.wire.clock import ArrivalClock
 from llmload.wire.tls import TlsLayer
 
 READ_BYTES: Final = 32_768
-_FEW_BYTES: Final = 992
-"""What is asked for after a read of less than half of it, as chunks are small: the allocator has such at hand."""
+_FEW_BYTES: Final = 479
+"""What is asked for after a read of clearly less, as chunks are small: Python's own allocator has so much at hand."""
+_CLEARLY_LESS: Final = 128
 
 _SO_TIMESTAMPING: Final = 37
 _SOF_RX_SOFTWARE: Final = 1 << 3
@@ -80,7 +81,7 @@ class Connection:
         data, ancillary, _, _ = self._recvmsg(asked, _ANCILLARY_BYTES)
         got = len(data)
         self.drained = got < asked
-        self._asked = _FEW_BYTES if got + got < _FEW_BYTES else READ_BYTES
+        self._asked = _FEW_BYTES if got < _FEW_BYTES - _CLEARLY_LESS else READ_BYTES
         if ancillary:
             seconds, nanoseconds = _timespec(ancillary[0][2])
             clock = self._clock
@@ -109,6 +110,11 @@ class Connection:
                 return False
         self._unsent = None
         return True
+
+    @property
+    def writing(self) -> bool:
+        """Whether some of what was sent waits to be written."""
+        return self._unsent is not None
 
     def drop_unsent(self) -> None:
         """Give up writing: the engine takes no more."""

@@ -11,11 +11,11 @@ from gevent.hub import Waiter
 
 from llmload.measure.record import ErrorType, RequestError, StampSource
 from llmload.wire.answer import Answer
-from llmload.wire.body import Body, body_of
+from llmload.wire.body import Understanding
 from llmload.wire.connection import Connection
 from llmload.wire.failure import request_error
 from llmload.wire.limits import FOREVER_NS, Limits
-from llmload.wire.reactor import Reactor
+from llmload.wire.reactor import HUNG_UP, Reactor
 from llmload.wire.response import Response
 
 _UNDERSTAND_FIRST_BYTES: Final = 2_048
@@ -36,7 +36,6 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body",
         "_check_ns",
         "_connection",
         "_ended",
@@ -44,6 +43,7 @@ class Exchange:
         "_queued",
         "_reactor",
         "_understand_bytes",
+        "_understanding",
         "_unstamped",
         "_waiter",
         "answer",
@@ -58,6 +58,7 @@ class Exchange:
         self.fd = connection.fd
         self.answer = answer
         self.response = Response()
+        self._understanding = Understanding(self.response, answer)
         self.error: RequestError | None = None
         self.sent_ns: int | None = None
         self.done_ns: int | None = None
@@ -65,7 +66,6 @@ class Exchange:
         self._reactor = reactor
         self._limits = limits
         self._check_ns = FOREVER_NS
-        self._body: Body | None = None
         self._waiter: Any = Waiter()
         self._understand_bytes = _UNDERSTAND_FIRST_BYTES
         self._unstamped = False
@@ -116,17 +116,23 @@ class Exchange:
         """Read (and write) what the socket allows, and no more than that."""
         if mask & select.EPOLLOUT:
             self._write()
+        response, connection = self.response, self._connection
         try:
-            self._read()
+            while response.waiting_bytes <= _MOST_WAITING_BYTES:
+                if data := connection.receive():
+                    if not connection.stamped:
+                        self._unstamped = True
+                        self._reactor.miss_stamp()
+                    may_be_last = response.feed(data, connection.arrived_ns)
+                    if (may_be_last or response.waiting_bytes > self._understand_bytes) and not self._queued:
+                        self._queue()
+                if connection.drained and not mask & HUNG_UP:
+                    return
+            self._reactor.tell_again(self, writing=connection.writing)
         except BlockingIOError:
             pass
-        except EOFError:
-            self._take_end_of_connection()
-        except OSError as error:
-            kind = ErrorType.TLS if isinstance(error, ssl.SSLError) else ErrorType.RESET
-            self._end(request_error(kind, f"the connection broke: {error}"))
-        except httptools.HttpParserError as error:
-            self._end(request_error(ErrorType.PROTOCOL, f"not HTTP: {error}"))
+        except (EOFError, OSError, httptools.HttpParserError) as problem:
+            self._break_off(problem)
 
     def understand(self, until_ns: int) -> bool:
         """Work on what was read until this monotonic ns; return whether nothing is left."""
@@ -152,25 +158,6 @@ class Exchange:
         if error is not None:
             self._end(error)
 
-    def _read(self) -> None:
-        connection = self._connection
-        response = self.response
-        if self._queued and response.waiting_bytes > _MOST_WAITING_BYTES:
-            return
-        while data := connection.receive():
-            if not connection.stamped:
-                self._unstamped = True
-                self._reactor.miss_stamp()
-            response.feed(data, connection.arrived_ns)
-            if response.complete:
-                self._end()
-                return
-            if response.waiting_bytes > self._understand_bytes and not self._queued:
-                self._queue()
-                self._understand_bytes = _UNDERSTAND_BYTES
-            if connection.drained or response.waiting_bytes > _MOST_WAITING_BYTES:
-                return
-
     def _write(self) -> None:
         try:
             if not self._connection.send_rest():
@@ -181,8 +168,18 @@ class Exchange:
             self.sent_ns = time.monotonic_ns()
         self._reactor.written(self)
 
+    def _break_off(self, problem: Exception) -> None:
+        """Take the end of the connection, or of what can be read as HTTP."""
+        if isinstance(problem, EOFError):
+            self._take_end_of_connection()
+        elif isinstance(problem, OSError):
+            kind = ErrorType.TLS if isinstance(problem, ssl.SSLError) else ErrorType.RESET
+            self._end(request_error(kind, f"the connection broke: {problem}"))
+        else:
+            self._end(request_error(ErrorType.PROTOCOL, f"not HTTP: {problem}"))
+
     def _take_end_of_connection(self) -> None:
-        self._parse()
+        self._understand(FOREVER_NS)
         if self.response.feed_end():
             self._end()
         elif self.response.arrived_ns == 0:
@@ -195,7 +192,7 @@ class Exchange:
             return
         self._ended = True
         self.error = error
-        self.done_ns = self.response.arrived_ns if error is None else time.monotonic_ns()
+        self.done_ns = self.response.done_ns if error is None else time.monotonic_ns()
         self._reactor.forget(self)
         if not self._queued:
             self._queue()
@@ -206,43 +203,33 @@ class Exchange:
 
     def _understand(self, until_ns: int) -> bool:
         response = self.response
-        pieces = response.pieces
-        self._parse()
-        if not pieces:
-            return True
-        if self._body is None:
-            self._body = body_of(response, self.answer)
-        try:
-            taken = self._body.take_many(response.stamps, pieces, until_ns)
-        except Exception as bug:
-            _logger.exception("an answer could not be understood")
-            self.answer.fail(request_error(ErrorType.CLIENT, repr(bug)))
-            taken = len(pieces)  # this runs in the hub: one bad answer must not end all the others
-        response.forget(taken)
-        return not pieces
-
-    def _parse(self) -> None:
-        """Parse what was read; what is no HTTP ends the exchange."""
-        response = self.response
-        try:
-            response.parse()
-        except httptools.HttpParserError as error:
-            self._end(request_error(ErrorType.PROTOCOL, f"not HTTP: {error}"))
+        self._understand_bytes = _UNDERSTAND_BYTES
+        while response.pieces or response.reads:
+            try:
+                self._understanding.advance(until_ns)
+            except httptools.HttpParserError as problem:
+                self._break_off(problem)
+            except Exception as bug:
+                _logger.exception("an answer could not be understood")
+                self.answer.fail(request_error(ErrorType.CLIENT, repr(bug)))
+                response.drop()  # this runs in the hub: one bad answer must not end all the others
+            if time.monotonic_ns() >= until_ns:
+                break
         if response.together:
             response.together = False
             self._reactor.found_together()
+        if response.complete:
+            self._end()
+        return not (response.pieces or response.reads)
 
     def _settle(self) -> None:
         """Judge the answer, and let the request's greenlet go on."""
         response = self.response
         answer = self.answer
-        if response.headers_complete:
-            if self._body is None:
-                self._body = body_of(response, answer)
-            self._body.end()
+        self._understanding.end()
         if answer.error is not None:
             self.error = answer.error
-        elif self.error is not None and answer.finished and answer.said_done:
+        elif self.error is not None and answer.finished and (answer.said_done or response.complete):
             self.error = None  # all was said before the connection broke
             self.done_ns = response.arrived_ns
         elif self.error is None and not answer.finished:

@@ -26,6 +26,10 @@ _MAX_EVENTS: Final = 8192
 _MISSES_ALLOWED: Final = 8
 """Reads without a kernel's stamp before they count as its habit."""
 _STAMPING_STARTS_S: Final = 0.25
+HUNG_UP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+"""The other side writes no more: what it wrote must be read to its end, since nothing else will tell of it."""
+_READING: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+"""Told once of what arrives: to be told until it is read, the kernel would look at every socket twice."""
 
 
 class Stream(Protocol):
@@ -36,7 +40,7 @@ class Stream(Protocol):
         """Its socket."""
 
     def on_ready(self, mask: int) -> None:
-        """Read (and write) what the socket allows, and no more than that."""
+        """Read (and write) all that the socket allows, or ask the reactor to `tell_again`."""
 
     def understand(self, until_ns: int) -> bool:
         """Work on what was read until this monotonic ns; return whether nothing is left."""
@@ -78,15 +82,23 @@ class Reactor:
         return self._pid != os.getpid() or self._hub is not get_hub()
 
     def watch(self, stream: Stream, *, writing: bool) -> None:
-        """Read the stream from now on, and let it write as well until `written`."""
+        """
+        Read the stream from now on, and let it write as well until `written`.
+
+        It is told once of what arrives: what it leaves unread it must ask for with `tell_again`.
+        """
         self._streams[stream.fd] = stream
-        self._poller.register(stream.fd, select.EPOLLIN | select.EPOLLOUT if writing else select.EPOLLIN)
+        self._poller.register(stream.fd, _READING | select.EPOLLOUT if writing else _READING)
         if not self._running:
             self._start()
 
     def written(self, stream: Stream) -> None:
         """Stop asking whether the stream can write."""
-        self._poller.modify(stream.fd, select.EPOLLIN)
+        self._poller.modify(stream.fd, _READING)
+
+    def tell_again(self, stream: Stream, *, writing: bool) -> None:
+        """Tell the stream with the next round, too, that it can read."""
+        self._poller.modify(stream.fd, _READING | select.EPOLLOUT if writing else _READING)
 
     def forget(self, stream: Stream) -> None:
         """Read the stream no longer; its socket must still be open."""

@@ -7,35 +7,40 @@ import httptools
 
 _NO_BODY_OF_ITS_OWN: Final = range(100, 200)
 _MAY_BE_LAST: Final = b"\r\n\r\n"
-"""How the last read of a chunked body ends: with the empty line behind the last chunk, or a part of it alone."""
+"""How the last read of a chunked body ends: with the empty line behind the last chunk, or it is a part of it alone."""
 
 
 class Response:
     """
     The answer to one request, read by `httptools`; its public methods are that parser's callbacks.
 
-    `pieces` holds what nobody has understood yet, and `stamps` the monotonic ns of each piece's arrival: whoever does
-    calls `forget`, so a stream costs the memory of its stamps, not of its bytes. Two flat lists, since a tuple for
-    every chunk would be one more object for the garbage collector to visit.
+    `pieces` holds pieces of body that nobody has understood yet, and `stamps` the monotonic ns of each piece's arrival:
+    whoever does calls `forget`, so a stream costs the memory of its stamps, not of its bytes. Two flat lists, since a
+    tuple for every chunk would be one more object for the garbage collector to visit.
 
-    Within a chunked body, a read that cannot be the last waits unparsed until `parse`: many in a row are parsed at a
-    fraction of what each costs between two reads of other streams.
+    Within a chunked body every read waits in `reads` as it came, with `read_stamps`: for `parse`, or for `skip` where
+    it was understood without. So a read costs little between two reads of other streams.
     """
 
     __slots__ = (
         "_chunked",
         "_framed",
+        "_in_chunk",
+        "_parsed_ns",
         "_parser",
         "_says_chunked",
-        "_unparsed",
-        "_unparsed_stamps",
         "arrived_ns",
+        "at_chunk",
         "complete",
         "content_encoding",
         "content_type",
+        "done_ns",
         "headers_complete",
         "keep_alive",
+        "on_body",
         "pieces",
+        "read_stamps",
+        "reads",
         "retry_after",
         "stamps",
         "status",
@@ -46,10 +51,16 @@ class Response:
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.stamps = array("q")
+        self.reads: list[bytes] = []
+        self.read_stamps = array("q")
         self.waiting_bytes = 0
         self.together = False
         """Whether a read brought more than one chunk."""
+        self.at_chunk = False
+        """Whether the first of `reads` begins with a chunk, as nothing but whole chunks came before it."""
         self.arrived_ns = 0
+        self.done_ns = 0
+        """When the read arrived that completed the answer."""
         self.status = 0
         self.content_type = ""
         self.content_encoding = ""
@@ -60,55 +71,83 @@ class Response:
         self._framed = False
         self._says_chunked = False
         self._chunked = False
-        self._unparsed: list[bytes] = []
-        self._unparsed_stamps = array("q")
+        self._in_chunk = False
+        self._parsed_ns = 0
+        self.on_body = self.pieces.append
         self._parser = httptools.HttpResponseParser(self)
 
-    def feed(self, data: bytes, arrived_ns: int) -> None:
-        """Take bytes as they came from the engine; raises `httptools.HttpParserError` where they are no HTTP."""
+    def feed(self, data: bytes, arrived_ns: int) -> bool:
+        """
+        Take bytes as they came from the engine; return whether they may be the last ones.
+
+        Raises `httptools.HttpParserError` where they are no HTTP, if not here then in `parse`.
+        """
         self.arrived_ns = arrived_ns
-        if self._chunked and len(data) >= len(_MAY_BE_LAST) and not data.endswith(_MAY_BE_LAST):
-            self._unparsed.append(data)
-            self._unparsed_stamps.append(arrived_ns)
-            self.waiting_bytes += len(data)
-            return
-        self.parse()
-        self._parse(data)
+        if not self._chunked:
+            self._parse(data, arrived_ns)
+            return self.complete
+        self.reads.append(data)
+        self.read_stamps.append(arrived_ns)
+        self.waiting_bytes += len(data)
+        return data.endswith(_MAY_BE_LAST) or len(data) < len(_MAY_BE_LAST)
 
     def parse(self) -> None:
-        """Parse what waits for it; raises `httptools.HttpParserError` where it is no HTTP."""
-        if not self._unparsed:
-            return
-        unparsed, stamps, last_ns = self._unparsed, self._unparsed_stamps, self.arrived_ns
-        pieces_before = len(self.pieces)
-        self._unparsed, self._unparsed_stamps = [], array("q")
-        self.waiting_bytes -= sum(map(len, unparsed))
-        for data, self.arrived_ns in zip(unparsed, stamps, strict=True):
-            self._parse(data)
-        self.arrived_ns = last_ns
-        self.together = self.together or len(self.pieces) - pieces_before > len(unparsed)
+        """Parse reads, at least one, until the next begins with a chunk; raises `httptools.HttpParserError`."""
+        parsed = 0
+        try:
+            for data, arrived_ns in zip(self.reads, self.read_stamps, strict=True):
+                parsed += 1
+                self.waiting_bytes -= len(data)
+                self._parse(data, arrived_ns)
+                if self.at_chunk:
+                    break
+        except httptools.HttpParserError:
+            parsed = len(self.reads)  # what follows cannot be parsed either
+            raise
+        finally:
+            del self.reads[:parsed]
+            del self.read_stamps[:parsed]
 
-    def _parse(self, data: bytes) -> None:
+    def skip(self, count: int) -> None:
+        """Let go of the oldest reads, which were understood without being parsed: whole chunks, each of them."""
+        self.waiting_bytes -= sum(map(len, self.reads[:count]))
+        del self.reads[:count]
+        del self.read_stamps[:count]
+
+    def _parse(self, data: bytes, arrived_ns: int) -> None:
+        pieces, self._parsed_ns = self.pieces, arrived_ns
+        before = len(pieces)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self.keep_alive = False
             if not self.complete:
                 raise
+        finally:
+            for piece in pieces[before:]:
+                self.stamps.append(arrived_ns)
+                self.waiting_bytes += len(piece)
+        self.together = self.together or len(pieces) - before > 1
+        self.at_chunk = self._chunked and not self._in_chunk and data.endswith(b"\r\n")
 
     def feed_end(self) -> bool:
         """Take the end of the connection; return whether the answer is complete with it."""
         if self.headers_complete and not self._framed:
             self.complete = True
+            self.done_ns = self.arrived_ns
         self.keep_alive = False
         return self.complete
 
     def forget(self, count: int) -> None:
         """Let go of the oldest pieces, which are understood."""
-        if count == len(self.pieces):
-            self.waiting_bytes = 0
+        self.waiting_bytes -= sum(map(len, self.pieces[:count]))
         del self.pieces[:count]
         del self.stamps[:count]
+
+    def drop(self) -> None:
+        """Let go of everything that waits to be understood."""
+        self.skip(len(self.reads))
+        self.forget(len(self.pieces))
 
     def close(self) -> None:
         """Let go of the parser, which refers back to this object."""
@@ -135,13 +174,13 @@ class Response:
         self.headers_complete = self.status not in _NO_BODY_OF_ITS_OWN or self.status == 101
         self._chunked = self.headers_complete and self._says_chunked
 
-    def on_body(self, data: bytes) -> None:
-        """Keep a piece of the body with the stamp of the read that brought it."""
-        if self.complete:
-            return
-        self.stamps.append(self.arrived_ns)
-        self.pieces.append(data)
-        self.waiting_bytes += len(data)
+    def on_chunk_header(self) -> None:
+        """Note the beginning of a chunk."""
+        self._in_chunk = True
+
+    def on_chunk_complete(self) -> None:
+        """Note the end of a chunk."""
+        self._in_chunk = False
 
     def on_message_begin(self) -> None:
         """Refuse a second answer, which nobody asked for."""
@@ -152,4 +191,5 @@ class Response:
         """Note the end of the answer, as HTTP frames it."""
         if self.headers_complete:
             self.complete = True
+            self.done_ns = self._parsed_ns
             self.keep_alive = self._parser.should_keep_alive()

@@ -22,7 +22,7 @@ def test_samples_are_read_alike_in_all_ways(tmp_path: Path) -> None:
 
 def test_a_client_that_counts_what_it_should_not_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fuzz.write_samples(tmp_path)
-    monkeypatch.setattr(EventsBody, "_take_alike", lambda _self, _stamps, pieces, first: len(pieces) - first)
+    monkeypatch.setattr(EventsBody, "take_chunks", lambda _self, _stamps, reads: len(reads))
 
     with pytest.raises(AssertionError, match="by its frames"):
         fuzz.check((tmp_path / "vllm_chat_stream-events").read_bytes())

@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 
 from llmload.measure.record import ErrorType, TokenSource
 from llmload.wire.answer import Answer
-from llmload.wire.body import EventsBody
+from llmload.wire.body import EventsBody, Understanding
 from llmload.wire.chat import ChatAnswer, ChatDialect
 from llmload.wire.client import ClientSettings
 from llmload.wire.limits import FOREVER_NS
+from llmload.wire.response import Response
 from llmload.wire.stream import EventDecoder
 from llmload.wire.tgi import TgiAnswer, TgiDialect, generate_parameters
 from llmload.workload.conversation import Prompt, as_message
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def chat_event(delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
@@ -29,15 +32,24 @@ def facts(answer: Answer) -> tuple[Any, ...]:
     return *moments, answer.counts(), answer.finish_reason, answer.finished, answer.error
 
 
+def as_chunk(piece: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(piece), piece)
+
+
 def by_frames(
     answer: Answer, pieces: list[bytes], at_a_time: int = 1_000, until_ns: int = FOREVER_NS
 ) -> tuple[Any, ...]:
-    body = EventsBody(answer)
-    taken = 0
-    while taken < len(pieces):
-        batch = pieces[taken : taken + at_a_time]
-        taken += body.take_many(array("q", range(taken, taken + len(batch))), batch, until_ns)
-    body.end()
+    response = Response()
+    understanding = Understanding(response, answer)
+    response.feed(HEAD, 0)
+    for first in range(0, len(pieces), at_a_time):
+        for moment, piece in enumerate(pieces[first : first + at_a_time], start=first):
+            if piece:  # a chunk of nothing would be the end
+                response.feed(as_chunk(piece), moment)
+        while response.reads or response.pieces:
+            understanding.advance(until_ns)
+    understanding.end()
+    assert response.waiting_bytes == 0
     return facts(answer)
 
 
@@ -79,14 +91,70 @@ def test_frames_change_nothing(events: list[bytes], data: st.DataObject) -> None
     assert by_frames(ChatAnswer(), pieces, at_a_time, until_ns) == by_decoding(ChatAnswer(), pieces)
 
 
-def test_an_event_in_a_known_frame_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def content(text: str) -> bytes:
+    return chat_event({"content": text})
+
+
+@pytest.mark.parametrize("size", [b"%x", b"%X", b"000%x"], ids=["lower case", "upper case", "zeros in front"])
+def test_a_chunk_in_a_known_frame_is_neither_parsed_nor_decoded(size: bytes) -> None:
     answer = ChatAnswer()
     body = EventsBody(answer)
-    body.take_many(array("q", [1, 2]), [chat_event({"content": ""}), chat_event({"content": "one"})], FOREVER_NS)
-    monkeypatch.setattr(ChatAnswer, "take_event", None)
-    body.take_many(array("q", [3, 4]), [chat_event({"content": text}) for text in ("two", "three")], FOREVER_NS)
+    body.take_many(array("q", [1, 2]), [content(""), content("one")], FOREVER_NS)
+    reads = [
+        size % len(event) + b"\r\n" + event + b"\r\n" for event in (content("two"), content("three"), content("four"))
+    ]
 
-    assert answer.chunk_ns.tolist() == [2, 3, 4]
+    assert body.take_chunks(array("q", [3, 4, 5]), reads) == 3
+    assert answer.chunk_ns.tolist() == [2, 3, 4, 5]
+
+
+TWO = content("two")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        as_chunk(TWO) + as_chunk(TWO),
+        as_chunk(TWO)[:-2],
+        as_chunk(TWO)[:-1],
+        b"\r\n" + as_chunk(TWO),
+        TWO,
+        b"%x\r\n%s\r\n" % (len(TWO) + 1, TWO),
+        b"+%x\r\n%s\r\n" % (len(TWO), TWO),
+        b"0x%x\r\n%s\r\n" % (len(TWO), TWO),
+        b"%x;ext\r\n%s\r\n" % (len(TWO), TWO),
+        as_chunk(TWO + TWO),
+        as_chunk(TWO[:-1]),
+        as_chunk(b" " + TWO),
+        as_chunk(content("")),
+        as_chunk(content('"')),
+        as_chunk(content("\\")),
+        as_chunk(chat_event({"content": "x", "role": "assistant"})),
+    ],
+    ids=[
+        *("two chunks", "no line end", "half a line end", "a line end first", "no size", "a wrong size", "a sign"),
+        *("a prefix", "an extension", "two events", "half an event's end", "a space", "no text", "a quote"),
+        *("a backslash", "another frame"),
+    ],
+)  # fmt: skip
+def test_what_is_not_a_chunk_in_the_known_frame_is_parsed(read: bytes) -> None:
+    body = EventsBody(ChatAnswer())
+    body.take_many(array("q", [1, 2]), [content(""), content("one")], FOREVER_NS)
+
+    assert body.take_chunks(array("q", [3, 4]), [read, as_chunk(content("three"))]) == 0
+
+
+def test_a_frame_is_looked_for_only_where_a_chunk_begins() -> None:
+    inner = as_chunk(content("two"))
+    stream = b"".join((as_chunk(content("")), as_chunk(content("one")), b"%x\r\n" % len(inner)))
+    response, answer = Response(), ChatAnswer()
+    understanding = Understanding(response, answer)
+    for moment, read in enumerate((HEAD, stream, inner, b"\r\n")):
+        response.feed(read, moment)
+        while response.reads or response.pieces:
+            understanding.advance(FOREVER_NS)
+
+    assert answer.chunk_ns.tolist() == [1, 2], "the size line that the chunk holds is no event, and ends none"
 
 
 def test_role_and_finish_have_times_of_their_own_and_the_usage_has_none() -> None:

@@ -101,7 +101,8 @@ def test_a_kept_connection_that_was_closed_is_opened_anew(pause_s: float, serve:
     records = patched("complete", settings(server), "wire", times=3)
 
     assert [record.error for record in records] == [None] * 3
-    assert [record.reconnects for record in records] == [0, 1, 1]
+    if pause_s:  # else its end may come with the answer, and then it is not kept
+        assert [record.reconnects for record in records] == [0, 1, 1]
     assert server.connections == 3
     assert all(record.connected_ns is not None for record in records)
 
