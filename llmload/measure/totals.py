@@ -198,48 +198,53 @@ class RunTotals:
         self.busy_s += window.overlap_s(record.started_ns, record.done_ns)
         self.reconnects += record.reconnects
         self.retries += record.retries
+        began_in, ended_in = window.holds(record.started_ns), window.holds(record.done_ns)
         if record.outcome is Outcome.CENSORED:
             self.censored += 1
         elif record.outcome is Outcome.FAILED:
-            self._add_failure(record, window)
+            self._add_failure(record, began_in=began_in, ended_in=ended_in)
         else:
-            self._add_answer(record, window, slo)
+            self._add_answer(record, slo, began_in=began_in, ended_in=ended_in)
         if record.output_tokens is not None and record.outcome is not Outcome.FAILED:
-            self.window_tokens += record.output_tokens * window.share_of(record)
+            whole = began_in and ended_in
+            self.window_tokens += record.output_tokens if whole else record.output_tokens * window.share_of(record)
 
-    def _add_failure(self, record: RequestRecord, window: Window) -> None:
+    def _add_failure(self, record: RequestRecord, *, began_in: bool, ended_in: bool) -> None:
         self.failed += 1
         if record.error is not None:
             self.errors[record.error.type.value] += 1
-        self.failed_in_window += window.holds(record.done_ns)
-        if window.holds(record.started_ns):
+        self.failed_in_window += ended_in
+        if began_in:
             for name in ("ttft_s", "e2e_s"):
                 self.distributions[name].add_infinite()
 
-    def _add_answer(self, record: RequestRecord, window: Window, slo: Slo) -> None:
+    def _add_answer(self, record: RequestRecord, slo: Slo, *, began_in: bool, ended_in: bool) -> None:
+        output_tokens, prompt_tokens = record.output_tokens or 0, record.prompt_tokens or 0
         self.completed += 1
-        self.arrived_tokens += record.output_tokens or 0
-        self.arrived_prompt_tokens += record.prompt_tokens or 0
+        self.arrived_tokens += output_tokens
+        self.arrived_prompt_tokens += prompt_tokens
         self.arrived_cached_tokens += record.cached_tokens or 0
         good = slo.met_by(record)
         self.good += good
-        if window.holds(record.done_ns):
+        if ended_in:
             self.completed_in_window += 1
             self.good_in_window += good
-        if not window.holds(record.started_ns):
+        if not began_in:
             self._add_distributions(record, self.outside)
             return
         self.finish_reasons[record.finish_reason or "none"] += 1
-        self.token_sources[record.token_source.value] += 1
-        self.stamp_sources[record.stamp_source.value] += 1
+        self.token_sources[str(record.token_source)] += 1
+        self.stamp_sources[str(record.stamp_source)] += 1
         self.chunks += len(record.chunk_ns)
         self.coalesced_chunks += record.coalesced_chunks
-        for name in ("prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"):
-            setattr(self, name, getattr(self, name) + (getattr(record, name) or 0))
+        self.prompt_tokens += prompt_tokens
+        self.cached_tokens += record.cached_tokens or 0
+        self.output_tokens += output_tokens
+        self.reasoning_tokens += record.reasoning_tokens or 0
         if record.cached_tokens is not None:
-            self.cache_told_prompt_tokens += record.prompt_tokens or 0
+            self.cache_told_prompt_tokens += prompt_tokens
         self.uncounted_answers += record.output_tokens is None
-        self.contradicted_answers += record.output_tokens is not None and record.output_tokens < len(record.chunk_ns)
+        self.contradicted_answers += record.output_tokens is not None and output_tokens < len(record.chunk_ns)
         self._add_distributions(record, self.distributions)
 
     def _add_distributions(self, record: RequestRecord, to: dict[str, Histogram]) -> None:

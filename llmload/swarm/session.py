@@ -27,8 +27,8 @@ from llmload.workload.salt import Salts
 ABORT_GRACE_S: Final = 5.0
 """How long cut requests may take to close their streams and leave their records."""
 COUNTED_EVERY_S: Final = 0.05
-_COUNTED_TOGETHER: Final = 16
-"""Code and data that are at hand for one request are so for the next, and several lines are written with one write."""
+_COUNTED_TOGETHER: Final = 4
+"""What is at hand for one request is so for the next, and one write takes their lines; more would delay arrivals."""
 
 _logger = logging.getLogger(__name__)
 

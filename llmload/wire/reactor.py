@@ -21,6 +21,8 @@ _MANY_STREAMS: Final = 100
 _CAUTION_NS: Final = 2_000_000_000
 """How long ticks stay short after chunks were found waiting together, which costs their stamps."""
 _SLICE_NS: Final = 700_000
+_SHORT_SLICE_NS: Final = 150_000
+"""What few streams begin with, so that a request that is due meanwhile leaves in time."""
 _SWEEP_NS: Final = 50_000_000
 _MAX_EVENTS: Final = 8192
 _MISSES_ALLOWED: Final = 8
@@ -66,6 +68,7 @@ class Reactor:
         self._streams: dict[int, Stream] = {}
         self._read: deque[Stream] = deque()
         self._next_sweep_ns = 0
+        self._slice_ns = _SHORT_SLICE_NS
         self._short: Any = self._hub.loop.timer(TICK_S, TICK_S)
         self._long: Any = self._hub.loop.timer(LONG_TICK_S, LONG_TICK_S)
         self._timer = self._short
@@ -175,13 +178,18 @@ class Reactor:
             streams[fd].on_ready(mask)
 
     def _understand_slice(self) -> None:
-        until_ns = time.monotonic_ns() + _SLICE_NS
+        """Understand until the slice is over: a short one, or twice as long each time that one was not enough."""
         read = self._read
+        until_ns = time.monotonic_ns() + self._slice_ns
         while read:
             if read[0].understand(until_ns):
                 read.popleft()
             if time.monotonic_ns() >= until_ns:
-                return
+                break
+        if read:
+            self._slice_ns = min(2 * self._slice_ns, _SLICE_NS)
+        else:
+            self._slice_ns = _SLICE_NS if len(self._streams) >= _MANY_STREAMS else _SHORT_SLICE_NS
 
     def _sweep(self, now_ns: int) -> None:
         self._next_sweep_ns = now_ns + _SWEEP_NS
