@@ -3,6 +3,7 @@
 import time
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import takewhile
 from typing import Final, Protocol
 
@@ -51,8 +52,9 @@ class EventsBody:
         self._chunk_ns = answer.chunk_ns
         self._decoder = EventDecoder()
         self._before = self._end = b""
-        self._starts: dict[int, bytes] = {}
-        """What a chunk in the frame begins with, by the read's length: its size, and what comes before the text."""
+        self._starts: dict[int, tuple[bytes, slice]] = {}
+        """What a chunk in the frame begins with (its size, what comes before the text), by the read's length, and where
+        its text stands."""
 
     def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:
         """Take the reads, from the first on, that are each a chunk of one event in the known frame; return how many."""
@@ -67,23 +69,22 @@ class EventsBody:
 
     def _texts(self, reads: Sequence[bytes]) -> list[bytes]:
         """Return the text of each read, as far as they are chunks in the frame."""
-        starts, end = self._starts, self._end
-        until, texts = -len(end), []
+        starts, end, texts = self._starts, self._end, []
         for read in reads:
-            start = starts.get(len(read)) or self._learn_start(read)
+            start, place = starts.get(len(read)) or self._learn_start(read)
             if not (start and read.startswith(start) and read.endswith(end)):
                 break
-            texts.append(read[len(start) : until])
+            texts.append(read[place])
         return texts
 
-    def _learn_start(self, read: bytes) -> bytes:
-        """Return what a chunk of this length in the frame begins with; nothing if the read is none."""
+    def _learn_start(self, read: bytes) -> tuple[bytes, slice]:
+        """Return what a chunk of this length in the frame begins with, nothing if the read is none; and its text."""
         size, line_end, _ = read[:_SIZE_LINE_BYTES].partition(_CHUNK_END)
-        is_size = size and line_end and not size.translate(None, _HEX_DIGITS)
-        if not is_size or len(read) != len(size) + len(line_end) + int(size, 16) + len(_CHUNK_END):
-            return b""
-        start = self._starts[len(read)] = size + line_end + self._before
-        return start
+        if not (line_end and _is_size(size, len(read))):
+            return b"", slice(0)
+        start = size + line_end + self._before
+        found = self._starts[len(read)] = start, slice(len(start), -len(self._end))
+        return found
 
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:
         """Take the next pieces until this monotonic ns, at least one of them; return how many were taken."""
@@ -109,9 +110,17 @@ class EventsBody:
         if piece.count(quoted) == 1:
             before, _, after = piece.partition(quoted)
             before += b'"'
-            if before != self._before:
-                self._before, self._starts = before, {}
-            self._end = b'"' + after + _CHUNK_END
+            end = b'"' + after + _CHUNK_END
+            if (before, end) != (self._before, self._end):
+                self._before, self._end, self._starts = before, end, {}
+
+
+@lru_cache(maxsize=4096)
+def _is_size(size: bytes, read_bytes: int) -> bool:
+    """Return whether a read of so many bytes that begins with this size is one whole chunk."""
+    if not size or size.translate(None, _HEX_DIGITS):
+        return False
+    return read_bytes == len(size) + len(_CHUNK_END) + int(size, 16) + len(_CHUNK_END)
 
 
 def _is_plain(text: bytes) -> bool:

@@ -8,6 +8,7 @@ import httptools
 _NO_BODY_OF_ITS_OWN: Final = range(100, 200)
 _MAY_BE_LAST: Final = b"\r\n\r\n"
 """How the last read of a chunked body ends: with the empty line behind the last chunk, or it is a part of it alone."""
+_MAY_BE_LAST_BYTES: Final = len(_MAY_BE_LAST)
 
 
 class Response:
@@ -86,10 +87,11 @@ class Response:
         if not self._chunked:
             self._parse(data, arrived_ns)
             return self.complete
+        length = len(data)
         self.reads.append(data)
         self.read_stamps.append(arrived_ns)
-        self.waiting_bytes += len(data)
-        return data.endswith(_MAY_BE_LAST) or len(data) < len(_MAY_BE_LAST)
+        self.waiting_bytes += length
+        return length < _MAY_BE_LAST_BYTES or data.endswith(_MAY_BE_LAST)
 
     def parse(self) -> None:
         """Parse reads, at least one, until the next begins with a chunk; raises `httptools.HttpParserError`."""
@@ -110,7 +112,10 @@ class Response:
 
     def skip(self, count: int) -> None:
         """Let go of the oldest reads, which were understood without being parsed: whole chunks, each of them."""
-        self.waiting_bytes -= sum(map(len, self.reads[:count]))
+        if count == len(self.reads) and not self.pieces:
+            self.waiting_bytes = 0
+        else:
+            self.waiting_bytes -= sum(map(len, self.reads[:count]))
         del self.reads[:count]
         del self.read_stamps[:count]
 

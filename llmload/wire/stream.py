@@ -28,12 +28,15 @@ class EventDecoder:
         self._type = b""
         self._after_cr = False
         self._started = False
-        self.at_boundary = False
+        self.at_boundary = True
         """Whether a new event starts with the next piece, and everything before it is told."""
 
     def feed(self, piece: bytes) -> list[Event]:
         """Return the events that this piece completes."""
         if self.at_boundary and piece.endswith(b"\n\n") and _CR not in piece:
+            if not self._started:
+                self._started = True
+                piece = piece.removeprefix(_BOM)
             return self._feed_lines(piece[:-1].split(b"\n"))
         if self._after_cr and piece.startswith(b"\n"):
             piece = piece[1:]
