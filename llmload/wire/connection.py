@@ -3,7 +3,7 @@
 import socket
 import struct
 import time
-from typing import Final
+from typing import Any, Final
 
 from llmload.wire.clock import ArrivalClock
 from llmload.wire.tls import TlsLayer
@@ -16,8 +16,11 @@ _CLEARLY_LESS: Final = 128
 _SO_TIMESTAMPING: Final = 37
 _SOF_RX_SOFTWARE: Final = 1 << 3
 _SOF_SOFTWARE: Final = 1 << 4
-_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(48)
+ANCILLARY_BYTES: Final = socket.CMSG_SPACE(48)
 _timespec = struct.Struct("qq").unpack_from
+
+Received = tuple[bytes, list[tuple[int, int, bytes]], int, Any]
+"""What a socket's `recvmsg` returns."""
 
 
 def ask_for_stamps(sock: socket.socket) -> bool:
@@ -31,7 +34,7 @@ def ask_for_stamps(sock: socket.socket) -> bool:
 
 def received_stamp(sock: socket.socket) -> bool:
     """Receive once, and return whether the kernel stamped it."""
-    _, ancillary, _, _ = sock.recvmsg(READ_BYTES, _ANCILLARY_BYTES)
+    _, ancillary, _, _ = sock.recvmsg(READ_BYTES, ANCILLARY_BYTES)
     return bool(ancillary)
 
 
@@ -43,26 +46,27 @@ class Connection:
     """
 
     __slots__ = (
-        "_asked",
         "_clock",
-        "_recvmsg",
         "_sock",
         "_tls",
         "_unsent",
         "arrived_ns",
+        "asked",
         "drained",
         "fd",
+        "recvmsg",
         "stamped",
         "used",
     )
 
     def __init__(self, sock: socket.socket, clock: ArrivalClock, tls: TlsLayer | None = None) -> None:
         self._sock = sock
-        self._recvmsg = sock.recvmsg
+        self.recvmsg = sock.recvmsg
         self._clock = clock
         self._tls = tls
         self._unsent: memoryview | None = None
-        self._asked = READ_BYTES
+        self.asked = READ_BYTES
+        """How many bytes the next read is to ask for."""
         self.drained = True
         """Whether the last read took everything that had arrived."""
         self.fd = sock.fileno()
@@ -77,11 +81,14 @@ class Connection:
 
         Raises `BlockingIOError` where nothing has arrived, `EOFError` at the end, `OSError` for a broken connection.
         """
-        asked = self._asked
-        data, ancillary, _, _ = self._recvmsg(asked, _ANCILLARY_BYTES)
+        return self.take(self.recvmsg(self.asked, ANCILLARY_BYTES))
+
+    def take(self, received: Received) -> bytes:
+        """Return what `recvmsg(asked, ANCILLARY_BYTES)` has brought, as `receive` does."""
+        data, ancillary, _, _ = received
         got = len(data)
-        self.drained = got < asked
-        self._asked = _FEW_BYTES if got < _FEW_BYTES - _CLEARLY_LESS else READ_BYTES
+        self.drained = got < self.asked
+        self.asked = _FEW_BYTES if got < _FEW_BYTES - _CLEARLY_LESS else READ_BYTES
         if ancillary:
             seconds, nanoseconds = _timespec(ancillary[0][2])
             clock = self._clock

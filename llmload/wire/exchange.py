@@ -12,7 +12,7 @@ from gevent.hub import Waiter
 from llmload.measure.record import ErrorType, RequestError, StampSource
 from llmload.wire.answer import Answer
 from llmload.wire.body import Understanding
-from llmload.wire.connection import Connection
+from llmload.wire.connection import Connection, Received
 from llmload.wire.failure import request_error
 from llmload.wire.limits import FOREVER_NS, Limits
 from llmload.wire.reactor import HUNG_UP, Reactor
@@ -37,9 +37,9 @@ class Exchange:
 
     __slots__ = (
         "_check_ns",
-        "_connection",
         "_ended",
         "_limits",
+        "_paused",
         "_queued",
         "_reactor",
         "_understand_bytes",
@@ -47,22 +47,21 @@ class Exchange:
         "_unstamped",
         "_waiter",
         "answer",
+        "connection",
         "done_ns",
         "error",
-        "fd",
         "response",
         "sent_ns",
     )
 
     def __init__(self, connection: Connection, reactor: Reactor, answer: Answer, limits: Limits) -> None:
-        self.fd = connection.fd
         self.answer = answer
         self.response = Response()
         self._understanding = Understanding(self.response, answer)
         self.error: RequestError | None = None
         self.sent_ns: int | None = None
         self.done_ns: int | None = None
-        self._connection = connection
+        self.connection = connection
         self._reactor = reactor
         self._limits = limits
         self._check_ns = FOREVER_NS
@@ -71,14 +70,15 @@ class Exchange:
         self._unstamped = False
         self._ended = False
         self._queued = False
+        self._paused = False
 
     def run(self, request: bytes) -> None:
         """Send the request and wait for the end of its answer; what kills the wait passes through."""
         writing = False
         try:
-            writing = not self._connection.send(request)
+            writing = not self.connection.send(request)
         except OSError:
-            self._connection.drop_unsent()  # reading tells why: the engine may have answered before it closed
+            self.connection.drop_unsent()  # reading tells why: the engine may have answered before it closed
         else:
             self.sent_ns = None if writing else time.monotonic_ns()
         self._check_ns = self._limits.next_check_ns(time.monotonic_ns())
@@ -97,7 +97,7 @@ class Exchange:
     @property
     def stale(self) -> bool:
         """Whether a kept-alive connection turned out to be closed before the first byte of an answer."""
-        silent = self.response.arrived_ns == 0 and self._connection.used
+        silent = self.response.arrived_ns == 0 and self.connection.used
         return silent and self.error is not None and self.error.type is ErrorType.RESET
 
     @property
@@ -112,14 +112,15 @@ class Exchange:
             return StampSource.NONE
         return StampSource.USER if self._unstamped else StampSource.KERNEL
 
-    def on_ready(self, mask: int) -> None:
-        """Read (and write) what the socket allows, and no more than that."""
+    def on_ready(self, mask: int, received: Received) -> None:
+        """Take what was read, and read (and write) all else that the socket allows."""
         if mask & select.EPOLLOUT:
             self._write()
-        response, connection = self.response, self._connection
+        response, connection = self.response, self.connection
         try:
-            while response.waiting_bytes <= _MOST_WAITING_BYTES:
-                if data := connection.receive():
+            data = connection.take(received)
+            while True:
+                if data:
                     if not connection.stamped:
                         self._unstamped = True
                         self._reactor.miss_stamp()
@@ -128,11 +129,19 @@ class Exchange:
                         self._queue()
                 if connection.drained and not mask & HUNG_UP:
                     return
-            self._reactor.tell_again(self, writing=connection.writing)
-        except BlockingIOError:
-            pass
+                if response.waiting_bytes > _MOST_WAITING_BYTES:
+                    self._paused = True
+                    self._reactor.pause(self)
+                    return
+                data = connection.receive()
         except (EOFError, OSError, httptools.HttpParserError) as problem:
             self._break_off(problem)
+
+    def on_problem(self, mask: int, problem: OSError) -> None:
+        """Learn why nothing could be read, and write what the socket allows."""
+        if mask & select.EPOLLOUT:
+            self._write()
+        self._break_off(problem)
 
     def understand(self, until_ns: int) -> bool:
         """Work on what was read until this monotonic ns; return whether nothing is left."""
@@ -160,16 +169,18 @@ class Exchange:
 
     def _write(self) -> None:
         try:
-            if not self._connection.send_rest():
+            if not self.connection.send_rest():
                 return
         except OSError:
-            self._connection.drop_unsent()
+            self.connection.drop_unsent()
         else:
             self.sent_ns = time.monotonic_ns()
         self._reactor.written(self)
 
     def _break_off(self, problem: Exception) -> None:
         """Take the end of the connection, or of what can be read as HTTP."""
+        if isinstance(problem, BlockingIOError):
+            return  # there was nothing to be read
         if isinstance(problem, EOFError):
             self._take_end_of_connection()
         elif isinstance(problem, OSError):
@@ -220,7 +231,12 @@ class Exchange:
             self._reactor.found_together()
         if response.complete:
             self._end()
-        return not (response.pieces or response.reads)
+        if response.pieces or response.reads:
+            return False
+        if self._paused and not self._ended:
+            self._paused = False
+            self._reactor.resume(self)
+        return True
 
     def _settle(self) -> None:
         """Judge the answer, and let the request's greenlet go on."""

@@ -12,7 +12,7 @@ from gevent import monkey
 from gevent.hub import get_hub
 
 from llmload.wire.clock import ArrivalClock
-from llmload.wire.connection import ask_for_stamps, received_stamp
+from llmload.wire.connection import ANCILLARY_BYTES, Connection, Received, ask_for_stamps, received_stamp
 
 TICK_S: Final = 0.001
 LONG_TICK_S: Final = 0.004
@@ -38,11 +38,14 @@ class Stream(Protocol):
     """An answer under way, as the reactor sees it."""
 
     @property
-    def fd(self) -> int:
-        """Its socket."""
+    def connection(self) -> Connection:
+        """Where it is read."""
 
-    def on_ready(self, mask: int) -> None:
-        """Read (and write) all that the socket allows, or ask the reactor to `tell_again`."""
+    def on_ready(self, mask: int, received: Received) -> None:
+        """Take what was read, and read (and write) all else that the socket allows, or ask the reactor to `pause`."""
+
+    def on_problem(self, mask: int, problem: OSError) -> None:
+        """Learn why nothing could be read, and write what the socket allows."""
 
     def understand(self, until_ns: int) -> bool:
         """Work on what was read until this monotonic ns; return whether nothing is left."""
@@ -65,7 +68,7 @@ class Reactor:
         self._pid = os.getpid()
         self._hub: Any = get_hub()
         self._poller: select.epoll = monkey.get_original("select", "epoll")()
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, tuple[Stream, Connection]] = {}
         self._read: deque[Stream] = deque()
         self._next_sweep_ns = 0
         self._slice_ns = _SHORT_SLICE_NS
@@ -88,25 +91,31 @@ class Reactor:
         """
         Read the stream from now on, and let it write as well until `written`.
 
-        It is told once of what arrives: what it leaves unread it must ask for with `tell_again`.
+        It is told once of what arrives: what it leaves unread it must ask for, with `pause` and `resume`.
         """
-        self._streams[stream.fd] = stream
-        self._poller.register(stream.fd, _READING | select.EPOLLOUT if writing else _READING)
+        fd = stream.connection.fd
+        self._streams[fd] = stream, stream.connection
+        self._poller.register(fd, _READING | select.EPOLLOUT if writing else _READING)
         if not self._running:
             self._start()
 
     def written(self, stream: Stream) -> None:
         """Stop asking whether the stream can write."""
-        self._poller.modify(stream.fd, _READING)
+        self._poller.modify(stream.connection.fd, _READING)
 
-    def tell_again(self, stream: Stream, *, writing: bool) -> None:
-        """Tell the stream with the next round, too, that it can read."""
-        self._poller.modify(stream.fd, _READING | select.EPOLLOUT if writing else _READING)
+    def pause(self, stream: Stream) -> None:
+        """Leave what arrives in the kernel."""
+        self._poller.modify(stream.connection.fd, select.EPOLLOUT if stream.connection.writing else 0)
+
+    def resume(self, stream: Stream) -> None:
+        """Read the stream again, and what it left."""
+        writing = stream.connection.writing
+        self._poller.modify(stream.connection.fd, _READING | select.EPOLLOUT if writing else _READING)
 
     def forget(self, stream: Stream) -> None:
         """Read the stream no longer; its socket must still be open."""
-        if self._streams.pop(stream.fd, None) is not None:
-            self._poller.unregister(stream.fd)
+        if self._streams.pop(stream.connection.fd, None) is not None:
+            self._poller.unregister(stream.connection.fd)
 
     def understand_later(self, stream: Stream) -> None:
         """Give the stream a turn at what it has read."""
@@ -172,10 +181,17 @@ class Reactor:
             chosen.start(self._tick, update=True)
 
     def _drain(self) -> None:
+        """Read every socket that has something, then look at what came: each loop finds its code in the caches."""
         self.clock.sample()
-        streams = self._streams
+        streams, brought = self._streams, []
         for fd, mask in self._poller.poll(0, _MAX_EVENTS):
-            streams[fd].on_ready(mask)
+            stream, connection = streams[fd]
+            try:
+                brought.append((stream, mask, connection.recvmsg(connection.asked, ANCILLARY_BYTES)))
+            except OSError as problem:
+                stream.on_problem(mask, problem)
+        for stream, mask, received in brought:
+            stream.on_ready(mask, received)
 
     def _understand_slice(self) -> None:
         """Understand until the slice is over: a short one, or twice as long each time that one was not enough."""
@@ -193,7 +209,7 @@ class Reactor:
 
     def _sweep(self, now_ns: int) -> None:
         self._next_sweep_ns = now_ns + _SWEEP_NS
-        for stream in list(self._streams.values()):
+        for stream, _ in list(self._streams.values()):
             stream.check_time(now_ns)
 
 
