@@ -160,6 +160,21 @@ def test_a_prompt_of_megabytes_is_sent_whole(serve: Serve, patched: Patched) -> 
     assert server.requests[1].count(b"word ") == 1_000_000
 
 
+@pytest.mark.parametrize("last_step", ["hold", 0.0], ids=["kept open", "closed with the last byte"])
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_an_answer_that_comes_faster_than_it_is_understood_is_whole(
+    last_step: Step, tls: bool, serve: Serve, server_tls: ssl.SSLContext, patched: Patched
+) -> None:
+    event = TOKEN.replace(b"ab", b"ab" * 1_500_000)
+    body = chunk(event) + chunk(TOKEN) + chunk(event) + chunked(LAST, DONE)
+    server = serve(["read", EVENTS_HEAD + body, last_step], tls=server_tls if tls else None)
+
+    [record] = patched("complete", settings(server, verify_tls=False), "wire")
+
+    assert record.error is None
+    assert len(record.chunk_ns) == 4
+
+
 def test_an_early_refusal_of_a_long_prompt_is_read(serve: Serve, patched: Patched) -> None:
     server = serve([answer(b'{"error":"too long"}', "413 Too Large"), 0.5])
     prompt = Prompt("big", (as_message("user", "word " * 2_000_000),))
