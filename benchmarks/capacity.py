@@ -163,14 +163,14 @@ def run_search(
     return ended.returncode, json.loads(ended.stdout)
 
 
-def repeat_on(url: str, model: str, objective: str, times: int, folder: Path) -> bool:
+def repeat_on(url: str, model: str, objective: str, max_tokens: int, times: int, folder: Path) -> bool:
     """Search on a real engine several times, print what each found, and return whether they lie within a tenth."""
     asked = {
         "load.objectives": [objective],
         "load.warmup_s": 2,
         "load.step_min_s": 8,
         "load.step_max_s": 32,
-        "request.max_tokens": 8,
+        "request.max_tokens": max_tokens,
     }
     found: list[float] = []
     for number in range(1, times + 1):
@@ -192,6 +192,7 @@ def repeat_on(url: str, model: str, objective: str, times: int, folder: Path) ->
 @click.option("--engine-url", metavar="URL", help="Search on this engine, several times, not on simulated ones.")
 @click.option("--model", default="default", show_default=True, help="Model that this engine serves.")
 @click.option("--objective", default="e2e_s p95 < 1", show_default=True, help="What is promised there.")
+@click.option("--max-tokens", type=click.IntRange(1), default=8, show_default=True, help="Of each answer there.")
 @click.option("--times", type=click.IntRange(2), default=3, show_default=True, help="How often.")
 @click.option("--seeds", type=click.IntRange(min=1), default=10, show_default=True, help="Engines for each search.")
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="What is searched; both where absent.")
@@ -201,6 +202,7 @@ def main(
     engine_url: str | None,
     model: str,
     objective: str,
+    max_tokens: int,
     times: int,
     seeds: int,
     kinds: tuple[Kind, ...],
@@ -216,7 +218,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="llmload-capacity-") as temporary, ThreadPoolExecutor(parallel) as pool:
         folder = (keep or Path(temporary)).absolute()
         if engine_url is not None:
-            raise SystemExit(0 if repeat_on(engine_url, model, objective, times, folder) else 1)
+            raise SystemExit(0 if repeat_on(engine_url, model, objective, max_tokens, times, folder) else 1)
         which = [kind for kind in kinds or KINDS for _ in range(seeds)]
         numbers = [*range(1, seeds + 1)] * len(kinds or KINDS)
         click.echo(HEAD)

@@ -34,7 +34,7 @@ LOADS = {
     "alone": 'kind = "closed_loop"\nusers = 4\nrequests = 120',
     "processes": 'kind = "staged"\nstages = [{ users = 2, duration_s = 3 }, { users = 6, duration_s = 3 }]',
     "workers": 'kind = "open_loop"\nrate_per_s = 12\nrequests = 70',
-    "web": 'kind = "closed_loop"\nusers = 2\nrequests = 30',
+    "web": 'kind = "closed_loop"\nusers = 2\nrequests = 60',
     "starved": 'kind = "closed_loop"\nusers = 2\nduration_s = 120',
 }
 HEADLESS = ("alone", "processes", "workers")
