@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from llmload.report.run_folder import RequestLog, RunFolder
 from llmload.scenario import Scenario
@@ -21,6 +22,9 @@ from llmload.workload.arrivals import share_of_trace, unit_gaps
 from llmload.workload.prompts import Workload
 from llmload.workload.salt import Salts
 from llmload.workload.trace import read_trace
+
+_RARE_COLLECTIONS: Final = (50_000, 20, 20)
+"""A round of reads makes hundreds of short-lived objects, and none of them refers back: there is little to collect."""
 
 
 def client_settings(scenario: Scenario) -> ClientSettings:
@@ -59,6 +63,7 @@ def open_session(scenario: Scenario, workload: Workload, share: Share, run_id: s
     )
     gc.collect()
     gc.freeze()  # what lives through the whole run is not looked at again
+    gc.set_threshold(*_RARE_COLLECTIONS)
     return session
 
 
