@@ -24,11 +24,11 @@ def pair(itl_ratio: float, true_ratio: float = 1.0, scrapes: int = 8) -> Pair:
 def test_the_median_of_pairs_is_judged_and_what_was_not_scraped_is_none() -> None:
     pairs = [pair(1.004), pair(1.5), pair(1.006), pair(0.5, scrapes=0)]
 
-    itl, beside, middle, share = judge_pairs(pairs, WORK, 5.0, [3.0, 2.0, 7.0])
+    itl, beside, middle, worst, share = judge_pairs(pairs, WORK, 5.0, [3.0, 2.0, 7.0])
 
     assert (itl.figure, itl.passed) == ("0.60%", True)
     assert beside.figure == "0.60%"
-    assert (middle.figure, middle.passed) == ("3.00", True)
+    assert (middle.figure, middle.passed, worst.figure, worst.passed) == ("3.00", True, "7.00", False)
     assert (share.figure, share.passed) == ("0.12%", True)  # 3 ms of 5 s, on half a core
     assert "19,200 tok/s" in itl.work
     assert not judge_pairs([pair(1.02)], WORK, 5.0, [3.0])[0].passed
