@@ -23,9 +23,7 @@ class Slo:
         """Return whether a complete answer came and no limit was passed; a metric that is unknown does not pass."""
         if not record.ok:
             return False
-        for name, limit in (("ttft_s", self.ttft_s), ("tpot_s", self.tpot_s), ("e2e_s", self.e2e_s)):
-            if limit is None:
-                continue
+        for name, limit in self.limits.items():
             measured: float | None = getattr(record, name)
             if measured is None:
                 if name == "tpot_s" and record.output_tokens is not None and record.output_tokens < 2:

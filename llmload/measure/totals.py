@@ -206,8 +206,7 @@ class RunTotals:
         else:
             self._add_answer(record, slo, began_in=began_in, ended_in=ended_in)
         if record.output_tokens is not None and record.outcome is not Outcome.FAILED:
-            whole = began_in and ended_in
-            self.window_tokens += record.output_tokens if whole else record.output_tokens * window.share_of(record)
+            self.window_tokens += record.output_tokens * window.share_of(record)
 
     def _add_failure(self, record: RequestRecord, *, began_in: bool, ended_in: bool) -> None:
         self.failed += 1

@@ -25,8 +25,9 @@ _SIZE_LINE_BYTES: Final = 10
 class Body(Protocol):
     """What takes the pieces of a body, each with the monotonic ns of its arrival, and then its end."""
 
-    def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:
-        """Take as many reads, from the first on, as can be understood as they stand; return how many."""
+    def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:  # noqa: ARG002 - where none is like another
+        """Take as many reads, from the first on, as can be understood as they stand; return how many, here none."""
+        return 0
 
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:
         """Take the next pieces until this monotonic ns, at least one of them; return how many were taken."""
@@ -134,17 +135,13 @@ def _is_plain(text: bytes) -> bool:
     return True
 
 
-class JsonBody:
+class JsonBody(Body):
     """A body of one JSON object, though a stream may have been asked for."""
 
     def __init__(self, answer: Answer, response: Response) -> None:
         self._answer = answer
         self._response = response
         self._pieces: list[bytes] = []
-
-    def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:  # noqa: ARG002 - none is like another
-        """Take no read as it stands."""
-        return 0
 
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an object has no moments of its own
         """Take the next pieces; return how many were taken: all."""
@@ -159,17 +156,13 @@ class JsonBody:
             self._answer.take_whole(body)
 
 
-class RefusedBody:
+class RefusedBody(Body):
     """The body of an answer that is an error, of which a little is kept for the message."""
 
     def __init__(self, answer: Answer, response: Response) -> None:
         self._answer = answer
         self._response = response
         self._text = bytearray()
-
-    def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:  # noqa: ARG002 - none is like another
-        """Take no read as it stands."""
-        return 0
 
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an error has no moments of its own
         """Take the next pieces; return how many were taken: all, of which a little is kept."""

@@ -74,15 +74,13 @@ class Exchange:
 
     def run(self, request: bytes) -> None:
         """Send the request and wait for the end of its answer; what kills the wait passes through."""
-        writing = False
         try:
-            writing = not self.connection.send(request)
+            if self.connection.send(request):
+                self.sent_ns = time.monotonic_ns()
         except OSError:
             self.connection.drop_unsent()  # reading tells why: the engine may have answered before it closed
-        else:
-            self.sent_ns = None if writing else time.monotonic_ns()
         self._check_ns = self._limits.next_check_ns(time.monotonic_ns())
-        self._reactor.watch(self, writing=writing)
+        self._reactor.watch(self)
         try:
             self._waiter.get()
         except BaseException:
@@ -175,7 +173,7 @@ class Exchange:
             self.connection.drop_unsent()
         else:
             self.sent_ns = time.monotonic_ns()
-        self._reactor.written(self)
+        self._reactor.resume(self)
 
     def _break_off(self, problem: Exception) -> None:
         """Take the end of the connection, or of what can be read as HTTP."""

@@ -87,30 +87,25 @@ class Reactor:
         """Whether this reactor came here by fork and belongs to another process, or to another hub."""
         return self._pid != os.getpid() or self._hub is not get_hub()
 
-    def watch(self, stream: Stream, *, writing: bool) -> None:
+    def watch(self, stream: Stream) -> None:
         """
-        Read the stream from now on, and let it write as well until `written`.
+        Read the stream from now on, and let it write as long as its connection has something unsent.
 
         It is told once of what arrives: what it leaves unread it must ask for, with `pause` and `resume`.
         """
         fd = stream.connection.fd
         self._streams[fd] = stream, stream.connection
-        self._poller.register(fd, _READING | select.EPOLLOUT if writing else _READING)
+        self._poller.register(fd, _READING | _writing(stream))
         if not self._running:
             self._start()
 
-    def written(self, stream: Stream) -> None:
-        """Stop asking whether the stream can write."""
-        self._poller.modify(stream.connection.fd, _READING)
-
     def pause(self, stream: Stream) -> None:
         """Leave what arrives in the kernel."""
-        self._poller.modify(stream.connection.fd, select.EPOLLOUT if stream.connection.writing else 0)
+        self._poller.modify(stream.connection.fd, _writing(stream))
 
     def resume(self, stream: Stream) -> None:
-        """Read the stream again, and what it left."""
-        writing = stream.connection.writing
-        self._poller.modify(stream.connection.fd, _READING | select.EPOLLOUT if writing else _READING)
+        """Read the stream again, and what it left; it writes as long as its connection has something unsent."""
+        self._poller.modify(stream.connection.fd, _READING | _writing(stream))
 
     def forget(self, stream: Stream) -> None:
         """Read the stream no longer; its socket must still be open."""
@@ -211,6 +206,10 @@ class Reactor:
         self._next_sweep_ns = now_ns + _SWEEP_NS
         for stream, _ in list(self._streams.values()):
             stream.check_time(now_ns)
+
+
+def _writing(stream: Stream) -> int:
+    return select.EPOLLOUT if stream.connection.writing else 0
 
 
 def _keep_stamping() -> int:
