@@ -60,8 +60,7 @@ def busy_snapshot() -> Callable[[], Snapshot]:
 
     def snapshot() -> Snapshot:
         whole = RunTotals()
-        for part in parts:
-            whole.merge(part)
+        whole.merge(*parts)
         return Snapshot(labels={"engine": "vLLM", "model": "some/model", "scenario": "s"}, totals=whole)
 
     return snapshot

@@ -66,10 +66,11 @@ class Histogram:
     Values wait until there are many or someone asks, and are sorted into buckets together.
     """
 
-    __slots__ = ("_least", "_most", "_sorted", "_total", "_waiting", "_waiting_arrays", "infinite")
+    __slots__ = ("_least", "_most", "_sorted", "_sums", "_total", "_waiting", "_waiting_arrays", "infinite")
 
     def __init__(self) -> None:
         self._sorted: npt.NDArray[np.int64] = np.zeros(BUCKETS, dtype=np.int64)
+        self._sums: npt.NDArray[np.int64] | None = None
         self._waiting: list[float] = []
         self._waiting_arrays: list[npt.NDArray[np.float64]] = []
         self.infinite = 0
@@ -98,7 +99,7 @@ class Histogram:
     @property
     def count(self) -> int:
         """How many finite values were added."""
-        return int(self._counts.sum())
+        return int(self._up_to[-1])
 
     @property
     def mean(self) -> float | None:
@@ -130,11 +131,19 @@ class Histogram:
         self._sort()
         return self._sorted
 
+    @property
+    def _up_to(self) -> npt.NDArray[np.int64]:
+        """How many values lie in each bucket and all below; kept until there are more."""
+        self._sort()
+        if self._sums is None:
+            self._sums = np.cumsum(self._sorted)
+        return self._sums
+
     def _sort(self) -> None:
         if not (self._waiting or self._waiting_arrays):
             return
         values = np.concatenate((self._waiting, *self._waiting_arrays))
-        self._waiting, self._waiting_arrays = [], []
+        self._waiting, self._waiting_arrays, self._sums = [], [], None
         self._sorted += np.bincount(buckets_of(values), minlength=BUCKETS)
         self._total += float(values.sum())
         self._least = min(self._least, float(values.min()))
@@ -144,18 +153,22 @@ class Histogram:
         """Count requests that never came to a value."""
         self.infinite += count
 
-    def merge(self, other: Self) -> None:
-        """Add everything that the other histogram holds."""
-        other._sort()
-        self.infinite += other.infinite
-        if other._least > other._most:
+    def merge(self, *others: Self) -> None:
+        """Add everything that the other histograms hold."""
+        for other in others:
+            other._sort()
+            self.infinite += other.infinite
+        seen = [other for other in others if other._least <= other._most]
+        if not seen:
             return
+        least, most = min(other._least for other in seen), max(other._most for other in seen)
         # Most buckets lie outside what was seen: a sum over many processes is cheap.
-        used = slice(min(max(0, _place(other._least) - 1), BUCKETS - 1), _place(other._most) + 2)
-        self._sorted[used] += other._sorted[used]
-        self._total += other._total
-        self._least = min(self._least, other._least)
-        self._most = max(self._most, other._most)
+        used = slice(min(max(0, _place(least) - 1), BUCKETS - 1), _place(most) + 2)
+        counts = self._sorted[used]
+        for other in seen:
+            counts += other._sorted[used]
+            self._total += other._total
+        self._least, self._most, self._sums = min(self._least, least), max(self._most, most), None
 
     def since(self, earlier: Self) -> Self:
         """Return what was added since an earlier copy; its least and greatest are to within a bucket."""
@@ -179,7 +192,7 @@ class Histogram:
         rank = max(1, math.ceil(share * (count + (self.infinite if with_infinite else 0)) - 1e-9))
         if rank > count:
             return None
-        bucket = int(np.searchsorted(np.cumsum(self._counts), rank))
+        bucket = int(np.searchsorted(self._up_to, rank))
         return min(max(bucket_middle(bucket), self.least), self.most)
 
     def at_most(self, limit: float) -> int:
@@ -188,11 +201,11 @@ class Histogram:
             return self.count
         if limit < self.least:
             return 0
-        return int(self._counts[: _place(limit) + 1].sum())
+        return int(self._up_to[min(_place(limit), BUCKETS - 1)])
 
     def at_most_each(self, limits: Sequence[float]) -> list[int]:
         """Return `at_most` of every limit, at the cost of one."""
-        sums, wanted = np.cumsum(self._counts), np.asarray(limits, dtype=np.float64)
+        sums, wanted = self._up_to, np.asarray(limits, dtype=np.float64)
         found = sums[buckets_of(wanted)]
         found[wanted >= self.most] = sums[-1]
         found[wanted < self.least] = 0

@@ -180,9 +180,7 @@ class RunTotals:
     def whole(self, name: str) -> Histogram:
         """Return a distribution over every answer of the run, in the window or not."""
         histogram = Histogram()
-        histogram.merge(self.distributions[name])
-        if name in self.outside:
-            histogram.merge(self.outside[name])
+        histogram.merge(self.distributions[name], *([self.outside[name]] if name in self.outside else []))
         return histogram
 
     def cut_in_flight(self) -> None:
@@ -274,21 +272,26 @@ class RunTotals:
         if not known or known[0].gives_way_to(value, unix_s):
             self.exemplars[name] = [Exemplar(max(0.0, value), request_id, unix_s)]
 
-    def merge(self, other: Self) -> None:
+    def merge(self, *others: Self) -> None:
         """Add everything that the other totals hold."""
         for name in (*_COUNTS, "window_tokens", "uncounted_answers"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            setattr(self, name, sum([getattr(other, name) for other in others], getattr(self, name)))
         for name in _TALLIES:
-            getattr(self, name).update(getattr(other, name))
-        starts = [s for s in (self.first_started_s, other.first_started_s) if s is not None]
-        ends = [s for s in (self.last_done_s, other.last_done_s) if s is not None]
+            for other in others:
+                getattr(self, name).update(getattr(other, name))
+        everyone = (self, *others)
+        starts = [each.first_started_s for each in everyone if each.first_started_s is not None]
+        ends = [each.last_done_s for each in everyone if each.last_done_s is not None]
         self.first_started_s, self.last_done_s = min(starts, default=None), max(ends, default=None)
-        for name, histogram in other.distributions.items():
-            self.distributions[name].merge(histogram)
-        for name, histogram in other.outside.items():
-            _of(self.outside, name).merge(histogram)
-        for name, exemplars in other.exemplars.items():
-            self.exemplars[name] = slowest([*self.exemplars.get(name, ()), *exemplars])
+        for name in DISTRIBUTIONS:
+            self.distributions[name].merge(*(other.distributions[name] for other in others))
+            outside = [other.outside[name] for other in others if name in other.outside]
+            if outside:
+                _of(self.outside, name).merge(*outside)
+        for name in WITH_EXEMPLARS:
+            known = [exemplar for each in everyone for exemplar in each.exemplars.get(name, ())]
+            if known:
+                self.exemplars[name] = slowest(known)
 
     def to_message(self, *, with_outside: bool = True, coarseness: int = 0) -> dict[str, Any]:
         """

@@ -132,6 +132,5 @@ class Collected:
 
 def _sum(parts: Iterable[RunTotals]) -> RunTotals:
     whole = RunTotals()
-    for part in parts:
-        whole.merge(part)
+    whole.merge(*parts)
     return whole
