@@ -1,7 +1,7 @@
 """Histograms as Prometheus text: the library takes 9 us a line, these are too many, and only their counts change."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -19,31 +19,29 @@ _EXEMPLAR_LABEL: Final = "request_id"
 def histogram_text(labels: Mapping[str, str], totals: RunTotals, slo: Slo, *, open_metrics: bool) -> str:
     """Return every histogram's lines; exemplars in OpenMetrics alone, since the older format has no place for any."""
     return "".join(
-        piece
+        layout.text(totals, totals.exemplars.get(layout.family.distribution, ()) if open_metrics else ())
         for layout in _layouts(tuple(labels.items()), slo)
-        for piece in layout.pieces(totals, totals.exemplars.get(layout.family.distribution, ()) if open_metrics else ())
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What of a histogram stays the same from scrape to scrape."""
+    """What of a histogram stays the same from scrape to scrape: all but the numbers, which have a place in it each."""
 
     family: HistogramFamily
     bounds: tuple[float, ...]
-    head: str
-    buckets: tuple[str, ...]
-    ends: tuple[str, str]
+    template: str
 
-    def pieces(self, totals: RunTotals, exemplars: Sequence[Exemplar]) -> Iterator[str]:
+    def text(self, totals: RunTotals, exemplars: Sequence[Exemplar]) -> str:
         histogram = totals.whole(self.family.distribution)
-        counts = [*histogram.at_most_each(self.bounds), histogram.count]
-        lines = [f"{bucket}{count}\n" for bucket, count in zip(self.buckets, counts, strict=True)]
+        count = histogram.count
+        counts: list[object] = [*histogram.at_most_each(self.bounds), count]
+        noted: dict[int, str] = {}
         for exemplar in sorted(exemplars, key=lambda each: each.value):  # a bucket has place for one: the slowest
-            place = bisect_left(self.bounds, exemplar.value)
-            lines[place] = f"{self.buckets[place]}{counts[place]}{_exemplar_text(exemplar)}\n"
-        count, total = self.ends
-        yield from (self.head, *lines, f"{count}{counts[-1]}\n", f"{total}{histogram.total!r}\n")
+            noted[bisect_left(self.bounds, exemplar.value)] = _exemplar_text(exemplar)
+        for place, note in noted.items():
+            counts[place] = f"{counts[place]}{note}"
+        return self.template % (*counts, count, repr(histogram.total))
 
 
 @lru_cache(maxsize=8)
@@ -54,12 +52,11 @@ def _layouts(labels: tuple[tuple[str, str], ...], slo: Slo) -> tuple[_Layout, ..
 
 def _layout(family: HistogramFamily, labels: str, slo: Slo) -> _Layout:
     bounds, name = tuple(family.bounds(slo)), family.name
+    lines = [f'{name}_bucket{{{labels},le="{bound}"}}' for bound in (*map(repr, bounds), "+Inf")]
+    lines += [f"{name}_count{{{labels}}}", f"{name}_sum{{{labels}}}"]
+    head = f"# HELP {name} {family.text}\n# TYPE {name} histogram\n".replace("%", "%%")
     return _Layout(
-        family=family,
-        bounds=bounds,
-        head=f"# HELP {name} {family.text}\n# TYPE {name} histogram\n",
-        buckets=tuple(f'{name}_bucket{{{labels},le="{bound}"}} ' for bound in (*map(repr, bounds), "+Inf")),
-        ends=(f"{name}_count{{{labels}}} ", f"{name}_sum{{{labels}}} "),
+        family=family, bounds=bounds, template=head + "".join(f"{line.replace('%', '%%')} %s\n" for line in lines)
     )
 
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -98,6 +101,30 @@ def test_every_series_is_there_and_0_before_the_first_request() -> None:
     assert len(unknown) == 4
     assert all(name.endswith("_quantile_seconds") for name in unknown), "None is unknown, zero is zero"
     assert ("llmload_request_errors_total", "reset") in found
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+def test_text_that_is_kept_from_scrape_to_scrape_is_the_librarys_own(accept: str) -> None:
+    labels = {"engine": "a 100 %s \\ engine", "model": 'a "model"', "scenario": "line\nbreak"}
+    counter = CounterMetricFamily("llmload_requests_started", "Requests sent.", labels=tuple(labels))
+    gauge = GaugeMetricFamily(
+        "llmload_worker_cpu_ratio",
+        "CPU of each llmload process, 1 is a whole core; near 1 it sends and counts late.",
+        labels=(*labels, "worker"),
+    )
+    for started, busy in ((0, {"local": 0.5}), (7_000_000, {"0": 0.25, "1": 1e-7}), (7_000_001, {"0": 0.5, "1": 0.0})):
+        counter.samples.clear()
+        gauge.samples.clear()
+        counter.add_metric([*labels.values()], started)
+        for worker, ratio in busy.items():
+            gauge.add_metric([*labels.values(), worker], ratio)
+        registry = CollectorRegistry()
+        registry.collect = lambda: [counter, gauge]  # type: ignore[method-assign] # what the library is to write
+        own = choose_encoder(accept)[0](registry).decode().removesuffix("# EOF\n")
+
+        text = scraped(Snapshot(labels=labels, totals=RunTotals(started=started), cpu_ratio=busy), accept)
+        assert set(own.splitlines()) <= set(text.splitlines())
+        assert "%%" not in text
 
 
 def test_counts_are_those_of_the_whole_run_warm_up_included() -> None:
