@@ -27,8 +27,10 @@ from llmload.workload.salt import Salts
 ABORT_GRACE_S: Final = 5.0
 """How long cut requests may take to close their streams and leave their records."""
 COUNTED_EVERY_S: Final = 0.05
-_COUNTED_TOGETHER: Final = 4
-"""What is at hand for one request is so for the next, and one write takes their lines; more would delay arrivals."""
+_COUNTED_TOGETHER: Final = 16
+"""What is at hand for one request is so for the next, and one write takes their lines."""
+_COUNTED_IN_TIME: Final = 4
+"""The same for an open loop: more would delay its arrivals."""
 
 _logger = logging.getLogger(__name__)
 
@@ -145,6 +147,7 @@ class Session:
         self.stage_clock = clock_of(load, self.span.start_ns)
         self._stages: dict[str, RunTotals] = {}
         self.in_closed_loop = isinstance(load, ClosedLoop) or (isinstance(load, Staged | Capacity) and load.has_users)
+        self._counted_together = _COUNTED_TOGETHER if self.in_closed_loop else _COUNTED_IN_TIME
         self._share = share
         self._seats = Seats(share.of(int(load.start)) or 0) if isinstance(load, Capacity) else None
         self.think_time_s = load.think_time_s if isinstance(load, ClosedLoop | Staged) else 0.0
@@ -206,7 +209,7 @@ class Session:
     def record(self, record: RequestRecord) -> None:
         """Take a request that has ended; with some others it is counted, and appended to the run's file."""
         self._ended.append(record)
-        if len(self._ended) >= _COUNTED_TOGETHER:
+        if len(self._ended) >= self._counted_together:
             self.count_ended()
 
     def count_ended(self) -> None:
