@@ -42,7 +42,7 @@ class Answer:
     becomes `error`. The first error stays.
     """
 
-    __slots__ = ("chunk_ns", "error", "finish_reason", "finished", "said_done", "textless_ns", "whole")
+    __slots__ = ("chunk_ns", "error", "finish_reason", "finished", "said_done", "textless_ns", "together_ns", "whole")
 
     def __init__(self) -> None:
         self.chunk_ns = array("q")
@@ -51,6 +51,8 @@ class Answer:
         self.finished = False
         self.said_done = False
         self.whole = False
+        self.together_ns = 0
+        """When two chunks with text arrived, the last time that they share a stamp: they waited together to be read."""
         self.error: RequestError | None = None
 
     def take_event(self, arrived_ns: int, kind: bytes, data: bytes) -> str | None:
@@ -102,6 +104,13 @@ class Answer:
     def textless_stamps(self) -> StampArray:
         """Return the arrivals of chunks with choices but no text, in monotonic ns."""
         return _stamps(self.textless_ns)
+
+    def _take_text(self, arrived_ns: int) -> None:
+        """Note the arrival of a chunk with text."""
+        chunk_ns = self.chunk_ns
+        if chunk_ns and chunk_ns[-1] == arrived_ns:
+            self.together_ns = arrived_ns
+        chunk_ns.append(arrived_ns)
 
     def _understand(self, arrived_ns: int, kind: bytes, data: bytes) -> str | None:
         try:

@@ -89,7 +89,7 @@ class ChatAnswer(Answer):
             self._usage = usage
             self._usage_is_last = self.finished
         if text:
-            self.chunk_ns.append(arrived_ns)
+            self._take_text(arrived_ns)
             total = count_in(usage, "completion_tokens")
             if total is not None:
                 self._totals.append(total)

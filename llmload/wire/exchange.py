@@ -224,9 +224,9 @@ class Exchange:
                 response.drop()  # this runs in the hub: one bad answer must not end all the others
             if time.monotonic_ns() >= until_ns:
                 break
-        if response.together:
-            response.together = False
-            self._reactor.found_together()
+        if self.answer.together_ns:
+            self._reactor.found_together(self.answer.together_ns)
+            self.answer.together_ns = 0
         if response.complete:
             self._end()
         if response.pieces or response.reads:

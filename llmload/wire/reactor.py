@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 from gevent import monkey
 from gevent.hub import get_hub
 
+from llmload.wire.caution import Caution
 from llmload.wire.clock import ArrivalClock
 from llmload.wire.connection import ANCILLARY_BYTES, Connection, Received, ask_for_stamps, received_stamp
 
@@ -18,8 +19,6 @@ TICK_S: Final = 0.001
 LONG_TICK_S: Final = 0.004
 _MANY_STREAMS: Final = 100
 """From here on a tick's own cost matters more than the few milliseconds that an answer's end may wait for it."""
-_CAUTION_NS: Final = 2_000_000_000
-"""How long ticks stay short after chunks were found waiting together, which costs their stamps."""
 _SLICE_NS: Final = 700_000
 _SHORT_SLICE_NS: Final = 150_000
 """What few streams begin with, so that a request that is due meanwhile leaves in time."""
@@ -75,7 +74,7 @@ class Reactor:
         self._short: Any = self._hub.loop.timer(TICK_S, TICK_S)
         self._long: Any = self._hub.loop.timer(LONG_TICK_S, LONG_TICK_S)
         self._timer = self._short
-        self._cautious_until_ns = 0
+        self._caution = Caution()
         self._watcher: Any = self._hub.loop.io(self._poller.fileno(), 1)
         self._missed_stamps = 0
         self._running = False
@@ -122,9 +121,9 @@ class Reactor:
         if self._missed_stamps == _MISSES_ALLOWED:
             self._watcher.start(self._drain)
 
-    def found_together(self) -> None:
-        """Note that chunks of a stream waited together: look more often for a while."""
-        self._cautious_until_ns = self.clock.now_ns + _CAUTION_NS
+    def found_together(self, arrived_ns: int) -> None:
+        """Note that chunks with text were read together, at this stamp: look more often for a while."""
+        self._caution.found(arrived_ns, self.clock.now_ns)
 
     def wake(self, waiter: Any) -> None:
         """Let the greenlet behind a gevent waiter go on, after this round."""
@@ -168,7 +167,7 @@ class Reactor:
 
     def _choose_timer(self) -> None:
         """Tick seldom while there are many streams and each read finds one chunk."""
-        rarely = len(self._streams) >= _MANY_STREAMS and self.clock.now_ns >= self._cautious_until_ns
+        rarely = len(self._streams) >= _MANY_STREAMS and not self._caution.lasts(self.clock.now_ns)
         chosen = self._long if rarely and not self._read else self._short
         if chosen is not self._timer:
             self._timer.stop()

@@ -45,7 +45,6 @@ class Response:
         "retry_after",
         "stamps",
         "status",
-        "together",
         "waiting_bytes",
     )
 
@@ -55,8 +54,6 @@ class Response:
         self.reads: list[bytes] = []
         self.read_stamps = array("q")
         self.waiting_bytes = 0
-        self.together = False
-        """Whether a read brought more than one chunk."""
         self.at_chunk = False
         """Whether the first of `reads` begins with a chunk, as nothing but whole chunks came before it."""
         self.arrived_ns = 0
@@ -132,7 +129,6 @@ class Response:
             for piece in pieces[before:]:
                 self.stamps.append(arrived_ns)
                 self.waiting_bytes += len(piece)
-        self.together = self.together or len(pieces) - before > 1
         self.at_chunk = self._chunked and not self._in_chunk and data.endswith(b"\r\n")
 
     def feed_end(self) -> bool:

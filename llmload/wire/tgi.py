@@ -57,7 +57,7 @@ class TgiAnswer(Answer):
     def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
         token = chunk.get("token")
         if token and token.get("text") and not token.get("special"):
-            self.chunk_ns.append(arrived_ns)
+            self._take_text(arrived_ns)
         if chunk.get("generated_text") is not None or chunk.get("details"):
             self._take_details(chunk)
         return None

@@ -1,0 +1,34 @@
+"""How long to look often at the sockets, once chunks were found that had waited together."""
+
+from typing import Final
+
+_LEAST_NS: Final = 100_000_000
+_MOST_NS: Final = 4_000_000_000
+_CALM_NS: Final = 200_000_000
+"""Chunks that wait together after so long a calm were held up once, by a busy machine perhaps."""
+
+
+class Caution:
+    """
+    Lasts 0.1 s from a find on, and twice as long each time that the next comes soon after it, 4 s at most.
+
+    Chunks that are read together share one stamp, so an engine whose chunks follow each other faster than the reader
+    looks must be looked at more often nearly all the time; one late moment of a machine is no such engine.
+    """
+
+    __slots__ = ("_length_ns", "_until_ns")
+
+    def __init__(self) -> None:
+        self._length_ns = _LEAST_NS
+        self._until_ns = 0
+
+    def found(self, arrived_ns: int, now_ns: int) -> None:
+        """Take note of chunks that arrived at this monotonic ns; what came before the last caution ended is no news."""
+        calm_ns = arrived_ns - self._until_ns
+        if calm_ns >= 0:
+            self._length_ns = _LEAST_NS if calm_ns >= _CALM_NS else min(2 * self._length_ns, _MOST_NS)
+            self._until_ns = now_ns + self._length_ns
+
+    def lasts(self, now_ns: int) -> bool:
+        """Return whether to look often at this monotonic ns."""
+        return now_ns < self._until_ns
