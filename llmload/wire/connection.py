@@ -3,6 +3,7 @@
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from llmload.wire.clock import ArrivalClock
@@ -11,16 +12,19 @@ from llmload.wire.tls import TlsLayer
 READ_BYTES: Final = 32_768
 _FEW_BYTES: Final = 479
 """What is asked for after a read of clearly less, as chunks are small: Python's own allocator has so much at hand."""
-_CLEARLY_LESS: Final = 128
+SMALL_BYTES: Final = _FEW_BYTES - 128
+"""A read of fewer bytes than this is clearly less."""
 
 _SO_TIMESTAMPING: Final = 37
 _SOF_RX_SOFTWARE: Final = 1 << 3
 _SOF_SOFTWARE: Final = 1 << 4
 ANCILLARY_BYTES: Final = socket.CMSG_SPACE(48)
-_timespec = struct.Struct("qq").unpack_from
+timespec: Final = struct.Struct("qq").unpack_from
+"""Reads seconds and nanoseconds out of a stamp."""
 
 Received = tuple[bytes, list[tuple[int, int, bytes]], int, Any]
 """What a socket's `recvmsg` returns."""
+Receive = Callable[[int, int], Received]
 
 
 def ask_for_stamps(sock: socket.socket) -> bool:
@@ -61,7 +65,7 @@ class Connection:
 
     def __init__(self, sock: socket.socket, clock: ArrivalClock, tls: TlsLayer | None = None) -> None:
         self._sock = sock
-        self.recvmsg = sock.recvmsg
+        self.recvmsg: Receive = sock.recvmsg
         self._clock = clock
         self._tls = tls
         self._unsent: memoryview | None = None
@@ -88,9 +92,9 @@ class Connection:
         data, ancillary, _, _ = received
         got = len(data)
         self.drained = got < self.asked
-        self.asked = _FEW_BYTES if got < _FEW_BYTES - _CLEARLY_LESS else READ_BYTES
+        self.asked = _FEW_BYTES if got < SMALL_BYTES else READ_BYTES
         if ancillary:
-            seconds, nanoseconds = _timespec(ancillary[0][2])
+            seconds, nanoseconds = timespec(ancillary[0][2])
             clock = self._clock
             stamp_ns = seconds * 1_000_000_000 + nanoseconds
             self.arrived_ns = clock.monotonic_ns(stamp_ns) if clock.stepped else stamp_ns + clock.offset_ns
@@ -103,6 +107,11 @@ class Connection:
         if not data:
             raise EOFError
         return data
+
+    @property
+    def steady(self) -> bool:
+        """Whether reads are small, stamped and in clear, as they will be."""
+        return self.stamped and self._tls is None and self.asked == _FEW_BYTES
 
     def send(self, data: bytes) -> bool:
         """Write as much as the kernel takes now and keep the rest; return whether all is written."""

@@ -42,7 +42,6 @@ class Exchange:
         "_paused",
         "_queued",
         "_reactor",
-        "_understand_bytes",
         "_understanding",
         "_unstamped",
         "_waiter",
@@ -66,7 +65,7 @@ class Exchange:
         self._limits = limits
         self._check_ns = FOREVER_NS
         self._waiter: Any = Waiter()
-        self._understand_bytes = _UNDERSTAND_FIRST_BYTES
+        self.response.enough_bytes = _UNDERSTAND_FIRST_BYTES
         self._unstamped = False
         self._ended = False
         self._queued = False
@@ -123,17 +122,24 @@ class Exchange:
                         self._unstamped = True
                         self._reactor.miss_stamp()
                     may_be_last = response.feed(data, connection.arrived_ns)
-                    if (may_be_last or response.waiting_bytes > self._understand_bytes) and not self._queued:
+                    if (may_be_last or response.waiting_bytes > response.enough_bytes) and not self._queued:
                         self._queue()
                 if connection.drained and not mask & HUNG_UP:
+                    response.steady = connection.steady and response.in_chunks
                     return
                 if response.waiting_bytes > _MOST_WAITING_BYTES:
-                    self._paused = True
-                    self._reactor.pause(self)
+                    self._pause()
                     return
                 data = connection.receive()
         except (EOFError, OSError, httptools.HttpParserError) as problem:
             self._break_off(problem)
+
+    def on_enough(self) -> None:
+        """Have what was read understood, and read no more before that where it is much."""
+        if not self._queued:
+            self._queue()
+        elif self.response.waiting_bytes > _MOST_WAITING_BYTES and not (self._paused or self._ended):
+            self._pause()
 
     def on_problem(self, mask: int, problem: OSError) -> None:
         """Learn why nothing could be read, and write what the socket allows."""
@@ -164,6 +170,10 @@ class Exchange:
         )
         if error is not None:
             self._end(error)
+
+    def _pause(self) -> None:
+        self._paused = True
+        self._reactor.pause(self)
 
     def _write(self) -> None:
         try:
@@ -212,7 +222,7 @@ class Exchange:
 
     def _understand(self, until_ns: int) -> bool:
         response = self.response
-        self._understand_bytes = _UNDERSTAND_BYTES
+        response.enough_bytes = _UNDERSTAND_BYTES
         while response.pieces or response.reads:
             try:
                 self._understanding.advance(until_ns)

@@ -6,12 +6,31 @@ from typing import Final
 import httptools
 
 _NO_BODY_OF_ITS_OWN: Final = range(100, 200)
-_MAY_BE_LAST: Final = b"\r\n\r\n"
+MAY_BE_LAST: Final = b"\r\n\r\n"
 """How the last read of a chunked body ends: with the empty line behind the last chunk, or it is a part of it alone."""
-_MAY_BE_LAST_BYTES: Final = len(_MAY_BE_LAST)
+LEAST_BYTES: Final = len(MAY_BE_LAST)
 
 
-class Response:
+class Waiting:
+    """
+    Reads of a chunked body that nobody has understood yet, each with the monotonic ns of its arrival.
+
+    A class of its own, so that what is touched for each read lies together in memory, ahead of everything else.
+    """
+
+    __slots__ = ("enough_bytes", "read_stamps", "reads", "steady", "waiting_bytes")
+
+    def __init__(self) -> None:
+        self.reads: list[bytes] = []
+        self.read_stamps = array("q")
+        self.waiting_bytes = 0
+        self.enough_bytes = 0
+        """How many of them are enough to be worth understanding; whoever does says."""
+        self.steady = False
+        """Whether a read may be kept in `reads` just so, unless it may be the last; whoever reads says."""
+
+
+class Response(Waiting):
     """
     The answer to one request, read by `httptools`; its public methods are that parser's callbacks.
 
@@ -24,7 +43,6 @@ class Response:
     """
 
     __slots__ = (
-        "_chunked",
         "_framed",
         "_in_chunk",
         "_parsed_ns",
@@ -37,26 +55,23 @@ class Response:
         "content_type",
         "done_ns",
         "headers_complete",
+        "in_chunks",
         "keep_alive",
         "on_body",
         "pieces",
-        "read_stamps",
-        "reads",
         "retry_after",
         "stamps",
         "status",
-        "waiting_bytes",
     )
 
     def __init__(self) -> None:
+        super().__init__()
         self.pieces: list[bytes] = []
         self.stamps = array("q")
-        self.reads: list[bytes] = []
-        self.read_stamps = array("q")
-        self.waiting_bytes = 0
         self.at_chunk = False
         """Whether the first of `reads` begins with a chunk, as nothing but whole chunks came before it."""
         self.arrived_ns = 0
+        """When the last read arrived that was parsed or skipped."""
         self.done_ns = 0
         """When the read arrived that completed the answer."""
         self.status = 0
@@ -68,7 +83,8 @@ class Response:
         self.keep_alive = False
         self._framed = False
         self._says_chunked = False
-        self._chunked = False
+        self.in_chunks = False
+        """Whether what is read next belongs to a chunked body."""
         self._in_chunk = False
         self._parsed_ns = 0
         self.on_body = self.pieces.append
@@ -80,15 +96,14 @@ class Response:
 
         Raises `httptools.HttpParserError` where they are no HTTP, if not here then in `parse`.
         """
-        self.arrived_ns = arrived_ns
-        if not self._chunked:
+        if not self.in_chunks:
             self._parse(data, arrived_ns)
             return self.complete
         length = len(data)
         self.reads.append(data)
         self.read_stamps.append(arrived_ns)
         self.waiting_bytes += length
-        return length < _MAY_BE_LAST_BYTES or data.endswith(_MAY_BE_LAST)
+        return length < LEAST_BYTES or data.endswith(MAY_BE_LAST)
 
     def parse(self) -> None:
         """Parse reads, at least one, until the next begins with a chunk; raises `httptools.HttpParserError`."""
@@ -109,6 +124,8 @@ class Response:
 
     def skip(self, count: int) -> None:
         """Let go of the oldest reads, which were understood without being parsed: whole chunks, each of them."""
+        if count:
+            self.arrived_ns = self.read_stamps[count - 1]
         if count == len(self.reads) and not self.pieces:
             self.waiting_bytes = 0
         else:
@@ -117,7 +134,7 @@ class Response:
         del self.read_stamps[:count]
 
     def _parse(self, data: bytes, arrived_ns: int) -> None:
-        pieces, self._parsed_ns = self.pieces, arrived_ns
+        pieces, self._parsed_ns, self.arrived_ns = self.pieces, arrived_ns, arrived_ns
         before = len(pieces)
         try:
             self._parser.feed_data(data)
@@ -129,7 +146,7 @@ class Response:
             for piece in pieces[before:]:
                 self.stamps.append(arrived_ns)
                 self.waiting_bytes += len(piece)
-        self.at_chunk = self._chunked and not self._in_chunk and data.endswith(b"\r\n")
+        self.at_chunk = self.in_chunks and not self._in_chunk and data.endswith(b"\r\n")
 
     def feed_end(self) -> bool:
         """Take the end of the connection; return whether the answer is complete with it."""
@@ -173,7 +190,7 @@ class Response:
         """Learn the status; that of an interim answer is none."""
         self.status = self._parser.get_status_code()
         self.headers_complete = self.status not in _NO_BODY_OF_ITS_OWN or self.status == 101
-        self._chunked = self.headers_complete and self._says_chunked
+        self.in_chunks = self.headers_complete and self._says_chunked
 
     def on_chunk_header(self) -> None:
         """Note the beginning of a chunk."""
