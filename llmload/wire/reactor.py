@@ -176,7 +176,8 @@ class Reactor:
         self._drain()
         if self._read:
             self._understand_slice()
-            self._drain()
+            if self._read or self._timer is self._short:  # else the next tick is early enough
+                self._drain()
         if self.clock.now_ns >= self._next_sweep_ns:
             self._sweep(self.clock.now_ns)
         if not self._streams and not self._read:
