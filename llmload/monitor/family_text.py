@@ -35,7 +35,8 @@ def _template(
     """What the library writes of these labels, with a place for each value."""
     encode, _ = choose_encoder(accept)
     figures = tuple(dict.fromkeys(each, 0.0) for each in keys)
-    lines = encode(_Families(common, figures, info)).decode().removesuffix(_END).replace("%", "%%").splitlines()
+    text = encode(_Families(common, figures, info)).decode().removesuffix(_END).replace("%", "%%")
+    lines = text.removesuffix("\n").split("\n")  # not splitlines(): a label may hold what it would cut at
     return "".join(f"{line if line.startswith('#') else line.rpartition(' ')[0] + ' %s'}\n" for line in lines)
 
 
