@@ -97,6 +97,11 @@ class Histogram:
         return self._most
 
     @property
+    def seen(self) -> bool:
+        """Whether any finite value was added, without counting them."""
+        return bool(self._waiting or self._waiting_arrays) or self._least <= self._most
+
+    @property
     def count(self) -> int:
         """How many finite values were added."""
         return int(self._up_to[-1])

@@ -333,4 +333,4 @@ def _of(histograms: dict[str, Histogram], name: str) -> Histogram:
 
 
 def _messages(histograms: dict[str, Histogram], every: int) -> dict[str, Any]:
-    return {name: each.to_message(every) for name, each in histograms.items() if each.count or each.infinite}
+    return {name: each.to_message(every) for name, each in histograms.items() if each.seen or each.infinite}
