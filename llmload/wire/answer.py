@@ -51,8 +51,8 @@ class Answer:
         self.finished = False
         self.said_done = False
         self.whole = False
-        self.together_ns = 0
-        """When two chunks with text arrived, the last time that they share a stamp: they waited together to be read."""
+        self.together_ns: list[int] = []
+        """Stamps that a chunk with text shares with the one before: they waited together; whoever minds clears it."""
         self.error: RequestError | None = None
 
     def take_event(self, arrived_ns: int, kind: bytes, data: bytes) -> str | None:
@@ -109,7 +109,7 @@ class Answer:
         """Note the arrival of a chunk with text."""
         chunk_ns = self.chunk_ns
         if chunk_ns and chunk_ns[-1] == arrived_ns:
-            self.together_ns = arrived_ns
+            self.together_ns.append(arrived_ns)
         chunk_ns.append(arrived_ns)
 
     def _understand(self, arrived_ns: int, kind: bytes, data: bytes) -> str | None:

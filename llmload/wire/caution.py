@@ -1,5 +1,6 @@
 """How long to look often at the sockets, once chunks were found that had waited together."""
 
+from collections.abc import Iterable
 from typing import Final
 
 _LEAST_NS: Final = 100_000_000
@@ -22,11 +23,17 @@ class Caution:
         self._length_ns = _LEAST_NS
         self._until_ns = 0
 
-    def found(self, arrived_ns: int, now_ns: int) -> None:
-        """Take note of chunks that arrived at this monotonic ns; what came before the last caution ended is no news."""
-        calm_ns = arrived_ns - self._until_ns
-        if calm_ns >= 0:
-            self._length_ns = _LEAST_NS if calm_ns >= _CALM_NS else min(2 * self._length_ns, _MOST_NS)
+    def found(self, stamps_ns: Iterable[int], now_ns: int) -> None:
+        """
+        Take note of chunks that arrived together at these monotonic ns, in their order.
+
+        What came before the last caution ended is no news. How long the calm was, the first news says: a stream tells
+        of what happened to it only once it is understood.
+        """
+        news_ns = next((stamp_ns for stamp_ns in stamps_ns if stamp_ns >= self._until_ns), None)
+        if news_ns is not None:
+            calm = news_ns - self._until_ns >= _CALM_NS
+            self._length_ns = _LEAST_NS if calm else min(2 * self._length_ns, _MOST_NS)
             self._until_ns = now_ns + self._length_ns
 
     def lasts(self, now_ns: int) -> bool:

@@ -236,7 +236,7 @@ class Exchange:
                 break
         if self.answer.together_ns:
             self._reactor.found_together(self.answer.together_ns)
-            self.answer.together_ns = 0
+            self.answer.together_ns.clear()
         if response.complete:
             self._end()
         if response.pieces or response.reads:

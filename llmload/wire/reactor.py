@@ -6,6 +6,7 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from gevent import monkey
@@ -140,9 +141,9 @@ class Reactor:
         if self._missed_stamps == _MISSES_ALLOWED:
             self._watcher.start(self._drain)
 
-    def found_together(self, arrived_ns: int) -> None:
-        """Note that chunks with text were read together, at this stamp: look more often for a while."""
-        self._caution.found(arrived_ns, self.clock.now_ns)
+    def found_together(self, stamps_ns: Sequence[int]) -> None:
+        """Note that chunks with text were read together, at these stamps: look more often for a while."""
+        self._caution.found(stamps_ns, self.clock.now_ns)
 
     def wake(self, waiter: Any) -> None:
         """Let the greenlet behind a gevent waiter go on, after this round."""

@@ -160,12 +160,14 @@ def test_a_frame_is_looked_for_only_where_a_chunk_begins() -> None:
 @pytest.mark.parametrize(
     ("reads", "together_ns"),
     [
-        ([content("") + content("one"), content("two"), chat_event({}, "stop") + b"data: [DONE]\n\n"], 0),
-        ([content("one"), content("two") + content("three"), content("four")], 2),
+        ([content("") + content("one"), content("two"), chat_event({}, "stop") + b"data: [DONE]\n\n"], []),
+        ([content("one"), content("two") + content("three"), content("four")], [2]),
     ],
     ids=["a role with the first, a finish with the end", "two texts"],
 )
-def test_only_chunks_with_text_lose_something_by_being_read_together(reads: list[bytes], together_ns: int) -> None:
+def test_only_chunks_with_text_lose_something_by_being_read_together(
+    reads: list[bytes], together_ns: list[int]
+) -> None:
     answer = ChatAnswer()
 
     EventsBody(answer).take_many(array("q", range(1, len(reads) + 1)), reads, FOREVER_NS)

@@ -1,5 +1,7 @@
 """When to look often at the sockets, and for how long."""
 
+import pytest
+
 from llmload.wire.caution import Caution
 
 MS = 1_000_000
@@ -7,10 +9,10 @@ MS = 1_000_000
 
 def test_one_late_moment_is_short_and_is_told_once() -> None:
     caution = Caution()
-    caution.found(1_000 * MS, 1_010 * MS)
+    caution.found([1_000 * MS], 1_010 * MS)
 
     for late_ms in range(990, 1_100, 10):  # others find what the same moment did to them
-        caution.found(late_ms * MS, 1_105 * MS)
+        caution.found([late_ms * MS], 1_105 * MS)
 
     assert caution.lasts(1_109 * MS)
     assert not caution.lasts(1_110 * MS)
@@ -20,18 +22,25 @@ def test_late_moments_far_apart_stay_short() -> None:
     caution = Caution()
 
     for second in range(1, 20):
-        caution.found(second * 1_000 * MS, second * 1_000 * MS)
+        caution.found([second * 1_000 * MS], second * 1_000 * MS)
         assert not caution.lasts((second * 1_000 + 100) * MS)
 
 
-def test_an_engine_that_is_always_faster_is_looked_at_often_nearly_always() -> None:
-    caution, now_ms, often_ms = Caution(), 1_000, 0
+@pytest.mark.parametrize(
+    ("understood_every_ms", "share"), [(5, 0.99), (100, 0.97), (310, 0.9), (500, 0.88), (1_000, 0.8)]
+)
+def test_an_engine_that_is_always_faster_is_looked_at_often_nearly_always(
+    understood_every_ms: int, share: float
+) -> None:
+    caution, often_ms, together_ns = Caution(), 0, []
 
-    while now_ms < 61_000:
+    for now_ms in range(1_000, 121_000):
         if caution.lasts(now_ms * MS):
             often_ms += 1
         elif now_ms % 4 == 0:  # the rare look finds two chunks
-            caution.found(now_ms * MS, (now_ms + 5) * MS)
-        now_ms += 1
+            together_ns.append(now_ms * MS)
+        if now_ms % understood_every_ms == 0:
+            caution.found(together_ns, now_ms * MS)
+            together_ns.clear()
 
-    assert often_ms > 0.99 * 60_000
+    assert often_ms > share * 120_000
