@@ -124,11 +124,11 @@ class Exchange:
                     may_be_last = response.feed(data, connection.arrived_ns)
                     if (may_be_last or response.waiting_bytes > response.enough_bytes) and not self._queued:
                         self._queue()
-                if connection.drained and not mask & HUNG_UP:
-                    response.steady = connection.steady and response.in_chunks
-                    return
+                response.steady = connection.steady and response.in_chunks
                 if response.waiting_bytes > _MOST_WAITING_BYTES:
                     self._pause()
+                    return
+                if connection.drained and not mask & HUNG_UP:
                     return
                 data = connection.receive()
         except (EOFError, OSError, httptools.HttpParserError) as problem:

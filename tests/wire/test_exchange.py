@@ -70,6 +70,17 @@ def test_a_stream_is_steady_once_its_small_stamped_reads_are_chunks(exchange: Ex
     assert not exchange.response.steady, "the next read asks for more"
 
 
+def test_a_read_that_fills_what_was_asked_for_asks_for_more_until_reads_are_small_again(exchange: Exchange) -> None:
+    connection = exchange.connection
+    exchange.on_ready(select.EPOLLIN, stamped(HEAD))
+    exchange.on_ready(select.EPOLLIN, stamped((CHUNK * 10)[: connection.asked]))
+
+    assert not exchange.response.steady
+
+    exchange.on_ready(select.EPOLLIN, stamped((CHUNK * 10)[479:500]))
+    assert exchange.response.steady
+
+
 def test_what_is_kept_is_understood_once_there_is_enough_and_read_no_more_where_there_is_much(
     exchange: Exchange,
 ) -> None:
