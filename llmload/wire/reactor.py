@@ -27,7 +27,7 @@ from llmload.wire.connection import (
 from llmload.wire.response import LEAST_BYTES, MAY_BE_LAST, Waiting
 
 TICK_S: Final = 0.001
-LONG_TICK_S: Final = 0.004
+LONG_TICK_S: Final = 0.006
 _MANY_STREAMS: Final = 100
 """From here on a tick's own cost matters more than the few milliseconds that an answer's end may wait for it."""
 _SLICE_NS: Final = 700_000
@@ -40,6 +40,7 @@ _MISSES_ALLOWED: Final = 8
 _STAMPING_STARTS_S: Final = 0.25
 _ARRIVED: Final = select.EPOLLIN
 """All that is said of most sockets: something came."""
+_UNUSUAL: Final = -1
 HUNG_UP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 """The other side writes no more: what it wrote must be read to its end, since nothing else will tell of it."""
 _READING: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
@@ -215,15 +216,23 @@ class Reactor:
         each call, and each object looked at, costs several times as much between the reads of hundreds of streams as
         it does in a loop of its own.
         """
-        offset_ns, stepped = self.clock.offset_ns, self.clock.stepped
+        offset_ns, second, second_ns = self.clock.offset_ns, -1, 0
+        as_usual = _UNUSUAL if self.clock.stepped else _ARRIVED
         for stream, waiting, mask, received in brought:
             data, ancillary, _, _ = received
             length = len(data)
-            plain = mask == _ARRIVED and ancillary and waiting.steady and not stepped
-            if plain and LEAST_BYTES <= length < SMALL_BYTES and not data.endswith(MAY_BE_LAST):
+            if (
+                mask == as_usual
+                and waiting.steady
+                and LEAST_BYTES <= length < SMALL_BYTES
+                and ancillary
+                and not data.endswith(MAY_BE_LAST)
+            ):
                 seconds, nanoseconds = timespec(ancillary[0][2])
+                if seconds != second:
+                    second, second_ns = seconds, seconds * 1_000_000_000 + offset_ns
                 waiting.reads.append(data)
-                waiting.read_stamps.append(seconds * 1_000_000_000 + nanoseconds + offset_ns)
+                waiting.read_stamps.append(second_ns + nanoseconds)
                 waiting.waiting_bytes = waiting_bytes = waiting.waiting_bytes + length
                 if waiting_bytes > waiting.enough_bytes:
                     stream.on_enough()
