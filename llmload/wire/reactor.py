@@ -77,7 +77,7 @@ class Stream(Protocol):
 class Reactor:
     """
     Polls the sockets of open streams every millisecond, in gevent's hub; with no stream open it does not run. With
-    many streams it polls every four, as long as no two chunks of a stream are found waiting together.
+    many streams it polls every six, as long as no two chunks of a stream are found waiting together.
 
     Reading late costs no truth where the kernel stamps arrival, so nothing wakes up per chunk. Where it does not,
     the hub wakes the reactor as soon as a socket is readable. What was read is understood in slices shorter than
