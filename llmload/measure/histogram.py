@@ -163,7 +163,7 @@ class Histogram:
         for other in others:
             other._sort()
             self.infinite += other.infinite
-        seen = [other for other in others if other._least <= other._most]
+        seen = [other for other in others if other.seen]
         if not seen:
             return
         least, most = min(other._least for other in seen), max(other._most for other in seen)

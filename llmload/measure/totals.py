@@ -180,7 +180,7 @@ class RunTotals:
     def whole(self, name: str) -> Histogram:
         """Return a distribution over every answer of the run, in the window or not."""
         histogram = Histogram()
-        histogram.merge(self.distributions[name], *([self.outside[name]] if name in self.outside else []))
+        histogram.merge(*(each[name] for each in (self.distributions, self.outside) if name in each))
         return histogram
 
     def cut_in_flight(self) -> None:
