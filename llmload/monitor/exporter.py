@@ -6,12 +6,12 @@ from typing import Any, Final
 
 from prometheus_client.exposition import choose_encoder
 
+from llmload.monitor.exposition_text import END
 from llmload.monitor.families import COMMON_LABELS, Snapshot
 from llmload.monitor.family_text import family_text
 from llmload.monitor.histogram_text import histogram_text
 
 _OPEN_METRICS: Final = "application/openmetrics-text"
-_END: Final = "# EOF\n"
 
 
 def exposition(snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
@@ -20,7 +20,7 @@ def exposition(snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
     open_metrics = content_type.startswith(_OPEN_METRICS)
     labels = {name: snapshot.labels[name] for name in COMMON_LABELS}
     histograms = histogram_text(labels, snapshot.totals, snapshot.slo, open_metrics=open_metrics)
-    return f"{family_text(snapshot, accept)}{histograms}{_END if open_metrics else ''}".encode(), content_type
+    return f"{family_text(snapshot, accept)}{histograms}{END if open_metrics else ''}".encode(), content_type
 
 
 def wsgi_app(snapshot: Callable[[], Snapshot]) -> Any:

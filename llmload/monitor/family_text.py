@@ -9,11 +9,11 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from llmload.monitor.exposition_text import END, template
 from llmload.monitor.families import COMMON_LABELS, FAMILIES, INFO_LABELS, RUN_INFO, RUN_INFO_TEXT, Family, Snapshot
 
 _FAMILY_OF: Final[dict[str, Any]] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 _VALUE_TEXT: Final[Callable[[float], str]] = floatToGoString
-_END: Final = "# EOF\n"
 _Figures = tuple[Mapping[str, float], ...]
 
 
@@ -35,9 +35,9 @@ def _template(
     """What the library writes of these labels, with a place for each value."""
     encode, _ = choose_encoder(accept)
     figures = tuple(dict.fromkeys(each, 0.0) for each in keys)
-    text = encode(_Families(common, figures, info)).decode().removesuffix(_END).replace("%", "%%")
-    lines = text.removesuffix("\n").split("\n")  # not splitlines(): a label may hold what it would cut at
-    return "".join(f"{line if line.startswith('#') else line.rpartition(' ')[0] + ' %s'}\n" for line in lines)
+    text = encode(_Families(common, figures, info)).decode().removesuffix(END).removesuffix("\n")
+    lines = text.split("\n")  # not splitlines(): a label may hold what it would cut at
+    return template(line if line.startswith("#") else line.rpartition(" ")[0] for line in lines)
 
 
 class _Families(Collector):

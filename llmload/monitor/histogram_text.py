@@ -9,6 +9,7 @@ from typing import Final
 from llmload.measure.exemplar import Exemplar
 from llmload.measure.slo import Slo
 from llmload.measure.totals import RunTotals
+from llmload.monitor.exposition_text import template
 from llmload.monitor.families import HISTOGRAMS, HistogramFamily
 
 MOST_EXEMPLAR_CHARACTERS: Final = 128
@@ -34,14 +35,12 @@ class _Layout:
 
     def text(self, totals: RunTotals, exemplars: Sequence[Exemplar]) -> str:
         histogram = totals.whole(self.family.distribution)
-        count = histogram.count
-        counts: list[object] = [*histogram.at_most_each(self.bounds), count]
-        noted: dict[int, str] = {}
+        counts = [*histogram.at_most_each(self.bounds), histogram.count]
+        values: list[object] = [*counts, counts[-1], repr(histogram.total)]
         for exemplar in sorted(exemplars, key=lambda each: each.value):  # a bucket has place for one: the slowest
-            noted[bisect_left(self.bounds, exemplar.value)] = _exemplar_text(exemplar)
-        for place, note in noted.items():
-            counts[place] = f"{counts[place]}{note}"
-        return self.template % (*counts, count, repr(histogram.total))
+            place = bisect_left(self.bounds, exemplar.value)
+            values[place] = f"{counts[place]}{_exemplar_text(exemplar)}"
+        return self.template % tuple(values)
 
 
 @lru_cache(maxsize=8)
@@ -52,12 +51,10 @@ def _layouts(labels: tuple[tuple[str, str], ...], slo: Slo) -> tuple[_Layout, ..
 
 def _layout(family: HistogramFamily, labels: str, slo: Slo) -> _Layout:
     bounds, name = tuple(family.bounds(slo)), family.name
-    lines = [f'{name}_bucket{{{labels},le="{bound}"}}' for bound in (*map(repr, bounds), "+Inf")]
+    lines = [f"# HELP {name} {family.text}", f"# TYPE {name} histogram"]
+    lines += [f'{name}_bucket{{{labels},le="{bound}"}}' for bound in (*map(repr, bounds), "+Inf")]
     lines += [f"{name}_count{{{labels}}}", f"{name}_sum{{{labels}}}"]
-    head = f"# HELP {name} {family.text}\n# TYPE {name} histogram\n".replace("%", "%%")
-    return _Layout(
-        family=family, bounds=bounds, template=head + "".join(f"{line.replace('%', '%%')} %s\n" for line in lines)
-    )
+    return _Layout(family=family, bounds=bounds, template=template(lines))
 
 
 def _exemplar_text(exemplar: Exemplar) -> str:
