@@ -122,13 +122,10 @@ class Exchange:
                         self._unstamped = True
                         self._reactor.miss_stamp()
                     may_be_last = response.feed(data, connection.arrived_ns)
-                    if (may_be_last or response.waiting_bytes > response.enough_bytes) and not self._queued:
-                        self._queue()
+                    if may_be_last or response.waiting_bytes > response.enough_bytes:
+                        self.on_enough()
                 response.steady = connection.steady and response.in_chunks
-                if response.waiting_bytes > _MOST_WAITING_BYTES:
-                    self._pause()
-                    return
-                if connection.drained and not mask & HUNG_UP:
+                if self._paused or (connection.drained and not mask & HUNG_UP):
                     return
                 data = connection.receive()
         except (EOFError, OSError, httptools.HttpParserError) as problem:
@@ -138,8 +135,9 @@ class Exchange:
         """Have what was read understood, and read no more before that where it is much."""
         if not self._queued:
             self._queue()
-        elif self.response.waiting_bytes > _MOST_WAITING_BYTES and not (self._paused or self._ended):
-            self._pause()
+        if self.response.waiting_bytes > _MOST_WAITING_BYTES and not (self._paused or self._ended):
+            self._paused = True
+            self._reactor.pause(self)
 
     def on_problem(self, mask: int, problem: OSError) -> None:
         """Learn why nothing could be read, and write what the socket allows."""
@@ -171,10 +169,6 @@ class Exchange:
         if error is not None:
             self._end(error)
 
-    def _pause(self) -> None:
-        self._paused = True
-        self._reactor.pause(self)
-
     def _write(self) -> None:
         try:
             if not self.connection.send_rest():
@@ -183,7 +177,10 @@ class Exchange:
             self.connection.drop_unsent()
         else:
             self.sent_ns = time.monotonic_ns()
-        self._reactor.resume(self)
+        if self._paused:
+            self._reactor.pause(self)  # still, and no more to write
+        else:
+            self._reactor.resume(self)
 
     def _break_off(self, problem: Exception) -> None:
         """Take the end of the connection, or of what can be read as HTTP."""

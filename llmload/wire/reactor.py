@@ -41,6 +41,7 @@ _STAMPING_STARTS_S: Final = 0.25
 _ARRIVED: Final = select.EPOLLIN
 """All that is said of most sockets: something came."""
 _UNUSUAL: Final = -1
+"""What is said of none."""
 HUNG_UP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 """The other side writes no more: what it wrote must be read to its end, since nothing else will tell of it."""
 _READING: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET

@@ -45,7 +45,6 @@ class Response(Waiting):
     __slots__ = (
         "_framed",
         "_in_chunk",
-        "_parsed_ns",
         "_parser",
         "_says_chunked",
         "arrived_ns",
@@ -86,7 +85,6 @@ class Response(Waiting):
         self.in_chunks = False
         """Whether what is read next belongs to a chunked body."""
         self._in_chunk = False
-        self._parsed_ns = 0
         self.on_body = self.pieces.append
         self._parser = httptools.HttpResponseParser(self)
 
@@ -134,7 +132,7 @@ class Response(Waiting):
         del self.read_stamps[:count]
 
     def _parse(self, data: bytes, arrived_ns: int) -> None:
-        pieces, self._parsed_ns, self.arrived_ns = self.pieces, arrived_ns, arrived_ns
+        pieces, self.arrived_ns = self.pieces, arrived_ns
         before = len(pieces)
         try:
             self._parser.feed_data(data)
@@ -209,5 +207,5 @@ class Response(Waiting):
         """Note the end of the answer, as HTTP frames it."""
         if self.headers_complete:
             self.complete = True
-            self.done_ns = self._parsed_ns
+            self.done_ns = self.arrived_ns
             self.keep_alive = self._parser.should_keep_alive()

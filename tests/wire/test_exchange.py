@@ -95,3 +95,12 @@ def test_what_is_kept_is_understood_once_there_is_enough_and_read_no_more_where_
     assert asked(exchange)[2:] == ["resume"]
     assert len(exchange.answer.chunk_ns) == 20_000 // len(CHUNK) + 60_000 // len(CHUNK)
     assert (exchange.response.waiting_bytes, exchange.response.arrived_ns) == (0, 5)
+
+
+def test_a_stream_that_waits_in_the_kernel_stays_there_when_its_request_is_written(exchange: Exchange) -> None:
+    exchange.on_ready(select.EPOLLIN, stamped(HEAD))
+    keep(exchange, reads=80_000 // len(CHUNK))
+
+    exchange.on_ready(select.EPOLLOUT, stamped(CHUNK))
+
+    assert asked(exchange) == ["understand_later", "pause", "pause"]
