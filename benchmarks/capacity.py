@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import click
 
-from llmload.engines.simulated import SimulationSettings, spawn
+from llmload.simulator import SimulationSettings, spawn
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 TOLERANCE: Final = 0.05

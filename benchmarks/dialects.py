@@ -26,10 +26,9 @@ from benchmarks.wire.sglang_bench import SglangBench
 from benchmarks.wire.trial import MEASURED_CODES
 from benchmarks.wire.vllm_bench import VllmBench
 from benchmarks.wire.work import Work
-from llmload.report.dialects.catalogue import DIALECTS
-from llmload.report.dialects.printing import dialect_json
-from llmload.report.dialects.sample import read_sample
-from llmload.report.run_folder import RunFolder
+from llmload.definitions.catalogue import DIALECTS, dialect_json
+from llmload.definitions.sample import read_sample
+from llmload.runs.folder import RunFolder
 
 WORK: Final = Work(streams=2, tokens_per_s=2, tokens=5, ttft_s=1.5, ttft_spread_s=0.4)
 """Slow enough that a tool's own delay of some milliseconds is little; the engine's spread is the same in every run."""

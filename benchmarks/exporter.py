@@ -22,12 +22,11 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 
-from llmload.engines.simulated import SimulationSettings, spawn
-from llmload.measure.exemplar import Exemplar
-from llmload.measure.histogram import Histogram
-from llmload.measure.totals import WITH_EXEMPLARS, RunTotals
-from llmload.monitor.exporter import wsgi_app
-from llmload.monitor.families import HISTOGRAMS, Snapshot
+from llmload.metrics.totals import WITH_EXEMPLARS, RunTotals
+from llmload.prometheus.export import wsgi_app
+from llmload.prometheus.families import HISTOGRAMS, Snapshot
+from llmload.simulator import SimulationSettings, spawn
+from llmload.stats.histogram import Exemplar, Histogram
 
 WORKERS, SCRAPES = 8, 50
 SETTLED_S: Final = 0.05

@@ -16,13 +16,11 @@ from typing import Any, Final
 import click
 import httptools
 
-from llmload.wire.answer import Answer
-from llmload.wire.body import Understanding
-from llmload.wire.chat import ChatAnswer
-from llmload.wire.limits import FOREVER_NS
-from llmload.wire.response import Response
-from llmload.wire.stream import EventDecoder
-from llmload.wire.tgi import TgiAnswer
+from llmload.client.answer import Answer
+from llmload.client.api import ChatAnswer, TgiAnswer
+from llmload.client.exchange import FOREVER_NS
+from llmload.client.http import Response
+from llmload.client.sse import EventDecoder, Understanding
 
 SAMPLES: Final = Path(__file__).resolve().parent.parent / "tests" / "wire" / "streams"
 CUTS: Final = 8
@@ -147,9 +145,9 @@ def fuzz() -> None:
     import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]  # there are no builds for every Python
 
     for module in ("answer", "body", "chat", "failure", "response", "stream", "tgi"):
-        for thing in vars(sys.modules[f"llmload.wire.{module}"]).values():
+        for thing in vars(sys.modules[f"llmload.client.{module}"]).values():
             for function in vars(thing).values() if isinstance(thing, type) else [thing]:
-                if isinstance(function, FunctionType) and function.__module__.startswith("llmload.wire"):
+                if isinstance(function, FunctionType) and function.__module__.startswith("llmload.client"):
                     atheris.instrument_func(function)
     atheris.Setup(sys.argv, check)
     atheris.Fuzz()

@@ -11,13 +11,12 @@ from typing import Any
 
 import click
 
-from llmload.vram.catalogue import load_model
-from llmload.vram.engine import engine_for
-from llmload.vram.engine_log import read_engine
-from llmload.vram.fit import Deployment, fit
-from llmload.vram.gpus import find_gpu
-from llmload.vram.log_check import Comparison, compare, comparison_text
-from llmload.vram.sharding import Parallelism
+from llmload.sizing.catalogue import load_model
+from llmload.sizing.engine_log import Comparison, compare, comparison_text, read_engine
+from llmload.sizing.engine_memory import engine_for
+from llmload.sizing.fit import Deployment, fit
+from llmload.sizing.gpus import find_gpu
+from llmload.sizing.weights import Parallelism
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "tests" / "vram" / "data" / "vllm_runs.json"

@@ -2,9 +2,8 @@
 
 from locust import events
 
-from llmload.swarm.run import Run
-from llmload.swarm.shapes import CapacityShape
-from llmload.swarm.users import ChatUser
+from llmload.loadgen.run import Run
+from llmload.loadgen.users import CapacityShape, ChatUser
 
 run = Run(events)
 

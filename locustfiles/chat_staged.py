@@ -2,9 +2,8 @@
 
 from locust import events
 
-from llmload.swarm.run import Run
-from llmload.swarm.shapes import StagedShape
-from llmload.swarm.users import ChatUser
+from llmload.loadgen.run import Run
+from llmload.loadgen.users import ChatUser, StagedShape
 
 run = Run(events)
 

@@ -15,23 +15,23 @@ import click
 import pytest
 
 from llmload.cli.main import VERBS, main
-from llmload.engines.simulated import SimulationSettings, SpawnedEngine, spawn
+from llmload.simulator import SimulationSettings, SpawnedEngine, spawn
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 INVALID = 3
 ELSEWHERE = {
     "make": "CI calls make test; make demo is `llmload demo`, see tests/cli/test_demo.py; make suite: tests/suite",
-    "python -m benchmarks.cpu_engines": "tests/swarm/test_real_engine.py",
+    "python -m benchmarks.cpu_engines": "tests/loadgen/test_real_engine.py",
     "python -m benchmarks.": "figures of minutes to an hour; tests/benchmarks runs them in short",
     "curl": "a request to a real engine by hand, as an example of its dialect",
     "llmload demo": "tests/cli/test_demo.py",
-    "llmload run capacity": "tests/swarm/test_capacity.py: a search takes a minute",
+    "llmload run capacity": "tests/loadgen/test_capacity.py: a search takes a minute",
     "llmload run demo-capacity": "the same",
     "locust --config scenarios/demo-capacity.toml": "the same",
-    "llmload vram": "tests/vram runs every example of that room",
-    "llmload engine simulate": "tests/engines",
-    "llmload prompts": "tests/workload",
+    "llmload vram": "tests/sizing runs every example of that room",
+    "llmload engine simulate": "tests/simulator",
+    "llmload prompts": "tests/prompts",
     "llmload compare": "tests/cli/test_compare.py",
     "llmload report": "tests/cli/test_report.py",
 }

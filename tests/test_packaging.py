@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmload.engines.simulated import SimulationSettings, spawn
+from llmload.simulator import SimulationSettings, spawn
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,14 +25,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "name",
     [
         "llmload/py.typed",
-        "llmload/workload/data/builtin.jsonl",
-        "llmload/vram/data/models.json",
+        "llmload/prompts/data/builtin.jsonl",
+        "llmload/sizing/data/models.json",
         "llmload/scenarios/demo.toml",
         "llmload/scenarios/seed-suite.toml",
         "llmload/scenarios/seed/vllm-llama2-70b-chat-throughput.toml",
         "llmload/locustfiles/chat.py",
         "llmload/locustfiles/chat_staged.py",
-        "llmload/swarm/web/llm.html",
+        "llmload/loadgen/web/llm.html",
         "llmload/report/page/report.html.j2",
         "llmload/report/page/uplot/uPlot.iife.min.js",
     ],

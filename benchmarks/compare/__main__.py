@@ -18,10 +18,10 @@ import click
 from benchmarks.compare.folders import SETTINGS, WARMUP_S, System, write_run
 from benchmarks.compare.rates import Tally, compare_folders, compare_pairs, strictly
 from benchmarks.compare.virtual_engine import Load, Noise
-from llmload.engines.simulated import spawn
-from llmload.measure.comparison import Comparison, Outcome
-from llmload.scenario.locust_command import locust_arguments
+from llmload.compare.comparison import Comparison, Outcome
+from llmload.loadgen.command import locust_arguments
 from llmload.scenario.shipped import find_scenario
+from llmload.simulator import spawn
 
 SLOWER = 0.05
 

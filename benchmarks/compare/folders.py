@@ -11,9 +11,11 @@ import numpy as np
 import orjson
 
 from benchmarks.compare.virtual_engine import Asked, Clock, Floats, Load, Noise, VirtualEngine
-from llmload.engines.simulated import SimulationSettings
-from llmload.engines.simulated.asked import Api, read_asked
-from llmload.measure.record import (
+from llmload.metrics.totals import RunTotals, Window
+from llmload.metrics.validity import judge
+from llmload.prompts.prompt_set import PromptPlan, Workload
+from llmload.prompts.prompt_set import load as load_prompts
+from llmload.record import (
     METRICS_VERSION,
     NS_PER_S,
     ErrorType,
@@ -23,13 +25,11 @@ from llmload.measure.record import (
     StampSource,
     TokenSource,
 )
-from llmload.measure.totals import RunTotals, Window
-from llmload.measure.verdict import judge
-from llmload.report.run_folder import MANIFEST, SUMMARY, RequestLog, RunFolder
-from llmload.report.summary import summarise
+from llmload.runs.folder import MANIFEST, SUMMARY, RequestLog, RunFolder
+from llmload.runs.summary import summarise
 from llmload.scenario import Scenario
-from llmload.workload.prompts import PromptPlan, Workload
-from llmload.workload.prompts import load as load_prompts
+from llmload.simulator import SimulationSettings
+from llmload.simulator.protocol import Api, read_asked
 
 SETTINGS: Final = SimulationSettings()
 MAX_TOKENS: Final = 64

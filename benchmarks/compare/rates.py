@@ -12,8 +12,8 @@ from statistics import NormalDist
 
 from benchmarks.compare.folders import System, write_run
 from benchmarks.compare.virtual_engine import Load
-from llmload.measure.comparison import Comparison, Outcome, compare
-from llmload.report.compared import check_comparable, read_run, same_prompts
+from llmload.compare.comparison import Comparison, Outcome, compare
+from llmload.compare.folders import check_comparable, read_run, same_prompts
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """
 The simulated engine's model of time, run in virtual time: a minute of load in a hundredth of a second.
 
-Slots, first-in-first-out queue, TTFT and gaps are those of `llmload.engines.simulated.formulas`. What a real machine
+Slots, first-in-first-out queue, TTFT and gaps are those of `llmload.simulator.settings`. What a real machine
 adds are two disturbances of the clock that all requests in flight share: a speed that wanders (an Ornstein-Uhlenbeck
 process of its logarithm) and stalls; and, for each request, the wait for the batch's next step.
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from llmload.engines.simulated import SimulationSettings
-from llmload.engines.simulated.formulas import gap_ns, ttft_ns
+from llmload.simulator import SimulationSettings
+from llmload.simulator.settings import gap_ns, ttft_ns
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from benchmarks.dashboard_picture.page import DASHBOARD, page
 from benchmarks.dashboard_picture.picture import screenshot
 from benchmarks.dashboard_picture.prometheus import ROOT, running
 from benchmarks.exporter import free_port
-from llmload.engines.simulated import SimulationSettings, spawn
+from llmload.simulator import SimulationSettings, spawn
 
 SCRAPE_S: Final = 2.0
 RATE_S: Final = 4 * SCRAPE_S

@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 from rich.table import Table
 
-from llmload.measure.totals import RunTotals
-from llmload.swarm.totals_channel import REPORT_BYTES, Reports, report
+from llmload.loadgen.messages import REPORT_BYTES, Reports, report
+from llmload.metrics.totals import RunTotals
 
 SPREADS: Final = (0.1, 0.3, 0.5, 1.0, 2.0)
 COUNTS: Final = (1_000, 100_000, 1_000_000)

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped] # it ships no types
 
-from llmload.swarm import totals_channel
-from llmload.swarm.run import Run
-from llmload.swarm.users import ChatUser
+from llmload.loadgen import messages as totals_channel
+from llmload.loadgen.run import Run
+from llmload.loadgen.users import ChatUser
 
 
 class Chat(ChatUser):

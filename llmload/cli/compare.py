@@ -62,10 +62,10 @@ def compare(
       llmload compare runs/vllm runs/tgi --allow api --json
       llmload compare runs/base runs/candidate --junit compare.xml --markdown compare.md
     """
-    from llmload.measure.comparison import compare as compare_samples
-    from llmload.report.compared import check_comparable, read_run, same_prompts
-    from llmload.report.run_folder import runs_in
-    from llmload.scenario.comparing import read_comparing
+    from llmload.compare.comparison import compare as compare_samples
+    from llmload.compare.folders import check_comparable, read_run, same_prompts
+    from llmload.compare.settings import read_comparing
+    from llmload.runs.folder import runs_in
 
     base, cand = ([read_run(run) for path in side for run in runs_in(path)] for side in _sides(folders))
     asked = read_comparing(config, cand[0].manifest["scenario"].get("compare"), thresholds, only, allow)
@@ -101,10 +101,10 @@ def _sides(words: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
 def _show(
     comparison: Any, base: Any, cand: Any, notes: list[str], *, as_json: bool, junit: Path | None, markdown: Path | None
 ) -> None:
-    from llmload.report import comparison_tables as tables
-    from llmload.report.job_summary import write_page
-    from llmload.report.junit import write_junit
-    from llmload.report.tables import console
+    from llmload.compare import text as tables
+    from llmload.report.gates import write_junit
+    from llmload.report.markdown import write_page
+    from llmload.report.terminal import console
 
     if as_json:
         import orjson

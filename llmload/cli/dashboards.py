@@ -29,7 +29,7 @@ def dashboards() -> None:
 def build(out: str) -> None:
     """Write the dashboard's JSON."""
     _need_the_sdk()
-    from llmload.monitor.dashboards import write
+    from llmload.prometheus.grafana import write
 
     for file in write(Path(out)):
         click.echo(file)
@@ -40,7 +40,7 @@ def build(out: str) -> None:
 def check(out: str) -> None:
     """End with exit code 1 where a file is missing or differs from what would be built now."""
     _need_the_sdk()
-    from llmload.monitor.dashboards import drifted
+    from llmload.prometheus.grafana import drifted
 
     if files := drifted(Path(out)):
         names = ", ".join(map(str, files))

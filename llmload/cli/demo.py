@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from llmload.scenario.locust_command import locust_arguments
+from llmload.loadgen.command import locust_arguments
 from llmload.scenario.shipped import find_scenario
 
 MODEL: Final = "simulated"
@@ -23,7 +23,7 @@ def demo(out: str) -> None:
     Example:
       llmload demo
     """
-    from llmload.engines.simulated import SimulationSettings, spawn
+    from llmload.simulator import SimulationSettings, spawn
 
     settings = SimulationSettings(model=MODEL, slots=8, ttft_s=0.03, itl_s=0.005, output_tokens_mean=48.0)
     _step("1/4", "starting the simulated engine: no model runs, its times follow stated formulas")

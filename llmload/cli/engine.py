@@ -37,7 +37,7 @@ class _OneLineErrors(click.Command):
     """A wrong flag is answered with one line, not with the usage; the help ends with the faults."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        from llmload.engines.simulated.faults import KINDS
+        from llmload.simulator.settings import KINDS
 
         with formatter.section("Faults"):
             formatter.write_dl(list(KINDS.items()))
@@ -131,8 +131,8 @@ def engine() -> None:
 @click.option("--log-chunks", is_flag=True, help="The log also holds the time of each token.")
 def simulate(**flags: Any) -> None:
     """Run the embedded simulated engine."""
-    from llmload.engines.simulated import SimulationSettings, run_until_signal
     from llmload.errors import ConfigError, EngineError
+    from llmload.simulator import SimulationSettings, run_until_signal
 
     try:
         run_until_signal(SimulationSettings(**flags))

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from llmload.workload.conversation import Conversation, Dialogue
-    from llmload.workload.prompt_set import PromptSet
-    from llmload.workload.prompts import Turns
+    from llmload.prompts.conversation import Conversation, Dialogue
+    from llmload.prompts.prompt_set import PromptSet, Turns
 
 _QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
@@ -60,7 +59,7 @@ def show(
       llmload prompts show builtin --n-shot 2 --chain-of-thought --turns all --seed 1
       llmload prompts show lima --split test
     """
-    from llmload.workload.prompts import PromptPlan, load
+    from llmload.prompts.prompt_set import PromptPlan, load
 
     plan = PromptPlan(
         source=source,
@@ -90,7 +89,7 @@ def stats(source: str, split: str | None) -> None:
       llmload prompts stats builtin
       llmload prompts stats lima --split train
     """
-    from llmload.workload.prompt_set import load_prompt_set
+    from llmload.prompts.prompt_set import load_prompt_set
 
     prompt_set = load_prompt_set(source, split, Path.cwd())
     _print_identity(prompt_set)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from llmload.report.run_folder import REPORT, SUMMARY, RunFolder, runs_in
+from llmload.runs.folder import REPORT, SUMMARY, RunFolder, runs_in
 
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
 LONG_BYTES: Final = 20_000_000
@@ -72,8 +72,7 @@ def report(
     """
     runs = [RunFolder(run) for folder in folders for run in runs_in(folder)]
     if junit is not None:
-        from llmload.report.gates import run_checks
-        from llmload.report.junit import write_junit
+        from llmload.report.gates import run_checks, write_junit
 
         summaries = [run.read(SUMMARY) for run in runs]
         write_junit(junit, [(summary["run_id"], run_checks(summary)) for summary in summaries])
@@ -81,11 +80,11 @@ def report(
     if dialect is not None:
         _show_dialect(runs, dialect, as_json=as_json, svg=svg)
     elif seed_tables:
-        from llmload.report import seed_tables as tables
+        from llmload.report import reference_tables as tables
 
         click.echo(tables.seed_tables([tables.read_figure(run) for run in runs]), nl=False)
     elif markdown:
-        from llmload.report.side_by_side import as_markdown
+        from llmload.report.markdown import as_markdown
 
         click.echo(as_markdown(_summaries(runs)), nl=False)
     elif as_json:
@@ -93,7 +92,7 @@ def report(
 
         click.echo(orjson.dumps(_summaries(runs), option=orjson.OPT_INDENT_2).decode())
     elif svg is not None or not wrote:
-        from llmload.report.tables import console, run_report
+        from llmload.report.terminal import console, run_report
 
         terminal = console(record=svg is not None)
         for summary in _summaries(runs):
@@ -105,18 +104,18 @@ def report(
 def _write_files(runs: list[RunFolder], html: str | None, csv_file: Path | None, parquet: Path | None) -> bool:
     """Write what was asked for, and return whether anything was."""
     if html is not None:
-        from llmload.report.html import write_html
+        from llmload.report.html.page import write_html
 
         page = _page(runs, html)
         with _progress(runs, str(page)) as progress:
             write_html(page, runs, progress)
     if csv_file is not None:
-        from llmload.report.rows import write_csv
+        from llmload.runs.request_table import write_csv
 
         with _progress(runs, str(csv_file)) as progress:
             write_csv(csv_file, runs, progress)
     if parquet is not None:
-        from llmload.report.parquet import write_parquet
+        from llmload.runs.request_table import write_parquet
 
         with _progress(runs, str(parquet)) as progress:
             write_parquet(parquet, runs, progress)
@@ -134,7 +133,7 @@ def _page(runs: list[RunFolder], html: str) -> Path:
 @contextmanager
 def _progress(runs: list[RunFolder], file: str) -> Iterator[Callable[[int], None]]:
     """Show on a terminal how far a long reading has come, and say what was written in the end."""
-    from llmload.report.digest import request_bytes
+    from llmload.runs.loaded_run import request_bytes
 
     whole = sum(map(request_bytes, runs))
     if whole < LONG_BYTES or not sys.stderr.isatty():
@@ -148,16 +147,15 @@ def _progress(runs: list[RunFolder], file: str) -> Iterator[Callable[[int], None
 def _summaries(runs: list[RunFolder]) -> list[dict[str, Any]]:
     if all((run.path / SUMMARY).is_file() for run in runs):
         return [run.read(SUMMARY) for run in runs]
-    from llmload.report.digest import read_summary
+    from llmload.runs.loaded_run import read_summary
 
     return [read_summary(run) for run in runs]
 
 
 def _show_dialect(runs: list[RunFolder], name: str, *, as_json: bool, svg: Path | None) -> None:
-    from llmload.report.dialects.catalogue import DIALECTS
-    from llmload.report.dialects.printing import dialect_json, dialect_report
-    from llmload.report.dialects.sample import read_sample
-    from llmload.report.tables import console
+    from llmload.definitions.catalogue import DIALECTS, dialect_json, dialect_report
+    from llmload.definitions.sample import read_sample
+    from llmload.report.terminal import console
 
     samples = [(run.read(SUMMARY)["run_id"], read_sample(run)) for run in runs]
     if as_json:

@@ -4,7 +4,7 @@ import click
 
 from llmload.scenario import load_scenario
 from llmload.scenario.shipped import shipped_scenarios, shipped_suites
-from llmload.suite.suite_file import load_suite
+from llmload.suite.file import load_suite
 
 
 @click.command()

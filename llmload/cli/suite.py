@@ -12,7 +12,7 @@ from llmload.scenario.shipped import find_suite
 
 if TYPE_CHECKING:
     from llmload.suite.plan import SuitePlan
-    from llmload.suite.running import SuiteRun
+    from llmload.suite.run import SuiteRun
 
 INTERRUPTED = 130
 
@@ -44,11 +44,10 @@ def suite(
       llmload suite seed-suite --dry-run
       llmload suite seed-suite --dry-run --only vllm/llama2-70b-chat
     """
+    from llmload.suite.file import Selection
     from llmload.suite.plan import make_plan
-    from llmload.suite.progress import SuiteProgress
-    from llmload.suite.running import SuiteRun
-    from llmload.suite.selection import Selection
-    from llmload.suite.state import FolderLock, Status, SuiteState
+    from llmload.suite.run import SuiteRun
+    from llmload.suite.state import FolderLock, Status, SuiteProgress, SuiteState
 
     plan = make_plan(find_suite(suite_file), folder=out)
     selection = Selection(only or ["*"], "--only")
@@ -102,7 +101,7 @@ def _show_outcome(run: "SuiteRun", *, as_json: bool) -> None:
 
 def _show_plan(plan: "SuitePlan", asked_for: set[str]) -> None:
     """Print every command in its order; a port that is picked at the start is called PORT."""
-    from llmload.suite.measuring import run_arguments, warmup_arguments
+    from llmload.suite.run import run_arguments, warmup_arguments
 
     requests = plan.suite.suite.warmup_requests
     chosen = [deployment for deployment in plan.deployments if asked_for & {cell.name for cell in deployment.cells}]

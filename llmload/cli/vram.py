@@ -75,9 +75,20 @@ def table(models: tuple[str, ...], rule: str, precisions: tuple[str, ...], as_cs
       llmload vram table --rule total --csv
       llmload vram table --rule seed --json llama-2-70b
     """
-    from llmload.vram.catalogue import load_model
-    from llmload.vram.size_table import exact_table, seed_table, table_csv, table_json, table_markdown, total_table
-    from llmload.vram.tables import seed_json, seed_markdown, seed_models, seed_row, seed_rows
+    from llmload.sizing.catalogue import load_model
+    from llmload.sizing.size_table import (
+        exact_table,
+        seed_json,
+        seed_markdown,
+        seed_models,
+        seed_row,
+        seed_rows,
+        seed_table,
+        table_csv,
+        table_json,
+        table_markdown,
+        total_table,
+    )
 
     if rule == "seed":
         rows = [seed_row(load_model(name)) for name in models] if models else seed_rows()
@@ -107,8 +118,8 @@ def show(model: str, kv_dtype: str, hub: bool, as_json: bool) -> None:
       llmload vram show DeepSeek-V3 --kv-dtype fp8
       llmload vram show gemma-3-12b-it --json
     """
-    from llmload.vram.catalogue import load_model
-    from llmload.vram.model_sheet import model_sheet, sheet_json, sheet_text
+    from llmload.sizing.catalogue import load_model
+    from llmload.sizing.text import model_sheet, sheet_json, sheet_text
 
     sheet = model_sheet(load_model(model, hub=hub), kv_dtype)
     click.echo(json.dumps(sheet_json(sheet), indent=2) if as_json else sheet_text(sheet))
@@ -142,11 +153,11 @@ def fit(model: str, gpu: str, hub: bool, as_json: bool, **asked: Any) -> None:
       llmload vram fit Qwen3-32B --gpu H100-SXM5 --count 2 --context 16000 --users 8 --kv-dtype fp8
       llmload vram fit gpt-oss-20b --gpu RTX-4090 --engine-version 0.19 --context 32768 --json
     """
-    from llmload.vram import fit as fitting
-    from llmload.vram.catalogue import load_model
-    from llmload.vram.fit_sheet import fit_json, fit_text
-    from llmload.vram.gpus import find_gpu
-    from llmload.vram.plan import plan_deployment
+    from llmload.sizing import fit as fitting
+    from llmload.sizing.catalogue import load_model
+    from llmload.sizing.fit import plan_deployment
+    from llmload.sizing.gpus import find_gpu
+    from llmload.sizing.text import fit_json, fit_text
 
     found = fitting.fit(plan_deployment(load_model(model, hub=hub), find_gpu(gpu), **asked))
     click.echo(json.dumps(fit_json(found), indent=2) if as_json else fit_text(found))
@@ -181,11 +192,11 @@ def bound(
     """
     from dataclasses import asdict
 
-    from llmload.vram.bound_sheet import bound_json, bound_text
-    from llmload.vram.catalogue import load_model
-    from llmload.vram.fit import default_format
-    from llmload.vram.gpus import find_gpu
-    from llmload.vram.seed_speeds import seed_speed_markdown, seed_speed_rows
+    from llmload.sizing.catalogue import load_model
+    from llmload.sizing.fit import default_format
+    from llmload.sizing.gpus import find_gpu
+    from llmload.sizing.speed import seed_speed_markdown, seed_speed_rows
+    from llmload.sizing.text import bound_json, bound_text
 
     if model is None:
         rows = seed_speed_rows()
@@ -228,10 +239,9 @@ def check_log(
     """
     from dataclasses import asdict
 
-    from llmload.vram.catalogue import load_served
-    from llmload.vram.engine_log import read_engine
-    from llmload.vram.gpus import find_gpu
-    from llmload.vram.log_check import compare, comparison_text
+    from llmload.sizing.catalogue import load_served
+    from llmload.sizing.engine_log import compare, comparison_text, read_engine
+    from llmload.sizing.gpus import find_gpu
 
     facts = read_engine(file.read_text(encoding="utf-8", errors="replace"))
     spec = load_served(model or facts.model, hub=hub)
@@ -258,8 +268,7 @@ def list_gpus(local: bool, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from llmload.vram.gpus import gpus, gpus_text
-    from llmload.vram.local_gpus import local_gpus, local_gpus_text
+    from llmload.sizing.gpus import gpus, gpus_text, local_gpus, local_gpus_text
 
     if local:
         here = local_gpus()
@@ -279,7 +288,7 @@ def list_models(as_json: bool) -> None:
       llmload vram models
       llmload vram models --json
     """
-    from llmload.vram.catalogue import model_entries
+    from llmload.sizing.catalogue import model_entries
 
     if as_json:
         click.echo(json.dumps(model_entries(), indent=2))

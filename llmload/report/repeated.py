@@ -7,10 +7,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llmload.measure.comparison import METRICS, Metric
-from llmload.measure.objective import Objective
-from llmload.measure.spread import Spread
-from llmload.report.tables import UNKNOWN, milliseconds
+from llmload.metrics.compared import METRICS, Metric
+from llmload.metrics.objective import Objective
+from llmload.report.terminal import UNKNOWN, milliseconds
+from llmload.stats.intervals import Spread
 
 REPEAT: Final = "repeat.json"
 COLUMNS: Final = ("figure", "median", "min", "max", "mean of such runs (95 %)")

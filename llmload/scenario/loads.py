@@ -1,11 +1,114 @@
-"""How requests arrive, as types: closed loop, open loop, replay of a trace, stages, the search for a capacity."""
+"""The search for the highest load that keeps its promises, as a load."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from llmload.scenario.capacity import Capacity
-from llmload.scenario.table import Count, NotNegative, Positive, Table
+from llmload.metrics.objective import Objective
+from llmload.scenario.sections import Count, NotNegative, Positive, Promise, Table
+
+FEW_FAIL: Final = "error_share <= 0.01"
+"""Promised where no promise speaks of failures: a load whose requests fail does not hold, fast as the others may be."""
+MOST_ARE_GOOD: Final = "goodput_share >= 0.95"
+"""Promised where `load.objectives` is empty and `[slo]` has limits."""
+_RISE_WITH_LATENCY: Final = (
+    *("ttft_s", "tpot_s", "itl_s", "e2e_s", "ttft_from_schedule_s", "e2e_from_schedule_s", "error_share"),
+)
+_FALL_WITH_LOAD: Final = ("goodput_share", "request_output_tokens_per_s")
+_OPEN_LOOP_ONLY: Final = {"arrivals": "poisson", "cv": 1.0, "max_in_flight": 10_000}
+_FROM_SCHEDULE: Final = ("ttft_from_schedule_s", "e2e_from_schedule_s")
+
+
+class Capacity(Table):
+    """A search over `users` (closed loop) or `rate_per_s` (open loop): doubling until a step fails, then bisecting."""
+
+    kind: Literal["capacity"]
+    search: Literal["users", "rate_per_s"] = "users"
+    """What is searched: users in a closed loop, or requests a second in an open one."""
+    objectives: list[Promise] = Field(default_factory=list)
+    """What must hold: `ttft_s p95 < 0.5`, `tpot_s p99 <= 0.05`, `goodput_share >= 0.95`, `error_share <= 0.01`."""
+    start: Positive = 1.0
+    """The first load that is tried."""
+    at_least: Positive | None = None
+    """No smaller load is tried: 1 user, or a sixty-fourth of `start`, where absent."""
+    at_most: Positive = 1024.0
+    """No greater load is tried."""
+    precision: Positive = 0.05
+    """The search ends when what breaks is at most this share above what holds."""
+    confidence: float = 0.95
+    warmup_s: NotNegative = 2.0
+    """Each step's window opens after this time at the earliest, and after one turnover of what is in flight."""
+    step_min_s: Positive = 10.0
+    step_max_s: Positive = 120.0
+    step_min_requests: Count = 100
+    """A step is not surely held before so many requests have ended in its window."""
+    duration_s: Positive | None = None
+    """The search ends at the latest after this time, with what it knows by then."""
+    arrivals: Literal["constant", "poisson", "gamma"] = "poisson"
+    cv: Positive = 1.0
+    max_in_flight: Count = 10_000
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> Self:
+        low, start, high = self.lowest, self.start, self.at_most
+        if not low <= start <= high:
+            raise ValueError(f"at_least = {low:g}, start = {start:g}, at_most = {high:g} must stand in this order")
+        if self.search == "users" and not all(load.is_integer() for load in (low, start, high)):
+            raise ValueError("at_least, start and at_most are whole numbers where users are searched")
+        if self.step_max_s < self.step_min_s:
+            raise ValueError(f"step_max_s = {self.step_max_s:g} is less than step_min_s = {self.step_min_s:g}")
+        if not 0.5 <= self.confidence < 1:
+            raise ValueError(f"confidence = {self.confidence:g} lies between 0.5 and 1")
+        return self
+
+    @model_validator(mode="after")
+    def _kind_of_loop(self) -> Self:
+        foreign = [key for key, default in _OPEN_LOOP_ONLY.items() if getattr(self, key) != default]
+        if self.search == "users" and foreign:
+            raise ValueError(f"{foreign[0]} belongs to search = 'rate_per_s'")
+        if self.cv != 1.0 and self.arrivals != "gamma":
+            raise ValueError(f"cv = {self.cv:g} belongs to arrivals = 'gamma', not {self.arrivals!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _objectives_guide(self) -> Self:
+        for text in self.objectives:
+            objective = Objective.parse(text)
+            if objective.metric not in (*_RISE_WITH_LATENCY, *_FALL_WITH_LOAD):
+                known = ", ".join((*_RISE_WITH_LATENCY, *_FALL_WITH_LOAD))
+                raise ValueError(f"{text!r} does not say where a load is too high; a search knows: {known}")
+            if objective.is_upper != (objective.metric in _RISE_WITH_LATENCY):
+                raise ValueError(f"{text!r} is kept by every load that is high enough: turn it round")
+            if self.search == "users" and objective.metric in _FROM_SCHEDULE:
+                raise ValueError(f"{text!r} is of an open loop, but search = 'users'")
+        return self
+
+    @property
+    def requests(self) -> None:
+        """How many requests a search sends is not known beforehand."""
+        return
+
+    @property
+    def lowest(self) -> float:
+        """The smallest load that is tried."""
+        if self.at_least is not None:
+            return self.at_least
+        return 1.0 if self.search == "users" else self.start / 64
+
+    @property
+    def has_users(self) -> bool:
+        """Whether users are searched, in a closed loop."""
+        return self.search == "users"
+
+    def promises(self, *, limits: bool) -> tuple[Objective, ...]:
+        """Return what must hold; `limits` says whether `[slo]` has any."""
+        texts = list(self.objectives) or ([MOST_ARE_GOOD] if limits else [])
+        if not any(text.startswith("error_share") for text in texts):
+            texts.append(FEW_FAIL)
+        return tuple(Objective.parse(text) for text in texts)
+
+
+# How requests arrive, as types: closed loop, open loop, replay of a trace, stages, the search for a capacity.
 
 
 class Load(Table):

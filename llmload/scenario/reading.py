@@ -10,10 +10,9 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from llmload.errors import ConfigError
-from llmload.scenario.capacity import Capacity
-from llmload.scenario.loads import ClosedLoop, OpenLoop, Replay, Staged
-from llmload.scenario.table import Table
-from llmload.scenario.tables import Scenario
+from llmload.scenario.loads import Capacity, ClosedLoop, OpenLoop, Replay, Staged
+from llmload.scenario.model import Scenario
+from llmload.scenario.sections import Table
 
 
 def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None) -> Scenario:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from llmload.errors import ConfigError
-from llmload.report.run_folder import SUMMARY, RunFolder
-from llmload.report.seed_tables import THROUGHPUT, Figure, read_figure, seed_tables
-from llmload.suite.deployment_plan import Cell
-from llmload.suite.plan import SuitePlan
+from llmload.report.reference_tables import THROUGHPUT, Figure, read_figure, seed_tables
+from llmload.runs.folder import SUMMARY, RunFolder
+from llmload.sizing.catalogue import load_model
+from llmload.sizing.size_table import SEED_RULE, SeedRow, seed_json, seed_markdown, seed_row
+from llmload.suite.plan import Cell, SuitePlan
 from llmload.suite.state import Status, SuiteState
-from llmload.vram.catalogue import load_model
-from llmload.vram.tables import SEED_RULE, SeedRow, seed_json, seed_markdown, seed_row
 
 GOOD, FAILED, INVALID = 0, 1, 3
 NOT_DONE = "not done"

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.capacity import KINDS, Kind, engine_of, load_of
-from llmload.scenario.capacity import Capacity
+from llmload.scenario.loads import Capacity
 
 
 @pytest.mark.parametrize("kind", KINDS)

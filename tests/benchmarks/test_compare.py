@@ -8,7 +8,7 @@ import pytest
 from benchmarks.compare.folders import SETTINGS, System, write_run
 from benchmarks.compare.rates import Tally, compare_pairs, wilson
 from benchmarks.compare.virtual_engine import Asked, Clock, Load, Noise, VirtualEngine
-from llmload.measure.comparison import Outcome
+from llmload.compare.comparison import Outcome
 
 STEADY = Noise(wander=0.0, stalls_per_s=0.0)
 

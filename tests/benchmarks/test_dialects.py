@@ -15,9 +15,9 @@ from benchmarks.wire.llmload_client import Llmload
 from benchmarks.wire.load_client import Command, LoadClient, Reported, Task
 from benchmarks.wire.vllm_bench import VllmBench
 from benchmarks.wire.work import Work
-from llmload.report.dialects.catalogue import DIALECTS
-from llmload.report.dialects.sample import read_sample
-from llmload.report.run_folder import RunFolder
+from llmload.definitions.catalogue import DIALECTS
+from llmload.definitions.sample import read_sample
+from llmload.runs.folder import RunFolder
 
 QUICK = Work(streams=2, tokens_per_s=100, tokens=5, ttft_s=0.05, ttft_spread_s=0.01)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import fuzz
-from llmload.wire.body import EventsBody
+from llmload.client.sse import EventsBody
 
 
 def test_samples_are_read_alike_in_all_ways(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from llmload.report.digest import read_digest
-from llmload.report.run_folder import RunFolder
+from llmload.runs.folder import RunFolder
+from llmload.runs.loaded_run import read_digest
 
 
 @pytest.mark.parametrize("gaps", report.GAPS)

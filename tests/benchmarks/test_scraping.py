@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks.scraping import Pair, Reading, judge_pairs, scraping
 from benchmarks.wire.work import Work
-from llmload.monitor.exporter import wsgi_app
-from llmload.monitor.families import Snapshot
-from llmload.monitor.serving import MetricsServer
+from llmload.prometheus.export import wsgi_app
+from llmload.prometheus.families import Snapshot
+from llmload.prometheus.server import MetricsServer
 
 WORK = Work.parse("200x100x128")
 

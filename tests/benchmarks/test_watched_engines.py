@@ -1,7 +1,7 @@
 """The benchmark says whether engine and client counted the same, and of an engine without metrics that it has none."""
 
 from benchmarks.watched_engines import judgement, measured, row
-from llmload.engines.simulated import SimulationSettings, spawn
+from llmload.simulator import SimulationSettings, spawn
 
 
 def test_an_engine_that_counts_every_token_agrees_and_one_that_does_not_is_told() -> None:

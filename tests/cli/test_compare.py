@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from benchmarks.compare.folders import System, write_run
 from benchmarks.compare.virtual_engine import Load, Noise
 from llmload.cli.main import main
-from llmload.report.compared import ALIKE
+from llmload.compare.folders import ALIKE
 
 QUIET = System(noise=Noise(wander=0.001, stalls_per_s=0.0))
 RUNS = {

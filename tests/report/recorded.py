@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llmload.measure.record import (
+from llmload.record import (
     NS_PER_S,
     ErrorType,
     Outcome,
@@ -18,7 +18,7 @@ from llmload.measure.record import (
     TokenSource,
     stamps_of,
 )
-from llmload.report.run_folder import RequestLog
+from llmload.runs.folder import RequestLog
 
 LIMITS = {"ttft_s": 0.2, "tpot_s": 0.05, "e2e_s": None}
 LOAD = {"kind": "closed_loop", "users": 4, "duration_s": 30.0, "requests": None, "warmup_s": 5.0}

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmload.measure.record import NS_PER_S, Outcome, RequestRecord, TokenSource
-from llmload.measure.slo import Slo
-from llmload.measure.totals import RunTotals, Window
-from llmload.report.cost import cost_of, cost_rows
+from llmload.metrics.totals import RunTotals, Window
+from llmload.record import NS_PER_S, Outcome, RequestRecord, Slo, TokenSource
+from llmload.runs.cost import cost_of, cost_rows
 from llmload.scenario import Scenario, load_scenario
 
 SCENARIO = """

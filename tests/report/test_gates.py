@@ -7,11 +7,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from llmload.errors import ConfigError, RunFolderError
-from llmload.report.gates import failed, judge_gates, run_checks
-from llmload.report.job_summary import job_summary, write_page
-from llmload.report.junit import Check, Judgement, write_junit
+from llmload.report.gates import Check, Judgement, failed, judge_gates, run_checks, write_junit
+from llmload.report.markdown import job_summary, write_page
 from llmload.scenario import load_scenario
-from llmload.scenario.gates import Gates
+from llmload.scenario.sections import Gates
 
 JUNIT_10 = {
     "testsuites": {"name", "time", "tests", "failures", "disabled", "errors"},

@@ -13,13 +13,13 @@ import pytest
 from recorded import manifest_of, records, write_folder
 
 from llmload.errors import RunFolderError
-from llmload.measure.record import NS_PER_S, ErrorType, Outcome, RequestError, RequestRecord, stamps_of
+from llmload.record import NS_PER_S, ErrorType, Outcome, RequestError, RequestRecord, stamps_of
 from llmload.report import definitions
-from llmload.report.digest import read_digest, read_summary
-from llmload.report.html import render, write_html
-from llmload.report.page import PAGE
-from llmload.report.run_folder import RunFolder
-from llmload.report.tables import COLUMNS, LATENCIES, milliseconds, number
+from llmload.report.html.assets import PAGE
+from llmload.report.html.page import render, write_html
+from llmload.report.terminal import COLUMNS, LATENCIES, milliseconds, number
+from llmload.runs.folder import RunFolder
+from llmload.runs.loaded_run import read_digest, read_summary
 
 ROOT = Path(__file__).parents[2]
 EVIL = "<script>alert(1)</script>\"'&</script><img src=x onerror=alert(1)>"
@@ -198,8 +198,8 @@ class TestCharts:
         assert marks == {"holds": 2, "breaks": 4}
 
     def test_engine_and_gpu_series_are_on_the_runs_time_axis(self, run: Path) -> None:
-        from llmload.monitor import engine_metrics
-        from llmload.report import monitored
+        from llmload.prometheus import scrape as engine_metrics
+        from llmload.runs import loaded_run as monitored
 
         assert (monitored.ENGINE_FILE, monitored.GPU_FILE) == (engine_metrics.ENGINE_FILE, engine_metrics.GPU_FILE)
         start_s = json.loads((run / "manifest.json").read_text())["started_unix_s"]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmload.report.plausibility import bandwidth_use, memory_estimate, memory_warning
+from llmload.runs.plausibility import bandwidth_use, memory_estimate, memory_warning
 from llmload.scenario import load_scenario
 from llmload.scenario.shipped import find_scenario
 

@@ -10,13 +10,12 @@ import pytest
 from recorded import LIMITS, records
 
 from llmload.errors import RunFolderError
-from llmload.measure.record import NS_PER_S, RequestRecord
-from llmload.measure.slo import Slo
-from llmload.measure.totals import RunTotals, Window
-from llmload.report import recount
-from llmload.report.columns import read_columns
-from llmload.report.recount import SpanS
-from llmload.report.run_folder import RequestLog
+from llmload.metrics.totals import RunTotals, Window
+from llmload.record import NS_PER_S, RequestRecord, Slo
+from llmload.runs import aggregate as recount
+from llmload.runs.aggregate import SpanS
+from llmload.runs.folder import RequestLog
+from llmload.runs.request_table import read_columns
 
 SLO = Slo(**LIMITS)
 
@@ -76,7 +75,7 @@ def test_many_at_a_time_come_to_what_they_come_to_one_by_one(
 def test_the_files_blocks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of = records(400)
     whole = all_at_once(of, SpanS(from_s=2.0, to_s=20.0), of[0].started_ns, tmp_path / "a.jsonl")
-    monkeypatch.setattr("llmload.report.columns.BLOCK_BYTES", 3000)
+    monkeypatch.setattr("llmload.runs.request_table.BLOCK_BYTES", 3000)
     pieces = all_at_once(of, SpanS(from_s=2.0, to_s=20.0), of[0].started_ns, tmp_path / "b.jsonl")
 
     assert plain(pieces) == about(plain(whole))

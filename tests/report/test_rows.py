@@ -9,10 +9,9 @@ import pytest
 from recorded import records, write_folder
 
 from llmload.errors import RunFolderError
-from llmload.report import parquet
-from llmload.report.parquet import write_parquet
-from llmload.report.rows import COLUMNS, columns_table, csv_lines, write_csv
-from llmload.report.run_folder import RunFolder
+from llmload.runs import request_table as parquet
+from llmload.runs.folder import RunFolder
+from llmload.runs.request_table import COLUMNS, columns_table, csv_lines, write_csv, write_parquet
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from recorded import records, write_folder
 
-from llmload.measure.histogram_series import HistogramSeries
-from llmload.report.columns import Columns, read_columns
-from llmload.report.timeline import SAMPLED, Sample, Timeline, bin_width_s, grouping
+from llmload.runs.request_table import Columns, read_columns
+from llmload.runs.timeline import SAMPLED, Sample, Timeline, bin_width_s, grouping
+from llmload.stats.histogram import HistogramSeries
 
 
 def columns_of(folder: Path, count: int, *, with_chunks: bool = True) -> tuple[Columns, float]:

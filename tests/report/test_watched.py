@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from llmload.measure.totals import RunTotals
-from llmload.monitor.engine_metrics import engine_summary, gpu_summary
-from llmload.report.watched import watched
+from llmload.metrics.totals import RunTotals
+from llmload.prometheus.scrape import engine_summary, gpu_summary
+from llmload.report.terminal import watched
 
 ENGINE: dict[str, Any] = {
     "samples": 61,

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from llmload.engines.deployment import Deployment
+from llmload.client.engine_info import Deployment
 from llmload.errors import ConfigError
-from llmload.suite.deploying import mismatch, wait_until_freed
-from llmload.suite.measuring import judged
+from llmload.sizing.gpus import LocalGpu
+from llmload.suite.launch import mismatch, wait_until_freed
 from llmload.suite.outcome import read_outcome, to_json, to_markdown
 from llmload.suite.plan import SuitePlan, make_plan
-from llmload.suite.progress import SuiteProgress, left_text, time_left_s
-from llmload.suite.state import Status, SuiteState
-from llmload.vram.local_gpus import LocalGpu
+from llmload.suite.run import judged
+from llmload.suite.state import Status, SuiteProgress, SuiteState, left_text, time_left_s
 
 FURTHER = """
 [engines.vllm]

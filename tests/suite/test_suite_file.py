@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from llmload.engines.templates import NAMES, TEMPLATES, Word
 from llmload.errors import ConfigError
 from llmload.scenario.shipped import find_suite, shipped_scenarios, shipped_suites
+from llmload.suite.file import EngineEntry, ModelEntry, ProtocolEntry, Selection, SuiteHead
 from llmload.suite.plan import make_plan
-from llmload.suite.selection import Selection
-from llmload.suite.suite_file import EngineEntry, ModelEntry, ProtocolEntry, SuiteHead
+from llmload.suite.templates import NAMES, TEMPLATES, Word
 
 
 def complaint(file: Path) -> str:

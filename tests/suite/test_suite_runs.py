@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from benchmarks.suite_trial import Trial, descendants, until
-from llmload.engines.simulated import SimulationSettings, spawn
+from llmload.simulator import SimulationSettings, spawn
 
 
 @dataclass

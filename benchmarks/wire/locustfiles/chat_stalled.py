@@ -7,8 +7,8 @@ from typing import Final
 import gevent
 from gevent.monkey import get_original
 
-from llmload.swarm.run import Run
-from llmload.swarm.users import ChatUser
+from llmload.loadgen.run import Run
+from llmload.loadgen.users import ChatUser
 
 PERIOD_S: Final = 1.0
 STALL_S: Final = 0.2

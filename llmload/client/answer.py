@@ -1,0 +1,172 @@
+"""What an answer has said so far, in the terms of a record, whichever dialect it speaks."""
+
+from array import array
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import orjson
+
+from llmload.client.errors import error_message, in_object, request_error
+from llmload.prompts.conversation import Prompt
+from llmload.record import NO_CHUNKS, ErrorType, RequestError, StampArray, TokenSource
+
+QUOTED_CHARS: Final = 120
+
+
+def count_in(part: Any, *keys: str) -> int | None:
+    """Return the number under the first of the keys that holds one; whatever else an engine sends is unknown."""
+    if isinstance(part, dict):
+        for key in keys:
+            if isinstance(part.get(key), int):
+                return int(part[key])
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCounts:
+    """Tokens of one request as the engine counted them; None is unknown."""
+
+    prompt: int | None = None
+    output: int | None = None
+    cached: int | None = None
+    reasoning: int | None = None
+    source: TokenSource = TokenSource.NONE
+
+
+class Answer:
+    """
+    An answer as it grows: arrivals of chunks with text, the reason it ended, an error it told of.
+
+    Events are taken in their order; whatever they hold, taking them does not raise: what cannot be understood
+    becomes `error`. The first error stays.
+    """
+
+    __slots__ = ("chunk_ns", "error", "finish_reason", "finished", "said_done", "textless_ns", "together_ns", "whole")
+
+    def __init__(self) -> None:
+        self.chunk_ns = array("q")
+        self.textless_ns = array("q")
+        self.finish_reason: str | None = None
+        self.finished = False
+        self.said_done = False
+        self.whole = False
+        self.together_ns: list[int] = []
+        """Stamps that a chunk with text shares with the one before: they waited together; whoever minds clears it."""
+        self.error: RequestError | None = None
+
+    def take_event(self, arrived_ns: int, kind: bytes, data: bytes) -> str | None:
+        """
+        Take an event of a stream: its type, its data and the monotonic ns at which its last byte arrived.
+
+        Return its text where the event says nothing else, so that one that differs in its text alone says as much.
+        """
+        if not data or data.isspace():
+            return None
+        if data.startswith(b"[DONE]"):
+            self.said_done = True
+            return None
+        return self._understand(arrived_ns, kind, data)
+
+    def take_whole(self, body: bytes) -> None:
+        """Take an answer that came in one piece, as JSON."""
+        self.whole = True
+        self.finished = True
+        self._understand(0, b"", body)
+
+    def take_object(self, arrived_ns: int, parsed: Any) -> None:
+        """Take an event that is parsed already."""
+        self._take_parsed(arrived_ns, b"", parsed, b"")
+
+    def fail(self, error: RequestError) -> None:
+        """Keep the error, unless there is one already."""
+        if self.error is None:
+            self.error = error
+
+    def counts(self) -> TokenCounts:
+        """Return the tokens counted so far, by the best source there is."""
+        raise NotImplementedError
+
+    def counted_chunks(self) -> TokenCounts:
+        """Return the number of chunks with text as the last resort of counting; unknown where nothing streamed."""
+        if self.whole or not (self.chunk_ns or self.finished):
+            return TokenCounts()
+        return TokenCounts(output=len(self.chunk_ns), source=TokenSource.CHUNKS)
+
+    def chunk_tokens(self) -> StampArray | None:
+        """Return the tokens of each chunk in `chunk_ns`, or None where the engine did not count per chunk."""
+        return None
+
+    def stamps(self) -> StampArray:
+        """Return the arrivals of chunks with text, in monotonic ns."""
+        return _stamps(self.chunk_ns)
+
+    def textless_stamps(self) -> StampArray:
+        """Return the arrivals of chunks with choices but no text, in monotonic ns."""
+        return _stamps(self.textless_ns)
+
+    def _take_text(self, arrived_ns: int) -> None:
+        """Note the arrival of a chunk with text."""
+        chunk_ns = self.chunk_ns
+        if chunk_ns and chunk_ns[-1] == arrived_ns:
+            self.together_ns.append(arrived_ns)
+        chunk_ns.append(arrived_ns)
+
+    def _understand(self, arrived_ns: int, kind: bytes, data: bytes) -> str | None:
+        try:
+            parsed = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            if kind == b"error":
+                self.fail(request_error(ErrorType.ENGINE_ERROR, data.decode("utf-8", "replace"), http_status=200))
+            else:
+                self.fail(_unreadable("not JSON", data))
+            return None
+        return self._take_parsed(arrived_ns, kind, parsed, data)
+
+    def _take_parsed(self, arrived_ns: int, kind: bytes, parsed: Any, data: bytes) -> str | None:
+        if isinstance(parsed, list) and len(parsed) == 1:
+            parsed = parsed[0]
+        if not isinstance(parsed, dict):
+            self.fail(_unreadable("no JSON object", data or repr(parsed).encode()))
+        elif error := in_object(parsed):
+            self.fail(error)
+        elif kind == b"error":
+            self.fail(request_error(ErrorType.ENGINE_ERROR, error_message(parsed), http_status=200))
+        else:
+            try:
+                if self.whole:
+                    self._take_whole(parsed)
+                else:
+                    return self._take_chunk(arrived_ns, parsed)
+            except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
+                self.fail(_unreadable("an object of unknown form", data or repr(parsed).encode()))
+        return None
+
+    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
+        raise NotImplementedError
+
+    def _take_whole(self, answer: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class Dialect(Protocol):
+    """An API of engines: where requests go, how they are written, and how answers are read."""
+
+    @property
+    def path(self) -> str:
+        """The path of requests, without the API's prefix."""
+
+    def encode(self, prompt: Prompt) -> bytes:
+        """Return the body of the prompt's request."""
+
+    def answer(self) -> Answer:
+        """Return the answer to a request, before anything of it came."""
+
+
+def _stamps(moments_ns: "array[int]") -> StampArray:
+    return np.array(moments_ns, dtype=np.int64) if moments_ns else NO_CHUNKS
+
+
+def _unreadable(what: str, data: bytes) -> RequestError:
+    quoted = data[:QUOTED_CHARS].decode("utf-8", "replace")
+    return request_error(ErrorType.NOT_JSON, f"{what}: {quoted}")

@@ -1,0 +1,219 @@
+"""TGI's own API, `/generate_stream` and `/generate`: one text in, one event a token out."""
+
+from array import array
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from llmload.client.answer import Answer, TokenCounts, count_in
+from llmload.client.client import ClientSettings
+from llmload.client.errors import request_error
+from llmload.prompts.conversation import Message, Prompt
+from llmload.record import ErrorType, StampArray, TokenSource
+
+# OpenAI's chat completions: requests as the scenario sets them, answers as engines really give them.
+
+
+class ChatDialect:
+    """Requests to `/chat/completions`; only fields that the scenario sets are sent."""
+
+    path = "/chat/completions"
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+
+    def fields(self, prompt: Prompt) -> dict[str, Any]:
+        """Return the request's fields, `model`, `messages` and `stream` among them."""
+        settings = self._settings
+        fields: dict[str, Any] = {
+            **settings.body,
+            "model": settings.model,
+            "messages": list(prompt.messages),
+            "stream": settings.stream,
+        }
+        include_usage = settings.stream if settings.include_usage is None else settings.include_usage
+        if include_usage:
+            fields["stream_options"] = {"include_usage": True, **settings.body.get("stream_options", {})}
+        return fields
+
+    def encode(self, prompt: Prompt) -> bytes:
+        """Return the body of the prompt's request."""
+        return orjson.dumps(self.fields(prompt), option=orjson.OPT_SERIALIZE_NUMPY)
+
+    def answer(self) -> "ChatAnswer":
+        """Return the answer to a request, before anything of it came."""
+        return ChatAnswer()
+
+
+class ChatAnswer(Answer):
+    """An answer in chat chunks, or as one `chat.completion`."""
+
+    __slots__ = ("_totals", "_usage", "_usage_is_last")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._usage: dict[str, Any] = {}
+        self._usage_is_last = False
+        self._totals = array("q")
+
+    def counts(self) -> TokenCounts:
+        """Return the tokens counted so far: usage first, usage on chunks next, then the number of chunks."""
+        usage = self._usage
+        output = count_in(usage, "completion_tokens")
+        if output is None:
+            return self.counted_chunks()
+        cached = count_in(usage.get("prompt_tokens_details"), "cached_tokens")
+        reasoning = count_in(usage.get("completion_tokens_details"), "reasoning_tokens")
+        return TokenCounts(
+            prompt=count_in(usage, "prompt_tokens"),
+            output=output,
+            cached=count_in(usage, "prompt_cache_hit_tokens") if cached is None else cached,
+            reasoning=count_in(usage, "reasoning_tokens") if reasoning is None else reasoning,
+            source=TokenSource.USAGE if self._usage_is_last else TokenSource.CHUNK_USAGE,
+        )
+
+    def chunk_tokens(self) -> StampArray | None:
+        """Return the tokens of each chunk in `chunk_ns`, or None where the engine did not count per chunk."""
+        if not self._totals or len(self._totals) != len(self.chunk_ns):
+            return None
+        totals = np.array([0, *self._totals], dtype=np.int64)
+        return totals[1:] - totals[:-1]
+
+    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
+        text: Any = None
+        choices = chunk.get("choices") or ()
+        for choice in choices:
+            text = text or _text_of(choice)
+            self._take_finish(choice.get("finish_reason"))
+        usage = chunk.get("usage")
+        if isinstance(usage, dict) and usage:
+            self._usage = usage
+            self._usage_is_last = self.finished
+        if text:
+            self._take_text(arrived_ns)
+            total = count_in(usage, "completion_tokens")
+            if total is not None:
+                self._totals.append(total)
+        elif choices:
+            self.textless_ns.append(arrived_ns)
+        return text if isinstance(text, str) and not usage and not self.finished else None
+
+    def _take_whole(self, answer: dict[str, Any]) -> None:
+        choices = answer["choices"]
+        self._take_finish(choices[0].get("finish_reason"))
+        usage = answer.get("usage")
+        self._usage = usage if isinstance(usage, dict) else {}
+        self._usage_is_last = True
+
+    def _take_finish(self, reason: Any) -> None:
+        if reason is None:
+            return
+        self.finished = True
+        self.finish_reason = reason if isinstance(reason, str) else str(reason)
+        if reason == "error":
+            self.fail(request_error(ErrorType.ENGINE_ERROR, "finish_reason is error", http_status=200))
+
+
+def _text_of(choice: dict[str, Any]) -> Any:
+    """Return what a choice adds to the answer: content, reasoning or arguments of a tool call; falsy for nothing."""
+    delta = choice.get("delta")
+    if delta is None:
+        return choice.get("text")
+    text = delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
+    if text:
+        return text
+    for call in delta.get("tool_calls") or ():
+        if arguments := (call.get("function") or {}).get("arguments"):
+            return arguments
+    return (delta.get("function_call") or {}).get("arguments")
+
+
+_SPEAKER: Final = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
+_RENAMED: Final = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
+
+
+class TgiDialect:
+    """
+    Requests to `/generate_stream` (or `/generate`, where nothing is to be streamed).
+
+    This API takes a text and applies no chat template, so the messages are rendered as `User: ...` and
+    `Assistant: ...` lines that end on an open `Assistant:`. Fields of OpenAI's API are sent as TGI names them.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.path = "/generate_stream" if settings.stream else "/generate"
+        self._parameters = generate_parameters(dict(settings.body))
+
+    def encode(self, prompt: Prompt) -> bytes:
+        """Return the body of the prompt's request."""
+        return orjson.dumps({"inputs": render(prompt.messages), "parameters": self._parameters})
+
+    def answer(self) -> "TgiAnswer":
+        """Return the answer to a request, before anything of it came."""
+        return TgiAnswer()
+
+
+class TgiAnswer(Answer):
+    """An answer in token events, the last of which holds `details`, or as one object with `generated_text`."""
+
+    __slots__ = ("_details",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._details: dict[str, Any] = {}
+
+    def counts(self) -> TokenCounts:
+        """Return the tokens counted so far: the engine's details first, then the number of chunks."""
+        output = count_in(self._details, "generated_tokens")
+        if output is None:
+            return self.counted_chunks()
+        prompt = count_in(self._details, "input_length")
+        prefill = self._details.get("prefill")
+        if prompt is None and isinstance(prefill, list) and prefill:
+            prompt = len(prefill)
+        return TokenCounts(prompt=prompt, output=output, source=TokenSource.DETAILS)
+
+    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
+        token = chunk.get("token")
+        if token and token.get("text") and not token.get("special"):
+            self._take_text(arrived_ns)
+        if chunk.get("generated_text") is not None or chunk.get("details"):
+            self._take_details(chunk)
+        return None
+
+    def _take_whole(self, answer: dict[str, Any]) -> None:
+        if "generated_text" not in answer:
+            raise KeyError("generated_text")
+        self._take_details(answer)
+
+    def _take_details(self, answer: dict[str, Any]) -> None:
+        self.finished = True
+        details = answer.get("details")
+        self._details = details if isinstance(details, dict) else {}
+        reason = self._details.get("finish_reason")
+        self.finish_reason = None if reason is None else str(reason)
+
+
+def render(messages: tuple[Message, ...]) -> str:
+    """Return chat messages as one text that ends where the assistant is to speak."""
+    said = [_SPEAKER[message["role"]] + message["content"] for message in messages]
+    return "\n\n".join([*said, "Assistant:"])
+
+
+def generate_parameters(fields: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return the fields of a chat request as TGI's `parameters`.
+
+    Zero temperature becomes greedy decoding and a `top_p` of 1 is left out, for TGI refuses both values. A key
+    it does not share with OpenAI's API goes in untouched.
+    """
+    parameters: dict[str, Any] = {"details": True}
+    for key, value in fields.items():
+        if key == "temperature" and value == 0:
+            parameters["do_sample"] = False
+        elif key == "stop":
+            parameters["stop"] = [value] if isinstance(value, str) else list(value or ())
+        elif value is not None and not (key == "top_p" and value == 1):
+            parameters[_RENAMED.get(key, key)] = value
+    return parameters

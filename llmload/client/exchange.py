@@ -1,0 +1,306 @@
+"""One request on one connection: sent, waited for, ended by the engine, a time limit or the caller."""
+
+import logging
+import select
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httptools
+from gevent.hub import Waiter
+
+from llmload.client.answer import Answer
+from llmload.client.client import Timeouts
+from llmload.client.connection import Connection, Received
+from llmload.client.errors import request_error
+from llmload.client.http import Response
+from llmload.client.reactor import HUNG_UP, Reactor
+from llmload.client.sse import Understanding
+from llmload.record import NS_PER_S, ErrorType, RequestError, StampSource
+
+# When an answer has taken too long.
+
+FOREVER_NS: Final = 1 << 62
+
+
+def ns(seconds: float | None) -> int:
+    """Return a limit in nanoseconds; no limit is longer than any run."""
+    return FOREVER_NS if seconds is None else int(seconds * NS_PER_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of one request; readings of the monotonic clock in ns."""
+
+    timeouts: Timeouts
+    started_ns: int
+    stream: bool
+
+    def next_check_ns(self, sent_ns: int) -> int:
+        """Return the earliest moment at which any limit can pass, whatever arrives meanwhile."""
+        total_ns = self.started_ns + ns(self.timeouts.total_s)
+        if not self.stream:
+            return total_ns
+        token_ns = sent_ns + min(ns(self.timeouts.first_token_s), ns(self.timeouts.between_tokens_s))
+        return min(total_ns, token_ns)
+
+    def passed(
+        self, now_ns: int, sent_ns: int, last_chunk_ns: int | None, *, stream: bool
+    ) -> tuple[int, RequestError | None]:
+        """
+        Return when to look again, and the error of a limit that has passed by now.
+
+        `stream` says whether the answer comes in chunks: one in a single piece has no first token to wait for.
+        """
+        timeouts = self.timeouts
+        limits_ns = {ErrorType.TOTAL_TIMEOUT: (self.started_ns + ns(timeouts.total_s), timeouts.total_s)}
+        if stream and last_chunk_ns is None:
+            limits_ns[ErrorType.FIRST_TOKEN_TIMEOUT] = (sent_ns + ns(timeouts.first_token_s), timeouts.first_token_s)
+        elif stream and last_chunk_ns is not None:
+            quiet_ns = last_chunk_ns + ns(timeouts.between_tokens_s)
+            limits_ns[ErrorType.BETWEEN_TOKENS_TIMEOUT] = (quiet_ns, timeouts.between_tokens_s)
+        kind, (limit_ns, limit_s) = min(limits_ns.items(), key=lambda item: item[1][0])
+        if now_ns < limit_ns:
+            return limit_ns, None
+        return limit_ns, request_error(kind, f"{kind.value}: nothing within {limit_s} s")
+
+
+_UNDERSTAND_FIRST_BYTES: Final = 2_048
+"""Soon at first, since only who understands notices that chunks wait together."""
+_UNDERSTAND_BYTES: Final = 16_384
+_MOST_WAITING_BYTES: Final = 65_536
+"""A stream that comes faster than it is understood waits in the kernel: memory stays bounded."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Exchange:
+    """
+    A request and its answer; the greenlet in `run` waits once, everything else happens in the reactor.
+
+    Afterwards `error` says what went wrong with HTTP or time, `answer` what the engine said, and `stale` that a
+    kept-alive connection was closed before it answered.
+    """
+
+    __slots__ = (
+        "_check_ns",
+        "_ended",
+        "_limits",
+        "_paused",
+        "_queued",
+        "_reactor",
+        "_understanding",
+        "_unstamped",
+        "_waiter",
+        "answer",
+        "connection",
+        "done_ns",
+        "error",
+        "response",
+        "sent_ns",
+    )
+
+    def __init__(self, connection: Connection, reactor: Reactor, answer: Answer, limits: Limits) -> None:
+        self.answer = answer
+        self.response = Response()
+        self._understanding = Understanding(self.response, answer)
+        self.error: RequestError | None = None
+        self.sent_ns: int | None = None
+        self.done_ns: int | None = None
+        self.connection = connection
+        self._reactor = reactor
+        self._limits = limits
+        self._check_ns = FOREVER_NS
+        self._waiter: Any = Waiter()
+        self.response.enough_bytes = _UNDERSTAND_FIRST_BYTES
+        self._unstamped = False
+        self._ended = False
+        self._queued = False
+        self._paused = False
+
+    def run(self, request: bytes) -> None:
+        """Send the request and wait for the end of its answer; what kills the wait passes through."""
+        try:
+            if self.connection.send(request):
+                self.sent_ns = time.monotonic_ns()
+        except OSError:
+            self.connection.drop_unsent()  # reading tells why: the engine may have answered before it closed
+        self._check_ns = self._limits.next_check_ns(time.monotonic_ns())
+        self._reactor.watch(self)
+        try:
+            self._waiter.get()
+        except BaseException:
+            self._ended = True
+            self.done_ns = time.monotonic_ns()
+            self._reactor.forget(self)
+            self.understand(FOREVER_NS)
+            raise
+        finally:
+            self.response.close()
+
+    @property
+    def stale(self) -> bool:
+        """Whether a kept-alive connection turned out to be closed before the first byte of an answer."""
+        silent = self.response.arrived_ns == 0 and self.connection.used
+        return silent and self.error is not None and self.error.type is ErrorType.RESET
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection may carry another request."""
+        return self.response.keep_alive and self.sent_ns is not None
+
+    @property
+    def stamp_source(self) -> StampSource:
+        """Who stamped the answer: the kernel only if it stamped every read of it."""
+        if not self.response.arrived_ns:
+            return StampSource.NONE
+        return StampSource.USER if self._unstamped else StampSource.KERNEL
+
+    def on_ready(self, mask: int, received: Received) -> None:
+        """Take what was read, and read (and write) all else that the socket allows."""
+        if mask & select.EPOLLOUT:
+            self._write()
+        response, connection = self.response, self.connection
+        try:
+            data = connection.take(received)
+            while True:
+                if data:
+                    if not connection.stamped:
+                        self._unstamped = True
+                        self._reactor.miss_stamp()
+                    may_be_last = response.feed(data, connection.arrived_ns)
+                    if may_be_last or response.waiting_bytes > response.enough_bytes:
+                        self.on_enough()
+                response.steady = connection.steady and response.in_chunks
+                if self._paused or (connection.drained and not mask & HUNG_UP):
+                    return
+                data = connection.receive()
+        except (EOFError, OSError, httptools.HttpParserError) as problem:
+            self._break_off(problem)
+
+    def on_enough(self) -> None:
+        """Have what was read understood, and read no more before that where it is much."""
+        if not self._queued:
+            self._queue()
+        if self.response.waiting_bytes > _MOST_WAITING_BYTES and not (self._paused or self._ended):
+            self._paused = True
+            self._reactor.pause(self)
+
+    def on_problem(self, mask: int, problem: OSError) -> None:
+        """Learn why nothing could be read, and write what the socket allows."""
+        if mask & select.EPOLLOUT:
+            self._write()
+        self._break_off(problem)
+
+    def understand(self, until_ns: int) -> bool:
+        """Work on what was read until this monotonic ns; return whether nothing is left."""
+        if not self._understand(until_ns):
+            return False
+        self._queued = False
+        if self._ended:
+            self._settle()
+        return True
+
+    def check_time(self, now_ns: int) -> None:
+        """End the stream where one of its time limits has passed."""
+        if now_ns < self._check_ns:
+            return
+        if not self._understand(FOREVER_NS):
+            return
+        response = self.response
+        chunk_ns = self.answer.chunk_ns
+        stream = self._limits.stream and response.content_type in ("", "text/event-stream")
+        self._check_ns, error = self._limits.passed(
+            now_ns, self.sent_ns or self._limits.started_ns, chunk_ns[-1] if chunk_ns else None, stream=stream
+        )
+        if error is not None:
+            self._end(error)
+
+    def _write(self) -> None:
+        try:
+            if not self.connection.send_rest():
+                return
+        except OSError:
+            self.connection.drop_unsent()
+        else:
+            self.sent_ns = time.monotonic_ns()
+        if self._paused:
+            self._reactor.pause(self)  # still, and no more to write
+        else:
+            self._reactor.resume(self)
+
+    def _break_off(self, problem: Exception) -> None:
+        """Take the end of the connection, or of what can be read as HTTP."""
+        if isinstance(problem, BlockingIOError):
+            return  # there was nothing to be read
+        if isinstance(problem, EOFError):
+            self._take_end_of_connection()
+        elif isinstance(problem, OSError):
+            kind = ErrorType.TLS if isinstance(problem, ssl.SSLError) else ErrorType.RESET
+            self._end(request_error(kind, f"the connection broke: {problem}"))
+        else:
+            self._end(request_error(ErrorType.PROTOCOL, f"not HTTP: {problem}"))
+
+    def _take_end_of_connection(self) -> None:
+        self._understand(FOREVER_NS)
+        if self.response.feed_end():
+            self._end()
+        elif self.response.arrived_ns == 0:
+            self._end(request_error(ErrorType.RESET, "the connection was closed before an answer"))
+        else:
+            self._end(request_error(ErrorType.INCOMPLETE, "the connection was closed within the answer"))
+
+    def _end(self, error: RequestError | None = None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self.error = error
+        self.done_ns = self.response.done_ns if error is None else time.monotonic_ns()
+        self._reactor.forget(self)
+        if not self._queued:
+            self._queue()
+
+    def _queue(self) -> None:
+        self._queued = True
+        self._reactor.understand_later(self)
+
+    def _understand(self, until_ns: int) -> bool:
+        response = self.response
+        response.enough_bytes = _UNDERSTAND_BYTES
+        while response.pieces or response.reads:
+            try:
+                self._understanding.advance(until_ns)
+            except httptools.HttpParserError as problem:
+                self._break_off(problem)
+            except Exception as bug:
+                _logger.exception("an answer could not be understood")
+                self.answer.fail(request_error(ErrorType.CLIENT, repr(bug)))
+                response.drop()  # this runs in the hub: one bad answer must not end all the others
+            if time.monotonic_ns() >= until_ns:
+                break
+        if self.answer.together_ns:
+            self._reactor.found_together(self.answer.together_ns)
+            self.answer.together_ns.clear()
+        if response.complete:
+            self._end()
+        if response.pieces or response.reads:
+            return False
+        if self._paused and not self._ended:
+            self._paused = False
+            self._reactor.resume(self)
+        return True
+
+    def _settle(self) -> None:
+        """Judge the answer, and let the request's greenlet go on."""
+        response = self.response
+        answer = self.answer
+        self._understanding.end()
+        if answer.error is not None:
+            self.error = answer.error
+        elif self.error is not None and answer.finished and (answer.said_done or response.complete):
+            self.error = None  # all was said before the connection broke
+            self.done_ns = response.arrived_ns
+        elif self.error is None and not answer.finished:
+            self.error = request_error(ErrorType.INCOMPLETE, "the answer ended without a finish_reason")
+        self._reactor.wake(self._waiter)

@@ -1,0 +1,335 @@
+"""One reader per process: it drains all sockets first, and understands what they brought afterwards."""
+
+import contextlib
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
+
+from gevent import monkey
+from gevent.hub import get_hub
+
+from llmload.client.connection import (
+    ANCILLARY_BYTES,
+    SMALL_BYTES,
+    ArrivalClock,
+    Connection,
+    Receive,
+    Received,
+    ask_for_stamps,
+    received_stamp,
+    timespec,
+)
+from llmload.client.http import LEAST_BYTES, MAY_BE_LAST, Waiting
+
+# How long to look often at the sockets, once chunks were found that had waited together.
+
+_LEAST_NS: Final = 100_000_000
+_MOST_NS: Final = 4_000_000_000
+_CALM_NS: Final = 200_000_000
+"""Chunks that wait together after so long a calm were held up once, by a busy machine perhaps."""
+
+
+class Caution:
+    """
+    Lasts 0.1 s from a find on, and twice as long each time that the next comes soon after it, 4 s at most.
+
+    Chunks that are read together share one stamp, so an engine whose chunks follow each other faster than the reader
+    looks must be looked at more often nearly all the time; one late moment of a machine is no such engine.
+    """
+
+    __slots__ = ("_length_ns", "_until_ns")
+
+    def __init__(self) -> None:
+        self._length_ns = _LEAST_NS
+        self._until_ns = 0
+
+    def found(self, stamps_ns: Iterable[int], now_ns: int) -> None:
+        """
+        Take note of chunks that arrived together at these monotonic ns, in their order.
+
+        What came before the last caution ended is no news. How long the calm was, the first news says: a stream tells
+        of what happened to it only once it is understood.
+        """
+        news_ns = next((stamp_ns for stamp_ns in stamps_ns if stamp_ns >= self._until_ns), None)
+        if news_ns is not None:
+            calm = news_ns - self._until_ns >= _CALM_NS
+            self._length_ns = _LEAST_NS if calm else min(2 * self._length_ns, _MOST_NS)
+            self._until_ns = now_ns + self._length_ns
+
+    def lasts(self, now_ns: int) -> bool:
+        """Return whether to look often at this monotonic ns."""
+        return now_ns < self._until_ns
+
+
+TICK_S: Final = 0.001
+LONG_TICK_S: Final = 0.006
+_MANY_STREAMS: Final = 100
+"""From here on a tick's own cost matters more than the few milliseconds that an answer's end may wait for it."""
+_SLICE_NS: Final = 700_000
+_SHORT_SLICE_NS: Final = 150_000
+"""What few streams begin with, so that a request that is due meanwhile leaves in time."""
+_SWEEP_NS: Final = 50_000_000
+_MAX_EVENTS: Final = 8192
+_MISSES_ALLOWED: Final = 8
+"""Reads without a kernel's stamp before they count as its habit."""
+_STAMPING_STARTS_S: Final = 0.25
+_ARRIVED: Final = select.EPOLLIN
+"""All that is said of most sockets: something came."""
+_UNUSUAL: Final = -1
+"""What is said of none."""
+HUNG_UP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+"""The other side writes no more: what it wrote must be read to its end, since nothing else will tell of it."""
+_READING: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+"""Told once of what arrives: to be told until it is read, the kernel would look at every socket twice."""
+
+
+class Stream(Protocol):
+    """An answer under way, as the reactor sees it."""
+
+    @property
+    def connection(self) -> Connection:
+        """Where it is read."""
+
+    @property
+    def response(self) -> Waiting:
+        """What was read and is not understood yet."""
+
+    def on_enough(self) -> None:
+        """Have what was read understood: it has come to more than `enough_bytes`."""
+
+    def on_ready(self, mask: int, received: Received) -> None:
+        """Take what was read, and read (and write) all else that the socket allows, or ask the reactor to `pause`."""
+
+    def on_problem(self, mask: int, problem: OSError) -> None:
+        """Learn why nothing could be read, and write what the socket allows."""
+
+    def understand(self, until_ns: int) -> bool:
+        """Work on what was read until this monotonic ns; return whether nothing is left."""
+
+    def check_time(self, now_ns: int) -> None:
+        """End the stream where one of its time limits has passed."""
+
+
+class Reactor:
+    """
+    Polls the sockets of open streams every millisecond, in gevent's hub; with no stream open it does not run. With
+    many streams it polls every six, as long as no two chunks of a stream are found waiting together.
+
+    Reading late costs no truth where the kernel stamps arrival, so nothing wakes up per chunk. Where it does not,
+    the hub wakes the reactor as soon as a socket is readable. What was read is understood in slices shorter than
+    a millisecond with a drain between them, so that many answers that end together do not delay each other's reads.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._hub: Any = get_hub()
+        self._poller: select.epoll = monkey.get_original("select", "epoll")()
+        self._streams: dict[int, tuple[Stream, Connection, Waiting, Receive]] = {}
+        self._read: deque[Stream] = deque()
+        self._next_sweep_ns = 0
+        self._slice_ns = _SHORT_SLICE_NS
+        self._short: Any = self._hub.loop.timer(TICK_S, TICK_S)
+        self._long: Any = self._hub.loop.timer(LONG_TICK_S, LONG_TICK_S)
+        self._timer = self._short
+        self._caution = Caution()
+        self._watcher: Any = self._hub.loop.io(self._poller.fileno(), 1)
+        self._missed_stamps = 0
+        self._running = False
+        self.clock = ArrivalClock()
+        self._stamp_keeper = _keep_stamping()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this reactor came here by fork and belongs to another process, or to another hub."""
+        return self._pid != os.getpid() or self._hub is not get_hub()
+
+    def watch(self, stream: Stream) -> None:
+        """
+        Read the stream from now on, and let it write as long as its connection has something unsent.
+
+        It is told once of what arrives: what it leaves unread it must ask for, with `pause` and `resume`.
+        """
+        fd = stream.connection.fd
+        self._streams[fd] = stream, stream.connection, stream.response, stream.connection.recvmsg
+        self._poller.register(fd, _READING | _writing(stream))
+        if not self._running:
+            self._start()
+
+    def pause(self, stream: Stream) -> None:
+        """Leave what arrives in the kernel."""
+        self._poller.modify(stream.connection.fd, _writing(stream))
+
+    def resume(self, stream: Stream) -> None:
+        """Read the stream again, and what it left; it writes as long as its connection has something unsent."""
+        self._poller.modify(stream.connection.fd, _READING | _writing(stream))
+
+    def forget(self, stream: Stream) -> None:
+        """Read the stream no longer; its socket must still be open."""
+        if self._streams.pop(stream.connection.fd, None) is not None:
+            self._poller.unregister(stream.connection.fd)
+
+    def understand_later(self, stream: Stream) -> None:
+        """Give the stream a turn at what it has read."""
+        self._read.append(stream)
+
+    def miss_stamp(self) -> None:
+        """Note a read that the kernel did not stamp; where it never does, the hub watches instead of the timer."""
+        self._missed_stamps += 1
+        if self._missed_stamps == _MISSES_ALLOWED:
+            self._watcher.start(self._drain)
+
+    def found_together(self, stamps_ns: Sequence[int]) -> None:
+        """Note that chunks with text were read together, at these stamps: look more often for a while."""
+        self._caution.found(stamps_ns, self.clock.now_ns)
+
+    def wake(self, waiter: Any) -> None:
+        """Let the greenlet behind a gevent waiter go on, after this round."""
+        self._hub.loop.run_callback(waiter.switch, None)
+
+    def close(self) -> None:
+        """Stop, and give back what the process holds for it."""
+        self._stop()
+        self._short.close()
+        self._long.close()
+        self._watcher.close()
+        self._poller.close()
+        os.close(self._stamp_keeper)
+
+    def _start(self) -> None:
+        self._running = True
+        self.clock.restart()
+        self._timer.start(self._tick, update=True)
+        if self._missed_stamps >= _MISSES_ALLOWED:
+            self._watcher.start(self._drain)
+
+    def _stop(self) -> None:
+        self._running = False
+        self._timer.stop()
+        self._watcher.stop()
+
+    def _tick(self) -> None:
+        if self.inherited:
+            self._stop()
+            return
+        self._drain()
+        if self._read:
+            self._understand_slice()
+            if self._read or self._timer is self._short:  # else the next tick is early enough
+                self._drain()
+        if self.clock.now_ns >= self._next_sweep_ns:
+            self._sweep(self.clock.now_ns)
+        if not self._streams and not self._read:
+            self._stop()
+        else:
+            self._choose_timer()
+
+    def _choose_timer(self) -> None:
+        """Tick seldom while there are many streams and each read finds one chunk."""
+        rarely = len(self._streams) >= _MANY_STREAMS and not self._caution.lasts(self.clock.now_ns)
+        chosen = self._long if rarely and not self._read else self._short
+        if chosen is not self._timer:
+            self._timer.stop()
+            self._timer = chosen
+            chosen.start(self._tick, update=True)
+
+    def _drain(self) -> None:
+        """Read every socket that has something, then look at what came: each loop finds its code in the caches."""
+        self.clock.sample()
+        streams, brought = self._streams, []
+        for fd, mask in self._poller.poll(0, _MAX_EVENTS):
+            stream, connection, waiting, recvmsg = streams[fd]
+            try:
+                brought.append((stream, waiting, mask, recvmsg(connection.asked, ANCILLARY_BYTES)))
+            except OSError as problem:
+                stream.on_problem(mask, problem)
+        self._look_at(brought)
+
+    def _look_at(self, brought: list[tuple[Stream, Waiting, int, Received]]) -> None:
+        """
+        Hand what was read to its streams.
+
+        Most reads are a small chunk somewhere in an answer that has long begun. They are kept for later right here:
+        each call, and each object looked at, costs several times as much between the reads of hundreds of streams as
+        it does in a loop of its own.
+        """
+        offset_ns, second, second_ns = self.clock.offset_ns, -1, 0
+        as_usual = _UNUSUAL if self.clock.stepped else _ARRIVED
+        for stream, waiting, mask, received in brought:
+            data, ancillary, _, _ = received
+            length = len(data)
+            if (
+                mask == as_usual
+                and waiting.steady
+                and LEAST_BYTES <= length < SMALL_BYTES
+                and ancillary
+                and not data.endswith(MAY_BE_LAST)
+            ):
+                seconds, nanoseconds = timespec(ancillary[0][2])
+                if seconds != second:
+                    second, second_ns = seconds, seconds * 1_000_000_000 + offset_ns
+                waiting.reads.append(data)
+                waiting.read_stamps.append(second_ns + nanoseconds)
+                waiting.waiting_bytes = waiting_bytes = waiting.waiting_bytes + length
+                if waiting_bytes > waiting.enough_bytes:
+                    stream.on_enough()
+            else:
+                stream.on_ready(mask, received)
+
+    def _understand_slice(self) -> None:
+        """Understand until the slice is over: a short one, or twice as long each time that one was not enough."""
+        read = self._read
+        until_ns = time.monotonic_ns() + self._slice_ns
+        while read:
+            if read[0].understand(until_ns):
+                read.popleft()
+            if time.monotonic_ns() >= until_ns:
+                break
+        if read:
+            self._slice_ns = min(2 * self._slice_ns, _SLICE_NS)
+        else:
+            self._slice_ns = _SLICE_NS if len(self._streams) >= _MANY_STREAMS else _SHORT_SLICE_NS
+
+    def _sweep(self, now_ns: int) -> None:
+        self._next_sweep_ns = now_ns + _SWEEP_NS
+        for stream, *_ in list(self._streams.values()):
+            stream.check_time(now_ns)
+
+
+def _writing(stream: Stream) -> int:
+    return select.EPOLLOUT if stream.connection.writing else 0
+
+
+def _keep_stamping() -> int:
+    """
+    Return the descriptor of a socket while which is open the kernel stamps packets, whoever else asks or stops asking.
+
+    The kernel starts stamping some time after the first wish, so this waits for it, a quarter of a second at most.
+    """
+    keeper = monkey.get_original("socket", "socket")(socket.AF_INET, socket.SOCK_DGRAM)
+    until_s = time.monotonic() + _STAMPING_STARTS_S
+    if ask_for_stamps(keeper):
+        with contextlib.suppress(OSError):  # no loopback: then the first reads tell
+            keeper.bind(("127.0.0.1", 0))
+            keeper.connect(keeper.getsockname())
+            keeper.settimeout(_STAMPING_STARTS_S)
+            while time.monotonic() < until_s:
+                keeper.send(b"stamped?")
+                if received_stamp(keeper):
+                    break
+    return int(keeper.detach())
+
+
+_current: list[Reactor] = []
+
+
+def current_reactor() -> Reactor:
+    """Return this process's reactor, made on first use; one inherited through fork is left alone."""
+    if not _current or _current[0].inherited:
+        for inherited in _current:
+            inherited.close()
+        _current[:] = [Reactor()]
+    return _current[0]

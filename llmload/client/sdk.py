@@ -1,0 +1,290 @@
+"""The `openai` SDK as a client: the very library that applications use, with its costs, and stamps of this process."""
+
+import itertools
+import os
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import gevent
+import httpx2
+import openai
+
+from llmload.client.answer import Answer
+from llmload.client.api import ChatDialect
+from llmload.client.client import ClientSettings, checked_headers, secrets_in
+from llmload.client.errors import AttemptError, from_connecting, from_status, in_object, request_error
+from llmload.client.exchange import Limits
+from llmload.client.retry import Attempt, Request, carry_out
+from llmload.client.tls import tls_context
+from llmload.client.transport import endpoint
+from llmload.errors import ConfigError
+from llmload.prompts.conversation import Prompt
+from llmload.record import ErrorType, RequestError, RequestRecord, StampSource
+
+# Time limits around a call that waits: what a client needs that does not see its own sockets.
+
+
+class Alarm:
+    """A request's time limits around whatever it waits for: `with alarm:` raises `AttemptError` when one passes."""
+
+    def __init__(self, limits: Limits, answer: Answer) -> None:
+        self._limits = limits
+        self._answer = answer
+        self._sent_ns = time.monotonic_ns()
+        self._timer: Any = None
+
+    def __enter__(self) -> None:
+        now_ns = time.monotonic_ns()
+        limit_ns, _ = self._passed(now_ns)
+        self._timer = gevent.Timeout.start_new((limit_ns - now_ns) / 1e9)
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._timer.close()
+        if error is not None and error is self._timer:
+            _, passed = self._passed(time.monotonic_ns() + 1_000_000_000)
+            raise AttemptError(passed or request_error(ErrorType.TOTAL_TIMEOUT, "a time limit passed")) from None
+
+    def _passed(self, now_ns: int) -> tuple[int, RequestError | None]:
+        chunk_ns = self._answer.chunk_ns
+        last_ns = chunk_ns[-1] if chunk_ns else None
+        return self._limits.passed(now_ns, self._sent_ns, last_ns, stream=self._limits.stream)
+
+
+# Why a request of the SDK failed, told from its exceptions, in the words that all clients share.
+
+_BROKEN = (httpx2.ReadError, httpx2.WriteError, httpx2.CloseError)
+
+
+def from_sdk(error: Exception) -> RequestError:
+    """Return the error that an exception of the SDK, or of what it stands on, means."""
+    if isinstance(error, openai.APIStatusError):
+        return _from_response(error.response)
+    if isinstance(error, (openai.APIConnectionError, httpx2.HTTPError)):
+        return _from_transport(error)
+    if isinstance(error, openai.APIError):
+        return in_object({"error": error.body or error.message}) or request_error(
+            ErrorType.ENGINE_ERROR, error.message, http_status=200
+        )
+    if isinstance(error, ValueError):
+        return request_error(ErrorType.NOT_JSON, f"not JSON: {error}")
+    return request_error(ErrorType.CLIENT, repr(error))
+
+
+def refused(response: httpx2.Response) -> RequestError | None:
+    """Return the error of an answer that is not what was asked for, or None."""
+    if response.status_code != 200:
+        response.read()
+        return _from_response(response)
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in ("", "text/event-stream", "application/json") or kind.endswith("+json"):
+        return None
+    quoted = response.read()[:200].decode("utf-8", "replace")
+    return request_error(ErrorType.CONTENT_TYPE, f"{kind}: {quoted}", http_status=200)
+
+
+def _from_response(response: httpx2.Response) -> RequestError:
+    try:
+        body = response.content
+    except httpx2.StreamError:
+        body = b""
+    return from_status(response.status_code, body, response.headers.get("retry-after"))
+
+
+def _from_transport(error: Exception) -> RequestError:
+    causes = list(_causes(error))
+    where = "the engine"
+    for cause in causes:
+        if isinstance(cause, (socket.gaierror, ssl.SSLError, ConnectionRefusedError)):
+            return from_connecting(cause, where)
+    for cause in causes:
+        if isinstance(cause, httpx2.ConnectTimeout):
+            return request_error(ErrorType.CONNECT_TIMEOUT, f"{where}: no connection in time")
+        if isinstance(cause, (httpx2.ConnectError, httpx2.ProxyError)):
+            return request_error(ErrorType.CONNECT_FAILED, f"{where}: {cause}")
+        if isinstance(cause, _BROKEN):
+            return request_error(ErrorType.RESET, f"the connection broke: {cause}")
+        if isinstance(cause, httpx2.RemoteProtocolError):
+            return _from_protocol(str(cause))
+    return request_error(ErrorType.CONNECT_FAILED, f"{where}: {error}")
+
+
+def _from_protocol(said: str) -> RequestError:
+    if "without sending a response" in said:
+        return request_error(ErrorType.RESET, "the connection was closed before an answer")
+    if "peer closed connection" in said or "incomplete" in said:
+        return request_error(ErrorType.INCOMPLETE, "the connection was closed within the answer")
+    return request_error(ErrorType.PROTOCOL, f"not HTTP: {said}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+_PASSED_BY_NAME: Final = ("model", "messages", "stream")
+_SPECIMEN: Final = (
+    b'data: {"id":"","object":"chat.completion.chunk","created":0,"model":"",'
+    b'"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
+    b"data: [DONE]\n\n"
+)
+
+
+class SdkClient:
+    """
+    A `ChatClient` on the SDK; needs gevent's patching, and may be made before a fork and used after it.
+
+    The SDK's own retries are off, and it is warmed up once per process. It tells neither when a connection opened
+    nor when the request was sent. Raises `ConfigError` when made from settings that it cannot follow.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        if settings.api != "openai-chat":
+            raise ConfigError(f"client 'openai' cannot speak {settings.api!r}; use client 'wire'")
+        if not settings.base_urls:
+            raise ConfigError("base_urls: at least one URL is needed")
+        self._settings = settings
+        self._dialect = ChatDialect(settings)
+        self._headers = _headers(settings)
+        self._secrets = secrets_in(settings)
+        self._urls = [_base_url(url) for url in settings.base_urls]
+        self._own: tuple[int, Iterator[openai.OpenAI], list[openai.OpenAI]] | None = None
+
+    def complete(
+        self,
+        prompt: Prompt,
+        *,
+        request_id: str,
+        stage: str | None = None,
+        scheduled_ns: int | None = None,
+        salt: str | None = None,
+    ) -> RequestRecord:
+        """Send the prompt, wait for the answer and return its record, as `ChatClient` promises."""
+        clients = self._clients()
+        sent = prompt if salt is None else prompt.salted(salt)
+        request = Request(
+            request_id=request_id,
+            prompt_id=prompt.prompt_id,
+            stage=stage,
+            scheduled_ns=scheduled_ns,
+            started_ns=time.monotonic_ns(),
+        )
+        return carry_out(
+            request,
+            self._dialect.answer,
+            lambda attempt: self._send(next(clients), request, sent, attempt),
+            retries=self._settings.retries,
+            secrets=self._secrets,
+        )
+
+    def prepare(self, prompt: Prompt, *, salted: bool = False) -> None:
+        """Do nothing: the SDK encodes every request anew."""
+
+    def close(self) -> None:
+        """Close every connection of this process."""
+        if self._own is not None and self._own[0] == os.getpid():
+            for client in self._own[2]:
+                client.close()
+        self._own = None
+
+    def _clients(self) -> Iterator[openai.OpenAI]:
+        """Return this process's SDK clients, which take turns."""
+        if self._own is None or self._own[0] != os.getpid():
+            warm_up()
+            clients = [self._client(url) for url in self._urls]
+            self._own = os.getpid(), itertools.cycle(clients), clients
+        return self._own[1]
+
+    def _client(self, base_url: str) -> openai.OpenAI:
+        settings = self._settings
+        return openai.OpenAI(
+            base_url=base_url,
+            api_key=settings.api_key or "none",
+            max_retries=0,
+            timeout=openai.Timeout(None, connect=settings.timeouts.connect_s),
+            http_client=openai.DefaultHttpxClient(
+                verify=tls_context(settings),
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
+                follow_redirects=False,
+            ),
+        )
+
+    def _send(self, client: openai.OpenAI, request: Request, prompt: Prompt, attempt: Attempt) -> None:
+        limits = Limits(self._settings.timeouts, request.started_ns, self._settings.stream)
+        alarm = Alarm(limits, attempt.answer)
+        fields = self._dialect.fields(prompt)
+        rest = {name: value for name, value in fields.items() if name not in _PASSED_BY_NAME}
+        stream: Any = None
+        try:
+            with alarm:
+                raw: Any = client.chat.completions.with_raw_response.create(
+                    **{name: fields[name] for name in _PASSED_BY_NAME},
+                    extra_headers={**self._headers, "X-Request-Id": request.request_id},
+                    extra_body=rest or None,
+                )
+            attempt.stamp_source = StampSource.USER
+            stream = raw.parse() if self._settings.stream else None
+            self._receive(raw.http_response, stream, attempt.answer, alarm)
+            attempt.done_ns = time.monotonic_ns()
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:
+            attempt.error = from_sdk(error)
+        finally:
+            if stream is not None:
+                stream.close()
+        if attempt.answer.error is not None:
+            attempt.error = attempt.answer.error
+        elif attempt.error is None and not attempt.answer.finished:
+            attempt.error = request_error(ErrorType.INCOMPLETE, "the answer ended without a finish_reason")
+
+    def _receive(self, response: httpx2.Response, stream: Any, answer: Answer, alarm: Alarm) -> None:
+        """Read the answer, streamed or not; raises what the SDK raises."""
+        with alarm:
+            error = refused(response)
+        if error is not None:
+            answer.fail(error)
+        elif stream is None or "json" in response.headers.get("content-type", ""):
+            with alarm:
+                answer.take_whole(response.read())
+        else:
+            self._follow(stream, answer, alarm)
+
+    def _follow(self, stream: Any, answer: Answer, alarm: Alarm) -> None:
+        while True:
+            with alarm:
+                chunk = next(stream, None)
+            if chunk is None:
+                return
+            answer.take_object(time.monotonic_ns(), chunk.to_dict() if isinstance(chunk, openai.BaseModel) else chunk)
+
+
+def warm_up() -> None:
+    """Take the SDK through one answer, so that no request pays for what it does but once in a process."""
+    transport = httpx2.MockTransport(
+        lambda _: httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=_SPECIMEN)
+    )
+    with openai.OpenAI(
+        base_url="http://warm.up/v1", api_key="none", http_client=httpx2.Client(transport=transport)
+    ) as client:
+        for chunk in client.chat.completions.create(model="", messages=[{"role": "user", "content": ""}], stream=True):
+            chunk.to_dict()
+
+
+def _headers(settings: ClientSettings) -> dict[str, Any]:
+    """Return the settings' headers, and take back those that the SDK would read from the environment."""
+    headers: dict[str, Any] = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
+    if not settings.api_key:
+        headers["Authorization"] = openai.Omit()
+    given = checked_headers(settings.headers)
+    unset = {name.lower() for name in given}
+    return {name: value for name, value in headers.items() if name.lower() not in unset} | given
+
+
+def _base_url(url: str) -> str:
+    """Return the base URL as the SDK wants it, with the API's prefix."""
+    place = endpoint(url, "openai-chat", "")
+    return f"{place.scheme}://{place.authority}{place.target}"

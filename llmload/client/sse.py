@@ -1,0 +1,319 @@
+"""How the body of a response becomes an answer: a stream of events, one object, or an error's text."""
+
+import re
+import time
+from array import array
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import takewhile
+from typing import Final, Protocol
+
+from llmload.client.answer import Answer
+from llmload.client.errors import from_status, request_error
+from llmload.client.http import Response
+from llmload.record import ErrorType
+
+# Server-sent events out of bytes that arrive in pieces of any size, by the grammar of the HTML standard.
+
+Event = tuple[bytes, bytes]
+"""An event's type (empty: none was given) and its data."""
+
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_BOM: Final = b"\xef\xbb\xbf"
+_CR: Final = ord("\r")
+
+
+class EventDecoder:
+    """
+    Cuts a stream of bytes into events; each is returned by the `feed` of the piece that completed it.
+
+    Only `\\r\\n`, `\\n` and `\\r` end a line, as the standard says: never `splitlines()`, which would cut JSON at
+    U+2028. An event that the end of the stream leaves open is dropped, as the standard says. `id` and `retry` are
+    for clients that reconnect, and are skipped.
+    """
+
+    __slots__ = ("_after_cr", "_data", "_partial", "_started", "_type", "at_boundary")
+
+    def __init__(self) -> None:
+        self._partial: list[bytes] = []
+        self._data: list[bytes] = []
+        self._type = b""
+        self._after_cr = False
+        self._started = False
+        self.at_boundary = True
+        """Whether a new event starts with the next piece, and everything before it is told."""
+
+    def feed(self, piece: bytes) -> list[Event]:
+        """Return the events that this piece completes."""
+        if self.at_boundary and piece.endswith(b"\n\n") and _CR not in piece:
+            if not self._started:
+                self._started = True
+                piece = piece.removeprefix(_BOM)
+            return self._feed_lines(piece[:-1].split(b"\n"))
+        if self._after_cr and piece.startswith(b"\n"):
+            piece = piece[1:]
+            self._after_cr = False
+        if not piece:
+            return []
+        self._after_cr = piece.endswith(b"\r")
+        self.at_boundary = False
+        lines = _LINE_END.split(piece)
+        last = lines.pop()
+        if not lines:
+            self._partial.append(last)
+            return []
+        if self._partial:
+            lines[0] = b"".join((*self._partial, lines[0]))
+        self._partial = [last] if last else []
+        if not self._started:
+            self._started = True
+            lines[0] = lines[0].removeprefix(_BOM)
+        events = self._feed_lines(lines)
+        self.at_boundary = not (self._partial or self._data or self._type or self._after_cr)
+        return events
+
+    def _feed_lines(self, lines: list[bytes]) -> list[Event]:
+        events: list[Event] = []
+        for line in lines:
+            if line:
+                self._feed_line(line)
+            else:
+                if self._data:
+                    events.append((self._type, b"\n".join(self._data)))
+                    self._data = []
+                self._type = b""
+        return events
+
+    def _feed_line(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            self._data.append(value.removeprefix(b" "))
+        elif name == b"event":
+            self._type = value.removeprefix(b" ")
+
+
+_ERROR_BYTES: Final = 65_536
+_NOT_PLAIN: Final = b'"\\' + bytes(range(32))
+"""What would end a JSON string, be part of an escape, or may not stand in one."""
+_CHUNK_END: Final = b"\r\n"
+_HEX_DIGITS: Final = b"0123456789abcdefABCDEF"
+_SIZE_LINE_BYTES: Final = 10
+"""More than chunks in a frame need for their size."""
+
+
+class Body(Protocol):
+    """What takes the pieces of a body, each with the monotonic ns of its arrival, and then its end."""
+
+    def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:  # noqa: ARG002 - where none is like another
+        """Take as many reads, from the first on, as can be understood as they stand; return how many, here none."""
+        return 0
+
+    def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:
+        """Take the next pieces until this monotonic ns, at least one of them; return how many were taken."""
+
+    def end(self) -> None:
+        """Take the end, which may have come early."""
+
+
+class EventsBody:
+    """
+    A body of server-sent events; each has the stamp of the read that completed it.
+
+    Neighbouring events differ in nothing but their text. So a piece that was one event, and said nothing but a text,
+    leaves its frame: the bytes before and after that text. A later read that is a whole HTTP chunk of one event in the
+    same frame, and whose text is plain, says the same: it is counted without being parsed or decoded, many in a few
+    steps.
+    """
+
+    __slots__ = ("_answer", "_before", "_chunk_ns", "_decoder", "_end", "_starts")
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._chunk_ns = answer.chunk_ns
+        self._decoder = EventDecoder()
+        self._before = self._end = b""
+        self._starts: dict[int, tuple[bytes, slice]] = {}
+        """What a chunk in the frame begins with (its size, what comes before the text), by the read's length, and where
+        its text stands."""
+
+    def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:
+        """Take the reads, from the first on, that are each a chunk of one event in the known frame; return how many."""
+        texts = self._texts(reads) if self._before and self._decoder.at_boundary else []
+        if not texts:
+            return 0
+        whole = b"".join(texts)
+        if b"" in texts or not whole.isascii() or whole.translate(None, _NOT_PLAIN) != whole:
+            texts = list(takewhile(_is_plain, texts))
+        self._chunk_ns.extend(stamps[: len(texts)])
+        return len(texts)
+
+    def _texts(self, reads: Sequence[bytes]) -> list[bytes]:
+        """Return the text of each read, as far as they are chunks in the frame."""
+        starts, end, texts = self._starts, self._end, []
+        for read in reads:
+            start, place = starts.get(len(read)) or self._learn_start(read)
+            if not (start and read.startswith(start) and read.endswith(end)):
+                break
+            texts.append(read[place])
+        return texts
+
+    def _learn_start(self, read: bytes) -> tuple[bytes, slice]:
+        """Return what a chunk of this length in the frame begins with, nothing if the read is none; and its text."""
+        size, line_end, _ = read[:_SIZE_LINE_BYTES].partition(_CHUNK_END)
+        if not (line_end and _is_size(size, len(read))):
+            return b"", slice(0)
+        start = size + line_end + self._before
+        found = self._starts[len(read)] = start, slice(len(start), -len(self._end))
+        return found
+
+    def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:
+        """Take the next pieces until this monotonic ns, at least one of them; return how many were taken."""
+        for taken, (arrived_ns, piece) in enumerate(zip(stamps, pieces, strict=True), start=1):
+            self._take(arrived_ns, piece)
+            if time.monotonic_ns() >= until_ns:
+                return taken
+        return len(pieces)
+
+    def _take(self, arrived_ns: int, piece: bytes) -> None:
+        alone = self._decoder.at_boundary
+        events = self._decoder.feed(piece)
+        for kind, data in events:
+            said = self._answer.take_event(arrived_ns, kind, data)
+            if said and alone and len(events) == 1 and self._decoder.at_boundary:
+                self._learn(piece, said.encode("utf-8", "replace"))
+
+    def end(self) -> None:
+        """Take the end: an event that it cuts is none."""
+
+    def _learn(self, piece: bytes, text: bytes) -> None:
+        quoted = b'"' + text + b'"'
+        if piece.count(quoted) == 1:
+            before, _, after = piece.partition(quoted)
+            before += b'"'
+            end = b'"' + after + _CHUNK_END
+            if (before, end) != (self._before, self._end):
+                self._before, self._end, self._starts = before, end, {}
+
+
+@lru_cache(maxsize=4096)
+def _is_size(size: bytes, read_bytes: int) -> bool:
+    """Return whether a read of so many bytes that begins with this size is one whole chunk."""
+    if not size or size.translate(None, _HEX_DIGITS):
+        return False
+    return read_bytes == len(size) + len(_CHUNK_END) + int(size, 16) + len(_CHUNK_END)
+
+
+def _is_plain(text: bytes) -> bool:
+    """Return whether a text between quotes is a JSON string, and not empty."""
+    if not text or text.translate(None, _NOT_PLAIN) != text:
+        return False
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class JsonBody(Body):
+    """A body of one JSON object, though a stream may have been asked for."""
+
+    def __init__(self, answer: Answer, response: Response) -> None:
+        self._answer = answer
+        self._response = response
+        self._pieces: list[bytes] = []
+
+    def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an object has no moments of its own
+        """Take the next pieces; return how many were taken: all."""
+        self._pieces.extend(pieces)
+        return len(pieces)
+
+    def end(self) -> None:
+        """Take the end, and understand the whole where it is one."""
+        body = b"".join(self._pieces)
+        self._pieces.clear()
+        if self._response.complete:
+            self._answer.take_whole(body)
+
+
+class RefusedBody(Body):
+    """The body of an answer that is an error, of which a little is kept for the message."""
+
+    def __init__(self, answer: Answer, response: Response) -> None:
+        self._answer = answer
+        self._response = response
+        self._text = bytearray()
+
+    def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an error has no moments of its own
+        """Take the next pieces; return how many were taken: all, of which a little is kept."""
+        for piece in pieces:
+            if len(self._text) < _ERROR_BYTES:
+                self._text += piece
+        return len(pieces)
+
+    def end(self) -> None:
+        """Take the end, and say what is wrong."""
+        response = self._response
+        text = bytes(self._text)
+        if response.status != 200:
+            self._answer.fail(from_status(response.status, text, response.retry_after))
+            return
+        what = response.content_encoding or response.content_type or "no content type"
+        quoted = text[:200].decode("utf-8", "replace")
+        self._answer.fail(request_error(ErrorType.CONTENT_TYPE, f"{what}: {quoted}", http_status=200))
+
+
+class Understanding:
+    """Turns what waits in a response into an answer, some at a time."""
+
+    __slots__ = ("_answer", "_body", "_response")
+
+    def __init__(self, response: Response, answer: Answer) -> None:
+        self._response = response
+        self._answer = answer
+        self._body: Body | None = None
+
+    def advance(self, until_ns: int) -> None:
+        """
+        Understand some of what waits: many reads as they stand, or a few that are parsed.
+
+        Raises `httptools.HttpParserError` where a read is no HTTP.
+        """
+        response, body = self._response, self._body
+        if not response.pieces:
+            if body is not None and response.at_chunk:
+                response.skip(body.take_chunks(response.read_stamps, response.reads))
+            if response.reads:
+                response.parse()
+        if response.pieces:
+            if body is None:
+                body = self._body = body_of(response, self._answer)
+            response.forget(body.take_many(response.stamps, response.pieces, until_ns))
+
+    def end(self) -> None:
+        """Take the end of the body, if the response came as far as its body."""
+        if self._response.headers_complete:
+            if self._body is None:
+                self._body = body_of(self._response, self._answer)
+            self._body.end()
+
+
+def body_of(response: Response, answer: Answer) -> Body:
+    """Return what reads the body of a response whose headers have come, by its status and content type."""
+    kind = response.content_type or _guess(response)
+    if response.status != 200 or response.content_encoding not in ("", "identity"):
+        return RefusedBody(answer, response)
+    if kind == "text/event-stream":
+        return EventsBody(answer)
+    if kind == "application/json" or kind.endswith("+json"):
+        return JsonBody(answer, response)
+    return RefusedBody(answer, response)
+
+
+def _guess(response: Response) -> str:
+    """Guess the type of a body that came without one, by its first bytes."""
+    start = b"".join(response.pieces)[:64].lstrip()
+    if start.startswith((b"{", b"[")):
+        return "application/json"
+    if start.startswith((b"data:", b"event:", b"id:", b":")):
+        return "text/event-stream"
+    return ""

@@ -1,0 +1,277 @@
+"""Connections kept alive between requests."""
+
+import base64
+import socket
+import ssl
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined] # stubs lack it
+
+import gevent
+import gevent.socket
+from gevent import monkey
+
+from llmload.client.client import Api
+from llmload.client.connection import ArrivalClock, Connection, ask_for_stamps
+from llmload.client.errors import AttemptError, failed, from_connecting, request_error
+from llmload.client.tls import TlsLayer
+from llmload.errors import ConfigError
+from llmload.record import ErrorType
+
+# Where requests go: a base URL taken apart, and the path of an API below it.
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server and the path of requests to it."""
+
+    scheme: str
+    host: str
+    port: int
+    target: str
+    """Path and query of a request."""
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.scheme == "https"
+
+    @property
+    def authority(self) -> str:
+        """Host and port as in a URL, an IPv6 address in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def host_header(self) -> str:
+        """The value of `Host`: the port is left out where it is the scheme's own."""
+        own = 443 if self.tls else 80
+        return self.authority.removesuffix(f":{own}") if self.port == own else self.authority
+
+
+def endpoint(base_url: str, api: Api, path: str) -> Endpoint:
+    """
+    Return where requests of the API go below a base URL, given with or without the API's prefix.
+
+    OpenAI's API lies below `/v1` where the URL has no path; TGI's own API lies beside it. Raises `ConfigError`
+    for a URL that cannot be used.
+    """
+    parts = urlsplit(base_url)
+    if parts.username or parts.password:
+        raise ConfigError("base URL: put no user or password into it; use the API key or headers")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(f"base URL {base_url!r}: {error}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"base URL {base_url!r}: write it as http://host:port or https://host/v1")
+    prefix = parts.path.rstrip("/")
+    prefix = (prefix or "/v1") if api == "openai-chat" else prefix.removesuffix("/v1")
+    query = f"?{parts.query}" if parts.query else ""
+    return Endpoint(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), f"{prefix}{path}{query}")
+
+
+# The HTTP proxy that the environment names (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`).
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy spoken to in plain HTTP: it forwards http requests, and tunnels to https servers."""
+
+    host: str
+    port: int
+    authorization: str | None = field(default=None, repr=False)
+    """The value of `Proxy-Authorization`."""
+
+    def connect_request(self, authority: str) -> bytes:
+        """Return the request that asks for a tunnel to `host:port`."""
+        lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
+        if self.authorization:
+            lines.append(f"Proxy-Authorization: {self.authorization}")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def proxy_for(endpoint: Endpoint) -> Proxy | None:
+    """Return the proxy that requests to the endpoint go through; raises `ConfigError` for one of another kind."""
+    proxies = getproxies_environment()
+    url = proxies.get(endpoint.scheme) or proxies.get("all")
+    if not url or proxy_bypass_environment(endpoint.authority, proxies):
+        return None
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme != "http" or not parts.hostname:
+        raise ConfigError(f"{endpoint.scheme}_proxy: only proxies of the form http://host:port can be used")
+    authorization = None
+    if parts.username is not None:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = "Basic " + base64.b64encode(user.encode()).decode("ascii")
+    return Proxy(parts.hostname, parts.port or 80, authorization)
+
+
+# How a connection comes about: resolve the name, connect, tunnel through a proxy, shake hands.
+
+_PROXY_ANSWER_BYTES: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An endpoint, the way to it, and how it proves who it is (`tls` is None for plain HTTP)."""
+
+    endpoint: Endpoint
+    proxy: Proxy | None
+    tls: ssl.SSLContext | None
+
+    @property
+    def target(self) -> str:
+        """What the request line asks for: a proxy that forwards wants the whole URL."""
+        if self.proxy is not None and self.tls is None:
+            return f"http://{self.endpoint.host_header}{self.endpoint.target}"
+        return self.endpoint.target
+
+
+def dial(route: Route, clock: ArrivalClock, connect_s: float | None) -> Connection:
+    """
+    Return a new connection, opened within `connect_s` (name, tunnel and TLS included).
+
+    Waits in the calling greenlet; raises `AttemptError`.
+    """
+    endpoint = route.endpoint
+    limit = gevent.Timeout(connect_s)
+    sock: Any = None
+    try:
+        with limit:
+            if route.proxy is None:
+                sock = _connect(endpoint.host, endpoint.port)
+            else:
+                sock = _connect(route.proxy.host, route.proxy.port)
+            if route.tls is None:
+                return Connection(_bare(sock), clock)
+            if route.proxy is not None:
+                _tunnel(sock, route.proxy, endpoint.authority)
+            tls = _shake_hands(sock, route.tls, endpoint.host)
+            return Connection(_bare(sock), clock, tls)
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if error is limit:
+            raise failed(ErrorType.CONNECT_TIMEOUT, f"{endpoint.authority}: no connection in {connect_s} s") from None
+        if isinstance(error, OSError):
+            raise AttemptError(from_connecting(error, endpoint.authority)) from error
+        raise
+
+
+def _connect(host: str, port: int) -> Any:
+    """Return a gevent socket connected to the first address of the name that answers."""
+    problem: OSError = OSError("no address")
+    for family, kind, protocol, _, address in _addresses(host, port):
+        sock = gevent.socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            ask_for_stamps(sock)
+            sock.connect(address)
+        except OSError as error:
+            sock.close()
+            problem = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise problem
+
+
+def _addresses(host: str, port: int) -> list[Any]:
+    look_up = monkey.get_original("socket", "getaddrinfo")
+    try:  # an address needs no resolver, whose thread would cost more than the connection
+        found = look_up(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        try:
+            found = gevent.socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+        except UnicodeError as error:
+            raise socket.gaierror(socket.EAI_NONAME, str(error)) from None
+    return list(found)
+
+
+def _tunnel(sock: Any, proxy: Proxy, authority: str) -> None:
+    sock.sendall(proxy.connect_request(authority))
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        piece = sock.recv(4096)
+        answer += piece
+        if not piece or len(answer) > _PROXY_ANSWER_BYTES:
+            raise failed(ErrorType.CONNECT_FAILED, f"{authority}: the proxy gave no tunnel")
+    status_line = answer.partition(b"\r\n")[0].decode("latin-1")
+    status = status_line.split(" ")[1] if " " in status_line else ""
+    if not status.startswith("2"):
+        raise AttemptError(
+            request_error(
+                ErrorType.CONNECT_FAILED,
+                f"{authority}: the proxy said {status_line}",
+                http_status=int(status) if status.isdigit() else None,
+            )
+        )
+
+
+def _shake_hands(sock: Any, context: ssl.SSLContext, host: str) -> TlsLayer:
+    tls = TlsLayer(context, host)
+    while True:
+        done = tls.handshake()
+        if own := tls.encrypt(b""):
+            sock.sendall(own)
+        if done:
+            return tls
+        cipher = sock.recv(65_536)
+        if not cipher:
+            raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the server closed the connection during the handshake")
+        tls.take(cipher)
+
+
+def _bare(sock: Any) -> socket.socket:
+    """Return the plain socket behind a gevent one: from here on it is never waited for."""
+    plain = monkey.get_original("socket", "socket")
+    bare: socket.socket = plain(sock.family, sock.type, sock.proto, sock.detach())
+    bare.setblocking(False)
+    return bare
+
+
+class Pool:
+    """The idle connections of one process, by route; the one used last is taken first."""
+
+    def __init__(self, clock: ArrivalClock, connect_s: float | None) -> None:
+        self._clock = clock
+        self._connect_s = connect_s
+        self._closed = False
+        self._idle: defaultdict[Route, list[Connection]] = defaultdict(list)
+
+    def take(self, route: Route) -> tuple[Connection | None, bool]:
+        """Return an idle connection that is still open, and whether a closed one was found on the way to it."""
+        idle = self._idle[route]
+        stale = False
+        while idle:
+            connection = idle.pop()
+            if connection.is_alive():
+                return connection, stale
+            connection.close()
+            stale = True
+        return None, stale
+
+    def open(self, route: Route) -> Connection:
+        """Return a new connection; raises `AttemptError`."""
+        return dial(route, self._clock, self._connect_s)
+
+    def give_back(self, route: Route, connection: Connection) -> None:
+        """Keep a connection for the next request, if there is to be one."""
+        if self._closed:
+            connection.close()
+            return
+        connection.used = True
+        self._idle[route].append(connection)
+
+    def close(self) -> None:
+        """Close every idle connection, and each one that comes back."""
+        self._closed = True
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()

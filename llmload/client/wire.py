@@ -1,0 +1,146 @@
+"""The project's own client: stamps by the kernel, one reader for all streams of the process."""
+
+import itertools
+import os
+import secrets
+import time
+
+from llmload.client.answer import Dialect
+from llmload.client.api import ChatDialect, TgiDialect
+from llmload.client.client import ClientSettings, request_headers, secrets_in
+from llmload.client.exchange import Exchange, Limits
+from llmload.client.reactor import Reactor, current_reactor
+from llmload.client.retry import Attempt, Request, carry_out
+from llmload.client.tls import tls_context
+from llmload.client.transport import Pool, Route, endpoint, proxy_for
+from llmload.errors import ConfigError
+from llmload.prompts.conversation import Prompt
+from llmload.record import RequestRecord
+
+
+class WireClient:
+    """
+    A `ChatClient` on the process's reactor; may be made before a fork and used after it.
+
+    Raises `ConfigError` when made from settings that cannot be used.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        if not settings.base_urls:
+            raise ConfigError("base_urls: at least one URL is needed")
+        self._settings = settings
+        self._dialect: Dialect = ChatDialect(settings) if settings.api == "openai-chat" else TgiDialect(settings)
+        self._heads = [(route, _head(route, settings)) for route in _routes(settings, self._dialect.path)]
+        self._turns = itertools.cycle(self._heads)
+        self._prepared: dict[int, tuple[Prompt, bytes]] = {}
+        self._prepared_around: dict[int, tuple[Prompt, bytes, bytes]] = {}
+        self._placeholder = secrets.token_hex(8)  # which stands in no prompt, as nobody knew it
+        self._secrets = secrets_in(settings)
+        self._pools: dict[int, tuple[Reactor, Pool]] = {}
+
+    def complete(
+        self,
+        prompt: Prompt,
+        *,
+        request_id: str,
+        stage: str | None = None,
+        scheduled_ns: int | None = None,
+        salt: str | None = None,
+    ) -> RequestRecord:
+        """Send the prompt, wait for the answer and return its record, as `ChatClient` promises."""
+        body = self._encoded(prompt) if salt is None else self._salted(prompt, salt)
+        request = Request(
+            request_id=request_id,
+            prompt_id=prompt.prompt_id,
+            stage=stage,
+            scheduled_ns=scheduled_ns,
+            started_ns=time.monotonic_ns(),
+        )
+        return carry_out(
+            request,
+            self._dialect.answer,
+            lambda attempt: self._send(request, body, attempt),
+            retries=self._settings.retries,
+            secrets=self._secrets,
+        )
+
+    def prepare(self, prompt: Prompt, *, salted: bool = False) -> None:
+        """Encode the prompt's request ahead of the run, with a place for its salt, so that sending costs no work."""
+        if salted:
+            before, _, after = self._dialect.encode(prompt.salted(self._placeholder)).partition(
+                self._placeholder.encode()
+            )
+            self._prepared_around[id(prompt)] = (prompt, before, after)
+        else:
+            self._prepared[id(prompt)] = (prompt, self._dialect.encode(prompt))
+
+    def close(self) -> None:
+        """Close every idle connection of this process."""
+        _, pool = self._pools.pop(os.getpid(), (None, None))
+        if pool is not None:
+            pool.close()
+
+    def _encoded(self, prompt: Prompt) -> bytes:
+        prepared = self._prepared.get(id(prompt))
+        return self._dialect.encode(prompt) if prepared is None else prepared[1]
+
+    def _salted(self, prompt: Prompt, salt: str) -> bytes:
+        prepared = self._prepared_around.get(id(prompt))
+        if prepared is None:
+            return self._dialect.encode(prompt.salted(salt))
+        return prepared[1] + salt.encode() + prepared[2]
+
+    def _send(self, request: Request, body: bytes, attempt: Attempt) -> None:
+        route, head = next(self._turns)
+        message = head % (request.request_id.encode("ascii", "replace"), len(body)) + body
+        reactor, pool = self._own()
+        limits = Limits(self._settings.timeouts, request.started_ns, self._settings.stream)
+        connection, stale = pool.take(route)
+        attempt.reconnects = int(stale)
+        while True:
+            if connection is None:
+                connection = pool.open(route)
+                attempt.connected_ns = time.monotonic_ns()
+            exchange = Exchange(connection, reactor, attempt.answer, limits)
+            try:
+                exchange.run(message)
+            finally:
+                attempt.sent_ns = exchange.sent_ns
+                attempt.stamp_source = exchange.stamp_source
+                if exchange.reusable:
+                    pool.give_back(route, connection)
+                else:
+                    connection.close()
+            if not exchange.stale:
+                attempt.done_ns = exchange.done_ns
+                attempt.error = exchange.error
+                return
+            connection = None
+            attempt.reconnects += 1
+
+    def _own(self) -> tuple[Reactor, Pool]:
+        """Return the reactor and the pool of this process; what a fork brought along is left alone."""
+        own = self._pools.get(os.getpid())
+        if own is None or own[0].inherited:
+            for _, pool in self._pools.values():
+                pool.close()
+            reactor = current_reactor()
+            own = reactor, Pool(reactor.clock, self._settings.timeouts.connect_s)
+            self._pools = {os.getpid(): own}
+        return own
+
+
+def _routes(settings: ClientSettings, path: str) -> list[Route]:
+    places = [endpoint(url, settings.api, path) for url in settings.base_urls]
+    tls = tls_context(settings) if any(place.tls for place in places) else None
+    return [Route(place, proxy_for(place), tls if place.tls else None) for place in places]
+
+
+def _head(route: Route, settings: ClientSettings) -> bytes:
+    """Return the request's head, with places for its id and the length of its body."""
+    headers = {"Host": route.endpoint.host_header, **request_headers(settings)}
+    if route.proxy is not None and route.tls is None and route.proxy.authorization:
+        headers["Proxy-Authorization"] = route.proxy.authorization
+    lines = [f"POST {route.target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    escaped = "\r\n".join(lines).replace("%", "%%")
+    return f"{escaped}\r\nX-Request-Id: %s\r\nContent-Length: %d\r\n\r\n".encode("latin-1")

@@ -1,0 +1,160 @@
+"""Finished runs as a comparison takes them: their requests, and what must be alike before figures are compared."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from llmload.compare.sample import RunSample
+from llmload.errors import ConfigError, NotComparableError, RunFolderError
+from llmload.metrics.validity import Level
+from llmload.runs.folder import MANIFEST, SUMMARY, RunFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedRun:
+    """A run folder's content."""
+
+    folder: RunFolder
+    summary: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return str(self.summary["run_id"])
+
+    @property
+    def engine(self) -> str:
+        """Engine and version, as far as they are known."""
+        own, scenario = self.manifest.get("engine") or {}, self.manifest["scenario"]
+        version = own.get("version") or scenario["deployment"]["engine_version"]
+        return f"{self.summary['engine']} {version}" if version else str(self.summary["engine"])
+
+    def sample(self) -> RunSample:
+        """Return the requests of the run."""
+        return RunSample.of(self.folder.requests(), opened_s=self._opened_s(), window_s=self.summary["window_s"])
+
+    def _opened_s(self) -> float | None:
+        opened_s = self.summary.get("window_started_unix_s")
+        if opened_s is None and self.manifest["scenario"]["load"].get("warmup_s"):
+            raise RunFolderError(
+                f"{self.folder.path / SUMMARY}: window_started_unix_s is missing, so which requests belong to the "
+                "window is not known: the run was made by an earlier llmload; run it again"
+            )
+        return opened_s
+
+
+def read_run(path: Path) -> FinishedRun:
+    """Return what a run folder holds; RunFolderError if it holds no finished run."""
+    folder = RunFolder(path)
+    return FinishedRun(folder=folder, summary=folder.read(SUMMARY), manifest=folder.read(MANIFEST))
+
+
+def _prompts(run: FinishedRun) -> dict[str, Any]:
+    held = run.manifest["prompts"]
+    salt = held.get("salt") or {}
+    return {name: held[name] for name in ("drawn", "turns", "repeat", "seed", "techniques")} | {
+        "salt": salt.get("mode")
+    }
+
+
+def _request(run: FinishedRun) -> dict[str, Any]:
+    return {name: value for name, value in run.manifest["scenario"]["request"].items() if name != "max_tokens"}
+
+
+def _deployment(*names: str) -> Callable[[FinishedRun], dict[str, Any]]:
+    return lambda run: {name: run.manifest["scenario"]["deployment"][name] for name in names}
+
+
+ALIKE: Final[Mapping[str, Callable[[FinishedRun], dict[str, Any]]]] = {
+    "model": lambda run: {"name": run.summary["model"]},
+    "data": lambda run: {"sha256": run.manifest["prompts"]["sha256"]},
+    "prompts": _prompts,
+    "sampling": _request,
+    "max_tokens": lambda run: {"max_tokens": run.manifest["scenario"]["request"]["max_tokens"]},
+    "load": lambda run: run.manifest["scenario"]["load"],
+    "gpu": _deployment("gpu", "gpus"),
+    "tensor_parallel": _deployment("tensor_parallel"),
+    "precision": _deployment("precision"),
+    "replicas": lambda run: {"base_url": len(run.manifest["scenario"]["engine"]["base_url"])},
+    "api": lambda run: {"api": run.manifest["scenario"]["engine"]["api"]},
+    "client": lambda run: {"kind": run.manifest["scenario"]["client"]["kind"]},
+    "stamps": lambda run: {"stamp_source": run.summary["stamp_source"]},
+    "tokens": lambda run: {"token_source": run.summary["token_source"]},
+    "metrics": lambda run: {"metrics_version": run.manifest.get("metrics_version")},
+    "simulated": lambda run: {"simulated": run.manifest["simulated"]},
+}
+"""What two runs must have in common, each under the name that `--allow` takes."""
+INVALID_RUN: Final = "invalid"
+SEARCH: Final = "capacity"
+ENGINE: Final = "engine"
+ALLOWABLE: Final = (*ALIKE, ENGINE, INVALID_RUN)
+SAME_PROMPTS: Final = ("data", "prompts")
+
+
+def check_comparable(base: Sequence[FinishedRun], cand: Sequence[FinishedRun], allowed: Iterable[str]) -> list[str]:
+    """
+    Return what differs but may, a line each, for whoever reads the comparison.
+
+    NotComparableError names everything that differs and is not in `allowed`. Engine and version may always differ
+    between the sides, but not within one.
+    """
+    accepted: list[str] = []
+    refused: list[str] = []
+    permitted = set(allowed)
+    if unknown := sorted(permitted - set(ALLOWABLE)):
+        raise ConfigError(f"--allow {unknown[0]}: no such key; known: {', '.join(ALLOWABLE)}")
+    for key, text in _differences(base, cand):
+        (accepted if key in permitted else refused).append(text + ("" if key in permitted else f" (--allow {key})"))
+    if refused:
+        raise NotComparableError("\n".join(["these runs are not comparable:", *(f"  {text}" for text in refused)]))
+    return [*accepted, *_worth_saying(base, cand)]
+
+
+def same_prompts(base: Sequence[FinishedRun], cand: Sequence[FinishedRun]) -> bool:
+    """Return whether all runs drew the same prompts in the same order."""
+    runs = [*base, *cand]
+    return all(ALIKE[key](run) == ALIKE[key](runs[0]) for key in SAME_PROMPTS for run in runs)
+
+
+def _differences(base: Sequence[FinishedRun], cand: Sequence[FinishedRun]) -> Iterator[tuple[str, str]]:
+    first = base[0]
+    for run in [*base[1:], *cand]:
+        for key, facts in ALIKE.items():
+            for text in _unlike(facts(first), facts(run)):
+                yield key, f"{key}: {text} ({first.name}, {run.name})"
+    for side in (base, cand):
+        for run in side[1:]:
+            if run.engine != side[0].engine:
+                yield ENGINE, f"{ENGINE}: {side[0].engine} and {run.engine} on one side ({side[0].name}, {run.name})"
+    for run in [*base, *cand]:
+        if run.summary["load"]["kind"] == SEARCH:
+            yield "load", f"load: {run.name} searched for a capacity, so its figures are of many loads"
+        if run.summary["verdict"]["level"] == Level.INVALID:
+            reasons = "; ".join(r["text"] for r in run.summary["verdict"]["reasons"] if r["level"] == Level.INVALID)
+            yield INVALID_RUN, f"{run.name} is INVALID: {reasons}"
+
+
+def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(one.keys() | other.keys()):
+        a, b = one.get(name), other.get(name)
+        if a != b:
+            yield f"{name} {_short(a)} against {_short(b)}"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{len(value)} of them, first {', '.join(map(str, value[:3]))}]"
+    return "unknown" if value is None else str(value)[:60]
+
+
+def _worth_saying(base: Sequence[FinishedRun], cand: Sequence[FinishedRun]) -> Iterator[str]:
+    if base[0].engine != cand[0].engine:
+        yield f"engine: {base[0].engine} against {cand[0].engine}"
+    for run in [*base, *cand]:
+        for reason in run.summary["verdict"]["reasons"]:
+            if reason["level"] == Level.DEGRADED:
+                yield f"{run.name} is DEGRADED: {reason['text']}"
+    if base[0].manifest["simulated"] or cand[0].manifest["simulated"]:
+        yield "simulated engine: figures of llmload's own simulation, not of any real engine"

@@ -1,0 +1,100 @@
+"""How much worse a candidate may be: `[compare]` of a scenario or a pyproject, and what the command line says."""
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from llmload.errors import ConfigError
+from llmload.metrics.compared import METRICS, Metric, named_by, share
+from llmload.scenario.sections import Compare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparing:
+    """What a comparison was asked for: metrics, thresholds by metric, metrics that were named, what may differ."""
+
+    metrics: tuple[Metric, ...]
+    thresholds: Mapping[str, float]
+    asked_for: frozenset[str]
+    allow: tuple[str, ...]
+
+
+def read_comparing(
+    config: Path | None,
+    recorded: Mapping[str, Any] | None,
+    options: Sequence[str],
+    only: Sequence[str],
+    allow: Sequence[str],
+) -> Comparing:
+    """
+    Return what is asked for: by the candidate's own scenario, over it by the file, over that by the command line.
+
+    ConfigError names whatever of it is wrong.
+    """
+    tables = [Compare.model_validate(recorded or {})] + ([] if config is None else [_table_of(config)])
+    limits: dict[str, float] = {}
+    asked_for: set[str] = set()
+    for key, value in (*(pair for table in tables for pair in _general_first(table.thresholds)), *_parsed(options)):
+        names = named_by(key)
+        limits |= dict.fromkeys(names, value)
+        asked_for |= set(names) if len(names) == 1 else set()
+    for key in only:
+        _known("--only", key)
+    alone = list(only) or next((table.only for table in reversed(tables) if table.only), [])
+    named = {name for key in alone for name in named_by(key)}
+    asked_for |= {name for key in alone for name in named_by(key) if len(named_by(key)) == 1}
+    return Comparing(
+        metrics=tuple(metric for metric in METRICS if not named or metric.name in named),
+        thresholds=limits,
+        asked_for=frozenset(asked_for),
+        allow=tuple(dict.fromkeys([*(key for table in tables for key in table.allow), *allow])),
+    )
+
+
+def _known(option: str, key: str) -> None:
+    try:
+        named_by(key)
+    except ValueError as error:
+        raise ConfigError(f"{option} {key}: {error}") from None
+
+
+def _general_first(thresholds: Mapping[str, float]) -> list[tuple[str, float]]:
+    """In a table, order says nothing: what names more metrics comes first, so that what names one stands."""
+    return sorted(thresholds.items(), key=lambda pair: -len(named_by(pair[0])))
+
+
+def _parsed(options: Sequence[str]) -> Iterator[tuple[str, float]]:
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise ConfigError(f"--threshold {option}: is not METRIC=SHARE, such as ttft_s.p95=5%")
+        _known("--threshold", key)
+        try:
+            yield key, share(value)
+        except ValueError as error:
+            raise ConfigError(f"--threshold {option}: {error}") from None
+
+
+def _table_of(file: Path) -> Compare:
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: is not TOML: {error}") from None
+    table = content.get("compare", content.get("tool", {}).get("llmload", {}).get("compare"))
+    if table is None:
+        raise ConfigError(f"{file}: has neither a table [compare] nor [tool.llmload.compare]")
+    try:
+        return Compare.model_validate(table)
+    except ValidationError as error:
+        lines = (
+            f"{file}: compare.{'.'.join(map(str, fault['loc']))}: "
+            f"{fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r}"
+            for fault in error.errors(include_url=False)
+        )
+        raise ConfigError("\n".join(lines)) from None

@@ -1,0 +1,146 @@
+"""A comparison as a terminal, a Markdown page and a CI system show it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llmload.compare.comparison import Comparison, Finding, Outcome
+from llmload.compare.folders import FinishedRun
+from llmload.report.gates import Check, Judgement
+from llmload.report.terminal import UNKNOWN, milliseconds
+
+STYLES: Final = {
+    Outcome.PASS: "bold green",
+    Outcome.FAIL: "bold red",
+    Outcome.INCONCLUSIVE: "bold yellow",
+    Outcome.UNJUDGED: "dim",
+}
+JUDGEMENTS: Final = {
+    Outcome.PASS: Judgement.PASSED,
+    Outcome.FAIL: Judgement.FAILED,
+    Outcome.INCONCLUSIVE: Judgement.UNDECIDED,
+    Outcome.UNJUDGED: Judgement.SKIPPED,
+}
+COLUMNS: Final = ("metric", "base", "candidate", "change", "interval", "accepted", "outcome")
+
+
+def comparison_report(
+    comparison: Comparison, base: Sequence[FinishedRun], cand: Sequence[FinishedRun], notes: Sequence[str]
+) -> RenderableType:
+    """Return runs, what differs, the table of metrics and the outcome."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for place, column in enumerate(COLUMNS):
+        table.add_column(column, justify="left" if place in {0, len(COLUMNS) - 1} else "right", no_wrap=True)
+    for finding in comparison.findings:
+        cells = _cells(finding)
+        table.add_row(*cells[:-1], Text(cells[-1], style=STYLES[finding.outcome]))
+    lines = [Text(line) for line in (*_sides(base, cand), *(f"note       {note}" for note in notes))]
+    end = Text("\n")
+    end.append(comparison.outcome.value, style=STYLES[comparison.outcome])
+    end.append(f"  {conclusion(comparison)}")
+    return Group(*lines, Text(), table, end, *(Text(line, style="dim") for line in _grounds(comparison)))
+
+
+def comparison_markdown(
+    comparison: Comparison, base: Sequence[FinishedRun], cand: Sequence[FinishedRun], notes: Sequence[str]
+) -> str:
+    """Return the comparison as a Markdown page."""
+    rows = [list(COLUMNS), ["---", *["---:"] * (len(COLUMNS) - 2), "---"]]
+    for finding in comparison.findings:
+        *cells, outcome = _cells(finding)
+        bold = finding.outcome in {Outcome.FAIL, Outcome.INCONCLUSIVE}
+        rows.append([*cells, f"**{outcome}**" if bold else outcome])
+    parts = [
+        f"## llmload compare: {comparison.outcome.value}",
+        conclusion(comparison),
+        "\n".join(f"- {_escaped(' '.join(line.split()))}" for line in _sides(base, cand)),
+        "\n".join("| " + " | ".join(map(_escaped, row)) + " |" for row in rows),
+        "\n".join(f"- {_escaped(line)}" for line in (*notes, *_grounds(comparison))),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def comparison_checks(comparison: Comparison) -> list[Check]:
+    """Return a check for each metric."""
+    return [
+        Check(name=finding.metric.name, judgement=JUDGEMENTS[finding.outcome], text=told(finding))
+        for finding in comparison.findings
+    ]
+
+
+def told(finding: Finding) -> str:
+    """Return a finding as a sentence."""
+    _, base, cand, change, interval, accepted, outcome = _cells(finding)
+    if finding.change is None:
+        return f"{finding.metric.label}: {base} against {cand}, {outcome}"
+    return f"{finding.metric.label}: {base} to {cand}, {change} (between {interval}), accepted {accepted}: {outcome}"
+
+
+def conclusion(comparison: Comparison) -> str:
+    """Return what follows, in a sentence."""
+    named = {
+        outcome: ", ".join(f.metric.label for f in comparison.findings if f.outcome is outcome) for outcome in Outcome
+    }
+    match comparison.outcome:
+        case Outcome.FAIL:
+            return f"worse than accepted: {named[Outcome.FAIL]}"
+        case Outcome.INCONCLUSIVE:
+            return f"these runs are too short or too unsteady to tell: {named[Outcome.INCONCLUSIVE]}"
+        case Outcome.PASS:
+            return "nothing that was judged is worse than accepted"
+        case _:
+            return "nothing could be judged"
+
+
+def _cells(finding: Finding) -> list[str]:
+    metric = finding.metric
+    sign, unit = "-" if metric.higher_is_better else "+", "pp" if metric.is_share else "%"
+    in_ms = metric.statistic is not None and not metric.higher_is_better
+    return [
+        metric.label + (", ms" if in_ms else ""),
+        _figure(finding, finding.base),
+        _figure(finding, finding.cand),
+        _percent(finding, finding.change),
+        UNKNOWN if finding.low is None else f"{_percent(finding, finding.low)} to {_percent(finding, finding.high)}",
+        f"{sign}{finding.threshold * 100:g} {unit}",
+        finding.outcome.value + (f" ({finding.note})" if finding.note else ""),
+    ]
+
+
+def _figure(finding: Finding, value: float | None) -> str:
+    metric = finding.metric
+    if value is None:
+        return UNKNOWN
+    if metric.is_share:
+        return f"{value:.2%}"
+    return f"{value:,.4g}" if metric.higher_is_better else milliseconds(value)
+
+
+def _percent(finding: Finding, change: float | None) -> str:
+    if change is None:
+        return UNKNOWN
+    return f"{change * 100:+.2f} pp" if finding.metric.is_share else f"{change * 100:+.1f} %"
+
+
+def _sides(base: Sequence[FinishedRun], cand: Sequence[FinishedRun]) -> Iterator[str]:
+    for title, side in (("base", base), ("candidate", cand)):
+        names = ", ".join(run.name for run in side)
+        yield f"{title:9}  {side[0].summary['model']} on {side[0].engine}: {names}"
+
+
+def _grounds(comparison: Comparison) -> Iterator[str]:
+    counts = " against ".join(
+        "+".join(map(str, requests)) for requests in (comparison.base_requests, comparison.cand_requests)
+    )
+    pairing = "paired by prompt" if comparison.paired else "not paired: the prompts differ"
+    yield f"{counts} requests, {pairing}, in {comparison.blocks} blocks of {comparison.block_requests}"
+    yield "interval: its better end holds for all metrics together with 95 %, its worse end for each with 95 %"
+    if not comparison.sees_runs:
+        yield "one run a side: what differs from one run to the next is not in the intervals (llmload run --repeat 3)"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

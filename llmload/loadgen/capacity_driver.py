@@ -1,0 +1,226 @@
+"""The search for the highest load that holds, as it is driven through a run by the node that steers it."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+import gevent
+
+from llmload.capacity.judge import Judgement, StepJudge, StepRules
+from llmload.capacity.result import StepResult, best_step, describe
+from llmload.capacity.search import CapacitySearch, Trial, Try
+from llmload.loadgen.phases import Order, StepClock
+from llmload.metrics.objective import Objective
+from llmload.metrics.totals import RunTotals, Window
+from llmload.scenario.loads import Capacity
+from llmload.stats.histogram import Histogram
+
+PERIOD_S: Final = 0.25
+"""How often a step is looked at."""
+REPORT_S: Final = 0.5
+"""How often workers report while a search goes on: Locust's own three seconds are a third of a short step."""
+FIRST_ANSWERS: Final = 3
+"""How many requests of an open-loop step itself end, at least, before its window opens."""
+LOOKS_AGAIN: Final = 2
+"""What holds and what breaks is each looked at again in the end, mostly."""
+SPOILT_LAG_S: Final = 0.05
+"""
+A step that breaks while this process or a worker ran so late (99th percentile) shows the load generator's limits.
+
+It is the limit beyond which the verdict calls a run DEGRADED.
+"""
+SPOILT_TRIES: Final = 2
+"""So often is a load tried anew after a spoilt step, before the next one is judged as it is."""
+_OF_THE_RUN: Final = (
+    "started",
+    "completed",
+    "failed",
+    "censored",
+    "dropped",
+    "reconnects",
+    "retries",
+    "reused_prompts",
+)
+
+
+class Driven(Protocol):
+    """What a search is driven through."""
+
+    def follow_everywhere(self, order: Order) -> None:
+        """Tell every process which step goes on."""
+
+    def counts(self) -> tuple[int, int]:
+        """How many requests have ended, and how many are on their way."""
+
+    def step_totals(self, name: str) -> RunTotals:
+        """What a step has come to so far."""
+
+    def users(self) -> int:
+        """How many users run."""
+
+    def loop_lag(self) -> Histogram:
+        """How late the event loops of all processes ran so far."""
+
+
+class Search:
+    """
+    Tries one load after the other; `run` returns when the search is over, `next_users` is what the shape asks for.
+
+    Each step waits until what an overload left behind is answered, warms up for at least one turnover of what is in
+    flight, and is then watched until it is judged.
+    """
+
+    def __init__(self, load: Capacity, promises: tuple[Objective, ...], clock: StepClock, drain_s: float) -> None:
+        self.load, self.promises, self.clock = load, promises, clock
+        self.steps: list[StepResult] = []
+        self.plan: CapacitySearch = CapacitySearch.of(load)
+        self.phase = "warm-up"
+        self.finished = False
+        self.most_users = int(load.start) if load.has_users else 1
+        self._drain_s = drain_s
+        self._started_s = time.monotonic()
+        self._begun_s = self._started_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """How long the phase of the step that goes on has lasted."""
+        return time.monotonic() - self._begun_s
+
+    @property
+    def asked_users(self) -> int:
+        """How many users the step that goes on asks for; one rests in an open loop."""
+        return int(self.steps[-1].load) if self.load.has_users and self.steps else 1
+
+    def run(self, driven: Driven) -> None:
+        """Search until the highest load that holds is found, or the time is over."""
+        while not self._out_of_time and (following := self.plan.next()) is not None:
+            self._take(driven, following)
+        self.phase = "over"
+        self.finished = True
+
+    @property
+    def _out_of_time(self) -> bool:
+        limit_s = self.load.duration_s
+        return limit_s is not None and time.monotonic() - self._started_s >= limit_s
+
+    def _take(self, driven: Driven, asked: Try) -> None:
+        place, load = len(self.steps), asked.load
+        if self.load.has_users:
+            self.most_users = max(self.most_users, int(load))
+        self._settle(driven, place, load)
+        driven.follow_everywhere(Order(place=place, load=load))
+        step = StepResult(
+            name=self.clock.name_of(place), load=load, judge=StepJudge(self.promises, StepRules.of(self.load, load))
+        )
+        self.steps.append(step)
+        self._warm_up(driven, load)
+        driven.follow_everywhere(Order(place=place, load=load, judged=True))
+        step.judgement = self._watch(driven, step, firm=asked.firm)
+        if step.judgement is not None and not step.spoilt:
+            firm = asked.firm or step.judgement.sure
+            self.plan.take(Trial(load=load, held=step.judgement.held, firm=firm))
+
+    def _settle(self, driven: Driven, place: int, load: float) -> None:
+        """After an open-loop step that broke, send nothing until its queue is answered, or for the drain's time."""
+        last = self.steps[-1].judgement if self.steps else None
+        if self.load.has_users or last is None or last.held:
+            return
+        self._enter("settling")
+        driven.follow_everywhere(Order(place=place, load=load, paused=True))
+        while driven.counts()[1] and self.elapsed_s < self._drain_s and not self._out_of_time:
+            gevent.sleep(PERIOD_S)
+
+    def _warm_up(self, driven: Driven, load: float) -> None:
+        self._enter("warm-up")
+        ended, in_flight = driven.counts()
+        turnover = ended + (max(int(load), in_flight) if self.load.has_users else in_flight + FIRST_ANSWERS)
+        at_most_s = max(self.load.warmup_s, self.load.step_max_s / 2)
+        while self.elapsed_s < at_most_s and not self._out_of_time:
+            gevent.sleep(PERIOD_S)
+            here = not self.load.has_users or driven.users() >= load
+            if here and self.elapsed_s >= self.load.warmup_s and driven.counts()[0] >= turnover:
+                return
+
+    def _watch(self, driven: Driven, step: StepResult, *, firm: bool) -> Judgement | None:
+        self._enter("measuring")
+        lag_before = Histogram()
+        lag_before.merge(driven.loop_lag())
+        step.judge.open(driven.counts()[1])
+        while not self._out_of_time:
+            gevent.sleep(PERIOD_S)
+            step.judge.add(driven.step_totals(step.name), self.elapsed_s, driven.counts()[1])
+            judgement = step.judge.look(firm=firm)
+            if judgement is not None:
+                return self._but_for_the_generator(step, judgement, driven.loop_lag().since(lag_before).quantile(0.99))
+        return None
+
+    def _but_for_the_generator(self, step: StepResult, judgement: Judgement, lag_s: float | None) -> Judgement:
+        """Return the judgement, less sure where the load generator was late itself and no load is to be blamed."""
+        if judgement.held or lag_s is None or lag_s <= SPOILT_LAG_S:
+            return judgement
+        late = f"llmload itself ran {lag_s:.2g} s late"
+        if sum(each.spoilt is not None for each in self.steps if each.load == step.load) < SPOILT_TRIES:
+            step.spoilt = f"spoilt: {late}"
+        return replace(judgement, sure=False, reason=f"{judgement.reason}, but {late}")
+
+    def _enter(self, phase: str) -> None:
+        self.phase, self._begun_s = phase, time.monotonic()
+
+    # What it has come to
+
+    @property
+    def text(self) -> str:
+        """Where the search stands, in words."""
+        unit = "users" if self.load.has_users else "requests/s"
+        going_on = f"{self.steps[-1].load:g} {unit}, {self.phase} " if self.steps else ""
+        holds, breaks = self.plan.holds_at, self.plan.breaks_at
+        found = "nothing holds yet" if holds is None else f"{holds:g} {unit} hold"
+        return f"{going_on}({found if breaks is None else f'{found}, {breaks:g} break'})"
+
+    @property
+    def left_s(self) -> float | None:
+        """About how long the search will still take, by the steps so far; None while nothing has broken yet."""
+        holds, breaks = self.plan.holds_at, self.plan.breaks_at
+        if holds is None or breaks is None or not self.plan.trials:
+            return None
+        halvings = math.log2(max(1.0, math.log(breaks / holds) / math.log(1 + self.load.precision)))
+        if self.load.has_users:
+            halvings = min(halvings, math.log2(max(1.0, breaks - holds)))
+        a_step_s = (time.monotonic() - self._started_s) / len(self.steps)
+        return (math.ceil(halvings) + LOOKS_AGAIN) * a_step_s
+
+    def judged(self, whole: RunTotals, stages: Mapping[str, RunTotals]) -> tuple[RunTotals, Window]:
+        """
+        Return the totals that a run's figures speak of, and their window.
+
+        These are the counts of the whole run, and everything else of the step that the search found; nothing else, and
+        no window, where it found none.
+        """
+        found = best_step(self.steps, self.plan.holds_at, stages)
+        view, window = RunTotals(), Window(start_ns=None)
+        if found is not None:
+            view.merge(stages.get(found.name, RunTotals()))
+            window = self.clock.window(self.steps.index(found))
+        for name in _OF_THE_RUN:
+            setattr(view, name, getattr(whole, name))
+        view.errors = whole.errors
+        view.distributions["event_loop_lag_s"] = whole.distributions["event_loop_lag_s"]
+        return view, window
+
+    def health(self, whole: RunTotals, stages: Mapping[str, RunTotals]) -> RunTotals:
+        """Return the totals that the verdict speaks of: of the step that was found, or of the run where none was."""
+        found = best_step(self.steps, self.plan.holds_at, stages)
+        if found is None:
+            return whole
+        view, _ = self.judged(whole, stages)
+        part = stages.get(found.name, RunTotals())
+        view.completed, view.failed = part.completed_in_window, part.failed_in_window
+        view.censored, view.dropped = part.censored, part.dropped
+        return view
+
+    def summary(self, stages: Mapping[str, RunTotals]) -> dict[str, Any]:
+        """Return what the search found, and the curve of its steps."""
+        windows = {step.name: self.clock.window_s(place) for place, step in enumerate(self.steps)}
+        return describe(self.load, self.promises, self.steps, self.plan, stages=stages, windows_s=windows)

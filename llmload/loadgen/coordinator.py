@@ -1,0 +1,302 @@
+"""The report that a run leaves in its folder without being asked, where that is quick."""
+
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import gevent
+
+from llmload.client.engine_info import Deployment
+from llmload.errors import RunFolderError
+from llmload.loadgen.capacity_driver import Search
+from llmload.loadgen.phases import StageClock, StepClock
+from llmload.loadgen.session import Span, clock_of
+from llmload.metrics.totals import RunTotals, Window
+from llmload.metrics.validity import Level, Reason, Verdict, health, judge
+from llmload.prometheus.scrape import EngineWatch
+from llmload.prompts.prompt_set import Workload
+from llmload.prompts.queue import ADDED_CHARS
+from llmload.record import METRICS_VERSION, NS_PER_S
+from llmload.report.gates import failed, judge_gates
+from llmload.report.html.page import write_html
+from llmload.runs.cost import cost_of
+from llmload.runs.folder import MANIFEST, REPORT, SUMMARY, RunFolder, new_run_id
+from llmload.runs.loaded_run import request_bytes
+from llmload.runs.plausibility import bandwidth_use, memory_estimate
+from llmload.runs.summary import figures, summarise
+from llmload.scenario import Scenario
+from llmload.scenario.loads import Capacity, ClosedLoop
+
+# What the node that steers a run keeps: the judged span, the run folder, the verdict and the exit code.
+
+GOOD: Final = 0
+FAILED: Final = 1
+WRONG_USE: Final = 2
+INVALID: Final = 3
+_PACKAGES: Final = ("llmload", "locust", "gevent", "openai", "datasets", "httptools", "numpy", "pydantic")
+
+
+class Steering:
+    """One run as seen by the node that started it."""
+
+    def __init__(
+        self,
+        *,
+        scenario: Scenario,
+        scenario_file: Path,
+        workload: Workload,
+        deployment: Deployment | None,
+        workers: int,
+    ) -> None:
+        self.scenario = scenario
+        self.run_id = new_run_id(scenario.scenario.name)
+        self.folder = RunFolder(Path(scenario.run.folder) / self.run_id)
+        self.span = Span(scenario)
+        self.summary: dict[str, Any] | None = None
+        load = scenario.load
+        self.stage_clock = clock_of(load, self.span.start_ns)
+        self.search = self._search(load)
+        self._found = Window(start_ns=None)
+        """The window of the step that a search has found, once it is over."""
+        self.missing_workers: set[str] = set()
+        self.late_workers: set[str] = set()
+        self.other_version_workers: set[str] = set()
+        self.worst_cpu_share: float | None = None
+        self.users_changed = False
+        self._scenario_file, self._workload, self._deployment = scenario_file, workload, deployment
+        self._workers = workers
+        self._ended_ns: int | None = None
+        self.started_unix_s = time.time()
+        self._unix_offset_ns = time.time_ns() - time.monotonic_ns()
+        self._noted_users: int | None = None
+        self._known: dict[str, Any] = {}
+        self.ended_unix_s: float | None = None
+        engine = scenario.engine
+        self.engine_watch = EngineWatch(
+            scenario.monitor, self.folder.path, ca_file=engine.ca_file, verify_tls=engine.verify_tls
+        )
+        self.memory_estimate = memory_estimate(scenario)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the run measures a simulation."""
+        return self.scenario.engine.name == "simulated" or bool(self._deployment and self._deployment.simulated)
+
+    @property
+    def engine_version(self) -> str | None:
+        """The engine's version, by its own word or else the scenario's."""
+        own = None if self._deployment is None else self._deployment.version
+        return own or self.scenario.deployment.engine_version
+
+    @property
+    def stage(self) -> str:
+        """Where the run stands: a stage's name, or `warm-up`, `measuring`, `draining`, `ended`."""
+        if self.summary is not None:
+            return "ended"
+        window, now_ns = self.span.window, time.monotonic_ns()
+        if window.end_ns is not None:
+            return "draining"
+        if self.search is not None and self.search.finished:
+            return "draining"
+        if self.stage_clock is not None:
+            name = self.stage_clock.name_of(self.stage_clock.place)
+            return name if self.search is None else f"{name}, {self.search.text}"
+        return "measuring" if window.start_ns is not None and now_ns >= window.start_ns else "warm-up"
+
+    @property
+    def elapsed_s(self) -> float:
+        """How long the run has gone on, drain included; it stops at the run's end."""
+        return ((self._ended_ns or time.monotonic_ns()) - self.span.start_ns) / NS_PER_S
+
+    def open_folder(self) -> None:
+        """Make the run folder with its manifest, so that a run that crashes can still be read."""
+        self.folder.create()
+        self._known = self._manifest()
+        self.note_times()
+
+    def note_times(self) -> None:
+        """Write down when window and stages began, so that a run that crashes can still be judged by them."""
+        times = {"ended_unix_s": self.ended_unix_s, "timeline": self._timeline()}
+        self.folder.write(MANIFEST, {**self._known, **times})
+
+    def note_users(self, users: int) -> None:
+        """Write down how many users run, where that has changed."""
+        if users != self._noted_users:
+            self._noted_users = users
+            self.folder.append_users(time.time(), users)
+
+    def _search(self, load: object) -> Search | None:
+        if not isinstance(load, Capacity) or not isinstance(self.stage_clock, StepClock):
+            return None
+        promises = load.promises(limits=bool(self.scenario.slo_limits().limits))
+        return Search(load, promises, self.stage_clock, self.scenario.run.drain_timeout_s)
+
+    def verdict(self, totals: RunTotals, stages: Mapping[str, RunTotals] | None = None) -> Verdict:
+        """Judge the run as far as it has come; a search by the step that it found, where its stages are given."""
+        further = []
+        if self.search is not None and stages is not None:
+            totals = self.search.health(totals, stages)
+        if not totals.completed and not totals.failed:
+            text = "no request came to an end, so nothing was measured"
+            further.append(Reason(check="answers", level=Level.INVALID, text=text))
+        return judge(self._health(totals), further)
+
+    def _health(self, totals: RunTotals) -> dict[str, float | None]:
+        salted = self.scenario.prompts.salt == "request"  # then a prompt that comes again is new to a cache
+        return {
+            **health(totals),
+            **({"reused_prompt_share": None} if salted else {}),
+            "concurrency_shortfall": self._shortfall(totals),
+            "worker_cpu_share": self.worst_cpu_share,
+            "missing_workers": float(len(self.missing_workers)),
+            "late_workers": float(len(self.late_workers)),
+            "other_version_workers": float(len(self.other_version_workers)),
+        }
+
+    def _shortfall(self, totals: RunTotals) -> float | None:
+        """Return how far the mean in flight fell short of the users; None where it was not asked to be held."""
+        load, window_s = self.scenario.load, self.span.length_s(totals)
+        held = isinstance(load, ClosedLoop) and load.duration_s is not None and not load.think_time_s
+        if not held or not isinstance(load, ClosedLoop) or self.span.window.end_ns is None or not window_s:
+            return None
+        return None if self.users_changed else 1 - totals.busy_s / (load.users * window_s)
+
+    def finish(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> dict[str, Any]:
+        """Write summary and manifest of the run, and return the summary."""
+        self._ended_ns = time.monotonic_ns()
+        judged, window_s, opened_unix_s = totals, self.span.length_s(totals), self.span.opened_unix_s(totals)
+        if self.search is not None:
+            judged, window = self.search.judged(totals, stages)
+            self._found = window
+            window_s, opened_unix_s = window.length_s, self._unix_s(window.start_ns)
+        self.summary = {
+            "run_id": self.run_id,
+            "scenario": self.scenario.scenario.name,
+            "protocol": self.scenario.scenario.protocol,
+            "engine": self.scenario.engine.column,
+            "model": self.scenario.model.name,
+            "simulated": self.simulated,
+            "prompt_salt": self.scenario.prompts.salt,
+            "load": self.scenario.load.model_dump(mode="json", exclude_none=True),
+            "window_started_unix_s": opened_unix_s,
+            **summarise(judged, window_s=window_s, verdict=self.verdict(totals, stages)),
+            "stages": [] if self.stage_clock is None else _stages(self.stage_clock, stages),
+        }
+        if self.search is not None:
+            self.summary["capacity"] = self.search.summary(stages)
+        speed = self.summary["request_output_tokens_per_s"]
+        self.summary |= self.engine_watch.summary(totals, self.memory_estimate)
+        self.summary["bandwidth"] = bandwidth_use(self.scenario, speed and speed["mean"])
+        window_s, gpu_metrics = self.summary["window_s"], self.summary["gpu_metrics"]
+        self.summary["cost"] = cost_of(self.scenario, totals, window_s, gpu_metrics)
+        self.summary["gates"] = judge_gates(self.scenario.gates.parsed(), self.summary)
+        self.folder.write(SUMMARY, self.summary)
+        self.ended_unix_s = time.time()
+        self.note_times()
+        return self.summary
+
+    @property
+    def exit_code(self) -> int:
+        """0: good; 1: a gate was missed or requests failed; 2: the run never started; 3: the measurement is INVALID."""
+        if self.summary is None:
+            return WRONG_USE
+        if self.summary["verdict"]["level"] == Level.INVALID:
+            return INVALID
+        return FAILED if failed(self.summary) else GOOD
+
+    def _timeline(self) -> dict[str, Any]:
+        """Where the window and the stages lie, in unix time; None for what has not come about or has no set end."""
+        window = self.span.window if self.search is None else self._found
+        return {
+            "window_start_unix_s": self._unix_s(window.start_ns),
+            "window_end_unix_s": self._unix_s(window.end_ns),
+            "stages": [] if self.stage_clock is None else self._stage_times(self.stage_clock),
+        }
+
+    def _stage_times(self, clock: StageClock | StepClock) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": part.name,
+                "users": part.users,
+                "rate_per_s": part.rate_per_s,
+                "start_unix_s": self._unix_s(clock.begin_ns(place)),
+                "window_start_unix_s": self._unix_s(clock.window(place).start_ns),
+                "end_unix_s": self._unix_s(clock.window(place).end_ns),
+            }
+            for place, part in enumerate(clock.parts)
+        ]
+
+    def _unix_s(self, moment_ns: int | None) -> float | None:
+        return None if moment_ns is None else (moment_ns + self._unix_offset_ns) / NS_PER_S
+
+    def _salt(self) -> dict[str, Any] | None:
+        """Return what a reader needs to salt prompts as this run did; None where it salts none."""
+        prompts = self.scenario.prompts
+        if prompts.salt is None:
+            return None
+        return {"mode": prompts.salt, "key": prompts.salt_key or self.run_id, "added_chars": ADDED_CHARS}
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "started_unix_s": self.started_unix_s,
+            "ended_unix_s": None,
+            "timeline": None,
+            "scenario_file": self._scenario_file.name,
+            "scenario": self.scenario.model_dump(mode="json"),
+            "seed": self.scenario.scenario.seed,
+            "prompts": {**self._workload.manifest(), "salt": self._salt()},
+            "engine": None if self._deployment is None else self._deployment.to_dict(),
+            "simulated": self.simulated,
+            "metrics_version": METRICS_VERSION,
+            "workers": self._workers,
+            "command": ["locust", *sys.argv[1:]],
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+            "host": {"system": platform.platform(), "cpus": os.cpu_count()},
+        }
+
+
+def _stages(clock: StageClock | StepClock, totals: Mapping[str, RunTotals]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": part.name,
+            "users": part.users,
+            "rate_per_s": part.rate_per_s,
+            **figures(totals.get(part.name, RunTotals()), clock.window_s(place)),
+        }
+        for place, part in enumerate(clock.parts)
+    ]
+
+
+QUICK_BYTES: Final = 64_000_000
+"""About 70,000 requests with 32 chunks each: some two seconds of work. More is for whoever asks."""
+logger = logging.getLogger(__name__)
+
+
+def report_of(steering: Steering) -> Path | None:
+    """Return the report of a run that has ended, written now if need be; None where that takes long or cannot be."""
+    page = steering.folder.path / REPORT
+    if page.is_file():
+        return page
+    if request_bytes(steering.folder) > QUICK_BYTES:
+        return None
+    try:
+        write_html(page, [steering.folder], lambda _: gevent.sleep())  # workers and the web UI go on meanwhile
+    except RunFolderError as error:
+        logger.warning("no %s: %s", REPORT, error)
+        return None
+    return page
+
+
+def told(steering: Steering) -> str:
+    """Return in a line where the report of a run that has ended lies, or what writes one."""
+    page = report_of(steering)
+    if page is not None:
+        return f"report: {page}"
+    return f"report: not written by itself for a run of this length: llmload report {steering.folder.path} --html"

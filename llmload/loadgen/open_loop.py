@@ -1,0 +1,281 @@
+"""A process's part in a run, made ready: its client, its prompts, its schedule."""
+
+from locust.env import Environment
+
+import contextlib
+import ctypes
+import gc
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import gevent
+from gevent.hub import get_hub
+from gevent.pool import Group
+
+from llmload.client import make_client
+from llmload.client.client import ClientSettings, Timeouts
+from llmload.loadgen.phases import StageClock, StepClock
+from llmload.loadgen.session import Session, Share, hold, tell_locust
+from llmload.prompts.arrivals import read_trace, share_of_trace, unit_gaps
+from llmload.prompts.conversation import Conversation
+from llmload.prompts.prompt_set import Workload
+from llmload.prompts.queue import Salts
+from llmload.record import NS_PER_S
+from llmload.runs.folder import RequestLog, RunFolder
+from llmload.scenario import Scenario
+from llmload.scenario.loads import AnyLoad, Capacity, OpenLoop, Replay, Staged
+from llmload.scenario.reading import read_value
+
+# Waking at a moment, to some microseconds.
+
+_CLOCK_MONOTONIC: Final = 1
+_ABSOLUTE: Final = 1
+_READABLE: Final = 1
+
+
+class _Setting(ctypes.Structure):
+    """Linux' `struct itimerspec`: the interval (none here) and the moment, each in seconds and nanoseconds."""
+
+    _fields_ = (
+        ("interval_s", ctypes.c_long),
+        ("interval_ns", ctypes.c_long),
+        ("moment_s", ctypes.c_long),
+        ("moment_ns", ctypes.c_long),
+    )
+
+
+class AlarmClock:
+    """
+    Wakes the one greenlet that sleeps by it, at readings of the monotonic clock in ns.
+
+    By Linux' timerfd_create(2): an event loop waits in whole milliseconds, so what is due at different moments within
+    one would leave together. Where the system has none, by the event loop's own timers.
+    """
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = -1
+        with contextlib.suppress(AttributeError):  # not on this system
+            self._fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watcher: Any = get_hub().loop.io(self._fd, _READABLE) if self._fd >= 0 else None
+
+    def sleep_until(self, due_ns: int) -> None:
+        """Let others run until the moment has come; return at once if it has passed."""
+        while (left_ns := due_ns - time.monotonic_ns()) > 0:
+            if self._watcher is not None and self._set(due_ns):
+                get_hub().wait(self._watcher)
+            else:
+                gevent.sleep(left_ns / NS_PER_S)
+
+    def close(self) -> None:
+        """Give back what the system holds for it."""
+        if self._watcher is not None:
+            self._watcher.close()
+            os.close(self._fd)
+            self._watcher = None
+
+    def _set(self, due_ns: int) -> bool:
+        moment_s, moment_ns = divmod(due_ns, NS_PER_S)
+        setting = _Setting(moment_s=moment_s, moment_ns=moment_ns)
+        return bool(self._libc.timerfd_settime(self._fd, _ABSOLUTE, ctypes.byref(setting), None) == 0)
+
+
+# Which rate an open loop is asked for at this moment: the start form's, which may be edited while it runs.
+
+
+def edited_rate(load: OpenLoop, text_now: Callable[[], str]) -> Callable[[], float]:
+    """
+    Return what tells the form's rate while its text is a number above 0; the last good one while it is mistyped.
+
+    Until the text changes, the scenario's rate holds: it has what stood in the form at the start already.
+    """
+    asked, seen = load.rate_per_s, text_now()
+
+    def as_edited() -> float:
+        nonlocal asked, seen
+        text = text_now()
+        if text != seen:
+            seen, edited = text, read_value(text)
+            if isinstance(edited, int | float) and 0 < edited < math.inf:
+                asked = float(edited)
+        return asked
+
+    return as_edited
+
+
+def asked_rate(
+    load: AnyLoad, clock: StageClock | StepClock | None, text_now: Callable[[], str]
+) -> Callable[[], float | None]:
+    """Return what tells the rate over all workers, in conversations a second; None where the load asks for none."""
+    if isinstance(load, OpenLoop):
+        return edited_rate(load, text_now)
+    if isinstance(clock, StepClock) and isinstance(load, Capacity) and not load.has_users:
+        return clock.rate_per_s_now
+    if isinstance(load, Staged) and clock is not None:
+        return lambda: load.stages[clock.place].rate_per_s
+    return lambda: None
+
+
+# Requests sent when they are due, whatever is in flight.
+
+LOOK_S: Final = 0.1
+"""How often a long wait looks whether the rate has changed."""
+
+
+class Schedule:
+    """
+    Sends conversations at due times until there are no more or the session starts none.
+
+    `gaps` are in units of the mean gap at rate 1/s; `rate_per_s` is asked again and again, so it may change. The
+    schedule is absolute: a request sent late does not move the next one.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        gaps: Iterator[float],
+        rate_per_s: Callable[[], float],
+        hold: Callable[[Conversation, int], None],
+        max_in_flight: int,
+    ) -> None:
+        self._session, self._gaps, self._rate_per_s = session, gaps, rate_per_s
+        self._hold, self._max_in_flight = hold, max_in_flight
+        self._talks = Group()
+        self._alarm_clock = AlarmClock()
+
+    def run(self) -> None:
+        """Send until the schedule is over."""
+        try:
+            self._run()
+        finally:
+            self._alarm_clock.close()
+
+    def _run(self) -> None:
+        due_ns = time.monotonic_ns()
+        for gap in self._gaps:
+            due_ns = self._wait(due_ns, gap)
+            if not self._session.starting:
+                return
+            self._send(due_ns)
+        self._talks.join()
+        self._session.no_more()
+
+    def _wait(self, since_ns: int, gap: float) -> int:
+        """Wait until the next request is due and return that moment."""
+        while True:
+            rate_per_s = self._rate_per_s()
+            wait_s = gap / rate_per_s if rate_per_s > 0 else float("inf")
+            if wait_s <= LOOK_S:
+                due_ns = since_ns + round(wait_s * NS_PER_S)
+                self._alarm_clock.sleep_until(due_ns)
+                return due_ns
+            since_ns += round(LOOK_S * NS_PER_S)
+            gap -= LOOK_S * rate_per_s
+            self._alarm_clock.sleep_until(since_ns)
+            if not self._session.starting:
+                return since_ns
+
+    def _send(self, due_ns: int) -> None:
+        session = self._session
+        if len(self._talks) >= self._max_in_flight:
+            session.drop()
+            return
+        conversation = session.next_conversation()
+        if conversation is not None:
+            self._talks.spawn(self._hold, conversation, due_ns)
+
+
+_RARE_COLLECTIONS: Final = (50_000, 20, 20)
+"""A round of reads makes hundreds of short-lived objects, and none of them refers back: there is little to collect."""
+
+
+def client_settings(scenario: Scenario) -> ClientSettings:
+    """Return what the scenario says about sending, with the key from the environment."""
+    return ClientSettings(
+        base_urls=tuple(scenario.engine.base_url),
+        model=scenario.model.request_name,
+        api=scenario.engine.api,
+        stream=scenario.request.stream,
+        body=scenario.request.body(),
+        include_usage=scenario.request.include_usage,
+        api_key=scenario.api_key(),
+        timeouts=Timeouts(**scenario.client.timeouts.model_dump()),
+        retries=scenario.client.retries,
+        ca_file=scenario.engine.ca_file,
+        verify_tls=scenario.engine.verify_tls,
+    )
+
+
+def open_session(scenario: Scenario, workload: Workload, share: Share, run_id: str) -> Session:
+    """Return the session of a process that begins to send: files open, every request encoded."""
+    folder = RunFolder(Path(scenario.run.folder) / run_id)
+    folder.create()
+    client = make_client(client_settings(scenario), scenario.client.kind)
+    for conversation in workload.conversations:
+        for prompt in conversation.prompts:
+            client.prepare(prompt, salted=scenario.prompts.salt is not None)
+    session = Session(
+        scenario=scenario,
+        share=share,
+        client=client,
+        deck=workload.deck(share.index, share.count),
+        log=RequestLog(folder.path / share.log_name, with_chunks=scenario.run.record_chunks),
+        run_id=run_id,
+        salts=_salts(scenario, share, run_id),
+    )
+    gc.collect()
+    gc.freeze()  # what lives through the whole run is not looked at again
+    gc.set_threshold(*_RARE_COLLECTIONS)
+    return session
+
+
+def _salts(scenario: Scenario, share: Share, run_id: str) -> Salts | None:
+    mode, seed = scenario.prompts.salt, scenario.scenario.seed
+    key = scenario.prompts.salt_key or run_id
+    return mode and Salts(mode, seed=seed, key=key, worker_index=share.index, worker_count=share.count)
+
+
+def open_schedule(
+    session: Session, share: Share, environment: Environment, request_name: str, base_dir: Path
+) -> Schedule | None:
+    """Return the schedule of an open loop; None in a closed one. DataError for a trace that cannot be read."""
+    load = session.scenario.load
+    if session.in_closed_loop or not isinstance(load, OpenLoop | Replay | Staged | Capacity):
+        return None
+    cap = share.of(load.max_in_flight)
+    count = partial(tell_locust, environment, request_name)
+    return Schedule(
+        session,
+        _gaps(session.scenario, share, base_dir),
+        _rate(session, environment),
+        lambda conversation, due_ns: hold(conversation, session, count, due_ns),
+        max_in_flight=max(1, cap or 1),
+    )
+
+
+def _gaps(scenario: Scenario, share: Share, base_dir: Path) -> Iterator[float]:
+    load, seed = scenario.load, scenario.scenario.seed
+    if isinstance(load, Replay):
+        times_s = read_trace(load.trace, load.column, base_dir)[: load.requests]
+        since_s = 0.0
+        for _, time_s in share_of_trace(times_s, worker_index=share.index, worker_count=share.count):
+            yield time_s - since_s
+            since_s = time_s
+    elif isinstance(load, OpenLoop | Staged | Capacity):
+        yield from unit_gaps(load.arrivals, cv=load.cv, seed=seed, worker_index=share.index, worker_count=share.count)
+
+
+def _rate(session: Session, environment: Environment) -> Callable[[], float]:
+    load, clock = session.scenario.load, session.stage_clock
+    if isinstance(load, Replay):
+        return lambda: load.speed
+    if clock is not None:
+        return clock.rate_per_s_now
+    if not isinstance(load, OpenLoop):
+        return lambda: 0.0
+    return edited_rate(load, lambda: str(getattr(environment.parsed_options, "rate", "")))

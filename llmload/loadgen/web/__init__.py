@@ -1,0 +1,1 @@
+"""llmload's pages in Locust's web UI."""

@@ -1,0 +1,233 @@
+"""The figures that the verdict's checks are named after, as far as totals alone know them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from llmload.metrics.totals import RunTotals
+
+# Can the figures of a run be trusted? Every limit stands in one table, with its reason.
+
+
+class Level(StrEnum):
+    """How far the figures can be trusted."""
+
+    VALID = "VALID"
+    DEGRADED = "DEGRADED"  # read the reasons before using the figures
+    INVALID = "INVALID"  # the figures do not say what they seem to say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A figure of the run's health and the limits beyond which it spoils the measurement."""
+
+    name: str
+    unit: str
+    degraded_above: float | None
+    invalid_above: float | None
+    why: str
+
+
+CHECKS: Final = (
+    Check(
+        name="error_share",
+        unit="of requests",
+        degraded_above=0.0,
+        invalid_above=None,
+        why="failed requests carry no latency, and a failing engine answers the others faster",
+    ),
+    Check(
+        name="censored_share",
+        unit="of requests",
+        degraded_above=0.0,
+        invalid_above=0.1,
+        why="requests cut at the end are the slow ones, so what is left looks faster",
+    ),
+    Check(
+        name="coalesced_share",
+        unit="of chunks",
+        degraded_above=0.005,
+        invalid_above=0.5,
+        why="chunks that were read together carry one time stamp, so their gaps are not the engine's",
+    ),
+    Check(
+        name="user_stamp_share",
+        unit="of answers",
+        degraded_above=0.0,
+        invalid_above=None,
+        why="stamps taken by the process include its own delay",
+    ),
+    Check(
+        name="event_loop_lag_p99_s",
+        unit="s",
+        degraded_above=0.050,
+        invalid_above=1.0,
+        why="a client this late sends late: concurrency and arrival rate are not what was asked for",
+    ),
+    Check(
+        name="schedule_lag_p99_s",
+        unit="s",
+        degraded_above=0.010,
+        invalid_above=0.250,
+        why="requests left later than they were due, so the arrivals are not those that were asked for",
+    ),
+    Check(
+        name="dropped_share",
+        unit="of arrivals",
+        degraded_above=0.0,
+        invalid_above=0.05,
+        why="arrivals beyond max_in_flight were not sent, so the load was lighter than asked for",
+    ),
+    Check(
+        name="concurrency_shortfall",
+        unit="of users",
+        degraded_above=0.05,
+        invalid_above=0.25,
+        why="fewer requests were in flight than there are users, so the load was lighter than asked for",
+    ),
+    Check(
+        name="worker_cpu_share",
+        unit="of a core",
+        degraded_above=0.90,
+        invalid_above=None,
+        why="a load generator near a whole core sends and counts late: use more processes",
+    ),
+    Check(
+        name="contradicted_share",
+        unit="of answers",
+        degraded_above=0.01,
+        invalid_above=None,
+        why="the engine counts fewer tokens than it sent chunks with text, so its count cannot be right",
+    ),
+    Check(
+        name="cached_token_share",
+        unit="of prompt tokens",
+        degraded_above=0.05,
+        invalid_above=None,
+        why="prompts answered from the prefix cache cost the engine less than new ones",
+    ),
+    Check(
+        name="uncounted_share",
+        unit="of answers",
+        degraded_above=0.0,
+        invalid_above=0.5,
+        why="answers without a token count are missing from tokens/s",
+    ),
+    Check(
+        name="chunk_counted_share",
+        unit="of answers",
+        degraded_above=0.0,
+        invalid_above=None,
+        why="chunks were counted as tokens, and an engine may put several tokens in a chunk or none",
+    ),
+    Check(
+        name="reused_prompt_share",
+        unit="of requests",
+        degraded_above=0.0,
+        invalid_above=None,
+        why="a prompt sent before may be answered from the engine's prefix cache",
+    ),
+    Check(
+        name="missing_workers",
+        unit="workers",
+        degraded_above=None,
+        invalid_above=0.0,
+        why="what a lost worker had in flight is missing, and its part of the load was not sent",
+    ),
+    Check(
+        name="late_workers",
+        unit="workers",
+        degraded_above=0.0,
+        invalid_above=None,
+        why="a worker that came after the start takes no part, so fewer processes sent than there are",
+    ),
+    Check(
+        name="other_version_workers",
+        unit="workers",
+        degraded_above=0.0,
+        invalid_above=None,
+        why="another version of llmload may count differently",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """A check that did not pass: its figure and the limit it passed."""
+
+    check: str
+    level: Level
+    text: str
+    figure: float | None = None
+    limit: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reason as plain values."""
+        return {
+            "check": self.check,
+            "level": self.level.value,
+            "figure": self.figure,
+            "limit": self.limit,
+            "text": self.text,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """How far the run can be trusted, and why not further."""
+
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def level(self) -> Level:
+        """The worst of the reasons' levels; VALID where there is none."""
+        levels = {reason.level for reason in self.reasons}
+        return next((level for level in (Level.INVALID, Level.DEGRADED) if level in levels), Level.VALID)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict as plain values."""
+        return {"level": self.level.value, "reasons": [reason.to_dict() for reason in self.reasons]}
+
+
+def judge(figures: dict[str, float | None], further: Iterable[Reason] = ()) -> Verdict:
+    """
+    Hold each figure against its limits; a figure that is None is not known and passes no judgement.
+
+    KeyError for a figure that no check is named after.
+    """
+    checks = {check.name: check for check in CHECKS}
+    reasons = []
+    for name, figure in figures.items():
+        check = checks[name]
+        if figure is None:
+            continue
+        for level, limit in ((Level.INVALID, check.invalid_above), (Level.DEGRADED, check.degraded_above)):
+            if limit is not None and figure > limit:
+                text = f"{name} {figure:.4g} {check.unit}, limit {limit:g}: {check.why}"
+                reasons.append(Reason(check=name, level=level, figure=figure, limit=limit, text=text))
+                break
+    return Verdict(reasons=(*reasons, *further))
+
+
+def health(totals: RunTotals) -> dict[str, float | None]:
+    """Return the figures of the checks that totals alone can answer; None where nothing is known."""
+    answers = sum(totals.token_sources.values())
+    return {
+        "error_share": _share(totals.failed, totals.ended),
+        "censored_share": _share(totals.censored, totals.ended),
+        "coalesced_share": _share(totals.coalesced_chunks, totals.chunks),
+        "user_stamp_share": _share(totals.stamp_sources["user"], answers),
+        "event_loop_lag_p99_s": totals.distributions["event_loop_lag_s"].quantile(0.99),
+        "schedule_lag_p99_s": totals.distributions["schedule_lag_s"].quantile(0.99),
+        "dropped_share": _share(totals.dropped, totals.dropped + totals.started),
+        "uncounted_share": _share(totals.uncounted_answers, answers),
+        "chunk_counted_share": _share(totals.token_sources["chunks"], answers),
+        "contradicted_share": _share(totals.contradicted_answers, answers),
+        "reused_prompt_share": _share(totals.reused_prompts, totals.started),
+        "cached_token_share": totals.cached_token_share,
+    }
+
+
+def _share(part: float, of: int) -> float | None:
+    return part / of if of else None

@@ -1,0 +1,214 @@
+"""What counts as a good request."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+# One request as facts: clock readings of one monotonic clock; every metric is derived from them.
+
+NS_PER_S: Final = 1_000_000_000
+
+METRICS_VERSION: Final = 1
+"""Raised with every change of a metric's formula: figures of two versions are not the same figures."""
+
+StampArray = npt.NDArray[np.int64]
+
+NO_CHUNKS: Final[StampArray] = np.empty(0, dtype=np.int64)
+NO_CHUNKS.flags.writeable = False
+
+
+class ErrorType(StrEnum):
+    """Why a request failed: a closed set, fit for a label; details stand in `RequestError.message`."""
+
+    DNS = "dns"
+    CONNECT_REFUSED = "connect_refused"
+    CONNECT_TIMEOUT = "connect_timeout"
+    CONNECT_FAILED = "connect_failed"
+    TLS = "tls"
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105 - a kind of error, not a password
+    BETWEEN_TOKENS_TIMEOUT = "between_tokens_timeout"
+    TOTAL_TIMEOUT = "total_timeout"
+    RESET = "reset"
+    INCOMPLETE = "incomplete_stream"
+    ENGINE_ERROR = "engine_error"
+    RATE_LIMITED = "rate_limited"
+    HTTP_CLIENT_ERROR = "http_4xx"
+    HTTP_SERVER_ERROR = "http_5xx"
+    HTTP_UNEXPECTED = "http_unexpected_status"
+    PROTOCOL = "malformed_http"
+    NOT_JSON = "not_json"
+    CONTENT_TYPE = "wrong_content_type"
+    CLIENT = "client_bug"
+
+
+class TokenSource(StrEnum):
+    """How output tokens were counted."""
+
+    USAGE = "usage"  # the engine's usage object
+    DETAILS = "details"  # TGI's `details.generated_tokens`
+    CHUNK_USAGE = "chunk_usage"  # usage on every chunk, the answer was cut before the last
+    CHUNKS = "chunks"  # chunks with text, counted by us: an engine may put several tokens in one
+    NONE = "none"  # not known
+
+
+class StampSource(StrEnum):
+    """Who took the time stamps of arrival."""
+
+    KERNEL = "kernel"  # SO_TIMESTAMPING: right however late the process read, while segments are read one by one
+    USER = "user"  # the process, when it read: late by its own delay
+    NONE = "none"  # nothing arrived
+
+
+class Outcome(StrEnum):
+    """How a request ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CENSORED = "censored"  # cut by the end of the run or the stop of its user, not by the engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestError:
+    """Why a request failed; `http_status` and `retry_after_s` are None where the engine gave none."""
+
+    type: ErrorType
+    message: str
+    http_status: int | None = None
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # without slots, so that gaps are kept once they were asked for
+class RequestRecord:
+    """
+    What one request did: readings of CLOCK_MONOTONIC in nanoseconds, token counts, and how it ended.
+
+    `None` is unknown, 0 is zero. `chunk_ns` holds the arrival of every chunk with text (content, reasoning or
+    tool-call arguments); `chunk_tokens`, where the engine counted per chunk, the tokens of each. `textless_ns` holds
+    the arrival of every other chunk with choices (the role, the finish), which some tools count; None is not kept.
+    `started_ns` is when the request was due to be written, so a connection that had to be opened first counts;
+    `done_ns` is the last byte of the answer, or the moment of failure.
+    """
+
+    request_id: str
+    prompt_id: str
+    started_ns: int
+    done_ns: int
+    outcome: Outcome
+    stage: str | None = None
+    scheduled_ns: int | None = None
+    connected_ns: int | None = None  # None: a kept-alive connection was reused, or none came about
+    sent_ns: int | None = None
+    chunk_ns: StampArray = field(default_factory=lambda: NO_CHUNKS)
+    chunk_tokens: StampArray | None = None
+    textless_ns: StampArray | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    token_source: TokenSource = TokenSource.NONE
+    finish_reason: str | None = None
+    error: RequestError | None = None
+    stamp_source: StampSource = StampSource.NONE
+    reconnects: int = 0
+    retries: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether a complete answer came."""
+        return self.outcome is Outcome.COMPLETED
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token: first chunk with text - start."""
+        return (int(self.chunk_ns[0]) - self.started_ns) / NS_PER_S if len(self.chunk_ns) else None
+
+    @property
+    def itl_s(self) -> npt.NDArray[np.float64]:
+        """Inter-token latencies: every gap between neighbouring chunks with text."""
+        return self.chunk_gaps_ns[1:] / NS_PER_S
+
+    @cached_property
+    def chunk_gaps_ns(self) -> StampArray:
+        """Start to first chunk, then chunk to chunk, in nanoseconds: the stamps in little space."""
+        return _gaps_ns(self.started_ns, self.chunk_ns)
+
+    @property
+    def textless_gaps_ns(self) -> StampArray | None:
+        """Start to first chunk without text, then from each to the next, in nanoseconds; None is not kept."""
+        return None if self.textless_ns is None else _gaps_ns(self.started_ns, self.textless_ns)
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token: (last - first chunk with text) / (output tokens - 1); None below 2 tokens."""
+        if self.output_tokens is None or self.output_tokens < 2 or len(self.chunk_ns) < 2:
+            return None
+        return int(self.chunk_ns[-1] - self.chunk_ns[0]) / NS_PER_S / (self.output_tokens - 1)
+
+    @property
+    def e2e_s(self) -> float:
+        """End-to-end latency: last byte of the answer (or failure) - start."""
+        return (self.done_ns - self.started_ns) / NS_PER_S
+
+    @property
+    def schedule_lag_s(self) -> float | None:
+        """How late the request was sent: start - scheduled; None in a closed loop."""
+        return None if self.scheduled_ns is None else (self.started_ns - self.scheduled_ns) / NS_PER_S
+
+    @property
+    def output_tokens_per_s(self) -> float | None:
+        """Speed of one request: output tokens / full round trip; None unless a complete answer with a count came."""
+        if not self.ok or self.output_tokens is None or self.done_ns <= self.started_ns:
+            return None
+        return self.output_tokens / self.e2e_s
+
+    @cached_property
+    def coalesced_chunks(self) -> int:
+        """Chunks with text that share a read, and so its stamp, with the chunk before them."""
+        gaps_ns = self.chunk_gaps_ns[1:]
+        return len(gaps_ns) - int(np.count_nonzero(gaps_ns))
+
+
+def _gaps_ns(started_ns: int, stamps_ns: StampArray) -> StampArray:
+    gaps_ns = stamps_ns.copy()
+    gaps_ns[:1] -= started_ns
+    gaps_ns[1:] -= stamps_ns[:-1]
+    return gaps_ns
+
+
+def stamps_of(started_ns: int, chunk_gaps_ns: Sequence[int]) -> StampArray:
+    """Return the stamps that `RequestRecord.chunk_gaps_ns` tells of."""
+    return started_ns + np.cumsum(np.array(chunk_gaps_ns, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """Limits of a good request, in seconds; None: no limit."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by name."""
+        pairs = {"ttft_s": self.ttft_s, "tpot_s": self.tpot_s, "e2e_s": self.e2e_s}
+        return {name: limit for name, limit in pairs.items() if limit is not None}
+
+    def met_by(self, record: RequestRecord) -> bool:
+        """Return whether a complete answer came and no limit was passed; a metric that is unknown does not pass."""
+        if not record.ok:
+            return False
+        for name, limit in self.limits.items():
+            measured: float | None = getattr(record, name)
+            if measured is None:
+                if name == "tpot_s" and record.output_tokens is not None and record.output_tokens < 2:
+                    continue  # an answer of one token has no time per further token to promise
+                return False
+            if measured > limit:
+                return False
+        return True

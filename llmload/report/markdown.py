@@ -1,0 +1,210 @@
+"""A run as a page of Markdown for a CI system's job."""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from llmload.errors import RunFolderError
+from llmload.report.gates import Judgement, run_checks
+from llmload.report.terminal import COLUMNS, LATENCIES, UNKNOWN, load_text, milliseconds, number, prefix_cache_rows
+from llmload.runs.cost import cost_rows
+
+# The figures of runs in one table, a column a run: for the page, for Markdown, for whoever compares.
+
+Summary = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A figure: its name with unit, and what each run says."""
+
+    name: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows that belong together."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+def groups(summaries: Sequence[Summary]) -> list[Group]:
+    """Return every figure of the runs; what a run did not measure is n/a, what none of them has is left out."""
+    return [
+        Group("Run", _rows(summaries, _RUN)),
+        Group("Throughput", _rows(summaries, _THROUGHPUT)),
+        *(
+            Group(
+                f"{name}, ms", tuple(_row(summaries, column, _latency(key, column)) for column in (*COLUMNS, "count"))
+            )
+            for name, key in LATENCIES.items()
+        ),
+        Group("Requests", _rows(summaries, _REQUESTS)),
+    ]
+
+
+def as_markdown(summaries: Sequence[Summary]) -> str:
+    """Return the figures as a GitHub Markdown table, a column a run, and below it what limits their use."""
+    head = ["", *(str(summary["run_id"]) for summary in summaries)]
+    lines = [_line(head), _line(["---", *("---:" for _ in summaries)])]
+    for group in groups(summaries):
+        shown = [row for row in group.rows if any(cell != UNKNOWN for cell in row.cells)]
+        prefix = f"{group.title.partition(',')[0]} " if group.title.endswith(", ms") else ""
+        unit = ", ms" if prefix else ""
+        lines += [_line([f"{prefix}{row.name}{unit if row.name != 'count' else ''}", *row.cells]) for row in shown]
+    notes = [
+        f"- {_escaped(summary['run_id'])}: {reason['level']}: {_escaped(reason['text'])}"
+        for summary in summaries
+        for reason in summary["verdict"]["reasons"]
+    ]
+    simulated = ["- Simulated engine: figures of llmload's own simulation, not of any real engine."]
+    notes += simulated if any(summary["simulated"] for summary in summaries) else []
+    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+
+
+def _escaped(text: str) -> str:
+    """Keep what comes from outside from being Markdown, HTML or a column of its own."""
+    text = re.sub(r"([\\`*\[\]|]|\b_|_\b)", r"\\\1", text)
+    return " ".join(text.replace("<", "&lt;").replace(">", "&gt;").split())
+
+
+def _rows(summaries: Sequence[Summary], of: Mapping[str, Callable[[Summary], str]]) -> tuple[Row, ...]:
+    return tuple(_row(summaries, name, text) for name, text in of.items())
+
+
+def _row(summaries: Sequence[Summary], name: str, text: Callable[[Summary], str]) -> Row:
+    return Row(name, tuple(text(summary) for summary in summaries))
+
+
+def _latency(key: str, column: str) -> Callable[[Summary], str]:
+    def text(summary: Summary) -> str:
+        value = (summary.get(key) or {}).get(column)
+        return number(value, 0) if column == "count" else milliseconds(value)
+
+    return text
+
+
+def _mean(key: str, digits: int = 2) -> Callable[[Summary], str]:
+    return lambda summary: number((summary.get(key) or {}).get("mean"), digits)
+
+
+def _plain(key: str, digits: int) -> Callable[[Summary], str]:
+    return lambda summary: number(summary.get(key), digits)
+
+
+def _count(key: str) -> Callable[[Summary], str]:
+    return lambda summary: number(summary["requests"].get(key), 0)
+
+
+def _share(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.2%}"
+
+
+def _engine(summary: Summary) -> str:
+    """The engine, and that it is simulated where its name does not say so."""
+    engine = str(summary["engine"])
+    return f"{engine} (simulated engine)" if summary["simulated"] and "simulated" not in engine else engine
+
+
+def _errors(summary: Summary) -> str:
+    return ", ".join(f"{name} {count}" for name, count in summary["requests"]["errors"].items()) or "none"
+
+
+_RUN: Final[Mapping[str, Callable[[Summary], str]]] = {
+    "verdict": lambda summary: str(summary["verdict"]["level"]),
+    "scenario": lambda summary: str(summary["scenario"]),
+    "model": lambda summary: str(summary["model"]),
+    "engine": lambda summary: _engine(summary),
+    "load": lambda summary: load_text(summary["load"]),
+    "window, s": _plain("window_s", 1),
+}
+_THROUGHPUT: Final[Mapping[str, Callable[[Summary], str]]] = {
+    "output tokens/s of a request (mean)": _mean("request_output_tokens_per_s"),
+    "requests/min": _plain("requests_per_min", 1),
+    "goodput, requests/min": _plain("goodput_per_min", 1),
+    "system output tokens/s": _plain("output_tokens_per_s", 1),
+    "memory bandwidth use (MBU)": lambda summary: _share((summary.get("bandwidth") or {}).get("mbu")),
+}
+_REQUESTS: Final[Mapping[str, Callable[[Summary], str]]] = {
+    "started": _count("started"),
+    "completed": _count("completed"),
+    "failed": _count("failed"),
+    "censored": _count("censored"),
+    "dropped": _count("dropped"),
+    "errors": _errors,
+    "prompt tokens a request (mean)": _mean("request_prompt_tokens", 1),
+    "output tokens a request (mean)": _mean("request_output_tokens", 1),
+    "output tokens": _plain("output_tokens", 0),
+    "tokens counted by": lambda summary: str(summary.get("token_source") or UNKNOWN),
+    "time stamps by": lambda summary: str(summary.get("stamp_source") or UNKNOWN),
+}
+
+
+SHOWN: Final = {
+    Judgement.PASSED: "passed",
+    Judgement.FAILED: "**FAILED**",
+    Judgement.UNDECIDED: "**INVALID**",
+    Judgement.SKIPPED: "not judged",
+}
+
+
+def job_summary(summary: Mapping[str, Any]) -> str:
+    """Return checks, figures and latencies of a run."""
+    checks = run_checks(summary)
+    bad = [check for check in checks if check.judgement in {Judgement.FAILED, Judgement.UNDECIDED}]
+    simulated = " Simulated engine: no real engine was measured." if summary["simulated"] else ""
+    return "\n\n".join(
+        [
+            f"## llmload {summary['scenario']}: {'failed' if bad else 'good'}",
+            f"{summary['model']} on {summary['engine']}, {load_text(summary['load'])}.{simulated}",
+            _table(["", "check", "what came of it"], [[SHOWN[c.judgement], f"`{c.name}`", c.text] for c in checks]),
+            _table(["figure", ""], _figures(summary)),
+            _table(
+                ["latency, ms", *COLUMNS],
+                [
+                    [name, *(milliseconds((summary[key] or {}).get(column)) for column in COLUMNS)]
+                    for name, key in LATENCIES.items()
+                ],
+            ),
+            f"Run `{summary['run_id']}`\n",
+        ]
+    )
+
+
+def write_page(file: Path, text: str) -> None:
+    """Write a page, or append it to the job summary that GitHub names; RunFolderError if that cannot be done."""
+    named = os.environ.get("GITHUB_STEP_SUMMARY")
+    try:
+        with file.open("a" if named and Path(named) == file else "w", encoding="utf-8") as page:
+            page.write(text)
+    except OSError as error:
+        raise RunFolderError(f"{file}: cannot be written: {error.strerror}") from None
+
+
+def _figures(summary: Mapping[str, Any]) -> list[list[str]]:
+    requests, speed = summary["requests"], summary["request_output_tokens_per_s"]
+    counts = f"{requests['completed']} completed, {requests['failed']} failed, {requests['censored']} censored"
+    return [
+        ["output tokens/s of a request (mean)", number(speed and speed["mean"])],
+        ["requests/min", number(summary["requests_per_min"], 1)],
+        ["system output tokens/s", number(summary["output_tokens_per_s"], 1)],
+        ["requests", counts],
+        *([title, text] for title, text in (*prefix_cache_rows(summary), *cost_rows(summary))),
+        ["window", f"{number(summary['window_s'], 1)} s"],
+    ]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+    )

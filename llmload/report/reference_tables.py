@@ -1,0 +1,107 @@
+"""The two measured tables of the document that llmload grew from: engines as columns, models as rows, best in bold."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+from llmload.runs.folder import MANIFEST, SUMMARY, RunFolder
+
+FIRST_COLUMNS: Final = ("Transformers", "vLLM", "TGI")
+SPEED, THROUGHPUT = "speed", "throughput"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One run's figure for a cell; `value` is None where the run measured none."""
+
+    run_id: str
+    protocol: str | None
+    engine: str
+    model: str
+    value: float | None
+    simulated: bool
+    verdict: dict[str, Any]
+    bandwidth: dict[str, Any] | None = None
+    """What the speed is of the GPUs' memory bandwidth, where model and GPU are known."""
+    failed: bool = False
+    """Whether the measurement was tried and there is no figure; whoever tried names the reason."""
+
+
+def read_figure(folder: RunFolder) -> Figure:
+    """Return what a run folder has to say in a cell; RunFolderError if it holds no finished run."""
+    summary, manifest = folder.read(SUMMARY), folder.read(MANIFEST)
+    protocol = manifest["scenario"]["scenario"]["protocol"]
+    speed = summary["request_output_tokens_per_s"]
+    value = summary["requests_per_min"] if protocol == THROUGHPUT else speed and speed["mean"]
+    engine = summary["engine"]
+    if manifest["simulated"] and "simulated" not in engine:
+        engine = f"{engine} (simulated engine)"
+    return Figure(
+        run_id=summary["run_id"],
+        protocol=protocol,
+        engine=engine,
+        model=summary["model"],
+        value=value,
+        simulated=manifest["simulated"],
+        verdict=summary["verdict"],
+        bandwidth=summary.get("bandwidth"),
+    )
+
+
+def seed_tables(figures: Sequence[Figure]) -> str:
+    """Return both tables and their notes as Markdown; an unmeasured cell is empty, one of several runs their median."""
+    parts = [
+        "## Generative Inference Speed",
+        "Mean output tokens/s of a single request, full round trip. Bigger is better.",
+        _table([f for f in figures if f.protocol == SPEED], digits=2),
+        "## Generative Inference Throughput",
+        "Requests/min that the deployment answered in the window. Bigger is better.",
+        _table([f for f in figures if f.protocol == THROUGHPUT], digits=1),
+    ]
+    notes = list(_notes(figures))
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)] if notes else parts) + "\n"
+
+
+def _table(figures: Sequence[Figure], digits: int) -> str:
+    if not figures:
+        return "(not measured)"
+    engines = sorted({f.engine for f in figures} | set(FIRST_COLUMNS), key=_column_order)
+    models = list(dict.fromkeys(f.model for f in figures))
+    rows = [["Engine", *engines], *([model, *_cells(figures, model, engines, digits)] for model in models)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], " | ".join("-" * max(3, width) for width in widths), *lines[1:]])
+
+
+def _column_order(engine: str) -> tuple[int, str]:
+    return (FIRST_COLUMNS.index(engine) if engine in FIRST_COLUMNS else len(FIRST_COLUMNS), engine)
+
+
+def _cells(figures: Sequence[Figure], model: str, engines: Sequence[str], digits: int) -> list[str]:
+    values = {
+        engine: [f.value for f in figures if (f.model, f.engine) == (model, engine) and f.value is not None]
+        for engine in engines
+    }
+    cells = {engine: round(median(of), digits) for engine, of in values.items() if of}
+    best = max(cells.values(), default=None) if len(cells) > 1 else None
+    texts = {engine: f"{value:.{digits}f}" for engine, value in cells.items()}
+    failed = {f.engine for f in figures if f.model == model and f.failed}
+    unmeasured = {engine: "failed" if engine in failed else "" for engine in engines}
+    return [f"**{texts[e]}**" if e in cells and cells[e] == best else texts.get(e, unmeasured[e]) for e in engines]
+
+
+def _notes(figures: Iterable[Figure]) -> Iterable[str]:
+    for figure in figures:
+        cell = f"{figure.model} on {figure.engine} ({figure.run_id})"
+        if figure.protocol is None:
+            yield f"{cell}: in no table, since its scenario names no protocol (scenario.protocol)."
+        elif figure.value is None and not figure.failed:
+            yield f"{cell}: nothing was measured."
+        if figure.bandwidth is not None:
+            doubt = figure.bandwidth["implausible"]
+            yield f"{cell}: MBU {figure.bandwidth['mbu']:.1%}{f'; implausible: {doubt}' if doubt else ''}."
+        for reason in figure.verdict["reasons"]:
+            yield f"{cell}: {reason['level']}: {reason['text']}."
+    if any(figure.simulated for figure in figures if isinstance(figures, Sequence)):
+        yield "Simulated engine: figures of llmload's own simulation, not of any real engine."

@@ -1,0 +1,218 @@
+"""A run's summary as a terminal shows it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llmload.capacity.result import capacity_report
+from llmload.runs.cost import cost_rows
+
+# What engine and GPUs said of themselves during a run, beside what the client measured, as a terminal shows it.
+
+
+def watched(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Yield a table for the engine and one for the GPUs, where the run has watched them."""
+    if engine := summary.get("engine_metrics"):
+        yield _engine(engine)
+    if gpus := summary.get("gpu_metrics"):
+        yield _gpus(gpus)
+
+
+def _engine(engine: Mapping[str, Any]) -> Table:
+    table = _table("engine's own word, whole run")
+    if not engine["samples"]:
+        table.add_row("", f"nothing: {_failed(engine)}, as of an engine that serves no metrics")
+        return table
+    for name, key in (("TTFT", "ttft"), ("ITL", "itl")):
+        own, client, gap = (engine[key] for key in (f"{key}_mean_s", f"client_{key}_mean_s", f"{key}_gap_s"))
+        table.add_row(f"{name}, mean", f"{_ms(own)}, client's {_ms(client)}, gap {_ms(gap)}")
+    table.add_row("running, waiting", f"{_figure(engine['running_max'])}, {_figure(engine['waiting_max'])} at most")
+    table.add_row("KV cache in use", f"{_share(engine['kv_cache_usage_max'])} at most")
+    table.add_row("preemptions", _figure(engine["preemptions"]))
+    table.add_row("prefix cache hits", _share(engine["prefix_cache_hit_share"]))
+    counted = f"{_figure(engine['output_tokens'])}, client's {_figure(engine['client_output_tokens'])}"
+    table.add_row("output tokens", f"{counted}, gap {_figure(engine['output_tokens_gap'])}")
+    table.add_row("read", f"{engine['samples']:,} times, {_failed(engine)}")
+    return table
+
+
+def _gpus(gpus: Mapping[str, Any]) -> Table:
+    table = _table("GPUs' own word, whole run")
+    if not gpus["samples"]:
+        table.add_row("", f"nothing: {_failed(gpus)}")
+        return table
+    table.add_row("GPUs", _figure(gpus["gpus"]))
+    used, needed = _figure(gpus["memory_used_max_gib"], " GiB"), gpus.get("memory_estimate_gib")
+    filled = _figure(gpus.get("memory_estimate_with_kv_cache_gib"), " GiB")
+    sized = "" if needed is None else f"; sizing expects {_figure(needed, ' GiB')}, and {filled} with the KV cache"
+    table.add_row("memory in use", f"{used} at most{sized}")
+    table.add_row("power", f"{_figure(gpus['power_max_w'], ' W')} at most")
+    energy = _figure(gpus["energy_j_per_output_token"], " J")
+    table.add_row("energy", f"{_figure(gpus['energy_j'], ' J')}, {energy} an output token")
+    table.add_row("tensor cores active", f"{_share(gpus['tensor_active_max'])} at most")
+    for name, way in (("NVLink, sent", "tx"), ("NVLink, received", "rx")):
+        most, whole = gpus[f"nvlink_{way}_max_bytes_per_s"], gpus[f"nvlink_{way}_bytes"]
+        table.add_row(name, f"{_gigabytes(most)}/s at most, {_gigabytes(whole)} in all")
+    table.add_row("read", f"{gpus['samples']:,} times, {_failed(gpus)}")
+    return table
+
+
+def _table(name: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+    table.add_column(name, min_width=35)
+    table.add_column("")
+    return table
+
+
+def _failed(figures: Mapping[str, Any]) -> str:
+    return f"{figures['failed_reads']:,} reads failed"
+
+
+def _ms(value_s: float | None) -> str:
+    return UNKNOWN if value_s is None else f"{value_s * 1000:,.2f} ms"
+
+
+def _figure(value: float | None, unit: str = "") -> str:
+    if value is None:
+        return UNKNOWN
+    return f"{value:,.0f}{unit}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:,.2f}{unit}"
+
+
+def _share(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.1%}"
+
+
+def _gigabytes(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value / 1e9:,.2f} GB"
+
+
+UNKNOWN: Final = "n/a"
+PLAIN_WIDTH: Final = 120
+LATENCIES: Final = {"TTFT": "ttft_s", "ITL": "itl_s", "TPOT": "tpot_s", "e2e latency": "e2e_s"}
+COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
+STYLES: Final = {"VALID": "bold green", "DEGRADED": "bold yellow", "INVALID": "bold red"}
+
+
+def console(*, record: bool = False) -> Console:
+    """Return a console as wide as the terminal, or wide enough for the tables where there is none."""
+    plain = Console(highlight=False, record=record)
+    return plain if plain.is_terminal else Console(highlight=False, record=record, width=PLAIN_WIDTH)
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Return a figure for people; None is n/a."""
+    return UNKNOWN if value is None else f"{value:,.{digits}f}"
+
+
+def milliseconds(value_s: float | None) -> str:
+    """Return seconds as milliseconds with about four digits; None is n/a."""
+    if value_s is None:
+        return UNKNOWN
+    ms = value_s * 1000
+    return f"{ms:,.0f}" if ms >= 1000 else f"{ms:.1f}" if ms >= 100 else f"{ms:.2f}"
+
+
+def run_report(summary: Mapping[str, Any]) -> RenderableType:
+    """Return the verdict, the figures and the latencies of a run."""
+    found = capacity_report(summary["capacity"]) if "capacity" in summary else []
+    parts = (_title(summary), _figures(summary), _latencies(summary), *found, *watched(summary))
+    return Group(*parts, *_verdict(summary), *_gates(summary))
+
+
+def _title(summary: Mapping[str, Any]) -> Text:
+    text = Text(f"\n{summary['scenario']}", style="bold")
+    text.append(f"  {summary['model']} on {summary['engine']}", style="default")
+    if summary["simulated"]:
+        text.append("  simulated engine: no real engine was measured", style="bold magenta")
+    return text
+
+
+def _figures(summary: Mapping[str, Any]) -> Table:
+    requests, speed = summary["requests"], summary["request_output_tokens_per_s"]
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("output tokens/s of a request (mean)", number(speed and speed["mean"]))
+    if bandwidth := summary.get("bandwidth"):
+        used = f"{bandwidth['mbu']:.1%} of the {number(bandwidth['bound_tokens_per_s'])} tok/s that it allows"
+        table.add_row("memory bandwidth", f"{used}{'; implausible' if bandwidth['implausible'] else ''}")
+    table.add_row("requests/min", number(summary["requests_per_min"], 1))
+    table.add_row("system output tokens/s", number(summary["output_tokens_per_s"], 1))
+    counts = f"{requests['started']} started = {requests['completed']} completed + {requests['failed']} failed"
+    table.add_row("requests", f"{counts} + {requests['censored']} censored")
+    if requests["errors"]:
+        table.add_row("errors", ", ".join(f"{name} {count}" for name, count in requests["errors"].items()))
+    tokens = number(summary["output_tokens"], 0)
+    table.add_row("output tokens", f"{tokens}, counted by {summary['token_source'] or UNKNOWN}")
+    if summary["finish_reasons"]:
+        reasons = ", ".join(f"{name} {count}" for name, count in summary["finish_reasons"].items())
+        table.add_row("finish reasons", reasons)
+    for title, text in (*prefix_cache_rows(summary), *cost_rows(summary)):
+        table.add_row(title, text)
+    table.add_row("window", f"{number(summary['window_s'], 1)} s, {load_text(summary['load'])}")
+    return table
+
+
+def prefix_cache_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is known of prompt tokens that the engine had cached, by its answers and by its own series."""
+    rows = []
+    if salt := summary.get("prompt_salt"):
+        rows.append(("prompts", f"salted, so that no prefix cache answers them: a salt for each {salt}"))
+    told, engine = summary.get("cached_token_share"), summary.get("engine_metrics") or {}
+    own = engine.get("prefix_cache_hit_share")
+    if told is not None or own is not None:
+        rows.append(
+            ("prefix cache", f"{share(told)} of prompt tokens by the answers, {share(own)} by the engine's series")
+        )
+    return rows
+
+
+def share(value: float | None) -> str:
+    """Return a share in per cent; None is n/a."""
+    return UNKNOWN if value is None else f"{value:.1%}"
+
+
+def load_text(load: Mapping[str, Any]) -> str:
+    """Return a load in words."""
+    match load["kind"]:
+        case "closed_loop":
+            return f"{load['users']} users in a closed loop"
+        case "open_loop":
+            return f"{load['rate_per_s']:g} requests/s in an open loop, {load['arrivals']} arrivals"
+        case "staged":
+            return f"{len(load['stages'])} stages"
+        case "capacity":
+            return f"search over {load['search']}"
+        case kind:
+            return f"{kind} of {load.get('trace', 'a trace')}"
+
+
+def _latencies(summary: Mapping[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("latency, ms")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for name, key in LATENCIES.items():
+        distribution = summary[key] or {}
+        table.add_row(name, *(milliseconds(distribution.get(column)) for column in COLUMNS))
+    return table
+
+
+def _verdict(summary: Mapping[str, Any]) -> list[Text]:
+    verdict = summary["verdict"]
+    head = Text("verdict ", style="default")
+    head.append(verdict["level"], style=STYLES[verdict["level"]])
+    stamps = {"kernel": "time stamps by the kernel", "user": "time stamps by the process"}
+    head.append(f"  {stamps.get(summary['stamp_source'], '')}", style="dim")
+    return [head, *(Text(f"  {reason['level']}: {reason['text']}") for reason in verdict["reasons"])]
+
+
+def _gates(summary: Mapping[str, Any]) -> list[Text]:
+    """A line for each gate; what is red made the exit code 1."""
+    return [
+        Text.assemble(
+            "gate ", ("kept  ", "bold green") if gate["kept"] else ("MISSED", "bold red"), f"  {gate['text']}"
+        )
+        for gate in summary.get("gates", ())
+    ]

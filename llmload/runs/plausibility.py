@@ -1,0 +1,90 @@
+"""A measured speed beside what the GPU's memory bandwidth allows, a load beside what its memory holds."""
+
+from typing import Any, Final
+
+from llmload.errors import ConfigError
+from llmload.scenario import Scenario
+from llmload.sizing.architecture import ModelSpec
+from llmload.sizing.catalogue import load_model
+from llmload.sizing.fit import Fit, default_format, fit, plan_deployment, pool_warning
+from llmload.sizing.gpus import find_gpu
+from llmload.sizing.speed import decode_bound_tokens_per_s, implausible, mbu
+
+FORMATS: Final = {"fp32": "fp32", "fp16": "bf16", "bf16": "bf16", "fp8": "fp8", "int8": "int8", "int4": "w4a16"}
+
+
+def bandwidth_use(scenario: Scenario, request_output_tokens_per_s: float | None) -> dict[str, Any] | None:
+    """
+    Return `{mbu, bound_tokens_per_s, implausible}` of a single request's speed.
+
+    None where it is not known: no speed, several users at a time, or a GPU or model that the catalogue does not have.
+    """
+    deployment = scenario.deployment
+    if request_output_tokens_per_s is None or getattr(scenario.load, "users", None) != 1 or not deployment.gpu:
+        return None
+    try:
+        model, gpu = _model_of(scenario), find_gpu(deployment.gpu)
+        weight_format = FORMATS[deployment.precision] if deployment.precision else default_format(model)
+        bound = decode_bound_tokens_per_s(model, gpu, gpus=deployment.gpus or 1, weight_format=weight_format)
+    except ConfigError:
+        return None
+    used = mbu(request_output_tokens_per_s, bound)
+    return {"mbu": used, "bound_tokens_per_s": bound, "implausible": implausible(used)}
+
+
+def memory_warning(scenario: Scenario, tokens_a_request: int) -> str | None:
+    """Return what to tell before a load that may not fit the KV cache; None where it does, or nothing is known."""
+    users = getattr(scenario.load, "users", None)
+    if users is None:
+        return None
+    try:
+        found = _fit_of(scenario)
+        return None if found is None else pool_warning(found, users, tokens_a_request)
+    except ConfigError:
+        return None
+
+
+def memory_estimate(scenario: Scenario) -> dict[str, float] | None:
+    """
+    Return the bytes that sizing expects on each GPU: `weights`, `overhead`, and `kv_cache`, which fills the rest.
+
+    Of a pipeline, those of its tightest stage. None where the catalogue does not have the GPU or the model, or where
+    the weights alone are too much.
+    """
+    try:
+        found = _fit_of(scenario)
+    except ConfigError:
+        return None
+    if found is None or found.tightest.pool_bytes.best < 0:
+        return None
+    stage = found.tightest
+    return {
+        "weights": stage.weights_bytes.best,
+        "overhead": stage.overhead.total_bytes.best,
+        "kv_cache": stage.pool_bytes.best,
+    }
+
+
+def _fit_of(scenario: Scenario) -> Fit | None:
+    """The scenario's deployment as sizing sees it; None without a GPU, ConfigError where something is not known."""
+    deployment = scenario.deployment
+    if not deployment.gpu:
+        return None
+    planned = plan_deployment(
+        _model_of(scenario),
+        find_gpu(deployment.gpu),
+        count=deployment.gpus or 1,
+        tensor=deployment.tensor_parallel,
+        weight_format=FORMATS[deployment.precision] if deployment.precision else None,
+    )
+    return fit(planned)
+
+
+def _model_of(scenario: Scenario) -> ModelSpec:
+    """The model as the sizing knows it, else as tables or requests call it; ConfigError where none is known."""
+    if scenario.model.catalogue is not None:
+        return load_model(scenario.model.catalogue)
+    try:
+        return load_model(scenario.model.name)
+    except ConfigError:
+        return load_model(scenario.model.request_name)

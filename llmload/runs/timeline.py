@@ -1,0 +1,165 @@
+"""A run over time, in equal bins: throughput, requests in flight, latencies, errors; and a sample of its requests."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from llmload.runs.request_table import Columns, Floats, Ints, Mask
+from llmload.stats.histogram import HistogramSeries
+
+WIDTHS_S: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
+MOST_BINS: Final = 240
+LEAST_BINS: Final = 24
+REQUESTS_A_BIN: Final = 10
+"""On average at least, as far as that leaves LEAST_BINS: fewer would draw their own chance."""
+LATENCIES: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
+SAMPLED: Final = 1_500
+"""How many requests are kept to be shown one by one."""
+
+
+def bin_width_s(span_s: float, requests: float) -> float:
+    """Return the width of the bins that a run of that length and about so many requests is shown in."""
+    bins = min(MOST_BINS, max(LEAST_BINS, requests / REQUESTS_A_BIN))
+    return next((width for width in WIDTHS_S if span_s / width <= bins), span_s / bins)
+
+
+@dataclass(slots=True)
+class Sample:
+    """Some requests drawn at random, each as likely as any other."""
+
+    keys: Floats = field(default_factory=lambda: np.empty(0))
+    rows: dict[str, Floats] = field(default_factory=dict)
+
+    def add(self, rows: dict[str, Floats], random: np.random.Generator) -> None:
+        """Offer requests as columns of one length; those with the smallest random keys stay."""
+        keys = np.concatenate([self.keys, random.random(len(next(iter(rows.values()))))])
+        kept = np.argpartition(keys, SAMPLED)[:SAMPLED] if len(keys) > SAMPLED else np.arange(len(keys))
+        self.keys = keys[kept]
+        self.rows = {
+            name: np.concatenate([self.rows.get(name, np.empty(0)), values])[kept] for name, values in rows.items()
+        }
+
+
+class Timeline:
+    """Bins of `width_s` from the run's start, the last up to its end; what lies outside falls into first or last."""
+
+    def __init__(self, width_s: float, span_s: float) -> None:
+        self.width_s, self.bins = width_s, max(1, math.ceil(span_s / width_s - 1 / 4))
+        self.span_s = span_s
+        self.tokens = np.zeros(self.bins)
+        """Output tokens by the arrival of their chunks; spread evenly over the answer where those were not recorded."""
+        self.completed: Ints = np.zeros(self.bins, dtype=np.int64)
+        self.censored: Ints = np.zeros(self.bins, dtype=np.int64)
+        self.errors: dict[str, Ints] = {}
+        self.latencies = {name: HistogramSeries(self.bins) for name in LATENCIES}
+        """Of answers, by their start; gaps between chunks by the arrival of the later one."""
+        self.sample = Sample()
+        self.evenly_spread = 0
+        """Answers whose tokens were spread evenly."""
+        self._busy_s = np.zeros(self.bins)
+        self._entered: Ints = np.zeros(self.bins + 1, dtype=np.int64)
+        self._ends_s = np.cumsum(self.widths_s)
+        self._random = np.random.default_rng(0)
+
+    @property
+    def widths_s(self) -> Floats:
+        """The width of each bin: the last is cut, or stretched by up to a quarter, to end with the run."""
+        widths_s = np.full(self.bins, self.width_s, dtype=np.float64)
+        widths_s[-1] = self.span_s - (self.bins - 1) * self.width_s
+        return widths_s
+
+    @property
+    def middles_s(self) -> list[float]:
+        """The middle of each bin, in seconds since the run's start."""
+        return [float(middle) for middle in np.cumsum(self.widths_s) - self.widths_s / 2]
+
+    @property
+    def in_flight(self) -> list[float]:
+        """The mean number of requests in flight in each bin."""
+        whole = np.cumsum(self._entered)[:-1] * self.widths_s
+        return [max(0.0, float(each)) for each in (whole + self._busy_s) / self.widths_s]
+
+    def add(self, columns: Columns) -> None:
+        """Count requests that have ended."""
+        completed, failed = columns.completed, columns.failed
+        done_places = self._places(columns.done_s)
+        self.completed += self._tally(done_places[completed])
+        self.censored += self._tally(done_places[~completed & ~failed])
+        for error in {each for each in columns.error if each is not None}:
+            which = np.fromiter((each == error for each in columns.error), np.bool_, len(columns))
+            self.errors.setdefault(error, np.zeros(self.bins, dtype=np.int64))
+            self.errors[error] += self._tally(done_places[which])
+        self._add_in_flight(columns)
+        self._add_tokens(columns, ~failed)
+        self._add_latencies(columns, completed)
+        self.sample.add(
+            {
+                "start_s": columns.start_s,
+                "e2e_s": columns.e2e_s,
+                "ttft_s": columns.numbers["ttft_s"],
+                "tpot_s": columns.numbers["tpot_s"],
+                "completed": completed.astype(np.float64),
+            },
+            self._random,
+        )
+
+    def _places(self, moments_s: Floats) -> Ints:
+        return np.clip((moments_s / self.width_s).astype(np.int64), 0, self.bins - 1)
+
+    def _tally(self, places: Ints) -> Ints:
+        return np.bincount(places, minlength=self.bins)
+
+    def _add_in_flight(self, columns: Columns) -> None:
+        """Each request is there from its start to its end: what is left of the bin, and every later bin whole."""
+        for moments_s, sign in ((columns.start_s, 1), (columns.done_s, -1)):
+            moments_s = np.clip(moments_s, 0.0, self.span_s)
+            places = self._places(moments_s)
+            left_s = self._ends_s[places] - moments_s
+            self._busy_s += sign * np.bincount(places, weights=left_s, minlength=self.bins)
+            self._entered[1:] += sign * self._tally(places)
+
+    def _add_tokens(self, columns: Columns, arrived: Mask) -> None:
+        tokens = np.where(arrived, np.nan_to_num(columns.numbers["output_tokens"]), 0.0)
+        by_chunk = columns.gaps > 0
+        if len(columns.gap_s):
+            each = np.repeat(tokens / np.maximum(columns.gaps, 1), columns.gaps)
+            self.tokens += np.bincount(self._places(columns.stamps_s()), weights=each, minlength=self.bins)
+        spread = ~by_chunk & (tokens > 0)
+        if spread.any():
+            first_s = columns.start_s + np.nan_to_num(columns.numbers["ttft_s"])
+            self._spread(first_s[spread], columns.done_s[spread], tokens[spread])
+            self.evenly_spread += int(np.count_nonzero(spread))
+
+    def _spread(self, from_s: Floats, to_s: Floats, amounts: Floats) -> None:
+        """Add amounts that arrive at an even rate: a running integral, read at both ends of each bin."""
+        ramps, steps = np.zeros(self.bins), np.zeros(self.bins + 1)
+        rates = amounts / np.maximum(to_s - from_s, 1e-9)
+        for moments_s, sign in ((from_s, 1.0), (to_s, -1.0)):
+            moments_s = np.clip(moments_s, 0.0, self.span_s)
+            places = self._places(moments_s)
+            left_s = self._ends_s[places] - moments_s
+            ramps += sign * np.bincount(places, weights=rates * left_s, minlength=self.bins)
+            steps[1:] += sign * np.bincount(places, weights=rates, minlength=self.bins)
+        self.tokens += np.maximum(0.0, ramps + np.cumsum(steps)[:-1] * self.widths_s)
+
+    def _add_latencies(self, columns: Columns, completed: Mask) -> None:
+        places = self._places(columns.start_s)
+        for name in ("ttft_s", "tpot_s", "e2e_s"):
+            values = columns.e2e_s if name == "e2e_s" else columns.numbers[name]
+            known = completed & ~np.isnan(values)
+            self.latencies[name].add(places[known], np.maximum(values[known], 0.0))
+        if len(columns.gap_s):
+            later = ~columns.first_of_each() & np.repeat(completed, columns.gaps)
+            arrived = self._places(columns.stamps_s()[later])
+            self.latencies["itl_s"].add(arrived, np.maximum(columns.gap_s[later], 0.0))
+
+
+def grouping(counts: npt.NDArray[np.int64], *, at_least: int = 40, least_groups: int = 8) -> int:
+    """Return how many neighbouring bins make one, so that in the middle of cases it holds `at_least` values."""
+    used = counts[counts > 0]
+    typical = float(np.median(used)) if len(used) else 1.0
+    wanted = int(np.ceil(at_least / max(typical, 1.0)))
+    return max(1, min(wanted, len(counts) // least_groups))

@@ -1,0 +1,1 @@
+"""GPU memory and speed bounds from a model's config; no load, no network."""

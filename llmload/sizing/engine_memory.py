@@ -1,0 +1,227 @@
+"""What an engine takes beside weights and KV cache: the peak of its warm-up, libraries, CUDA graphs."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmload.errors import ConfigError
+from llmload.sizing.architecture import Dense, Experts, LatentAttention, ModelSpec
+from llmload.sizing.gpus import Gpu
+from llmload.sizing.weights import ONE_GPU, Parallelism, rank_model
+
+# Inference engines as far as memory depends on them: their versions, settings and defaults.
+
+VLLM_LATEST = (0, 21)  # what an unnamed version is taken for; nothing that sizes memory is known to differ above it
+_GRAPHS_COUNTED_SINCE = (0, 21)  # vLLM's own log: "CUDA graph memory profiling is enabled (default since v0.21.0)"
+# sglang/srt/server_args.py of 0.4: the share that weights and KV cache may take, by GPUs of one copy.
+_SGLANG_SHARES: Mapping[int, float] = {16: 0.79, 8: 0.81, 4: 0.85, 2: 0.87, 1: 0.88}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """One engine as it will be started; its `utilization` is the share of a card's memory that it may use."""
+
+    name: str  # vllm or sglang
+    version: tuple[int, int]
+    utilization: float
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_tokens: int = 16
+    graphs: bool = True  # CUDA graphs are captured
+
+    @property
+    def counts_graphs(self) -> bool:
+        """Whether the engine sets the memory of its CUDA graphs aside before it sizes the KV cache."""
+        return self.graphs and self.name == "vllm" and self.version >= _GRAPHS_COUNTED_SINCE
+
+
+def engine_for(
+    gpu: Gpu,
+    name: str = "vllm",
+    version: str | None = None,
+    *,
+    utilization: float | None = None,
+    gpus: int = 1,
+    max_num_seqs: int | None = None,
+    max_num_batched_tokens: int | None = None,
+) -> Engine:
+    """
+    The engine with the defaults it takes on such a card; gpus: of one copy of the model.
+
+    Raises ConfigError for an engine, version or share of memory that is not known. Source: vLLM engine/arg_utils.py,
+    `get_batch_defaults`; SGLang server_args.py.
+    """
+    if name not in ("vllm", "sglang"):
+        raise ConfigError(f"engine {name!r} is not known; known: vllm, sglang")
+    if utilization is not None and not 0 < utilization <= 1:
+        raise ConfigError(f"utilization = {utilization} is not a share above 0 and up to 1")
+    seqs, batched = _batch_defaults(gpu)
+    release = parse_version(version) if version else VLLM_LATEST
+    return Engine(
+        name=name,
+        version=release,
+        utilization=utilization or default_utilization(name, release, gpus),
+        max_num_seqs=max_num_seqs or seqs,
+        max_num_batched_tokens=max_num_batched_tokens or batched,
+    )
+
+
+def parse_version(text: str) -> tuple[int, int]:
+    """The first two numbers of a version such as 0.19.0 or v0.8.5.post1; raises ConfigError where there are none."""
+    found = re.match(r"v?(\d+)\.(\d+)", text.strip())
+    if found is None:
+        raise ConfigError(f"engine version {text!r} does not begin with two numbers, as 0.19 does")
+    return int(found[1]), int(found[2])
+
+
+def default_utilization(name: str, version: tuple[int, int], gpus: int = 1) -> float:
+    """The share of a card's memory that the engine takes unasked; vLLM raised it when it began to count its graphs."""
+    if name == "sglang":
+        return next(share for least, share in _SGLANG_SHARES.items() if gpus >= least)
+    return 0.92 if version >= _GRAPHS_COUNTED_SINCE else 0.9
+
+
+def _batch_defaults(gpu: Gpu) -> tuple[int, int]:
+    """vLLM's max_num_seqs and max_num_batched_tokens for its API server on such a card."""
+    total_gib = gpu.usable_gib
+    if total_gib >= 160:
+        return 1024, 16384
+    if total_gib >= 70 and "a100" not in gpu.name.lower():
+        return 1024, 8192
+    return 256, 2048
+
+
+# An estimate that says how sure it is: the best figure and the bounds that measured runs stayed within.
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its bounds, low <= best <= high, all in the unit of the name it is stored under."""
+
+    low: float
+    best: float
+    high: float
+
+    @classmethod
+    def around(cls, best: float, share: float, least: float = 0.0) -> "Estimate":
+        """The best figure give or take a share of it, and no less than `least` in its own unit."""
+        margin = max(abs(best) * share, least)
+        return cls(best - margin, best, best + margin)
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        """Sum two parts whose errors may fall the same way, as they do when both follow one setting."""
+        return Estimate(self.low + other.low, self.best + other.best, self.high + other.high)
+
+    @property
+    def figures(self) -> tuple[float, float, float]:
+        """Low, best and high."""
+        return self.low, self.best, self.high
+
+    def left_of(self, whole: float) -> "Estimate":
+        """What is left of a whole when this is taken from it: the more is taken, the less is left."""
+        return Estimate(whole - self.high, whole - self.best, whole - self.low)
+
+    def rounded(self, digits: int) -> dict[str, float]:
+        """The three figures for JSON."""
+        return {"low": round(self.low, digits), "best": round(self.best, digits), "high": round(self.high, digits)}
+
+
+_GIB = 2**30
+_LEAN_SAMPLER_SINCE = (0, 17)
+_FAT_LOGIT_BYTES = 37.51  # what the sampler's warm-up took for each entry of its logits before
+_LOGIT_BYTES_BESIDE_OWN = 12  # and since, beside the logit itself
+MXFP4_EXPERT_STEP = 256  # vLLM pads the width of MXFP4 experts to a multiple of it: 2880 becomes 3072
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overhead:
+    """Bytes on one GPU that serve neither weights nor KV cache."""
+
+    activation_bytes: Estimate
+    non_torch_bytes: Estimate  # CUDA context, NCCL buffers and what libraries keep
+    graph_bytes: Estimate
+
+    @property
+    def total_bytes(self) -> Estimate:
+        """All of it."""
+        return self.activation_bytes + self.non_torch_bytes + self.graph_bytes
+
+
+def overhead(
+    model: ModelSpec,
+    engine: Engine,
+    parallelism: Parallelism = ONE_GPU,
+    *,
+    stage: int = 0,
+    weight_format: str = "bf16",
+) -> Overhead:
+    """
+    What vLLM takes on one rank of a pipeline stage, in bytes.
+
+    Formulas: fitted to the parts that vLLM 0.19 logged in 45 runs on H100, and checked against 8 runs of vLLM 0.11
+    (llm-d planner, results_raw.csv and empirical-vllm-memory-results.md); bounds are the widest errors seen there.
+    """
+    last = stage == parallelism.pipeline - 1
+    peak = activation_peak_bytes(model, engine, parallelism, last_stage=last, weight_format=weight_format)
+    graphs = Estimate(0.4, 0.85, 1.95) if engine.counts_graphs else Estimate(0.0, 0.0, 0.0)
+    return Overhead(
+        activation_bytes=Estimate.around(peak, 0.1, 0.15 * _GIB),
+        non_torch_bytes=_gib(_libraries_gib(engine, parallelism)),
+        graph_bytes=_gib(graphs),
+    )
+
+
+def activation_peak_bytes(
+    model: ModelSpec,
+    engine: Engine,
+    parallelism: Parallelism = ONE_GPU,
+    *,
+    last_stage: bool = True,
+    weight_format: str = "bf16",
+) -> float:
+    """
+    The peak of vLLM's warm-up on one rank: the sampler's logits or the widest layer, whichever is larger.
+
+    Experts run in a workspace that is kept, so theirs is added to the sampler's; MXFP4 kernels have none.
+    """
+    tokens, hidden = engine.max_num_batched_tokens, model.hidden_size
+    width = 4 if weight_format == "fp32" else 2
+    logit_bytes = _FAT_LOGIT_BYTES if engine.version < _LEAN_SAMPLER_SINCE else _LOGIT_BYTES_BESIDE_OWN + width
+    sampler = logit_bytes * engine.max_num_seqs * model.vocab_size if last_stage else 0.0
+    part = rank_model(model, parallelism)
+    experts = [layer.feed_forward for layer in part.decoder if isinstance(layer.feed_forward, Experts)]
+    if experts and weight_format != "mxfp4":
+        chosen = max(block.per_token * (3 * block.intermediate_size + hidden) for block in experts)
+        return sampler + width * tokens * chosen
+    widths = [layer.feed_forward.intermediate_size for layer in part.decoder if isinstance(layer.feed_forward, Dense)]
+    layer_peak = width * tokens * (3 * max(widths, default=0) + 2 * hidden)
+    return max(sampler, layer_peak) + width * tokens * hidden + 0.11 * _GIB
+
+
+def kept_tables_bytes(model: ModelSpec, parallelism: Parallelism = ONE_GPU) -> int:
+    """
+    Bytes that vLLM counts among the weights of a rank without their being parameters.
+
+    The table of rotary angles, for every position, and for latent attention the two projections it absorbs.
+    """
+    rotary = 2 * (model.max_position_tokens or 0) * model.rotary_dim
+    absorbed = sum(
+        2 * mixer.kv_lora_rank * (mixer.heads // parallelism.tensor) * (mixer.qk_nope_head_dim + mixer.v_head_dim)
+        for mixer in (layer.mixer for layer in model.decoder)
+        if isinstance(mixer, LatentAttention)
+    )
+    return rotary + absorbed // parallelism.pipeline
+
+
+def _libraries_gib(engine: Engine, parallelism: Parallelism) -> Estimate:
+    """What CUDA, NCCL and other libraries keep, by whether ranks talk within a layer, between layers or not at all."""
+    lean = engine.version >= _LEAN_SAMPLER_SINCE
+    if parallelism.tensor > 1:
+        return Estimate(2.0, 2.1, 2.25) if lean else Estimate(0.5, 0.55, 0.7)
+    if parallelism.pipeline > 1:
+        return Estimate(0.05, 0.2, 0.4)
+    return Estimate(0.2, 0.25, 0.5) if lean else Estimate(0.08, 0.13, 0.3)
+
+
+def _gib(estimate: Estimate) -> Estimate:
+    return Estimate(estimate.low * _GIB, estimate.best * _GIB, estimate.high * _GIB)

@@ -1,0 +1,370 @@
+"""From the cards at hand to a deployment: how to cut the model, how to start the engine, what to change if it fails."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import floor
+from typing import Literal
+
+from llmload.errors import ConfigError
+from llmload.sizing.architecture import ModelSpec
+from llmload.sizing.catalogue import hub_id
+from llmload.sizing.engine_memory import (
+    MXFP4_EXPERT_STEP,
+    Engine,
+    Estimate,
+    Overhead,
+    default_utilization,
+    engine_for,
+    kept_tables_bytes,
+    overhead,
+)
+from llmload.sizing.gpus import Gpu
+from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, BlockPool, KvCache, block_pool
+from llmload.sizing.weights import (
+    FROM_FILE,
+    ONE_GPU,
+    WEIGHT_FORMATS,
+    Parallelism,
+    check_parallelism,
+    parallel_problems,
+    rank_counts,
+    rank_model,
+    weights_bytes,
+)
+
+# Whether a model fits on given cards under an engine, how much it then serves, and how sure that is.
+
+_GIB = 2**30
+_UNCOUNTED_GIB = 2.0  # the most that a vision tower was seen to add; the least is nothing
+
+Verdict = Literal["fits", "may fit", "does not fit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A model on cards under an engine; `copies` of it serve side by side."""
+
+    model: ModelSpec
+    gpu: Gpu
+    engine: Engine
+    parallelism: Parallelism = ONE_GPU
+    copies: int = 1
+    weight_format: str = "bf16"
+    kv_dtype: str = "bf16"
+    context_tokens: int
+    users: int | None = None  # requests of full context at once; None: one must do
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFit:
+    """What one rank of a pipeline stage spends its memory on, in bytes."""
+
+    weights_bytes: Estimate
+    overhead: Overhead
+    pool_bytes: Estimate  # what is left for the KV cache; negative where weights alone are too much
+    blocks: BlockPool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """The verdict on a deployment; concurrency counts requests of the deployment's context, over all copies."""
+
+    deployment: Deployment
+    usable_bytes: float
+    stages: tuple[StageFit, ...]
+    concurrency: Estimate
+    pool_tokens: Estimate  # over all copies, in requests of that context
+    max_context_tokens: int  # the longest single request, by the best estimate and the model's own limit
+
+    @property
+    def tightest(self) -> StageFit:
+        """The stage that holds the fewest blocks, and so decides for all."""
+        return min(self.stages, key=lambda stage: stage.pool_bytes.best / stage.blocks.block_bytes)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the users' requests fit: surely, by the best estimate alone, or not."""
+        wanted = self.deployment.users or 1
+        if self.concurrency.low >= wanted:
+            return "fits"
+        return "may fit" if self.concurrency.best >= wanted else "does not fit"
+
+
+def fit(deployment: Deployment) -> Fit:
+    """
+    Work out what is left for the KV cache on each rank, and how many requests that holds.
+
+    Raises ConfigError for a cut that engines refuse, a format that is not known, or layers whose blocks are not known.
+    """
+    check_parallelism(deployment.model, deployment.parallelism)
+    usable = deployment.gpu.usable_gib * _GIB * deployment.engine.utilization
+    stages = tuple(_stage_fit(deployment, i, usable) for i in range(deployment.parallelism.pipeline))
+    blocks = _fewest_blocks(stages)
+    pool = stages[0].blocks
+    engine, context = deployment.engine, deployment.context_tokens
+    one_request = pool.blocks_per_request(context, engine.max_num_batched_tokens)
+    concurrency = Estimate(*(deployment.copies * count / one_request for count in blocks))
+    return Fit(
+        deployment=deployment,
+        usable_bytes=usable,
+        stages=stages,
+        concurrency=concurrency,
+        pool_tokens=Estimate(*(floor(requests * context) for requests in concurrency.figures)),
+        max_context_tokens=_longest(pool, blocks[1], deployment),
+    )
+
+
+def pool_warning(found: Fit, users: int, tokens: int) -> str | None:
+    """What to tell before a load of users x tokens each on this deployment; None where its KV cache surely holds it."""
+    wider = fit(replace(found.deployment, context_tokens=tokens, users=users))
+    if wider.verdict == "fits":
+        return None
+    least, best = floor(max(0.0, wider.concurrency.low)), floor(max(0.0, wider.concurrency.best))
+    held = f"{best:,}" if least == best else f"{least:,} to {best:,}"
+    return (
+        f"{users:,} users x {tokens:,} tokens are {users * tokens:,} tokens of KV cache; {found.deployment.gpu.name} "
+        f"holds {held} such requests at once: others wait, or are computed anew"
+    )
+
+
+def _stage_fit(deployment: Deployment, stage: int, usable: float) -> StageFit:
+    part = rank_model(deployment.model, deployment.parallelism, stage)
+    weights = rank_weights(deployment.model, deployment.weight_format, deployment.parallelism, stage)
+    extra = overhead(
+        deployment.model,
+        deployment.engine,
+        deployment.parallelism,
+        stage=stage,
+        weight_format=deployment.weight_format,
+    )
+    if deployment.engine.name == "sglang":  # its share is for weights and cache alone
+        pool = weights.left_of(usable)
+        pool = Estimate(pool.low - extra.non_torch_bytes.high, pool.best, pool.high)
+    else:
+        pool = (weights + extra.total_bytes).left_of(usable)
+    cache = KvCache(model=part, element_bytes=KV_ELEMENT_BYTES[deployment.kv_dtype])
+    return StageFit(
+        weights_bytes=weights,
+        overhead=extra,
+        pool_bytes=pool,
+        blocks=block_pool(cache, deployment.engine.block_tokens),
+    )
+
+
+def rank_weights(model: ModelSpec, weight_format: str, parallelism: Parallelism = ONE_GPU, stage: int = 0) -> Estimate:
+    """
+    Bytes that vLLM reports for the weights of one rank of a stage; the format "file" takes them as the files hold them.
+
+    Raises ConfigError for a format that is neither that nor in WEIGHT_FORMATS, and for "file" where no file was read.
+    Bounds: the weights of 34 runs of vLLM 0.19 lay within them.
+    """
+    tables = kept_tables_bytes(model, parallelism)
+    if weight_format == FROM_FILE and model.checkpoint is not None:
+        share = _rank_share(model, parallelism, stage)
+        return Estimate.around(model.checkpoint.tensor_bytes * share + tables, 0.005, 0.2 * _GIB)
+    if weight_format not in WEIGHT_FORMATS:
+        known = ", ".join(WEIGHT_FORMATS)
+        raise ConfigError(f"precision {weight_format!r} is not known for {model.name}; known: {known}, and file")
+    step = MXFP4_EXPERT_STEP if weight_format == "mxfp4" else 1
+    counts = rank_counts(model, parallelism, stage, step)
+    around = Estimate.around(weights_bytes(counts, WEIGHT_FORMATS[weight_format]) + tables, 0.005, 0.2 * _GIB)
+    return replace(around, high=around.high + _UNCOUNTED_GIB * _GIB) if model.uncounted else around
+
+
+def default_format(model: ModelSpec) -> str:
+    """The format a model's weights come in: as its files hold them, else as its config declares; raises ConfigError."""
+    if model.checkpoint is not None:
+        return FROM_FILE
+    if model.weight_format is None:
+        raise ConfigError(f"{model.source}: quantisation {model.quantisation!r} is not known: give --precision")
+    return model.weight_format
+
+
+def _rank_share(model: ModelSpec, parallelism: Parallelism, stage: int) -> float:
+    """A rank's share of the weights, each parameter counted alike: what is cut and what is copied differ little."""
+    return rank_counts(model, parallelism, stage).total / rank_counts(model, ONE_GPU).total
+
+
+def _fewest_blocks(stages: tuple[StageFit, ...]) -> tuple[int, int, int]:
+    """Blocks of the stage that has the fewest, for low, best and high; vLLM gives every stage that many."""
+    low = min(stage.blocks.blocks(max(0, int(stage.pool_bytes.low))) for stage in stages)
+    best = min(stage.blocks.blocks(max(0, int(stage.pool_bytes.best))) for stage in stages)
+    high = min(stage.blocks.blocks(max(0, int(stage.pool_bytes.high))) for stage in stages)
+    return low, best, high
+
+
+def _longest(pool: BlockPool, blocks: int, deployment: Deployment) -> int:
+    """The longest request in tokens that so many blocks hold, by halving; 0 where not even a block is left."""
+    limit = deployment.model.max_position_tokens
+    batched = deployment.engine.max_num_batched_tokens
+    shortest, longest = 0, limit or (blocks + 1) * pool.block_tokens
+    while shortest < longest:
+        middle = (shortest + longest + 1) // 2
+        if pool.blocks_per_request(middle, batched) <= blocks:
+            shortest = middle
+        else:
+            longest = middle - 1
+    return shortest
+
+
+_NARROWER = ("fp8", "w4a16")
+_NARROW = {"w4a16", "nf4", "nvfp4", "mxfp4", "q4_K", "q3_K", "q2_K"}
+_NARROW_KV, _BOTH = "an fp8 KV cache", "w4a16 weights and an fp8 KV cache"
+_CONTEXT_STEP = 1024
+_MOST_GPUS = 64
+
+
+def plan_parallelism(
+    model: ModelSpec, gpus: int, tensor: int | None = None, pipeline: int | None = None, *, expert: bool = False
+) -> tuple[Parallelism, int]:
+    """
+    How to cut the model over so many GPUs, and how many copies that makes: what is not given is chosen.
+
+    As much tensor parallelism as the model allows, then pipeline stages. Raises ConfigError when the GPUs do not
+    suffice for, or cannot be dealt evenly to, what was asked.
+    """
+    if tensor is None:
+        share = gpus // (pipeline or 1)
+        fitting = [n for n in range(1, share + 1) if share % n == 0]
+        tensor = next(n for n in reversed(fitting) if n == 1 or not parallel_problems(model, Parallelism(tensor=n)))
+        if pipeline is None and gpus // tensor <= len(model.decoder):
+            pipeline = gpus // tensor
+    found = Parallelism(tensor=tensor, pipeline=pipeline or 1, expert=expert)
+    if gpus % found.gpus:
+        raise ConfigError(f"{gpus} GPUs cannot be dealt to copies of TP {found.tensor} x PP {found.pipeline} evenly")
+    return found, gpus // found.gpus
+
+
+def plan_deployment(
+    model: ModelSpec,
+    gpu: Gpu,
+    *,
+    count: int = 1,
+    tensor: int | None = None,
+    pipeline: int | None = None,
+    expert: bool = False,
+    context_tokens: int | None = None,
+    users: int | None = None,
+    engine: str = "vllm",
+    engine_version: str | None = None,
+    utilization: float | None = None,
+    weight_format: str | None = None,
+    kv_dtype: str = "bf16",
+) -> Deployment:
+    """
+    The deployment that a few wishes mean; what is None is as the model comes, as the engine's defaults or as it fits.
+
+    Raises ConfigError for wishes that cannot be met, and where the model states no longest context and none is given.
+    """
+    parallelism, copies = plan_parallelism(model, count, tensor, pipeline, expert=expert)
+    longest = context_tokens or model.max_position_tokens
+    if longest is None:
+        raise ConfigError(f"{model.name} states no longest context: give --context")
+    return Deployment(
+        model=model,
+        gpu=gpu,
+        engine=engine_for(gpu, engine, engine_version, utilization=utilization, gpus=parallelism.gpus),
+        parallelism=parallelism,
+        copies=copies,
+        weight_format=weight_format or default_format(model),
+        kv_dtype=kv_dtype,
+        context_tokens=longest,
+        users=users,
+    )
+
+
+def remedies(found: Fit) -> list[str]:
+    """Changes of which each alone would make a deployment fit that does not surely fit, the cheapest first."""
+    if found.verdict == "fits":
+        return []
+    helpful = [text for text, changed in _changes(found) if _fits(changed)]
+    return [text for text in helpful if text != _BOTH or not {_NARROW_KV, "w4a16 weights"} & set(helpful)]
+
+
+def engine_flags(found: Fit) -> list[str]:
+    """The command that starts the engine as it was computed with, the model under its Hub id where it has one."""
+    plan = found.deployment
+    model = hub_id(plan.model.name)
+    engine, cut = plan.engine, plan.parallelism
+    if engine.name == "sglang":
+        line = ["python", "-m", "sglang.launch_server", "--model-path", model]
+        line += ["--context-length", str(plan.context_tokens), "--mem-fraction-static", f"{engine.utilization:g}"]
+        names = ("--tp-size", "--pp-size", "--dp-size")
+        fp8 = "fp8_e5m2"
+    else:
+        line = ["vllm", "serve", model, "--max-model-len", str(plan.context_tokens)]
+        line += ["--gpu-memory-utilization", f"{engine.utilization:g}"]
+        line += ["--max-num-seqs", str(engine.max_num_seqs)]
+        line += ["--max-num-batched-tokens", str(engine.max_num_batched_tokens)]
+        names = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
+        fp8 = "fp8"
+    for name, value in zip(names, (cut.tensor, cut.pipeline, plan.copies), strict=True):
+        line += [name, str(value)] if value > 1 else []
+    if cut.expert:
+        line += ["--enable-expert-parallel"] if engine.name == "vllm" else ["--ep-size", str(cut.tensor)]
+    return line + (["--kv-cache-dtype", fp8] if plan.kv_dtype == "fp8" else [])
+
+
+def command_line(words: list[str]) -> str:
+    """Words as they are typed in a shell."""
+    return shlex.join(words)
+
+
+def _changes(found: Fit) -> Iterator[tuple[str, Deployment]]:
+    plan = found.deployment
+    if (shorter := _shorter_context(found)) is not None:
+        yield f"a context of {shorter:,} tokens", replace(plan, context_tokens=shorter)
+    if plan.users and (fewer := int(found.concurrency.low)) > 0:
+        yield f"{fewer:,} users at once", replace(plan, users=fewer)
+    if plan.kv_dtype != "fp8":
+        yield _NARROW_KV, replace(plan, kv_dtype="fp8")
+    if plan.engine.utilization < 0.95 and plan.engine.name == "vllm":
+        yield "a utilisation of 0.95", replace(plan, engine=replace(plan.engine, utilization=0.95))
+    for form in _NARROWER if plan.weight_format not in _NARROW else ():
+        if form != plan.weight_format:
+            yield f"{form} weights", replace(plan, weight_format=form)
+    if plan.kv_dtype != "fp8" and plan.weight_format not in _NARROW:
+        yield _BOTH, replace(plan, kv_dtype="fp8", weight_format="w4a16")
+    yield from _more_gpus(plan)
+
+
+def _more_gpus(plan: Deployment) -> Iterator[tuple[str, Deployment]]:
+    """The fewest further cards of the same kind that suffice, as more tensor parallelism or as more copies."""
+    factor = 2
+    while factor * plan.parallelism.gpus * plan.copies <= _MOST_GPUS:
+        for copies in (1, 2, 4, 8, 16, 32, 64):
+            if factor % copies:
+                break
+            bigger = _grown(plan, factor // copies, copies)
+            if bigger is not None and _fits(bigger):
+                cut = bigger.parallelism
+                each = f", {bigger.copies} copies" if bigger.copies > 1 else ""
+                yield f"{cut.gpus * bigger.copies} x {plan.gpu.name}: TP {cut.tensor}{each}", bigger
+                return
+        factor *= 2
+
+
+def _grown(plan: Deployment, tensor_factor: int, copies_factor: int) -> Deployment | None:
+    """The deployment on more cards, its share of memory following the default; None where it cannot be cut."""
+    cut = replace(plan.parallelism, tensor=plan.parallelism.tensor * tensor_factor)
+    if parallel_problems(plan.model, cut):
+        return None
+    engine = plan.engine
+    if engine.utilization == default_utilization(engine.name, engine.version, plan.parallelism.gpus):
+        engine = replace(engine, utilization=default_utilization(engine.name, engine.version, cut.gpus))
+    return replace(plan, parallelism=cut, copies=plan.copies * copies_factor, engine=engine)
+
+
+def _shorter_context(found: Fit) -> int | None:
+    """The longest context in steps of 1,024 at which the users' requests surely fit; None where none does."""
+    plan = found.deployment
+    low, high = 0, plan.context_tokens // _CONTEXT_STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if _fits(replace(plan, context_tokens=middle * _CONTEXT_STEP)) else (low, middle - 1)
+    return low * _CONTEXT_STEP or None
+
+
+def _fits(deployment: Deployment) -> bool:
+    return fit(deployment).verdict == "fits"

@@ -1,0 +1,138 @@
+"""How a config says its weights are stored, in the names of WEIGHT_FORMATS."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmload.errors import ConfigError
+
+# Reading a Hugging Face config: each value checked when it is taken, each refusal names file, key and value.
+
+# GPT-2, MPT, T5 and their kin each named the same thing differently.
+_ALIASES: Mapping[str, tuple[str, ...]] = {
+    "hidden_size": ("d_model", "n_embd"),
+    "num_hidden_layers": ("num_layers", "n_layers", "n_layer"),
+    "num_attention_heads": ("num_heads", "n_heads", "n_head"),
+    "num_key_value_heads": ("num_kv_heads",),
+    "intermediate_size": ("d_ff", "ffn_dim", "n_inner", "ffn_hidden_size"),
+    "max_position_embeddings": ("n_positions", "max_seq_len"),
+    "n_routed_experts": ("num_local_experts", "num_experts"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HfConfig:
+    """A config dict and where it came from."""
+
+    values: Mapping[str, Any]
+    source: str
+
+    @property
+    def model_type(self) -> str:
+        """The architecture's name; raises ConfigError where the config has none."""
+        return self.text("model_type")
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """The string under key; raises ConfigError when it is missing without a default, or no string."""
+        value = self.values.get(key, default)
+        if value is None:
+            raise self.refusal(f"{key} is missing")
+        if not isinstance(value, str):
+            raise self.refusal(f"{key} = {value!r} is not a string")
+        return value
+
+    def has(self, key: str) -> bool:
+        """Whether the config states key, under any of its names, with a value other than null."""
+        return self._find(key)[1] is not None
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """The positive whole number under key; raises ConfigError when it is missing without a default."""
+        name, value = self._find(key)
+        if value is None:
+            value = default
+        if value is None:
+            raise self.refusal(
+                f"{key} is missing, and {self.values.get('model_type', 'the model')} cannot be sized without it"
+            )
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self.refusal(f"{name} = {value!r} is not a positive whole number")
+        return value
+
+    def optional_count(self, key: str) -> int | None:
+        """The positive whole number under key, or None where the config says null or nothing."""
+        return self.count(key) if self.has(key) else None
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """The boolean under key; raises ConfigError when it is something else."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.refusal(f"{key} = {value!r} is neither true nor false")
+        return value
+
+    def fraction(self, key: str, default: float) -> float:
+        """The number in (0, 1] under key, looked for in rope_parameters too; raises ConfigError when it is not one."""
+        rope = self.values.get("rope_parameters")
+        value = self.values.get(key)
+        if value is None and isinstance(rope, Mapping):
+            value = rope.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, int | float) or not 0 < value <= 1:
+            raise self.refusal(f"{key} = {value!r} is not a fraction between 0 and 1")
+        return float(value)
+
+    def refusal(self, problem: str) -> ConfigError:
+        """The error that says what is wrong in this config."""
+        return ConfigError(f"{self.source}: {problem}")
+
+    def _find(self, key: str) -> tuple[str, Any]:
+        for name in (key, *_ALIASES.get(key, ())):
+            value = self.values.get(name)
+            if value is not None:
+                return name, value
+        return key, None
+
+
+_BY_BITS: Mapping[tuple[str, int], str] = {
+    ("int", 4): "w4a16",
+    ("int", 8): "int8",
+    ("float", 8): "fp8",
+    ("float", 4): "nvfp4",
+}
+_BY_METHOD: Mapping[str, str] = {"mxfp4": "mxfp4", "fp8": "fp8", "fbgemm_fp8": "fp8"}
+_BY_DTYPE: Mapping[str, str] = {"float32": "fp32", "float16": "bf16", "bfloat16": "bf16"}
+
+
+def declared_format(values: Mapping[str, Any]) -> str | None:
+    """
+    The weight format that a config declares, "bf16" where it declares none; None for a quantisation that is not known.
+
+    Sources: the quantization_config of Transformers, compressed-tensors and ModelOptimizer.
+    """
+    declared = values.get("quantization_config")
+    if not isinstance(declared, Mapping):
+        return _BY_DTYPE.get(str(values.get("dtype") or values.get("torch_dtype") or "bfloat16"), "bf16")
+    method = str(declared.get("quant_method"))
+    if method in _BY_METHOD:
+        return _BY_METHOD[method]
+    if method == "bitsandbytes":
+        return "nf4" if declared.get("load_in_4bit") else "int8"
+    if method == "compressed-tensors":
+        return _compressed(declared)
+    if method == "modelopt":
+        return {"FP8": "fp8", "NVFP4": "nvfp4"}.get(str(declared.get("quant_algo")))
+    if method in ("awq", "gptq", "auto-round", "autoround"):
+        return _BY_BITS.get(("int", declared.get("bits", 4)))
+    return None
+
+
+def _compressed(declared: Mapping[str, Any]) -> str | None:
+    """The format of the first group of layers: others in one file are rare, and its header says more."""
+    groups = declared.get("config_groups")
+    group = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    if not isinstance(weights, Mapping):
+        return None
+    return _BY_BITS.get((str(weights.get("type")), int(weights.get("num_bits", 0))))

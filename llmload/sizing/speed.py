@@ -1,0 +1,190 @@
+"""The seed document's speed table beside what its GPUs' memory allows: MBU by cell, and the cell that stands out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from llmload.errors import ConfigError
+from llmload.sizing.architecture import Experts, ModelSpec, ParameterCounts, count_parameters
+from llmload.sizing.catalogue import load_model, read_data
+from llmload.sizing.gpus import Gpu, find_gpu
+from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
+from llmload.sizing.weights import FROM_FILE, WEIGHT_FORMATS, weights_bytes
+
+# How fast a deployment can be at best: each step reads the weights and the cache once, each token is computed once.
+
+_PEERS_NEEDED = 4
+_FAR_FROM_PEERS = 5.0  # deviations; for normal scatter that is 1 in 1,000
+_LOW_BESIDE_PEERS = 2 / 3
+
+
+def decode_step_bytes(
+    model: ModelSpec, *, weight_format: str = "bf16", kv_dtype: str = "bf16", context_tokens: int = 0, batch: int = 1
+) -> float:
+    """
+    Bytes that one decoding step of a batch reads from memory, over all GPUs: weights once, each sequence's cache.
+
+    Of an untied input embedding only the rows of the batch are read; of experts those that some token chose, chosen at
+    random. Raises ConfigError for a format that is not known. Source: Pope et al. 2022, section 2.
+    """
+    counts = count_parameters(model)
+    looked_up = counts.embed if counts.lm_head else 0
+    read = replace(
+        counts,
+        embed=counts.embed - looked_up + (batch * model.hidden_size if looked_up else 0),
+        experts=round(counts.experts * _share_of_experts_read(model, batch)),
+    )
+    cache = KvCache(model=model, element_bytes=KV_ELEMENT_BYTES[kv_dtype])
+    return _weights_read(model, read, weight_format) + batch * cache.sequence_bytes(context_tokens)
+
+
+def decode_bound_tokens_per_s(
+    model: ModelSpec,
+    gpu: Gpu,
+    *,
+    gpus: int = 1,
+    weight_format: str = "bf16",
+    kv_dtype: str = "bf16",
+    context_tokens: int = 0,
+    batch: int = 1,
+) -> float:
+    """
+    The most tokens a second that a batch of sequences can decode, all together, on so many GPUs with one copy.
+
+    bound = batch x GPUs x bandwidth / bytes a step, or the arithmetic's limit where that is lower. The source is the
+    roofline model (Williams et al. 2009) on the card's data sheet.
+    """
+    step_bytes = decode_step_bytes(
+        model, weight_format=weight_format, kv_dtype=kv_dtype, context_tokens=context_tokens, batch=batch
+    )
+    by_memory = batch * gpus * gpu.bandwidth_gb_per_s * 1e9 / step_bytes
+    by_arithmetic = prefill_bound_tokens_per_s(model, gpu, gpus=gpus)
+    return by_memory if by_arithmetic is None else min(by_memory, by_arithmetic)
+
+
+def prefill_bound_tokens_per_s(model: ModelSpec, gpu: Gpu, *, gpus: int = 1) -> float | None:
+    """The most prompt tokens a second, 2 operations an active parameter; None where the card's speed is unknown."""
+    if gpu.tensor_16bit_tflops is None:
+        return None
+    counts = count_parameters(model)
+    computed = counts.active - (counts.embed if counts.lm_head else 0)
+    return gpus * gpu.tensor_16bit_tflops * 1e12 / (2 * computed)
+
+
+def mbu(measured_tokens_per_s: float, bound_tokens_per_s: float) -> float:
+    """Memory bandwidth utilisation: the share of the bound that was measured; more than 1 cannot be."""
+    return measured_tokens_per_s / bound_tokens_per_s
+
+
+def implausible(utilization: float, peers: Sequence[float] = ()) -> str | None:
+    """
+    Why a bandwidth utilisation cannot be believed as it stands, in a sentence; None where it can.
+
+    Above 1 it is impossible. Far below its peers (other models under the same engine and cards, without itself) it is
+    doubtful: by more than five median deviations, and below two thirds of their median. Fewer than four peers tell
+    nothing.
+    """
+    if utilization > 1:
+        return f"{utilization:.0%} of the bandwidth bound: faster than the weights can be read"
+    if len(peers) < _PEERS_NEEDED:
+        return None
+    middle = median(peers)
+    deviation = median(abs(peer - middle) for peer in peers)
+    if utilization < _LOW_BESIDE_PEERS * middle and middle - utilization > _FAR_FROM_PEERS * deviation:
+        return f"{utilization:.1%} of the bandwidth bound, where its peers have {min(peers):.0%} to {max(peers):.0%}"
+    return None
+
+
+def _weights_read(model: ModelSpec, read: ParameterCounts, weight_format: str) -> float:
+    """The bytes of these parameters; from weight files as their share of all, each parameter counted alike."""
+    if weight_format == FROM_FILE and model.checkpoint is not None:
+        language_bytes = model.checkpoint.tensor_bytes - model.checkpoint.beside_language_bytes
+        return language_bytes * read.total / count_parameters(model).total
+    if weight_format not in WEIGHT_FORMATS:
+        raise ConfigError(f"precision {weight_format!r} is not known; known: {', '.join(WEIGHT_FORMATS)}")
+    return weights_bytes(read, WEIGHT_FORMATS[weight_format])
+
+
+def _share_of_experts_read(model: ModelSpec, batch: int) -> float:
+    """The share of all expert weights that a batch touches: 1 - (1 - k/E)^batch of each layer's."""
+    size, read = 0.0, 0.0
+    for block, layers in Counter(layer.feed_forward for layer in model.layers).items():
+        if isinstance(block, Experts):
+            weight = layers * block.count * block.intermediate_size
+            size += weight
+            read += weight * (1 - (1 - block.per_token / block.count) ** batch)
+    return read / size if size else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedCell:
+    """One measured speed, its share of the bound, and why that cannot be believed, if so."""
+
+    tokens_per_s: float
+    mbu: float
+    implausible: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedRow:
+    """One model: its bound at batch 1 without context, and a cell by engine; None was not measured."""
+
+    model: str
+    gpus: int
+    bound_tokens_per_s: float
+    cells: dict[str, SpeedCell | None]
+
+
+def seed_speed_rows() -> list[SpeedRow]:
+    """The seed's six models in 16 bits on A100s; a cell's peers are the other models under its engine."""
+    data = read_data("seed_speeds.json")
+    gpu, engines = find_gpu(data["gpu"]), data["engines"]
+    bounds = [
+        decode_bound_tokens_per_s(load_model(row["catalogue"]), gpu, gpus=row["gpus"], weight_format="bf16")
+        for row in data["rows"]
+    ]
+    shares = [
+        [None if speed is None else mbu(speed, bound) for speed in row["tokens_per_s"]]
+        for row, bound in zip(data["rows"], bounds, strict=True)
+    ]
+    rows = []
+    for i, (row, bound) in enumerate(zip(data["rows"], bounds, strict=True)):
+        cells: dict[str, SpeedCell | None] = {}
+        for j, engine in enumerate(engines):
+            share, speed = shares[i][j], row["tokens_per_s"][j]
+            peers = [value for k, other in enumerate(shares) if k != i and (value := other[j]) is not None]
+            cells[engine] = (
+                None
+                if share is None
+                else SpeedCell(tokens_per_s=speed, mbu=share, implausible=implausible(share, peers))
+            )
+        rows.append(SpeedRow(model=row["model"], gpus=row["gpus"], bound_tokens_per_s=bound, cells=cells))
+    return rows
+
+
+def seed_speed_markdown(rows: list[SpeedRow]) -> str:
+    """The rows in Markdown: tokens a second (MBU), implausible cells marked and explained below."""
+    engines = list(rows[0].cells)
+    lines = [("Model", "GPUs", "bound, tokens/s", *engines)]
+    lines += [
+        (row.model, str(row.gpus), f"{row.bound_tokens_per_s:.1f}", *(_cell(row.cells[engine]) for engine in engines))
+        for row in rows
+    ]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    text = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines]
+    text.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    reasons = [
+        rf"\* {row.model} on {engine}: {cell.implausible}"
+        for row in rows
+        for engine, cell in row.cells.items()
+        if cell and cell.implausible
+    ]
+    return "\n".join([*text, "", *reasons])
+
+
+def _cell(cell: SpeedCell | None) -> str:
+    if cell is None:
+        return ""
+    mark = r" \*" if cell.implausible else ""
+    return f"{cell.tokens_per_s:.2f} ({cell.mbu:.1%}){mark}"

@@ -1,0 +1,336 @@
+"""A model's data sheet: its parameters, its weights in each format, and what a context keeps."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from llmload.sizing.architecture import ModelSpec, ParameterCounts, count_parameters
+from llmload.sizing.engine_memory import Estimate
+from llmload.sizing.fit import Fit, command_line, engine_flags, remedies
+from llmload.sizing.gpus import Gpu
+from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
+from llmload.sizing.speed import (
+    decode_bound_tokens_per_s,
+    decode_step_bytes,
+    implausible,
+    mbu,
+    prefill_bound_tokens_per_s,
+)
+from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
+
+# Speed bounds laid out: what memory bandwidth allows, beside what was measured.
+
+
+def bound_json(
+    model: ModelSpec,
+    gpu: Gpu,
+    *,
+    gpus: int,
+    weight_format: str,
+    kv_dtype: str,
+    context_tokens: int,
+    batches: Sequence[int],
+    measured_tokens_per_s: float | None = None,
+) -> dict[str, object]:
+    """The bounds by batch size, every unit in its key; a measured speed is that of the first batch, all together."""
+    rows = []
+    for batch in batches:
+        step_bytes = decode_step_bytes(
+            model, weight_format=weight_format, kv_dtype=kv_dtype, context_tokens=context_tokens, batch=batch
+        )
+        bound = decode_bound_tokens_per_s(
+            model,
+            gpu,
+            gpus=gpus,
+            weight_format=weight_format,
+            kv_dtype=kv_dtype,
+            context_tokens=context_tokens,
+            batch=batch,
+        )
+        rows.append({"batch": batch, "step_gib": step_bytes / _GIB, "bound_tokens_per_s": bound})
+    prefill = prefill_bound_tokens_per_s(model, gpu, gpus=gpus)
+    found: dict[str, object] = {
+        "model": model.name,
+        "gpu": gpu.name,
+        "gpus": gpus,
+        "precision": weight_format,
+        "kv_dtype": kv_dtype,
+        "context_tokens": context_tokens,
+        "decode": rows,
+        "prefill_bound_tokens_per_s": prefill,
+    }
+    if measured_tokens_per_s is not None:
+        share = mbu(measured_tokens_per_s, float(rows[0]["bound_tokens_per_s"]))
+        found |= {"measured_tokens_per_s": measured_tokens_per_s, "mbu": share, "implausible": implausible(share)}
+    return found
+
+
+def bound_text(found: dict[str, object]) -> str:
+    """The bounds for people."""
+    lines = [
+        f"{found['model']} on {found['gpus']} x {found['gpu']}: at best",
+        f"  weights {found['precision']}, KV cache {found['kv_dtype']}, {found['context_tokens']:,} tokens of context",
+        "",
+        f"{'sequences':>11}{'GiB a step':>12}{'tokens/s':>12}{'each':>10}",
+    ]
+    rows = found["decode"]
+    for row in rows if isinstance(rows, list) else []:
+        bound, batch = row["bound_tokens_per_s"], row["batch"]
+        lines.append(f"{batch:>11,}{row['step_gib']:>12.2f}{bound:>12,.1f}{bound / batch:>10,.1f}")
+    prefill = found["prefill_bound_tokens_per_s"]
+    if isinstance(prefill, float):
+        lines += ["", f"prompt tokens, at most {prefill:,.0f} a second"]
+    if "mbu" in found:
+        lines += ["", f"measured {found['measured_tokens_per_s']:,.2f} tokens/s: MBU {found['mbu']:.1%}"]
+        lines += [f"implausible: {found['implausible']}"] if found["implausible"] else []
+    return "\n".join(lines)
+
+
+# A fit laid out for people and for programs.
+
+_GIB = 2**30
+
+
+def fit_json(found: Fit) -> dict[str, object]:
+    """The fit with every unit in its key; parts are those of one GPU of the tightest stage."""
+    plan, tight = found.deployment, found.tightest
+    return {
+        "verdict": found.verdict,
+        "model": plan.model.name,
+        "gpu": plan.gpu.name,
+        "gpu_memory_gib": round(plan.gpu.usable_gib, 2),
+        "gpu_memory_is_measured": plan.gpu.total_gib is not None,
+        "gpus": plan.parallelism.gpus * plan.copies,
+        "tensor_parallel": plan.parallelism.tensor,
+        "pipeline_parallel": plan.parallelism.pipeline,
+        "expert_parallel": plan.parallelism.expert,
+        "copies": plan.copies,
+        "engine": plan.engine.name,
+        "engine_version": ".".join(map(str, plan.engine.version)),
+        "utilization": plan.engine.utilization,
+        "max_num_seqs": plan.engine.max_num_seqs,
+        "max_num_batched_tokens": plan.engine.max_num_batched_tokens,
+        "precision": plan.weight_format,
+        "kv_dtype": plan.kv_dtype,
+        "context_tokens": plan.context_tokens,
+        "users": plan.users,
+        "usable_gib": round(found.usable_bytes / _GIB, 3),
+        "weights_gib": _gib(tight.weights_bytes).rounded(3),
+        "activation_gib": _gib(tight.overhead.activation_bytes).rounded(3),
+        "non_torch_gib": _gib(tight.overhead.non_torch_bytes).rounded(3),
+        "cuda_graphs_gib": _gib(tight.overhead.graph_bytes).rounded(3),
+        "kv_pool_gib": _gib(tight.pool_bytes).rounded(3),
+        "pool_tokens": found.pool_tokens.rounded(0),
+        "max_concurrency": found.concurrency.rounded(2),
+        "max_context_tokens": found.max_context_tokens,
+        "would_make_it_fit": remedies(found),
+        "command": engine_flags(found),
+        "notes": fit_notes(found),
+    }
+
+
+def fit_text(found: Fit) -> str:
+    """The fit for people, no wider than 80 columns but for the command line."""
+    plan, tight = found.deployment, found.tightest
+    cut = f"TP {plan.parallelism.tensor}" + (
+        f", PP {plan.parallelism.pipeline}" if plan.parallelism.pipeline > 1 else ""
+    )
+    copies = f", {plan.copies} copies" if plan.copies > 1 else ""
+    gpus = plan.parallelism.gpus * plan.copies
+    share = f"{plan.gpu.usable_gib:.2f} x {plan.engine.utilization:g}"
+    asked = f"{plan.users:,} requests" if plan.users else "one request"
+    lines = [
+        f"{plan.model.name} on {gpus} x {plan.gpu.name}: {found.verdict.upper()}",
+        f"  for {asked} of {plan.context_tokens:,} tokens; {cut}{copies},",
+        f"  weights {plan.weight_format}, KV cache {plan.kv_dtype}",
+        "",
+        f"{'GiB on each GPU':<28}{'low':>11}{'best':>11}{'high':>11}",
+        f"  {'usable':<26}{'':>11}{found.usable_bytes / _GIB:>11.2f}   {share}",
+        _row("weights", _gib(tight.weights_bytes), 2),
+    ]
+    if plan.engine.name == "vllm":
+        lines.append(_row("activations", _gib(tight.overhead.activation_bytes), 2))
+        lines.append(_row("CUDA, NCCL, libraries", _gib(tight.overhead.non_torch_bytes), 2))
+    if plan.engine.counts_graphs:
+        lines.append(_row("CUDA graphs", _gib(tight.overhead.graph_bytes), 2))
+    lines += [
+        _row("left for the KV cache", _gib(tight.pool_bytes), 2),
+        "",
+        _row("KV cache, tokens", found.pool_tokens, 0),
+        _row("requests at once", found.concurrency, 2),
+        f"  {'longest single request':<26}{'':>11}{found.max_context_tokens:>11,}",
+    ]
+    if changes := remedies(found):
+        lines += ["", "Any one of these would make it fit:", *(f"  - {change}" for change in changes)]
+    elif found.verdict == "does not fit":
+        lines += ["", "No single change that is known here would make it fit."]
+    if notes := fit_notes(found):
+        lines += ["", *(f"Note: {note}" for note in notes)]
+    if found.verdict != "does not fit":
+        lines += ["", command_line(engine_flags(found))]
+    return "\n".join(lines)
+
+
+def fit_notes(found: Fit) -> list[str]:
+    """What the figures leave out or lean on, a sentence each."""
+    plan = found.deployment
+    notes = []
+    if plan.engine.name == "sglang":
+        notes.append("SGLang's share is for weights and cache alone; its figures are not measured here.")
+    elif plan.engine.version < (0, 11):
+        notes.append("vLLM before 0.11 was not measured; its warm-up took other amounts.")
+    elif "H100" not in plan.gpu.name:
+        notes.append("the overhead was measured on H100 only.")
+    if plan.gpu.total_gib is None:
+        notes.append(f"what {plan.gpu.name} reports as its memory is not known here: 97 % of its name is taken.")
+    if plan.model.uncounted:
+        notes.append(f"not counted: {', '.join(plan.model.uncounted)}; up to 2 GiB are held against the low estimate.")
+    if plan.parallelism.tensor > 1 and plan.gpu.nvlink_gb_per_s == 0:
+        notes.append(f"{plan.gpu.name} has no NVLink: tensor parallelism will be bound by PCIe.")
+    limit = plan.model.max_position_tokens
+    if limit is not None and plan.context_tokens > limit:
+        notes.append(f"the model was made for {limit:,} tokens of context.")
+    if plan.users and plan.users > plan.engine.max_num_seqs * plan.copies:
+        notes.append(f"the engine admits {plan.engine.max_num_seqs} requests a copy at once: raise --max-num-seqs.")
+    if KvCache(model=plan.model).state_bytes:
+        notes.append("recurrent states share blocks in other ways from version to version.")
+    return notes
+
+
+def _row(name: str, estimate: Estimate, digits: int) -> str:
+    cells = "".join(f"{value:>11,.{digits}f}" for value in (estimate.low, estimate.best, estimate.high))
+    return f"  {name:<26}{cells}"
+
+
+def _gib(estimate: Estimate) -> Estimate:
+    return Estimate(estimate.low / _GIB, estimate.best / _GIB, estimate.high / _GIB)
+
+
+_CONTEXTS_TOKENS = (2048, 8192, 32768, 131072)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSheet:
+    """What a model needs before any engine is chosen: sizes in bytes, contexts in tokens."""
+
+    model: ModelSpec
+    counts: ParameterCounts
+    kv_dtype: str
+    weights_bytes: dict[str, int]
+    kv_bytes_per_token: int
+    kv_bytes_per_token_beyond_windows: int
+    kv_bytes_per_input_token: int
+    state_bytes: int
+    sequence_bytes: dict[int, int]  # by context; the encoder's input is not in it
+
+
+def model_sheet(model: ModelSpec, kv_dtype: str = "bf16") -> ModelSheet:
+    """The data sheet of a model whose cache is stored as kv_dtype, one of KV_ELEMENT_BYTES."""
+    counts = count_parameters(model)
+    cache = KvCache(model=model, element_bytes=KV_ELEMENT_BYTES[kv_dtype])
+    longest = model.max_position_tokens
+    contexts = sorted(
+        {c for c in _CONTEXTS_TOKENS if longest is None or c < longest} | ({longest} if longest else set())
+    )
+    return ModelSheet(
+        model=model,
+        counts=counts,
+        kv_dtype=kv_dtype,
+        weights_bytes={name: weights_bytes(counts, form) for name, form in WEIGHT_FORMATS.items()},
+        kv_bytes_per_token=cache.bytes_per_token,
+        kv_bytes_per_token_beyond_windows=cache.bytes_per_token_beyond_windows,
+        kv_bytes_per_input_token=cache.bytes_per_input_token,
+        state_bytes=cache.state_bytes,
+        sequence_bytes={context: cache.sequence_bytes(context) for context in contexts},
+    )
+
+
+def sheet_json(sheet: ModelSheet) -> dict[str, object]:
+    """The sheet for programs, every unit in its key."""
+    counts = sheet.counts
+    model = sheet.model
+    return {
+        "model": model.name,
+        "model_type": model.model_type,
+        "source": model.source,
+        "layers": len(model.encoder) + len(model.decoder),
+        "hidden_size": model.hidden_size,
+        "vocab_size": model.vocab_size,
+        "max_position_tokens": model.max_position_tokens,
+        "quantisation_declared": model.quantisation,
+        "uncounted": list(model.uncounted),
+        "checkpoint": asdict(model.checkpoint) if model.checkpoint else None,
+        "params": {
+            **{key: value for key, value in asdict(counts).items() if key != "idle_experts"},
+            "backbone": counts.backbone,
+            "total": counts.total,
+            "active": counts.active,
+            "read_per_token": counts.read_per_token,
+        },
+        "weights_bytes": sheet.weights_bytes,
+        "kv_dtype": sheet.kv_dtype,
+        "kv_bytes_per_token": sheet.kv_bytes_per_token,
+        "kv_bytes_per_token_beyond_windows": sheet.kv_bytes_per_token_beyond_windows,
+        "kv_bytes_per_input_token": sheet.kv_bytes_per_input_token,
+        "state_bytes": sheet.state_bytes,
+        "sequence_bytes_by_context_tokens": sheet.sequence_bytes,
+    }
+
+
+def sheet_text(sheet: ModelSheet) -> str:
+    """The sheet for people, in GiB and KiB."""
+    return "\n".join([*_heading(sheet.model), *_parameters(sheet.counts), *_weights(sheet), *_cache(sheet)])
+
+
+def _heading(model: ModelSpec) -> list[str]:
+    stacks = f"{len(model.encoder)} + {len(model.decoder)}" if model.encoder else str(len(model.decoder))
+    limit = f"{model.max_position_tokens:,} tokens" if model.max_position_tokens else "no fixed limit"
+    sizes = f"{stacks} layers, hidden size {model.hidden_size:,}, vocabulary {model.vocab_size:,}"
+    lines = [f"{model.name}: {model.model_type}, {sizes}, context {limit}"]
+    if model.uncounted:
+        lines.append(f"Language model only, not counted: {', '.join(model.uncounted)}")
+    if model.quantisation:
+        lines.append(f"The config declares quantised weights: {model.quantisation}")
+    if model.checkpoint:
+        types = ", ".join(f"{name} {size / _GIB:,.3f}" for name, size in model.checkpoint.bytes_by_type)
+        lines.append(f"Its files hold {model.checkpoint.tensor_bytes / _GIB:,.3f} GiB{f': {types}' if types else ''}")
+    return lines
+
+
+def _parameters(counts: ParameterCounts) -> list[str]:
+    parts = {
+        "embedding": counts.embed,
+        "attention": counts.attention,
+        "MLP": counts.mlp,
+        "experts": counts.experts,
+        "router": counts.router,
+        "norms": counts.norms,
+        "LM head": counts.lm_head,
+    }
+    lines = [f"  {name:<18}{count:>19,}" for name, count in parts.items() if count]
+    lines.append(f"  {'total':<18}{counts.total:>19,}")
+    if counts.idle_experts:
+        lines.append(f"  {'active per token':<18}{counts.active:>19,}")
+    tied = "" if counts.lm_head else " (LM head tied to the embedding)"
+    return ["", f"Parameters{tied}", *lines]
+
+
+def _weights(sheet: ModelSheet) -> list[str]:
+    cells = [f"{name:<6}{size / _GIB:>9,.2f}" for name, size in sheet.weights_bytes.items()]
+    return ["", "Weights, GiB", *(f"  {'    '.join(cells[i : i + 4])}" for i in range(0, len(cells), 4))]
+
+
+def _cache(sheet: ModelSheet) -> list[str]:
+    lines = ["", f"KV cache, {sheet.kv_dtype}, one sequence", f"  a token {_kib(sheet.kv_bytes_per_token)}"]
+    if sheet.kv_bytes_per_token_beyond_windows != sheet.kv_bytes_per_token:
+        lines.append(f"  a token once the windows are full {_kib(sheet.kv_bytes_per_token_beyond_windows)}")
+    if sheet.kv_bytes_per_input_token:
+        lines.append(
+            f"  a token of the encoder's input {_kib(sheet.kv_bytes_per_input_token)}, not in the contexts below"
+        )
+    if sheet.state_bytes:
+        lines.append(f"  recurrent state {_kib(sheet.state_bytes)}, whatever the length")
+    return lines + [f"  {tokens:>9,} tokens {size / _GIB:>9,.3f} GiB" for tokens, size in sheet.sequence_bytes.items()]
+
+
+def _kib(size_bytes: int) -> str:
+    return f"{size_bytes / 1024:,.2f}".rstrip("0").rstrip(".") + " KiB"

@@ -1,0 +1,1 @@
+"""Distributions that merge, and intervals for samples that depend on each other."""

@@ -1,0 +1,294 @@
+"""A suite at work: one deployment after the other, one cell after the other, whatever fails on the way."""
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from llmload.errors import EngineError, RunFolderError
+from llmload.loadgen.command import locust_arguments
+from llmload.metrics.validity import Level
+from llmload.report.gates import failed
+from llmload.runs.folder import SUMMARY, RunFolder
+from llmload.scenario.shipped import find_scenario
+from llmload.sizing.gpus import local_gpus
+from llmload.suite.launch import POLL_S, RunningDeployment, deployed, launch, quoted, wait_until_freed
+from llmload.suite.plan import Cell, DeploymentPlan, SuitePlan
+from llmload.suite.state import Status, SuiteProgress, SuiteState, time_left_s
+
+# One measurement: the Locust command that `llmload run` would start, watched until it ends or its engine does.
+
+RUN_GRACE_S: Final = 5.0
+"""Whoever stops a run half way wants none of its figures, so it is not drained."""
+WARMUP_MAX_TOKENS: Final = 32
+WARMUP_PROMPTS: Final = (
+    "Name a colour.",
+    "Count from one to twenty in words.",
+    "What is a tide?",
+    "Write two sentences about a ship.",
+    "Say good morning in three languages.",
+    "Which animals sleep in winter?",
+)
+"""Prompts of its own, so that no measured prompt is in the engine's prefix cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """How a measurement ended."""
+
+    status: Status
+    reason: str | None
+    folder: Path | None
+
+
+def run_arguments(cell: Cell, url: str, out: Path, command: str | None) -> list[str]:
+    """Return the arguments of the Locust command that measures the cell."""
+    settings = list(cell.settings)
+    if command is not None and cell.scenario.deployment.command is None:
+        settings.append(f"deployment.command={orjson.dumps(command).decode()}")
+    changes: dict[str, str | int | None] = {"base_url": url, "out": str(out), "processes": cell.processes}
+    return locust_arguments(cell.scenario_file, changes, settings)
+
+
+def warmup_arguments(plan: DeploymentPlan, url: str, out: Path, prompts: Path, requests: int) -> list[str]:
+    """Return the arguments of the Locust command that warms a deployment up: few requests, one at a time."""
+    scenario = plan.cells[0].scenario
+    said = {
+        "engine.name": scenario.engine.name,
+        "engine.api": scenario.engine.api,
+        "engine.api_key_env": scenario.engine.api_key_env,
+        "engine.ca_file": scenario.engine.ca_file,
+        "engine.verify_tls": scenario.engine.verify_tls,
+        "model.name": scenario.model.name,
+        "model.served_as": scenario.model.request_name,
+        "prompts.source": str(prompts.resolve()),
+        "prompts.repeat": True,
+        "prompts.count": min(requests, len(WARMUP_PROMPTS)),
+        "request.max_tokens": min(WARMUP_MAX_TOKENS, scenario.request.max_tokens or WARMUP_MAX_TOKENS),
+    }
+    settings = [f"{key}={orjson.dumps(value).decode()}" for key, value in said.items() if value is not None]
+    changes: dict[str, str | int | None] = {"base_url": url, "out": str(out), "requests": requests}
+    return locust_arguments(find_scenario("lima-speed"), changes, settings)
+
+
+def warm_up(plan: DeploymentPlan, running: RunningDeployment, folder: Path, requests: int) -> None:
+    """Send a few requests whose figures are dropped; EngineError if none of them was answered."""
+    if not requests:
+        return
+    out = folder / "warm-up" / plan.engine / plan.model
+    prompts = folder / "warm-up" / "prompts.jsonl"
+    prompts.parent.mkdir(parents=True, exist_ok=True)
+    lines = [{"messages": [{"role": "user", "content": text}]} for text in WARMUP_PROMPTS]
+    prompts.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    shutil.rmtree(out, ignore_errors=True)
+    arguments = warmup_arguments(plan, running.url, out, prompts, requests)
+    ended = _run(arguments, running, out, folder / "logs" / plan.engine / plan.model / "warm-up.log")
+    shutil.rmtree(out, ignore_errors=True)
+    if ended.status is Status.FAILED:
+        raise EngineError(f"warm-up: {ended.reason}")
+
+
+def measure(plan: DeploymentPlan, cell: Cell, running: RunningDeployment, folder: Path) -> Measured:
+    """Measure the cell; whatever goes wrong is in what comes back."""
+    out = folder / "runs" / cell.name
+    _drop_half_runs(out)
+    log = folder / "logs" / plan.engine / plan.model / f"{cell.protocol}.log"
+    return _run(run_arguments(cell, running.url, out, running.command), running, out, log)
+
+
+def _run(arguments: list[str], running: RunningDeployment, out: Path, log: Path) -> Measured:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"$ {shlex.join(['locust', *arguments])}\n")
+    before = _folders(out)
+    with launch([sys.executable, "-m", "locust", *arguments], log=log, grace_s=RUN_GRACE_S) as locust:
+        while not locust.wait(POLL_S):
+            if running.end_text() is not None:
+                locust.stop()
+        died = running.end_text()
+        if died is None:
+            time.sleep(POLL_S / 2)  # an engine that died may have ended the run before it was seen to be dead
+            died = running.end_text()
+        made = sorted(_folders(out) - before)
+        folder = made[-1] if made else None
+        if died is not None:
+            return Measured(status=Status.FAILED, reason=f"while it was measured, {died}", folder=None)
+        if locust.exit_code not in {0, 1, 3} or folder is None:
+            return Measured(status=Status.FAILED, reason=f"Locust {locust.end_text()}{quoted(locust)}", folder=None)
+    return judged(folder)
+
+
+def judged(folder: Path) -> Measured:
+    """How a run that came to its end stands, by its own exit code's order: nothing measured, INVALID, failed, good."""
+    try:
+        summary = RunFolder(folder).read(SUMMARY)
+    except RunFolderError as error:
+        return Measured(status=Status.FAILED, reason=str(error), folder=None)
+    verdict, completed = summary["verdict"], summary["requests"]["completed"]
+    if completed and verdict["level"] == Level.INVALID:
+        reasons = [reason["text"] for reason in verdict["reasons"] if reason["level"] == Level.INVALID]
+        return Measured(status=Status.INVALID, reason="; ".join(reasons), folder=folder)
+    if completed and not failed(summary):
+        return Measured(status=Status.GOOD, reason=None, folder=folder)
+    return Measured(status=Status.FAILED, reason=_failures(folder, summary), folder=folder if completed else None)
+
+
+def _failures(folder: Path, summary: Mapping[str, Any]) -> str:
+    requests = summary["requests"]
+    missed = [gate["text"] for gate in summary["gates"] if not gate["kept"]]
+    if not requests["failed"] and missed:
+        return f"gates were missed: {'; '.join(missed)}"
+    errors = ", ".join(f"{name} {count}" for name, count in requests["errors"].items())
+    said = _first_error(folder)
+    parts = [
+        f"{requests['failed']} of {requests['started']} requests failed" + (f": {errors}" if errors else ""),
+        *([f"the first: {said}"] if said else []),
+        *([f"gates were missed: {', '.join(missed)}"] if missed else []),
+    ]
+    return "; ".join(parts)
+
+
+def _first_error(folder: Path) -> str | None:
+    for line in RunFolder(folder).requests():
+        error: Mapping[str, Any] | None = line["error"]
+        if error is not None:
+            return " ".join(str(error["message"] or error["type"]).split())[:300]
+    return None
+
+
+def _folders(out: Path) -> set[Path]:
+    return set(out.iterdir()) if out.is_dir() else set()
+
+
+def _drop_half_runs(out: Path) -> None:
+    """Remove what a killed suite left of this cell: a run without a summary holds no figure."""
+    for folder in _folders(out):
+        if not (folder / SUMMARY).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+STYLES: Final = {Status.GOOD: "green", Status.FAILED: "red", Status.INVALID: "yellow"}
+
+
+@dataclass(slots=True)
+class SuiteRun:
+    """The cells of a plan that are still to be done, and the doing."""
+
+    plan: SuitePlan
+    state: SuiteState
+    progress: SuiteProgress
+    asked_for: Collection[str]
+    """Names of the cells that are to be done at all."""
+    _pending: set[str] = field(default_factory=set)
+    _running: str | None = None
+
+    def pending(self) -> list[Cell]:
+        """Return the cells that a run would measure, in order."""
+        return [cell for deployment in self.plan.deployments for cell in self._pending_of(deployment)]
+
+    def run(self) -> None:
+        """Measure what is pending; a cell that fails has its reason in the state, and the next one begins."""
+        todo = [(deployment, self._pending_of(deployment)) for deployment in self.plan.deployments]
+        self._pending = {cell.name for _, cells in todo for cell in cells}
+        self._tell_what_is_there()
+        with self.progress:
+            for deployment, cells in todo:
+                self._run_deployment(deployment, cells)
+
+    def _pending_of(self, deployment: DeploymentPlan) -> list[Cell]:
+        return [
+            cell
+            for cell in deployment.cells
+            if cell.name in self.asked_for and not self.state.done(cell.name, self.plan.fingerprint(deployment, cell))
+        ]
+
+    def _tell_what_is_there(self) -> None:
+        if there := len(self.asked_for) - len(self._pending):
+            self.progress.line(f"{there} of {len(self.asked_for)} cells are done already, {len(self._pending)} to go")
+
+    def _run_deployment(self, deployment: DeploymentPlan, cells: Sequence[Cell]) -> None:
+        """Measure the cells; an engine that dies is started anew for what is left."""
+        left = list(cells)
+        while left:
+            memory_before = [] if deployment.entry.kind == "running" else local_gpus()
+            try:
+                self._measure_while_it_lives(deployment, left)
+            except EngineError as error:
+                for cell in left:
+                    self.state.begin(cell.name, self.plan.fingerprint(deployment, cell))
+                    self._end(cell, Measured(status=Status.FAILED, reason=str(error), folder=None))
+                left.clear()
+            finally:
+                self._running = None
+            if not wait_until_freed(memory_before):
+                text = "its GPU memory is still not free; what is measured next may lack it"
+                self.progress.line(f"{deployment.name}: {text}", STYLES[Status.INVALID])
+
+    def _measure_while_it_lives(self, deployment: DeploymentPlan, left: list[Cell]) -> None:
+        """Start the deployment, take cells from `left` while its engine lives; EngineError if it came to none."""
+        begun, before = time.monotonic(), len(left)
+        self._show(f"{deployment.name}: starting")
+        with deployed(deployment, self._log_of(deployment)) as running:
+            self._show(f"{deployment.name}: warming up")
+            warm_up(deployment, running, self.plan.folder, self.plan.suite.suite.warmup_requests)
+            self.state.starts_s[deployment.name] = time.monotonic() - begun
+            self._tell_start(deployment, running, time.monotonic() - begun)
+            self._running = deployment.name
+            while left and (ended := running.end_text()) is None:
+                self._measure(deployment, left[0], running)
+                left.pop(0)
+            if len(left) == before:
+                raise EngineError(f"before anything was measured, {ended}")
+            self._show(f"{deployment.name}: stopping")
+
+    def _measure(self, deployment: DeploymentPlan, cell: Cell, running: RunningDeployment) -> None:
+        begun = time.monotonic()
+        self.state.begin(cell.name, self.plan.fingerprint(deployment, cell))
+        self._show(f"{cell.name}: measuring")
+        measured = measure(deployment, cell, running, self.plan.folder)
+        state = self.state.cells[cell.name]
+        state.engine_version = running.answers.version
+        if measured.status is not Status.FAILED:
+            state.measured_s = time.monotonic() - begun
+        if measured.folder is not None:
+            state.run_folder = str(measured.folder.relative_to(self.plan.folder))
+        self._end(cell, measured)
+
+    def _end(self, cell: Cell, measured: Measured) -> None:
+        self.state.end(cell.name, measured.status, measured.reason)
+        self._pending.discard(cell.name)
+        figure = headline(measured.folder, cell)
+        what = f"{cell.name}: {measured.status}" + (f", {figure}" if figure else "")
+        self.progress.line(what + (f": {measured.reason}" if measured.reason else ""), STYLES[measured.status])
+
+    def _tell_start(self, deployment: DeploymentPlan, running: RunningDeployment, took_s: float) -> None:
+        said = running.answers
+        version = f"version {said.version}" if said.version else "tells no version"
+        models = f"serves {', '.join(said.models)}" if said.models else "lists no models"
+        self.progress.line(f"{deployment.name}: ready at {running.url} after {took_s:.1f} s; {version}, {models}")
+
+    def _show(self, text: str) -> None:
+        total = len(self.asked_for)
+        left_s = time_left_s(self.plan, self.state, self._pending, self._running)
+        self.progress.show(text, total - len(self._pending), total, left_s)
+
+    def _log_of(self, deployment: DeploymentPlan) -> Path:
+        return self.plan.folder / "logs" / deployment.engine / deployment.model / "engine.log"
+
+
+def headline(folder: Path | None, cell: Cell) -> str | None:
+    """Return the cell's figure with its unit; None where nothing was measured."""
+    if folder is None:
+        return None
+    summary = RunFolder(folder).read(SUMMARY)
+    if cell.scenario.scenario.protocol == "throughput":
+        per_min = summary["requests_per_min"]
+        return None if per_min is None else f"{per_min:.1f} requests/min"
+    speed = summary["request_output_tokens_per_s"]
+    return None if speed is None else f"{speed['mean']:.2f} tok/s"

@@ -1,1 +1,0 @@
-"""A prompt in, a `RequestRecord` out; time stamps are taken at the socket."""

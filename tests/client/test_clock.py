@@ -1,0 +1,85 @@
+"""The wall clock may jump; arrivals on the monotonic clock do not."""
+
+import pytest
+
+from llmload.client.connection import ArrivalClock
+
+MS = 1_000_000
+EPOCH = 1_700_000_000_000 * MS
+
+
+class Machine:
+    """A machine whose clocks are turned by hand; reading one takes 100 ns."""
+
+    def __init__(self) -> None:
+        self.now_ns = 5_000 * MS
+        self.wall_ahead_ns = EPOCH
+
+    def monotonic(self) -> int:
+        self.now_ns += 100
+        return self.now_ns
+
+    def realtime(self) -> int:
+        self.now_ns += 100
+        return self.now_ns + self.wall_ahead_ns
+
+    def stamp(self) -> int:
+        return self.now_ns + self.wall_ahead_ns
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+def test_stamps_become_monotonic_readings(machine: Machine) -> None:
+    clock = ArrivalClock(machine.monotonic, machine.realtime)
+    stamp, arrived_ns = machine.stamp(), machine.now_ns
+    machine.now_ns += 3 * MS
+    clock.sample()
+
+    assert clock.monotonic_ns(stamp) == pytest.approx(arrived_ns, abs=300)
+
+
+@pytest.mark.parametrize("step_ms", [-3_600_000, -500, -5, 5, 500, 3_600_000])
+def test_a_step_of_the_wall_clock_bends_no_arrival(machine: Machine, step_ms: int) -> None:
+    clock = ArrivalClock(machine.monotonic, machine.realtime)
+    true_ns, read_ns = [], []
+    for turn in range(20):
+        stamps = []
+        for part in range(4):
+            machine.now_ns += MS // 4
+            if (turn, part) == (10, 2):
+                machine.wall_ahead_ns += step_ms * MS
+            stamps.append(machine.stamp())
+            true_ns.append(machine.now_ns)
+        clock.sample()
+        read_ns += [clock.monotonic_ns(stamp) for stamp in stamps]
+
+    assert read_ns == pytest.approx(true_ns, abs=1_000)
+
+
+def test_gaps_are_the_kernels_to_the_nanosecond_while_nothing_steps(machine: Machine) -> None:
+    clock = ArrivalClock(machine.monotonic, machine.realtime)
+    gaps = []
+    for _ in range(50):
+        first = machine.stamp()
+        clock.sample()
+        before_ns = clock.monotonic_ns(first)
+        machine.now_ns += 7_777
+        second = machine.stamp()
+        clock.sample()
+        gaps.append(clock.monotonic_ns(second) - before_ns - (second - first))
+
+    assert set(gaps) == {0}
+
+
+def test_a_step_while_nobody_reads_is_none(machine: Machine) -> None:
+    clock = ArrivalClock(machine.monotonic, machine.realtime)
+    machine.wall_ahead_ns += 10_000 * MS
+    clock.restart()
+    stamp, arrived_ns = machine.stamp(), machine.now_ns
+    clock.sample()
+
+    assert not clock.stepped
+    assert clock.monotonic_ns(stamp) == pytest.approx(arrived_ns, abs=300)

@@ -1,0 +1,469 @@
+"""What every client does with what engines send: one suite, held against all kinds."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from scripted_server import EVENTS_HEAD, ScriptedServer, answer, chunk, chunked
+
+from llmload.client import ClientKind
+from llmload.client.client import ClientSettings, Timeouts
+from llmload.record import ErrorType, Outcome, RequestRecord, StampSource, TokenSource
+
+STREAMS = Path(__file__).parent / "streams"
+Serve = Callable[..., ScriptedServer]
+Patched = Callable[..., Any]
+
+pytestmark = pytest.mark.parametrize("kind", ["wire", "openai"])
+
+
+def settings(server: ScriptedServer, **more: Any) -> ClientSettings:
+    return ClientSettings(base_urls=(server.url,), model="m", **more)
+
+
+def event(**chunk: Any) -> bytes:
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
+def text(content: str, finish_reason: str | None = None) -> bytes:
+    return event(choices=[{"index": 0, "delta": {"content": content}, "finish_reason": finish_reason}])
+
+
+DONE = b"data: [DONE]\n\n"
+FINE = EVENTS_HEAD + chunked(text("Hi"), text("!", "stop"), DONE)
+WHOLE = {"choices": [{"message": {"content": "Hi!"}, "finish_reason": "stop"}], "usage": {"completion_tokens": 2}}
+
+
+def captured(name: str) -> bytes:
+    """Return the body of a captured stream: some were captured with their head, de-chunked."""
+    data = (STREAMS / name).read_bytes()
+    return data.partition(b"\r\n\r\n")[2] if data.startswith(b"HTTP/") else data
+
+
+CAPTURES = {  # name: chunks with text, output tokens, prompt tokens, cached tokens, source, finish_reason
+    "vllm_chat_stream.sse": (7, 8, 37, None, TokenSource.USAGE, "stop"),
+    "vllm_chat_stream_continuous_usage.sse": (7, 8, 37, None, TokenSource.USAGE, "stop"),
+    "hf_chat_stream.sse": (7, 8, 37, None, TokenSource.USAGE, "stop"),
+    "hf_cb_chat_stream.sse": (7, 8, 37, None, TokenSource.USAGE, "stop"),
+    "hf_chat_stream_nousage.sse": (7, 8, 37, None, TokenSource.USAGE, "stop"),
+    "llamacpp_chat_stream.sse": (8, 8, 34, 33, TokenSource.USAGE, "length"),
+    "llamacpp_chat_stream_nousage.sse": (8, 8, None, None, TokenSource.CHUNKS, "length"),
+    "tgi_chat_stream.reconstructed.sse": (2, 3, 39, None, TokenSource.USAGE, "stop"),
+}
+
+
+def split(data: bytes, how: str) -> list[bytes]:
+    if how == "whole":
+        return [data]
+    if how == "bytes":
+        return [data[at : at + 1] for at in range(len(data))]
+    dice = random.Random(7)  # noqa: S311 - no secret
+    cuts = sorted(dice.sample(range(1, len(data)), 25))
+    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+
+@pytest.mark.parametrize("how", ["whole", "bytes", "random"])
+@pytest.mark.parametrize("name", CAPTURES)
+def test_captured_streams_are_understood_however_they_are_cut(
+    kind: ClientKind, name: str, how: str, serve: Serve, patched: Patched
+) -> None:
+    server = serve(["read", EVENTS_HEAD, *split(chunked(captured(name)), how), "hold"])
+
+    [record] = patched("complete", settings(server), kind)
+
+    assert record.error is None
+    found = (
+        len(record.chunk_ns),
+        record.output_tokens,
+        record.prompt_tokens,
+        record.cached_tokens,
+        record.token_source,
+        record.finish_reason,
+    )
+    assert found == CAPTURES[name]
+    assert record.outcome is Outcome.COMPLETED
+    assert record.started_ns < record.chunk_ns[0] <= record.chunk_ns[-1] <= record.done_ns
+
+
+def test_usage_on_every_chunk_counts_the_tokens_of_each(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", EVENTS_HEAD, chunked(captured("vllm_chat_stream_continuous_usage.sse"))])
+
+    [record] = patched("complete", settings(server), kind)
+
+    assert record.chunk_tokens.tolist() == [1, 1, 1, 1, 1, 1, 1]
+
+
+def test_usage_on_chunks_counts_when_the_answer_is_cut(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    part = b"\n\n".join(captured("vllm_chat_stream_continuous_usage.sse").split(b"\n\n")[:4]) + b"\n\n"
+    server = serve(["read", EVENTS_HEAD, chunk(part)])
+
+    [record] = patched("complete", settings(server), kind)
+
+    assert record.error.type is ErrorType.INCOMPLETE
+    assert (record.output_tokens, record.token_source) == (3, TokenSource.CHUNK_USAGE)
+    assert len(record.chunk_ns) == 3
+
+
+@pytest.mark.parametrize("name", ["vllm_chat.json", "hf_chat.json"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_in_one_piece_is_accepted(
+    kind: ClientKind, name: str, stream: bool, serve: Serve, patched: Patched
+) -> None:
+    server = serve(["read", answer(captured(name)), "hold"])
+
+    [record] = patched("complete", settings(server, stream=stream), kind)
+
+    assert record.ok
+    assert (record.output_tokens, record.prompt_tokens, record.finish_reason) == (8, 37, "stop")
+    assert record.ttft_s is None
+    assert len(record.chunk_ns) == 0
+
+
+CHUNKS_WITH_TEXT = {
+    "content": {"content": "a"},
+    "reasoning_content": {"reasoning_content": "a", "content": None},
+    "reasoning": {"reasoning": "a"},
+    "tool_call": {"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]},
+    "null_reasoning": {"content": "a", "reasoning_content": None},
+}
+
+
+@pytest.mark.parametrize("delta", CHUNKS_WITH_TEXT.values(), ids=list(CHUNKS_WITH_TEXT))
+def test_content_reasoning_and_arguments_are_text(
+    kind: ClientKind, delta: dict[str, Any], serve: Serve, patched: Patched
+) -> None:
+    role = event(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}}])
+    said = event(choices=[{"index": 0, "delta": delta, "finish_reason": None}])
+    end = event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    server = serve(["read", EVENTS_HEAD, chunked(role, said, said, end, DONE), "hold"])
+
+    [record] = patched("complete", settings(server), kind)
+
+    assert len(record.chunk_ns) == 2
+    assert (record.output_tokens, record.token_source) == (2, TokenSource.CHUNKS)
+
+
+def test_reasoning_tokens_are_told_and_not_added(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 4}}
+    server = serve(["read", EVENTS_HEAD, chunked(text("a", "stop"), event(choices=[], usage=usage), DONE), "hold"])
+
+    [record] = patched("complete", settings(server), kind)
+
+    assert (record.output_tokens, record.reasoning_tokens) == (9, 4)
+
+
+GRAMMAR = {
+    "no space": b"data:%b\n\n",
+    "two newlines are crlf": b"data: %b\r\n\r\n",
+    "comment": b": keep-alive\n\ndata: %b\n\n",
+    "event and id": b"event: message\nid: 7\ndata: %b\n\n",
+    "trailing space": b"data: %b \n\n",
+}
+
+
+@pytest.mark.parametrize("form", GRAMMAR.values(), ids=list(GRAMMAR))
+def test_every_spelling_of_events_is_read(kind: ClientKind, form: bytes, serve: Serve, patched: Patched) -> None:
+    chunks = [text("a\u2028b"), text("\u00e9\U0001f600"), text("c", "stop")]
+    events = [form % one[6:-2] for one in chunks]
+    server = serve(["read", EVENTS_HEAD, chunked(b"".join(events), DONE), "hold"])
+
+    [record] = patched("complete", settings(server), kind)
+
+    assert record.error is None
+    assert len(record.chunk_ns) == 3
+
+
+def test_no_text_at_all_is_an_answer_without_first_token(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    end = event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}], usage={"completion_tokens": 0})
+    server = serve(["read", EVENTS_HEAD, chunked(end, DONE), "hold"])
+
+    [record] = patched("complete", settings(server), kind)
+
+    assert record.ok
+    assert (record.output_tokens, record.ttft_s, record.tpot_s) == (0, None, None)
+
+
+def test_times_are_those_of_the_server(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    first, second, last = EVENTS_HEAD + chunk(text("a")), chunk(text("b")), chunk(text("c", "stop"))
+    server = serve(["read", 0.05, first, 0.03, second, 0.03, last, 0.02, chunked(DONE), "hold"])
+
+    [record] = patched("complete", settings(server), kind)
+
+    near = 0.001 if kind == "wire" else 0.1  # the SDK stamps when it gets round to it
+    for arrived_ns, sent_ns in zip(record.chunk_ns, server.sent_ns, strict=False):
+        assert arrived_ns == pytest.approx(sent_ns, abs=near * 1e9)
+    assert record.done_ns == pytest.approx(server.sent_ns[3], abs=near * 1e9)
+    assert record.stamp_source is (StampSource.KERNEL if kind == "wire" else StampSource.USER)
+
+
+def test_the_request_holds_what_the_settings_say_and_no_more(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", FINE, "hold"])
+
+    body = {"max_tokens": 5, "temperature": 0.0, "stream_options": {"continuous_usage_stats": True}}
+    patched("complete", settings(server, body=body, api_key="sk-1", headers={"X-Mine": "yes"}), kind)
+
+    head, _, sent = server.requests[0].partition(b"\r\n\r\n")
+    assert orjson.loads(sent) == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Say hello."}],
+        "stream": True,
+        "max_tokens": 5,
+        "temperature": 0.0,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    }
+    lines = head.decode().lower().split("\r\n")
+    assert lines[0] == "post /v1/chat/completions http/1.1"
+    assert {"x-request-id: 0-0", "authorization: bearer sk-1", "x-mine: yes"} <= set(lines)
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_each_salt_stands_before_the_first_message(
+    kind: ClientKind, prepared: bool, serve: Serve, patched: Patched
+) -> None:
+    server = serve(["read", FINE, "read", FINE, "hold"])
+
+    patched("complete", settings(server), kind, times=2, prepared=prepared, salts=("s1", "s2"))
+
+    sent = [orjson.loads(request.partition(b"\r\n\r\n")[2])["messages"] for request in server.requests]
+    assert sent == [[{"role": "user", "content": f"{salt}\nSay hello."}] for salt in ("s1", "s2")]
+
+
+def test_no_key_sends_no_authorization(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", FINE, "hold"])
+
+    patched("complete", settings(server, include_usage=False), kind, environment={"OPENAI_API_KEY": "sk-env"})
+
+    assert b"authorization" not in server.requests[0].lower()
+    assert b"sk-env" not in server.requests[0]
+    assert b"stream_options" not in server.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("base", "path"), [("", "/v1"), ("/", "/v1"), ("/v1", "/v1"), ("/v1/", "/v1"), ("/a/v1", "/a/v1")]
+)
+def test_the_base_url_may_hold_the_prefix(
+    kind: ClientKind, base: str, path: str, serve: Serve, patched: Patched
+) -> None:
+    server = serve(["read", FINE, "hold"])
+
+    patched("complete", ClientSettings(base_urls=(server.url + base,), model="m"), kind)
+
+    assert server.requests[0].startswith(b"POST %s/chat/completions " % path.encode())
+
+
+def test_several_urls_take_turns(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    script = ["read", FINE] * 4
+    one, two = serve(script), serve(script)
+
+    patched("complete", ClientSettings(base_urls=(one.url, two.url), model="m"), kind, times=4)
+
+    assert (len(one.requests), len(two.requests)) == (2, 2)
+
+
+def html(status: str) -> bytes:
+    return answer(b"<html>sorry</html>", status, "text/html")
+
+
+def error_event(error: Any) -> bytes:
+    return EVENTS_HEAD + chunked(event(error=error), DONE)
+
+
+FAILURES: dict[str, tuple[list[Any], ErrorType, int | None, str]] = {
+    "overload in a 200": (
+        ["read", EVENTS_HEAD, chunked(captured("vllm_overload_stream_http200_error_event.txt")), "hold"],
+        ErrorType.ENGINE_ERROR,
+        503,
+        "busy",
+    ),
+    "tgi overload in a 200": (
+        ["read", EVENTS_HEAD, chunked(captured("tgi_chat_stream_error.reconstructed.sse")), "hold"],
+        ErrorType.ENGINE_ERROR,
+        422,
+        "overloaded",
+    ),
+    "503": (["read", (STREAMS / "vllm_overload_http503.txt").read_bytes()], ErrorType.HTTP_SERVER_ERROR, 503, "busy"),
+    "error is a string": (["read", error_event("out of memory")], ErrorType.ENGINE_ERROR, 200, "out of memory"),
+    "error amid the text": (
+        ["read", EVENTS_HEAD, chunked(text("a"), event(error={"message": "died", "code": 500}), DONE)],
+        ErrorType.ENGINE_ERROR,
+        500,
+        "died",
+    ),
+    "detail in a 200": (
+        ["read", EVENTS_HEAD, chunked(event(detail="no such model"))],
+        ErrorType.ENGINE_ERROR,
+        200,
+        "no such model",
+    ),
+    "whole error in a 200": (
+        ["read", answer(b'{"object":"error","message":"too long","code":400}')],
+        ErrorType.ENGINE_ERROR,
+        400,
+        "too long",
+    ),
+    "401": (["read", answer(b'{"error":"Unauthorized"}', "401 No")], ErrorType.HTTP_CLIENT_ERROR, 401, "Unauthorized"),
+    "422": (
+        ["read", answer(b'{"detail":[{"msg":"bad field"}]}', "422 No")],
+        ErrorType.HTTP_CLIENT_ERROR,
+        422,
+        "bad field",
+    ),
+    "404 html": (["read", html("404 Not Found")], ErrorType.HTTP_CLIENT_ERROR, 404, "sorry"),
+    "500 nothing": (["read", answer(b"", "500 No")], ErrorType.HTTP_SERVER_ERROR, 500, "500"),
+    "429": (
+        ["read", answer(b'{"error":{"message":"slow down"}}', "429 No", more="Retry-After: 7\r\n")],
+        ErrorType.RATE_LIMITED,
+        429,
+        "slow down",
+    ),
+    "302": (["read", answer(b"", "302 Found", more="Location: /x\r\n")], ErrorType.HTTP_UNEXPECTED, 302, "302"),
+    "202": (["read", answer(b"{}", "202 Accepted")], ErrorType.HTTP_UNEXPECTED, 202, "202"),
+    "html 200": (["read", html("200 OK")], ErrorType.CONTENT_TYPE, 200, "text/html"),
+    "event is no json": (["read", EVENTS_HEAD, chunked(b"data: {nope\n\n")], ErrorType.NOT_JSON, None, "not JSON"),
+    "whole is no json": (["read", answer(b"{nope")], ErrorType.NOT_JSON, None, "not JSON"),
+    "closed before": (["read"], ErrorType.RESET, None, "before an answer"),
+    "reset before": (["read", "reset"], ErrorType.RESET, None, ""),
+    "reset within": (["read", EVENTS_HEAD, chunk(text("a")), 0.05, "reset"], ErrorType.RESET, None, ""),
+    "cut within": (["read", EVENTS_HEAD, chunk(text("a"))], ErrorType.INCOMPLETE, None, "within the answer"),
+    "cut after the text": (
+        ["read", EVENTS_HEAD, chunk(text("a", "stop"))],
+        ErrorType.INCOMPLETE,
+        None,
+        "within the answer",
+    ),
+    "no finish_reason": (["read", EVENTS_HEAD, chunked(text("a"), DONE)], ErrorType.INCOMPLETE, None, "finish_reason"),
+    "no chunk length": (["read", EVENTS_HEAD, chunk(text("a")), b"zz\r\n"], ErrorType.PROTOCOL, None, ""),
+    "not http": (["read", b"SSH-2.0-OpenSSH\r\n\r\n", 0.05], ErrorType.PROTOCOL, None, ""),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=list(FAILURES))
+def test_failures_are_told_apart(
+    kind: ClientKind, failure: tuple[list[Any], ErrorType, int | None, str], serve: Serve, patched: Patched
+) -> None:
+    script, error_type, status, message = failure
+    server = serve(script)
+
+    [record] = patched("complete", settings(server), kind)
+
+    assert record.outcome is Outcome.FAILED
+    assert (record.error.type, record.error.http_status) == (error_type, status)
+    assert message in record.error.message
+    assert record.retries == record.reconnects == 0
+    assert server.connections == 1
+    assert record.done_ns > record.started_ns
+
+
+def test_retry_after_is_noted(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", answer(b"", "429 No", more="Retry-After: 7\r\n")])
+
+    [record] = patched("complete", settings(server), kind)
+
+    assert record.error.retry_after_s == 7.0
+
+
+def test_a_key_never_shows_in_a_message(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", answer(b'{"error":{"message":"Wrong key: sk-secret1"}}', "401 No")])
+
+    [record] = patched("complete", settings(server, api_key="sk-secret1"), kind)
+
+    assert "Wrong key: ***" in record.error.message
+    assert "secret" not in repr(record)
+    assert "secret" not in repr(settings(server, api_key="sk-secret1", headers={"x-api-key": "secret"}))
+
+
+def test_a_refused_connection(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve([])
+    nobody_there = settings(server)
+    server.close()
+
+    [record] = patched("complete", nobody_there, kind)
+
+    assert record.error.type is ErrorType.CONNECT_REFUSED
+    assert (record.connected_ns, record.sent_ns) == (None, None)
+
+
+def test_an_unknown_name(kind: ClientKind, patched: Patched) -> None:
+    [record] = patched("complete", ClientSettings(base_urls=("http://no-such-host.invalid:1",), model="m"), kind)
+
+    assert record.error.type is ErrorType.DNS
+
+
+QUIET = {
+    "before the head": (["read", "hold"], ErrorType.FIRST_TOKEN_TIMEOUT),
+    "after the head": (["read", EVENTS_HEAD, "hold"], ErrorType.FIRST_TOKEN_TIMEOUT),
+    "only comments": (["read", EVENTS_HEAD, *[0.1, chunk(b": wait\n\n")] * 6, "hold"], ErrorType.FIRST_TOKEN_TIMEOUT),
+    "after a token": (["read", EVENTS_HEAD, chunk(text("a")), "hold"], ErrorType.BETWEEN_TOKENS_TIMEOUT),
+    "for too long": (["read", EVENTS_HEAD, *[chunk(text("a")), 0.1] * 20], ErrorType.TOTAL_TIMEOUT),
+}
+
+
+@pytest.mark.parametrize("quiet", QUIET.values(), ids=list(QUIET))
+def test_time_limits(kind: ClientKind, quiet: tuple[list[Any], ErrorType], serve: Serve, patched: Patched) -> None:
+    script, error_type = quiet
+    server = serve(script, script, script)
+    timeouts = Timeouts(first_token_s=0.3, between_tokens_s=0.2, total_s=1.0)
+    limit_s = {"first_token_timeout": 0.3, "between_tokens_timeout": 0.2, "total_timeout": 1.0}[error_type]
+
+    for _ in range(3):  # others may keep the server from its script
+        [record] = patched("complete", settings(server, timeouts=timeouts), kind)
+        if record.error.type is error_type and record.e2e_s < limit_s + 0.15:
+            break
+
+    assert record.error.type is error_type
+    assert limit_s <= record.e2e_s < limit_s + 0.15
+
+
+@pytest.mark.parametrize("by", ["kill", "timeout"])
+def test_a_killed_request_is_censored_and_its_stream_closed(
+    kind: ClientKind, by: str, serve: Serve, patched: Patched
+) -> None:
+    server = serve(["read", EVENTS_HEAD, chunk(text("a")), "hold", b"gone"])
+
+    [record] = patched("complete_and_kill", settings(server), kind, after_s=0.6, by=by)
+
+    assert record.outcome is Outcome.CENSORED
+    assert record.error is None
+    assert len(record.chunk_ns) == 1
+    assert record.e2e_s == pytest.approx(0.6, abs=0.3)
+
+
+def test_retries_only_when_asked_for(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    busy = ["read", answer(b"", "503 Busy", more="Retry-After: 0.01\r\n")]
+    server = serve(busy, busy, ["read", FINE, "hold"])
+
+    [record] = patched("complete", settings(server, retries=3), kind)
+
+    assert record.ok
+    assert record.retries == 2
+    assert len(server.requests) == 3
+
+
+def test_a_wrong_request_is_not_retried(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", answer(b"", "400 Bad")])
+
+    [record] = patched("complete", settings(server, retries=3), kind)
+
+    assert record.retries == 0
+    assert server.connections == 1
+
+
+def test_a_client_survives_a_fork(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", FINE, "read", FINE, "hold"])
+
+    mine, theirs = patched("complete_in_fork", settings(server), kind)
+
+    assert [record.error for record in (*mine, *theirs)] == [None] * 3
+
+
+def test_records_of_one_client_do_not_mix(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", FINE, "read", FINE, "read", FINE, "hold"])
+
+    records: list[RequestRecord] = patched("complete", settings(server), kind, times=3, at_once=8)
+
+    assert len({record.request_id for record in records}) == 24
+    assert {len(record.chunk_ns) for record in records} == {2}
+    assert all(record.ok for record in records)

@@ -1,0 +1,202 @@
+"""Real Locust processes against a real socket: the simulated engine."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmload.simulator import SimulationSettings, SpawnedEngine, spawn
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A Locust process that has ended, and the run folder it left."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path | None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        assert self.folder is not None, self.err
+        loaded: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        return loaded
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        assert self.folder is not None, self.err
+        loaded: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text())
+        return loaded
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        assert self.folder is not None, self.err
+        files = sorted(self.folder.glob("requests*.jsonl"))
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+class Zygote:
+    """Runs Locust to its end in a fork of a process that has done its imports."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, arguments: list[str], env: dict[str, str], texts: Path, timeout_s: float) -> tuple[int, str, str]:
+        """Return Locust's exit code and what it wrote to stdout and stderr; the test fails if it does not end."""
+        texts.mkdir(exist_ok=True)
+        out, err = texts / "stdout", texts / "stderr"
+        request = {"arguments": arguments, "cwd": str(ROOT), "env": env, "out": str(out), "err": str(err)}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        pid = self._answer()
+        late = threading.Timer(timeout_s, os.killpg, (pid, signal.SIGKILL))
+        late.start()
+        code = self._answer()
+        late.cancel()
+        if code == -signal.SIGKILL:
+            pytest.fail(f"Locust did not end in {timeout_s} s:\n{out.read_text()}\n{err.read_text()}")
+        return code, out.read_text(), err.read_text()
+
+    def _answer(self) -> int:
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
+
+    def end(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    zygote = Zygote()
+    yield zygote
+    zygote.end()
+
+
+@dataclass
+class Locust:
+    """Starts Locust in the repository as a user does, with run folders in the test's own place."""
+
+    out: Path
+    zygote: Zygote
+    started: "list[subprocess.Popen[str]]" = field(default_factory=list)
+
+    def start(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", "locust", *self._arguments(arguments)],
+            cwd=ROOT,
+            env=self._env(env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def finish(self, process: "subprocess.Popen[str]", timeout_s: float = 60.0) -> Ended:
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            pytest.fail(f"Locust did not end in {timeout_s} s:\n{out}\n{err}")
+        return Ended(process.returncode, out, err, self._folder())
+
+    def run(self, *arguments: str, env: dict[str, str] | None = None, timeout_s: float = 60.0) -> Ended:
+        """Run Locust headless to its end, without the second that its imports take."""
+        asked = [*self._arguments(arguments), "--headless"]
+        code, out, err = self.zygote.run(asked, self._env(env), self.out.with_name("texts"), timeout_s)
+        return Ended(code, out, err, self._folder())
+
+    def _arguments(self, arguments: tuple[str, ...]) -> list[str]:
+        own = [*arguments, "--out", str(self.out)]
+        if "--processes" in arguments:
+            port = str(free_port())  # another test's master may be listening on Locust's own
+            own += ["--master-port", port, "--master-bind-port", port]
+        return own
+
+    def _env(self, env: dict[str, str] | None) -> dict[str, str]:
+        return {**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})}
+
+    def _folder(self) -> Path | None:
+        folders = sorted(self.out.iterdir()) if self.out.is_dir() else []
+        return folders[-1] if folders else None
+
+
+@pytest.fixture
+def locust(tmp_path: Path, zygote: Zygote) -> Iterator[Locust]:
+    locust = Locust(tmp_path / "runs", zygote)
+    yield locust
+    for process in locust.started:  # what a failed test left running
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.fixture
+def write_scenario(tmp_path: Path) -> Callable[..., Path]:
+    """Write a scenario of the given tables, with sensible ones for the rest."""
+
+    def write(url: str, load: str, further: str = "", name: str = "test") -> Path:
+        file = tmp_path / f"{name}.toml"
+        file.write_text(
+            f"""
+[tool.locust]
+locustfile = "{ROOT}/locustfiles/chat.py"
+[scenario]
+name = "{name}"
+protocol = "throughput"
+[engine]
+name = "simulated"
+base_url = "{url}"
+[model]
+name = "simulated"
+[load]
+kind = "closed_loop"
+{load}
+{further}
+"""
+        )
+        return file
+
+    return write
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Callable[..., SpawnedEngine]]:
+    """Start simulated engines that end with the test."""
+    running: list[SpawnedEngine] = []
+
+    def start(**settings: Any) -> SpawnedEngine:
+        running.append(spawn(SimulationSettings(**settings)))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.stop()

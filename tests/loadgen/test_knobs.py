@@ -1,0 +1,158 @@
+"""The scenario's values stand in the start form, what is changed there is laid over it, and a wrong change is named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmload.errors import ConfigError
+from llmload.loadgen.open_loop import asked_rate, edited_rate
+from llmload.loadgen.options import KNOBS, refuse_changes
+from llmload.scenario import Scenario, load_scenario
+from llmload.scenario.loads import OpenLoop
+
+OPEN = 'kind = "open_loop"\nrate_per_s = 2.5\narrivals = "gamma"\ncv = 2\nduration_s = 30\nwarmup_s = 2'
+CLOSED = 'kind = "closed_loop"\nusers = 4\nrequests = 40\nthink_time_s = 0.5'
+STAGED = 'kind = "staged"\nstages = [{rate_per_s = 2, duration_s = 5}, {rate_per_s = 4, duration_s = 5}]'
+REPLAY = 'kind = "replay"\ntrace = "trace.csv"'
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Any:
+    def write(load: str, **overrides: Any) -> Scenario:
+        file = tmp_path / "form.toml"
+        file.write_text(
+            f"""
+[scenario]
+name = "form"
+seed = 7
+[engine]
+name = "vllm"
+base_url = "http://127.0.0.1:8000"
+[model]
+name = "llama"
+served_as = "/models/llama"
+[prompts]
+repeat = true
+[request]
+max_tokens = 64
+[load]
+{load}
+"""
+        )
+        return load_scenario(file, overrides)
+
+    return write
+
+
+def shown(scenario: Scenario) -> dict[str, str]:
+    return {knob.dest: knob.default(scenario) for knob in KNOBS if knob.fits(scenario)}
+
+
+def test_the_form_begins_with_the_scenarios_values(scenario: Any) -> None:
+    fields = shown(scenario(OPEN))
+
+    assert fields == {
+        "model": "llama",
+        "engine": "vllm",
+        "prompts": "builtin",
+        "prompt_count": "",
+        "max_tokens": "64",
+        "temperature": "",
+        "requests": "",
+        "rate": "2.5",
+        "arrivals": "gamma",
+        "cv": "2",
+        "max_in_flight": "10000",
+        "warmup": "2",
+        "seed": "7",
+        "drain_timeout": "60",
+    }
+
+
+def test_only_what_the_load_has_is_in_the_form(scenario: Any) -> None:
+    closed, staged, replay = (shown(scenario(load)) for load in (CLOSED, STAGED, REPLAY))
+
+    assert closed["think_time"] == "0.5"
+    assert not {"rate", "arrivals", "cv", "speed", "max_in_flight"} & closed.keys()
+    assert not {"rate", "requests"} & staged.keys()
+    assert replay["speed"] == "1"
+    assert {name for fields in (closed, staged, replay, shown(scenario(OPEN))) for name in fields} == {
+        knob.dest for knob in KNOBS
+    }, "each knob fits some load"
+
+
+@pytest.mark.parametrize("load", [OPEN, CLOSED, STAGED, REPLAY])
+def test_an_untouched_form_changes_nothing(scenario: Any, load: str) -> None:
+    written = scenario(load)
+
+    assert [knob.changes(knob.default(written), written) for knob in KNOBS] == [{}] * len(KNOBS)
+    assert [knob.changes(" ", written) for knob in KNOBS] == [{}] * len(KNOBS)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "changes"),
+    [
+        ("model", "qwen", {"model.name": "qwen", "model.served_as": "qwen"}),
+        ("model", "3", {"model.name": "3", "model.served_as": "3"}),
+        ("max_tokens", "16", {"request.max_tokens": 16}),
+        ("warmup", "0.5", {"load.warmup_s": 0.5}),
+        ("arrivals", "constant", {"load.arrivals": "constant"}),
+        ("prompts", "lima", {"prompts.source": "lima"}),
+    ],
+)
+def test_a_changed_field_is_laid_over_the_scenario(
+    scenario: Any, field: str, text: str, changes: dict[str, Any]
+) -> None:
+    knob = next(knob for knob in KNOBS if knob.dest == field)
+
+    assert knob.changes(text, scenario(OPEN)) == changes
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "says"),
+    [
+        ("max_tokens", "many", "request.max_tokens: input should be a valid integer, got 'many'"),
+        ("max_tokens", "0", "request.max_tokens: input should be greater than or equal to 1, got 0"),
+        ("warmup", "40", "warmup_s = 40 leaves nothing of duration_s = 30"),
+        ("rate", "inf", "load.rate_per_s: input should be a finite number, got inf"),
+        ("rate", "-1", "load.rate_per_s: input should be greater than 0, got -1"),
+        ("cv", "0", "load.cv: input should be greater than 0, got 0"),
+        ("arrivals", "random", "load.arrivals: input should be 'constant', 'poisson' or 'gamma', got 'random'"),
+        ("engine", "vlm", "engine.name: input should be"),
+        ("seed", "1.5", "scenario.seed: input should be a valid integer, got 1.5"),
+        ("speed", "2", "load.speed: unknown key (value 2)"),
+    ],
+)
+def test_a_wrong_value_is_named_before_anything_is_sent(scenario: Any, field: str, text: str, says: str) -> None:
+    knob = next(knob for knob in KNOBS if knob.dest == field)
+
+    with pytest.raises(ConfigError) as error:
+        scenario(OPEN, **knob.changes(text, scenario(OPEN)))
+    assert says in str(error.value)
+
+
+def test_a_run_that_goes_on_takes_another_rate_and_nothing_else(scenario: Any) -> None:
+    running = scenario(OPEN)
+
+    refuse_changes(running, scenario(OPEN, **{"load.rate_per_s": 9.0, "load.duration_s": 60.0}))
+    with pytest.raises(
+        ConfigError, match=r"request.max_tokens: cannot become 8 while the run goes on .it is 64.: stop"
+    ):
+        refuse_changes(running, scenario(OPEN, **{"load.rate_per_s": 9.0, "request.max_tokens": 8}))
+
+
+def test_the_rate_is_the_forms_while_it_is_a_number_above_0(scenario: Any) -> None:
+    load, form = scenario(OPEN, **{"load.rate_per_s": 30.0}).load, {"rate": "2.5"}
+    rate = edited_rate(load, lambda: form["rate"])
+    rates = [rate()]
+
+    for form["rate"] in ("5", "", "x", "0", "-3", "inf", "nan", "1e2"):
+        rates.append(rate())
+
+    assert isinstance(load, OpenLoop)
+    assert rates == [30, 5, 5, 5, 5, 5, 5, 5, 100], "what --set says holds until somebody edits"
+
+
+def test_a_closed_loop_asks_for_no_rate(scenario: Any) -> None:
+    assert asked_rate(scenario(CLOSED).load, None, lambda: "5")() is None

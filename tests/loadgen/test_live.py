@@ -1,0 +1,124 @@
+"""The live view of a run: what an open loop and stages show, and what stops at the end."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llmload.loadgen.live import LiveView, is_open_loop, rows
+from llmload.loadgen.phases import StageClock
+from llmload.metrics.totals import RunTotals
+from llmload.scenario.loads import ClosedLoop, OpenLoop, Replay, Stage, Staged
+
+OPEN = OpenLoop(kind="open_loop", rate_per_s=5, duration_s=60)
+STAGES = Staged(
+    kind="staged", warmup_s=1, stages=[Stage(users=2, duration_s=10), Stage(name="peak", users=4, duration_s=10)]
+)
+
+
+class Steered:
+    """What the view asks of a run that is steered."""
+
+    simulated = True
+    run_id = "run"
+
+    def __init__(self, load: Any, clock: StageClock | None = None) -> None:
+        self.scenario = SimpleNamespace(
+            load=load,
+            scenario=SimpleNamespace(name="test"),
+            engine=SimpleNamespace(column="vLLM"),
+            model=SimpleNamespace(name="llama"),
+        )
+        self.span = SimpleNamespace(length_s=lambda _: 10.0)
+        self.stage, self.elapsed_s, self.stage_clock = "measuring", 0.0, clock
+
+    def note_users(self, users: int) -> None:
+        self.noted = users
+
+    def verdict(self, totals: RunTotals) -> Any:
+        return SimpleNamespace(to_dict=lambda: {"level": "VALID", "reasons": []})
+
+
+def cells(state: Any, point: Any) -> dict[str, tuple[str, str]]:
+    return {row["figure"]: (row["recent"], row["run"]) for row in rows(state, point)}
+
+
+def test_an_open_loop_shows_what_was_asked_sent_dropped_and_how_late() -> None:
+    steered, totals, rate = Steered(OPEN), RunTotals(), [5.0]
+    view = LiveView(steered, lambda: totals, lambda: 1, asked_per_s=lambda: rate[0])
+    view.add_point()
+    steered.elapsed_s, rate[0] = 10.0, 20.0
+    totals.started, totals.completed, totals.dropped = 40, 37, 10
+    totals.distributions["schedule_lag_s"].add(0.002)
+    view.add_point()
+    (_, point), state = view.points(), view.state()
+
+    assert (point["asked_per_s"], point["sent_per_s"], point["dropped_per_s"], point["in_flight"]) == (20, 4, 1, 3)
+    assert point["schedule_lag_s"]["p99"] == pytest.approx(0.002, rel=0.005)
+    table = cells(state, point)
+    assert table["Asked rate, req/s"] == ("20.00", "")
+    assert table["Sent, req/s"] == ("4.00", "")
+    assert table["Dropped, req/s"] == ("1.00", "10 in all")
+    assert table["Schedule lag p50 / p95 / p99, ms"][1].count("2.00") == 3
+    assert "Users" not in table, "they rest"
+
+
+def test_at_the_end_nothing_is_asked_any_more() -> None:
+    steered = Steered(OPEN)
+    view = LiveView(steered, RunTotals, lambda: 1, asked_per_s=lambda: 5.0)
+    asked = []
+
+    for steered.stage in ("warm-up", "measuring", "draining", "ended"):
+        asked.append(view.state()["asked_per_s"])
+
+    assert asked == [5, 5, None, None]
+
+
+def test_each_stage_that_has_begun_has_figures_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ns = [0]
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns[0])
+    clock, first = StageClock(STAGES, 0), RunTotals(completed_in_window=30, window_tokens=90, failed=1)
+    view = LiveView(Steered(STAGES, clock), RunTotals, lambda: 2, stages=lambda: {"stage-1": first})
+    now_ns[0] = 4 * 10**9
+    alone = view.state()["stages"]
+    now_ns[0] = 10 * 10**9
+    clock.begin(1)
+    now_ns[0] += 10**9 // 2
+    state = view.state()
+
+    assert [(stage["name"], stage["judged_s"]) for stage in alone] == [("stage-1", 3)]
+    one, two = state["stages"]
+    assert (one["begin_s"], one["judged_s"], one["requests_per_min"], one["output_tokens_per_s"]) == (0, 9, 200, 10)
+    assert (two["name"], two["users"], two["begin_s"], two["judged_s"]) == ("peak", 4, 10, None)
+    table = cells(state, None)
+    assert table["stage-1, 2 users"] == ("", "200.0 requests/min, 10.0 tok/s, TTFT n/a ms, 1 failed")
+    assert table["peak, 4 users"] == ("", "nothing judged yet")
+    assert "Asked rate, req/s" not in table
+
+
+def test_which_loads_are_open_loops() -> None:
+    rates = Staged(kind="staged", stages=[Stage(rate_per_s=2, duration_s=5)])
+    closed = ClosedLoop(kind="closed_loop", users=1, requests=1)
+
+    assert [is_open_loop(load) for load in (OPEN, Replay(kind="replay", trace="t"), rates, STAGES, closed)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_the_first_stage_begins_when_its_users_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ns = [0]
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns[0])
+    clock = StageClock(STAGES, 0)
+    now_ns[0] = 2 * 10**9
+    clock.begin_first_anew()
+    now_ns[0] = 10 * 10**9
+    clock.begin(1)
+    clock.begin_first_anew()
+
+    assert clock.begun_s() == [2, 10]
+    assert clock.judged_s(0) == 7, "from its warm-up's end to the second one's beginning"

@@ -1,0 +1,121 @@
+"""A worker's report stays small however widely latencies spread, and its last one is whole."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+
+from llmload.loadgen.locust_compat import make_small, restore
+from llmload.loadgen.messages import REPORT_BYTES, Collected, Reports, content_of, report
+from llmload.metrics.totals import COARSEST, DISTRIBUTIONS, EVERY, RunTotals
+
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
+
+
+def totals_of(spread: float, count: int, seed: int = 1) -> RunTotals:
+    totals, dice = RunTotals(started=count, completed=count), np.random.default_rng(seed)
+    for histogram in totals.distributions.values():
+        histogram.add_many(dice.lognormal(-3.0, spread, count))
+    return totals
+
+
+def session(totals: RunTotals, **stages: RunTotals) -> Any:
+    return SimpleNamespace(run_id="run", totals=totals, stages=stages)
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.5, 1.0, 2.0])
+def test_a_report_has_room_for_any_spread_with_a_warm_up_and_stages(spread: float) -> None:
+    totals, *stages = (totals_of(spread, 100_000, seed) for seed in (1, 2, 4, 5, 6))
+    totals.outside = totals_of(spread, 100_000, seed=3).distributions
+    reports = Reports(session(totals, **dict(zip("abcd", stages, strict=True))))
+
+    sizes = [len(reports.next(12_000)) for _ in range(3)]
+
+    assert max(sizes) <= 12_000, "with room for Locust's part"
+
+
+@pytest.mark.parametrize("coarseness", range(COARSEST + 1))
+def test_a_coarse_report_keeps_count_sum_and_bounds_and_quantiles_to_its_step(coarseness: int) -> None:
+    fine = totals_of(1.0, 20_000)
+    again = RunTotals.from_message(fine.to_message(coarseness=coarseness))
+    merged = RunTotals()
+    merged.merge(again)
+
+    for name in DISTRIBUTIONS:
+        was, now = fine.distributions[name], merged.distributions[name]
+        assert (now.count, now.total, now.least, now.most) == (was.count, was.total, was.least, was.most)
+    worst = max(
+        abs(merged.distributions["ttft_s"].quantile(q) / fine.distributions["ttft_s"].quantile(q) - 1)
+        for q in QUANTILES
+    )
+    assert worst <= 1.005 ** (EVERY[coarseness][0] // 2) - 1 + 1e-9
+
+
+def test_a_small_report_is_as_fine_as_the_last_one() -> None:
+    of = session(totals_of(0.1, 1000))
+
+    assert Reports(of).next(REPORT_BYTES) == report(of)
+
+
+def test_one_that_did_not_fit_becomes_fine_again_when_it_does() -> None:
+    of = session(totals_of(1.0, 100_000))
+    reports = Reports(of)
+    tight = reports.next(4_000)
+    for _ in range(COARSEST):
+        last = reports.next(100_000)
+
+    assert len(tight) < 4_000
+    assert last == report(of)
+
+
+def test_old_stages_are_told_in_turn_and_all_of_them_in_the_end() -> None:
+    stages = {f"stage-{place}": RunTotals(started=place) for place in range(5)}
+    of = session(RunTotals(), **stages)
+    reports, collected = Reports(of), Collected("run")
+    told = [list(content_of(reports.next(REPORT_BYTES))["stages"]) for _ in range(3)]
+    for _ in range(3):
+        collected.take("w", reports.next(REPORT_BYTES))
+
+    assert all(names[:2] == ["stage-3", "stage-4"] for names in told)
+    assert {names[2] for names in told} == {"stage-0", "stage-1", "stage-2"}
+    assert {name: totals.started for name, totals in collected.merged_stages().items()} == {
+        f"stage-{place}": place for place in range(5)
+    }
+    assert list(content_of(report(of))["stages"]) == list(stages)
+
+
+def test_nothing_after_the_last_report_changes_what_it_said() -> None:
+    collected = Collected("run")
+    collected.take("w", report(session(RunTotals(started=9))), final=True)
+    collected.take("w", report(session(RunTotals(started=3))))
+    collected.take("w", report(SimpleNamespace(run_id="another", totals=RunTotals(started=1), stages={})), final=True)
+
+    assert collected.merged().started == 9
+
+
+def test_locusts_tables_come_back_as_they_were_and_are_small_on_the_way() -> None:
+    dice = np.random.default_rng(1)
+    times = {float(f"{time:.3g}"): 3 for time in dice.lognormal(4, 1, 1500) if time > 1}
+    times = {round(time, 1) if time < 100 else int(time): count for time, count in times.items()}
+    data = {"stats": [{"name": "chat", "response_times": dict(times)}], "stats_total": {"response_times": dict(times)}}
+    whole = len(msgpack.dumps(data))
+
+    make_small(data)
+    small = len(msgpack.dumps(data))
+    received = msgpack.loads(msgpack.dumps(data), strict_map_key=False)
+    restore(received)
+    restore(received)
+
+    assert small < whole / 4
+    assert received["stats"][0]["response_times"] == received["stats_total"]["response_times"] == times
+    assert {type(time) for time in received["stats_total"]["response_times"] if time >= 100} == {int}
+
+
+def test_a_report_without_locusts_part_is_left_alone() -> None:
+    data: dict[str, Any] = {"llmload": {}}
+    make_small(data)
+    restore(data)
+
+    assert data == {"llmload": {}}

@@ -1,0 +1,153 @@
+"""A worker that dies is noticed, named in the verdict, and what it wrote down still counts."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SLOW_TO_READ = """
+from locust import events
+from gevent.monkey import get_original
+from llmload.loadgen import preparation
+from llmload.loadgen.run import Run
+from llmload.loadgen.users import ChatUser
+
+read = preparation.load_prompts
+
+
+def read_slowly(*arguments):
+    get_original("time", "sleep")(6)  # as a parser does, without letting any greenlet run
+    return read(*arguments)
+
+
+preparation.load_prompts = read_slowly
+
+
+class Chat(ChatUser):
+    run_of_llmload = Run(events)
+"""
+HASTY = """
+from locust import events
+from llmload.loadgen import run
+from llmload.loadgen.users import ChatUser
+
+run.ANSWER_GRACE_S = 2.0  # how long a worker that was told to leave waits for its master
+
+
+class Chat(ChatUser):
+    run_of_llmload = run.Run(events)
+"""
+QUICK = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 4}
+
+
+def children(process: "subprocess.Popen[str]") -> list[int]:
+    listed = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout
+    return [int(pid) for pid in listed.split()]
+
+
+def test_a_killed_worker_makes_the_run_invalid_and_its_records_count(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+) -> None:
+    scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 12", "[prompts]\nrepeat = true")
+
+    process = locust.start("--config", str(scenario), "--headless", "--processes", "2")
+    until_both_wrote(locust.out)
+    os.kill(children(process)[0], signal.SIGKILL)
+    ended = locust.finish(process)
+
+    summary = ended.summary
+    checks = {reason["check"]: reason for reason in summary["verdict"]["reasons"]}
+    requests = summary["requests"]
+    assert ended.code == 3, ended.err
+    assert checks["missing_workers"]["figure"] == 1
+    assert requests["started"] == requests["completed"] + requests["failed"] + requests["censored"] == len(ended.lines)
+
+
+def test_a_run_that_lost_every_worker_ends(engine: Any, locust: Any, write_scenario: Callable[..., Path]) -> None:
+    scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 600", "[prompts]\nrepeat = true")
+
+    process = locust.start("--config", str(scenario), "--headless", "--processes", "2")
+    until_both_wrote(locust.out)
+    for worker in children(process):
+        os.kill(worker, signal.SIGKILL)
+    ended = locust.finish(process)
+
+    checks = {reason["check"]: reason for reason in ended.summary["verdict"]["reasons"]}
+    assert ended.code == 3, ended.err
+    assert checks["missing_workers"]["figure"] == 2
+    assert ended.summary["requests"]["started"] == len(ended.lines)
+
+
+def test_a_worker_that_leaves_before_the_end_is_missed(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path
+) -> None:
+    hasty = tmp_path / "hasty.py"
+    hasty.write_text(HASTY)
+    scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 12", "[prompts]\nrepeat = true")
+    scenario.write_text(scenario.read_text().replace(f"{ROOT}/locustfiles/chat.py", str(hasty)))
+
+    process = locust.start("--config", str(scenario), "--headless", "--processes", "2")
+    until_both_wrote(locust.out)
+    os.kill(children(process)[0], signal.SIGINT)  # Ctrl-C on the machine of that worker
+    ended = locust.finish(process)
+
+    assert ended.code == 3, ended.err
+    assert "missing_workers" in {reason["check"] for reason in ended.summary["verdict"]["reasons"]}
+    assert ended.summary["requests"]["started"] == ended.summary["requests"]["completed"] == len(ended.lines)
+
+
+def test_a_worker_that_is_deaf_for_a_while_still_reports_all_it_sent(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+) -> None:
+    scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 15", "[prompts]\nrepeat = true")
+
+    process = locust.start("--config", str(scenario), "--headless", "--processes", "2")
+    until_both_wrote(locust.out)
+    worker = children(process)[0]
+    os.kill(worker, signal.SIGSTOP)
+    time.sleep(7)
+    os.kill(worker, signal.SIGCONT)
+    ended = locust.finish(process)
+
+    requests = ended.summary["requests"]
+    assert ended.code == 3, ended.err
+    assert "missing_workers" in {reason["check"] for reason in ended.summary["verdict"]["reasons"]}
+    assert requests["started"] == requests["completed"] + requests["failed"] == len(ended.lines)
+
+
+def test_prompts_that_take_long_to_read_lose_no_worker(
+    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path
+) -> None:
+    slow = tmp_path / "slow.py"
+    slow.write_text(SLOW_TO_READ)
+    scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 3", "[prompts]\nrepeat = true")
+    scenario.write_text(scenario.read_text().replace(f"{ROOT}/locustfiles/chat.py", str(slow)))
+
+    ended = locust.run("--config", str(scenario), "--processes", "2")
+
+    assert "missing_workers" not in {reason["check"] for reason in ended.summary["verdict"]["reasons"]}, ended.err
+    assert ended.summary["requests"]["started"] == len(ended.lines) > 0
+
+
+def test_a_worker_of_another_machine_is_told_by_its_name() -> None:
+    asked = f"ran_here('{socket.gethostname()}_0123456789abcdef'), ran_here('another_machine_0123456789abcdef')"
+    program = f"from llmload.loadgen.workers import ran_here; print({asked})"  # Locust would patch this very process
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert said == "True False\n"
+
+
+def until_both_wrote(out: Path, timeout_s: float = 30.0) -> None:
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        files = list(out.glob("*/requests.worker-*.jsonl"))
+        if len(files) == 2 and all(file.stat().st_size for file in files):
+            return
+        time.sleep(0.1)
+    raise TimeoutError("two workers never wrote a record")

@@ -1,0 +1,137 @@
+"""A promise names a figure and a limit, and says clearly what it cannot understand."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmload.metrics.objective import DISTRIBUTIONS, METRICS, RATES, SHARES, STATISTICS, Objective
+from llmload.metrics.totals import RunTotals
+from llmload.metrics.validity import Verdict
+from llmload.runs import summary as report
+
+SUMMARY: dict[str, Any] = {
+    "ttft_s": {"mean": 0.2, "p50": 0.15, "p90": 0.3, "p95": 0.4, "p99": 0.6, "max": 0.7, "count": 100},
+    "tpot_s": None,
+    "error_share": 0.02,
+    "goodput_share": None,
+    "requests_per_min": 30.0,
+}
+
+
+@st.composite
+def objectives(draw: st.DrawFn) -> Objective:
+    metric = draw(st.sampled_from(METRICS))
+    statistic = draw(st.sampled_from(STATISTICS)) if metric in DISTRIBUTIONS else None
+    most = 0.999 if metric in SHARES else 1e9
+    limit = draw(st.floats(min_value=1e-9, max_value=most))
+    return Objective(metric, statistic, draw(st.sampled_from(["<", "<=", ">", ">="])), limit)
+
+
+@given(objectives())
+def test_what_a_promise_is_written_as_is_read_as_the_same_promise(objective: Objective) -> None:
+    assert Objective.parse(str(objective)) == objective
+
+
+@given(objectives(), st.text(alphabet=" \t", max_size=3))
+def test_space_around_a_promise_and_its_comparison_means_nothing(objective: Objective, space: str) -> None:
+    text = f"{space}{objective.name}{space}{objective.comparison}{space}{objective.limit!r}{space}"
+
+    assert Objective.parse(text) == objective
+
+
+@given(objectives(), st.floats(min_value=0, max_value=1e9))
+def test_a_figure_keeps_a_promise_or_breaks_it_and_never_keeps_the_opposite(objective: Objective, value: float) -> None:
+    opposite = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}[objective.comparison]
+    other = Objective(objective.metric, objective.statistic, opposite, objective.limit)
+
+    assert objective.kept(value) != other.kept(value)
+
+
+@given(objectives(), st.floats(min_value=0, max_value=1e9))
+def test_what_is_told_of_a_figure_does_not_say_the_opposite_of_the_judgement(
+    objective: Objective, value: float
+) -> None:
+    told = objective.told(value).removeprefix(f"{objective.name} ").split(",")[0]
+
+    assert objective.kept(float(told)) == objective.kept(value)
+
+
+@given(st.text(max_size=40))
+def test_any_other_text_is_refused_with_a_sentence(text: str) -> None:
+    try:
+        objective = Objective.parse(text)
+    except ValueError as error:
+        assert len(str(error)) > 20  # noqa: PT017 - either outcome is right, and each has its own claim
+    else:
+        assert objective.metric in METRICS
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("ttft_s", "a promise looks like 'ttft_s p95 < 0.5'"),
+        ("ttft_s p95 = 0.5", "a promise looks like"),
+        ("ttft p95 < 0.5", "no figure is called ttft; did you mean ttft_s? known: ttft_s, tpot_s"),
+        ("zebra < 1", "no figure is called zebra; known: ttft_s"),
+        ("ttft_s < 0.5", "ttft_s is a distribution and needs a statistic; known: mean, p50, p90, p95, p99, max"),
+        ("ttft_s p97 < 0.5", "ttft_s is a distribution and has no p97; known: mean"),
+        ("error_share p95 < 0.5", "error_share is one number and has no p95"),
+        ("ttft_s p95 < 0,5", "the limit 0,5 is not a number"),
+        ("ttft_s p95 < inf", "the limit inf is not a finite number"),
+        ("goodput_share >= 95", "goodput_share lies between 0 and 1"),
+        ("ttft_s p95 < -1", "ttft_s is never negative"),
+        ("ttft_s p95 < 0", "ttft_s < 0 can never be kept"),
+        ("goodput_share > 1", "goodput_share > 1 can never be kept"),
+    ],
+)
+def test_a_line_that_promises_nothing_is_refused_naming_what_is_known(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint.replace("?", r"\?")):
+        Objective.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "figure", "kept", "told"),
+    [
+        ("ttft_s p95 < 0.5", 0.4, True, "ttft_s p95 0.4, promised < 0.5"),
+        ("ttft_s p95 < 0.4", 0.4, False, "ttft_s p95 0.4, promised < 0.4"),
+        ("ttft_s p95<=0.4", 0.4, True, "ttft_s p95 0.4, promised <= 0.4"),
+        ("ttft_s max < 0.5", 0.7, False, "ttft_s max 0.7, promised < 0.5"),
+        ("tpot_s p99 < 10", None, False, "tpot_s p99 not measured, promised < 10"),
+        ("e2e_s mean < 10", None, False, "e2e_s mean not measured, promised < 10"),
+        ("error_share <= 0.01", 0.02, False, "error_share 0.02, promised <= 0.01"),
+        ("goodput_share >= 0.95", None, False, "goodput_share not measured, promised >= 0.95"),
+        ("requests_per_min >= 30", 30.0, True, "requests_per_min 30, promised >= 30"),
+    ],
+)
+def test_a_figure_is_read_from_a_summary_and_judged(text: str, figure: float | None, kept: bool, told: str) -> None:
+    objective = Objective.parse(text)
+
+    assert objective.figure(SUMMARY) == figure
+    assert objective.kept(figure) is kept
+    assert objective.told(figure) == told
+
+
+def test_a_summary_has_every_figure_that_can_be_promised() -> None:
+    totals = RunTotals(completed=19, completed_in_window=19, good_in_window=17, failed=1, failed_in_window=1)
+    for name in DISTRIBUTIONS:
+        totals.distributions[name].add(2.0)
+    summary = report.summarise(totals, window_s=60.0, verdict=Verdict())
+
+    assert set(DISTRIBUTIONS) == set(report.DISTRIBUTIONS)
+    for name in DISTRIBUTIONS:
+        assert [Objective.parse(f"{name} {which} < 3").figure(summary) for which in STATISTICS] == [2.0] * 6
+    assert [Objective.parse(f"{name} >= 0").figure(summary) for name in (*SHARES, *RATES)] == [
+        1 / 20,
+        17 / 20,
+        19,
+        17,
+        0,
+    ]
+
+
+def test_shares_of_nothing_are_not_measured() -> None:
+    figures = report.figures(RunTotals(), 10.0)
+
+    assert [Objective.parse(f"{name} <= 0.5").figure(figures) for name in SHARES] == [None, None]

@@ -1,0 +1,222 @@
+"""What engines and GPUs say of themselves, under whichever names, beside what the client measured."""
+
+import csv
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.truth_engine.engine import certificate_files
+from llmload.errors import ConfigError
+from llmload.metrics.totals import RunTotals
+from llmload.prometheus.scrape import ENGINE, ENGINE_FILE, GPU, EngineWatch, Source, engine_summary, gpu_summary, read
+from llmload.scenario import load_scenario
+from llmload.scenario.sections import Monitor
+from llmload.simulator import SimulationSettings, spawn
+
+DATA = Path(__file__).with_name("data")
+"""What a vLLM and a llama.cpp served on CPU; of vLLM's, the buckets and what is Python's own are left out."""
+TEXTS = {
+    "vllm, new names": """# HELP vllm:num_requests_running r
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="a {b}"} 3.0
+vllm:num_requests_waiting{engine="0",model_name="a {b}"} 2.0
+vllm:kv_cache_usage_perc{engine="0",model_name="a {b}"} 0.5
+vllm:generation_tokens_total{engine="0",model_name="a {b}"} 100.0
+vllm:generation_tokens_created{engine="0",model_name="a {b}"} 1.79e+09
+vllm:inter_token_latency_seconds_sum{engine="0",model_name="a {b}"} 2.0
+vllm:inter_token_latency_seconds_count{engine="0",model_name="a {b}"} 100.0
+""",
+    "vllm, old names": """vllm:num_requests_running{model_name="m"} 3.0
+vllm:num_requests_waiting{model_name="m"} 2.0
+vllm:gpu_cache_usage_perc{model_name="m"} 0.5
+vllm:generation_tokens_total{model_name="m"} 100.0
+vllm:time_per_output_token_seconds_sum{model_name="m"} 2.0
+vllm:time_per_output_token_seconds_count{model_name="m"} 100.0
+""",
+    "sglang": """sglang:num_running_reqs{model_name="m"} 3.0
+sglang:num_queue_reqs{model_name="m"} 2.0
+sglang:token_usage{model_name="m"} 0.5
+sglang:generation_tokens_total{model_name="m"} 100.0
+sglang:inter_token_latency_seconds_sum{model_name="m"} 2.0
+sglang:inter_token_latency_seconds_count{model_name="m"} 100.0
+""",
+    "tgi": "tgi_batch_current_size 3\ntgi_queue_size 2\ntgi_request_generated_tokens_sum 100\n",
+    "llama.cpp": "llamacpp:requests_processing 3\nllamacpp:requests_deferred 2\nllamacpp:tokens_predicted_total 100\n",
+}
+DCGM = """DCGM_FI_DEV_FB_USED{gpu="0",UUID="x",device="nvidia0"} {used0}
+DCGM_FI_DEV_FB_USED{gpu="1",UUID="y",device="nvidia1"} 2048
+DCGM_FI_DEV_POWER_USAGE{gpu="0",UUID="x"} 300.5
+DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{gpu="0",UUID="x"} {energy0}
+DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{gpu="1",UUID="y"} 5000
+DCGM_FI_PROF_NVLINK_TX_BYTES{gpu="0",UUID="x"} 1000000
+"""
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_each_engine_says_the_same_under_names_of_its_own(text: str) -> None:
+    figures = read(text, ENGINE)[""]
+
+    assert (figures["running"], figures["waiting"], figures["output_tokens"]) == (3, 2, 100)
+    assert figures.get("kv_cache_usage", 0.5) == 0.5
+    assert figures.get("itl_sum_s", 2.0) / figures.get("itl_count", 100.0) == 0.02
+
+
+def test_what_real_engines_served_is_read() -> None:
+    vllm, llama = (read((DATA / f"{name}.metrics").read_text(), ENGINE)[""] for name in ("vllm", "llamacpp"))
+
+    assert (vllm["prompt_tokens"], vllm["output_tokens"], vllm["ttft_count"]) == (1498, 2482, 43)
+    assert vllm["itl_count"] == 2482 - 43
+    assert vllm["ttft_sum_s"] / vllm["ttft_count"] == pytest.approx(0.11301, rel=1e-4)
+    assert {series.name for series in ENGINE} == vllm.keys()
+    assert (llama["prompt_tokens"], llama["output_tokens"], llama["running"]) == (35, 32, 0)
+
+
+def test_counts_of_several_ranks_add_up_and_shares_do_not() -> None:
+    text = "".join(f'vllm:{n}{{engine="{e}"}} {v}\n' for n in ("num_requests_running",) for e, v in ((0, 3), (1, 4)))
+    text += 'vllm:kv_cache_usage_perc{engine="0"} 0.5\nvllm:kv_cache_usage_perc{engine="1"} 0.7\n'
+    text += 'vllm:num_requests_waiting{engine="0"} NaN\n'
+
+    assert read(text, ENGINE) == {"": {"running": 7, "kv_cache_usage": 0.7}}
+
+
+def test_what_no_engine_serves_is_nothing() -> None:
+    assert read("<html>not metrics</html>\nvllm:num_requests_running\n", ENGINE) == {}
+
+
+def grown(tmp_path: Path, *samples: str) -> Source:
+    source = Source("http://engine/metrics", ENGINE, tmp_path / ENGINE_FILE)
+    for text in samples:
+        source.take(read(text, ENGINE))
+    return source
+
+
+def test_the_summary_lays_the_engines_means_beside_the_clients(tmp_path: Path) -> None:
+    def said(tokens: int, count: int, total_s: float, running: int) -> str:
+        return (
+            f"vllm:generation_tokens_total {tokens}\nvllm:num_requests_running {running}\n"
+            f"vllm:time_to_first_token_seconds_count {count}\nvllm:time_to_first_token_seconds_sum {total_s}\n"
+            f"vllm:prefix_cache_queries_total {count * 100}\nvllm:prefix_cache_hits_total {count * 25}\n"
+        )
+
+    source = grown(tmp_path, said(50, 10, 1.0, 0), said(60, 11, 1.1, 7), said(150, 14, 1.4, 2))
+    totals = RunTotals(arrived_tokens=98)
+    totals.distributions["ttft_s"].add_many(np.array([0.12, 0.12]))
+    totals.outside["ttft_s"] = RunTotals().distributions["ttft_s"]
+    totals.outside["ttft_s"].add(0.15)
+
+    summary = engine_summary([source], totals)
+
+    assert summary["ttft_mean_s"] == pytest.approx(0.4 / 4)
+    assert summary["client_ttft_mean_s"] == pytest.approx(0.13)
+    assert summary["ttft_gap_s"] == pytest.approx(0.03)
+    assert (summary["output_tokens"], summary["output_tokens_gap"]) == (100, 2)
+    assert (summary["running_max"], summary["waiting_max"], summary["preemptions"]) == (7, None, None)
+    assert summary["prefix_cache_hit_share"] == 0.25
+    rows = list(csv.DictReader((tmp_path / ENGINE_FILE).read_text().splitlines()))
+    assert [(row["running"], row["waiting"]) for row in rows] == [("0.0", ""), ("7.0", ""), ("2.0", "")]
+
+
+def test_an_engine_that_was_restarted_has_no_difference_to_show(tmp_path: Path) -> None:
+    source = grown(tmp_path, "vllm:generation_tokens_total 50\n", "vllm:generation_tokens_total 10\n")
+
+    assert engine_summary([source], RunTotals())["output_tokens"] is None
+
+
+def test_gpus_are_kept_apart_in_the_file_and_added_up_in_the_summary(tmp_path: Path) -> None:
+    source = Source("http://gpu/metrics", GPU, tmp_path / "gpu_metrics.csv", by="gpu")
+    for used, energy in ((512, 1000), (1024, 4000), (256, 7000)):
+        time.sleep(0.1)
+        text = DCGM.replace("{used0}", str(used)).replace("{energy0}", str(energy))
+        source.take(read(text, GPU, "gpu"))
+
+    summary = gpu_summary([source], RunTotals(arrived_tokens=3))
+
+    assert (summary["gpus"], summary["memory_used_max_gib"], summary["power_max_w"]) == (2, 3.0, 300.5)
+    assert (summary["energy_j"], summary["energy_j_per_output_token"]) == (6.0, 2.0)
+    assert summary["nvlink_rx_max_bytes_per_s"] is summary["nvlink_rx_bytes"] is None
+    assert 1e6 * 0.2 <= summary["nvlink_tx_bytes"] < 1e6 * 20, "a million bytes a second, over two tenths of a second"
+    assert summary["memory_estimate_gib"] is None
+    sized = gpu_summary([source], RunTotals(), {"weights": 2**30, "overhead": 2**29, "kv_cache": 2**31})
+    assert (sized["memory_estimate_gib"], sized["memory_estimate_with_kv_cache_gib"]) == (3.0, 7.0)
+    assert read("DCGM_FI_DEV_FB_USED 9223372036854775794\n", GPU) == {}, "DCGM's way to say: not known"
+    assert [row["part"] for row in csv.DictReader((tmp_path / "gpu_metrics.csv").read_text().splitlines())] == [
+        "0",
+        "1",
+    ] * 3
+
+
+def test_the_simulated_engine_is_read_and_an_absent_one_is_no_error(tmp_path: Path) -> None:
+    with spawn(SimulationSettings(model="m")) as engine:
+        urls = [f"{engine.url}/metrics", "http://127.0.0.1:9/metrics"]
+        watch = EngineWatch(Monitor(engine_metrics_url=urls), tmp_path)
+        watch.sample()
+
+    summary = watch.summary(RunTotals())
+
+    assert summary["gpu_metrics"] is None
+    assert (summary["engine_metrics"]["samples"], summary["engine_metrics"]["failed_reads"]) == (1, 1)
+    assert summary["engine_metrics"]["running_max"] == 0
+
+
+def test_an_engine_behind_https_is_read_as_the_scenario_trusts_it(tmp_path: Path) -> None:
+    certificate, key = certificate_files()
+    with served(certificate, key, b"vllm:num_requests_running 3\n") as port:
+        monitor = Monitor(engine_metrics_url=[f"https://127.0.0.1:{port}/metrics"])
+        found = {}
+        for name, trust in {
+            "ca": {"ca_file": str(certificate)},
+            "unverified": {"verify_tls": False},
+            "default": {},
+        }.items():
+            (tmp_path / name).mkdir()
+            watch = EngineWatch(monitor, tmp_path / name, **trust)
+            watch.sample()
+            found[name] = watch.summary(RunTotals())["engine_metrics"]
+
+    assert [found[name]["running_max"] for name in ("ca", "unverified", "default")] == [3, 3, None]
+    assert found["default"]["failed_reads"] == 1
+
+
+def test_a_ca_file_of_no_use_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"engine\.ca_file: nowhere.pem cannot be used"):
+        EngineWatch(Monitor(engine_metrics_url=["https://127.0.0.1/metrics"]), tmp_path, ca_file="nowhere.pem")
+
+
+@contextmanager
+def served(certificate: Path, key: Path, body: bytes) -> Iterator[int]:
+    """The port of a server on loopback that says this to everyone, over TLS."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # type: ignore[method-assign] # a client that does not trust it hangs up
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_a_wrong_address_is_named_before_anything_is_sent(tmp_path: Path) -> None:
+    scenario = Path(__file__).parents[2] / "scenarios" / "demo.toml"
+
+    with pytest.raises(ConfigError, match=r"monitor\.engine_metrics_url.*looks like"):
+        load_scenario(scenario, {"monitor.engine_metrics_url": "localhost:8000"})
+    assert load_scenario(scenario).monitor.engine_metrics_url == []

@@ -1,0 +1,75 @@
+"""The exporter's address: who may use it, and how long it stays after a run."""
+
+import threading
+import time
+from collections.abc import Iterator
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+
+from llmload.prometheus.export import wsgi_app
+from llmload.prometheus.families import Snapshot
+from llmload.prometheus.server import MetricsServer
+
+LABELS = {"engine": "vLLM", "model": "m", "scenario": "s"}
+
+
+@pytest.fixture
+def ended() -> list[bool]:
+    return []
+
+
+@pytest.fixture
+def server(ended: list[bool]) -> Iterator[MetricsServer]:
+    app = wsgi_app(lambda: Snapshot(labels=LABELS))
+    served = MetricsServer(app, "127.0.0.1", 0, ended=lambda: bool(ended))
+    yield served
+    served.close()
+
+
+def get(server: MetricsServer, path: str = "/metrics") -> str:
+    with urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=5) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def test_metrics_are_at_their_path_and_nothing_else_is_anywhere(server: MetricsServer) -> None:
+    assert "llmload_requests_total" in get(server)
+    with pytest.raises(HTTPError) as refused:
+        get(server, "/")
+    with refused.value as answer:
+        assert (answer.code, b"/metrics" in answer.read()) == (404, True)
+
+
+def test_a_port_that_is_taken_is_an_os_error(server: MetricsServer) -> None:
+    with pytest.raises(OSError, match="in use"):
+        MetricsServer(wsgi_app(lambda: Snapshot(labels=LABELS)), "127.0.0.1", server.port)
+
+
+def test_lingering_ends_with_the_first_scrape_that_began_after_the_end(
+    server: MetricsServer, ended: list[bool]
+) -> None:
+    get(server)
+    ended.append(True)
+    late = threading.Timer(0.4, get, [server])
+    late.start()
+    began_s = time.monotonic()
+
+    assert server.linger(10.0)
+    assert 0.4 <= time.monotonic() - began_s < 5
+    late.join()
+
+
+def test_a_scrape_between_the_end_and_the_lingering_is_enough(server: MetricsServer, ended: list[bool]) -> None:
+    ended.append(True)
+    get(server)
+
+    assert server.linger(5.0)
+
+
+def test_lingering_ends_without_a_scrape_when_its_time_is_over(server: MetricsServer, ended: list[bool]) -> None:
+    get(server)
+    ended.append(True)
+
+    assert not server.linger(0.3)

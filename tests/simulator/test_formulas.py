@@ -1,0 +1,131 @@
+"""The model of length and time, by hand."""
+
+import math
+import statistics
+
+import pytest
+
+from llmload.errors import ConfigError
+from llmload.simulator import SimulationSettings
+from llmload.simulator.protocol import Api, RefusedError, read_asked
+from llmload.simulator.server import from_line, to_line
+from llmload.simulator.settings import FaultDealer, gap_ns, prompt_number, text_tokens, ttft_ns, wanted_tokens
+
+
+@pytest.mark.parametrize(("text", "tokens"), [("", 0), ("a", 1), ("abcd", 1), ("abcde", 2), ("ä" * 4, 2)])
+def test_a_token_is_four_utf8_bytes_begun(text: str, tokens: int) -> None:
+    assert text_tokens(text) == tokens
+
+
+def test_each_chat_message_costs_four_tokens_more() -> None:
+    body = b'{"messages": [{"role": "system", "content": "abcd"}, {"role": "user", "content": "abcdefgh"}]}'
+
+    assert read_asked(SimulationSettings(), Api.CHAT, None, body).prompt_tokens == (4 + 1) + (4 + 2)
+
+
+def test_text_parts_of_a_message_count_together() -> None:
+    parts = b'[{"type": "text", "text": "abcd"}, {"type": "text", "text": "efgh"}]'
+    body = b'{"messages": [{"role": "user", "content": ' + parts + b"}]}"
+
+    assert read_asked(SimulationSettings(), Api.CHAT, None, body).prompt_tokens == 4 + 2
+
+
+def test_a_prompt_of_token_ids_counts_its_ids() -> None:
+    assert read_asked(SimulationSettings(), Api.COMPLETIONS, None, b'{"prompt": [5, 6, 7]}').prompt_tokens == 3
+
+
+def test_first_token_takes_ttft_and_prefill() -> None:
+    settings = SimulationSettings(ttft_s=0.05, prefill_s_per_token=0.001)
+
+    assert ttft_ns(settings, 100) == 150_000_000
+
+
+def test_the_gap_grows_with_the_others_in_the_batch() -> None:
+    settings = SimulationSettings(itl_s=0.02, itl_load_factor=1.0, slots=4)
+
+    assert [gap_ns(settings, running) for running in (1, 2, 4)] == [20_000_000, 25_000_000, 35_000_000]
+
+
+def test_answer_lengths_follow_the_prompt_and_the_seed() -> None:
+    one, other = SimulationSettings(seed=1), SimulationSettings(seed=2)
+    prompts = [f"prompt {i}".encode() for i in range(50)]
+
+    def lengths(settings: SimulationSettings) -> list[int]:
+        return [wanted_tokens(settings, prompt_number(settings, prompt)) for prompt in prompts]
+
+    assert lengths(one) == lengths(one)
+    assert lengths(one) != lengths(other)
+
+
+def test_drawn_lengths_have_the_stated_mean_and_spread() -> None:
+    settings = SimulationSettings(output_tokens_mean=200.0, output_tokens_spread=0.5)
+    drawn = [wanted_tokens(settings, prompt_number(settings, str(i).encode())) for i in range(20_000)]
+
+    assert statistics.fmean(drawn) == pytest.approx(200.0, rel=0.02)
+    assert statistics.stdev(map(math.log, drawn)) == pytest.approx(0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("asked", "tokens", "cut"),
+    [
+        (b"", 10, False),
+        (b', "max_tokens": 10', 10, False),
+        (b', "max_tokens": 9', 9, True),
+        (b', "max_completion_tokens": 4', 4, True),
+        (b', "max_tokens": 25, "ignore_eos": true', 25, True),
+    ],
+)
+def test_an_answer_is_cut_at_max_tokens_and_goes_on_to_it_when_eos_is_ignored(
+    asked: bytes, tokens: int, cut: bool
+) -> None:
+    settings = SimulationSettings(output_tokens=10)
+    read = read_asked(settings, Api.COMPLETIONS, None, b'{"prompt": "x"' + asked + b"}")
+
+    assert (read.output_tokens, read.cut) == (tokens, cut)
+
+
+def test_tgi_answers_twenty_tokens_where_nothing_is_asked() -> None:
+    assert read_asked(SimulationSettings(output_tokens=50), Api.TGI, True, b'{"inputs": "x"}').output_tokens == 20
+
+
+def test_a_prompt_beyond_the_context_is_refused() -> None:
+    settings = SimulationSettings(max_model_len_tokens=10)
+
+    with pytest.raises(RefusedError) as refused:
+        read_asked(settings, Api.COMPLETIONS, None, b'{"prompt": "%s", "max_tokens": 4}' % (b"x" * 28))
+    assert refused.value.status == 400
+
+
+def test_faults_are_dealt_in_their_shares_and_again_the_same() -> None:
+    def dealt() -> list[str | None]:
+        dealer = FaultDealer({"http_500": 0.2, "reset": 0.1}, seed=7)
+        return [dealer.next() for _ in range(10_000)]
+
+    first = dealt()
+    assert first == dealt()
+    assert first.count("http_500") == pytest.approx(2000, abs=150)
+    assert first.count("reset") == pytest.approx(1000, abs=150)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "named"),
+    [
+        ({"slots": 0}, "slots = 0"),
+        ({"itl_s": -1.0}, "itl_s = -1.0"),
+        ({"ttft_s": math.nan}, "ttft_s = nan"),
+        ({"output_tokens": 0}, "output_tokens = 0"),
+        ({"faults": {"fire": 0.1}}, "'fire'"),
+        ({"faults": {"reset": 1.5}}, "reset = 1.5"),
+        ({"faults": {"reset": 0.6, "stall": 0.6}}, "1.2"),
+    ],
+)
+def test_a_knob_that_cannot_be_is_named_with_its_value(knobs: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        SimulationSettings(**knobs)
+
+
+def test_settings_survive_the_way_to_the_process_and_keep_the_key_out_of_repr() -> None:
+    settings = SimulationSettings(api_key="hush", faults={"reset": 0.5}, output_tokens=3)
+
+    assert from_line(to_line(settings)) == settings
+    assert "hush" not in repr(settings)

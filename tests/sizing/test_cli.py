@@ -1,0 +1,232 @@
+"""`llmload vram` from the outside."""
+
+import json
+import re
+import resource
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from llmload.cli.vram import vram
+from llmload.errors import ConfigError
+from llmload.sizing.catalogue import catalogue
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "locust", "pandas", "datasets", "numpy", "pydantic", "rich", "openai", "gevent")
+
+
+def test_the_seed_table_is_printed_as_the_seed_has_it() -> None:
+    result = CliRunner().invoke(vram, ["table", "--rule", "seed"])
+
+    assert result.exit_code == 0
+    assert result.stdout == (Path(__file__).parent / "data" / "seed_table.md").read_text()
+
+
+def test_named_models_replace_the_seeds() -> None:
+    result = CliRunner().invoke(vram, ["table", "--json", "Qwen3-32B", "llama-2-70b"])
+
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["model"] for row in rows] == ["Qwen3-32B", "llama-2-70b"]
+    assert rows[1]["memory_gib"]["FP16/BF16"] == 153.78
+
+
+def test_an_unknown_model_raises_what_the_program_prints_as_one_line() -> None:
+    result = CliRunner().invoke(vram, ["table", "no-such-model"])
+
+    assert isinstance(result.exception, ConfigError)
+    assert "\n" not in str(result.exception)
+
+
+def test_sizing_a_model_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from llmload.cli.vram import vram; vram(['table'], standalone_mode=False);"
+        f"sys.exit(' '.join(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.stderr.strip() == ""
+
+
+def test_show_gives_parameters_weights_and_cache_for_people() -> None:
+    lines = CliRunner().invoke(vram, ["show", "Llama-3.1-8B-Instruct"]).stdout.splitlines()
+
+    assert lines[0] == (
+        "Llama-3.1-8B-Instruct: llama, 32 layers, hidden size 4,096, vocabulary 128,256, context 131,072 tokens"
+    )
+    assert "  total                   8,030,261,248" in lines
+    assert "  a token 128 KiB" in lines
+    assert "    131,072 tokens    16.000 GiB" in lines
+    assert any("bf16      14.96" in line for line in lines)
+
+
+def test_show_gives_the_same_as_json_in_bytes() -> None:
+    sheet = json.loads(CliRunner().invoke(vram, ["show", "--json", "--kv-dtype", "fp8", "gemma-3-12b-it"]).stdout)
+
+    assert sheet["params"]["total"] == 11_766_034_176
+    assert sheet["weights_bytes"]["bf16"] == 2 * 11_766_034_176
+    assert sheet["kv_bytes_per_token"] == 48 * 4096
+    assert sheet["kv_bytes_per_token_beyond_windows"] == 8 * 4096
+    assert sheet["sequence_bytes_by_context_tokens"]["8192"] == 4096 * (8 * 8192 + 40 * 1024)
+
+
+def test_show_says_what_it_leaves_out_and_what_the_config_declares(tmp_path: Path) -> None:
+    inner = dict(catalogue()["gemma-3-4b-it"]["config"])
+    outer = {
+        "model_type": "gemma3",
+        "text_config": inner,
+        "vision_config": {"hidden_size": 1152},
+        "quantization_config": {"quant_method": "awq"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(outer))
+
+    text = CliRunner().invoke(vram, ["show", str(tmp_path)]).stdout
+    assert "Language model only, not counted: vision_config" in text
+    assert "The config declares quantised weights: awq" in text
+
+
+def test_show_tells_an_encoders_input_from_the_decoders_context() -> None:
+    text = CliRunner().invoke(vram, ["show", "t5-v1_1-xxl"]).stdout
+
+    assert "24 + 24 layers" in text
+    assert "a token of the encoder's input 384 KiB, not in the contexts below" in text
+
+
+def test_gpus_and_models_are_listed_in_both_forms() -> None:
+    runner = CliRunner()
+
+    assert len(json.loads(runner.invoke(vram, ["gpus", "--json"]).stdout)) == 21
+    assert len(json.loads(runner.invoke(vram, ["models", "--json"]).stdout)) == 60
+    assert len(runner.invoke(vram, ["gpus"]).stdout.splitlines()) == 22
+    assert runner.invoke(vram, ["models"]).stdout.splitlines()[0].split() == ["llama-7b", "huggyllama/llama-7b"]
+
+
+SERVED_LOG = """Initializing a V1 LLM engine (v0.19.0) with config: model='meta-llama/Llama-3.2-1B-Instruct', \
+dtype=torch.bfloat16, max_seq_len=8192, tensor_parallel_size=1, pipeline_parallel_size=1, quantization=None
+Model loading took 2.32 GiB memory and 3 seconds
+Available KV cache memory: 10.00 GiB
+GPU KV cache size: 327,680 tokens
+Maximum concurrency for 8,192 tokens per request: 40.00x
+"""
+SERVED_METRICS = 'vllm:cache_config_info{block_size="16",cache_dtype="auto",num_gpu_blocks="20480"} 1.0\n'
+
+
+def examples() -> list[list[str]]:
+    """Every `llmload vram` line of the help texts and of the documents."""
+    texts = [CliRunner().invoke(vram, [verb, "--help"]).stdout for verb in vram.commands]
+    lines = [line for text in texts for line in text.splitlines() if line.startswith("    llmload vram ")]
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        lines += [line for block in blocks for line in block.splitlines() if line.startswith("llmload vram ")]
+    return [shlex.split(line, comments=True)[2:] for line in lines]
+
+
+def test_each_verb_has_two_examples_at_least() -> None:
+    verbs = [args[0] for args in examples()]
+
+    assert all(verbs.count(verb) >= 2 for verb in vram.commands)
+
+
+@pytest.mark.parametrize("args", examples(), ids=" ".join)
+def test_an_example_of_the_help_texts_and_documents_works(
+    args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vllm.log").write_text(SERVED_LOG)
+    (tmp_path / "metrics.txt").write_text(SERVED_METRICS)
+    monkeypatch.chdir(tmp_path)
+
+    assert CliRunner().invoke(vram, args).exit_code == 0
+
+
+def run(*args: str) -> tuple[int, str]:
+    result = CliRunner().invoke(vram, list(args))
+    return result.exit_code, result.stdout
+
+
+def test_what_does_not_fit_ends_with_exit_code_1_and_says_what_would() -> None:
+    code, text = run("fit", "Llama-3.1-70B-Instruct", "--gpu", "H100-SXM5", "--context", "8192")
+
+    assert code == 1
+    assert text.startswith("Llama-3.1-70B-Instruct on 1 x H100-SXM5-80GB: DOES NOT FIT\n")
+    assert "  - w4a16 weights" in text
+
+
+def test_fit_takes_every_setting_and_gives_json() -> None:
+    code, text = run(
+        "fit", "Qwen3-30B-A3B", "--gpu", "H100-SXM5", "--count", "4", "--tp", "2", "--ep", "--precision", "fp8",
+        "--kv-dtype", "fp8", "--context", "16000", "--users", "20", "--engine", "vllm", "--engine-version", "0.19",
+        "--utilization", "0.95", "--json",
+    )  # fmt: skip
+    found = json.loads(text)
+
+    assert (code, found["verdict"], found["copies"], found["expert_parallel"]) == (0, "fits", 2, True)
+    assert (found["engine_version"], found["utilization"], found["precision"]) == ("0.19", 0.95, "fp8")
+    assert found["max_concurrency"]["low"] <= found["max_concurrency"]["best"] <= found["max_concurrency"]["high"]
+
+
+def test_a_model_without_a_longest_context_needs_one() -> None:
+    result = CliRunner().invoke(vram, ["fit", "t5-v1_1-xxl", "--gpu", "H100-SXM5"])
+
+    assert isinstance(result.exception, ConfigError)
+    assert "states no longest context: give --context" in str(result.exception)
+
+
+def test_other_rules_and_formats_of_the_table() -> None:
+    assert run("table", "--rule", "exact", "--precision", "BF16", "Qwen3-0.6B")[1] == (
+        "| Model      | Parameters | bf16 |\n|------------|-----------:|-----:|\n| Qwen3-0.6B |       596m | 1.11 |\n"
+    )
+    assert run("table", "--csv", "--precision", "fp16", "llama-2-70b")[1] == (
+        "model,parameters,FP16/BF16 (GiB)\nllama-2-70b,68714504192,153.78\n"
+    )
+    total = json.loads(run("table", "--rule", "total", "--json", "llama-2-70b")[1])
+    assert total["rows"][0]["memory_gib"]["FP16/BF16"] == 154.17
+    assert len(run("table", "--rule", "total")[1].splitlines()) == 2 + 11
+    refused = CliRunner().invoke(vram, ["table", "--rule", "total", "--precision", "int3"])
+    assert isinstance(refused.exception, ConfigError)
+
+
+def test_bounds_judge_a_measured_speed() -> None:
+    code, text = run("bound", "vicuna-7b-v1.3", "--gpu", "A100-SXM4-80GB", "--measured", "160")
+
+    assert code == 0
+    assert "MBU 103.7%" in text
+    assert "implausible: 104% of the bandwidth bound" in text
+    assert run("bound", "vicuna-7b-v1.3")[0] == 2
+
+
+def test_a_log_is_laid_beside_its_estimate(tmp_path: Path) -> None:
+    log = tmp_path / "vllm.log"
+    log.write_text(SERVED_LOG)
+    rows = json.loads(run("check-log", str(log), "--json")[1])["comparison"]
+    by_name = {row["quantity"]: row for row in rows}
+
+    assert (by_name["tokens"]["logged"], by_name["tokens"]["estimated"]) == (327_680, 327_680)
+    assert abs(by_name["weights_gib"]["difference_percent"]) < 1
+
+
+def test_a_verb_takes_less_than_0_3_s_of_processor_time() -> None:
+    """Processor time, since a machine that is busy with something else says nothing about this program."""
+    program = [sys.executable, "-m", "llmload.cli.main", "vram"]
+    for verb in (["fit", "gpt-oss-120b", "--gpu", "H100-SXM5"], ["table"], ["bound"], ["show", "DeepSeek-V3"]):
+        took_s = []
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([*program, *verb], capture_output=True, check=False)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            took_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert min(took_s) < 0.3, f"{verb}: {took_s}"
+
+
+def test_no_verb_imports_anything_heavy() -> None:
+    verbs = (["fit", "gpt-oss-120b", "--gpu", "H100-SXM5"], ["bound"], ["gpus", "--local"], ["show", "DeepSeek-V3"])
+    program = (
+        "import sys; from llmload.cli.vram import vram;"
+        "[vram(verb, standalone_mode=False) for verb in " + repr(verbs) + "];"
+        f"sys.exit(' '.join(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.stderr.strip() == ""

@@ -1,0 +1,144 @@
+"""Where a model comes from, and which are refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmload.errors import ConfigError
+from llmload.sizing.architecture import count_parameters
+from llmload.sizing.catalogue import catalogue, load_model
+from llmload.sizing.families import model_from_config
+from llmload.sizing.hf_config import HfConfig
+
+LLAMA = dict(catalogue()["llama-2-7b"]["config"])
+
+
+def config_file(folder: Path, config: object) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def test_a_name_an_hf_id_a_config_file_and_its_directory_give_the_same_model(tmp_path: Path) -> None:
+    path = config_file(tmp_path, LLAMA)
+
+    totals = {
+        count_parameters(load_model(source)).total
+        for source in ("llama-2-7b", "LLAMA-2-7B", "meta-llama/Llama-2-7b-chat-hf", str(path), str(tmp_path))
+    }
+    assert totals == {6_738_415_616}
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
+    with pytest.raises(ConfigError, match=r"'qwen3-31b' is neither in the catalogue.*near it: .*Qwen3-32B"):
+        load_model("qwen3-31b")
+
+
+def test_an_unknown_architecture_is_refused_and_the_known_ones_are_named(tmp_path: Path) -> None:
+    path = config_file(tmp_path, LLAMA | {"model_type": "retnet"})
+
+    with pytest.raises(ConfigError, match=r"config\.json: model_type = 'retnet' is not.*known: .*llama"):
+        load_model(str(path))
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"])
+def test_a_size_that_is_missing_is_named_and_not_guessed(key: str, tmp_path: Path) -> None:
+    path = config_file(tmp_path, {k: v for k, v in LLAMA.items() if k != key})
+
+    with pytest.raises(ConfigError, match=rf"config\.json: {key} is missing"):
+        load_model(str(path))
+
+
+@pytest.mark.parametrize("value", [0, -1, "32", 1.5, True])
+def test_a_size_that_is_no_positive_whole_number_is_refused_with_its_value(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"here: num_hidden_layers = .* is not a positive whole number"):
+        model_from_config(HfConfig(LLAMA | {"num_hidden_layers": value}, "here"), "m")
+
+
+def test_a_file_that_is_not_json_and_a_directory_without_config_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.json: cannot be read: No such file"):
+        load_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json: is not JSON"):
+        load_model(str(tmp_path))
+
+
+def test_a_file_that_holds_a_list_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds list"):
+        load_model(str(config_file(tmp_path, [])))
+
+
+def test_a_config_without_a_model_type_is_refused() -> None:
+    with pytest.raises(ConfigError, match="here: model_type is missing"):
+        model_from_config(HfConfig({}, "here"), "m")
+
+
+def test_a_multimodal_config_gives_its_language_model_and_names_what_is_left_out() -> None:
+    inner = dict(catalogue()["gemma-3-4b-it"]["config"])
+    outer = {"model_type": "gemma3", "text_config": inner, "vision_config": {"hidden_size": 1152}}
+
+    model = model_from_config(HfConfig(outer, "here"), "m")
+
+    assert model.uncounted == ("vision_config",)
+    assert count_parameters(model).total == 3_880_263_168
+
+
+def test_gemma_3_configs_that_leave_out_their_defaults_are_completed() -> None:
+    """The published config of the 4b model leaves out heads, head_dim and vocabulary."""
+    inner = {
+        "model_type": "gemma3_text",
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
+        "sliding_window": 1024,
+    }
+    model = model_from_config(HfConfig({"model_type": "gemma3", "text_config": inner}, "here"), "m")
+
+    assert count_parameters(model).total == 3_880_263_168
+
+
+def test_a_stated_head_dim_wins_over_hidden_size_by_heads() -> None:
+    model = load_model("Mistral-Nemo-Instruct-2407")
+
+    assert model.hidden_size == 5120
+    assert {layer.mixer.head_dim for layer in model.decoder} == {128}  # type: ignore[union-attr]
+
+
+def test_falcon_with_multi_query_has_one_key_head() -> None:
+    assert {layer.mixer.kv_heads for layer in load_model("falcon-7b-instruct").decoder} == {1}  # type: ignore[union-attr]
+
+
+def test_a_window_that_qwen_states_but_switches_off_is_no_window() -> None:
+    stated = dict(catalogue()["qwen2.5-7b-instruct"]["config"]) | {"sliding_window": 131072, "max_window_layers": 28}
+
+    off = model_from_config(HfConfig(stated | {"use_sliding_window": False}, "here"), "m")
+    on = model_from_config(HfConfig(stated | {"use_sliding_window": True, "max_window_layers": 20}, "here"), "m")
+
+    windows = [layer.mixer.window_tokens for layer in on.decoder]  # type: ignore[union-attr]
+    assert {layer.mixer.window_tokens for layer in off.decoder} == {None}  # type: ignore[union-attr]
+    assert windows == [None] * 20 + [131072] * 8
+
+
+def test_gemma_2_alternates_and_gemma_3_has_one_full_layer_in_six_without_layer_types() -> None:
+    for name, period in (("gemma-2-2b-it", 2), ("gemma-3-12b-it", 6)):
+        config = {k: v for k, v in catalogue()[name]["config"].items() if k != "layer_types"}
+
+        bare = model_from_config(HfConfig(config, "here"), "m")
+
+        full = [i for i, layer in enumerate(bare.decoder) if layer.mixer.window_tokens is None]  # type: ignore[union-attr]
+        assert full == list(range(period - 1, len(bare.decoder), period))
+        assert bare.decoder == load_model(name).decoder
+
+
+def test_layer_types_of_an_unknown_kind_are_refused() -> None:
+    config = LLAMA | {"layer_types": ["chunked_attention"] * 32}
+
+    with pytest.raises(ConfigError, match="layer_types holds 'chunked_attention'"):
+        model_from_config(HfConfig(config, "here"), "m")
+
+
+def test_a_declared_quantisation_is_kept() -> None:
+    config = LLAMA | {"quantization_config": {"quant_method": "awq", "bits": 4}}
+
+    assert model_from_config(HfConfig(config, "here"), "m").quantisation == "awq"

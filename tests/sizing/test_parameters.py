@@ -1,0 +1,70 @@
+"""Parameter counts against those of 60 published models and against hand counts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmload.sizing.architecture import count_parameters
+from llmload.sizing.catalogue import load_model, model_names
+
+EXPECTED = json.loads((Path(__file__).parent / "data" / "model_counts.json").read_text())
+
+
+def test_the_catalogue_holds_the_sixty_models_whose_counts_are_known() -> None:
+    assert sorted(model_names()) == sorted(EXPECTED)
+    assert len(EXPECTED) == 60
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_counts_computed_from_the_config_equal_the_known_ones_to_the_parameter(name: str) -> None:
+    counts = count_parameters(load_model(name))
+    computed = {
+        "total": counts.total,
+        "embed": counts.embed,
+        "lm_head": counts.lm_head,
+        "backbone": counts.backbone,
+        "active": counts.active,
+        "expert": counts.experts,
+        "router": counts.router,
+        "norms": counts.norms,
+        "decode_params": counts.read_per_token,
+    }
+
+    expected = {key: value for key, value in EXPECTED[name].items() if key in computed}
+    assert {key: computed[key] for key in expected} == expected
+
+
+def test_the_split_of_llama_2_7b_is_what_its_shapes_give_by_hand() -> None:
+    counts = count_parameters(load_model("llama-2-7b"))
+
+    assert counts.embed == 32000 * 4096
+    assert counts.attention == 32 * 4 * 4096 * 4096
+    assert counts.mlp == 32 * 3 * 4096 * 11008
+    assert counts.norms == (2 * 32 + 1) * 4096
+    assert counts.lm_head == 32000 * 4096
+    assert (counts.experts, counts.router) == (0, 0)
+
+
+def test_parts_add_up_to_the_total_for_every_model() -> None:
+    for name in model_names():
+        counts = count_parameters(load_model(name))
+        parts = counts.embed + counts.attention + counts.mlp + counts.experts + counts.router + counts.norms
+
+        assert parts + counts.lm_head == counts.total
+        assert counts.backbone == counts.total - counts.lm_head
+
+
+def test_a_dense_model_is_wholly_active_and_mixtral_leaves_six_of_eight_experts_idle() -> None:
+    dense = count_parameters(load_model("Qwen3-32B"))
+    sparse = count_parameters(load_model("Mixtral-8x7B-Instruct-v0.1"))
+
+    assert dense.active == dense.total
+    assert sparse.idle_experts * 8 == sparse.experts * 6
+
+
+def test_tied_embeddings_are_counted_once_and_read_whole_for_each_token() -> None:
+    counts = count_parameters(load_model("Llama-3.2-1B-Instruct"))
+
+    assert counts.lm_head == 0
+    assert counts.read_per_token == counts.total

@@ -1,0 +1,106 @@
+"""Intervals hold the truth as often as they say, also where answers depend on each other."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmload.stats.intervals import (
+    BATCHES,
+    batches_of,
+    effective_count,
+    normal_z,
+    ratio,
+    ratio_interval,
+    share_interval,
+    student_t,
+    trend,
+)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "degrees", "value"),
+    [(0.95, 3, 3.182), (0.95, 5, 2.571), (0.95, 11, 2.201), (0.99, 5, 4.032), (0.99, 11, 3.106), (0.999, 11, 4.437)],
+)
+def test_student_t_is_that_of_the_tables(confidence: float, degrees: int, value: float) -> None:
+    assert student_t(confidence, degrees) == pytest.approx(value, rel=0.01)
+
+
+def test_z_is_that_of_the_tables() -> None:
+    assert [round(normal_z(each), 3) for each in (0.9, 0.95, 0.99)] == [1.645, 1.96, 2.576]
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "low", "high"), [(0.0, 10, 0.0, 0.2775), (0.1, 100, 0.0552, 0.1744), (0.5, 10, 0.2366, 0.7634)]
+)
+def test_shares_have_wilsons_interval(share: float, count: int, low: float, high: float) -> None:
+    assert share_interval(share, count, 0.95) == pytest.approx((low, high), abs=1e-4)
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=60))
+def test_batches_add_up_to_the_whole_and_are_not_too_many(parts: list[tuple[float, float]]) -> None:
+    running = [tuple(each) for each in np.cumsum(np.array(parts), axis=0)]
+    batches = batches_of(running)  # type: ignore[arg-type]  # two columns
+
+    assert 1 <= len(batches) <= BATCHES
+    assert sum(batch[0] for batch in batches) == pytest.approx(running[-1][0] - running[0][0], abs=1e-6)
+    assert sum(batch[1] for batch in batches) == pytest.approx(running[-1][1] - running[0][1], abs=1e-6)
+
+
+def test_nothing_is_known_of_nothing() -> None:
+    assert batches_of([]) == []
+    assert batches_of([(0.0, 0.0)]) == []
+    assert ratio([]) is None
+    assert ratio_interval([(1.0, 2.0)] * 3, 0.95) is None
+    assert share_interval(0.5, 0, 0.95) == (0.0, 1.0)
+
+
+def coverage(chain: float, trials: int = 200) -> tuple[float, float]:
+    """How often the mean's and the share's interval hold the truth, of values that remember `chain` of the last one."""
+    random = np.random.default_rng(7)
+    means = shares = 0
+    for _ in range(trials):
+        noise = random.normal(size=1300)
+        values = np.empty(1300)
+        values[0] = noise[0]
+        for place in range(1, 1300):
+            values[place] = chain * values[place - 1] + np.sqrt(1 - chain**2) * noise[place]
+        values = values[100:]
+        late = values > 1.2816  # a tenth
+        at = np.arange(0, 1201, 20)
+        sums, lates = np.concatenate([[0], np.cumsum(values)])[at], np.concatenate([[0], np.cumsum(late)])[at]
+        mean = ratio_interval(batches_of(list(zip(sums, at.astype(float), strict=True))), 0.95)
+        batches = batches_of(list(zip(lates.astype(float), at.astype(float), strict=True)))
+        share = share_interval(ratio(batches) or 0.0, effective_count(batches), 0.95)
+        means += mean is not None and mean[0] <= 0 <= mean[1]
+        shares += share[0] <= 0.1 <= share[1]
+    return means / trials, shares / trials
+
+
+@pytest.mark.parametrize("chain", [0.0, 0.8])
+def test_intervals_hold_the_truth_although_answers_depend_on_each_other(chain: float) -> None:
+    means, shares = coverage(chain)
+
+    assert means > 0.91
+    assert shares > 0.88
+
+
+def test_a_trend_stands_out_from_noise_and_noise_shows_none() -> None:
+    random = np.random.default_rng(4)
+    rising = trend([(float(value), 1.0) for value in np.arange(12) + 0.1 * random.standard_normal(12)])
+    noise = trend([(float(value), 1.0) for value in random.standard_normal(12)])
+
+    assert rising is not None
+    assert noise is not None
+    assert rising[0] == pytest.approx(6, abs=0.3)
+    assert rising[0] > 6 * rising[1]
+    assert abs(noise[0]) < 3 * noise[1]
+    assert trend([(1.0, 1.0)] * 3) is None
+
+
+def test_answers_that_depend_on_each_other_count_for_fewer() -> None:
+    in_runs = [(20.0, 20.0), (0.0, 20.0)] * 6
+    spread = [(10.0, 20.0)] * 12
+
+    assert effective_count(in_runs) < 0.1 * effective_count(spread)
+    assert effective_count(spread) == 240

@@ -1,0 +1,172 @@
+"""Whatever is started can be watched, read and stopped whole, and never outlives the program that started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmload.suite.launch import Launched, launch
+
+MARK = "3141.5926"
+"""A sleep that no one else sleeps."""
+
+
+def sleepers(mark: str) -> list[int]:
+    """Every `sleep MARK` on this machine."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0].endswith(b"sleep") and mark.encode() in words:
+            found.append(int(entry.name))
+    return found
+
+
+def until(true: Callable[[], object], timeout_s: float = 20.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture
+def mark(request: pytest.FixtureRequest) -> str:
+    return f"{MARK}{abs(hash(request.node.name)) % 10**6}{os.getpid()}"
+
+
+def test_how_a_process_ended_is_told_with_its_last_lines(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "x.log"
+    for _ in range(2):
+        with launch(["sh", "-c", "echo one; echo two >&2; exit 3"], log=log) as process:
+            assert process.wait(20)
+
+    assert process.end_text() == "ended with exit code 3"
+    assert process.last_lines() == ["one", "two"], "of this start, not of the one before"
+    assert log.read_text() == "one\ntwo\n" * 2
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [(["sh", "-c", "kill -9 $$"], "was killed by SIGKILL"), (["/no/such/engine"], "could not be started")],
+)
+def test_an_end_by_a_signal_and_one_before_the_start_are_told_apart(
+    tmp_path: Path, command: list[str], text: str
+) -> None:
+    with launch(command, log=tmp_path / "x.log") as process:
+        assert process.wait(20)
+
+    assert process.end_text() == text
+
+
+def test_a_command_that_is_not_there_says_so_in_the_log(tmp_path: Path) -> None:
+    with launch(["/no/such/engine"], log=tmp_path / "x.log") as process:
+        assert process.wait(20)
+
+    assert process.last_lines() == ["llmload: cannot start /no/such/engine: No such file or directory"]
+
+
+def test_the_environment_is_the_commands_and_not_its_guards(tmp_path: Path) -> None:
+    with launch(["sh", "-c", "echo $PYTHONHOME"], log=tmp_path / "x.log", env={"PYTHONHOME": "/nowhere"}) as process:
+        assert process.wait(20)
+
+    assert process.last_lines() == ["/nowhere"]
+
+
+def test_a_stop_reaches_what_left_the_process_group_and_what_ignores_it(tmp_path: Path, mark: str) -> None:
+    stubborn = f"trap '' TERM; setsid sleep {mark} & sleep {mark}; sleep {mark}"
+    process = launch(["sh", "-c", stubborn], log=tmp_path / "x.log", grace_s=0.3)
+    assert until(lambda: len(sleepers(mark)) == 2)
+
+    process.stop()
+
+    assert sleepers(mark) == []
+    assert process.end_text() == "was killed by SIGKILL"
+
+
+def test_an_engine_that_listens_to_sigterm_has_its_time(tmp_path: Path) -> None:
+    polite = "trap 'sleep 0.3; echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+    process = launch(["sh", "-c", polite], log=tmp_path / "x.log", grace_s=20)
+    assert until(process.last_lines)
+
+    process.stop()
+
+    assert (process.end_text(), process.last_lines()[-1]) == ("ended with exit code 0", "bye")
+
+
+def test_what_a_dead_engine_left_behind_is_ended_too(tmp_path: Path, mark: str) -> None:
+    with launch(["sh", "-c", f"sleep {mark} & exit 1"], log=tmp_path / "x.log", grace_s=1) as process:
+        assert process.wait(20)
+
+    assert process.end_text() == "ended with exit code 1"
+    assert sleepers(mark) == []
+
+
+def start_elsewhere(log: Path, mark: str) -> "subprocess.Popen[bytes]":
+    program = (
+        "import sys, time; from pathlib import Path; from llmload.suite.launch import launch\n"
+        f"launch(['sh', '-c', 'setsid sleep {mark} & sleep {mark}; echo'], log=Path(sys.argv[1]), grace_s=1)\n"
+        "time.sleep(600)"
+    )
+    return subprocess.Popen([sys.executable, "-c", program, str(log)])
+
+
+def test_nothing_outlives_a_program_that_is_killed(tmp_path: Path, mark: str) -> None:
+    starter = start_elsewhere(tmp_path / "x.log", mark)
+    assert until(lambda: len(sleepers(mark)) == 2)
+
+    starter.kill()
+    starter.wait()
+
+    assert until(lambda: not sleepers(mark))
+
+
+def test_an_engine_is_told_to_end_when_its_guard_is_killed(tmp_path: Path, mark: str) -> None:
+    process = launch(["sleep", mark], log=tmp_path / "x.log")
+    assert until(lambda: sleepers(mark))
+
+    os.kill(process.guard_pid, signal.SIGKILL)
+
+    assert until(lambda: not sleepers(mark))
+    process.stop()
+    assert process.end_text() == "was killed by SIGKILL"
+
+
+def test_a_ctrl_c_while_it_stops_cuts_the_grace_time_short(
+    tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = launch(["sh", "-c", f"trap '' TERM; sleep {mark}; sleep {mark}"], log=tmp_path / "x.log", grace_s=600)
+    assert until(lambda: sleepers(mark))
+    waits = iter([KeyboardInterrupt()])
+    really = Launched.wait
+
+    def interrupted_once(self: Launched, timeout_s: float) -> bool:
+        for interrupt in waits:
+            raise interrupt
+        return really(self, timeout_s)
+
+    monkeypatch.setattr(Launched, "wait", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        process.stop()
+
+    assert sleepers(mark) == []
+
+
+def test_a_stop_command_goes_before_the_signals(tmp_path: Path) -> None:
+    up, asked = tmp_path / "up", tmp_path / "asked"
+    command = ["sh", "-c", f"touch {up}; while [ ! -e {asked} ]; do sleep 0.05; done; echo stopped by command"]
+    process = launch(command, log=tmp_path / "x.log", grace_s=20, stop_command=["touch", str(asked)])
+    assert until(up.exists)
+
+    process.stop()
+
+    assert process.end_text() == "ended with exit code 0"
+    assert process.last_lines() == ["stopped by command"]
