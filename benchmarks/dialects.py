@@ -1,4 +1,4 @@
-"""`python -m benchmarks.dialects`: what five load generators print, beside `llmload report --dialect`."""
+"""`python -m benchmarks.dialects`: what five load generators print, beside `llmload report --api`."""
 
 import json
 import os
@@ -208,10 +208,10 @@ def rows_of(name: str, folder: Path, own: dict[int, RunFolder], *, spaced: bool)
 
 def table(name: str, rows: list[Row]) -> Table:
     """Return a row a figure."""
-    dialect = DIALECTS[name]
+    api = DIALECTS[name]
     held = [row for row in rows if row.why_not is None]
     agree = f"{sum(row.passed for row in held)} of {len(held)} figures within {rows[0].limit:.0%}"
-    drawn = Table(title=f"{dialect.tool} ({dialect.release}): {agree}", title_justify="left", caption_justify="left")
+    drawn = Table(title=f"{api.tool} ({api.release}): {agree}", title_justify="left", caption_justify="left")
     drawn.add_column("figure")
     for column in ("tool", "llmload", "difference"):
         drawn.add_column(column, justify="right")
@@ -242,7 +242,7 @@ def say(text: str) -> None:
 @click.option("--spaced", is_flag=True, help="On an engine whose role, texts, finish and end come apart.")
 def main(only: str | None, json_file: Path | None, keep: Path | None, *, spaced: bool) -> None:
     """
-    Hold what each tool prints against `llmload report --dialect` of the same work, figure by figure.
+    Hold what each tool prints against `llmload report --api` of the same work, figure by figure.
 
     Both run against the engine with known times: 12 requests, 2 at a time. Exit code 1 if fewer than four agree.
     """

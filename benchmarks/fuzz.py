@@ -16,11 +16,11 @@ from typing import Any, Final
 import click
 import httptools
 
-from llmload.client.answer import Answer
-from llmload.client.api import ChatAnswer, TgiAnswer
+from llmload.client.answer import StreamState
+from llmload.client.api import ChatStream, TgiStream
 from llmload.client.exchange import FOREVER_NS
 from llmload.client.http import Response
-from llmload.client.sse import EventDecoder, Understanding
+from llmload.client.sse import Decoder, EventDecoder
 
 SAMPLES: Final = Path(__file__).resolve().parent.parent / "tests" / "wire" / "streams"
 CUTS: Final = 8
@@ -36,14 +36,14 @@ def pieces_of(stream: bytes, cuts: Sequence[int]) -> list[bytes]:
     return [stream[start:end] for start, end in zip([0, *inner], [*inner, len(stream)], strict=True)]
 
 
-def said(answer: Answer, *, moments: bool) -> tuple[Any, ...]:
+def said(answer: StreamState, *, moments: bool) -> tuple[Any, ...]:
     """Return what an answer came to; its moments only where they can be compared."""
     stamps = answer.chunk_ns.tolist() if moments else len(answer.chunk_ns)
     error = None if answer.error is None else (answer.error.type, answer.error.message)
-    return stamps, answer.counts(), answer.finish_reason, answer.finished, answer.said_done, error
+    return stamps, answer.counts(), answer.finish_reason, answer.finished, answer.saw_done, error
 
 
-def decoded(answer: Answer, pieces: Sequence[bytes]) -> Answer:
+def decoded(answer: StreamState, pieces: Sequence[bytes]) -> StreamState:
     """Read the pieces event by event."""
     decoder = EventDecoder()
     for moment, piece in enumerate(pieces):
@@ -52,10 +52,10 @@ def decoded(answer: Answer, pieces: Sequence[bytes]) -> Answer:
     return answer
 
 
-def by_frames(answer: Answer, pieces: Sequence[bytes]) -> Answer:
+def by_frames(answer: StreamState, pieces: Sequence[bytes]) -> StreamState:
     """Read the pieces as the client does, each a chunk that came alone."""
     response = Response()
-    understanding = Understanding(response, answer)
+    understanding = Decoder(response, answer)
     response.feed(HEAD, 0)
     for moment, piece in enumerate(pieces):
         if piece:
@@ -69,7 +69,7 @@ def by_frames(answer: Answer, pieces: Sequence[bytes]) -> Answer:
 def check_events(stream: bytes, cuts: Sequence[int]) -> None:
     """Read a body of events in three ways; AssertionError where they differ."""
     pieces = pieces_of(stream, cuts)
-    kinds: tuple[Callable[[], Answer], ...] = (ChatAnswer, TgiAnswer)
+    kinds: tuple[Callable[[], StreamState], ...] = (ChatStream, TgiStream)
     for kind in kinds:
         cut = decoded(kind(), pieces)
         if said(cut, moments=False) != said(decoded(kind(), [stream]), moments=False):

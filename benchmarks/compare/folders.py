@@ -150,8 +150,8 @@ def _lengths() -> dict[str, tuple[int, int]]:
 
 
 def _asked(workload: Workload) -> Iterator[Asked]:
-    lengths, deck = _lengths(), workload.deck(0, 1)
-    while (conversation := deck.next()) is not None:
+    lengths, queue = _lengths(), workload.queue(0, 1)
+    while (conversation := queue.next()) is not None:
         for prompt in conversation.prompts:
             prompt_tokens, output_tokens = lengths[prompt.prompt_id]
             yield Asked(prompt_id=prompt.prompt_id, prompt_tokens=prompt_tokens, output_tokens=output_tokens)

@@ -109,7 +109,7 @@ def end(trial: Trial, running: Running, engine: LoggedEngine) -> None:
     engine.wait_until_asked(START_TIMEOUT_S)
     time.sleep(trial.stop_after_s)
     if trial.end == "ui-stop":
-        running.steering.fetch(f"{running.web_url}/stop", "POST")
+        running.coordinator.fetch(f"{running.web_url}/stop", "POST")
         wait_for(lambda state: state["stage"] == "ended", running)
     running.interrupt()
     if trial.end == "interrupt-twice":

@@ -73,7 +73,7 @@ def lose(way: str, folder: Path) -> Loss:
             take_away(way, place, running)
             wait_for(lambda state: "missing_workers" in checks_of(state), running, period_s=0.02)
             noticed_s = time.monotonic() - lost_at_s
-            running.steering.fetch(f"{running.web_url}/stop", "POST")
+            running.coordinator.fetch(f"{running.web_url}/stop", "POST")
             running.interrupt()
             exit_code = running.processes[0].wait(END_TIMEOUT_S)
         finally:

@@ -27,7 +27,7 @@ class Running:
 
     processes: "list[subprocess.Popen[bytes]]"
     folders: list[Path]
-    steering: Host
+    coordinator: Host
     web_url: str
 
     def interrupt(self) -> None:
@@ -61,7 +61,7 @@ class Running:
 
     def state(self) -> dict[str, Any]:
         """Return what the web UI knows of the run; CalledProcessError while there is none."""
-        state: dict[str, Any] = json.loads(self.steering.fetch(f"{self.web_url}/llm/state"))
+        state: dict[str, Any] = json.loads(self.coordinator.fetch(f"{self.web_url}/llm/state"))
         return state
 
     def request_files(self) -> list[Path]:
@@ -115,7 +115,7 @@ class Local:
         return Running(
             processes=[process],
             folders=[folder],
-            steering=self.engine_host,
+            coordinator=self.engine_host,
             web_url=f"http://{LOOPBACK}:{web_port}",
         )
 
@@ -137,7 +137,7 @@ class Hosts:
         as_worker = ["--worker", "--master-host", self.master.address]
         for host, own in zip(self.workers, folders[1:], strict=True):
             processes.append(start_locust(host, own, scenario, as_worker))
-        return Running(processes=processes, folders=folders, steering=self.master, web_url=f"http://{LOOPBACK}:8089")
+        return Running(processes=processes, folders=folders, coordinator=self.master, web_url=f"http://{LOOPBACK}:8089")
 
 
 def start_locust(host: Host, folder: Path, scenario: str, arguments: Sequence[str]) -> "subprocess.Popen[bytes]":

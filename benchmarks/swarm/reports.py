@@ -17,7 +17,7 @@ LOCUST_BYTES: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Phase:
     """A process's part in a run of one stage."""
 
     totals: RunTotals
@@ -42,11 +42,11 @@ def sizes(seed: int = 1) -> Iterator[Size]:
     dice = np.random.default_rng(seed)
     for spread in SPREADS:
         for count in COUNTS:
-            part = Part(totals=RunTotals())
-            for histogram in part.totals.distributions.values():
+            phase = Phase(totals=RunTotals())
+            for histogram in phase.totals.distributions.values():
                 histogram.add_many(dice.lognormal(0.0, spread, count))
-            running_bytes = len(Reports(part).next(REPORT_BYTES - LOCUST_BYTES))
-            yield Size(spread=spread, count=count, whole_bytes=len(report(part)), running_bytes=running_bytes)
+            running_bytes = len(Reports(phase).next(REPORT_BYTES - LOCUST_BYTES))
+            yield Size(spread=spread, count=count, whole_bytes=len(report(phase)), running_bytes=running_bytes)
 
 
 def sizes_table(found: Iterator[Size]) -> Table:

@@ -65,7 +65,7 @@ class StepRules:
     def looks_s(self) -> tuple[float, ...]:
         """When the step is looked at: after `min_s`, each time that this has doubled, and at last at `max_s`."""
         count = max(1, math.ceil(math.log2(self.max_s / self.min_s) - 1e-9) + 1)
-        return (*(self.min_s * 2**place for place in range(count - 1)), self.max_s)
+        return (*(self.min_s * 2**index for index in range(count - 1)), self.max_s)
 
     @property
     def look_confidence(self) -> float:
@@ -184,7 +184,7 @@ class StepJudge:
 
     def standings(self, confidence: float) -> tuple[Standing, ...]:
         """Return how each promise stands now."""
-        return tuple(self._standing(place, confidence) for place in range(len(self.objectives)))
+        return tuple(self._standing(index, confidence) for index in range(len(self.objectives)))
 
     def rate_interval(self, name: str, confidence: float) -> tuple[float, float] | None:
         """Return the interval of `completed` or `tokens` a second; None where its spread is not known."""
@@ -213,15 +213,15 @@ class StepJudge:
         if growth is not None:
             text = f"the queue grows by {growth:.3g} requests/s: less is answered than arrives"
             return Judgement(held=False, sure=True, reason=text, standings=self.standings(confidence))
-        for place in range(len(self.objectives)):
-            if self._stand(place, confidence) == (False, True):
+        for index in range(len(self.objectives)):
+            if self._stand(index, confidence) == (False, True):
                 standings = self.standings(confidence)
-                return Judgement(held=False, sure=True, reason=standings[place].text, standings=standings)
+                return Judgement(held=False, sure=True, reason=standings[index].text, standings=standings)
         return None
 
     def _surely_held(self) -> Judgement | None:
         confidence = self.rules.look_confidence
-        stand = (self._stand(place, confidence) == (True, True) for place in range(len(self.objectives)))
+        stand = (self._stand(index, confidence) == (True, True) for index in range(len(self.objectives)))
         if not (self.samples[-1].ended >= self.rules.min_requests and self.steady and all(stand)):
             return None
         standings = self.standings(confidence)
@@ -247,25 +247,25 @@ class StepJudge:
         sure = self.steady and self.samples[-1].ended >= self.rules.min_requests
         return Judgement(held=True, sure=sure, reason=why, standings=standings)
 
-    def _stand(self, place: int, confidence: float) -> tuple[bool, bool]:
+    def _stand(self, index: int, confidence: float) -> tuple[bool, bool]:
         """Whether a promise is kept, and whether that is sure."""
-        objective = self.objectives[place]
+        objective = self.objectives[index]
         kept = objective.kept(figure_of(objective, self._totals))
-        return kept, _is_sure(objective, self._batches(place), confidence, kept=kept)
+        return kept, _is_sure(objective, self._batches(index), confidence, kept=kept)
 
-    def _standing(self, place: int, confidence: float) -> Standing:
-        objective = self.objectives[place]
-        kept, sure = self._stand(place, confidence)
+    def _standing(self, index: int, confidence: float) -> Standing:
+        objective = self.objectives[index]
+        kept, sure = self._stand(index, confidence)
         return Standing(
             objective=objective,
             figure=figure_of(objective, self._totals),
-            interval=_interval(objective, self._totals, self._batches(place), confidence),
+            interval=_interval(objective, self._totals, self._batches(index), confidence),
             kept=kept,
             sure=sure,
         )
 
-    def _batches(self, place: int) -> list[Batch]:
-        return batches_of([each.sums[place] for each in self.samples])
+    def _batches(self, index: int) -> list[Batch]:
+        return batches_of([each.sums[index] for each in self.samples])
 
 
 def _is_steady(batches: Sequence[Batch]) -> bool:

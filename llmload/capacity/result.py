@@ -29,7 +29,7 @@ class StepResult:
     load: float
     judge: StepJudge
     judgement: Judgement | None = None
-    spoilt: str | None = None
+    invalidated: str | None = None
     """Why the judgement does not count, where it does not."""
 
 
@@ -46,7 +46,7 @@ def best_step(
         for step in steps
         if step.judgement is not None
         and step.judgement.held
-        and not step.spoilt
+        and not step.invalidated
         and (holds_at is not None and step.load <= holds_at)
         and not broken_later(step, stages)
     ]
@@ -73,7 +73,7 @@ def describe(
     """Return the `capacity` of a summary; docs/capacity.md says what each key means."""
     curve = [_point(load, step, stages.get(step.name, RunTotals()), windows_s.get(step.name)) for step in steps]
     found = best_step(steps, plan.holds_at, stages)
-    place = None if found is None else steps.index(found)
+    index = None if found is None else steps.index(found)
     breaks = plan.breaks_at
     return {
         "search": load.search,
@@ -85,10 +85,10 @@ def describe(
         "ended": _ended(plan, breaks),
         "sure": found is not None and found.judgement is not None and found.judgement.sure,
         "step": None if found is None else found.name,
-        "requests_per_min": None if place is None else curve[place]["requests_per_min"],
-        "requests_per_min_interval": None if place is None else curve[place]["requests_per_min_interval"],
-        "output_tokens_per_s": None if place is None else curve[place]["output_tokens_per_s"],
-        "output_tokens_per_s_interval": None if place is None else curve[place]["output_tokens_per_s_interval"],
+        "requests_per_min": None if index is None else curve[index]["requests_per_min"],
+        "requests_per_min_interval": None if index is None else curve[index]["requests_per_min_interval"],
+        "output_tokens_per_s": None if index is None else curve[index]["output_tokens_per_s"],
+        "output_tokens_per_s_interval": None if index is None else curve[index]["output_tokens_per_s_interval"],
         "knee": knee(
             (point["load"], point["requests_per_min"], point["e2e_s"]["mean"])
             for point in curve
@@ -109,10 +109,10 @@ def _ended(plan: CapacitySearch, breaks: float | None) -> str:
 
 def _point(load: Capacity, step: StepResult, totals: RunTotals, window_s: float | None) -> dict[str, Any]:
     judgement, measured = step.judgement, figures(totals, window_s)
-    if step.spoilt:
+    if step.invalidated:
         judgement = None
     late = broken_later(step, stages={step.name: totals}) if judgement is not None and judgement.held else None
-    reason = step.spoilt or ("the run ended before it was judged" if judgement is None else judgement.reason)
+    reason = step.invalidated or ("the run ended before it was judged" if judgement is None else judgement.reason)
     if late is not None:
         reason = f"its last answers broke it: {late.told(figure_of(late, totals))}"
     return {

@@ -64,11 +64,11 @@ def compare(
     """
     from llmload.compare.comparison import compare as compare_samples
     from llmload.compare.folders import check_comparable, read_run, same_prompts
-    from llmload.compare.settings import read_comparing
+    from llmload.compare.settings import read_comparison_request
     from llmload.runs.folder import runs_in
 
     base, cand = ([read_run(run) for path in side for run in runs_in(path)] for side in _sides(folders))
-    asked = read_comparing(config, cand[0].manifest["scenario"].get("compare"), thresholds, only, allow)
+    asked = read_comparison_request(config, cand[0].manifest["scenario"].get("compare"), thresholds, only, allow)
     notes = check_comparable(base, cand, asked.allow)
     comparison = compare_samples(
         [run.sample() for run in base],
@@ -87,8 +87,8 @@ def _sides(words: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
     if paths.count("\0to") > 1:
         raise click.UsageError("--to stands once, between the base's runs and the candidate's")
     if "\0to" in paths:
-        place = paths.index("\0to")
-        base, cand = paths[:place], paths[place + 1 :]
+        index = paths.index("\0to")
+        base, cand = paths[:index], paths[index + 1 :]
     elif len(paths) == 2:
         base, cand = paths[:1], paths[1:]
     else:

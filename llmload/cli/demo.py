@@ -59,7 +59,7 @@ def _folders(out: Path) -> set[Path]:
 
 
 def _show_tables(runs: list[Path]) -> None:
-    for arguments in (["vram", "table", "--rule", "seed"], ["report", *map(str, runs), "--seed-tables"]):
+    for arguments in (["vram", "table", "--rule", "reference"], ["report", *map(str, runs), "--reference-tables"]):
         click.echo(f"\n$ llmload {' '.join(arguments)}\n")
         sys.stdout.flush()
         subprocess.run([sys.executable, "-m", "llmload.cli.main", *arguments], check=True)  # noqa: S603 - our own command

@@ -28,7 +28,7 @@ TOOLS: Final = ("vllm", "sglang", "aiperf", "guidellm", "genai-bench")
 @click.option("--csv", "csv_file", type=FILE, metavar="FILE", help="A row a request.")
 @click.option("--parquet", type=FILE, metavar="FILE", help="A row a request, with the times of its chunks.")
 @click.option("--markdown", is_flag=True, help="The figures as a table for GitHub, a column a run.")
-@click.option("--seed-tables", is_flag=True, help="Markdown: engines as columns, models as rows, best in bold.")
+@click.option("--reference-tables", is_flag=True, help="Markdown: engines as columns, models as rows, best in bold.")
 @click.option(
     "--dialect",
     type=click.Choice(TOOLS),
@@ -44,7 +44,7 @@ def report(
     csv_file: Path | None,
     parquet: Path | None,
     markdown: bool,
-    seed_tables: bool,
+    reference_tables: bool,
     dialect: str | None,
     as_json: bool,
     junit: Path | None,
@@ -63,7 +63,7 @@ def report(
       llmload report runs/* --csv requests.csv
       llmload report runs/* --parquet requests.parquet
       llmload report runs/* --markdown
-      llmload report runs/* --seed-tables > tables.md
+      llmload report runs/* --reference-tables > tables.md
       llmload report runs/* --json
       llmload report runs/* --svg runs.svg
       llmload report runs/* --junit runs.xml
@@ -79,10 +79,10 @@ def report(
     wrote = _write_files(runs, html, csv_file, parquet)
     if dialect is not None:
         _show_dialect(runs, dialect, as_json=as_json, svg=svg)
-    elif seed_tables:
+    elif reference_tables:
         from llmload.report import reference_tables as tables
 
-        click.echo(tables.seed_tables([tables.read_figure(run) for run in runs]), nl=False)
+        click.echo(tables.reference_tables([tables.read_figure(run) for run in runs]), nl=False)
     elif markdown:
         from llmload.report.markdown import as_markdown
 

@@ -62,9 +62,9 @@ def repeat_runs(
     group = _group(scenario, changes, settings, repeat)
     own = {name: value for name, value in changes.items() if name not in {"junit", "markdown"}} | {"out": str(group)}
     runs, codes = _Runs(), list[int]()
-    for place in range(1, repeat + 1):
+    for index in range(1, repeat + 1):
         arguments = [*locust_arguments(scenario, own, settings), *(["--summary", "none"] if as_json else [])]
-        click.echo(f"\nrun {place} of {repeat}\n$ {shlex.join(['locust', *arguments])}", err=True)
+        click.echo(f"\nrun {index} of {repeat}\n$ {shlex.join(['locust', *arguments])}", err=True)
         sys.stdout.flush()
         codes.append(runs.run(arguments))
         if runs.stopped or codes[-1] not in GOES_ON_AFTER:

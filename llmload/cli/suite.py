@@ -41,8 +41,8 @@ def suite(
 
     \b
     Examples:
-      llmload suite seed-suite --dry-run
-      llmload suite seed-suite --dry-run --only vllm/llama2-70b-chat
+      llmload suite reference-suite --dry-run
+      llmload suite reference-suite --dry-run --only vllm/llama2-70b-chat
     """
     from llmload.suite.file import Selection
     from llmload.suite.plan import make_plan

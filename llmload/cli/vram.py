@@ -53,19 +53,19 @@ def vram() -> None:
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option(
     "--rule",
-    type=click.Choice(["seed", "total", "exact"]),
-    default="seed",
+    type=click.Choice(["reference", "total", "exact"]),
+    default="reference",
     show_default=True,
-    help="seed: 1.2 x backbone and rotary caches; total: 1.2 x all; exact: as stored.",
+    help="reference: 1.2 x backbone and rotary caches; total: 1.2 x all; exact: as stored.",
 )
 @click.option("--precision", "precisions", multiple=True, metavar="FORMAT", help="Only this column; may be repeated.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of Markdown.")
 @_json
 def table(models: tuple[str, ...], rule: str, precisions: tuple[str, ...], as_csv: bool, as_json: bool) -> None:
     """
-    Print the sizing table: without MODEL, the eleven models of the seed document.
+    Print the sizing table: without MODEL, the eleven models of the reference document.
 
-    The seed rule is 1.2 x the weights: 1.2 x bytes x (P + R) / 2^30, where P are the parameters without the language
+    The reference rule is 1.2 x bytes x (P + R) / 2^30, where P are the parameters without the language
     model head and R the rotary caches of Transformers 4.31. Its "GB" is GiB. No rule knows KV cache or engine: ask fit.
 
     \b
@@ -73,31 +73,31 @@ def table(models: tuple[str, ...], rule: str, precisions: tuple[str, ...], as_cs
       llmload vram table
       llmload vram table --rule exact --precision bf16 --precision w4a16 Qwen3-32B
       llmload vram table --rule total --csv
-      llmload vram table --rule seed --json llama-2-70b
+      llmload vram table --rule reference --json llama-2-70b
     """
     from llmload.sizing.catalogue import load_model
     from llmload.sizing.size_table import (
         exact_table,
-        seed_json,
-        seed_markdown,
-        seed_models,
-        seed_row,
-        seed_rows,
-        seed_table,
+        reference_json,
+        reference_markdown,
+        reference_models,
+        reference_row,
+        reference_rows,
+        reference_table,
         table_csv,
         table_json,
         table_markdown,
         total_table,
     )
 
-    if rule == "seed":
-        rows = [seed_row(load_model(name)) for name in models] if models else seed_rows()
+    if rule == "reference":
+        rows = [reference_row(load_model(name)) for name in models] if models else reference_rows()
         if not precisions and not as_csv:
-            click.echo(json.dumps(seed_json(rows), indent=2) if as_json else seed_markdown(rows))
+            click.echo(json.dumps(reference_json(rows), indent=2) if as_json else reference_markdown(rows))
             return
-        sizes = seed_table(rows, precisions)
+        sizes = reference_table(rows, precisions)
     else:
-        found = [load_model(name) for name in models] if models else seed_models()
+        found = [load_model(name) for name in models] if models else reference_models()
         sizes = (total_table if rule == "total" else exact_table)(found, precisions)
     if as_json:
         click.echo(json.dumps(table_json(sizes), indent=2))
@@ -182,7 +182,7 @@ def bound(
     """
     Say how fast MODEL can generate at best, by what memory can be read; and what share of that a measured speed is.
 
-    Without MODEL: the speed table of the seed document beside its bounds, the cell that cannot be believed marked.
+    Without MODEL: the speed table of the reference document beside its bounds, the cell that cannot be believed marked.
 
     \b
     Examples:
@@ -195,12 +195,12 @@ def bound(
     from llmload.sizing.catalogue import load_model
     from llmload.sizing.fit import default_format
     from llmload.sizing.gpus import find_gpu
-    from llmload.sizing.speed import seed_speed_markdown, seed_speed_rows
+    from llmload.sizing.speed import reference_speed_markdown, reference_speed_rows
     from llmload.sizing.text import bound_json, bound_text
 
     if model is None:
-        rows = seed_speed_rows()
-        click.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else seed_speed_markdown(rows))
+        rows = reference_speed_rows()
+        click.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else reference_speed_markdown(rows))
         return
     if gpu is None:
         raise click.UsageError("--gpu is needed with MODEL")

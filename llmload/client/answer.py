@@ -34,7 +34,7 @@ class TokenCounts:
     source: TokenSource = TokenSource.NONE
 
 
-class Answer:
+class StreamState:
     """
     An answer as it grows: arrivals of chunks with text, the reason it ended, an error it told of.
 
@@ -42,16 +42,25 @@ class Answer:
     becomes `error`. The first error stays.
     """
 
-    __slots__ = ("chunk_ns", "error", "finish_reason", "finished", "said_done", "textless_ns", "together_ns", "whole")
+    __slots__ = (
+        "chunk_ns",
+        "coalesced_ns",
+        "error",
+        "finish_reason",
+        "finished",
+        "non_streaming",
+        "saw_done",
+        "textless_ns",
+    )
 
     def __init__(self) -> None:
         self.chunk_ns = array("q")
         self.textless_ns = array("q")
         self.finish_reason: str | None = None
         self.finished = False
-        self.said_done = False
-        self.whole = False
-        self.together_ns: list[int] = []
+        self.saw_done = False
+        self.non_streaming = False
+        self.coalesced_ns: list[int] = []
         """Stamps that a chunk with text shares with the one before: they waited together; whoever minds clears it."""
         self.error: RequestError | None = None
 
@@ -64,13 +73,13 @@ class Answer:
         if not data or data.isspace():
             return None
         if data.startswith(b"[DONE]"):
-            self.said_done = True
+            self.saw_done = True
             return None
         return self._understand(arrived_ns, kind, data)
 
     def take_whole(self, body: bytes) -> None:
         """Take an answer that came in one piece, as JSON."""
-        self.whole = True
+        self.non_streaming = True
         self.finished = True
         self._understand(0, b"", body)
 
@@ -89,7 +98,7 @@ class Answer:
 
     def counted_chunks(self) -> TokenCounts:
         """Return the number of chunks with text as the last resort of counting; unknown where nothing streamed."""
-        if self.whole or not (self.chunk_ns or self.finished):
+        if self.non_streaming or not (self.chunk_ns or self.finished):
             return TokenCounts()
         return TokenCounts(output=len(self.chunk_ns), source=TokenSource.CHUNKS)
 
@@ -109,7 +118,7 @@ class Answer:
         """Note the arrival of a chunk with text."""
         chunk_ns = self.chunk_ns
         if chunk_ns and chunk_ns[-1] == arrived_ns:
-            self.together_ns.append(arrived_ns)
+            self.coalesced_ns.append(arrived_ns)
         chunk_ns.append(arrived_ns)
 
     def _understand(self, arrived_ns: int, kind: bytes, data: bytes) -> str | None:
@@ -134,7 +143,7 @@ class Answer:
             self.fail(request_error(ErrorType.ENGINE_ERROR, error_message(parsed), http_status=200))
         else:
             try:
-                if self.whole:
+                if self.non_streaming:
                     self._take_whole(parsed)
                 else:
                     return self._take_chunk(arrived_ns, parsed)
@@ -149,7 +158,7 @@ class Answer:
         raise NotImplementedError
 
 
-class Dialect(Protocol):
+class ApiProtocol(Protocol):
     """An API of engines: where requests go, how they are written, and how answers are read."""
 
     @property
@@ -159,7 +168,7 @@ class Dialect(Protocol):
     def encode(self, prompt: Prompt) -> bytes:
         """Return the body of the prompt's request."""
 
-    def answer(self) -> Answer:
+    def answer(self) -> StreamState:
         """Return the answer to a request, before anything of it came."""
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from llmload.client.answer import Answer, TokenCounts, count_in
+from llmload.client.answer import StreamState, TokenCounts, count_in
 from llmload.client.client import ClientSettings
 from llmload.client.errors import request_error
 from llmload.prompts.conversation import Message, Prompt
@@ -15,7 +15,7 @@ from llmload.record import ErrorType, StampArray, TokenSource
 # OpenAI's chat completions: requests as the scenario sets them, answers as engines really give them.
 
 
-class ChatDialect:
+class ChatApi:
     """Requests to `/chat/completions`; only fields that the scenario sets are sent."""
 
     path = "/chat/completions"
@@ -41,12 +41,12 @@ class ChatDialect:
         """Return the body of the prompt's request."""
         return orjson.dumps(self.fields(prompt), option=orjson.OPT_SERIALIZE_NUMPY)
 
-    def answer(self) -> "ChatAnswer":
+    def answer(self) -> "ChatStream":
         """Return the answer to a request, before anything of it came."""
-        return ChatAnswer()
+        return ChatStream()
 
 
-class ChatAnswer(Answer):
+class ChatStream(StreamState):
     """An answer in chat chunks, or as one `chat.completion`."""
 
     __slots__ = ("_totals", "_usage", "_usage_is_last")
@@ -133,7 +133,7 @@ _SPEAKER: Final = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
 _RENAMED: Final = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
 
 
-class TgiDialect:
+class TgiApi:
     """
     Requests to `/generate_stream` (or `/generate`, where nothing is to be streamed).
 
@@ -149,12 +149,12 @@ class TgiDialect:
         """Return the body of the prompt's request."""
         return orjson.dumps({"inputs": render(prompt.messages), "parameters": self._parameters})
 
-    def answer(self) -> "TgiAnswer":
+    def answer(self) -> "TgiStream":
         """Return the answer to a request, before anything of it came."""
-        return TgiAnswer()
+        return TgiStream()
 
 
-class TgiAnswer(Answer):
+class TgiStream(StreamState):
     """An answer in token events, the last of which holds `details`, or as one object with `generated_text`."""
 
     __slots__ = ("_details",)

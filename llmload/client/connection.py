@@ -14,7 +14,7 @@ _STEP_NS: Final = 20_000
 """Both clocks are slewed alike, so their distance changes only by steps; less than this is noise of reading them."""
 
 
-class ArrivalClock:
+class ReceiveClock:
     """
     Turns wall-clock stamps into monotonic ones; `sample()` before each batch of reads, then `monotonic_ns(stamp)`.
 
@@ -93,7 +93,7 @@ Received = tuple[bytes, list[tuple[int, int, bytes]], int, Any]
 Receive = Callable[[int, int], Received]
 
 
-def ask_for_stamps(sock: socket.socket) -> bool:
+def enable_timestamps(sock: socket.socket) -> bool:
     """Ask the kernel to stamp what the socket receives; return whether it took the wish."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _SOF_RX_SOFTWARE | _SOF_SOFTWARE)
@@ -129,7 +129,7 @@ class Connection:
         "used",
     )
 
-    def __init__(self, sock: socket.socket, clock: ArrivalClock, tls: TlsLayer | None = None) -> None:
+    def __init__(self, sock: socket.socket, clock: ReceiveClock, tls: TlsLayer | None = None) -> None:
         self._sock = sock
         self.recvmsg: Receive = sock.recvmsg
         self._clock = clock
@@ -221,7 +221,7 @@ class Connection:
     def _decrypt(self, tls: TlsLayer, cipher: bytes) -> bytes:
         tls.take(cipher)
         plain = tls.decrypt()
-        if self._unsent is None and tls.has_to_say:
+        if self._unsent is None and tls.has_output:
             self._send_sealed(tls.encrypt(b""))
         return plain
 

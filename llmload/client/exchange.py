@@ -10,13 +10,13 @@ from typing import Any, Final
 import httptools
 from gevent.hub import Waiter
 
-from llmload.client.answer import Answer
+from llmload.client.answer import StreamState
 from llmload.client.client import Timeouts
 from llmload.client.connection import Connection, Received
 from llmload.client.errors import request_error
 from llmload.client.http import Response
 from llmload.client.reactor import HUNG_UP, Reactor
-from llmload.client.sse import Understanding
+from llmload.client.sse import Decoder
 from llmload.record import NS_PER_S, ErrorType, RequestError, StampSource
 
 # When an answer has taken too long.
@@ -66,16 +66,16 @@ class Limits:
         return limit_ns, request_error(kind, f"{kind.value}: nothing within {limit_s} s")
 
 
-_UNDERSTAND_FIRST_BYTES: Final = 2_048
+_DECODE_FIRST_BYTES: Final = 2_048
 """Soon at first, since only who understands notices that chunks wait together."""
-_UNDERSTAND_BYTES: Final = 16_384
+_DECODE_BYTES: Final = 16_384
 _MOST_WAITING_BYTES: Final = 65_536
 """A stream that comes faster than it is understood waits in the kernel: memory stays bounded."""
 
 _logger = logging.getLogger(__name__)
 
 
-class Exchange:
+class HttpRequest:
     """
     A request and its answer; the greenlet in `run` waits once, everything else happens in the reactor.
 
@@ -101,10 +101,10 @@ class Exchange:
         "sent_ns",
     )
 
-    def __init__(self, connection: Connection, reactor: Reactor, answer: Answer, limits: Limits) -> None:
+    def __init__(self, connection: Connection, reactor: Reactor, answer: StreamState, limits: Limits) -> None:
         self.answer = answer
         self.response = Response()
-        self._understanding = Understanding(self.response, answer)
+        self._understanding = Decoder(self.response, answer)
         self.error: RequestError | None = None
         self.sent_ns: int | None = None
         self.done_ns: int | None = None
@@ -113,7 +113,7 @@ class Exchange:
         self._limits = limits
         self._check_ns = FOREVER_NS
         self._waiter: Any = Waiter()
-        self.response.enough_bytes = _UNDERSTAND_FIRST_BYTES
+        self.response.enough_bytes = _DECODE_FIRST_BYTES
         self._unstamped = False
         self._ended = False
         self._queued = False
@@ -134,7 +134,7 @@ class Exchange:
             self._ended = True
             self.done_ns = time.monotonic_ns()
             self._reactor.forget(self)
-            self.understand(FOREVER_NS)
+            self.decode(FOREVER_NS)
             raise
         finally:
             self.response.close()
@@ -168,7 +168,7 @@ class Exchange:
                 if data:
                     if not connection.stamped:
                         self._unstamped = True
-                        self._reactor.miss_stamp()
+                        self._reactor.count_unstamped()
                     may_be_last = response.feed(data, connection.arrived_ns)
                     if may_be_last or response.waiting_bytes > response.enough_bytes:
                         self.on_enough()
@@ -193,7 +193,7 @@ class Exchange:
             self._write()
         self._break_off(problem)
 
-    def understand(self, until_ns: int) -> bool:
+    def decode(self, until_ns: int) -> bool:
         """Work on what was read until this monotonic ns; return whether nothing is left."""
         if not self._understand(until_ns):
             return False
@@ -263,11 +263,11 @@ class Exchange:
 
     def _queue(self) -> None:
         self._queued = True
-        self._reactor.understand_later(self)
+        self._reactor.decode_later(self)
 
     def _understand(self, until_ns: int) -> bool:
         response = self.response
-        response.enough_bytes = _UNDERSTAND_BYTES
+        response.enough_bytes = _DECODE_BYTES
         while response.pieces or response.reads:
             try:
                 self._understanding.advance(until_ns)
@@ -279,9 +279,9 @@ class Exchange:
                 response.drop()  # this runs in the hub: one bad answer must not end all the others
             if time.monotonic_ns() >= until_ns:
                 break
-        if self.answer.together_ns:
-            self._reactor.found_together(self.answer.together_ns)
-            self.answer.together_ns.clear()
+        if self.answer.coalesced_ns:
+            self._reactor.on_coalesced(self.answer.coalesced_ns)
+            self.answer.coalesced_ns.clear()
         if response.complete:
             self._end()
         if response.pieces or response.reads:
@@ -298,9 +298,9 @@ class Exchange:
         self._understanding.end()
         if answer.error is not None:
             self.error = answer.error
-        elif self.error is not None and answer.finished and (answer.said_done or response.complete):
+        elif self.error is not None and answer.finished and (answer.saw_done or response.complete):
             self.error = None  # all was said before the connection broke
             self.done_ns = response.arrived_ns
         elif self.error is None and not answer.finished:
             self.error = request_error(ErrorType.INCOMPLETE, "the answer ended without a finish_reason")
-        self._reactor.wake(self._waiter)
+        self._reactor.resolve(self._waiter)

@@ -11,7 +11,7 @@ MAY_BE_LAST: Final = b"\r\n\r\n"
 LEAST_BYTES: Final = len(MAY_BE_LAST)
 
 
-class Waiting:
+class PendingReads:
     """
     Reads of a chunked body that nobody has understood yet, each with the monotonic ns of its arrival.
 
@@ -30,7 +30,7 @@ class Waiting:
         """Whether a read may be kept in `reads` just so, unless it may be the last; whoever reads says."""
 
 
-class Response(Waiting):
+class Response(PendingReads):
     """
     The answer to one request, read by `httptools`; its public methods are that parser's callbacks.
 

@@ -15,15 +15,15 @@ from gevent.hub import get_hub
 from llmload.client.connection import (
     ANCILLARY_BYTES,
     SMALL_BYTES,
-    ArrivalClock,
     Connection,
     Receive,
+    ReceiveClock,
     Received,
-    ask_for_stamps,
+    enable_timestamps,
     received_stamp,
     timespec,
 )
-from llmload.client.http import LEAST_BYTES, MAY_BE_LAST, Waiting
+from llmload.client.http import LEAST_BYTES, MAY_BE_LAST, PendingReads
 
 # How long to look often at the sockets, once chunks were found that had waited together.
 
@@ -33,7 +33,7 @@ _CALM_NS: Final = 200_000_000
 """Chunks that wait together after so long a calm were held up once, by a busy machine perhaps."""
 
 
-class Caution:
+class PollBoost:
     """
     Lasts 0.1 s from a find on, and twice as long each time that the next comes soon after it, 4 s at most.
 
@@ -60,7 +60,7 @@ class Caution:
             self._length_ns = _LEAST_NS if calm else min(2 * self._length_ns, _MOST_NS)
             self._until_ns = now_ns + self._length_ns
 
-    def lasts(self, now_ns: int) -> bool:
+    def active(self, now_ns: int) -> bool:
         """Return whether to look often at this monotonic ns."""
         return now_ns < self._until_ns
 
@@ -95,7 +95,7 @@ class Stream(Protocol):
         """Where it is read."""
 
     @property
-    def response(self) -> Waiting:
+    def response(self) -> PendingReads:
         """What was read and is not understood yet."""
 
     def on_enough(self) -> None:
@@ -107,7 +107,7 @@ class Stream(Protocol):
     def on_problem(self, mask: int, problem: OSError) -> None:
         """Learn why nothing could be read, and write what the socket allows."""
 
-    def understand(self, until_ns: int) -> bool:
+    def decode(self, until_ns: int) -> bool:
         """Work on what was read until this monotonic ns; return whether nothing is left."""
 
     def check_time(self, now_ns: int) -> None:
@@ -128,18 +128,18 @@ class Reactor:
         self._pid = os.getpid()
         self._hub: Any = get_hub()
         self._poller: select.epoll = monkey.get_original("select", "epoll")()
-        self._streams: dict[int, tuple[Stream, Connection, Waiting, Receive]] = {}
+        self._streams: dict[int, tuple[Stream, Connection, PendingReads, Receive]] = {}
         self._read: deque[Stream] = deque()
         self._next_sweep_ns = 0
         self._slice_ns = _SHORT_SLICE_NS
         self._short: Any = self._hub.loop.timer(TICK_S, TICK_S)
         self._long: Any = self._hub.loop.timer(LONG_TICK_S, LONG_TICK_S)
         self._timer = self._short
-        self._caution = Caution()
+        self._caution = PollBoost()
         self._watcher: Any = self._hub.loop.io(self._poller.fileno(), 1)
         self._missed_stamps = 0
         self._running = False
-        self.clock = ArrivalClock()
+        self.clock = ReceiveClock()
         self._stamp_keeper = _keep_stamping()
 
     @property
@@ -172,21 +172,21 @@ class Reactor:
         if self._streams.pop(stream.connection.fd, None) is not None:
             self._poller.unregister(stream.connection.fd)
 
-    def understand_later(self, stream: Stream) -> None:
+    def decode_later(self, stream: Stream) -> None:
         """Give the stream a turn at what it has read."""
         self._read.append(stream)
 
-    def miss_stamp(self) -> None:
+    def count_unstamped(self) -> None:
         """Note a read that the kernel did not stamp; where it never does, the hub watches instead of the timer."""
         self._missed_stamps += 1
         if self._missed_stamps == _MISSES_ALLOWED:
             self._watcher.start(self._drain)
 
-    def found_together(self, stamps_ns: Sequence[int]) -> None:
+    def on_coalesced(self, stamps_ns: Sequence[int]) -> None:
         """Note that chunks with text were read together, at these stamps: look more often for a while."""
         self._caution.found(stamps_ns, self.clock.now_ns)
 
-    def wake(self, waiter: Any) -> None:
+    def resolve(self, waiter: Any) -> None:
         """Let the greenlet behind a gevent waiter go on, after this round."""
         self._hub.loop.run_callback(waiter.switch, None)
 
@@ -229,7 +229,7 @@ class Reactor:
 
     def _choose_timer(self) -> None:
         """Tick seldom while there are many streams and each read finds one chunk."""
-        rarely = len(self._streams) >= _MANY_STREAMS and not self._caution.lasts(self.clock.now_ns)
+        rarely = len(self._streams) >= _MANY_STREAMS and not self._caution.active(self.clock.now_ns)
         chosen = self._long if rarely and not self._read else self._short
         if chosen is not self._timer:
             self._timer.stop()
@@ -248,7 +248,7 @@ class Reactor:
                 stream.on_problem(mask, problem)
         self._look_at(brought)
 
-    def _look_at(self, brought: list[tuple[Stream, Waiting, int, Received]]) -> None:
+    def _look_at(self, brought: list[tuple[Stream, PendingReads, int, Received]]) -> None:
         """
         Hand what was read to its streams.
 
@@ -284,7 +284,7 @@ class Reactor:
         read = self._read
         until_ns = time.monotonic_ns() + self._slice_ns
         while read:
-            if read[0].understand(until_ns):
+            if read[0].decode(until_ns):
                 read.popleft()
             if time.monotonic_ns() >= until_ns:
                 break
@@ -311,7 +311,7 @@ def _keep_stamping() -> int:
     """
     keeper = monkey.get_original("socket", "socket")(socket.AF_INET, socket.SOCK_DGRAM)
     until_s = time.monotonic() + _STAMPING_STARTS_S
-    if ask_for_stamps(keeper):
+    if enable_timestamps(keeper):
         with contextlib.suppress(OSError):  # no loopback: then the first reads tell
             keeper.bind(("127.0.0.1", 0))
             keeper.connect(keeper.getsockname())

@@ -9,7 +9,7 @@ from typing import Final
 import gevent
 from gevent import GreenletExit
 
-from llmload.client.answer import Answer
+from llmload.client.answer import StreamState
 from llmload.client.errors import AttemptError, request_error, without_secrets
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, StampSource
 
@@ -51,7 +51,7 @@ class Request:
 class Attempt:
     """What one try came to, filled in as it goes; readings of the monotonic clock in ns."""
 
-    answer: Answer
+    answer: StreamState
     connected_ns: int | None = None
     sent_ns: int | None = None
     done_ns: int | None = None
@@ -61,9 +61,9 @@ class Attempt:
     censored: bool = False
 
 
-def carry_out(
+def send_with_retries(
     request: Request,
-    new_answer: Callable[[], Answer],
+    new_answer: Callable[[], StreamState],
     send: Callable[[Attempt], None],
     *,
     retries: int,

@@ -12,12 +12,12 @@ import gevent
 import httpx2
 import openai
 
-from llmload.client.answer import Answer
-from llmload.client.api import ChatDialect
+from llmload.client.answer import StreamState
+from llmload.client.api import ChatApi
 from llmload.client.client import ClientSettings, checked_headers, secrets_in
 from llmload.client.errors import AttemptError, from_connecting, from_status, in_object, request_error
 from llmload.client.exchange import Limits
-from llmload.client.retry import Attempt, Request, carry_out
+from llmload.client.retry import Attempt, Request, send_with_retries
 from llmload.client.tls import tls_context
 from llmload.client.transport import endpoint
 from llmload.errors import ConfigError
@@ -27,10 +27,10 @@ from llmload.record import ErrorType, RequestError, RequestRecord, StampSource
 # Time limits around a call that waits: what a client needs that does not see its own sockets.
 
 
-class Alarm:
+class DeadlineTimer:
     """A request's time limits around whatever it waits for: `with alarm:` raises `AttemptError` when one passes."""
 
-    def __init__(self, limits: Limits, answer: Answer) -> None:
+    def __init__(self, limits: Limits, answer: StreamState) -> None:
         self._limits = limits
         self._answer = answer
         self._sent_ns = time.monotonic_ns()
@@ -149,7 +149,7 @@ class SdkClient:
         if not settings.base_urls:
             raise ConfigError("base_urls: at least one URL is needed")
         self._settings = settings
-        self._dialect = ChatDialect(settings)
+        self._dialect = ChatApi(settings)
         self._headers = _headers(settings)
         self._secrets = secrets_in(settings)
         self._urls = [_base_url(url) for url in settings.base_urls]
@@ -174,7 +174,7 @@ class SdkClient:
             scheduled_ns=scheduled_ns,
             started_ns=time.monotonic_ns(),
         )
-        return carry_out(
+        return send_with_retries(
             request,
             self._dialect.answer,
             lambda attempt: self._send(next(clients), request, sent, attempt),
@@ -216,7 +216,7 @@ class SdkClient:
 
     def _send(self, client: openai.OpenAI, request: Request, prompt: Prompt, attempt: Attempt) -> None:
         limits = Limits(self._settings.timeouts, request.started_ns, self._settings.stream)
-        alarm = Alarm(limits, attempt.answer)
+        alarm = DeadlineTimer(limits, attempt.answer)
         fields = self._dialect.fields(prompt)
         rest = {name: value for name, value in fields.items() if name not in _PASSED_BY_NAME}
         stream: Any = None
@@ -241,7 +241,7 @@ class SdkClient:
         elif attempt.error is None and not attempt.answer.finished:
             attempt.error = request_error(ErrorType.INCOMPLETE, "the answer ended without a finish_reason")
 
-    def _receive(self, response: httpx2.Response, stream: Any, answer: Answer, alarm: Alarm) -> None:
+    def _receive(self, response: httpx2.Response, stream: Any, answer: StreamState, alarm: DeadlineTimer) -> None:
         """Read the answer, streamed or not; raises what the SDK raises."""
         with alarm:
             error = refused(response)
@@ -253,7 +253,7 @@ class SdkClient:
         else:
             self._follow(stream, answer, alarm)
 
-    def _follow(self, stream: Any, answer: Answer, alarm: Alarm) -> None:
+    def _follow(self, stream: Any, answer: StreamState, alarm: DeadlineTimer) -> None:
         while True:
             with alarm:
                 chunk = next(stream, None)
@@ -286,5 +286,5 @@ def _headers(settings: ClientSettings) -> dict[str, Any]:
 
 def _base_url(url: str) -> str:
     """Return the base URL as the SDK wants it, with the API's prefix."""
-    place = endpoint(url, "openai-chat", "")
-    return f"{place.scheme}://{place.authority}{place.target}"
+    index = endpoint(url, "openai-chat", "")
+    return f"{index.scheme}://{index.authority}{index.target}"

@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Final, Protocol
 
-from llmload.client.answer import Answer
+from llmload.client.answer import StreamState
 from llmload.client.errors import from_status, request_error
 from llmload.client.http import Response
 from llmload.record import ErrorType
@@ -127,7 +127,7 @@ class EventsBody:
 
     __slots__ = ("_answer", "_before", "_chunk_ns", "_decoder", "_end", "_starts")
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: StreamState) -> None:
         self._answer = answer
         self._chunk_ns = answer.chunk_ns
         self._decoder = EventDecoder()
@@ -151,10 +151,10 @@ class EventsBody:
         """Return the text of each read, as far as they are chunks in the frame."""
         starts, end, texts = self._starts, self._end, []
         for read in reads:
-            start, place = starts.get(len(read)) or self._learn_start(read)
+            start, index = starts.get(len(read)) or self._learn_start(read)
             if not (start and read.startswith(start) and read.endswith(end)):
                 break
-            texts.append(read[place])
+            texts.append(read[index])
         return texts
 
     def _learn_start(self, read: bytes) -> tuple[bytes, slice]:
@@ -217,7 +217,7 @@ def _is_plain(text: bytes) -> bool:
 class JsonBody(Body):
     """A body of one JSON object, though a stream may have been asked for."""
 
-    def __init__(self, answer: Answer, response: Response) -> None:
+    def __init__(self, answer: StreamState, response: Response) -> None:
         self._answer = answer
         self._response = response
         self._pieces: list[bytes] = []
@@ -238,7 +238,7 @@ class JsonBody(Body):
 class RefusedBody(Body):
     """The body of an answer that is an error, of which a little is kept for the message."""
 
-    def __init__(self, answer: Answer, response: Response) -> None:
+    def __init__(self, answer: StreamState, response: Response) -> None:
         self._answer = answer
         self._response = response
         self._text = bytearray()
@@ -262,12 +262,12 @@ class RefusedBody(Body):
         self._answer.fail(request_error(ErrorType.CONTENT_TYPE, f"{what}: {quoted}", http_status=200))
 
 
-class Understanding:
+class Decoder:
     """Turns what waits in a response into an answer, some at a time."""
 
     __slots__ = ("_answer", "_body", "_response")
 
-    def __init__(self, response: Response, answer: Answer) -> None:
+    def __init__(self, response: Response, answer: StreamState) -> None:
         self._response = response
         self._answer = answer
         self._body: Body | None = None
@@ -297,7 +297,7 @@ class Understanding:
             self._body.end()
 
 
-def body_of(response: Response, answer: Answer) -> Body:
+def body_of(response: Response, answer: StreamState) -> Body:
     """Return what reads the body of a response whose headers have come, by its status and content type."""
     kind = response.content_type or _guess(response)
     if response.status != 200 or response.content_encoding not in ("", "identity"):

@@ -53,7 +53,7 @@ class TlsLayer:
         raise EOFError
 
     @property
-    def has_to_say(self) -> bool:
+    def has_output(self) -> bool:
         """Whether the session itself has something for the network, such as new keys."""
         return self._outgoing.pending > 0
 

@@ -14,7 +14,7 @@ import gevent.socket
 from gevent import monkey
 
 from llmload.client.client import Api
-from llmload.client.connection import ArrivalClock, Connection, ask_for_stamps
+from llmload.client.connection import Connection, ReceiveClock, enable_timestamps
 from llmload.client.errors import AttemptError, failed, from_connecting, request_error
 from llmload.client.tls import TlsLayer
 from llmload.errors import ConfigError
@@ -130,7 +130,7 @@ class Route:
         return self.endpoint.target
 
 
-def dial(route: Route, clock: ArrivalClock, connect_s: float | None) -> Connection:
+def dial(route: Route, clock: ReceiveClock, connect_s: float | None) -> Connection:
     """
     Return a new connection, opened within `connect_s` (name, tunnel and TLS included).
 
@@ -168,7 +168,7 @@ def _connect(host: str, port: int) -> Any:
         sock = gevent.socket.socket(family, kind, protocol)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            ask_for_stamps(sock)
+            enable_timestamps(sock)
             sock.connect(address)
         except OSError as error:
             sock.close()
@@ -238,7 +238,7 @@ def _bare(sock: Any) -> socket.socket:
 class Pool:
     """The idle connections of one process, by route; the one used last is taken first."""
 
-    def __init__(self, clock: ArrivalClock, connect_s: float | None) -> None:
+    def __init__(self, clock: ReceiveClock, connect_s: float | None) -> None:
         self._clock = clock
         self._connect_s = connect_s
         self._closed = False

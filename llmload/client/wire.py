@@ -5,12 +5,12 @@ import os
 import secrets
 import time
 
-from llmload.client.answer import Dialect
-from llmload.client.api import ChatDialect, TgiDialect
+from llmload.client.answer import ApiProtocol
+from llmload.client.api import ChatApi, TgiApi
 from llmload.client.client import ClientSettings, request_headers, secrets_in
-from llmload.client.exchange import Exchange, Limits
+from llmload.client.exchange import HttpRequest, Limits
 from llmload.client.reactor import Reactor, current_reactor
-from llmload.client.retry import Attempt, Request, carry_out
+from llmload.client.retry import Attempt, Request, send_with_retries
 from llmload.client.tls import tls_context
 from llmload.client.transport import Pool, Route, endpoint, proxy_for
 from llmload.errors import ConfigError
@@ -29,7 +29,7 @@ class WireClient:
         if not settings.base_urls:
             raise ConfigError("base_urls: at least one URL is needed")
         self._settings = settings
-        self._dialect: Dialect = ChatDialect(settings) if settings.api == "openai-chat" else TgiDialect(settings)
+        self._dialect: ApiProtocol = ChatApi(settings) if settings.api == "openai-chat" else TgiApi(settings)
         self._heads = [(route, _head(route, settings)) for route in _routes(settings, self._dialect.path)]
         self._turns = itertools.cycle(self._heads)
         self._prepared: dict[int, tuple[Prompt, bytes]] = {}
@@ -56,7 +56,7 @@ class WireClient:
             scheduled_ns=scheduled_ns,
             started_ns=time.monotonic_ns(),
         )
-        return carry_out(
+        return send_with_retries(
             request,
             self._dialect.answer,
             lambda attempt: self._send(request, body, attempt),
@@ -101,7 +101,7 @@ class WireClient:
             if connection is None:
                 connection = pool.open(route)
                 attempt.connected_ns = time.monotonic_ns()
-            exchange = Exchange(connection, reactor, attempt.answer, limits)
+            exchange = HttpRequest(connection, reactor, attempt.answer, limits)
             try:
                 exchange.run(message)
             finally:
@@ -132,8 +132,8 @@ class WireClient:
 
 def _routes(settings: ClientSettings, path: str) -> list[Route]:
     places = [endpoint(url, settings.api, path) for url in settings.base_urls]
-    tls = tls_context(settings) if any(place.tls for place in places) else None
-    return [Route(place, proxy_for(place), tls if place.tls else None) for place in places]
+    tls = tls_context(settings) if any(index.tls for index in places) else None
+    return [Route(index, proxy_for(index), tls if index.tls else None) for index in places]
 
 
 def _head(route: Route, settings: ClientSettings) -> bytes:

@@ -9,12 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmload.errors import ConfigError
-from llmload.metrics.compared import METRICS, Metric, named_by, share
+from llmload.metrics.compared import METRICS, Metric, metrics_named, share
 from llmload.scenario.sections import Compare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparing:
+class ComparisonRequest:
     """What a comparison was asked for: metrics, thresholds by metric, metrics that were named, what may differ."""
 
     metrics: tuple[Metric, ...]
@@ -23,13 +23,13 @@ class Comparing:
     allow: tuple[str, ...]
 
 
-def read_comparing(
+def read_comparison_request(
     config: Path | None,
     recorded: Mapping[str, Any] | None,
     options: Sequence[str],
     only: Sequence[str],
     allow: Sequence[str],
-) -> Comparing:
+) -> ComparisonRequest:
     """
     Return what is asked for: by the candidate's own scenario, over it by the file, over that by the command line.
 
@@ -39,15 +39,15 @@ def read_comparing(
     limits: dict[str, float] = {}
     asked_for: set[str] = set()
     for key, value in (*(pair for table in tables for pair in _general_first(table.thresholds)), *_parsed(options)):
-        names = named_by(key)
+        names = metrics_named(key)
         limits |= dict.fromkeys(names, value)
         asked_for |= set(names) if len(names) == 1 else set()
     for key in only:
         _known("--only", key)
     alone = list(only) or next((table.only for table in reversed(tables) if table.only), [])
-    named = {name for key in alone for name in named_by(key)}
-    asked_for |= {name for key in alone for name in named_by(key) if len(named_by(key)) == 1}
-    return Comparing(
+    named = {name for key in alone for name in metrics_named(key)}
+    asked_for |= {name for key in alone for name in metrics_named(key) if len(metrics_named(key)) == 1}
+    return ComparisonRequest(
         metrics=tuple(metric for metric in METRICS if not named or metric.name in named),
         thresholds=limits,
         asked_for=frozenset(asked_for),
@@ -57,14 +57,14 @@ def read_comparing(
 
 def _known(option: str, key: str) -> None:
     try:
-        named_by(key)
+        metrics_named(key)
     except ValueError as error:
         raise ConfigError(f"{option} {key}: {error}") from None
 
 
 def _general_first(thresholds: Mapping[str, float]) -> list[tuple[str, float]]:
     """In a table, order says nothing: what names more metrics comes first, so that what names one stands."""
-    return sorted(thresholds.items(), key=lambda pair: -len(named_by(pair[0])))
+    return sorted(thresholds.items(), key=lambda pair: -len(metrics_named(pair[0])))
 
 
 def _parsed(options: Sequence[str]) -> Iterator[tuple[str, float]]:

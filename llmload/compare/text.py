@@ -32,8 +32,8 @@ def comparison_report(
 ) -> RenderableType:
     """Return runs, what differs, the table of metrics and the outcome."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for place, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if place in {0, len(COLUMNS) - 1} else "right", no_wrap=True)
+    for index, column in enumerate(COLUMNS):
+        table.add_column(column, justify="left" if index in {0, len(COLUMNS) - 1} else "right", no_wrap=True)
     for finding in comparison.findings:
         cells = _cells(finding)
         table.add_row(*cells[:-1], Text(cells[-1], style=STYLES[finding.outcome]))

@@ -134,8 +134,8 @@ def dialect_json(run_id: str, sample: Sample, dialect: Dialect) -> dict[str, Any
 
 def serving_lines(sections: list[Section]) -> Iterator[str]:
     """Yield the lines that `vllm bench serve` and `sglang.benchmark.serving` print."""
-    for place, section in enumerate(sections):
-        yield f"{f' {section.title} ' if not place else section.title:{'-' if place else '='}^{WIDTH}}"
+    for index, section in enumerate(sections):
+        yield f"{f' {section.title} ' if not index else section.title:{'-' if index else '='}^{WIDTH}}"
         for figure in section.figures:
             yield f"{figure.row:<{LABEL_WIDTH}} {_text(figure, grouped=False):<10}"
     yield "=" * WIDTH

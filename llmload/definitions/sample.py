@@ -78,8 +78,8 @@ class Weighted:
             return None
         order = np.argsort(self.values)
         reached = np.cumsum(np.asarray(self.weights)[order]) / np.sum(self.weights)
-        place = min(int(np.searchsorted(reached, share, side="left")), len(order) - 1)
-        return float(np.asarray(self.values)[order][place])
+        index = min(int(np.searchsorted(reached, share, side="left")), len(order) - 1)
+        return float(np.asarray(self.values)[order][index])
 
     @property
     def _any(self) -> bool:

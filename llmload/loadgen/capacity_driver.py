@@ -11,7 +11,7 @@ import gevent
 from llmload.capacity.judge import Judgement, StepJudge, StepRules
 from llmload.capacity.result import StepResult, best_step, describe
 from llmload.capacity.search import CapacitySearch, Trial, Try
-from llmload.loadgen.phases import Order, StepClock
+from llmload.loadgen.phases import StepCommand, StepTimeline
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals, Window
 from llmload.scenario.loads import Capacity
@@ -25,13 +25,13 @@ FIRST_ANSWERS: Final = 3
 """How many requests of an open-loop step itself end, at least, before its window opens."""
 LOOKS_AGAIN: Final = 2
 """What holds and what breaks is each looked at again in the end, mostly."""
-SPOILT_LAG_S: Final = 0.05
+INVALID_LAG_S: Final = 0.05
 """
 A step that breaks while this process or a worker ran so late (99th percentile) shows the load generator's limits.
 
 It is the limit beyond which the verdict calls a run DEGRADED.
 """
-SPOILT_TRIES: Final = 2
+INVALID_RETRIES: Final = 2
 """So often is a load tried anew after a spoilt step, before the next one is judged as it is."""
 _OF_THE_RUN: Final = (
     "started",
@@ -45,10 +45,10 @@ _OF_THE_RUN: Final = (
 )
 
 
-class Driven(Protocol):
+class SearchHost(Protocol):
     """What a search is driven through."""
 
-    def follow_everywhere(self, order: Order) -> None:
+    def command_step(self, command: StepCommand) -> None:
         """Tell every process which step goes on."""
 
     def counts(self) -> tuple[int, int]:
@@ -64,7 +64,7 @@ class Driven(Protocol):
         """How late the event loops of all processes ran so far."""
 
 
-class Search:
+class CapacityDriver:
     """
     Tries one load after the other; `run` returns when the search is over, `next_users` is what the shape asks for.
 
@@ -72,7 +72,7 @@ class Search:
     flight, and is then watched until it is judged.
     """
 
-    def __init__(self, load: Capacity, promises: tuple[Objective, ...], clock: StepClock, drain_s: float) -> None:
+    def __init__(self, load: Capacity, promises: tuple[Objective, ...], clock: StepTimeline, drain_s: float) -> None:
         self.load, self.promises, self.clock = load, promises, clock
         self.steps: list[StepResult] = []
         self.plan: CapacitySearch = CapacitySearch.of(load)
@@ -93,7 +93,7 @@ class Search:
         """How many users the step that goes on asks for; one rests in an open loop."""
         return int(self.steps[-1].load) if self.load.has_users and self.steps else 1
 
-    def run(self, driven: Driven) -> None:
+    def run(self, driven: SearchHost) -> None:
         """Search until the highest load that holds is found, or the time is over."""
         while not self._out_of_time and (following := self.plan.next()) is not None:
             self._take(driven, following)
@@ -105,34 +105,34 @@ class Search:
         limit_s = self.load.duration_s
         return limit_s is not None and time.monotonic() - self._started_s >= limit_s
 
-    def _take(self, driven: Driven, asked: Try) -> None:
-        place, load = len(self.steps), asked.load
+    def _take(self, driven: SearchHost, asked: Try) -> None:
+        index, load = len(self.steps), asked.load
         if self.load.has_users:
             self.most_users = max(self.most_users, int(load))
-        self._settle(driven, place, load)
-        driven.follow_everywhere(Order(place=place, load=load))
+        self._settle(driven, index, load)
+        driven.command_step(StepCommand(index=index, load=load))
         step = StepResult(
-            name=self.clock.name_of(place), load=load, judge=StepJudge(self.promises, StepRules.of(self.load, load))
+            name=self.clock.name_of(index), load=load, judge=StepJudge(self.promises, StepRules.of(self.load, load))
         )
         self.steps.append(step)
         self._warm_up(driven, load)
-        driven.follow_everywhere(Order(place=place, load=load, judged=True))
+        driven.command_step(StepCommand(index=index, load=load, judged=True))
         step.judgement = self._watch(driven, step, firm=asked.firm)
-        if step.judgement is not None and not step.spoilt:
+        if step.judgement is not None and not step.invalidated:
             firm = asked.firm or step.judgement.sure
             self.plan.take(Trial(load=load, held=step.judgement.held, firm=firm))
 
-    def _settle(self, driven: Driven, place: int, load: float) -> None:
+    def _settle(self, driven: SearchHost, index: int, load: float) -> None:
         """After an open-loop step that broke, send nothing until its queue is answered, or for the drain's time."""
         last = self.steps[-1].judgement if self.steps else None
         if self.load.has_users or last is None or last.held:
             return
         self._enter("settling")
-        driven.follow_everywhere(Order(place=place, load=load, paused=True))
+        driven.command_step(StepCommand(index=index, load=load, paused=True))
         while driven.counts()[1] and self.elapsed_s < self._drain_s and not self._out_of_time:
             gevent.sleep(PERIOD_S)
 
-    def _warm_up(self, driven: Driven, load: float) -> None:
+    def _warm_up(self, driven: SearchHost, load: float) -> None:
         self._enter("warm-up")
         ended, in_flight = driven.counts()
         turnover = ended + (max(int(load), in_flight) if self.load.has_users else in_flight + FIRST_ANSWERS)
@@ -143,7 +143,7 @@ class Search:
             if here and self.elapsed_s >= self.load.warmup_s and driven.counts()[0] >= turnover:
                 return
 
-    def _watch(self, driven: Driven, step: StepResult, *, firm: bool) -> Judgement | None:
+    def _watch(self, driven: SearchHost, step: StepResult, *, firm: bool) -> Judgement | None:
         self._enter("measuring")
         lag_before = Histogram()
         lag_before.merge(driven.loop_lag())
@@ -158,11 +158,11 @@ class Search:
 
     def _but_for_the_generator(self, step: StepResult, judgement: Judgement, lag_s: float | None) -> Judgement:
         """Return the judgement, less sure where the load generator was late itself and no load is to be blamed."""
-        if judgement.held or lag_s is None or lag_s <= SPOILT_LAG_S:
+        if judgement.held or lag_s is None or lag_s <= INVALID_LAG_S:
             return judgement
         late = f"llmload itself ran {lag_s:.2g} s late"
-        if sum(each.spoilt is not None for each in self.steps if each.load == step.load) < SPOILT_TRIES:
-            step.spoilt = f"spoilt: {late}"
+        if sum(each.invalidated is not None for each in self.steps if each.load == step.load) < INVALID_RETRIES:
+            step.invalidated = f"invalidated: {late}"
         return replace(judgement, sure=False, reason=f"{judgement.reason}, but {late}")
 
     def _enter(self, phase: str) -> None:
@@ -215,12 +215,12 @@ class Search:
         if found is None:
             return whole
         view, _ = self.judged(whole, stages)
-        part = stages.get(found.name, RunTotals())
-        view.completed, view.failed = part.completed_in_window, part.failed_in_window
-        view.censored, view.dropped = part.censored, part.dropped
+        phase = stages.get(found.name, RunTotals())
+        view.completed, view.failed = phase.completed_in_window, phase.failed_in_window
+        view.censored, view.dropped = phase.censored, phase.dropped
         return view
 
     def summary(self, stages: Mapping[str, RunTotals]) -> dict[str, Any]:
         """Return what the search found, and the curve of its steps."""
-        windows = {step.name: self.clock.window_s(place) for place, step in enumerate(self.steps)}
+        windows = {step.name: self.clock.window_s(index) for index, step in enumerate(self.steps)}
         return describe(self.load, self.promises, self.steps, self.plan, stages=stages, windows_s=windows)

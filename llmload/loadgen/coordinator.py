@@ -14,12 +14,12 @@ import gevent
 
 from llmload.client.engine_info import Deployment
 from llmload.errors import RunFolderError
-from llmload.loadgen.capacity_driver import Search
-from llmload.loadgen.phases import StageClock, StepClock
+from llmload.loadgen.capacity_driver import CapacityDriver
+from llmload.loadgen.phases import StageTimeline, StepTimeline
 from llmload.loadgen.session import Span, clock_of
 from llmload.metrics.totals import RunTotals, Window
 from llmload.metrics.validity import Level, Reason, Verdict, health, judge
-from llmload.prometheus.scrape import EngineWatch
+from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.prompt_set import Workload
 from llmload.prompts.queue import ADDED_CHARS
 from llmload.record import METRICS_VERSION, NS_PER_S
@@ -42,7 +42,7 @@ INVALID: Final = 3
 _PACKAGES: Final = ("llmload", "locust", "gevent", "openai", "datasets", "httptools", "numpy", "pydantic")
 
 
-class Steering:
+class RunCoordinator:
     """One run as seen by the node that started it."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Steering:
         self.span = Span(scenario)
         self.summary: dict[str, Any] | None = None
         load = scenario.load
-        self.stage_clock = clock_of(load, self.span.start_ns)
+        self.timeline = clock_of(load, self.span.start_ns)
         self.search = self._search(load)
         self._found = Window(start_ns=None)
         """The window of the step that a search has found, once it is over."""
@@ -78,7 +78,7 @@ class Steering:
         self._known: dict[str, Any] = {}
         self.ended_unix_s: float | None = None
         engine = scenario.engine
-        self.engine_watch = EngineWatch(
+        self.engine_scraper = EngineScraper(
             scenario.monitor, self.folder.path, ca_file=engine.ca_file, verify_tls=engine.verify_tls
         )
         self.memory_estimate = memory_estimate(scenario)
@@ -104,8 +104,8 @@ class Steering:
             return "draining"
         if self.search is not None and self.search.finished:
             return "draining"
-        if self.stage_clock is not None:
-            name = self.stage_clock.name_of(self.stage_clock.place)
+        if self.timeline is not None:
+            name = self.timeline.name_of(self.timeline.index)
             return name if self.search is None else f"{name}, {self.search.text}"
         return "measuring" if window.start_ns is not None and now_ns >= window.start_ns else "warm-up"
 
@@ -131,11 +131,11 @@ class Steering:
             self._noted_users = users
             self.folder.append_users(time.time(), users)
 
-    def _search(self, load: object) -> Search | None:
-        if not isinstance(load, Capacity) or not isinstance(self.stage_clock, StepClock):
+    def _search(self, load: object) -> CapacityDriver | None:
+        if not isinstance(load, Capacity) or not isinstance(self.timeline, StepTimeline):
             return None
         promises = load.promises(limits=bool(self.scenario.slo_limits().limits))
-        return Search(load, promises, self.stage_clock, self.scenario.run.drain_timeout_s)
+        return CapacityDriver(load, promises, self.timeline, self.scenario.run.drain_timeout_s)
 
     def verdict(self, totals: RunTotals, stages: Mapping[str, RunTotals] | None = None) -> Verdict:
         """Judge the run as far as it has come; a search by the step that it found, where its stages are given."""
@@ -186,12 +186,12 @@ class Steering:
             "load": self.scenario.load.model_dump(mode="json", exclude_none=True),
             "window_started_unix_s": opened_unix_s,
             **summarise(judged, window_s=window_s, verdict=self.verdict(totals, stages)),
-            "stages": [] if self.stage_clock is None else _stages(self.stage_clock, stages),
+            "stages": [] if self.timeline is None else _stages(self.timeline, stages),
         }
         if self.search is not None:
             self.summary["capacity"] = self.search.summary(stages)
         speed = self.summary["request_output_tokens_per_s"]
-        self.summary |= self.engine_watch.summary(totals, self.memory_estimate)
+        self.summary |= self.engine_scraper.summary(totals, self.memory_estimate)
         self.summary["bandwidth"] = bandwidth_use(self.scenario, speed and speed["mean"])
         window_s, gpu_metrics = self.summary["window_s"], self.summary["gpu_metrics"]
         self.summary["cost"] = cost_of(self.scenario, totals, window_s, gpu_metrics)
@@ -216,20 +216,20 @@ class Steering:
         return {
             "window_start_unix_s": self._unix_s(window.start_ns),
             "window_end_unix_s": self._unix_s(window.end_ns),
-            "stages": [] if self.stage_clock is None else self._stage_times(self.stage_clock),
+            "stages": [] if self.timeline is None else self._stage_times(self.timeline),
         }
 
-    def _stage_times(self, clock: StageClock | StepClock) -> list[dict[str, Any]]:
+    def _stage_times(self, clock: StageTimeline | StepTimeline) -> list[dict[str, Any]]:
         return [
             {
-                "name": part.name,
-                "users": part.users,
-                "rate_per_s": part.rate_per_s,
-                "start_unix_s": self._unix_s(clock.begin_ns(place)),
-                "window_start_unix_s": self._unix_s(clock.window(place).start_ns),
-                "end_unix_s": self._unix_s(clock.window(place).end_ns),
+                "name": phase.name,
+                "users": phase.users,
+                "rate_per_s": phase.rate_per_s,
+                "start_unix_s": self._unix_s(clock.begin_ns(index)),
+                "window_start_unix_s": self._unix_s(clock.window(index).start_ns),
+                "end_unix_s": self._unix_s(clock.window(index).end_ns),
             }
-            for place, part in enumerate(clock.parts)
+            for index, phase in enumerate(clock.phases)
         ]
 
     def _unix_s(self, moment_ns: int | None) -> float | None:
@@ -262,15 +262,15 @@ class Steering:
         }
 
 
-def _stages(clock: StageClock | StepClock, totals: Mapping[str, RunTotals]) -> list[dict[str, Any]]:
+def _stages(clock: StageTimeline | StepTimeline, totals: Mapping[str, RunTotals]) -> list[dict[str, Any]]:
     return [
         {
-            "name": part.name,
-            "users": part.users,
-            "rate_per_s": part.rate_per_s,
-            **figures(totals.get(part.name, RunTotals()), clock.window_s(place)),
+            "name": phase.name,
+            "users": phase.users,
+            "rate_per_s": phase.rate_per_s,
+            **figures(totals.get(phase.name, RunTotals()), clock.window_s(index)),
         }
-        for place, part in enumerate(clock.parts)
+        for index, phase in enumerate(clock.phases)
     ]
 
 
@@ -279,24 +279,24 @@ QUICK_BYTES: Final = 64_000_000
 logger = logging.getLogger(__name__)
 
 
-def report_of(steering: Steering) -> Path | None:
+def report_of(coordinator: RunCoordinator) -> Path | None:
     """Return the report of a run that has ended, written now if need be; None where that takes long or cannot be."""
-    page = steering.folder.path / REPORT
+    page = coordinator.folder.path / REPORT
     if page.is_file():
         return page
-    if request_bytes(steering.folder) > QUICK_BYTES:
+    if request_bytes(coordinator.folder) > QUICK_BYTES:
         return None
     try:
-        write_html(page, [steering.folder], lambda _: gevent.sleep())  # workers and the web UI go on meanwhile
+        write_html(page, [coordinator.folder], lambda _: gevent.sleep())  # workers and the web UI go on meanwhile
     except RunFolderError as error:
         logger.warning("no %s: %s", REPORT, error)
         return None
     return page
 
 
-def told(steering: Steering) -> str:
+def told(coordinator: RunCoordinator) -> str:
     """Return in a line where the report of a run that has ended lies, or what writes one."""
-    page = report_of(steering)
+    page = report_of(coordinator)
     if page is not None:
         return f"report: {page}"
-    return f"report: not written by itself for a run of this length: llmload report {steering.folder.path} --html"
+    return f"report: not written by itself for a run of this length: llmload report {coordinator.folder.path} --html"

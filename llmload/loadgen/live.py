@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import gevent
 
-from llmload.loadgen.coordinator import Steering
-from llmload.loadgen.phases import StageClock, StepClock
+from llmload.loadgen.coordinator import RunCoordinator
+from llmload.loadgen.phases import StageTimeline, StepTimeline
 from llmload.metrics.totals import RunTotals
 from llmload.report.terminal import LATENCIES, UNKNOWN, milliseconds, number
 from llmload.scenario.loads import AnyLoad, Capacity, OpenLoop, Replay, Staged
@@ -35,15 +35,15 @@ class LiveView:
 
     def __init__(
         self,
-        steering: Steering,
+        coordinator: RunCoordinator,
         totals: Callable[[], RunTotals],
         users: Callable[[], int],
-        look_after: Callable[[], None] = lambda: None,
+        check_workers: Callable[[], None] = lambda: None,
         stages: Callable[[], dict[str, RunTotals]] = dict,
         asked_per_s: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """Read totals, users, stages and the open loop's rate when asked; call `look_after` each second besides."""
-        self._steering, self._totals, self._users, self._look_after = steering, totals, users, look_after
+        """Read totals, users, stages and the open loop's rate when asked; call `check_workers` each second besides."""
+        self._steering, self._totals, self._users, self._look_after = coordinator, totals, users, check_workers
         self._stages, self._asked_per_s = stages, asked_per_s
         self._past: deque[tuple[float, RunTotals]] = deque()
         self._points: deque[dict[str, Any]] = deque(maxlen=POINTS_KEPT)
@@ -100,18 +100,18 @@ class LiveView:
 
     def state(self) -> dict[str, Any]:
         """Return where the run stands: its names, counts, window figures so far, errors and verdict."""
-        totals, steering = self._totals(), self._steering
-        scenario = steering.scenario
-        window_s = steering.span.length_s(totals)
+        totals, coordinator = self._totals(), self._steering
+        scenario = coordinator.scenario
+        window_s = coordinator.span.length_s(totals)
         return {
-            "run_id": steering.run_id,
+            "run_id": coordinator.run_id,
             "scenario": scenario.scenario.name,
             "engine": scenario.engine.column,
             "model": scenario.model.name,
-            "simulated": steering.simulated,
-            "stage": steering.stage,
+            "simulated": coordinator.simulated,
+            "stage": coordinator.stage,
             "open_loop": is_open_loop(scenario.load),
-            "elapsed_s": steering.elapsed_s,
+            "elapsed_s": coordinator.elapsed_s,
             "users": self._users(),
             "in_flight": totals.in_flight,
             "started": totals.started,
@@ -125,17 +125,17 @@ class LiveView:
             "requests_per_min": totals.completed_in_window / window_s * 60 if window_s else None,
             "output_tokens_per_s": totals.window_tokens / window_s if window_s else None,
             **{name: _quantiles(totals.distributions[name]) for name in (*LIVE_LATENCIES, LAG)},
-            "stages": [] if steering.stage_clock is None else self._stage_rows(steering.stage_clock),
-            "verdict": steering.verdict(totals).to_dict(),
+            "stages": [] if coordinator.timeline is None else self._stage_rows(coordinator.timeline),
+            "verdict": coordinator.verdict(totals).to_dict(),
         }
 
-    def _stage_rows(self, clock: StageClock | StepClock) -> list[dict[str, Any]]:
+    def _stage_rows(self, clock: StageTimeline | StepTimeline) -> list[dict[str, Any]]:
         """Return what each stage that has begun has come to so far, and when it began."""
         stages = self._stages()
         return [
-            _stage(stages.get(part.name, RunTotals()), clock.judged_s(place))
-            | {"name": part.name, "begin_s": begin_s, "users": part.users, "rate_per_s": part.rate_per_s}
-            for place, (begin_s, part) in enumerate(zip(clock.begun_s(), clock.parts, strict=False))
+            _stage(stages.get(phase.name, RunTotals()), clock.judged_s(index))
+            | {"name": phase.name, "begin_s": begin_s, "users": phase.users, "rate_per_s": phase.rate_per_s}
+            for index, (begin_s, phase) in enumerate(zip(clock.begun_s(), clock.phases, strict=False))
         ]
 
 

@@ -19,7 +19,7 @@ _TENTHS: Final = 10
 """Times stand in tenths of milliseconds, as `locust_tables` rounds them."""
 
 
-def make_small(data: dict[str, Any]) -> None:
+def shrink_report(data: dict[str, Any]) -> None:
     """Replace the response times in a report that Locust has filled in."""
     for entry in _entries(data):
         times = entry["response_times"].items()
@@ -27,7 +27,7 @@ def make_small(data: dict[str, Any]) -> None:
 
 
 def restore(data: dict[str, Any]) -> None:
-    """Undo `make_small`, before Locust reads the report."""
+    """Undo `shrink_report`, before Locust reads the report."""
     for entry in _entries(data):
         if isinstance(entry["response_times"], list):
             times = unpack_sparse(entry["response_times"]).items()

@@ -130,7 +130,7 @@ class Collected:
         return {name: _sum(of[name] for of in self.stages.values() if name in of) for name in names}
 
 
-def _sum(parts: Iterable[RunTotals]) -> RunTotals:
+def _sum(phases: Iterable[RunTotals]) -> RunTotals:
     whole = RunTotals()
-    whole.merge(*parts)
+    whole.merge(*phases)
     return whole

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from flask import Blueprint, Response, request
 
 from llmload.errors import ConfigError
-from llmload.loadgen.coordinator import Steering
+from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.workers import PER_CENT
 from llmload.metrics.totals import RunTotals
 from llmload.prometheus.export import wsgi_app
@@ -22,21 +22,21 @@ from llmload.scenario import Scenario
 logger = logging.getLogger(__name__)
 
 
-class Monitored(Protocol):
+class MetricsSource(Protocol):
     """The run that goes on, or the last one."""
 
     @property
-    def steering(self) -> Steering | None:
+    def coordinator(self) -> RunCoordinator | None:
         """What is kept of it; None before the first."""
 
     def totals(self) -> RunTotals:
         """What it has come to so far."""
 
 
-class Monitoring:
+class MetricsEndpoint:
     """Serves the series of one process's runs, on a port of its own and as a page of the web UI."""
 
-    def __init__(self, run: Monitored, runner: Any, scenario: Scenario) -> None:
+    def __init__(self, run: MetricsSource, runner: Any, scenario: Scenario) -> None:
         self._run, self._runner, self._scenario = run, runner, scenario
         self._app = wsgi_app(self.snapshot)
         self._server: MetricsServer | None = None
@@ -78,14 +78,14 @@ class Monitoring:
             return
 
     def _ended(self) -> bool:
-        return self._run.steering is not None and self._run.steering.summary is not None
+        return self._run.coordinator is not None and self._run.coordinator.summary is not None
 
     def snapshot(self) -> Snapshot:
         """Return where the run stands."""
-        steering, runner = self._run.steering, self._runner
-        scenario = self._scenario if steering is None else steering.scenario
+        coordinator, runner = self._run.coordinator, self._runner
+        scenario = self._scenario if coordinator is None else coordinator.scenario
         totals = self._run.totals()
-        judged = steering is not None and totals.ended > 0
+        judged = coordinator is not None and totals.ended > 0
         return Snapshot(
             labels={
                 "engine": scenario.engine.column,
@@ -94,15 +94,15 @@ class Monitoring:
             },
             totals=totals,
             slo=scenario.slo_limits(),
-            info=None if steering is None else info_of(steering),
-            running=steering is not None and steering.summary is None,
-            started_unix_s=None if steering is None else steering.started_unix_s,
-            ended_unix_s=None if steering is None else steering.ended_unix_s,
+            info=None if coordinator is None else info_of(coordinator),
+            running=coordinator is not None and coordinator.summary is None,
+            started_unix_s=None if coordinator is None else coordinator.started_unix_s,
+            ended_unix_s=None if coordinator is None else coordinator.ended_unix_s,
             users={"running": runner.user_count, "target": runner.target_user_count},
             workers=_workers(runner),
             cpu_ratio=_cpu_ratio(runner),
-            memory_estimate_bytes=(None if steering is None else steering.memory_estimate) or {},
-            level=steering.verdict(totals).level if steering is not None and judged else None,
+            memory_estimate_bytes=(None if coordinator is None else coordinator.memory_estimate) or {},
+            level=coordinator.verdict(totals).level if coordinator is not None and judged else None,
         )
 
 
@@ -115,14 +115,14 @@ def port_number(text: str) -> int | None:
     return int(text)
 
 
-def info_of(steering: Steering) -> dict[str, str]:
+def info_of(coordinator: RunCoordinator) -> dict[str, str]:
     """Return what is measured, as labels; what is not known is empty."""
-    scenario, deployment = steering.scenario, steering.scenario.deployment
+    scenario, deployment = coordinator.scenario, coordinator.scenario.deployment
     known = {
-        "run_id": steering.run_id,
+        "run_id": coordinator.run_id,
         "scenario": scenario.scenario.name,
         "engine": scenario.engine.column,
-        "engine_version": steering.engine_version,
+        "engine_version": coordinator.engine_version,
         "model": scenario.model.name,
         "gpus": deployment.gpus,
         "tensor_parallel": deployment.tensor_parallel,
@@ -139,5 +139,5 @@ def _cpu_ratio(runner: Any) -> dict[str, float]:
     if not isinstance(runner, MasterRunner):
         return {"local": runner.current_cpu_usage / PER_CENT}
     present = sorted((client.id, client.cpu_usage) for client in runner.clients.all if client.state != STATE_MISSING)
-    workers = {str(place): usage / PER_CENT for place, (_, usage) in enumerate(present)}
+    workers = {str(index): usage / PER_CENT for index, (_, usage) in enumerate(present)}
     return {"master": runner.current_cpu_usage / PER_CENT, **workers}

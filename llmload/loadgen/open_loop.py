@@ -19,8 +19,8 @@ from gevent.pool import Group
 
 from llmload.client import make_client
 from llmload.client.client import ClientSettings, Timeouts
-from llmload.loadgen.phases import StageClock, StepClock
-from llmload.loadgen.session import Session, Share, hold, tell_locust
+from llmload.loadgen.phases import StageTimeline, StepTimeline
+from llmload.loadgen.session import Session, WorkerShard, fire_request_event, run_conversation
 from llmload.prompts.arrivals import read_trace, share_of_trace, unit_gaps
 from llmload.prompts.conversation import Conversation
 from llmload.prompts.prompt_set import Workload
@@ -49,7 +49,7 @@ class _Setting(ctypes.Structure):
     )
 
 
-class AlarmClock:
+class TimerFd:
     """
     Wakes the one greenlet that sleeps by it, at readings of the monotonic clock in ns.
 
@@ -88,7 +88,7 @@ class AlarmClock:
 # Which rate an open loop is asked for at this moment: the start form's, which may be edited while it runs.
 
 
-def edited_rate(load: OpenLoop, text_now: Callable[[], str]) -> Callable[[], float]:
+def rate_from_form(load: OpenLoop, text_now: Callable[[], str]) -> Callable[[], float]:
     """
     Return what tells the form's rate while its text is a number above 0; the last good one while it is mistyped.
 
@@ -96,7 +96,7 @@ def edited_rate(load: OpenLoop, text_now: Callable[[], str]) -> Callable[[], flo
     """
     asked, seen = load.rate_per_s, text_now()
 
-    def as_edited() -> float:
+    def read_form() -> float:
         nonlocal asked, seen
         text = text_now()
         if text != seen:
@@ -105,19 +105,19 @@ def edited_rate(load: OpenLoop, text_now: Callable[[], str]) -> Callable[[], flo
                 asked = float(edited)
         return asked
 
-    return as_edited
+    return read_form
 
 
-def asked_rate(
-    load: AnyLoad, clock: StageClock | StepClock | None, text_now: Callable[[], str]
+def target_rate(
+    load: AnyLoad, clock: StageTimeline | StepTimeline | None, text_now: Callable[[], str]
 ) -> Callable[[], float | None]:
     """Return what tells the rate over all workers, in conversations a second; None where the load asks for none."""
     if isinstance(load, OpenLoop):
-        return edited_rate(load, text_now)
-    if isinstance(clock, StepClock) and isinstance(load, Capacity) and not load.has_users:
+        return rate_from_form(load, text_now)
+    if isinstance(clock, StepTimeline) and isinstance(load, Capacity) and not load.has_users:
         return clock.rate_per_s_now
     if isinstance(load, Staged) and clock is not None:
-        return lambda: load.stages[clock.place].rate_per_s
+        return lambda: load.stages[clock.index].rate_per_s
     return lambda: None
 
 
@@ -140,13 +140,13 @@ class Schedule:
         session: Session,
         gaps: Iterator[float],
         rate_per_s: Callable[[], float],
-        hold: Callable[[Conversation, int], None],
+        run_conversation: Callable[[Conversation, int], None],
         max_in_flight: int,
     ) -> None:
         self._session, self._gaps, self._rate_per_s = session, gaps, rate_per_s
-        self._hold, self._max_in_flight = hold, max_in_flight
+        self._hold, self._max_in_flight = run_conversation, max_in_flight
         self._talks = Group()
-        self._alarm_clock = AlarmClock()
+        self._alarm_clock = TimerFd()
 
     def run(self) -> None:
         """Send until the schedule is over."""
@@ -211,7 +211,7 @@ def client_settings(scenario: Scenario) -> ClientSettings:
     )
 
 
-def open_session(scenario: Scenario, workload: Workload, share: Share, run_id: str) -> Session:
+def open_session(scenario: Scenario, workload: Workload, shard: WorkerShard, run_id: str) -> Session:
     """Return the session of a process that begins to send: files open, every request encoded."""
     folder = RunFolder(Path(scenario.run.folder) / run_id)
     folder.create()
@@ -221,12 +221,12 @@ def open_session(scenario: Scenario, workload: Workload, share: Share, run_id: s
             client.prepare(prompt, salted=scenario.prompts.salt is not None)
     session = Session(
         scenario=scenario,
-        share=share,
+        shard=shard,
         client=client,
-        deck=workload.deck(share.index, share.count),
-        log=RequestLog(folder.path / share.log_name, with_chunks=scenario.run.record_chunks),
+        queue=workload.queue(shard.index, shard.count),
+        log=RequestLog(folder.path / shard.log_name, with_chunks=scenario.run.record_chunks),
         run_id=run_id,
-        salts=_salts(scenario, share, run_id),
+        salts=_salts(scenario, shard, run_id),
     )
     gc.collect()
     gc.freeze()  # what lives through the whole run is not looked at again
@@ -234,48 +234,48 @@ def open_session(scenario: Scenario, workload: Workload, share: Share, run_id: s
     return session
 
 
-def _salts(scenario: Scenario, share: Share, run_id: str) -> Salts | None:
+def _salts(scenario: Scenario, shard: WorkerShard, run_id: str) -> Salts | None:
     mode, seed = scenario.prompts.salt, scenario.scenario.seed
     key = scenario.prompts.salt_key or run_id
-    return mode and Salts(mode, seed=seed, key=key, worker_index=share.index, worker_count=share.count)
+    return mode and Salts(mode, seed=seed, key=key, worker_index=shard.index, worker_count=shard.count)
 
 
 def open_schedule(
-    session: Session, share: Share, environment: Environment, request_name: str, base_dir: Path
+    session: Session, shard: WorkerShard, environment: Environment, request_name: str, base_dir: Path
 ) -> Schedule | None:
     """Return the schedule of an open loop; None in a closed one. DataError for a trace that cannot be read."""
     load = session.scenario.load
     if session.in_closed_loop or not isinstance(load, OpenLoop | Replay | Staged | Capacity):
         return None
-    cap = share.of(load.max_in_flight)
-    count = partial(tell_locust, environment, request_name)
+    cap = shard.of(load.max_in_flight)
+    count = partial(fire_request_event, environment, request_name)
     return Schedule(
         session,
-        _gaps(session.scenario, share, base_dir),
+        _gaps(session.scenario, shard, base_dir),
         _rate(session, environment),
-        lambda conversation, due_ns: hold(conversation, session, count, due_ns),
+        lambda conversation, due_ns: run_conversation(conversation, session, count, due_ns),
         max_in_flight=max(1, cap or 1),
     )
 
 
-def _gaps(scenario: Scenario, share: Share, base_dir: Path) -> Iterator[float]:
+def _gaps(scenario: Scenario, shard: WorkerShard, base_dir: Path) -> Iterator[float]:
     load, seed = scenario.load, scenario.scenario.seed
     if isinstance(load, Replay):
         times_s = read_trace(load.trace, load.column, base_dir)[: load.requests]
         since_s = 0.0
-        for _, time_s in share_of_trace(times_s, worker_index=share.index, worker_count=share.count):
+        for _, time_s in share_of_trace(times_s, worker_index=shard.index, worker_count=shard.count):
             yield time_s - since_s
             since_s = time_s
     elif isinstance(load, OpenLoop | Staged | Capacity):
-        yield from unit_gaps(load.arrivals, cv=load.cv, seed=seed, worker_index=share.index, worker_count=share.count)
+        yield from unit_gaps(load.arrivals, cv=load.cv, seed=seed, worker_index=shard.index, worker_count=shard.count)
 
 
 def _rate(session: Session, environment: Environment) -> Callable[[], float]:
-    load, clock = session.scenario.load, session.stage_clock
+    load, clock = session.scenario.load, session.timeline
     if isinstance(load, Replay):
         return lambda: load.speed
     if clock is not None:
         return clock.rate_per_s_now
     if not isinstance(load, OpenLoop):
         return lambda: 0.0
-    return edited_rate(load, lambda: str(getattr(environment.parsed_options, "rate", "")))
+    return rate_from_form(load, lambda: str(getattr(environment.parsed_options, "rate", "")))

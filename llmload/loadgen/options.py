@@ -19,7 +19,7 @@ from llmload.scenario.reading import read_setting, read_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Knob:
+class OptionOverride:
     """An option whose default is the scenario's value, so that only a changed one is laid over the scenario."""
 
     option: str
@@ -54,47 +54,55 @@ class Knob:
         return dict.fromkeys(self.keys, text if self.is_text else read_value(text))
 
 
-KNOBS: Final = (
-    Knob(
+OVERRIDES: Final = (
+    OptionOverride(
         option="--model", keys=("model.name", "model.served_as"), help="Model to ask for", metavar="NAME", is_text=True
     ),
-    Knob(
+    OptionOverride(
         option="--engine",
         keys=("engine.name",),
         help="Engine's name for the tables: vllm, tgi, transformers, ...",
         metavar="NAME",
         is_text=True,
     ),
-    Knob(
+    OptionOverride(
         option="--prompts",
         keys=("prompts.source",),
         help="Prompts: builtin, lima or a path",
         metavar="SOURCE",
         is_text=True,
     ),
-    Knob(option="--prompt-count", keys=("prompts.count",), help="Prompts drawn at random; all where empty"),
-    Knob(option="--max-tokens", keys=("request.max_tokens",), help="Most output tokens of a request"),
-    Knob(option="--temperature", keys=("request.temperature",), help="Sampling temperature; the engine's where empty"),
-    Knob(option="--requests", keys=("load.requests",), help="Requests to send; no such end where empty"),
-    Knob(
+    OptionOverride(option="--prompt-count", keys=("prompts.count",), help="Prompts drawn at random; all where empty"),
+    OptionOverride(option="--max-tokens", keys=("request.max_tokens",), help="Most output tokens of a request"),
+    OptionOverride(
+        option="--temperature", keys=("request.temperature",), help="Sampling temperature; the engine's where empty"
+    ),
+    OptionOverride(option="--requests", keys=("load.requests",), help="Requests to send; no such end where empty"),
+    OptionOverride(
         option="--rate",
         keys=("load.rate_per_s",),
         help="Requests a second in an open loop; may be changed while running",
     ),
-    Knob(
+    OptionOverride(
         option="--arrivals",
         keys=("load.arrivals",),
         help="How requests of an open loop arrive",
         is_text=True,
         choices=("constant", "poisson", "gamma"),
     ),
-    Knob(option="--cv", keys=("load.cv",), help="Coefficient of variation of gamma arrivals: above 1 in bursts"),
-    Knob(option="--speed", keys=("load.speed",), help="Speed of a replayed trace: 2 in half the time"),
-    Knob(option="--max-in-flight", keys=("load.max_in_flight",), help="What is due beyond it is dropped and counted"),
-    Knob(option="--think-time", keys=("load.think_time_s",), help="Rest of a user between conversations", metavar="S"),
-    Knob(option="--warmup", keys=("load.warmup_s",), help="Left out of the judged window", metavar="S"),
-    Knob(option="--seed", keys=("scenario.seed",), help="What everything random is drawn from"),
-    Knob(
+    OptionOverride(
+        option="--cv", keys=("load.cv",), help="Coefficient of variation of gamma arrivals: above 1 in bursts"
+    ),
+    OptionOverride(option="--speed", keys=("load.speed",), help="Speed of a replayed trace: 2 in half the time"),
+    OptionOverride(
+        option="--max-in-flight", keys=("load.max_in_flight",), help="What is due beyond it is dropped and counted"
+    ),
+    OptionOverride(
+        option="--think-time", keys=("load.think_time_s",), help="Rest of a user between conversations", metavar="S"
+    ),
+    OptionOverride(option="--warmup", keys=("load.warmup_s",), help="Left out of the judged window", metavar="S"),
+    OptionOverride(option="--seed", keys=("scenario.seed",), help="What everything random is drawn from"),
+    OptionOverride(
         option="--drain-timeout",
         keys=("run.drain_timeout_s",),
         help="How long requests in flight may take to finish at the end",
@@ -159,9 +167,9 @@ def add_options(parser: LocustArgumentParser) -> None:
     add: Any = parser.add_argument  # Locust's parser takes `include_in_web_ui`, its groups do not
     hidden: dict[str, Any] = {"include_in_web_ui": False}
     add("--scenario", default="", metavar="FILE", help="Scenario file, if not --config's", **hidden)
-    for knob in KNOBS:
-        named: dict[str, Any] = {"choices": knob.choices} if knob.choices else {"metavar": knob.metavar}
-        add(knob.option, default="", help=f"{knob.help} [{knob.keys[0]}]", **named)
+    for override in OVERRIDES:
+        named: dict[str, Any] = {"choices": override.choices} if override.choices else {"metavar": override.metavar}
+        add(override.option, default="", help=f"{override.help} [{override.keys[0]}]", **named)
     add("--out", default="", metavar="DIR", help="Where run folders are made instead of the scenario's place", **hidden)
     add(
         "--set",
@@ -204,9 +212,9 @@ def add_options(parser: LocustArgumentParser) -> None:
 
 def _new_file(text: str) -> str:
     """A file's name, as text, since Locust sends options to its workers."""
-    place = Path(text).parent
-    if not place.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} cannot be written: there is no folder {place}")
+    index = Path(text).parent
+    if not index.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: there is no folder {index}")
     return text
 
 
@@ -220,10 +228,10 @@ def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:
     elif not isinstance(load, Staged | Capacity):
         parser.set_defaults(num_users=1, spawn_rate=1.0, run_time=load.duration_s)
     for action in parser._actions:  # Locust's parser keeps there what its start form shows
-        knob = next((each for each in KNOBS if each.dest == action.dest), None)
-        if knob is not None:
-            action.default = knob.default(scenario)
-            action.include_in_web_ui = knob.fits(scenario)
+        override = next((each for each in OVERRIDES if each.dest == action.dest), None)
+        if override is not None:
+            action.default = override.default(scenario)
+            action.include_in_web_ui = override.fits(scenario)
 
 
 def bind_to_loopback(parser: LocustArgumentParser) -> None:
@@ -238,8 +246,8 @@ def effective_scenario(path: Path, options: argparse.Namespace) -> Scenario:
     overrides: dict[str, Any] = {}
     if options.host and options.host != as_set.engine.base_url[0]:
         overrides["engine.base_url"] = options.host
-    for knob in KNOBS:
-        overrides |= knob.changes(str(getattr(options, knob.dest)), as_set)
+    for override in OVERRIDES:
+        overrides |= override.changes(str(getattr(options, override.dest)), as_set)
     if options.out:
         overrides["run.folder"] = options.out
     return load_scenario(path, settings | overrides | _load_overrides(as_set.load, options))

@@ -17,7 +17,7 @@ from llmload.scenario.loads import Capacity, Staged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Phase:
     """A part of a run that is judged by itself: its name, and its users or its rate."""
 
     name: str
@@ -25,7 +25,7 @@ class Part:
     rate_per_s: float | None
 
 
-class PartClock(ABC):
+class PhaseTimeline(ABC):
     """When the parts of a load began on this process, and what follows from that alone."""
 
     def __init__(self) -> None:
@@ -33,19 +33,19 @@ class PartClock(ABC):
 
     @property
     @abstractmethod
-    def place(self) -> int:
+    def index(self) -> int:
         """The place of the part that goes on, or went on last."""
 
     @abstractmethod
-    def name_of(self, place: int) -> str:
+    def name_of(self, index: int) -> str:
         """Return what the part at a place is called."""
 
     @abstractmethod
-    def begin_ns(self, place: int) -> int | None:
+    def begin_ns(self, index: int) -> int | None:
         """Return when a part began; None for one that has not."""
 
     @abstractmethod
-    def window(self, place: int) -> Window:
+    def window(self, index: int) -> Window:
         """Return the judged part of a part, as far as it is known; one that is not judged has none."""
 
     def end(self) -> None:
@@ -55,27 +55,27 @@ class PartClock(ABC):
 
     def place_at(self, moment_ns: int) -> int:
         """Return the place of the part that a moment lies in."""
-        begun = ((place, self.begin_ns(place)) for place in range(self.place + 1))
-        return max((place for place, begin_ns in begun if begin_ns is not None and begin_ns <= moment_ns), default=0)
+        begun = ((index, self.begin_ns(index)) for index in range(self.index + 1))
+        return max((index for index, begin_ns in begun if begin_ns is not None and begin_ns <= moment_ns), default=0)
 
     def name_at(self, moment_ns: int) -> str:
         """Return the name of the part that a moment lies in."""
         return self.name_of(self.place_at(moment_ns))
 
-    def judged_s(self, place: int) -> float | None:
+    def judged_s(self, index: int) -> float | None:
         """Return how long a part has been judged so far, in seconds; None for one that is not yet."""
-        window = self.window(place)
+        window = self.window(index)
         if window.start_ns is None:
             return None
         judged_ns = (window.end_ns or time.monotonic_ns()) - window.start_ns
         return judged_ns / NS_PER_S if judged_ns > 0 else None
 
-    def window_s(self, place: int) -> float | None:
+    def window_s(self, index: int) -> float | None:
         """Return how long a part was judged, in seconds; None for one that was not, or not to its end."""
-        return self.window(place).length_s
+        return self.window(index).length_s
 
 
-class StageClock(PartClock):
+class StageTimeline(PhaseTimeline):
     """
     When the stages of a load began on this process.
 
@@ -90,69 +90,69 @@ class StageClock(PartClock):
         self._begins_ns = [start_ns]
 
     @property
-    def parts(self) -> list[Part]:
+    def phases(self) -> list[Phase]:
         """Name and load of each stage."""
         return [
-            Part(name=self.name_of(place), users=stage.users, rate_per_s=stage.rate_per_s)
-            for place, stage in enumerate(self.load.stages)
+            Phase(name=self.name_of(index), users=stage.users, rate_per_s=stage.rate_per_s)
+            for index, stage in enumerate(self.load.stages)
         ]
 
     @property
-    def place(self) -> int:
+    def index(self) -> int:
         """The place of the stage that goes on, or went on last."""
         return len(self._begins_ns) - 1
 
-    def begin(self, place: int) -> None:
+    def begin(self, index: int) -> None:
         """Begin the stage at a place now, unless it has begun."""
-        while self.place < place:
+        while self.index < index:
             self._begins_ns.append(time.monotonic_ns())
 
-    def begin_first_anew(self) -> None:
+    def restart_first(self) -> None:
         """The first stage begins now, not at this process's start: processes start some time apart."""
-        if self.place == 0:
+        if self.index == 0:
             self._begins_ns[0] = time.monotonic_ns()
 
-    def name_of(self, place: int) -> str:
+    def name_of(self, index: int) -> str:
         """Return what the stage at a place is called."""
-        return self.load.name_of(place)
+        return self.load.name_of(index)
 
     def rate_per_s_now(self) -> float:
         """Return the arrival rate of this moment, beginning the next stage when its time has come; 0 after the last."""
         now_ns = time.monotonic_ns()
-        while (due_ns := self._begins_ns[-1] + self._length_ns(self.place)) <= now_ns:
-            if self.place + 1 == len(self.load.stages):
+        while (due_ns := self._begins_ns[-1] + self._length_ns(self.index)) <= now_ns:
+            if self.index + 1 == len(self.load.stages):
                 return 0.0
             self._begins_ns.append(due_ns)
-        return self.load.stages[self.place].rate_per_s or 0.0
+        return self.load.stages[self.index].rate_per_s or 0.0
 
-    def begin_ns(self, place: int) -> int | None:
+    def begin_ns(self, index: int) -> int | None:
         """Return when a stage began; None for one that has not."""
-        return self._begins_ns[place] if place <= self.place else None
+        return self._begins_ns[index] if index <= self.index else None
 
-    def window(self, place: int) -> Window:
+    def window(self, index: int) -> Window:
         """Return the judged part of a stage: all but its warm-up; one that has not begun has none."""
-        if place > self.place:
+        if index > self.index:
             return Window(start_ns=None)
-        end_ns = self._end_ns if place == self.place else self._begins_ns[place + 1]
-        return Window(start_ns=self._begins_ns[place] + round(self.load.warmup_s * NS_PER_S), end_ns=end_ns)
+        end_ns = self._end_ns if index == self.index else self._begins_ns[index + 1]
+        return Window(start_ns=self._begins_ns[index] + round(self.load.warmup_s * NS_PER_S), end_ns=end_ns)
 
     def begun_s(self) -> list[float]:
         """Return when each stage that has begun did so, in seconds since the run's start."""
         return [(begin_ns - self._start_ns) / NS_PER_S for begin_ns in self._begins_ns]
 
-    def _length_ns(self, place: int) -> int:
-        return round(self.load.stages[place].duration_s * NS_PER_S)
+    def _length_ns(self, index: int) -> int:
+        return round(self.load.stages[index].duration_s * NS_PER_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class StepCommand:
     """
     What the node that steers tells every process: which step goes on, its load, and whether its window is open.
 
     Each order says everything, so that one that comes twice changes nothing.
     """
 
-    place: int
+    index: int
     load: float
     paused: bool = False
     """Nothing is sent in an open loop: what the step before left behind is to be answered first."""
@@ -175,7 +175,7 @@ class _Step:
     judged_ns: int | None = None
 
 
-class StepClock(PartClock):
+class StepTimeline(PhaseTimeline):
     """When each step began on this process, and since when it is judged; the first begins with the run."""
 
     def __init__(self, load: Capacity, start_ns: int) -> None:
@@ -185,50 +185,50 @@ class StepClock(PartClock):
         self._paused = False
 
     @property
-    def place(self) -> int:
+    def index(self) -> int:
         """The place of the step that goes on, or went on last."""
         return len(self._steps) - 1
 
     @property
-    def parts(self) -> list[Part]:
+    def phases(self) -> list[Phase]:
         """Name and load of each step so far."""
         return [
-            Part(
-                name=self.name_of(place),
+            Phase(
+                name=self.name_of(index),
                 users=int(step.load) if self._in_users else None,
                 rate_per_s=None if self._in_users else step.load,
             )
-            for place, step in enumerate(self._steps)
+            for index, step in enumerate(self._steps)
         ]
 
-    def follow(self, order: Order) -> None:
+    def apply(self, command: StepCommand) -> None:
         """Begin the ordered step and open its window now, where that has not happened yet."""
         now_ns = time.monotonic_ns()
-        if order.place > self.place:
-            self._steps.append(_Step(order.load, now_ns))
-        self._paused = order.paused
-        step = self._steps[self.place]
-        if order.judged and step.judged_ns is None:
+        if command.index > self.index:
+            self._steps.append(_Step(command.load, now_ns))
+        self._paused = command.paused
+        step = self._steps[self.index]
+        if command.judged and step.judged_ns is None:
             step.judged_ns = now_ns
 
-    def name_of(self, place: int) -> str:
+    def name_of(self, index: int) -> str:
         """Return what the step at a place is called."""
-        return f"step-{place + 1}"
+        return f"step-{index + 1}"
 
-    def begin_ns(self, place: int) -> int | None:
+    def begin_ns(self, index: int) -> int | None:
         """Return when a step began; None for one that has not."""
-        return self._steps[place].begin_ns if place <= self.place else None
+        return self._steps[index].begin_ns if index <= self.index else None
 
     def rate_per_s_now(self) -> float:
         """Return the arrival rate of this moment."""
-        return 0.0 if self._paused else self._steps[self.place].load
+        return 0.0 if self._paused else self._steps[self.index].load
 
-    def window(self, place: int) -> Window:
+    def window(self, index: int) -> Window:
         """Return the judged part of a step, as far as it is known; one that is not judged has none."""
-        judged_ns = self._steps[place].judged_ns if place <= self.place else None
+        judged_ns = self._steps[index].judged_ns if index <= self.index else None
         if judged_ns is None:
             return Window(start_ns=None)
-        end_ns = self._end_ns if place == self.place else self._steps[place + 1].begin_ns
+        end_ns = self._end_ns if index == self.index else self._steps[index + 1].begin_ns
         return Window(start_ns=judged_ns, end_ns=end_ns)
 
     def begun_s(self) -> list[float]:
@@ -236,7 +236,7 @@ class StepClock(PartClock):
         return [(step.begin_ns - self._steps[0].begin_ns) / NS_PER_S for step in self._steps]
 
 
-class Seats:
+class ConcurrencyLimit:
     """
     How many users of this process may have a request in flight; the others rest.
 

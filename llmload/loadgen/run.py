@@ -26,15 +26,15 @@ from llmload.loadgen import session as loop_lag
 from llmload.loadgen import terminal as printing
 from llmload.loadgen import terminal as progress
 from llmload.loadgen.capacity_driver import REPORT_S
-from llmload.loadgen.coordinator import WRONG_USE, Steering
+from llmload.loadgen.coordinator import WRONG_USE, RunCoordinator
 from llmload.loadgen.live import LiveView
 from llmload.loadgen.locust_compat import Interrupts, log_rows, with_three_digits
-from llmload.loadgen.metrics_server import Monitoring
-from llmload.loadgen.open_loop import asked_rate, open_schedule, open_session
+from llmload.loadgen.metrics_server import MetricsEndpoint
+from llmload.loadgen.open_loop import open_schedule, open_session, target_rate
 from llmload.loadgen.options import refuse_other_shape
-from llmload.loadgen.phases import Order, StageClock, StepClock
+from llmload.loadgen.phases import StageTimeline, StepCommand, StepTimeline
 from llmload.loadgen.preparation import Preparation
-from llmload.loadgen.session import ABORT_GRACE_S, Session, Share
+from llmload.loadgen.session import ABORT_GRACE_S, Session, WorkerShard
 from llmload.loadgen.web import pages as webui
 from llmload.loadgen.workers import (
     ABORT,
@@ -45,13 +45,13 @@ from llmload.loadgen.workers import (
     STAGE,
     STEP,
     TOTALS,
-    Roll,
+    WorkerBarrier,
     check_shares,
+    check_workers,
     drain,
-    look_after,
     other_versions,
     ran_here,
-    written_by,
+    request_log_of,
 )
 from llmload.metrics.totals import RunTotals
 from llmload.prompts.prompt_set import Workload
@@ -63,7 +63,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def ending_on_wrong_use() -> Iterator[None]:
+def exit_on_wrong_use() -> Iterator[None]:
     """End the process with exit code 2 and a line a fault, instead of a traceback."""
     try:
         yield
@@ -79,7 +79,7 @@ class Run:
     Joins a locustfile to llmload: `Run(locust.events)` at import, users with `run_of_llmload = that`.
 
     Every process has one. Where requests are sent (alone or as a worker) it has a `session` while a run goes on; where
-    a run is steered (alone or as master) it has a `steering`.
+    a run is steered (alone or as master) it has a `coordinator`.
     """
 
     request_name = "chat"
@@ -93,12 +93,12 @@ class Run:
         self._ahead: Preparation | None = None
         self._session: Session | None = None
         self._reports: totals_channel.Reports | None = None
-        self._monitoring: Monitoring | None = None
-        self._steering: Steering | None = None
+        self._monitoring: MetricsEndpoint | None = None
+        self._steering: RunCoordinator | None = None
         self._collected: totals_channel.Collected | None = None
         self.live: LiveView | None = None
         self._planned: list[str] = []
-        self._exhausted, self._drained = Roll(set()), Roll(set())
+        self._exhausted, self._drained = WorkerBarrier(set()), WorkerBarrier(set())
         self._draining = False
         self._helpers: list[Greenlet[..., Any]] = []
         events.init_command_line_parser.add_listener(self._on_command_line)
@@ -117,7 +117,7 @@ class Run:
         return self._preparation.scenario(self._options)
 
     @property
-    def steering(self) -> Steering | None:
+    def coordinator(self) -> RunCoordinator | None:
         """What this node keeps of the run that it steers, or steered last; None where it has steered none."""
         return self._steering
 
@@ -145,7 +145,7 @@ class Run:
         options.bind_to_loopback(parser)
         file = options.scenario_on_command_line()
         if file is not None:
-            with ending_on_wrong_use():
+            with exit_on_wrong_use():
                 options.set_defaults(parser, options.scenario_for_defaults(file))
                 self._prepare_ahead(parser, file)
 
@@ -164,7 +164,7 @@ class Run:
         self._environment = environment
         self._interrupts = Interrupts(self._on_interrupt)
         environment.events.quitting.add_listener(self._on_quitting)  # now, so that it comes before the runner's own
-        with ending_on_wrong_use():
+        with exit_on_wrong_use():
             file = options.scenario_on_command_line()
             if file is None:
                 raise ConfigError("no scenario: give one with --config FILE, for example --config scenarios/demo.toml")
@@ -174,7 +174,7 @@ class Run:
                 refuse_other_shape(scenario, getattr(environment.shape_class, "load_kind", None))
                 progress.every_s(self._options.progress)  # what is wrong with it is said before the start
                 self._meet_engine(scenario)
-                self._monitoring = Monitoring(self, runner, scenario)
+                self._monitoring = MetricsEndpoint(self, runner, scenario)
                 self._monitoring.serve(self._options.metrics_host, self._options.metrics_port)
         if web_ui is not None:
             webui.install(web_ui, self, self._preparation)
@@ -215,9 +215,9 @@ class Run:
         return bool(self._options.headless)
 
     def _on_test_start(self, **_: object) -> None:
-        start = self._start_as_worker if isinstance(self._runner, WorkerRunner) else self._start_as_steering
+        start = self._start_as_worker if isinstance(self._runner, WorkerRunner) else self._start_as_coordinator
         if self._headless:
-            with ending_on_wrong_use():
+            with exit_on_wrong_use():
                 start()
             return
         try:
@@ -227,14 +227,14 @@ class Run:
             self._steering = self._session = None
             gevent.spawn(self._runner.stop)
 
-    def _start_as_steering(self) -> None:
+    def _start_as_coordinator(self) -> None:
         runner = self._runner
         self._options.num_users = runner.target_user_count or None
         scenario, file = self._preparation.scenario(self._options), self._preparation.file
         workload = self._preparation.workload(scenario, file.parent)
         workers = set(runner.clients) if isinstance(runner, MasterRunner) else set()
         check_shares(scenario, len(workers))
-        self._steering = Steering(
+        self._steering = RunCoordinator(
             scenario=scenario,
             scenario_file=file,
             workload=workload,
@@ -242,12 +242,12 @@ class Run:
             workers=len(workers) or 1,
         )
         self._steering.open_folder()
-        self._steering.engine_watch.sample()
-        self._helpers.append(gevent.spawn(self._steering.engine_watch.watch))
+        self._steering.engine_scraper.sample()
+        self._helpers.append(gevent.spawn(self._steering.engine_scraper.watch))
         self._planned = sorted(workers)
         if isinstance(runner, MasterRunner):
             self._collected = totals_channel.Collected(self._steering.run_id)
-            self._exhausted, self._drained = Roll(workers), Roll(workers)
+            self._exhausted, self._drained = WorkerBarrier(workers), WorkerBarrier(workers)
             self._draining = False
             self._options.llmload_plan = {
                 "run_id": self._steering.run_id,
@@ -256,7 +256,7 @@ class Run:
                 "workers": self._planned,
             }
         else:
-            self._start_session(scenario, workload, Share(index=0, count=1), self._steering.run_id, file.parent)
+            self._start_session(scenario, workload, WorkerShard(index=0, count=1), self._steering.run_id, file.parent)
         if self._steering.search is not None:
             self._helpers.append(gevent.spawn(self._steering.search.run, self))
         self.live = LiveView(
@@ -265,7 +265,7 @@ class Run:
             self.busy_users,
             self._look_after_workers,
             self.stages,
-            asked_rate(scenario.load, self._steering.stage_clock, lambda: str(self._options.rate)),
+            target_rate(scenario.load, self._steering.timeline, lambda: str(self._options.rate)),
         )
         self._helpers.append(gevent.spawn(self.live.watch))
         if self._headless:
@@ -281,13 +281,15 @@ class Run:
             self._session = None
             return
         scenario, base_dir = Scenario.model_validate(plan["scenario"]), Path(plan["base_dir"])
-        share = Share(index=plan["workers"].index(self._runner.client_id), count=len(plan["workers"]))
+        shard = WorkerShard(index=plan["workers"].index(self._runner.client_id), count=len(plan["workers"]))
         workload = self._preparation.workload(scenario, base_dir)
-        self._start_session(scenario, workload, share, plan["run_id"], base_dir)
+        self._start_session(scenario, workload, shard, plan["run_id"], base_dir)
 
-    def _start_session(self, scenario: Scenario, workload: Workload, share: Share, run_id: str, base_dir: Path) -> None:
-        session = open_session(scenario, workload, share, run_id)
-        schedule = open_schedule(session, share, self._environment, self.request_name, base_dir)
+    def _start_session(
+        self, scenario: Scenario, workload: Workload, shard: WorkerShard, run_id: str, base_dir: Path
+    ) -> None:
+        session = open_session(scenario, workload, shard, run_id)
+        schedule = open_schedule(session, shard, self._environment, self.request_name, base_dir)
         self._session, self._reports = session, totals_channel.Reports(session)
         self._helpers += [
             gevent.spawn(session.keep_counting),
@@ -296,29 +298,29 @@ class Run:
         ]
         if schedule is not None:
             self._helpers.append(gevent.spawn(schedule.run))
-        if isinstance(session.stage_clock, StepClock) and isinstance(self._runner, WorkerRunner):
+        if isinstance(session.timeline, StepTimeline) and isinstance(self._runner, WorkerRunner):
             self._helpers.append(gevent.spawn(self._report_often, self._reports))
 
     # Stages
 
-    def begin_stage(self, place: int) -> None:
+    def begin_stage(self, index: int) -> None:
         """Begin a stage of a staged load everywhere, if it has not begun; called where the run is steered."""
-        clock = None if self._steering is None else self._steering.stage_clock
-        if not isinstance(clock, StageClock) or place <= clock.place:
+        clock = None if self._steering is None else self._steering.timeline
+        if not isinstance(clock, StageTimeline) or index <= clock.index:
             return
-        clock.begin(place)
+        clock.begin(index)
         if self._steering is not None:
             self._steering.note_times()
         if isinstance(self._runner, MasterRunner):
-            self._runner.send_message(STAGE, {"place": place})
+            self._runner.send_message(STAGE, {"place": index})
         else:
-            self._begin_own_stage(place)
+            self._begin_own_stage(index)
 
-    def _begin_first_stage(self, steering: Steering) -> None:
+    def _begin_first_stage(self, coordinator: RunCoordinator) -> None:
         """Begin the first stage everywhere once its users run, so that all judge the same span of it."""
-        clock = steering.stage_clock
-        if isinstance(clock, StageClock) and clock.load.has_users and clock.place == 0:
-            clock.begin_first_anew()
+        clock = coordinator.timeline
+        if isinstance(clock, StageTimeline) and clock.load.has_users and clock.index == 0:
+            clock.restart_first()
             if isinstance(self._runner, MasterRunner):
                 self._runner.send_message(STAGE, {"place": 0})
             else:
@@ -327,33 +329,33 @@ class Run:
     def _on_stage(self, msg: Any, **_: object) -> None:
         self._begin_own_stage(msg.data["place"])
 
-    def _begin_own_stage(self, place: int) -> None:
-        clock = None if self._session is None else self._session.stage_clock
-        if isinstance(clock, StageClock) and clock.load.has_users:
-            clock.begin(place) if place else clock.begin_first_anew()
+    def _begin_own_stage(self, index: int) -> None:
+        clock = None if self._session is None else self._session.timeline
+        if isinstance(clock, StageTimeline) and clock.load.has_users:
+            clock.begin(index) if index else clock.restart_first()
 
     # A search, through which the steering node drives it
 
-    def follow_everywhere(self, order: Order) -> None:
+    def command_step(self, command: StepCommand) -> None:
         """Tell every process which step of a search goes on; called where the run is steered."""
-        steering = self._steering
-        if steering is None or not isinstance(steering.stage_clock, StepClock):
+        coordinator = self._steering
+        if coordinator is None or not isinstance(coordinator.timeline, StepTimeline):
             return
-        steering.stage_clock.follow(order)
-        steering.note_times()
+        coordinator.timeline.apply(command)
+        coordinator.note_times()
         if isinstance(self._runner, MasterRunner):
-            self._runner.send_message(STEP, order.to_message(steering.run_id))
+            self._runner.send_message(STEP, command.to_message(coordinator.run_id))
         elif self._session is not None:
-            self._session.follow(order)
+            self._session.apply(command)
 
     def _on_step(self, msg: Any, **_: object) -> None:
         if self._session is not None and self._session.run_id == msg.data["run_id"]:
-            self._session.follow(Order.from_message(msg.data))
+            self._session.apply(StepCommand.from_message(msg.data))
 
     def counts(self) -> tuple[int, int]:
         """Return how many requests have ended and how many are on their way, over all processes that have reported."""
-        parts = [self.totals()] if self._collected is None else list(self._collected.latest.values())
-        return sum(part.ended for part in parts), sum(part.in_flight for part in parts)
+        phases = [self.totals()] if self._collected is None else list(self._collected.latest.values())
+        return sum(phase.ended for phase in phases), sum(phase.in_flight for phase in phases)
 
     def step_totals(self, name: str) -> RunTotals:
         """Return what a step has come to so far, over all processes that have reported."""
@@ -403,11 +405,11 @@ class Run:
             log_rows(self._environment, self.request_name, record)
 
     def _on_report_to_master(self, data: dict[str, Any], **_: object) -> None:
-        locust_part.make_small(data)
+        locust_part.shrink_report(data)
         session, reports = self._session, self._reports
         if session is None or reports is None:
             return
-        if not isinstance(session.stage_clock, StepClock):  # a search has reports of its own, and finer ones
+        if not isinstance(session.timeline, StepTimeline):  # a search has reports of its own, and finer ones
             room_bytes = totals_channel.REPORT_BYTES - len(msgpack.dumps(data))
             data[totals_channel.KEY] = reports.next(room_bytes)
 
@@ -420,9 +422,9 @@ class Run:
         if self._steering is not None:
             answered = self._drained.answered if self._draining else set()  # who reports before that leaves early
             reporting = set(self._collected.latest) if self._collected is not None else set()
-            absent = look_after(self._steering, self._runner, self._planned, reporting=reporting, answered=answered)
+            absent = check_workers(self._steering, self._runner, self._planned, reporting=reporting, answered=answered)
             for worker in sorted(absent) if self._draining else ():
-                self._drained.excuse(worker)
+                self._drained.drop(worker)
 
     def _end_when_exhausted(self, session: Session) -> None:
         session.exhausted.wait()
@@ -450,19 +452,19 @@ class Run:
     def _on_test_stopping(self, **_: object) -> None:
         if self._steering is not None:
             self._steering.span.close()
-            if self._steering.stage_clock is not None:
-                self._steering.stage_clock.end()
+            if self._steering.timeline is not None:
+                self._steering.timeline.end()
         if isinstance(self._runner, MasterRunner) and self._steering is not None:
             self._drain_workers(self._runner, self._steering)
         elif self._session is not None:
             drain(self._session, self._session.scenario.run.drain_timeout_s)
 
-    def _drain_workers(self, runner: MasterRunner, steering: Steering) -> None:
+    def _drain_workers(self, runner: MasterRunner, coordinator: RunCoordinator) -> None:
         self._draining = True
         self._look_after_workers()
-        runner.send_message(DRAIN, {"run_id": steering.run_id})
-        if not self._drained.wait(steering.scenario.run.drain_timeout_s + ANSWER_GRACE_S):
-            steering.missing_workers |= self._drained.missing
+        runner.send_message(DRAIN, {"run_id": coordinator.run_id})
+        if not self._drained.wait(coordinator.scenario.run.drain_timeout_s + ANSWER_GRACE_S):
+            coordinator.missing_workers |= self._drained.missing
 
     def _on_drain(self, msg: Any, **_: object) -> None:
         session = self._session
@@ -501,7 +503,7 @@ class Run:
         self._helpers.clear()
         if self._steering is not None and self._steering.summary is None:
             self._gather(self._steering)
-            self._steering.engine_watch.sample()
+            self._steering.engine_scraper.sample()
             self._steering.finish(self.totals(), self.stages())
             if not self._headless:
                 printing.show_summary(self._steering, "table")
@@ -511,7 +513,7 @@ class Run:
         if self._headless and self._planned and self._steering and self._steering.missing_workers >= set(self._planned):
             gevent.spawn(self._end)  # Locust stops a run without workers, but waits on
 
-    def _gather(self, steering: Steering) -> None:
+    def _gather(self, coordinator: RunCoordinator) -> None:
         """
         Take in what lost workers wrote down but could not report.
 
@@ -519,10 +521,10 @@ class Run:
         """
         if self._collected is None:
             return
-        steering.other_version_workers |= other_versions(self._collected.versions)
-        for worker in sorted(steering.missing_workers & set(self._planned) - self._drained.answered):
-            share = Share(index=self._planned.index(worker), count=len(self._planned))
-            written = written_by(share, steering) if ran_here(worker) else None
+        coordinator.other_version_workers |= other_versions(self._collected.versions)
+        for worker in sorted(coordinator.missing_workers & set(self._planned) - self._drained.answered):
+            shard = WorkerShard(index=self._planned.index(worker), count=len(self._planned))
+            written = request_log_of(shard, coordinator) if ran_here(worker) else None
             if written is not None:
                 self._collected.latest[worker] = written
             elif worker in self._collected.latest:
@@ -544,17 +546,17 @@ class Run:
             if self._headless:
                 printing.silence_locust_tables()
 
-    def _abort_workers(self, runner: MasterRunner, steering: Steering) -> None:
+    def _abort_workers(self, runner: MasterRunner, coordinator: RunCoordinator) -> None:
         """Cut what workers have in flight: those on other machines have not heard of Ctrl-C."""
-        runner.send_message(ABORT, {"run_id": steering.run_id})
+        runner.send_message(ABORT, {"run_id": coordinator.run_id})
         if not self._drained.wait(ABORT_GRACE_S + ANSWER_GRACE_S):
-            steering.missing_workers |= self._drained.missing
+            coordinator.missing_workers |= self._drained.missing
 
     def _on_quit(self, **_: object) -> None:
         if self._steering is not None and self._headless:
             printing.show_summary(self._steering, self._options.summary)
             printing.show_report(self._steering, self._options.summary)
-            with ending_on_wrong_use():
+            with exit_on_wrong_use():
                 printing.write_for_ci(self._steering, self._options.junit, self._options.markdown)
             if self._monitoring is not None:
                 self._monitoring.linger(self._options.llmload_linger)

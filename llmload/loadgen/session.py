@@ -15,10 +15,10 @@ from gevent.event import Event
 from greenlet import greenlet
 
 from llmload.client.client import ChatClient
-from llmload.loadgen.phases import Order, Seats, StageClock, StepClock
+from llmload.loadgen.phases import ConcurrencyLimit, StageTimeline, StepCommand, StepTimeline
 from llmload.metrics.totals import RunTotals, Window
 from llmload.prompts.conversation import Conversation, Prompt
-from llmload.prompts.prompt_set import Deck
+from llmload.prompts.prompt_set import PromptQueue
 from llmload.prompts.queue import Salts
 from llmload.record import NS_PER_S, ErrorType, Outcome, RequestRecord
 from llmload.runs.folder import RequestLog
@@ -39,7 +39,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class WorkerShard:
     """Which part of the run this process takes: worker `index` of `count`."""
 
     index: int
@@ -109,11 +109,11 @@ class Span:
         return last_s - max(first_s, (self._open_ns - self.start_ns) / NS_PER_S)
 
 
-def clock_of(load: AnyLoad, start_ns: int) -> StageClock | StepClock | None:
+def clock_of(load: AnyLoad, start_ns: int) -> StageTimeline | StepTimeline | None:
     """Return the clock of a load that is judged part by part; None where it is judged as a whole."""
     if isinstance(load, Capacity):
-        return StepClock(load, start_ns)
-    return StageClock(load, start_ns) if isinstance(load, Staged) else None
+        return StepTimeline(load, start_ns)
+    return StageTimeline(load, start_ns) if isinstance(load, Staged) else None
 
 
 class Session:
@@ -128,9 +128,9 @@ class Session:
         self,
         *,
         scenario: Scenario,
-        share: Share,
+        shard: WorkerShard,
         client: ChatClient,
-        deck: Deck,
+        queue: PromptQueue,
         log: RequestLog,
         run_id: str,
         salts: Salts | None = None,
@@ -144,17 +144,17 @@ class Session:
         self.idle.set()
         self.exhausted = Event()
         self._slo = scenario.slo_limits()
-        self._budget = share.of(None if isinstance(scenario.load, Staged) else scenario.load.requests)
-        self._client, self._deck, self._log, self._salts = client, deck, log, salts
+        self._budget = shard.of(None if isinstance(scenario.load, Staged) else scenario.load.requests)
+        self._client, self._deck, self._log, self._salts = client, queue, log, salts
         load = scenario.load
-        self.stage_clock = clock_of(load, self.span.start_ns)
+        self.timeline = clock_of(load, self.span.start_ns)
         self._stages: dict[str, RunTotals] = {}
         self.in_closed_loop = isinstance(load, ClosedLoop) or (isinstance(load, Staged | Capacity) and load.has_users)
         self._counted_together = _COUNTED_TOGETHER if self.in_closed_loop else _COUNTED_IN_TIME
-        self._share = share
-        self._seats = Seats(share.of(int(load.start)) or 0) if isinstance(load, Capacity) else None
+        self._share = shard
+        self._seats = ConcurrencyLimit(shard.of(int(load.start)) or 0) if isinstance(load, Capacity) else None
         self.think_time_s = load.think_time_s if isinstance(load, ClosedLoop | Staged) else 0.0
-        self._request_prefix = f"{run_id}-{share.index}"
+        self._request_prefix = f"{run_id}-{shard.index}"
         self._in_flight: set[greenlet] = set()
         self._starting = True
         self.closed = False
@@ -185,7 +185,7 @@ class Session:
         self._in_flight.add(current)
         request_id = f"{self._request_prefix}-{self._totals.started}"
         try:
-            stage = None if self.stage_clock is None else self.stage_clock.name_at(time.monotonic_ns())
+            stage = None if self.timeline is None else self.timeline.name_at(time.monotonic_ns())
             salt = None if self._salts is None else self._salts.next()
             record = self._client.complete(prompt, request_id=request_id, stage=stage, scheduled_ns=due_ns, salt=salt)
             count(record)
@@ -222,8 +222,8 @@ class Session:
         ended, self._ended = self._ended, []
         for record in ended:
             self._totals.add(record, window=self.span.window, slo=self._slo, run_start_ns=self.span.start_ns)
-            if self.stage_clock is not None:
-                self._add_to_stages(record, self.stage_clock)
+            if self.timeline is not None:
+                self._add_to_stages(record, self.timeline)
         self._totals.reused_prompts = self._deck.reused
         try:
             self._log.append(ended)
@@ -236,28 +236,28 @@ class Session:
             gevent.sleep(COUNTED_EVERY_S)
             self.count_ended()
 
-    def _add_to_stages(self, record: RequestRecord, clock: StageClock | StepClock) -> None:
+    def _add_to_stages(self, record: RequestRecord, clock: StageTimeline | StepTimeline) -> None:
         """Count a record in every stage that it touched: it started in one, and may have ended in another."""
         first, last = clock.place_at(record.started_ns), clock.place_at(record.done_ns)
-        for place in range(first, last + 1):
-            totals = self._stages.setdefault(clock.name_of(place), RunTotals())
-            totals.add(record, window=clock.window(place), slo=self._slo, run_start_ns=self.span.start_ns)
+        for index in range(first, last + 1):
+            totals = self._stages.setdefault(clock.name_of(index), RunTotals())
+            totals.add(record, window=clock.window(index), slo=self._slo, run_start_ns=self.span.start_ns)
 
     def drop(self) -> None:
         """Count an arrival that is not sent."""
         self._totals.dropped += 1
-        if self.stage_clock is not None:
-            self._stages.setdefault(self.stage_clock.name_at(time.monotonic_ns()), RunTotals()).dropped += 1
+        if self.timeline is not None:
+            self._stages.setdefault(self.timeline.name_at(time.monotonic_ns()), RunTotals()).dropped += 1
 
     def seat(self) -> AbstractContextManager[None]:
         """Return what a user holds while it sends: a place among the users of a search's step, where there is one."""
         return nullcontext() if self._seats is None else self._seats.seat()
 
-    def follow(self, order: Order) -> None:
+    def apply(self, command: StepCommand) -> None:
         """Do what the node that steers a search has ordered."""
-        if isinstance(self.stage_clock, StepClock) and self._seats is not None:
-            self.stage_clock.follow(order)
-            self._seats.resize(self._share.of(int(order.load)) or 0)
+        if isinstance(self.timeline, StepTimeline) and self._seats is not None:
+            self.timeline.apply(command)
+            self._seats.resize(self._share.of(int(command.load)) or 0)
 
     def no_more(self) -> None:
         """The schedule is over: the run ends when what is in flight has come to an end."""
@@ -268,8 +268,8 @@ class Session:
         """End the load: nothing more is sent, and the judged span of a timed run closes."""
         self._starting = False
         self.span.close()
-        if self.stage_clock is not None:
-            self.stage_clock.end()
+        if self.timeline is not None:
+            self.timeline.end()
 
     def wait_until_idle(self, timeout_s: float) -> bool:
         """Wait until nothing is in flight; False if the time was not enough."""
@@ -319,7 +319,7 @@ class RequestFailedError(Exception):
     """How Locust's tables name a failed request: its type, and the status where there is one."""
 
 
-def hold(
+def run_conversation(
     conversation: Conversation, session: Session, count: Callable[[RequestRecord], None], due_ns: int | None = None
 ) -> None:
     """
@@ -340,7 +340,7 @@ def hold(
         due_ns = None
 
 
-def tell_locust(environment: Environment, name: str, record: RequestRecord) -> None:
+def fire_request_event(environment: Environment, name: str, record: RequestRecord) -> None:
     """Fire Locust's `request` event, the hinge between sending and counting; its unit is milliseconds."""
     error: Exception | None = None
     if record.error is not None:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmload.errors import ConfigError
-from llmload.loadgen.coordinator import Steering, told
+from llmload.loadgen.coordinator import RunCoordinator, told
 from llmload.loadgen.live import SPAN_S, LiveView
 from llmload.metrics.totals import RunTotals
 from llmload.report.gates import run_checks, write_junit
@@ -98,22 +98,25 @@ def clock(seconds: float) -> str:
 
 
 def read_moment(
-    steering: Steering, totals: RunTotals, point: dict[str, Any] | None, part_totals: Callable[[str], RunTotals]
+    coordinator: RunCoordinator,
+    totals: RunTotals,
+    point: dict[str, Any] | None,
+    part_totals: Callable[[str], RunTotals],
 ) -> Moment:
     """Return where a run stands; `point` is the live view's latest, `part_totals` what a stage or step has come to."""
-    left_s, is_guess = _left(steering, totals, point)
-    verdict = steering.verdict(totals) if totals.completed or totals.failed else None
+    left_s, is_guess = _left(coordinator, totals, point)
+    verdict = coordinator.verdict(totals) if totals.completed or totals.failed else None
     return Moment(
-        scenario=steering.scenario.scenario.name,
-        stage=steering.stage,
-        elapsed_s=steering.elapsed_s,
+        scenario=coordinator.scenario.scenario.name,
+        stage=coordinator.stage,
+        elapsed_s=coordinator.elapsed_s,
         left_s=left_s,
         left_is_guess=is_guess,
         in_flight=totals.in_flight,
         completed=totals.completed,
         failed=totals.failed,
         recent=_recent(point),
-        so_far=_so_far(steering, totals, part_totals),
+        so_far=_so_far(coordinator, totals, part_totals),
         level=None if verdict is None else verdict.level.value,
         checks=() if verdict is None else tuple(reason.check for reason in verdict.reasons),
     )
@@ -130,25 +133,25 @@ def _recent(point: dict[str, Any] | None) -> Rates:
     )
 
 
-def _so_far(steering: Steering, totals: RunTotals, part_totals: Callable[[str], RunTotals]) -> Rates:
-    part, window_s, parts = totals, steering.span.length_s(totals), steering.stage_clock
-    if parts is not None:
-        part, window_s = part_totals(parts.name_of(parts.place)), parts.judged_s(parts.place)
+def _so_far(coordinator: RunCoordinator, totals: RunTotals, part_totals: Callable[[str], RunTotals]) -> Rates:
+    phase, window_s, phases = totals, coordinator.span.length_s(totals), coordinator.timeline
+    if phases is not None:
+        phase, window_s = part_totals(phases.name_of(phases.index)), phases.judged_s(phases.index)
     return Rates(
-        requests_per_min=part.completed_in_window / window_s * 60 if window_s else None,
-        output_tokens_per_s=part.window_tokens / window_s if window_s else None,
-        ttft_p95_s=part.distributions["ttft_s"].quantile(0.95),
+        requests_per_min=phase.completed_in_window / window_s * 60 if window_s else None,
+        output_tokens_per_s=phase.window_tokens / window_s if window_s else None,
+        ttft_p95_s=phase.distributions["ttft_s"].quantile(0.95),
     )
 
 
-def _left(steering: Steering, totals: RunTotals, point: dict[str, Any] | None) -> tuple[float | None, bool]:
+def _left(coordinator: RunCoordinator, totals: RunTotals, point: dict[str, Any] | None) -> tuple[float | None, bool]:
     """Return how long the run will still take, and whether that is a guess; a drain is not foreseen."""
-    load = steering.scenario.load
-    if steering.stage == "draining":
+    load = coordinator.scenario.load
+    if coordinator.stage == "draining":
         return None, True
     ends_s = load.duration_s
-    by_time_s = None if ends_s is None else max(0.0, ends_s - steering.elapsed_s)
-    guess_s = steering.search.left_s if steering.search is not None else _left_by_count(load, totals, point)
+    by_time_s = None if ends_s is None else max(0.0, ends_s - coordinator.elapsed_s)
+    guess_s = coordinator.search.left_s if coordinator.search is not None else _left_by_count(load, totals, point)
     if guess_s is None or (by_time_s is not None and by_time_s <= guess_s):
         return by_time_s, False
     return guess_s, True
@@ -204,7 +207,11 @@ def every_s(text: str) -> float | None:
 
 
 def show(
-    steering: Steering, live: LiveView, totals: Callable[[], RunTotals], parts: Callable[[str], RunTotals], how: str
+    coordinator: RunCoordinator,
+    live: LiveView,
+    totals: Callable[[], RunTotals],
+    phases: Callable[[str], RunTotals],
+    how: str,
 ) -> None:
     """
     Show how the run goes on, on standard error, until killed.
@@ -213,8 +220,8 @@ def show(
     """
 
     def now() -> Moment:
-        points = live.points(steering.elapsed_s - SPAN_S)
-        return read_moment(steering, totals(), points[-1] if points else None, parts)
+        points = live.points(coordinator.elapsed_s - SPAN_S)
+        return read_moment(coordinator, totals(), points[-1] if points else None, phases)
 
     interval_s = every_s(how)
     if interval_s is not None:
@@ -257,19 +264,19 @@ def silence_locust_tables() -> None:
     logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
 
 
-def write_for_ci(steering: Steering, junit: str | None, markdown: str | None) -> None:
+def write_for_ci(coordinator: RunCoordinator, junit: str | None, markdown: str | None) -> None:
     """Write what CI systems read; RunFolderError if a file cannot be written."""
-    if steering.summary is None:
+    if coordinator.summary is None:
         return
     if junit is not None:
-        write_junit(Path(junit), [(steering.scenario.scenario.name, run_checks(steering.summary))])
+        write_junit(Path(junit), [(coordinator.scenario.scenario.name, run_checks(coordinator.summary))])
     if markdown is not None:
-        write_page(Path(markdown), job_summary(steering.summary))
+        write_page(Path(markdown), job_summary(coordinator.summary))
 
 
-def show_summary(steering: Steering, form: str) -> None:
+def show_summary(coordinator: RunCoordinator, form: str) -> None:
     """Print the run's summary as tables or JSON, and where its folder lies."""
-    summary: dict[str, Any] | None = steering.summary
+    summary: dict[str, Any] | None = coordinator.summary
     if summary is None or form == "none":
         return
     if form == "json":
@@ -278,13 +285,13 @@ def show_summary(steering: Steering, form: str) -> None:
         return
     terminal = console()
     terminal.print(run_report(summary))
-    terminal.print(f"run folder: {steering.folder.path}", soft_wrap=True)
+    terminal.print(f"run folder: {coordinator.folder.path}", soft_wrap=True)
 
 
-def show_report(steering: Steering, form: str) -> None:
+def show_report(coordinator: RunCoordinator, form: str) -> None:
     """Leave the report in the run's folder, and say so beside the tables."""
-    if steering.summary is None:
+    if coordinator.summary is None:
         return
-    text = told(steering)
+    text = told(coordinator)
     if form == "table":
         console().print(text, soft_wrap=True)

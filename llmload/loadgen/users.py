@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 import gevent
 
 from llmload.loadgen.run import Run
-from llmload.loadgen.session import hold, tell_locust
+from llmload.loadgen.session import fire_request_event, run_conversation
 from llmload.scenario.loads import Capacity, Staged
 
 # Locust users that chat.
@@ -40,8 +40,8 @@ class ChatUser(User):
             with session.seat():
                 conversation = session.next_conversation()
                 if conversation is not None:
-                    count = partial(tell_locust, self.environment, self.run_of_llmload.request_name)
-                    hold(conversation, session, count)
+                    count = partial(fire_request_event, self.environment, self.run_of_llmload.request_name)
+                    run_conversation(conversation, session, count)
                     return
         gevent.sleep(REST_S)  # nothing to send: rest until the run ends
 
@@ -59,16 +59,16 @@ class StagedShape(LoadTestShape):
 
     def tick(self) -> tuple[int, float] | None:
         """Return users and spawn rate of this moment; None when all stages are over."""
-        steering = self.run_of_llmload.steering
-        load = self.run_of_llmload.scenario.load if steering is None else steering.scenario.load
+        coordinator = self.run_of_llmload.coordinator
+        load = self.run_of_llmload.scenario.load if coordinator is None else coordinator.scenario.load
         if not isinstance(load, Staged):
             raise TypeError("locustfiles/chat_staged.py is for load.kind = 'staged'; use locustfiles/chat.py")
         elapsed_s: float = self.get_run_time()  # type: ignore[no-untyped-call]  # Locust has it untyped
         end_s = 0.0
-        for place, stage in enumerate(load.stages):
+        for index, stage in enumerate(load.stages):
             end_s += stage.duration_s
             if elapsed_s < end_s:
-                self.run_of_llmload.begin_stage(place)
+                self.run_of_llmload.begin_stage(index)
                 users = stage.users or 1
                 return users, load.spawn_rate_per_s or float(users)
         return None
@@ -87,8 +87,8 @@ class CapacityShape(LoadTestShape):
 
     def tick(self) -> tuple[int, float] | None:
         """Return users and spawn rate of this moment; None when the search is over."""
-        steering = self.run_of_llmload.steering
-        search = None if steering is None or steering.summary is not None else steering.search
+        coordinator = self.run_of_llmload.coordinator
+        search = None if coordinator is None or coordinator.summary is not None else coordinator.search
         if search is None:  # the run is about to start
             load = self.run_of_llmload.scenario.load
             if not isinstance(load, Capacity):

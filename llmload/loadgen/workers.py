@@ -10,8 +10,8 @@ from typing import Any, Final
 from gevent.event import Event
 
 from llmload.errors import ConfigError
-from llmload.loadgen.coordinator import Steering
-from llmload.loadgen.session import Session, Share
+from llmload.loadgen.coordinator import RunCoordinator
+from llmload.loadgen.session import Session, WorkerShard
 from llmload.metrics.totals import RunTotals
 from llmload.runs.folder import RunFolder, read_records
 from llmload.scenario import Scenario
@@ -41,7 +41,7 @@ def drain(session: Session, timeout_s: float) -> None:
         session.abort()
 
 
-class Roll:
+class WorkerBarrier:
     """Which workers of a run have answered."""
 
     def __init__(self, workers: set[str]) -> None:
@@ -60,7 +60,7 @@ class Roll:
         self.answered.add(worker)
         self._check()
 
-    def excuse(self, worker: str) -> None:
+    def drop(self, worker: str) -> None:
         """Wait for this worker no longer: it is gone."""
         self.expected.discard(worker)
         self._check()
@@ -87,8 +87,8 @@ def check_shares(scenario: Scenario, workers: int) -> None:
         )
 
 
-def look_after(
-    steering: Steering, runner: Any, planned: list[str], *, reporting: set[str], answered: set[str]
+def check_workers(
+    coordinator: RunCoordinator, runner: Any, planned: list[str], *, reporting: set[str], answered: set[str]
 ) -> set[str]:
     """
     Note workers that are gone or came late, and the busiest one's CPU, once a second; return who is gone now.
@@ -101,13 +101,13 @@ def look_after(
         silent = {client.id for client in runner.clients.all if client.heartbeat < 0}
         present = heard - (silent & reporting)
         absent = set(planned) - present - answered
-        steering.missing_workers |= absent
-        steering.late_workers |= present - set(planned)
+        coordinator.missing_workers |= absent
+        coordinator.late_workers |= present - set(planned)
         busy = max((client.cpu_usage for client in runner.clients.all), default=0)
     else:
         busy = runner.current_cpu_usage
-    if steering.stage not in {"warm-up", "draining", "ended"} and busy:
-        steering.worst_cpu_share = max(steering.worst_cpu_share or 0.0, busy / PER_CENT)
+    if coordinator.stage not in {"warm-up", "draining", "ended"} and busy:
+        coordinator.worst_cpu_share = max(coordinator.worst_cpu_share or 0.0, busy / PER_CENT)
     return absent
 
 
@@ -121,13 +121,13 @@ def ran_here(worker: str) -> bool:
     return worker.rpartition("_")[0] == socket.gethostname()
 
 
-def written_by(share: Share, steering: Steering) -> RunTotals | None:
+def request_log_of(shard: WorkerShard, coordinator: RunCoordinator) -> RunTotals | None:
     """
     Return what a lost worker of this machine wrote down, counted anew from its file; None where there is none.
 
     A worker of another machine may write to the same folder, but its stamps are of another clock than the window's.
     """
-    records = read_records(RunFolder(steering.folder.path), share.log_name)
+    records = read_records(RunFolder(coordinator.folder.path), shard.log_name)
     if records is None:
         return None
     totals = RunTotals()
@@ -135,8 +135,8 @@ def written_by(share: Share, steering: Steering) -> RunTotals | None:
         totals.started += 1
         totals.add(
             record,
-            window=steering.span.window,
-            slo=steering.scenario.slo_limits(),
-            run_start_ns=steering.span.start_ns,
+            window=coordinator.span.window,
+            slo=coordinator.scenario.slo_limits(),
+            run_start_ns=coordinator.span.start_ns,
         )
     return totals

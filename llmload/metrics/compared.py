@@ -80,7 +80,7 @@ def share(value: object) -> float:
     return number
 
 
-def named_by(key: str) -> tuple[str, ...]:
+def metrics_named(key: str) -> tuple[str, ...]:
     """Return the metrics that `ttft_s.p95`, `ttft_s p95`, `ttft_s` or `all` names; ValueError for a name of none."""
     name = " ".join(key.replace(".", " ").split())
     found = tuple(metric.name for metric in METRICS if name in {ALL, metric.figure, metric.name})

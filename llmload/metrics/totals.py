@@ -80,7 +80,7 @@ _COUNTS: Final = (
     "good_in_window",
     "prompt_tokens",
     "cached_tokens",
-    "cache_told_prompt_tokens",
+    "prompt_tokens_with_cache_info",
     "output_tokens",
     "reasoning_tokens",
     "chunks",
@@ -124,7 +124,7 @@ class RunTotals:
     good_in_window: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    cache_told_prompt_tokens: int = 0
+    prompt_tokens_with_cache_info: int = 0
     """Prompt tokens of those answers that say how many of them were cached."""
     output_tokens: int = 0
     reasoning_tokens: int = 0
@@ -172,7 +172,7 @@ class RunTotals:
     @property
     def cached_token_share(self) -> float | None:
         """Which share of prompt tokens the engine says it had cached; None where no answer says so."""
-        told = self.cache_told_prompt_tokens
+        told = self.prompt_tokens_with_cache_info
         return self.cached_tokens / told if told else None
 
     def whole(self, name: str) -> Histogram:
@@ -237,7 +237,7 @@ class RunTotals:
         self.output_tokens += output_tokens
         self.reasoning_tokens += record.reasoning_tokens or 0
         if record.cached_tokens is not None:
-            self.cache_told_prompt_tokens += prompt_tokens
+            self.prompt_tokens_with_cache_info += prompt_tokens
         self.uncounted_answers += record.output_tokens is None
         self.contradicted_answers += record.output_tokens is not None and output_tokens < len(record.chunk_ns)
         self._add_distributions(record, self.distributions)

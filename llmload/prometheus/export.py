@@ -121,8 +121,8 @@ class _Layout:
         counts = [*histogram.at_most_each(self.bounds), histogram.count]
         values: list[object] = [*counts, counts[-1], repr(histogram.total)]
         for exemplar in sorted(exemplars, key=lambda each: each.value):  # a bucket has place for one: the slowest
-            place = bisect_left(self.bounds, exemplar.value)
-            values[place] = f"{counts[place]}{_exemplar_text(exemplar)}"
+            index = bisect_left(self.bounds, exemplar.value)
+            values[index] = f"{counts[index]}{_exemplar_text(exemplar)}"
         return self.template % tuple(values)
 
 

@@ -299,9 +299,9 @@ def _dashboard() -> Any:
     number = y = 0
     for row in ROWS:
         height, width = _STAT_HEIGHT if row[0].kind == "stat" else _HEIGHT, _WIDTH // len(row)
-        for place, panel in enumerate(row):
+        for index, panel in enumerate(row):
             number += 1
-            drawn = _panel(panel).id(number).grid_pos(models.GridPos(h=height, w=width, x=place * width, y=y))
+            drawn = _panel(panel).id(number).grid_pos(models.GridPos(h=height, w=width, x=index * width, y=y))
             built = built.with_panel(drawn)
         y += height
     return built

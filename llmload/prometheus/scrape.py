@@ -228,7 +228,7 @@ class Source:
         return [values[name] for values in self._most.values() if name in values]
 
 
-class EngineWatch:
+class EngineScraper:
     """Reads all addresses of a scenario; `sample` before the first request and after the last, `watch` between."""
 
     def __init__(self, monitor: Monitor, folder: Path, *, ca_file: str | None = None, verify_tls: bool = True) -> None:

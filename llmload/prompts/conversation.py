@@ -50,7 +50,7 @@ class Dialogue:
     @property
     def answer(self) -> str | None:
         """Return the text that answers the first user message; None where the data set has none."""
-        first = next(place for place, message in enumerate(self.messages) if message["role"] == "user")
+        first = next(index for index, message in enumerate(self.messages) if message["role"] == "user")
         after = self.messages[first + 1 : first + 2]
         return after[0]["content"] if after and after[0]["role"] == "assistant" else None
 

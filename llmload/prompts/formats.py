@@ -19,7 +19,7 @@ from llmload.prompts.conversation import Dialogue, Message, Role, as_message
 _PARQUET_MAGIC = b"PAR1"
 
 
-def what_is_wrong(files: tuple[Path, ...]) -> str:
+def describe_read_error(files: tuple[Path, ...]) -> str:
     """Return one line that names the first file that cannot be read, the line in it, and what is wrong there."""
     for file in files:
         reason = _parquet_reason(file) if file.suffix == ".parquet" else _json_reason(file)
@@ -160,11 +160,11 @@ def _reader_of(column: str, first: object) -> TurnReader:
 def _read_row(column: str, turns: Sequence[object], reader: TurnReader | None) -> tuple[Message, ...]:
     messages: list[Message] = []
     unusable: _UnusableRowError | None = None
-    for place, turn in enumerate(turns):
+    for index, turn in enumerate(turns):
         try:
-            messages.append(reader(place, turn) if reader else as_message("user", ""))
+            messages.append(reader(index, turn) if reader else as_message("user", ""))
         except _BrokenRowError as broken:
-            raise _BrokenRowError(f"key `{column}[{place}]` {broken}") from None
+            raise _BrokenRowError(f"key `{column}[{index}]` {broken}") from None
         except _UnusableRowError as found:
             # The rest of the row is still read: a broken turn is an error wherever it stands.
             unusable = unusable or found
@@ -178,10 +178,10 @@ def _read_row(column: str, turns: Sequence[object], reader: TurnReader | None) -
     return tuple(messages)
 
 
-def _read_plain(place: int, turn: object) -> Message:
+def _read_plain(index: int, turn: object) -> Message:
     if not isinstance(turn, str):
         raise _BrokenRowError(f"is {_shown(turn)}, not text as the file's first turn")
-    return _with_text("assistant" if place % 2 else "user", turn)
+    return _with_text("assistant" if index % 2 else "user", turn)
 
 
 def _keyed(role_key: str, text_key: str) -> TurnReader:

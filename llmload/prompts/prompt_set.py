@@ -14,8 +14,8 @@ import orjson
 
 from llmload.errors import DataError
 from llmload.prompts.conversation import Conversation, Dialogue, Prompt
-from llmload.prompts.formats import Skipped, read_dialogues, what_is_wrong
-from llmload.prompts.queue import Deck, draw
+from llmload.prompts.formats import Skipped, describe_read_error, read_dialogues
+from llmload.prompts.queue import PromptQueue, draw
 from llmload.prompts.sources import BUILTIN, locate
 from llmload.prompts.techniques import CHAIN_OF_THOUGHT, ExamplePool, Techniques, apply
 
@@ -59,7 +59,7 @@ def load_prompt_set(source: str, split: str | None, base_dir: Path) -> PromptSet
         dialogues, skipped = read_dialogues(columns, values, shown)
     except UnicodeDecodeError:
         # Arrow takes any bytes for text until they are looked at.
-        raise DataError(what_is_wrong(files)) from None
+        raise DataError(describe_read_error(files)) from None
     if not dialogues:
         raise DataError(f"{shown}: none of its {len(skipped)} rows can become a request: {_most_common(skipped)}")
     return PromptSet(
@@ -96,7 +96,7 @@ def read(files: tuple[Path, ...]) -> Columns:
             form = datasets.Dataset.from_parquet if files[0].suffix == ".parquet" else datasets.Dataset.from_json
             data = form([str(file) for file in files], cache_dir=cache, keep_in_memory=True)
         except Exception as error:  # its readers' own errors pass through: pyarrow's, pandas's, StopIteration
-            raise DataError(what_is_wrong(files)) from error
+            raise DataError(describe_read_error(files)) from error
     return data.column_names, lambda column: data[column][:]
 
 
@@ -136,7 +136,7 @@ def _most_common(skipped: tuple[Skipped, ...]) -> str:
     return f"{rows} of them: {reason}"
 
 
-__all__ = ["Deck", "PromptPlan", "Turns", "Workload", "load"]
+__all__ = ["PromptPlan", "PromptQueue", "Turns", "Workload", "load"]
 
 Turns = Literal["first", "all"]
 
@@ -191,9 +191,9 @@ class Workload:
         """Return how many requests the conversations are, each sent once."""
         return sum(len(conversation.prompts) for conversation in self.conversations)
 
-    def deck(self, worker_index: int, worker_count: int) -> Deck:
+    def queue(self, worker_index: int, worker_count: int) -> PromptQueue:
         """Return a fresh deck of worker i's share; raises ValueError for a worker that is not among the workers."""
-        return Deck(
+        return PromptQueue(
             self.conversations,
             seed=self.plan.seed,
             repeat=self.plan.repeat,
@@ -232,7 +232,7 @@ def load(plan: PromptPlan, base_dir: Path) -> Workload:
     prompt_set = load_prompt_set(plan.source, plan.split, base_dir)
     dialogues = prompt_set.dialogues
     pool = ExamplePool(dialogues if plan.n_shot else ())
-    drawn = (_conversation(dialogues[place], plan.turns) for place in draw(len(dialogues), plan.count, plan.seed))
+    drawn = (_conversation(dialogues[index], plan.turns) for index in draw(len(dialogues), plan.count, plan.seed))
     conversations = tuple(apply(conversation, plan.techniques, pool, plan.seed) for conversation in drawn)
     return Workload(plan=plan, prompt_set=prompt_set, conversations=conversations)
 
@@ -240,8 +240,8 @@ def load(plan: PromptPlan, base_dir: Path) -> Workload:
 def _conversation(dialogue: Dialogue, turns: Turns) -> Conversation:
     """Cut a dialogue into requests: each ends on a user's turn and carries all that was said before it."""
     messages = dialogue.messages
-    questions = [place for place, message in enumerate(messages) if message["role"] == "user"]
+    questions = [index for index, message in enumerate(messages) if message["role"] == "user"]
     if turns == "first" or len(questions) == 1:
         return Conversation(dialogue.row, (Prompt(str(dialogue.row), messages[: questions[0] + 1]),))
-    prompts = (Prompt(f"{dialogue.row}.{turn}", messages[: place + 1]) for turn, place in enumerate(questions, start=1))
+    prompts = (Prompt(f"{dialogue.row}.{turn}", messages[: index + 1]) for turn, index in enumerate(questions, start=1))
     return Conversation(dialogue.row, tuple(prompts))

@@ -22,7 +22,7 @@ def draw(rows: int, count: int | None, seed: int) -> tuple[int, ...]:
     return tuple(_shuffled(rows, f"draw {seed}")[:count])
 
 
-class Deck:
+class PromptQueue:
     """
     One worker's share of the conversations: places i, i + n, i + 2n ... of the drawn order for worker i of n.
 
@@ -50,14 +50,14 @@ class Deck:
     def next(self) -> Conversation | None:
         """Return the next conversation; None once all are dealt and none are to be repeated, or there are none."""
         size = len(self._conversations)
-        round_number, place = divmod(self._place, size) if size else (0, 0)
+        round_number, index = divmod(self._place, size) if size else (0, 0)
         if not size or (round_number and not self._repeat):
             return None
         if round_number != self._round:
             self._round = round_number
             self._order = _shuffled(size, f"round {self._seed} {round_number}")
         self._place += self._step
-        conversation = self._conversations[self._order[place]]
+        conversation = self._conversations[self._order[index]]
         self.dealt += len(conversation.prompts)
         self.reused += len(conversation.prompts) if round_number else 0
         return conversation

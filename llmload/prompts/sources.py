@@ -138,7 +138,7 @@ def _locate_on_hub(source: str, split: str | None) -> Located:
 
 def _locate_path(source: str, split: str | None, base_dir: Path) -> Located:
     written = Path(source).expanduser()
-    candidates = list(dict.fromkeys(place / written for place in (base_dir.resolve(), Path.cwd())))
+    candidates = list(dict.fromkeys(index / written for index in (base_dir.resolve(), Path.cwd())))
     path = next((candidate for candidate in candidates if candidate.exists()), None)
     if path is None:
         looked = " nor ".join(f"'{candidate}'" for candidate in candidates)
@@ -156,8 +156,8 @@ def _locate_path(source: str, split: str | None, base_dir: Path) -> Located:
 def _files_of_split(folder: Path, split: str) -> tuple[Path, ...]:
     """Return a split's one file, or its Parquet shards in order as the hub lays them out."""
     found: list[tuple[Path, ...]] = [(file,) for suffix in SUFFIXES if (file := folder / f"{split}{suffix}").is_file()]
-    for place in (folder, folder / "data"):
-        shards = tuple(sorted(file for file in place.glob("*-of-*.parquet") if file.name.startswith(f"{split}-")))
+    for index in (folder, folder / "data"):
+        shards = tuple(sorted(file for file in index.glob("*-of-*.parquet") if file.name.startswith(f"{split}-")))
         if shards:
             found.append(shards)
     if not found:

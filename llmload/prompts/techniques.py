@@ -31,7 +31,7 @@ class ExamplePool:
             if dialogue.answer is not None:
                 pair = as_message("user", dialogue.question), as_message("assistant", dialogue.answer)
                 answers.setdefault(dialogue.question.strip(), pair)
-        self._places = {question: place for place, question in enumerate(answers)}
+        self._places = {question: index for index, question in enumerate(answers)}
         self._pairs = tuple(answers.values())
 
     def choose(self, count: int, *, row: int, seed: int, besides: Iterable[str]) -> tuple[Message, ...]:
@@ -46,8 +46,8 @@ class ExamplePool:
             raise DataError(f"prompts: n_shot = {count}, but row {row} has only {have} other questions with an answer")
         generator = Random(f"n-shot {seed} {row}")  # noqa: S311 # repeatable on purpose; nothing secret hangs on it
         drawn = generator.sample(range(len(self._pairs)), count + len(barred))
-        chosen = [place for place in drawn if place not in barred][:count]
-        return tuple(message for place in chosen for message in self._pairs[place])
+        chosen = [index for index in drawn if index not in barred][:count]
+        return tuple(message for index in chosen for message in self._pairs[index])
 
 
 def apply(conversation: Conversation, techniques: Techniques, pool: ExamplePool, seed: int) -> Conversation:
@@ -74,7 +74,7 @@ def apply(conversation: Conversation, techniques: Techniques, pool: ExamplePool,
 
 def _preceded(messages: tuple[Message, ...], examples: tuple[Message, ...]) -> tuple[Message, ...]:
     """Put the examples before the question, after the system messages that govern them both."""
-    first = next(place for place, message in enumerate(messages) if message["role"] != "system")
+    first = next(index for index, message in enumerate(messages) if message["role"] != "system")
     return messages[:first] + examples + messages[first:]
 
 

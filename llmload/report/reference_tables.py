@@ -49,7 +49,7 @@ def read_figure(folder: RunFolder) -> Figure:
     )
 
 
-def seed_tables(figures: Sequence[Figure]) -> str:
+def reference_tables(figures: Sequence[Figure]) -> str:
     """Return both tables and their notes as Markdown; an unmeasured cell is empty, one of several runs their median."""
     parts = [
         "## Generative Inference Speed",

@@ -39,8 +39,8 @@ def repeated(asked: int, names: Sequence[str], summaries: Sequence[Mapping[str, 
 def repeat_report(asked: int, summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the table of spreads."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for place, column in enumerate(COLUMNS):
-        table.add_column(column, justify="right" if place else "left", no_wrap=True)
+    for index, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in _rows(summaries):
         table.add_row(*row)
     return Group(Text(f"\n{_title(asked, summaries)}", style="bold"), table)

@@ -23,7 +23,7 @@ _COUNTED: Final = ("prompt_tokens", "cached_tokens", "output_tokens", "reasoning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpanS:
+class WindowS:
     """A judged span in seconds since the run's start, ends included; `from_s` is None where it never opened."""
 
     from_s: float | None
@@ -53,7 +53,7 @@ class SpanS:
         return self.to_s - self.from_s
 
 
-def add(totals: RunTotals, columns: Columns, *, window: SpanS, slo: Slo) -> None:
+def add(totals: RunTotals, columns: Columns, *, window: WindowS, slo: Slo) -> None:
     """Count requests that have ended as `RunTotals.add` does, and each as started."""
     completed, failed = columns.completed, columns.failed
     started_in, done_in = window.holds(columns.start_s), window.holds(columns.done_s)
@@ -83,7 +83,7 @@ def add(totals: RunTotals, columns: Columns, *, window: SpanS, slo: Slo) -> None
         _of(to, "itl_s").add_many(gap_s[later & answers[of_request]])
 
 
-def share_inside(columns: Columns, window: SpanS) -> Floats:
+def share_inside(columns: Columns, window: WindowS) -> Floats:
     """Return which share of each answer arrived in the window: by its chunks where they were recorded."""
     done_in = window.holds(columns.done_s).astype(np.float64)
     inside = np.zeros(len(columns.gap_s) + 1)
@@ -117,15 +117,15 @@ def meets(columns: Columns, slo: Slo) -> Mask:
 
 def _add_judged(totals: RunTotals, columns: Columns, judged: Mask) -> None:
     places = np.flatnonzero(judged).tolist()
-    totals.finish_reasons.update(Counter(columns.finish_reason[place] or "none" for place in places))
-    totals.token_sources.update(Counter(columns.token_source[place] for place in places))
-    totals.stamp_sources.update(Counter(columns.stamp_source[place] for place in places))
+    totals.finish_reasons.update(Counter(columns.finish_reason[index] or "none" for index in places))
+    totals.token_sources.update(Counter(columns.token_source[index] for index in places))
+    totals.stamp_sources.update(Counter(columns.stamp_source[index] for index in places))
     totals.chunks += int(columns.chunks[judged].sum())
     totals.coalesced_chunks += int(columns.coalesced_chunks[judged].sum())
     for name in _COUNTED:
         setattr(totals, name, getattr(totals, name) + int(np.nansum(columns.numbers[name][judged])))
     told = judged & ~np.isnan(columns.numbers["cached_tokens"])
-    totals.cache_told_prompt_tokens += int(np.nansum(columns.numbers["prompt_tokens"][told]))
+    totals.prompt_tokens_with_cache_info += int(np.nansum(columns.numbers["prompt_tokens"][told]))
     output_tokens = columns.numbers["output_tokens"][judged]
     totals.uncounted_answers += _count(np.isnan(output_tokens))
     totals.contradicted_answers += _count(output_tokens < columns.chunks[judged])
@@ -172,26 +172,26 @@ class Stage:
     rate_per_s: float | None = None
 
     @property
-    def window(self) -> SpanS:
+    def window(self) -> WindowS:
         """The part of it that is judged."""
-        return SpanS(from_s=self.judged_from_s, to_s=self.to_s)
+        return WindowS(from_s=self.judged_from_s, to_s=self.to_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Periods:
     """The parts of a run on its own time axis, in seconds since its start."""
 
-    window: SpanS
+    window: WindowS
     estimated: bool
     """Whether the run did not write down where its window lay."""
     stages: tuple[Stage, ...]
 
-    def drawn(self, totals: RunTotals) -> SpanS:
+    def drawn(self, totals: RunTotals) -> WindowS:
         """Return the window with both ends: a counted run's reaches from its first request to its last answer."""
         window, first_s, last_s = self.window, totals.first_started_s, totals.last_done_s
         if window.from_s is None or window.to_s is not None or first_s is None or last_s is None:
             return window
-        return SpanS(from_s=max(first_s, window.from_s), to_s=last_s)
+        return WindowS(from_s=max(first_s, window.from_s), to_s=last_s)
 
 
 def read_periods(
@@ -209,16 +209,16 @@ def read_periods(
         return Periods(window=_estimated(load, summary, end_s), estimated=True, stages=())
     from_s, to_s = (_since(times[f"window_{of}_unix_s"], manifest) for of in ("start", "end"))
     return Periods(
-        window=SpanS(from_s=from_s, to_s=end_s if to_s is None else to_s),
+        window=WindowS(from_s=from_s, to_s=end_s if to_s is None else to_s),
         estimated=to_s is None and end_s is not None,
         stages=_stages_of_manifest(times["stages"], manifest, span_s),
     )
 
 
-def _estimated(load: Mapping[str, Any], summary: Mapping[str, Any] | None, end_s: float | None) -> SpanS:
+def _estimated(load: Mapping[str, Any], summary: Mapping[str, Any] | None, end_s: float | None) -> WindowS:
     if summary is not None and summary.get("window_s") is not None and end_s is not None:
-        return SpanS(from_s=max(0.0, end_s - summary["window_s"]), to_s=end_s)
-    return SpanS(from_s=load.get("warmup_s") or 0.0, to_s=end_s)
+        return WindowS(from_s=max(0.0, end_s - summary["window_s"]), to_s=end_s)
+    return WindowS(from_s=load.get("warmup_s") or 0.0, to_s=end_s)
 
 
 def _stages_of_manifest(times: list[dict[str, Any]], manifest: Mapping[str, Any], span_s: float) -> tuple[Stage, ...]:

@@ -41,8 +41,8 @@ class Part:
         """Return by how much a counter grew a second up to each sample; None at the first and where it was reset."""
         values = self.values[series]
         found: list[float | None] = [None]
-        for place in range(1, len(values)):
-            new, old, span_s = values[place], values[place - 1], self.t_s[place] - self.t_s[place - 1]
+        for index in range(1, len(values)):
+            new, old, span_s = values[index], values[index - 1], self.t_s[index] - self.t_s[index - 1]
             grown = None if new is None or old is None or span_s <= 0 or new < old else (new - old) / span_s
             found.append(grown)
         return found
@@ -92,7 +92,7 @@ LEAST_SPAN_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Digest:
+class LoadedRun:
     """A run, read; times are seconds since its start."""
 
     folder: Path
@@ -117,7 +117,7 @@ class Digest:
         return max(0, int(ended) - self.totals.ended)
 
 
-def read_digest(folder: RunFolder, progress: Callable[[int], None] = lambda _: None) -> Digest:
+def load_run(folder: RunFolder, progress: Callable[[int], None] = lambda _: None) -> LoadedRun:
     """
     Return what a run folder holds, finished or not; the memory that it takes does not grow with the run.
 
@@ -136,7 +136,7 @@ def read_digest(folder: RunFolder, progress: Callable[[int], None] = lambda _: N
     if summary is None:
         why = why_recomputed(origin_s, files)
         summary = recomputed_summary(manifest, count.totals, periods, count.of_stages, why)
-    return Digest(
+    return LoadedRun(
         folder=folder.path,
         manifest=manifest,
         summary=summary,
@@ -150,10 +150,10 @@ def read_digest(folder: RunFolder, progress: Callable[[int], None] = lambda _: N
 
 
 def read_summary(folder: RunFolder, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
-    """Return a run's summary, counted anew where it left none; RunFolderError as for `read_digest`."""
+    """Return a run's summary, counted anew where it left none; RunFolderError as for `load_run`."""
     if (folder.path / SUMMARY).is_file() or not (folder.path / MANIFEST).is_file():
         return folder.read(SUMMARY)
-    return read_digest(folder, progress).summary
+    return load_run(folder, progress).summary
 
 
 def request_bytes(folder: RunFolder) -> int:

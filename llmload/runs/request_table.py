@@ -116,10 +116,10 @@ class Columns:
             coalesced_chunks=self.coalesced_chunks[which],
             reconnects=self.reconnects[which],
             retries=self.retries[which],
-            token_source=[self.token_source[place] for place in places],
-            stamp_source=[self.stamp_source[place] for place in places],
-            finish_reason=[self.finish_reason[place] for place in places],
-            error=[self.error[place] for place in places],
+            token_source=[self.token_source[index] for index in places],
+            stamp_source=[self.stamp_source[index] for index in places],
+            finish_reason=[self.finish_reason[index] for index in places],
+            error=[self.error[index] for index in places],
             gaps=self.gaps[which],
             gap_s=self.gap_s[np.repeat(which, self.gaps)],
         )
@@ -275,7 +275,7 @@ COLUMNS: Final = (
 )
 _IN_CSV: Final = tuple(column for column in COLUMNS if not column.kind.startswith("["))
 _OF_ERROR: Final = ("type", "message", "http_status", "retry_after_s")
-_FIRST_OF_ERROR: Final = next(place for place, column in enumerate(COLUMNS) if column.name == "error_type")
+_FIRST_OF_ERROR: Final = next(index for index, column in enumerate(COLUMNS) if column.name == "error_type")
 
 
 def columns_table() -> str:

@@ -5,11 +5,11 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from llmload.metrics.objective import Objective
-from llmload.scenario.sections import Count, NotNegative, Positive, Promise, Table
+from llmload.scenario.sections import Count, NotNegative, ObjectiveText, Positive, Table
 
-FEW_FAIL: Final = "error_share <= 0.01"
+DEFAULT_ERROR_OBJECTIVE: Final = "error_share <= 0.01"
 """Promised where no promise speaks of failures: a load whose requests fail does not hold, fast as the others may be."""
-MOST_ARE_GOOD: Final = "goodput_share >= 0.95"
+DEFAULT_GOODPUT_OBJECTIVE: Final = "goodput_share >= 0.95"
 """Promised where `load.objectives` is empty and `[slo]` has limits."""
 _RISE_WITH_LATENCY: Final = (
     *("ttft_s", "tpot_s", "itl_s", "e2e_s", "ttft_from_schedule_s", "e2e_from_schedule_s", "error_share"),
@@ -25,7 +25,7 @@ class Capacity(Table):
     kind: Literal["capacity"]
     search: Literal["users", "rate_per_s"] = "users"
     """What is searched: users in a closed loop, or requests a second in an open one."""
-    objectives: list[Promise] = Field(default_factory=list)
+    objectives: list[ObjectiveText] = Field(default_factory=list)
     """What must hold: `ttft_s p95 < 0.5`, `tpot_s p99 <= 0.05`, `goodput_share >= 0.95`, `error_share <= 0.01`."""
     start: Positive = 1.0
     """The first load that is tried."""
@@ -102,9 +102,9 @@ class Capacity(Table):
 
     def promises(self, *, limits: bool) -> tuple[Objective, ...]:
         """Return what must hold; `limits` says whether `[slo]` has any."""
-        texts = list(self.objectives) or ([MOST_ARE_GOOD] if limits else [])
+        texts = list(self.objectives) or ([DEFAULT_GOODPUT_OBJECTIVE] if limits else [])
         if not any(text.startswith("error_share") for text in texts):
-            texts.append(FEW_FAIL)
+            texts.append(DEFAULT_ERROR_OBJECTIVE)
         return tuple(Objective.parse(text) for text in texts)
 
 
@@ -214,19 +214,19 @@ class Staged(Table):
     def _stages_agree(self) -> Self:
         if len({stage.users is None for stage in self.stages}) > 1:
             raise ValueError("stages have users or rates, not some of each")
-        for place, stage in enumerate(self.stages, start=1):
+        for index, stage in enumerate(self.stages, start=1):
             if self.warmup_s >= stage.duration_s:
                 raise ValueError(
-                    f"warmup_s = {self.warmup_s:g} leaves nothing of stage {place}'s {stage.duration_s:g} s"
+                    f"warmup_s = {self.warmup_s:g} leaves nothing of stage {index}'s {stage.duration_s:g} s"
                 )
-        names = [self.name_of(place) for place in range(len(self.stages))]
+        names = [self.name_of(index) for index in range(len(self.stages))]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two stages are called {twice!r}")
         return self
 
-    def name_of(self, place: int) -> str:
+    def name_of(self, index: int) -> str:
         """Return what the stage at a place is called, counting from 1 where it has no name."""
-        return self.stages[place].name or f"stage-{place + 1}"
+        return self.stages[index].name or f"stage-{index + 1}"
 
     @property
     def has_users(self) -> bool:

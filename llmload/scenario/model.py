@@ -210,7 +210,7 @@ class Identity(Table):
     description: str | None = None
     seed: int = 0
     protocol: Literal["speed", "throughput"] | None = None
-    """Which of the seed document's tables a run belongs in."""
+    """Which of the reference document's tables a run belongs in."""
 
 
 class Scenario(Table):

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from llmload.metrics.compared import named_by, share
+from llmload.metrics.compared import metrics_named, share
 from llmload.metrics.objective import Objective
 
 # What every table of a scenario is.
@@ -28,7 +28,7 @@ def _as_written(text: str) -> str:
     return str(Objective.parse(text))
 
 
-Promise = Annotated[str, AfterValidator(_as_written)]
+ObjectiveText = Annotated[str, AfterValidator(_as_written)]
 """A line that `Objective.parse` understands, such as `ttft_s p95 < 0.5`."""
 
 
@@ -92,13 +92,13 @@ class Cost(Table):
 class Gates(Table):
     """Promises about the run's figures; one that is missed makes its exit code 1."""
 
-    objectives: list[Promise] = Field(default_factory=list)
+    objectives: list[ObjectiveText] = Field(default_factory=list)
     """Such as `ttft_s p95 < 0.5`, `goodput_share >= 0.95`, `error_share <= 0.01`."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
-        for place, text in enumerate(self.objectives):
-            if text in self.objectives[:place]:
+        for index, text in enumerate(self.objectives):
+            if text in self.objectives[:index]:
                 raise ValueError(f"{text} is promised twice")
         return self
 
@@ -111,13 +111,13 @@ def _as_thresholds(value: object) -> object:
     if not isinstance(value, dict):
         return value
     for key in value:
-        named_by(str(key))
+        metrics_named(str(key))
     return {str(key): share(each) for key, each in value.items()}
 
 
 def _all_known(keys: list[str]) -> list[str]:
     for key in keys:
-        named_by(key)
+        metrics_named(key)
     return keys
 
 

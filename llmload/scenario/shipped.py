@@ -31,7 +31,7 @@ def shipped_locustfile(name: str) -> Path:
 
 
 def shipped_scenarios() -> dict[str, Path]:
-    """Return the scenarios that come with llmload by name, `seed/vllm-llama2-70b-chat` for one in a folder."""
+    """Return the scenarios that come with llmload by name, `reference/vllm-llama2-70b-chat` for one in a folder."""
     return {name: file for name, file in _shipped_files().items() if not name.endswith(_SUITE)}
 
 

@@ -12,7 +12,7 @@ from llmload.sizing.architecture import ModelSpec, count_parameters
 from llmload.sizing.catalogue import load_model, read_data
 from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
 
-# The sizing table: 1.2 times the weights, as the seed document computes it, for its models and any other.
+# The sizing table: 1.2 times the weights, as the reference document computes it, for its models and any other.
 
 SEED_RULE = "1.2 x bytes x (P + R) / 2^30, rounded half up to 0.01"
 PRECISION_BYTES: Mapping[str, Decimal] = {
@@ -28,7 +28,7 @@ _HEADERS = ("Model", "Parameters", *PRECISION_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeedRow:
+class ReferenceRow:
     """One model of the table: what the rule counts, and the memory it gives for each precision, in GiB."""
 
     model: str
@@ -46,16 +46,16 @@ class SeedRow:
         }
 
 
-def seed_row(model: ModelSpec, family: str | None = None, size: str | None = None) -> SeedRow:
+def reference_row(model: ModelSpec, family: str | None = None, size: str | None = None) -> ReferenceRow:
     """
-    A model under the seed's rule: P is the backbone that AutoModel loads, R the rotary caches.
+    A model under the reference rule: P is the backbone that AutoModel loads, R the rotary caches.
 
     R = 2 x max_position x rotary_dim elements a layer, what LLaMA registered in Transformers 4.31; a rotary model that
     4.31 did not know is counted as its LLaMA would have been. Rule: EleutherAI, Transformer Math 101 (1.2 x weights).
     """
     counts = count_parameters(model)
     positions = model.max_position_tokens or 0
-    return SeedRow(
+    return ReferenceRow(
         model=family or model.name,
         parameters=size or short_count(counts.total),
         backbone_params=counts.backbone,
@@ -63,18 +63,18 @@ def seed_row(model: ModelSpec, family: str | None = None, size: str | None = Non
     )
 
 
-def seed_rows() -> list[SeedRow]:
-    """The eleven models of the seed's own table, computed from their configs as they were when it was made."""
-    return [_seed_row_of(entry) for entry in read_data("seed_rows.json")["rows"]]
+def reference_rows() -> list[ReferenceRow]:
+    """The eleven models of the reference table, computed from their configs as they were when it was made."""
+    return [_reference_row_of(entry) for entry in read_data("reference_rows.json")["rows"]]
 
 
-def seed_models() -> list[ModelSpec]:
-    """The models of the seed's own table, as their configs were when it was made."""
-    return [_seed_model_of(entry) for entry in read_data("seed_rows.json")["rows"]]
+def reference_models() -> list[ModelSpec]:
+    """The models of the reference table, as their configs were when it was made."""
+    return [_reference_model_of(entry) for entry in read_data("reference_rows.json")["rows"]]
 
 
-def seed_markdown(rows: Iterable[SeedRow]) -> str:
-    """The rows as the seed's Markdown: one line a family, its sizes joined by <br/>; its "GB" is GiB."""
+def reference_markdown(rows: Iterable[ReferenceRow]) -> str:
+    """The rows as the reference table's Markdown: one line a family, its sizes joined by <br/>; its "GB" is GiB."""
     lines = [_family_cells(name, list(group)) for name, group in groupby(rows, key=lambda row: row.model)]
     widths = [max(len(cell) for cell in column) for column in zip(_HEADERS, *lines, strict=True)]
     header = "|".join(f"{title:^{width}}" for title, width in zip(_HEADERS, widths, strict=True))
@@ -83,7 +83,7 @@ def seed_markdown(rows: Iterable[SeedRow]) -> str:
     return "\n".join(f"|{line}|" for line in (header, rule, *body))
 
 
-def seed_json(rows: Iterable[SeedRow]) -> dict[str, object]:
+def reference_json(rows: Iterable[ReferenceRow]) -> dict[str, object]:
     """The rows for programs: the rule, and for each model P, R and GiB by precision."""
     return {
         "rule": SEED_RULE,
@@ -101,17 +101,17 @@ def seed_json(rows: Iterable[SeedRow]) -> dict[str, object]:
     }
 
 
-def _seed_row_of(entry: Mapping[str, str | int]) -> SeedRow:
-    return seed_row(_seed_model_of(entry), str(entry["model"]), str(entry["parameters"]))
+def _reference_row_of(entry: Mapping[str, str | int]) -> ReferenceRow:
+    return reference_row(_reference_model_of(entry), str(entry["model"]), str(entry["parameters"]))
 
 
-def _seed_model_of(entry: Mapping[str, str | int]) -> ModelSpec:
+def _reference_model_of(entry: Mapping[str, str | int]) -> ModelSpec:
     model = load_model(str(entry["catalogue"]))
     positions = entry.get("max_position_embeddings")
     return model if positions is None else replace(model, max_position_tokens=int(positions))
 
 
-def _family_cells(family: str, rows: Sequence[SeedRow]) -> list[str]:
+def _family_cells(family: str, rows: Sequence[ReferenceRow]) -> list[str]:
     memory = ["<br/>".join(_gb(row.memory_gib[precision]) for row in rows) for precision in PRECISION_BYTES]
     return [family, "<br/>".join(row.parameters for row in rows), *memory]
 
@@ -153,8 +153,8 @@ class SizeTable:
     rows: tuple[SizeRow, ...]
 
 
-def seed_table(rows: Iterable[SeedRow], precisions: Sequence[str] = ()) -> SizeTable:
-    """The rows of the seed's rule as a plain table; raises ConfigError for a precision that the rule does not know."""
+def reference_table(rows: Iterable[ReferenceRow], precisions: Sequence[str] = ()) -> SizeTable:
+    """The rows of the reference rule as a plain table; ConfigError for a precision that the rule does not have."""
     columns = _columns(precisions, PRECISION_BYTES)
     cells = tuple(
         SizeRow(

@@ -1,4 +1,4 @@
-"""The seed document's speed table beside what its GPUs' memory allows: MBU by cell, and the cell that stands out."""
+"""The reference speed table beside what its GPUs' memory bandwidth allows: MBU by cell, implausible cells marked."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -136,9 +136,9 @@ class SpeedRow:
     cells: dict[str, SpeedCell | None]
 
 
-def seed_speed_rows() -> list[SpeedRow]:
-    """The seed's six models in 16 bits on A100s; a cell's peers are the other models under its engine."""
-    data = read_data("seed_speeds.json")
+def reference_speed_rows() -> list[SpeedRow]:
+    """The reference document's six models in 16 bits on A100s; a cell's peers are the other models under its engine."""
+    data = read_data("reference_speeds.json")
     gpu, engines = find_gpu(data["gpu"]), data["engines"]
     bounds = [
         decode_bound_tokens_per_s(load_model(row["catalogue"]), gpu, gpus=row["gpus"], weight_format="bf16")
@@ -163,7 +163,7 @@ def seed_speed_rows() -> list[SpeedRow]:
     return rows
 
 
-def seed_speed_markdown(rows: list[SpeedRow]) -> str:
+def reference_speed_markdown(rows: list[SpeedRow]) -> str:
     """The rows in Markdown: tokens a second (MBU), implausible cells marked and explained below."""
     engines = list(rows[0].cells)
     lines = [("Model", "GPUs", "bound, tokens/s", *engines)]

@@ -32,8 +32,8 @@ def unpack(packed: bytes) -> Integers:
 def pack_sparse(counts: Mapping[int, int]) -> list[bytes]:
     """Return counts by their place, a number from 0 on, as bytes."""
     places = sorted(counts)
-    gaps = [place - before for before, place in zip([0, *places], places, strict=False)]
-    return [pack(np.array(gaps, dtype=np.int64)), pack(np.array([counts[place] for place in places], dtype=np.int64))]
+    gaps = [index - before for before, index in zip([0, *places], places, strict=False)]
+    return [pack(np.array(gaps, dtype=np.int64)), pack(np.array([counts[index] for index in places], dtype=np.int64))]
 
 
 def unpack_sparse(packed: list[bytes]) -> dict[int, int]:
@@ -104,7 +104,7 @@ def bounds(least: float, most: float, every: int) -> tuple[float, ...]:
     first = math.ceil(math.log(least / _LEAST) / _LOG_RATIO)
     last = math.ceil(math.log(most / _LEAST) / _LOG_RATIO)
     places = range(first, last + every, every)
-    return tuple(_rounded_down(_LEAST * RATIO**place) for place in places)
+    return tuple(_rounded_down(_LEAST * RATIO**index) for index in places)
 
 
 def _place(value: float) -> int:

@@ -44,7 +44,7 @@ def batches_of(running: Sequence[Batch]) -> list[Batch]:
     if count < 1:
         return []
     places = [round(each * (len(running) - 1) / count) for each in range(count + 1)]
-    cuts = [running[place] for place in places]
+    cuts = [running[index] for index in places]
     return [(now[0] - before[0], now[1] - before[1]) for before, now in pairwise(cuts)]
 
 

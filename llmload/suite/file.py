@@ -33,10 +33,10 @@ def _checked_name(name: str) -> str:
 def _checked_words(words: object) -> object:
     if not isinstance(words, list):
         raise ValueError("input should be a list of words")  # noqa: TRY004 - pydantic takes ValueErrors
-    for place, word in enumerate(words, start=1):
+    for index, word in enumerate(words, start=1):
         for part in word if isinstance(word, list) else [word]:
             if not isinstance(part, str):
-                raise ValueError(f"word {place} is no text: put quotes around {part!r}")  # noqa: TRY004 - the same
+                raise ValueError(f"word {index} is no text: put quotes around {part!r}")  # noqa: TRY004 - the same
             _check_word(part)
     return words
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from llmload.errors import ConfigError
-from llmload.report.reference_tables import THROUGHPUT, Figure, read_figure, seed_tables
+from llmload.report.reference_tables import THROUGHPUT, Figure, read_figure, reference_tables
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.size_table import SEED_RULE, SeedRow, seed_json, seed_markdown, seed_row
+from llmload.sizing.size_table import SEED_RULE, ReferenceRow, reference_json, reference_markdown, reference_row
 from llmload.suite.plan import Cell, SuitePlan
 from llmload.suite.state import Status, SuiteState
 
@@ -47,7 +47,7 @@ class Outcome:
     name: str
     cells: tuple[CellOutcome, ...]
     figures: tuple[Figure, ...]
-    memory: tuple[SeedRow, ...]
+    memory: tuple[ReferenceRow, ...]
     unknown_models: Mapping[str, str]
     """Models that the sizing does not know, and why."""
     asked_for: frozenset[str]
@@ -85,9 +85,11 @@ def read_outcome(plan: SuitePlan, state: SuiteState, asked_for: Collection[str] 
 def to_markdown(outcome: Outcome) -> str:
     """Return the three tables, then a line for each cell, then the reasons."""
     parts = ["## Inference Memory", f"{SEED_RULE}. Its GB is GiB."]
-    parts += [seed_markdown(outcome.memory)] if outcome.memory else ["(no model of the suite is known to the sizing)"]
+    parts += (
+        [reference_markdown(outcome.memory)] if outcome.memory else ["(no model of the suite is known to the sizing)"]
+    )
     parts += ["\n".join(f"- {name}: {why}" for name, why in outcome.unknown_models.items())]
-    parts += [seed_tables(outcome.figures).rstrip(), "## Cells", _cell_table(outcome.cells)]
+    parts += [reference_tables(outcome.figures).rstrip(), "## Cells", _cell_table(outcome.cells)]
     parts += ["\n".join(_failures(outcome.cells))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -98,7 +100,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "suite": outcome.name,
         "exit_code": outcome.exit_code,
         "cells": [asdict(cell) for cell in outcome.cells],
-        "memory": seed_json(outcome.memory),
+        "memory": reference_json(outcome.memory),
         "unknown_models": dict(outcome.unknown_models),
     }
 
@@ -145,14 +147,14 @@ def _failed_figure(cell: Cell) -> Figure:
     )
 
 
-def _memory(plan: SuitePlan) -> tuple[tuple[SeedRow, ...], dict[str, str]]:
-    rows: list[SeedRow] = []
+def _memory(plan: SuitePlan) -> tuple[tuple[ReferenceRow, ...], dict[str, str]]:
+    rows: list[ReferenceRow] = []
     unknown: dict[str, str] = {}
     for name, entry in plan.suite.models.items():
         candidates = [entry.catalogue] if entry.catalogue else [name, *([entry.id] if entry.id else [])]
         for candidate in candidates:
             try:
-                rows.append(seed_row(load_model(candidate), family=name))
+                rows.append(reference_row(load_model(candidate), family=name))
                 break
             except ConfigError as error:
                 unknown.setdefault(name, str(error))

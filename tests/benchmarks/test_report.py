@@ -6,13 +6,13 @@ import pytest
 
 from benchmarks import report
 from llmload.runs.folder import RunFolder
-from llmload.runs.loaded_run import read_digest
+from llmload.runs.loaded_run import load_run
 
 
 @pytest.mark.parametrize("gaps", report.GAPS)
 def test_its_folder_is_a_run_whose_every_request_is_counted(gaps: int, tmp_path: Path) -> None:
     report.write_folder(tmp_path / "run", 4000, gaps)
-    digest = read_digest(RunFolder(tmp_path / "run"))
+    digest = load_run(RunFolder(tmp_path / "run"))
 
     assert sum(digest.files.values()) == digest.totals.started == 4000
     assert digest.totals.failed == 40

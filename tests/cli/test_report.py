@@ -70,7 +70,7 @@ def test_engines_are_columns_models_rows_and_the_best_is_bold(tmp_path: Path) ->
         write_run(tmp_path / "5", "Transformers", "llama2-70b-chat", 0.6, protocol="throughput"),
     ]
 
-    text = report(*runs, "--seed-tables")
+    text = report(*runs, "--reference-tables")
 
     assert "Engine      | Transformers | vLLM      | TGI" in text
     assert "mpt-7b-chat |              | **84.37** | 67.16" in text
@@ -81,13 +81,13 @@ def test_engines_are_columns_models_rows_and_the_best_is_bold(tmp_path: Path) ->
 def test_several_runs_of_a_cell_give_their_median(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / str(i), "vLLM", "m", value) for i, value in enumerate((10.0, 30.0, 11.0))]
 
-    assert "m      |              | 11.00 |" in report(*runs, "--seed-tables")
+    assert "m      |              | 11.00 |" in report(*runs, "--reference-tables")
 
 
 def test_equal_cells_are_both_best(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / engine, engine, "m", 5.0) for engine in ("vLLM", "TGI")]
 
-    assert report(*runs, "--seed-tables").count("**5.00**") == 2
+    assert report(*runs, "--reference-tables").count("**5.00**") == 2
 
 
 def test_what_spoils_a_cell_is_noted(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_what_spoils_a_cell_is_noted(tmp_path: Path) -> None:
         write_run(tmp_path / "stray", "TGI", "m", 1.0, protocol=None),
     ]
 
-    text = report(*runs, "--seed-tables")
+    text = report(*runs, "--reference-tables")
 
     assert "- m on vLLM (late): DEGRADED: event_loop_lag_p99_s 0.2 s, limit 0.05." in text
     assert "- m on TGI (none): nothing was measured." in text
@@ -110,11 +110,11 @@ def test_a_cell_with_a_known_model_and_gpu_has_its_bandwidth_use_and_its_doubt(t
     summary["bandwidth"] = {"mbu": 2.6, "bound_tokens_per_s": 154.0, "implausible": "faster than can be"}
     (run / "summary.json").write_text(json.dumps(summary))
 
-    assert "- m on vLLM (1): MBU 260.0%; implausible: faster than can be." in report(run, "--seed-tables")
+    assert "- m on vLLM (1): MBU 260.0%; implausible: faster than can be." in report(run, "--reference-tables")
 
 
 def test_a_simulated_run_never_stands_in_a_real_engines_column(tmp_path: Path) -> None:
-    text = report(write_run(tmp_path / "1", "vLLM", "m", 5.0, simulated=True), "--seed-tables")
+    text = report(write_run(tmp_path / "1", "vLLM", "m", 5.0, simulated=True), "--reference-tables")
 
     assert "| vLLM (simulated engine)" in text
     assert "m      |              |      |     | 5.00" in text
@@ -140,7 +140,7 @@ def test_a_folder_that_is_no_finished_run_is_one_line_and_exit_code_2(tmp_path: 
     run = write_run(tmp_path / "1", "vLLM", "m", 5.0)
     (run / missing).unlink()
 
-    result = CliRunner().invoke(main, ["report", str(run), "--seed-tables"])
+    result = CliRunner().invoke(main, ["report", str(run), "--reference-tables"])
 
     assert result.exit_code == 2
     assert f"1/{missing}: no such file" in result.output

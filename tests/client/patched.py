@@ -184,12 +184,12 @@ def without_kernel_stamps(job: str, *arguments: Any, **named: Any) -> Any:
     """Do a job where the kernel gives no stamps."""
     from llmload.client import transport as dial
 
-    ask = dial.ask_for_stamps
-    dial.ask_for_stamps = lambda _: False
+    ask = dial.enable_timestamps
+    dial.enable_timestamps = lambda _: False
     try:
         return globals()[job](*arguments, **named)
     finally:
-        dial.ask_for_stamps = ask
+        dial.enable_timestamps = ask
 
 
 def _resident_mb() -> float:

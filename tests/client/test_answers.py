@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmload.client.answer import Answer
-from llmload.client.api import ChatAnswer, ChatDialect, TgiAnswer, TgiDialect, generate_parameters
+from llmload.client.answer import StreamState
+from llmload.client.api import ChatApi, ChatStream, TgiApi, TgiStream, generate_parameters
 from llmload.client.client import ClientSettings
 from llmload.client.exchange import FOREVER_NS
 from llmload.client.http import Response
-from llmload.client.sse import EventDecoder, EventsBody, Understanding
+from llmload.client.sse import Decoder, EventDecoder, EventsBody
 from llmload.prompts.conversation import Prompt, as_message
 from llmload.record import ErrorType, TokenSource
 
@@ -25,7 +25,7 @@ def chat_event(delta: dict[str, Any], finish_reason: str | None = None, **more: 
     return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
 
-def facts(answer: Answer) -> tuple[Any, ...]:
+def facts(answer: StreamState) -> tuple[Any, ...]:
     moments = answer.chunk_ns.tolist(), answer.textless_ns.tolist()
     return *moments, answer.counts(), answer.finish_reason, answer.finished, answer.error
 
@@ -35,10 +35,10 @@ def as_chunk(piece: bytes) -> bytes:
 
 
 def by_frames(
-    answer: Answer, pieces: list[bytes], at_a_time: int = 1_000, until_ns: int = FOREVER_NS
+    answer: StreamState, pieces: list[bytes], at_a_time: int = 1_000, until_ns: int = FOREVER_NS
 ) -> tuple[Any, ...]:
     response = Response()
-    understanding = Understanding(response, answer)
+    understanding = Decoder(response, answer)
     response.feed(HEAD, 0)
     for first in range(0, len(pieces), at_a_time):
         for moment, piece in enumerate(pieces[first : first + at_a_time], start=first):
@@ -51,7 +51,7 @@ def by_frames(
     return facts(answer)
 
 
-def by_decoding(answer: Answer, pieces: list[bytes]) -> tuple[Any, ...]:
+def by_decoding(answer: StreamState, pieces: list[bytes]) -> tuple[Any, ...]:
     decoder = EventDecoder()
     for moment, piece in enumerate(pieces):
         for kind, data in decoder.feed(piece):
@@ -86,7 +86,7 @@ def test_frames_change_nothing(events: list[bytes], data: st.DataObject) -> None
 
     at_a_time = data.draw(st.sampled_from([1, 2, 3, 7, 1_000]))
     until_ns = data.draw(st.sampled_from([0, FOREVER_NS]))
-    assert by_frames(ChatAnswer(), pieces, at_a_time, until_ns) == by_decoding(ChatAnswer(), pieces)
+    assert by_frames(ChatStream(), pieces, at_a_time, until_ns) == by_decoding(ChatStream(), pieces)
 
 
 def content(text: str) -> bytes:
@@ -95,7 +95,7 @@ def content(text: str) -> bytes:
 
 @pytest.mark.parametrize("size", [b"%x", b"%X", b"000%x"], ids=["lower case", "upper case", "zeros in front"])
 def test_a_chunk_in_a_known_frame_is_neither_parsed_nor_decoded(size: bytes) -> None:
-    answer = ChatAnswer()
+    answer = ChatStream()
     body = EventsBody(answer)
     body.take_many(array("q", [1, 2]), [content(""), content("one")], FOREVER_NS)
     reads = [
@@ -136,7 +136,7 @@ TWO = content("two")
     ],
 )  # fmt: skip
 def test_what_is_not_a_chunk_in_the_known_frame_is_parsed(read: bytes) -> None:
-    body = EventsBody(ChatAnswer())
+    body = EventsBody(ChatStream())
     body.take_many(array("q", [1, 2]), [content(""), content("one")], FOREVER_NS)
 
     assert body.take_chunks(array("q", [3, 4]), [read, as_chunk(content("three"))]) == 0
@@ -145,8 +145,8 @@ def test_what_is_not_a_chunk_in_the_known_frame_is_parsed(read: bytes) -> None:
 def test_a_frame_is_looked_for_only_where_a_chunk_begins() -> None:
     inner = as_chunk(content("two"))
     stream = b"".join((as_chunk(content("")), as_chunk(content("one")), b"%x\r\n" % len(inner)))
-    response, answer = Response(), ChatAnswer()
-    understanding = Understanding(response, answer)
+    response, answer = Response(), ChatStream()
+    understanding = Decoder(response, answer)
     for moment, read in enumerate((HEAD, stream, inner, b"\r\n")):
         response.feed(read, moment)
         while response.reads or response.pieces:
@@ -156,7 +156,7 @@ def test_a_frame_is_looked_for_only_where_a_chunk_begins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reads", "together_ns"),
+    ("reads", "coalesced_ns"),
     [
         ([content("") + content("one"), content("two"), chat_event({}, "stop") + b"data: [DONE]\n\n"], []),
         ([content("one"), content("two") + content("three"), content("four")], [2]),
@@ -164,17 +164,17 @@ def test_a_frame_is_looked_for_only_where_a_chunk_begins() -> None:
     ids=["a role with the first, a finish with the end", "two texts"],
 )
 def test_only_chunks_with_text_lose_something_by_being_read_together(
-    reads: list[bytes], together_ns: list[int]
+    reads: list[bytes], coalesced_ns: list[int]
 ) -> None:
-    answer = ChatAnswer()
+    answer = ChatStream()
 
     EventsBody(answer).take_many(array("q", range(1, len(reads) + 1)), reads, FOREVER_NS)
 
-    assert answer.together_ns == together_ns
+    assert answer.coalesced_ns == coalesced_ns
 
 
 def test_role_and_finish_have_times_of_their_own_and_the_usage_has_none() -> None:
-    answer = ChatAnswer()
+    answer = ChatStream()
     by_decoding(
         answer,
         [
@@ -193,13 +193,13 @@ def test_what_is_no_json_is_none_in_a_known_frame_either(text: bytes) -> None:
     known = [chat_event({"content": ""}), chat_event({"content": "one"}), chat_event({"content": "two"})]
     pieces = [*known, chat_event({"content": "MARK"}).replace(b"MARK", text)]
 
-    assert by_frames(ChatAnswer(), pieces) == by_decoding(ChatAnswer(), pieces)
+    assert by_frames(ChatStream(), pieces) == by_decoding(ChatStream(), pieces)
 
 
 def test_noise_before_any_frame_is_known_stands_in_none() -> None:
     pieces = [b": hello\n\n", b"\0noise\0", b"\n\n"]
 
-    assert by_frames(ChatAnswer(), pieces) == by_decoding(ChatAnswer(), pieces)
+    assert by_frames(ChatStream(), pieces) == by_decoding(ChatStream(), pieces)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_noise_before_any_frame_is_known_stands_in_none() -> None:
     ],
 )
 def test_errors_in_events(said: dict[str, Any], kind: ErrorType, message: str) -> None:
-    answer = ChatAnswer()
+    answer = ChatStream()
     answer.take_event(1, b"", orjson.dumps(said))
 
     assert answer.error is not None
@@ -225,7 +225,7 @@ def test_errors_in_events(said: dict[str, Any], kind: ErrorType, message: str) -
 
 
 def test_an_event_named_error_is_one() -> None:
-    answer = ChatAnswer()
+    answer = ChatStream()
     answer.take_event(1, b"error", b"the worker died")
 
     assert answer.error is not None
@@ -254,7 +254,7 @@ JSON = st.recursive(
 
 @given(said=st.lists(JSON, max_size=3), whole=st.booleans(), tgi=st.booleans())
 def test_nothing_an_engine_says_raises(said: list[Any], whole: bool, tgi: bool) -> None:
-    answer = TgiAnswer() if tgi else ChatAnswer()
+    answer = TgiStream() if tgi else ChatStream()
     for part in said:
         if whole:
             answer.take_whole(orjson.dumps(part))
@@ -268,7 +268,7 @@ def test_nothing_an_engine_says_raises(said: list[Any], whole: bool, tgi: bool) 
 
 @pytest.mark.parametrize("said", [{"type": "ping"}, {"choices": None}, {"error": None, "choices": []}])
 def test_events_that_say_nothing_are_no_errors(said: dict[str, Any]) -> None:
-    answer = ChatAnswer()
+    answer = ChatStream()
     answer.take_event(1, b"", orjson.dumps(said))
 
     assert answer.error is None
@@ -285,14 +285,14 @@ def test_events_that_say_nothing_are_no_errors(said: dict[str, Any]) -> None:
     ],
 )
 def test_details_of_usage(usage: dict[str, Any], cached: int | None, reasoning: int | None) -> None:
-    answer = ChatAnswer()
+    answer = ChatStream()
     answer.take_event(1, b"", orjson.dumps({"choices": [], "usage": {"completion_tokens": 9} | usage}))
 
     assert (answer.counts().output, answer.counts().cached, answer.counts().reasoning) == (9, cached, reasoning)
 
 
 def test_usage_that_ends_the_answer_counts_as_usage() -> None:
-    answer = ChatAnswer()
+    answer = ChatStream()
     for event in (chat_event({"content": "a"}, usage={"completion_tokens": 1}), chat_event({}, "stop")):
         answer.take_event(1, b"", event[6:-2])
     assert answer.counts().source is TokenSource.CHUNK_USAGE
@@ -302,7 +302,7 @@ def test_usage_that_ends_the_answer_counts_as_usage() -> None:
 
 
 def test_several_tokens_a_chunk_are_one_chunk() -> None:
-    answer = ChatAnswer()
+    answer = ChatStream()
     for total in (3, 7):
         answer.take_event(total, b"", chat_event({"content": "many"}, usage={"completion_tokens": total})[6:-2])
 
@@ -312,7 +312,7 @@ def test_several_tokens_a_chunk_are_one_chunk() -> None:
 
 
 def test_tgi_counts_chunks_where_the_engine_gives_no_details() -> None:
-    answer = TgiAnswer()
+    answer = TgiStream()
     answer.take_event(1, b"", b'{"token":{"text":"a","special":false},"generated_text":null,"details":null}')
     answer.take_event(2, b"", b'{"token":{"text":"b","special":false},"generated_text":"ab","details":null}')
 
@@ -326,7 +326,7 @@ def test_tgi_is_sent_one_text() -> None:
     )
     settings = ClientSettings(base_urls=("http://h",), model="m", api="tgi-generate", body={"max_tokens": 3})
 
-    assert orjson.loads(TgiDialect(settings).encode(prompt)) == {
+    assert orjson.loads(TgiApi(settings).encode(prompt)) == {
         "inputs": "Be brief.\n\nUser: Hi\n\nAssistant: Hello\n\nAssistant:",
         "parameters": {"details": True, "max_new_tokens": 3},
     }
@@ -350,7 +350,7 @@ def test_chat_sends_only_what_is_set() -> None:
     prompt = Prompt("1", (as_message("user", "Hi"),))
     settings = ClientSettings(base_urls=("http://h",), model="m", stream=False)
 
-    assert ChatDialect(settings).fields(prompt) == {
+    assert ChatApi(settings).fields(prompt) == {
         "model": "m",
         "messages": [{"role": "user", "content": "Hi"}],
         "stream": False,

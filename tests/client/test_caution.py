@@ -2,28 +2,28 @@
 
 import pytest
 
-from llmload.client.reactor import Caution
+from llmload.client.reactor import PollBoost
 
 MS = 1_000_000
 
 
 def test_one_late_moment_is_short_and_is_told_once() -> None:
-    caution = Caution()
+    caution = PollBoost()
     caution.found([1_000 * MS], 1_010 * MS)
 
     for late_ms in range(990, 1_100, 10):  # others find what the same moment did to them
         caution.found([late_ms * MS], 1_105 * MS)
 
-    assert caution.lasts(1_109 * MS)
-    assert not caution.lasts(1_110 * MS)
+    assert caution.active(1_109 * MS)
+    assert not caution.active(1_110 * MS)
 
 
 def test_late_moments_far_apart_stay_short() -> None:
-    caution = Caution()
+    caution = PollBoost()
 
     for second in range(1, 20):
         caution.found([second * 1_000 * MS], second * 1_000 * MS)
-        assert not caution.lasts((second * 1_000 + 100) * MS)
+        assert not caution.active((second * 1_000 + 100) * MS)
 
 
 @pytest.mark.parametrize(
@@ -32,15 +32,15 @@ def test_late_moments_far_apart_stay_short() -> None:
 def test_an_engine_that_is_always_faster_is_looked_at_often_nearly_always(
     understood_every_ms: int, share: float
 ) -> None:
-    caution, often_ms, together_ns = Caution(), 0, []
+    caution, often_ms, coalesced_ns = PollBoost(), 0, []
 
     for now_ms in range(1_000, 121_000):
-        if caution.lasts(now_ms * MS):
+        if caution.active(now_ms * MS):
             often_ms += 1
         elif now_ms % 4 == 0:  # the rare look finds two chunks
-            together_ns.append(now_ms * MS)
+            coalesced_ns.append(now_ms * MS)
         if now_ms % understood_every_ms == 0:
-            caution.found(together_ns, now_ms * MS)
-            together_ns.clear()
+            caution.found(coalesced_ns, now_ms * MS)
+            coalesced_ns.clear()
 
     assert often_ms > share * 120_000

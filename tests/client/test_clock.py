@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmload.client.connection import ArrivalClock
+from llmload.client.connection import ReceiveClock
 
 MS = 1_000_000
 EPOCH = 1_700_000_000_000 * MS
@@ -33,7 +33,7 @@ def machine() -> Machine:
 
 
 def test_stamps_become_monotonic_readings(machine: Machine) -> None:
-    clock = ArrivalClock(machine.monotonic, machine.realtime)
+    clock = ReceiveClock(machine.monotonic, machine.realtime)
     stamp, arrived_ns = machine.stamp(), machine.now_ns
     machine.now_ns += 3 * MS
     clock.sample()
@@ -43,7 +43,7 @@ def test_stamps_become_monotonic_readings(machine: Machine) -> None:
 
 @pytest.mark.parametrize("step_ms", [-3_600_000, -500, -5, 5, 500, 3_600_000])
 def test_a_step_of_the_wall_clock_bends_no_arrival(machine: Machine, step_ms: int) -> None:
-    clock = ArrivalClock(machine.monotonic, machine.realtime)
+    clock = ReceiveClock(machine.monotonic, machine.realtime)
     true_ns, read_ns = [], []
     for turn in range(20):
         stamps = []
@@ -60,7 +60,7 @@ def test_a_step_of_the_wall_clock_bends_no_arrival(machine: Machine, step_ms: in
 
 
 def test_gaps_are_the_kernels_to_the_nanosecond_while_nothing_steps(machine: Machine) -> None:
-    clock = ArrivalClock(machine.monotonic, machine.realtime)
+    clock = ReceiveClock(machine.monotonic, machine.realtime)
     gaps = []
     for _ in range(50):
         first = machine.stamp()
@@ -75,7 +75,7 @@ def test_gaps_are_the_kernels_to_the_nanosecond_while_nothing_steps(machine: Mac
 
 
 def test_a_step_while_nobody_reads_is_none(machine: Machine) -> None:
-    clock = ArrivalClock(machine.monotonic, machine.realtime)
+    clock = ReceiveClock(machine.monotonic, machine.realtime)
     machine.wall_ahead_ns += 10_000 * MS
     clock.restart()
     stamp, arrived_ns = machine.stamp(), machine.now_ns

@@ -8,10 +8,10 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from llmload.client.api import ChatAnswer
+from llmload.client.api import ChatStream
 from llmload.client.client import Timeouts
-from llmload.client.connection import ArrivalClock, Connection
-from llmload.client.exchange import FOREVER_NS, Exchange, Limits
+from llmload.client.connection import Connection, ReceiveClock
+from llmload.client.exchange import FOREVER_NS, HttpRequest, Limits
 from llmload.client.reactor import Reactor
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -30,15 +30,15 @@ class Noting:
 
 
 @pytest.fixture
-def exchange() -> Iterator[Exchange]:
+def exchange() -> Iterator[HttpRequest]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         limits = Limits(Timeouts(), 0, stream=True)
-        yield Exchange(Connection(ours, ArrivalClock()), cast("Reactor", Noting()), ChatAnswer(), limits)
+        yield HttpRequest(Connection(ours, ReceiveClock()), cast("Reactor", Noting()), ChatStream(), limits)
 
 
-def asked(exchange: Exchange) -> list[str]:
+def asked(exchange: HttpRequest) -> list[str]:
     return cast("Noting", exchange._reactor).asked
 
 
@@ -46,7 +46,7 @@ def stamped(data: bytes) -> Any:
     return data, [(1, 37, bytes(48))], 0, None
 
 
-def keep(exchange: Exchange, reads: int) -> None:
+def keep(exchange: HttpRequest, reads: int) -> None:
     """Keep reads as the reactor does with those of a steady stream."""
     response = exchange.response
     for _ in range(reads):
@@ -57,7 +57,7 @@ def keep(exchange: Exchange, reads: int) -> None:
             exchange.on_enough()
 
 
-def test_a_stream_is_steady_once_its_small_stamped_reads_are_chunks(exchange: Exchange) -> None:
+def test_a_stream_is_steady_once_its_small_stamped_reads_are_chunks(exchange: HttpRequest) -> None:
     exchange.on_ready(select.EPOLLIN, stamped(HEAD[:20]))
     before = exchange.response.steady
     exchange.on_ready(select.EPOLLIN, stamped(HEAD[20:]))
@@ -68,7 +68,7 @@ def test_a_stream_is_steady_once_its_small_stamped_reads_are_chunks(exchange: Ex
     assert not exchange.response.steady, "the next read asks for more"
 
 
-def test_a_read_that_fills_what_was_asked_for_asks_for_more_until_reads_are_small_again(exchange: Exchange) -> None:
+def test_a_read_that_fills_what_was_asked_for_asks_for_more_until_reads_are_small_again(exchange: HttpRequest) -> None:
     connection = exchange.connection
     exchange.on_ready(select.EPOLLIN, stamped(HEAD))
     exchange.on_ready(select.EPOLLIN, stamped((CHUNK * 10)[: connection.asked]))
@@ -80,25 +80,25 @@ def test_a_read_that_fills_what_was_asked_for_asks_for_more_until_reads_are_smal
 
 
 def test_what_is_kept_is_understood_once_there_is_enough_and_read_no_more_where_there_is_much(
-    exchange: Exchange,
+    exchange: HttpRequest,
 ) -> None:
     exchange.on_ready(select.EPOLLIN, stamped(HEAD))
 
     keep(exchange, reads=20_000 // len(CHUNK))
-    assert asked(exchange) == ["understand_later"]
+    assert asked(exchange) == ["decode_later"]
     keep(exchange, reads=60_000 // len(CHUNK))
-    assert asked(exchange) == ["understand_later", "pause"]
+    assert asked(exchange) == ["decode_later", "pause"]
 
-    assert exchange.understand(FOREVER_NS)
+    assert exchange.decode(FOREVER_NS)
     assert asked(exchange)[2:] == ["resume"]
     assert len(exchange.answer.chunk_ns) == 20_000 // len(CHUNK) + 60_000 // len(CHUNK)
     assert (exchange.response.waiting_bytes, exchange.response.arrived_ns) == (0, 5)
 
 
-def test_a_stream_that_waits_in_the_kernel_stays_there_when_its_request_is_written(exchange: Exchange) -> None:
+def test_a_stream_that_waits_in_the_kernel_stays_there_when_its_request_is_written(exchange: HttpRequest) -> None:
     exchange.on_ready(select.EPOLLIN, stamped(HEAD))
     keep(exchange, reads=80_000 // len(CHUNK))
 
     exchange.on_ready(select.EPOLLOUT, stamped(CHUNK))
 
-    assert asked(exchange) == ["understand_later", "pause", "pause"]
+    assert asked(exchange) == ["decode_later", "pause", "pause"]

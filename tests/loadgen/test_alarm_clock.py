@@ -7,32 +7,32 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from llmload.loadgen.open_loop import AlarmClock
+from llmload.loadgen.open_loop import TimerFd
 
 US = 1_000
 
 
 @pytest.fixture
-def clock() -> Iterator[AlarmClock]:
-    clock = AlarmClock()
+def clock() -> Iterator[TimerFd]:
+    clock = TimerFd()
     yield clock
     clock.close()
 
 
-def late_us(clock: AlarmClock, wait_us: int) -> float:
+def late_us(clock: TimerFd, wait_us: int) -> float:
     due_ns = time.monotonic_ns() + wait_us * US
     clock.sleep_until(due_ns)
     return (time.monotonic_ns() - due_ns) / US
 
 
-def test_it_wakes_within_the_millisecond_and_never_early(clock: AlarmClock) -> None:
+def test_it_wakes_within_the_millisecond_and_never_early(clock: TimerFd) -> None:
     late = [late_us(clock, wait_us) for wait_us in (100, 250, 400, 1_300) * 20]
 
     assert min(late) >= 0
     assert statistics.median(late) < 400, "an event loop's timer takes the rest of a millisecond"
 
 
-def test_others_run_meanwhile(clock: AlarmClock) -> None:
+def test_others_run_meanwhile(clock: TimerFd) -> None:
     ran: list[float] = []
 
     def run() -> None:
@@ -48,7 +48,7 @@ def test_others_run_meanwhile(clock: AlarmClock) -> None:
     others.join()
 
 
-def test_a_moment_that_has_passed_is_not_waited_for(clock: AlarmClock) -> None:
+def test_a_moment_that_has_passed_is_not_waited_for(clock: TimerFd) -> None:
     begun_ns = time.monotonic_ns()
 
     clock.sleep_until(begun_ns - 1)
@@ -58,13 +58,13 @@ def test_a_moment_that_has_passed_is_not_waited_for(clock: AlarmClock) -> None:
 
 def test_a_system_without_such_a_timer_has_the_event_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
-    clock = AlarmClock()
+    clock = TimerFd()
 
     assert late_us(clock, 3_000) >= 0
     clock.close()
 
 
-def test_a_sleep_that_is_cut_leaves_the_clock_usable(clock: AlarmClock) -> None:
+def test_a_sleep_that_is_cut_leaves_the_clock_usable(clock: TimerFd) -> None:
     sleeper = gevent.spawn(late_us, clock, 60_000_000)
     gevent.sleep(0.01)
     sleeper.kill()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.loadgen.capacity_driver import Search
+from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.options import refuse_other_shape
-from llmload.loadgen.phases import Order, Seats, StepClock
+from llmload.loadgen.phases import ConcurrencyLimit, StepCommand, StepTimeline
 from llmload.metrics.totals import RunTotals
 from llmload.scenario import load_scenario
 from llmload.scenario.loads import Capacity
@@ -120,7 +120,7 @@ def test_a_locustfile_that_drives_another_load_is_refused(name: str, shape: str 
 
 
 def test_fewer_seats_cut_nobody_and_more_seats_come_at_once() -> None:
-    seats, sitting, most = Seats(2), [0], [0]
+    seats, sitting, most = ConcurrencyLimit(2), [0], [0]
 
     def user() -> None:
         while True:
@@ -141,21 +141,21 @@ def test_fewer_seats_cut_nobody_and_more_seats_come_at_once() -> None:
 
 
 def test_each_step_has_the_window_between_its_order_to_judge_and_the_next_step() -> None:
-    clock = StepClock(Capacity(kind="capacity", start=2), time.monotonic_ns())
+    clock = StepTimeline(Capacity(kind="capacity", start=2), time.monotonic_ns())
     assert clock.window(0).start_ns is None
 
-    for order in (
-        Order(place=0, load=2, judged=True),
-        Order(place=0, load=2, judged=True),
-        Order(place=1, load=4),
-        Order(place=1, load=4, judged=True),
+    for command in (
+        StepCommand(place=0, load=2, judged=True),
+        StepCommand(place=0, load=2, judged=True),
+        StepCommand(place=1, load=4),
+        StepCommand(place=1, load=4, judged=True),
     ):
         time.sleep(0.002)
-        clock.follow(order)
+        clock.apply(command)
     first, second = clock.window(0), clock.window(1)
     clock.end()
 
-    assert [part.users for part in clock.parts] == [2, 4]
+    assert [phase.users for phase in clock.phases] == [2, 4]
     assert clock.name_of(1) == "step-2"
     assert first.start_ns is not None
     assert first.end_ns is not None
@@ -167,32 +167,32 @@ def test_each_step_has_the_window_between_its_order_to_judge_and_the_next_step()
 
 
 def test_an_open_loop_rests_while_it_is_paused() -> None:
-    clock = StepClock(Capacity(kind="capacity", search="rate_per_s", start=2.5), time.monotonic_ns())
+    clock = StepTimeline(Capacity(kind="capacity", search="rate_per_s", start=2.5), time.monotonic_ns())
 
     assert clock.rate_per_s_now() == 2.5
-    clock.follow(Order(place=1, load=1.25, paused=True))
+    clock.apply(StepCommand(place=1, load=1.25, paused=True))
     assert clock.rate_per_s_now() == 0
-    clock.follow(Order(place=1, load=1.25))
+    clock.apply(StepCommand(place=1, load=1.25))
     assert (clock.rate_per_s_now(), clock.name_of(1)) == (1.25, "step-2")
 
 
 def test_an_order_survives_its_way() -> None:
-    order = Order(place=3, load=7.5, paused=False, judged=True)
+    command = StepCommand(place=3, load=7.5, paused=False, judged=True)
 
-    assert Order.from_message(order.to_message("run")) == order
+    assert StepCommand.from_message(command.to_message("run")) == command
 
 
 class MadeUp:
     """An engine that is only figures: TTFT is 10 ms for every user, twenty answers come at each look."""
 
-    def __init__(self, clock: StepClock, lag_s: float = 0.0) -> None:
+    def __init__(self, clock: StepTimeline, lag_s: float = 0.0) -> None:
         self.clock, self.lag_s = clock, lag_s
         self.ended = 0
         self.stages: dict[str, RunTotals] = {}
         self.lag = Histogram()
 
-    def follow_everywhere(self, order: Order) -> None:
-        self.clock.follow(order)
+    def command_step(self, command: StepCommand) -> None:
+        self.clock.apply(command)
 
     def counts(self) -> tuple[int, int]:
         self.ended += 20
@@ -200,7 +200,7 @@ class MadeUp:
 
     def step_totals(self, name: str) -> RunTotals:
         totals = self.stages.setdefault(name, RunTotals())
-        users = self.clock.parts[self.clock.place].users or 0
+        users = self.clock.phases[self.clock.place].users or 0
         totals.completed_in_window += 20
         for name in ("ttft_s", "e2e_s"):
             totals.distributions[name].add_many(np.full(20, 0.01 * users))
@@ -214,13 +214,13 @@ class MadeUp:
         return self.lag
 
 
-def searched(monkeypatch: pytest.MonkeyPatch, lag_s: float = 0.0, **keys: Any) -> tuple[Search, MadeUp]:
+def searched(monkeypatch: pytest.MonkeyPatch, lag_s: float = 0.0, **keys: Any) -> tuple[CapacityDriver, MadeUp]:
     monkeypatch.setattr("llmload.loadgen.capacity_driver.PERIOD_S", 0.002)
     load = Capacity(
         kind="capacity", objectives=["ttft_s p95 < 0.105"], warmup_s=0, step_min_s=0.02, step_max_s=0.2, **keys
     )
-    clock = StepClock(load, time.monotonic_ns())
-    search, engine = Search(load, load.promises(limits=False), clock, drain_s=1.0), MadeUp(clock, lag_s)
+    clock = StepTimeline(load, time.monotonic_ns())
+    search, engine = CapacityDriver(load, load.promises(limits=False), clock, drain_s=1.0), MadeUp(clock, lag_s)
     search.run(engine)
     clock.end()
     return search, engine
@@ -241,9 +241,9 @@ def test_a_load_is_not_blamed_for_a_late_load_generator(monkeypatch: pytest.Monk
     tried = [step for step in search.steps if step.load == 16]
     curve = {point["name"]: point for point in search.summary(engine.stages)["curve"]}
 
-    assert [step.spoilt is not None for step in tried] == [True, True, False]
+    assert [step.invalidated is not None for step in tried] == [True, True, False]
     assert curve[tried[0].name]["held"] is None
-    assert curve[tried[0].name]["reason"] == "spoilt: llmload itself ran 0.2 s late"
+    assert curve[tried[0].name]["reason"] == "invalidated: llmload itself ran 0.2 s late"
     assert curve[tried[2].name]["held"] is False
     assert curve[tried[2].name]["sure"] is False
     assert curve[tried[2].name]["reason"].endswith(", but llmload itself ran 0.2 s late")

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.loadgen.open_loop import asked_rate, edited_rate
-from llmload.loadgen.options import KNOBS, refuse_changes
+from llmload.loadgen.open_loop import rate_from_form, target_rate
+from llmload.loadgen.options import OVERRIDES, refuse_changes
 from llmload.scenario import Scenario, load_scenario
 from llmload.scenario.loads import OpenLoop
 
@@ -46,7 +46,7 @@ max_tokens = 64
 
 
 def shown(scenario: Scenario) -> dict[str, str]:
-    return {knob.dest: knob.default(scenario) for knob in KNOBS if knob.fits(scenario)}
+    return {override.dest: override.default(scenario) for override in OVERRIDES if override.fits(scenario)}
 
 
 def test_the_form_begins_with_the_scenarios_values(scenario: Any) -> None:
@@ -78,7 +78,7 @@ def test_only_what_the_load_has_is_in_the_form(scenario: Any) -> None:
     assert not {"rate", "requests"} & staged.keys()
     assert replay["speed"] == "1"
     assert {name for fields in (closed, staged, replay, shown(scenario(OPEN))) for name in fields} == {
-        knob.dest for knob in KNOBS
+        override.dest for override in OVERRIDES
     }, "each knob fits some load"
 
 
@@ -86,8 +86,8 @@ def test_only_what_the_load_has_is_in_the_form(scenario: Any) -> None:
 def test_an_untouched_form_changes_nothing(scenario: Any, load: str) -> None:
     written = scenario(load)
 
-    assert [knob.changes(knob.default(written), written) for knob in KNOBS] == [{}] * len(KNOBS)
-    assert [knob.changes(" ", written) for knob in KNOBS] == [{}] * len(KNOBS)
+    assert [override.changes(override.default(written), written) for override in OVERRIDES] == [{}] * len(OVERRIDES)
+    assert [override.changes(" ", written) for override in OVERRIDES] == [{}] * len(OVERRIDES)
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_an_untouched_form_changes_nothing(scenario: Any, load: str) -> None:
 def test_a_changed_field_is_laid_over_the_scenario(
     scenario: Any, field: str, text: str, changes: dict[str, Any]
 ) -> None:
-    knob = next(knob for knob in KNOBS if knob.dest == field)
+    override = next(override for override in OVERRIDES if override.dest == field)
 
-    assert knob.changes(text, scenario(OPEN)) == changes
+    assert override.changes(text, scenario(OPEN)) == changes
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_a_changed_field_is_laid_over_the_scenario(
     ],
 )
 def test_a_wrong_value_is_named_before_anything_is_sent(scenario: Any, field: str, text: str, says: str) -> None:
-    knob = next(knob for knob in KNOBS if knob.dest == field)
+    override = next(override for override in OVERRIDES if override.dest == field)
 
     with pytest.raises(ConfigError) as error:
-        scenario(OPEN, **knob.changes(text, scenario(OPEN)))
+        scenario(OPEN, **override.changes(text, scenario(OPEN)))
     assert says in str(error.value)
 
 
@@ -144,7 +144,7 @@ def test_a_run_that_goes_on_takes_another_rate_and_nothing_else(scenario: Any) -
 
 def test_the_rate_is_the_forms_while_it_is_a_number_above_0(scenario: Any) -> None:
     load, form = scenario(OPEN, **{"load.rate_per_s": 30.0}).load, {"rate": "2.5"}
-    rate = edited_rate(load, lambda: form["rate"])
+    rate = rate_from_form(load, lambda: form["rate"])
     rates = [rate()]
 
     for form["rate"] in ("5", "", "x", "0", "-3", "inf", "nan", "1e2"):
@@ -155,4 +155,4 @@ def test_the_rate_is_the_forms_while_it_is_a_number_above_0(scenario: Any) -> No
 
 
 def test_a_closed_loop_asks_for_no_rate(scenario: Any) -> None:
-    assert asked_rate(scenario(CLOSED).load, None, lambda: "5")() is None
+    assert target_rate(scenario(CLOSED).load, None, lambda: "5")() is None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmload.loadgen.live import LiveView, is_open_loop, rows
-from llmload.loadgen.phases import StageClock
+from llmload.loadgen.phases import StageTimeline
 from llmload.metrics.totals import RunTotals
 from llmload.scenario.loads import ClosedLoop, OpenLoop, Replay, Stage, Staged
 
@@ -23,7 +23,7 @@ class Steered:
     simulated = True
     run_id = "run"
 
-    def __init__(self, load: Any, clock: StageClock | None = None) -> None:
+    def __init__(self, load: Any, clock: StageTimeline | None = None) -> None:
         self.scenario = SimpleNamespace(
             load=load,
             scenario=SimpleNamespace(name="test"),
@@ -31,7 +31,7 @@ class Steered:
             model=SimpleNamespace(name="llama"),
         )
         self.span = SimpleNamespace(length_s=lambda _: 10.0)
-        self.stage, self.elapsed_s, self.stage_clock = "measuring", 0.0, clock
+        self.stage, self.elapsed_s, self.timeline = "measuring", 0.0, clock
 
     def note_users(self, users: int) -> None:
         self.noted = users
@@ -78,7 +78,7 @@ def test_at_the_end_nothing_is_asked_any_more() -> None:
 def test_each_stage_that_has_begun_has_figures_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     now_ns = [0]
     monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns[0])
-    clock, first = StageClock(STAGES, 0), RunTotals(completed_in_window=30, window_tokens=90, failed=1)
+    clock, first = StageTimeline(STAGES, 0), RunTotals(completed_in_window=30, window_tokens=90, failed=1)
     view = LiveView(Steered(STAGES, clock), RunTotals, lambda: 2, stages=lambda: {"stage-1": first})
     now_ns[0] = 4 * 10**9
     alone = view.state()["stages"]
@@ -113,12 +113,12 @@ def test_which_loads_are_open_loops() -> None:
 def test_the_first_stage_begins_when_its_users_run(monkeypatch: pytest.MonkeyPatch) -> None:
     now_ns = [0]
     monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns[0])
-    clock = StageClock(STAGES, 0)
+    clock = StageTimeline(STAGES, 0)
     now_ns[0] = 2 * 10**9
-    clock.begin_first_anew()
+    clock.restart_first()
     now_ns[0] = 10 * 10**9
     clock.begin(1)
-    clock.begin_first_anew()
+    clock.restart_first()
 
     assert clock.begun_s() == [2, 10]
     assert clock.judged_s(0) == 7, "from its warm-up's end to the second one's beginning"

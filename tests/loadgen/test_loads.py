@@ -63,9 +63,9 @@ def test_the_same_seed_gives_the_same_arrivals() -> None:
 
 def test_a_trace_is_dealt_without_overlap() -> None:
     times = (0.0, 1.0, 2.0, 3.0, 4.0)
-    parts = [list(share_of_trace(times, worker_index=i, worker_count=2)) for i in range(2)]
+    phases = [list(share_of_trace(times, worker_index=i, worker_count=2)) for i in range(2)]
 
-    assert sorted(parts[0] + parts[1]) == list(enumerate(times))
+    assert sorted(phases[0] + phases[1]) == list(enumerate(times))
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])

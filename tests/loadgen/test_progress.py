@@ -57,8 +57,17 @@ def test_a_line_for_a_log_says_everything() -> None:
 def test_a_terminal_shows_the_same_in_few_lines() -> None:
     shown = text_of(moment())
 
-    for part in ("mine", "measuring", "0:30", "1:30 left", "1,345.4", "360.3", "54.20", "DEGRADED so far: error_share"):
-        assert part in shown
+    for phase in (
+        "mine",
+        "measuring",
+        "0:30",
+        "1:30 left",
+        "1,345.4",
+        "360.3",
+        "54.20",
+        "DEGRADED so far: error_share",
+    ):
+        assert phase in shown
     assert "n/a" in shown  # nothing was judged yet
     assert len(shown.splitlines()) == 5
 

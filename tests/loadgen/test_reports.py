@@ -7,7 +7,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from llmload.loadgen.locust_compat import make_small, restore
+from llmload.loadgen.locust_compat import restore, shrink_report
 from llmload.loadgen.messages import REPORT_BYTES, Collected, Reports, content_of, report
 from llmload.metrics.totals import COARSEST, DISTRIBUTIONS, EVERY, RunTotals
 
@@ -102,7 +102,7 @@ def test_locusts_tables_come_back_as_they_were_and_are_small_on_the_way() -> Non
     data = {"stats": [{"name": "chat", "response_times": dict(times)}], "stats_total": {"response_times": dict(times)}}
     whole = len(msgpack.dumps(data))
 
-    make_small(data)
+    shrink_report(data)
     small = len(msgpack.dumps(data))
     received = msgpack.loads(msgpack.dumps(data), strict_map_key=False)
     restore(received)
@@ -115,7 +115,7 @@ def test_locusts_tables_come_back_as_they_were_and_are_small_on_the_way() -> Non
 
 def test_a_report_without_locusts_part_is_left_alone() -> None:
     data: dict[str, Any] = {"llmload": {}}
-    make_small(data)
+    shrink_report(data)
     restore(data)
 
     assert data == {"llmload": {}}

@@ -143,7 +143,7 @@ def told_apart(name: str) -> str:
 
 
 DISTINCT = sorted({told_apart(name): name for name in reversed(shipped_scenarios())}.values())
-"""One of each kind: most deployments under `seed/` differ in their names alone."""
+"""One of each kind: most deployments under `reference/` differ in their names alone."""
 
 
 @pytest.mark.parametrize("name", DISTINCT)

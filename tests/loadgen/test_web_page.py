@@ -258,8 +258,8 @@ class Page:
 
     def open(self, label: str, within: str = "") -> None:
         """Unfold a part of a form; what unfolds moves, so wait until it stands."""
-        part = f"{within}.MuiAccordionSummary-root"
-        found = [each for each in self.browser.find_elements("css selector", part) if each.text == label]
+        phase = f"{within}.MuiAccordionSummary-root"
+        found = [each for each in self.browser.find_elements("css selector", phase) if each.text == label]
         found[0].click()
         until(lambda: found[0].get_attribute("aria-expanded") == "true")
         time.sleep(0.5)

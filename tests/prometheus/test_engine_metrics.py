@@ -15,7 +15,7 @@ import pytest
 from benchmarks.truth_engine.engine import certificate_files
 from llmload.errors import ConfigError
 from llmload.metrics.totals import RunTotals
-from llmload.prometheus.scrape import ENGINE, ENGINE_FILE, GPU, EngineWatch, Source, engine_summary, gpu_summary, read
+from llmload.prometheus.scrape import ENGINE, ENGINE_FILE, GPU, EngineScraper, Source, engine_summary, gpu_summary, read
 from llmload.scenario import load_scenario
 from llmload.scenario.sections import Monitor
 from llmload.simulator import SimulationSettings, spawn
@@ -155,7 +155,7 @@ def test_gpus_are_kept_apart_in_the_file_and_added_up_in_the_summary(tmp_path: P
 def test_the_simulated_engine_is_read_and_an_absent_one_is_no_error(tmp_path: Path) -> None:
     with spawn(SimulationSettings(model="m")) as engine:
         urls = [f"{engine.url}/metrics", "http://127.0.0.1:9/metrics"]
-        watch = EngineWatch(Monitor(engine_metrics_url=urls), tmp_path)
+        watch = EngineScraper(Monitor(engine_metrics_url=urls), tmp_path)
         watch.sample()
 
     summary = watch.summary(RunTotals())
@@ -176,7 +176,7 @@ def test_an_engine_behind_https_is_read_as_the_scenario_trusts_it(tmp_path: Path
             "default": {},
         }.items():
             (tmp_path / name).mkdir()
-            watch = EngineWatch(monitor, tmp_path / name, **trust)
+            watch = EngineScraper(monitor, tmp_path / name, **trust)
             watch.sample()
             found[name] = watch.summary(RunTotals())["engine_metrics"]
 
@@ -186,7 +186,7 @@ def test_an_engine_behind_https_is_read_as_the_scenario_trusts_it(tmp_path: Path
 
 def test_a_ca_file_of_no_use_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"engine\.ca_file: nowhere.pem cannot be used"):
-        EngineWatch(Monitor(engine_metrics_url=["https://127.0.0.1/metrics"]), tmp_path, ca_file="nowhere.pem")
+        EngineScraper(Monitor(engine_metrics_url=["https://127.0.0.1/metrics"]), tmp_path, ca_file="nowhere.pem")
 
 
 @contextmanager

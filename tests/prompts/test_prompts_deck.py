@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmload.errors import DataError
 from llmload.prompts.conversation import Conversation, Prompt, as_message
-from llmload.prompts.queue import Deck, draw
+from llmload.prompts.queue import PromptQueue, draw
 
 SEEDS = st.integers(min_value=-(2**70), max_value=2**70)
 
@@ -19,13 +19,16 @@ def conversations(count: int, prompts: int = 1) -> tuple[Conversation, ...]:
     return tuple(Conversation(row, (prompt,) * prompts) for row in range(count))
 
 
-def decks(count: int, workers: int, *, seed: int = 0, repeat: bool = False) -> list[Deck]:
+def decks(count: int, workers: int, *, seed: int = 0, repeat: bool = False) -> list[PromptQueue]:
     drawn = conversations(count)
-    return [Deck(drawn, seed=seed, repeat=repeat, worker_index=index, worker_count=workers) for index in range(workers)]
+    return [
+        PromptQueue(drawn, seed=seed, repeat=repeat, worker_index=index, worker_count=workers)
+        for index in range(workers)
+    ]
 
 
-def rows_of(deck: Deck) -> Iterator[int]:
-    while (conversation := deck.next()) is not None:
+def rows_of(queue: PromptQueue) -> Iterator[int]:
+    while (conversation := queue.next()) is not None:
         yield conversation.row
 
 
@@ -56,7 +59,7 @@ class TestDraw:
 class TestDeck:
     @given(count=st.integers(1, 60), workers=st.integers(1, 9))
     def test_workers_shares_are_disjoint_and_together_all_that_was_drawn(self, count: int, workers: int) -> None:
-        shares = [list(rows_of(deck)) for deck in decks(count, workers)]
+        shares = [list(rows_of(queue)) for queue in decks(count, workers)]
 
         assert sorted(row for share in shares for row in share) == list(range(count))
         assert shares == [list(range(index, count, workers)) for index in range(workers)]
@@ -66,9 +69,9 @@ class TestDeck:
         self, count: int, workers: int, rounds: int, seed: int
     ) -> None:
         dealt: dict[int, int] = {}
-        for index, deck in enumerate(decks(count, workers, seed=seed, repeat=True)):
+        for index, queue in enumerate(decks(count, workers, seed=seed, repeat=True)):
             for place in range(index, count * rounds, workers):
-                conversation = deck.next()
+                conversation = queue.next()
                 assert conversation is not None
                 dealt[place] = conversation.row
 
@@ -79,40 +82,40 @@ class TestDeck:
     def test_the_same_seed_deals_the_same_again(self, count: int, workers: int, seed: int) -> None:
         first, second = (decks(count, workers, seed=seed, repeat=True) for _ in range(2))
 
-        assert [list(islice(rows_of(deck), 50)) for deck in first] == [
-            list(islice(rows_of(deck), 50)) for deck in second
+        assert [list(islice(rows_of(queue), 50)) for queue in first] == [
+            list(islice(rows_of(queue), 50)) for queue in second
         ]
 
     def test_an_exhausted_deck_stays_exhausted(self) -> None:
-        (deck,) = decks(2, 1)
+        (queue,) = decks(2, 1)
 
-        assert [deck.next() is None for _ in range(5)] == [False, False, True, True, True]
-        assert (deck.dealt, deck.reused) == (2, 0)
+        assert [queue.next() is None for _ in range(5)] == [False, False, True, True, True]
+        assert (queue.dealt, queue.reused) == (2, 0)
 
     def test_rounds_are_in_different_orders(self) -> None:
-        (deck,) = decks(20, 1, repeat=True)
+        (queue,) = decks(20, 1, repeat=True)
 
-        rows = list(islice(rows_of(deck), 60))
+        rows = list(islice(rows_of(queue), 60))
 
         assert rows[:20] == list(range(20))
         assert len({tuple(rows[:20]), tuple(rows[20:40]), tuple(rows[40:])}) == 3
 
     def test_counts_requests_not_conversations_and_those_that_were_dealt_before(self) -> None:
-        deck = Deck(conversations(2, prompts=3), seed=0, repeat=True, worker_index=0, worker_count=1)
+        queue = PromptQueue(conversations(2, prompts=3), seed=0, repeat=True, worker_index=0, worker_count=1)
 
         for _ in range(3):
-            deck.next()
+            queue.next()
 
-        assert (deck.dealt, deck.reused) == (9, 3)
+        assert (queue.dealt, queue.reused) == (9, 3)
 
     def test_a_worker_beyond_the_drawn_rows_has_nothing_unless_rows_repeat(self) -> None:
-        assert [deck.next() is None for deck in decks(2, 3)] == [False, False, True]
-        assert [deck.next() is None for deck in decks(2, 3, repeat=True)] == [False, False, False]
+        assert [queue.next() is None for queue in decks(2, 3)] == [False, False, True]
+        assert [queue.next() is None for queue in decks(2, 3, repeat=True)] == [False, False, False]
 
     def test_without_conversations_it_deals_nothing(self) -> None:
-        assert Deck((), seed=0, repeat=True, worker_index=0, worker_count=1).next() is None
+        assert PromptQueue((), seed=0, repeat=True, worker_index=0, worker_count=1).next() is None
 
     @pytest.mark.parametrize(("index", "count"), [(-1, 2), (2, 2), (0, 0)])
     def test_a_worker_that_is_not_among_the_workers_is_refused(self, index: int, count: int) -> None:
         with pytest.raises(ValueError, match=f"worker {index} is not one of {count}"):
-            Deck((), seed=0, repeat=False, worker_index=index, worker_count=count)
+            PromptQueue((), seed=0, repeat=False, worker_index=index, worker_count=count)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmload.prompts.conversation import Conversation, Prompt, as_message
-from llmload.prompts.queue import SALT_CHARS, Deck, Salts, salt_text
+from llmload.prompts.queue import SALT_CHARS, PromptQueue, Salts, salt_text
 
 WORKERS = st.integers(1, 8)
 
@@ -40,10 +40,10 @@ def test_a_place_of_the_drawn_order_has_the_same_salt_whoever_sends_it(workers: 
     def sent(count: int) -> dict[tuple[int, int], str]:
         found = {}
         for index in range(count):
-            deck = Deck(conversations, seed=3, repeat=True, worker_index=index, worker_count=count)
+            queue = PromptQueue(conversations, seed=3, repeat=True, worker_index=index, worker_count=count)
             salts = Salts("request", seed=3, key="k", worker_index=index, worker_count=count)
             for turn in range(40):
-                dealt = deck.next()
+                dealt = queue.next()
                 assert dealt is not None
                 round_of_deck = (index + turn * count) // size
                 found[round_of_deck, dealt.row] = salts.next()

@@ -19,7 +19,7 @@ from llmload.report.html.assets import PAGE
 from llmload.report.html.page import render, write_html
 from llmload.report.terminal import COLUMNS, LATENCIES, milliseconds, number
 from llmload.runs.folder import RunFolder
-from llmload.runs.loaded_run import read_digest, read_summary
+from llmload.runs.loaded_run import load_run, read_summary
 
 ROOT = Path(__file__).parents[2]
 EVIL = "<script>alert(1)</script>\"'&</script><img src=x onerror=alert(1)>"
@@ -34,7 +34,7 @@ def finish(folder: Path, **changes: Any) -> Path:
 
 
 def page_of(*folders: Path) -> str:
-    return render([read_digest(RunFolder(folder)) for folder in folders])
+    return render([load_run(RunFolder(folder)) for folder in folders])
 
 
 def embedded(page: str) -> list[dict[str, Any] | None]:
@@ -220,7 +220,7 @@ class TestOrigins:
         crashed = write_folder(tmp_path / "run", records(200))
         with (crashed / "requests.jsonl").open("ab") as file:
             file.write(b'{"request_id": "cut sho')
-        digest = read_digest(RunFolder(crashed))
+        digest = load_run(RunFolder(crashed))
         text = words(render([digest]))
 
         assert digest.summary["requests"]["completed"] == sum(r.ok for r in records(200))
@@ -251,10 +251,10 @@ class TestOrigins:
 
     def test_a_folder_that_is_no_runs_is_refused_in_a_line(self, tmp_path: Path) -> None:
         with pytest.raises(RunFolderError, match=r"manifest\.json: no such file"):
-            read_digest(RunFolder(tmp_path))
+            load_run(RunFolder(tmp_path))
         (tmp_path / "manifest.json").write_text("{}")
         with pytest.raises(RunFolderError, match=r"manifest\.json: has no run_id"):
-            read_digest(RunFolder(tmp_path))
+            load_run(RunFolder(tmp_path))
 
     def test_a_page_that_cannot_be_written_is_refused_in_a_line(self, run: Path, tmp_path: Path) -> None:
         with pytest.raises(RunFolderError, match=r"no/report\.html: cannot be written: No such file"):

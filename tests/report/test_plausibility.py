@@ -10,7 +10,7 @@ from llmload.scenario.shipped import find_scenario
 
 
 def scenario(name: str, **overrides: Any) -> Any:
-    return load_scenario(find_scenario(f"seed/{name}"), overrides)
+    return load_scenario(find_scenario(f"reference/{name}"), overrides)
 
 
 def test_the_originals_speeds_come_out_as_shares_of_their_bounds() -> None:

@@ -13,7 +13,7 @@ from llmload.errors import RunFolderError
 from llmload.metrics.totals import RunTotals, Window
 from llmload.record import NS_PER_S, RequestRecord, Slo
 from llmload.runs import aggregate as recount
-from llmload.runs.aggregate import SpanS
+from llmload.runs.aggregate import WindowS
 from llmload.runs.folder import RequestLog
 from llmload.runs.request_table import read_columns
 
@@ -28,7 +28,7 @@ def one_by_one(of: list[RequestRecord], window: Window, run_start_ns: int, slo: 
     return totals
 
 
-def all_at_once(of: list[RequestRecord], window: SpanS, run_start_ns: int, file: Path) -> RunTotals:
+def all_at_once(of: list[RequestRecord], window: WindowS, run_start_ns: int, file: Path) -> RunTotals:
     log_file = RequestLog(file, with_chunks=True)
     origin_unix_s = (run_start_ns + log_file._unix_offset_ns) / NS_PER_S
     for record in of:
@@ -67,16 +67,16 @@ def test_many_at_a_time_come_to_what_they_come_to_one_by_one(
         end_ns=None if to_s is None else start_ns + int(to_s * NS_PER_S),
     )
 
-    counted = all_at_once(of, SpanS(from_s=from_s, to_s=to_s), start_ns, tmp_path / "r.jsonl")
+    counted = all_at_once(of, WindowS(from_s=from_s, to_s=to_s), start_ns, tmp_path / "r.jsonl")
 
     assert plain(counted) == about(plain(one_by_one(of, window, start_ns)))
 
 
 def test_the_files_blocks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of = records(400)
-    whole = all_at_once(of, SpanS(from_s=2.0, to_s=20.0), of[0].started_ns, tmp_path / "a.jsonl")
+    whole = all_at_once(of, WindowS(from_s=2.0, to_s=20.0), of[0].started_ns, tmp_path / "a.jsonl")
     monkeypatch.setattr("llmload.runs.request_table.BLOCK_BYTES", 3000)
-    pieces = all_at_once(of, SpanS(from_s=2.0, to_s=20.0), of[0].started_ns, tmp_path / "b.jsonl")
+    pieces = all_at_once(of, WindowS(from_s=2.0, to_s=20.0), of[0].started_ns, tmp_path / "b.jsonl")
 
     assert plain(pieces) == about(plain(whole))
 

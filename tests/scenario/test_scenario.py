@@ -205,7 +205,7 @@ def test_every_shipped_scenario_is_valid_and_named_after_its_file(name: str) -> 
 
 
 def test_the_original_deployments_are_all_there() -> None:
-    cells = {name for name in shipped_scenarios() if name.startswith("seed/")}
+    cells = {name for name in shipped_scenarios() if name.startswith("reference/")}
 
     assert len([name for name in cells if name.endswith("-speed")]) == 17  # 6 models x 3 engines, one cell was empty
     assert len([name for name in cells if name.endswith("-throughput")]) == 3

@@ -144,9 +144,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cl
     """Starts engines that write a truth log; they stop when the tests end."""
     engines: list[SpawnedEngine] = []
 
-    def start_engine(**knobs: Any) -> Client:
+    def start_engine(**overrides: Any) -> Client:
         log = tmp_path_factory.mktemp("engine") / "truth.jsonl"
-        engines.append(spawn(SimulationSettings(log=log, **knobs)))
+        engines.append(spawn(SimulationSettings(log=log, **overrides)))
         return Client(engines[-1], log)
 
     yield start_engine

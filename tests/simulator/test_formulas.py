@@ -108,7 +108,7 @@ def test_faults_are_dealt_in_their_shares_and_again_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "named"),
+    ("overrides", "named"),
     [
         ({"slots": 0}, "slots = 0"),
         ({"itl_s": -1.0}, "itl_s = -1.0"),
@@ -119,9 +119,9 @@ def test_faults_are_dealt_in_their_shares_and_again_the_same() -> None:
         ({"faults": {"reset": 0.6, "stall": 0.6}}, "1.2"),
     ],
 )
-def test_a_knob_that_cannot_be_is_named_with_its_value(knobs: dict[str, object], named: str) -> None:
+def test_a_knob_that_cannot_be_is_named_with_its_value(overrides: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        SimulationSettings(**knobs)
+        SimulationSettings(**overrides)
 
 
 def test_settings_survive_the_way_to_the_process_and_keep_the_key_out_of_repr() -> None:

@@ -72,9 +72,9 @@ def test_a_cached_prompt_is_answered_sooner_and_says_so(start: Callable[..., Any
 
 
 def test_an_answer_says_what_was_cached_and_nothing_where_there_is_no_cache(start: Callable[..., Any]) -> None:
-    knobs = {"ttft_s": 0.01, "prefill_s_per_token": 0.0, "itl_s": 0.001, "output_tokens": 2}
+    overrides = {"ttft_s": 0.01, "prefill_s_per_token": 0.0, "itl_s": 0.001, "output_tokens": 2}
     details = []
-    for client in (start(**knobs), start(**knobs, prefix_cache_tokens=1000)):
+    for client in (start(**overrides), start(**overrides, prefix_cache_tokens=1000)):
         status, _, answer = client.request(
             "POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}]}
         )

@@ -20,7 +20,7 @@ HEAVY = ("torch", "locust", "pandas", "datasets", "numpy", "pydantic", "rich", "
 
 
 def test_the_seed_table_is_printed_as_the_seed_has_it() -> None:
-    result = CliRunner().invoke(vram, ["table", "--rule", "seed"])
+    result = CliRunner().invoke(vram, ["table", "--rule", "reference"])
 
     assert result.exit_code == 0
     assert result.stdout == (Path(__file__).parent / "data" / "seed_table.md").read_text()

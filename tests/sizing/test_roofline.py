@@ -14,8 +14,8 @@ from llmload.sizing.speed import (
     implausible,
     mbu,
     prefill_bound_tokens_per_s,
-    seed_speed_markdown,
-    seed_speed_rows,
+    reference_speed_markdown,
+    reference_speed_rows,
 )
 
 A100 = find_gpu("A100-SXM4-80GB")
@@ -72,7 +72,7 @@ def test_more_than_the_bound_is_impossible_and_far_below_all_peers_is_doubtful()
 
 
 def test_one_cell_of_the_seeds_speed_table_cannot_be_believed() -> None:
-    rows = seed_speed_rows()
+    rows = reference_speed_rows()
     flagged = {
         (row.model, engine): cell for row in rows for engine, cell in row.cells.items() if cell and cell.implausible
     }
@@ -83,4 +83,4 @@ def test_one_cell_of_the_seeds_speed_table_cannot_be_believed() -> None:
 
 
 def test_the_page_on_sizing_holds_the_table_as_it_is_computed() -> None:
-    assert seed_speed_markdown(seed_speed_rows()) in SIZING.read_text(encoding="utf-8")
+    assert reference_speed_markdown(reference_speed_rows()) in SIZING.read_text(encoding="utf-8")

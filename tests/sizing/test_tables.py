@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.size_table import PRECISION_BYTES, seed_json, seed_markdown, seed_row, seed_rows
+from llmload.sizing.size_table import PRECISION_BYTES, reference_json, reference_markdown, reference_row, reference_rows
 
 DATA = Path(__file__).parent / "data"
 CELLS = json.loads((DATA / "seed_cells.json").read_text(), parse_float=Decimal)
-ROWS = {f"{row.model} {row.parameters}": row for row in seed_rows()}
+ROWS = {f"{row.model} {row.parameters}": row for row in reference_rows()}
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell['model']} {cell['precision']}")
@@ -25,17 +25,17 @@ def test_each_cell_of_the_seed_is_computed_to_the_cent(cell: dict[str, Decimal])
 
 def test_the_fixture_has_all_forty_four_cells_of_the_seed() -> None:
     assert len(CELLS) == 44
-    assert {(f"{row.model} {row.parameters}", p) for row in seed_rows() for p in PRECISION_BYTES} == {
+    assert {(f"{row.model} {row.parameters}", p) for row in reference_rows() for p in PRECISION_BYTES} == {
         (cell["model"], cell["precision"]) for cell in CELLS
     }
 
 
 def test_the_markdown_is_the_seeds_byte_for_byte() -> None:
-    assert seed_markdown(seed_rows()) + "\n" == (DATA / "seed_table.md").read_text()
+    assert reference_markdown(reference_rows()) + "\n" == (DATA / "seed_table.md").read_text()
 
 
 def test_a_model_outside_the_seed_is_sized_by_the_same_rule() -> None:
-    row = seed_row(load_model("Llama-3.1-8B-Instruct"))
+    row = reference_row(load_model("Llama-3.1-8B-Instruct"))
 
     assert row.backbone_params == 7_504_924_672
     assert row.rotary_cache_elements == 2 * 131072 * 128 * 32
@@ -44,24 +44,24 @@ def test_a_model_outside_the_seed_is_sized_by_the_same_rule() -> None:
 
 
 def test_a_model_without_rotary_positions_has_no_rotary_cache() -> None:
-    assert seed_row(load_model("mpt-7b-chat")).rotary_cache_elements == 0
-    assert seed_row(load_model("t5-v1_1-xxl")).rotary_cache_elements == 0
+    assert reference_row(load_model("mpt-7b-chat")).rotary_cache_elements == 0
+    assert reference_row(load_model("t5-v1_1-xxl")).rotary_cache_elements == 0
 
 
 def test_a_small_model_is_named_in_millions() -> None:
-    assert seed_row(load_model("Qwen2.5-0.5B-Instruct")).parameters == "494m"
+    assert reference_row(load_model("Qwen2.5-0.5B-Instruct")).parameters == "494m"
 
 
 def test_whole_numbers_of_gib_are_printed_without_a_point() -> None:
-    row = seed_row(load_model("llama-7b"), "M", "s")
-    table = seed_markdown([row])
+    row = reference_row(load_model("llama-7b"), "M", "s")
+    table = reference_markdown([row])
 
     assert "7.4 GB" in table
     assert "7.40 GB" not in table
 
 
 def test_the_json_form_carries_the_inputs_of_each_cell() -> None:
-    document = json.loads(json.dumps(seed_json(seed_rows())))
+    document = json.loads(json.dumps(reference_json(reference_rows())))
 
     first = document["rows"][0]
     assert document["unit"] == "GiB"

@@ -194,10 +194,10 @@ def test_cells_are_chosen_by_pattern(pattern: str, chosen: int) -> None:
 
 
 def test_the_original_matrix_is_whole_and_starts_what_its_scenarios_say() -> None:
-    plan = make_plan(find_suite("seed-suite"))
-    seed = {name for name in shipped_scenarios() if name.startswith("seed/")}
+    plan = make_plan(find_suite("reference-suite"))
+    seed = {name for name in shipped_scenarios() if name.startswith("reference/")}
 
-    assert {f"seed/{cell.engine}-{cell.model}-{cell.protocol}" for cell in plan.cells} == seed
+    assert {f"reference/{cell.engine}-{cell.model}-{cell.protocol}" for cell in plan.cells} == seed
     assert len(plan.cells) == 20
     for deployment in plan.deployments:
         for cell in deployment.cells:
@@ -208,9 +208,9 @@ def test_the_original_matrix_is_whole_and_starts_what_its_scenarios_say() -> Non
 
 
 def test_a_suite_is_no_scenario() -> None:
-    assert set(shipped_suites()) == {"seed-suite"}
+    assert set(shipped_suites()) == {"reference-suite"}
     assert not set(shipped_suites()) & set(shipped_scenarios())
-    with pytest.raises(ConfigError, match="no shipped suite of that name; shipped: seed-suite"):
+    with pytest.raises(ConfigError, match="no shipped suite of that name; shipped: reference-suite"):
         find_suite("sed-suite")
 
 

@@ -8,7 +8,7 @@ import gevent
 import orjson
 from flask import Blueprint, Response, abort, send_file
 
-from llmload.loadgen.coordinator import Steering, report_of, told
+from llmload.loadgen.coordinator import RunCoordinator, report_of, told
 from llmload.runs.folder import SUMMARY
 from llmload.runs.request_table import csv_lines
 
@@ -21,11 +21,11 @@ LINKS: Final = [
 _LINES_AT_A_TIME: Final = 200
 
 
-def add(pages: Blueprint, guarded: Callable[..., Any], steering: Callable[[], Steering | None]) -> None:
+def add(pages: Blueprint, guarded: Callable[..., Any], coordinator: Callable[[], RunCoordinator | None]) -> None:
     """Add the routes to the pages; each answers 404 with a reason while it has nothing to give."""
 
-    def the_run() -> Steering:
-        return steering() or abort(404, "no run has been started yet")
+    def the_run() -> RunCoordinator:
+        return coordinator() or abort(404, "no run has been started yet")
 
     @pages.route("/llm/download/summary.json")
     @guarded

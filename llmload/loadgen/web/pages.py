@@ -15,7 +15,7 @@ from flask import Blueprint, Response, request, send_from_directory
 
 from llmload.errors import LlmloadError
 from llmload.loadgen import live as live_table
-from llmload.loadgen.coordinator import Steering
+from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import LiveView
 from llmload.loadgen.options import refuse_changes
 from llmload.loadgen.preparation import Preparation
@@ -30,17 +30,17 @@ CHARTS: Final = "llmload-charts"
 _OWN_PAGE: Final = {"Content-Security-Policy": "default-src 'self'; frame-ancestors 'self'"}
 
 
-class Watched(Protocol):
+class RunView(Protocol):
     """What is looked at: the run that goes on, or the last one; both are None before the first."""
 
     live: LiveView | None
 
     @property
-    def steering(self) -> Steering | None:
+    def coordinator(self) -> RunCoordinator | None:
         """What is kept of the run."""
 
 
-def install(web_ui: WebUI, run: Watched, preparation: Preparation) -> None:
+def install(web_ui: WebUI, run: RunView, preparation: Preparation) -> None:
     """Add llmload's tabs, pages, downloads and checks to a web UI that does not serve yet."""
     if web_ui.app is None:
         raise RuntimeError("llmload's pages need Locust's Flask application")
@@ -48,7 +48,7 @@ def install(web_ui: WebUI, run: Watched, preparation: Preparation) -> None:
     pages = Blueprint("llmload", __name__, url_prefix=base)
     guarded: Callable[..., Any] = web_ui.auth_required_if_enabled
     _add_pages(pages, guarded, run)
-    downloads.add(pages, guarded, lambda: run.steering)
+    downloads.add(pages, guarded, lambda: run.coordinator)
     if web_ui.web_login:
         web_login.install(web_ui, pages)
     web_ui.app.register_blueprint(pages)
@@ -75,9 +75,9 @@ def _show_current_options(web_ui: WebUI) -> None:
     web_ui.update_template_args = update_template_args  # type: ignore[method-assign]  # Locust has no hook for it
 
 
-def snapshot(run: Watched) -> dict[str, Any]:
+def snapshot(run: RunView) -> dict[str, Any]:
     """Return where the run stands; its `stage` is None before the first run, its `verdict` until there is one."""
-    if run.live is None or run.steering is None:
+    if run.live is None or run.coordinator is None:
         return {"run_id": None, "stage": None}
     state = run.live.state()
     if state["stage"] != "ended" and not state["completed"] and not state["failed"]:
@@ -85,7 +85,7 @@ def snapshot(run: Watched) -> dict[str, Any]:
     return state
 
 
-def _add_pages(pages: Blueprint, guarded: Callable[..., Any], run: Watched) -> None:
+def _add_pages(pages: Blueprint, guarded: Callable[..., Any], run: RunView) -> None:
     @pages.route("/llm")
     @guarded
     def llm_page() -> Response:
@@ -112,9 +112,9 @@ def _add_pages(pages: Blueprint, guarded: Callable[..., Any], run: Watched) -> N
     @guarded
     def llm_points() -> Response:
         after_s = request.args.get("after", default=-1.0, type=float)
-        if run.live is None or run.steering is None:
+        if run.live is None or run.coordinator is None:
             return _json({"run_id": None, "points": []})
-        return _json({"run_id": run.steering.run_id, "points": run.live.points(after_s)})
+        return _json({"run_id": run.coordinator.run_id, "points": run.live.points(after_s)})
 
 
 def _json(content: object) -> Response:
@@ -124,7 +124,7 @@ def _json(content: object) -> Response:
 class Additions:
     """Adds to what Locust answers: our rows to its figures, our script to its page."""
 
-    def __init__(self, run: Watched) -> None:
+    def __init__(self, run: RunView) -> None:
         self._run = run
 
     def __call__(self, response: Response) -> Response:
@@ -153,7 +153,7 @@ class Additions:
 
 
 def _form_check(
-    web_ui: WebUI, guarded: Callable[..., Any], preparation: Preparation, run: Watched
+    web_ui: WebUI, guarded: Callable[..., Any], preparation: Preparation, run: RunView
 ) -> Callable[[], Any]:
     """Refuse a start form that describes no possible run, so that the form itself says why."""
     environment: Any = web_ui.environment
@@ -168,8 +168,8 @@ def _form_check(
             scenario = preparation.scenario(asked)
             if environment.runner.state in (STATE_INIT, STATE_STOPPED):
                 preparation.meet_engine(scenario)
-            elif run.steering is not None:
-                refuse_changes(run.steering.scenario, scenario)
+            elif run.coordinator is not None:
+                refuse_changes(run.coordinator.scenario, scenario)
         except LlmloadError as error:
             message = str(error).removeprefix("command line: ")  # the form is another place to write the same
             return _json({"success": False, "message": message, "host": environment.host})

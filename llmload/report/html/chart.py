@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from llmload.runs.aggregate import Stage
-from llmload.runs.loaded_run import Digest
+from llmload.runs.loaded_run import LoadedRun
 
 # A chart as plain values: what the page's script draws, whatever it shows.
 
@@ -128,12 +128,12 @@ def rounded(values: Iterable[float | int | None], digits: int = DIGITS) -> list[
     return [None if value is None else float(f"{value:.{digits}g}") for value in values]
 
 
-def run_colour(place: int) -> str:
+def run_colour(index: int) -> str:
     """Return the colour of one of several runs; they repeat after RUN_COLOURS."""
-    return f"run{place % RUN_COLOURS + 1}"
+    return f"run{index % RUN_COLOURS + 1}"
 
 
-def bands(digest: Digest) -> list[Band]:
+def bands(digest: LoadedRun) -> list[Band]:
     """Return the spans of a run's time axis: its stages, and what is not judged."""
     periods, window = digest.periods, digest.periods.drawn(digest.totals)
     if periods.stages:
@@ -155,7 +155,7 @@ def _stage_bands(stages: Sequence[Stage], span_s: float) -> list[Band]:
     return [*found, Band(from_x=stages[-1].to_s, to_x=span_s, label="drain", kind="outside")]
 
 
-def over_time(digests: Sequence[Digest], names: Sequence[str]) -> list[Chart]:
+def over_time(digests: Sequence[LoadedRun], names: Sequence[str]) -> list[Chart]:
     """Return throughput, load and failures over the time of the runs."""
     own_bands = bands(digests[0]) if len(digests) == 1 else []
     spread = [name for digest, name in zip(digests, names, strict=True) if digest.timeline.evenly_spread]
@@ -190,26 +190,26 @@ def over_time(digests: Sequence[Digest], names: Sequence[str]) -> list[Chart]:
     ]
 
 
-def nothing_drawn(digests: Sequence[Digest], otherwise: str) -> str:
+def nothing_drawn(digests: Sequence[LoadedRun], otherwise: str) -> str:
     """Return why a chart is empty: the folders hold no request, or what is said otherwise."""
     none = not any(digest.totals.ended for digest in digests)
     return "The folder holds no request." if none else otherwise
 
 
 def _curves(
-    digests: Sequence[Digest], names: Sequence[str], alone: str, of: Callable[[Digest], list[float]]
+    digests: Sequence[LoadedRun], names: Sequence[str], alone: str, of: Callable[[LoadedRun], list[float]]
 ) -> list[Series]:
     """One run's curve is an area; those of several are lines, each in its run's colour."""
     if len(digests) == 1:
         (digest,) = digests
         return [Series(name=alone, x=digest.timeline.middles_s, y=of(digest), colour=RATE, style="area")]
     return [
-        Series(name=name, x=digest.timeline.middles_s, y=of(digest), colour=run_colour(place))
-        for place, (digest, name) in enumerate(zip(digests, names, strict=True))
+        Series(name=name, x=digest.timeline.middles_s, y=of(digest), colour=run_colour(index))
+        for index, (digest, name) in enumerate(zip(digests, names, strict=True))
     ]
 
 
-def _levels(digests: Sequence[Digest], names: Sequence[str]) -> list[Series]:
+def _levels(digests: Sequence[LoadedRun], names: Sequence[str]) -> list[Series]:
     series = _curves(digests, names, "in flight", lambda digest: digest.timeline.in_flight)
     if len(digests) > 1:
         return series
@@ -220,7 +220,7 @@ def _levels(digests: Sequence[Digest], names: Sequence[str]) -> list[Series]:
     ]
 
 
-def users_series(digest: Digest) -> list[Series]:
+def users_series(digest: LoadedRun) -> list[Series]:
     """Return how many users ran, where they make the load: in an open loop they only rest."""
     load = digest.summary["load"]
     of_users = load["kind"] == "closed_loop" or any(stage["users"] for stage in digest.summary.get("stages") or ())
@@ -231,13 +231,13 @@ def users_series(digest: Digest) -> list[Series]:
     window = digest.periods.drawn(digest.totals)
     end_s = digest.span_s if window.to_s is None else window.to_s
     y = [
-        None if place == 0 or middle_s > end_s else changes[place - 1][1]
-        for place, middle_s in zip(since.tolist(), middles_s, strict=True)
+        None if index == 0 or middle_s > end_s else changes[index - 1][1]
+        for index, middle_s in zip(since.tolist(), middles_s, strict=True)
     ]
     return [Series(name="users", x=middles_s, y=y, colour=LEVEL, style="step", width=4)]
 
 
-def _errors(digests: Sequence[Digest], names: Sequence[str], own_bands: Sequence[Band]) -> Chart:
+def _errors(digests: Sequence[LoadedRun], names: Sequence[str], own_bands: Sequence[Band]) -> Chart:
     title, unit = "Failed requests/min, by type", "1/min"
     if len(digests) > 1:
         return Chart(
@@ -248,9 +248,9 @@ def _errors(digests: Sequence[Digest], names: Sequence[str], own_bands: Sequence
                     name=name,
                     x=digest.timeline.middles_s,
                     y=(np.sum(list(digest.timeline.errors.values()), axis=0) * 60 / digest.timeline.widths_s).tolist(),
-                    colour=run_colour(place),
+                    colour=run_colour(index),
                 )
-                for place, (digest, name) in enumerate(zip(digests, names, strict=True))
+                for index, (digest, name) in enumerate(zip(digests, names, strict=True))
                 if digest.timeline.errors
             ],
             empty=nothing_drawn(digests, "No request failed."),
@@ -271,10 +271,10 @@ def _errors(digests: Sequence[Digest], names: Sequence[str], own_bands: Sequence
                 name=f"{name} ({int(count.sum())})",
                 x=middles_s,
                 y=(stack * 60 / widths_s).tolist(),
-                colour=run_colour(len(counts) - 1 - place),
+                colour=run_colour(len(counts) - 1 - index),
                 style="bars",
             )
-            for place, ((name, count), stack) in enumerate(zip(reversed(counts), stacked, strict=True))
+            for index, ((name, count), stack) in enumerate(zip(reversed(counts), stacked, strict=True))
         ],
         bands=own_bands,
         note="Bars are stacked: each type stands on those below it." if len(counts) > 1 else "",

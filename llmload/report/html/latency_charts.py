@@ -8,7 +8,7 @@ import numpy as np
 
 from llmload.report.html import chart as colours
 from llmload.report.html.chart import Chart, Mark, Series, bands, nothing_drawn, run_colour
-from llmload.runs.loaded_run import Digest
+from llmload.runs.loaded_run import LoadedRun
 from llmload.runs.timeline import grouping
 from llmload.stats.histogram import Histogram
 
@@ -22,7 +22,7 @@ TALL: Final = 12.0
 NO_CHUNKS: Final = "The run recorded no chunk times (run.record_chunks = false): only the table knows the percentiles."
 
 
-def ecdf(digests: Sequence[Digest], names: Sequence[str], name: str, key: str) -> Chart:
+def ecdf(digests: Sequence[LoadedRun], names: Sequence[str], name: str, key: str) -> Chart:
     """Return which share of the values lies at or below each latency, a curve a run."""
     of = [digest.totals.distributions[key] for digest in digests]
     measured = [each for each in of if each.count]
@@ -40,9 +40,9 @@ def ecdf(digests: Sequence[Digest], names: Sequence[str], name: str, key: str) -
                 name=("gaps" if key == "itl_s" else "requests") if single else run,
                 x=[limit * MS_PER_S for limit in limits],
                 y=[100 * count / each.count for count in each.at_most_each(limits)],
-                colour=colours.RATE if single else run_colour(place),
+                colour=colours.RATE if single else run_colour(index),
             )
-            for place, (each, run) in enumerate(zip(of, names, strict=True))
+            for index, (each, run) in enumerate(zip(of, names, strict=True))
             if each.count
         ],
         marks=[*(_percentile_marks(of[0]) if single else ()), *slo_marks(digests, key, "x")],
@@ -63,25 +63,25 @@ def _percentile_marks(histogram: Histogram) -> list[Mark]:
     return [Mark(axis="x", at=value * MS_PER_S, label=name) for name, value in found.items() if value]
 
 
-def slo_marks(digests: Sequence[Digest], key: str, axis: Any) -> list[Mark]:
+def slo_marks(digests: Sequence[LoadedRun], key: str, axis: Any) -> list[Mark]:
     """Return a line at each limit that the runs set for the latency."""
     slos = [digest.manifest["scenario"].get("slo") or {} for digest in digests]
     limits = {float(slo[key]) for slo in slos if slo.get(key) is not None}
     return [Mark(axis=axis, at=limit * MS_PER_S, label="SLO") for limit in sorted(limits)]
 
 
-def _unmeasured(digests: Sequence[Digest], key: str) -> str:
+def _unmeasured(digests: Sequence[LoadedRun], key: str) -> str:
     if key == "itl_s" and any(digest.summary.get(key) for digest in digests):
         return NO_CHUNKS
     return nothing_drawn(digests, "Not measured in the judged window.")
 
 
-def latency_over_time(digests: Sequence[Digest], names: Sequence[str], name: str, key: str) -> Chart:
+def latency_over_time(digests: Sequence[LoadedRun], names: Sequence[str], name: str, key: str) -> Chart:
     """Return the percentiles of a latency over time: three of one run, two each of several."""
     series = [
         each
-        for place, (digest, run) in enumerate(zip(digests, names, strict=True))
-        for each in (_percentiles(digest, key) if len(digests) == 1 else _two(digest, key, run, run_colour(place)))
+        for index, (digest, run) in enumerate(zip(digests, names, strict=True))
+        for each in (_percentiles(digest, key) if len(digests) == 1 else _two(digest, key, run, run_colour(index)))
     ]
     known = [value for each in series for value in each.y if value is not None]
     dots = _dots(digests[0], key) if len(digests) == 1 else ([], [])
@@ -99,7 +99,7 @@ def latency_over_time(digests: Sequence[Digest], names: Sequence[str], name: str
     )
 
 
-def _percentiles(digest: Digest, key: str) -> list[Series]:
+def _percentiles(digest: LoadedRun, key: str) -> list[Series]:
     size = grouping(np.array(digest.timeline.latencies[key].counts))
     grouped = digest.timeline.latencies[key].grouped(size)
     middles_s = _middles(digest, size, len(grouped.counts))
@@ -114,7 +114,7 @@ def _percentiles(digest: Digest, key: str) -> list[Series]:
     ]
 
 
-def _two(digest: Digest, key: str, run: str, colour: str) -> list[Series]:
+def _two(digest: LoadedRun, key: str, run: str, colour: str) -> list[Series]:
     size = grouping(np.array(digest.timeline.latencies[key].counts))
     grouped = digest.timeline.latencies[key].grouped(size)
     middles_s = _middles(digest, size, len(grouped.counts))
@@ -135,14 +135,14 @@ def _backing(share: float) -> int:
     return 1 if share <= 0.5 else math.ceil(1 / (1 - share) - 1e-9)
 
 
-def _middles(digest: Digest, size: int, groups: int) -> list[float]:
+def _middles(digest: LoadedRun, size: int, groups: int) -> list[float]:
     width_s, span_s = digest.timeline.width_s * size, digest.span_s
     return [
-        (place * width_s + (span_s if place == groups - 1 else (place + 1) * width_s)) / 2 for place in range(groups)
+        (index * width_s + (span_s if index == groups - 1 else (index + 1) * width_s)) / 2 for index in range(groups)
     ]
 
 
-def _dots(digest: Digest, key: str) -> tuple[list[float], list[float]]:
+def _dots(digest: LoadedRun, key: str) -> tuple[list[float], list[float]]:
     rows = digest.timeline.sample.rows
     if key not in rows:
         return [], []

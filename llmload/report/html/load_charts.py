@@ -18,14 +18,14 @@ from llmload.report.html.latency_charts import (
     slo_marks,
 )
 from llmload.report.terminal import LATENCIES
-from llmload.runs.loaded_run import ENGINE_FILE, GPU_FILE, Digest, Part, read_monitored
+from llmload.runs.loaded_run import ENGINE_FILE, GPU_FILE, LoadedRun, Part, read_monitored
 
 # Charts of latency and throughput against load, and against each other.
 
 SHOWN: Final = (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("e2e latency", "e2e_s"))
 
 
-def load_sections(digests: Sequence[Digest], names: Sequence[str]) -> list[Section]:
+def load_sections(digests: Sequence[LoadedRun], names: Sequence[str]) -> list[Section]:
     """Return latency and throughput by load: of stages, of several runs, or of the spans of an open loop."""
     staged = any(digest.summary.get("stages") for digest in digests)
     if not staged and len(digests) == 1:
@@ -59,7 +59,7 @@ class _Point:
     figures: Mapping[str, Any]
 
 
-def _points(digest: Digest, run: str) -> list[_Point]:
+def _points(digest: LoadedRun, run: str) -> list[_Point]:
     """Return the run's stages in the order of their load, or the run itself where it has none."""
     load = digest.summary["load"]
     whole = {**digest.summary, "name": run, "users": load.get("users"), "rate_per_s": load.get("rate_per_s")}
@@ -82,14 +82,14 @@ def _throughput_by_load(points: Sequence[Sequence[_Point]], names: Sequence[str]
         x="linear",
         x_label=_unit(points),
         series=[
-            _xy(name, [(p.load, p.figures.get("output_tokens_per_s")) for p in of], _colour(place, points))
-            for place, (of, name) in enumerate(zip(points, names, strict=True))
+            _xy(name, [(p.load, p.figures.get("output_tokens_per_s")) for p in of], _colour(index, points))
+            for index, (of, name) in enumerate(zip(points, names, strict=True))
         ],
     )
 
 
 def _by_load(
-    points: Sequence[Sequence[_Point]], names: Sequence[str], digests: Sequence[Digest], name: str, key: str
+    points: Sequence[Sequence[_Point]], names: Sequence[str], digests: Sequence[LoadedRun], name: str, key: str
 ) -> Chart:
     return Chart(
         title=f"{name} by load" if len(points) == 1 else f"{name} p95 by load",
@@ -102,7 +102,7 @@ def _by_load(
 
 
 def _against_throughput(
-    points: Sequence[Sequence[_Point]], names: Sequence[str], digests: Sequence[Digest], name: str, key: str
+    points: Sequence[Sequence[_Point]], names: Sequence[str], digests: Sequence[LoadedRun], name: str, key: str
 ) -> Chart:
     series = _latency_curves(points, names, key, lambda point: point.figures.get("output_tokens_per_s"))
     return Chart(
@@ -126,9 +126,9 @@ def _latency_curves(
         _xy(
             quantile if alone else name,
             [(x(p), p.figures[key] and p.figures[key][quantile] * MS_PER_S) for p in of],
-            PERCENTILE_COLOURS[quantile] if alone else run_colour(place),
+            PERCENTILE_COLOURS[quantile] if alone else run_colour(index),
         )
-        for place, (of, name) in enumerate(zip(points, names, strict=True))
+        for index, (of, name) in enumerate(zip(points, names, strict=True))
         for quantile in (PERCENTILES if alone else ("p95",))
     ]
 
@@ -138,11 +138,11 @@ def _xy(name: str, points: Sequence[tuple[float | None, float | None]], colour: 
     return Series(name=name, x=[x for x, _ in known], y=[y for _, y in known], colour=colour, style="points")
 
 
-def _colour(place: int, points: Sequence[Sequence[_Point]]) -> str:
-    return colours.RATE if len(points) == 1 else run_colour(place)
+def _colour(index: int, points: Sequence[Sequence[_Point]]) -> str:
+    return colours.RATE if len(points) == 1 else run_colour(index)
 
 
-def _found(digests: Sequence[Digest]) -> list[Mark]:
+def _found(digests: Sequence[LoadedRun]) -> list[Mark]:
     """Lines at what a search found: the load that holds, the one that breaks, the knee."""
     capacity = digests[0].summary.get("capacity") if len(digests) == 1 else None
     names = ("holds", "breaks", "knee") if capacity else ()
@@ -159,7 +159,7 @@ def _asked(stage: dict[str, Any]) -> str:
     return f"{stage['name']}: {stage['rate_per_s']:g} requests/s" if stage.get("rate_per_s") else str(stage["name"])
 
 
-def _by_in_flight(digest: Digest, name: str, key: str) -> Chart:
+def _by_in_flight(digest: LoadedRun, name: str, key: str) -> Chart:
     medians = digest.timeline.latencies[key].quantiles(0.5, at_least=3)
     points = sorted(
         (in_flight, median * MS_PER_S)
@@ -205,7 +205,7 @@ _GPU: Final = (
 )
 
 
-def monitored_sections(digest: Digest) -> list[Section]:
+def monitored_sections(digest: LoadedRun) -> list[Section]:
     """Return the sections of a run that read its engine or GPUs; none for one that read neither."""
     origin_s, own_bands = digest.manifest["started_unix_s"], bands(digest)
     engines = read_monitored(digest.folder, ENGINE_FILE, origin_s)
@@ -221,17 +221,17 @@ def monitored_sections(digest: Digest) -> list[Section]:
     return found
 
 
-def _requests(digest: Digest, engines: Sequence[Part], own_bands: Sequence[Band]) -> Chart:
+def _requests(digest: LoadedRun, engines: Sequence[Part], own_bands: Sequence[Band]) -> Chart:
     """The engine's own count of requests beside the client's."""
     series = [
         Series(
             name=_named(kind, part, engines),
             x=part.t_s,
             y=part.values[kind],
-            colour=run_colour(2 * place + (kind == "waiting")),
+            colour=run_colour(2 * index + (kind == "waiting")),
             dash=kind == "waiting",
         )
-        for place, part in enumerate(engines)
+        for index, part in enumerate(engines)
         for kind in ("running", "waiting")
         if part.has(kind)
     ]
@@ -254,8 +254,8 @@ def _chart(
     else:
         of = lambda part: [None if value is None else value * factor for value in part.values[name]]  # noqa: E731 - the other
     series = [
-        Series(name=_named(title, part, parts), x=part.t_s, y=of(part), colour=run_colour(place))
-        for place, part in enumerate(parts)
+        Series(name=_named(title, part, parts), x=part.t_s, y=of(part), colour=run_colour(index))
+        for index, part in enumerate(parts)
         if part.has(name)
     ]
     silent = name == "preemptions" and not any(any(each.y) for each in series)
@@ -269,7 +269,7 @@ def _named(what: str, part: Part, among: Sequence[Part]) -> str:
 TOKEN_BARS: Final = 32
 
 
-def sections(digests: Sequence[Digest], names: Sequence[str]) -> list[Section]:
+def sections(digests: Sequence[LoadedRun], names: Sequence[str]) -> list[Section]:
     """Return the charts of the runs; `names` are what the runs are called in legends."""
     several = len(digests) > 1
     latency_note = (
@@ -301,11 +301,11 @@ def sections(digests: Sequence[Digest], names: Sequence[str]) -> list[Section]:
     ]
 
 
-def _tokens(digests: Sequence[Digest], names: Sequence[str], title: str, key: str) -> Chart:
+def _tokens(digests: Sequence[LoadedRun], names: Sequence[str], title: str, key: str) -> Chart:
     of = [digest.totals.distributions[key] for digest in digests]
     most = max((each.most for each in of if each.count), default=0.0)
     width = max(1, math.ceil((most + 1) / TOKEN_BARS))
-    edges = [width * place - 0.5 for place in range(1, int(most // width) + 2)]
+    edges = [width * index - 0.5 for index in range(1, int(most // width) + 2)]
     single = len(digests) == 1
     return Chart(
         title=title,
@@ -317,10 +317,10 @@ def _tokens(digests: Sequence[Digest], names: Sequence[str], title: str, key: st
                 name="requests" if single else run,
                 x=[edge + 0.5 - width / 2 for edge in edges],
                 y=[100 * share for share in np.diff(each.at_most_each(edges), prepend=0) / each.count],
-                colour=colours.SECOND if single else run_colour(place),
+                colour=colours.SECOND if single else run_colour(index),
                 style="bars" if single else "step",
             )
-            for place, (each, run) in enumerate(zip(of, names, strict=True))
+            for index, (each, run) in enumerate(zip(of, names, strict=True))
             if each.count
         ],
         empty="Not known: the engine reported no count."

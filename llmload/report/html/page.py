@@ -21,7 +21,7 @@ from llmload.report.html.load_charts import monitored_sections, sections
 from llmload.report.markdown import groups
 from llmload.report.terminal import COLUMNS, LATENCIES, UNKNOWN, load_text, milliseconds, number
 from llmload.runs.folder import RunFolder
-from llmload.runs.loaded_run import Digest, read_digest
+from llmload.runs.loaded_run import LoadedRun, load_run
 
 ADVICE: Final = {
     "VALID": "Every check passed.",
@@ -35,7 +35,7 @@ _ENVIRONMENT: Final = Environment(
 
 def write_html(file: Path, folders: Sequence[RunFolder], progress: Callable[[int], None] = lambda _: None) -> None:
     """Write the page of one run or several, whole or not at all; RunFolderError where it cannot be."""
-    text = render([read_digest(folder, progress) for folder in folders])
+    text = render([load_run(folder, progress) for folder in folders])
     draft = file.with_name(f".{file.name}.part")
     try:
         draft.write_text(text, encoding="utf-8")
@@ -44,7 +44,7 @@ def write_html(file: Path, folders: Sequence[RunFolder], progress: Callable[[int
         raise RunFolderError(f"{file}: cannot be written: {error.strerror}") from None
 
 
-def render(digests: Sequence[Digest]) -> str:
+def render(digests: Sequence[LoadedRun]) -> str:
     """Return the page of one run, or of several side by side."""
     names = _names(digests)
     shown = sections(digests, names)
@@ -103,14 +103,14 @@ def _embedded(content: object) -> Markup:
     return Markup(text)  # noqa: S704 - escaped just above
 
 
-def _names(digests: Sequence[Digest]) -> list[str]:
+def _names(digests: Sequence[LoadedRun]) -> list[str]:
     """Return what each run is called in legends: what tells them apart, in few words."""
     all_parts = [_parts(digest.summary) for digest in digests]
-    differing = [place for place, of in enumerate(zip(*all_parts, strict=True)) if len(set(of)) > 1]
-    short = [", ".join(parts[place] for place in differing or (0, 1)) for parts in all_parts]
+    differing = [index for index, of in enumerate(zip(*all_parts, strict=True)) if len(set(of)) > 1]
+    short = [", ".join(parts[index] for index in differing or (0, 1)) for parts in all_parts]
     if len(set(short)) == len(short):
         return short
-    return [f"{name} #{place}" for place, name in enumerate(short, start=1)]
+    return [f"{name} #{index}" for index, name in enumerate(short, start=1)]
 
 
 def _parts(summary: dict[str, Any]) -> list[str]:
@@ -119,14 +119,14 @@ def _parts(summary: dict[str, Any]) -> list[str]:
     return [summary["model"], summary["engine"], summary["scenario"], asked]
 
 
-def _title(digests: Sequence[Digest]) -> str:
+def _title(digests: Sequence[LoadedRun]) -> str:
     first = digests[0].summary
     if len(digests) == 1:
         return f"{first['scenario']}: {first['model']} on {first['engine']}"
     return f"{len(digests)} runs compared"
 
 
-def _run(digest: Digest, name: str, *, several: bool) -> dict[str, Any]:
+def _run(digest: LoadedRun, name: str, *, several: bool) -> dict[str, Any]:
     summary = digest.summary
     started_s = time.gmtime(digest.manifest["started_unix_s"])
     return {
@@ -158,7 +158,7 @@ def _capacity(capacity: dict[str, Any] | None) -> list[str]:
     return [line for line in (f"capacity: {capacity_text(capacity)}", promised, capacity_notes(capacity)) if line]
 
 
-def _sources(digest: Digest) -> list[str]:
+def _sources(digest: LoadedRun) -> list[str]:
     """Return which records the page was built from, and what it lacks."""
     held = sum(digest.files.values())
     files = ", ".join(f"{name} ({number(count, 0)})" for name, count in digest.files.items()) or "no file"
@@ -226,7 +226,7 @@ def _latencies(summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _groups(digests: Sequence[Digest]) -> list[dict[str, Any]]:
+def _groups(digests: Sequence[LoadedRun]) -> list[dict[str, Any]]:
     """Return the tables; one run's latencies have a table of their own, with a column a percentile."""
     single = len(digests) == 1
     return [
@@ -241,11 +241,11 @@ def _groups(digests: Sequence[Digest]) -> list[dict[str, Any]]:
 
 def _numbered(shown: Sequence[Section]) -> list[dict[str, Any]]:
     """Return the sections with each chart's place in the embedded data."""
-    found, place = [], 0
+    found, index = [], 0
     for section in shown:
         charts = []
         for chart in section.charts:
-            charts.append({"place": place, "chart": chart})
-            place += 1
+            charts.append({"place": index, "chart": chart})
+            index += 1
         found.append({"title": section.title, "note": section.note, "charts": charts})
     return found
