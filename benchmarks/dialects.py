@@ -1,4 +1,4 @@
-"""`python -m benchmarks.dialects`: what five load generators print, beside `llmload report --api`."""
+"""`python -m benchmarks.dialects`: what five load generators print, beside `llmload report --definitions`."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from benchmarks.wire.sglang_bench import SglangBench
 from benchmarks.wire.trial import MEASURED_CODES
 from benchmarks.wire.vllm_bench import VllmBench
 from benchmarks.wire.work import Work
-from llmload.definitions.catalogue import DIALECTS, dialect_json
+from llmload.definitions.catalogue import TOOL_DEFINITIONS, definitions_json
 from llmload.definitions.sample import read_sample
 from llmload.runs.folder import RunFolder
 
@@ -66,7 +66,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A figure as the tool gave it and as the dialect does; `why_not` says why the two are not held together."""
+    """A figure as the tool printed it and as its definitions give it; `why_not` says why the two are not compared."""
 
     key: str
     told: float | None
@@ -202,16 +202,17 @@ def rows_of(name: str, folder: Path, own: dict[int, RunFolder], *, spaced: bool)
         say(f"llmload: {sent} requests")
         done = run(Llmload(ramp_s=0.001), sent, folder / f"llmload-{sent}", spaced=spaced)
         own[sent] = RunFolder(run_folder(done.folder))
-    computed = dialect_json("llmload", read_sample(own[sent]), DIALECTS[name])["figures"]
+    computed = definitions_json("llmload", read_sample(own[sent]), TOOL_DEFINITIONS[name])["figures"]
     return compare(name, dict(flat(tool.export(task.folder))), computed, LIMIT[spaced])
 
 
 def table(name: str, rows: list[Row]) -> Table:
     """Return a row a figure."""
-    api = DIALECTS[name]
+    definitions = TOOL_DEFINITIONS[name]
     held = [row for row in rows if row.why_not is None]
     agree = f"{sum(row.passed for row in held)} of {len(held)} figures within {rows[0].limit:.0%}"
-    drawn = Table(title=f"{api.tool} ({api.release}): {agree}", title_justify="left", caption_justify="left")
+    title = f"{definitions.tool} ({definitions.release}): {agree}"
+    drawn = Table(title=title, title_justify="left", caption_justify="left")
     drawn.add_column("figure")
     for column in ("tool", "llmload", "difference"):
         drawn.add_column(column, justify="right")
@@ -242,7 +243,7 @@ def say(text: str) -> None:
 @click.option("--spaced", is_flag=True, help="On an engine whose role, texts, finish and end come apart.")
 def main(only: str | None, json_file: Path | None, keep: Path | None, *, spaced: bool) -> None:
     """
-    Hold what each tool prints against `llmload report --api` of the same work, figure by figure.
+    Hold what each tool prints against `llmload report --definitions` of the same work, figure by figure.
 
     Both run against the engine with known times: 12 requests, 2 at a time. Exit code 1 if fewer than four agree.
     """

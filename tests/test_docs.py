@@ -24,7 +24,7 @@ ELSEWHERE = {
     "make": "CI calls make test; make demo is `llmload demo`, see tests/cli/test_demo.py; make suite: tests/suite",
     "python -m benchmarks.cpu_engines": "tests/loadgen/test_real_engine.py",
     "python -m benchmarks.": "figures of minutes to an hour; tests/benchmarks runs them in short",
-    "curl": "a request to a real engine by hand, as an example of its dialect",
+    "curl": "a request to a real engine by hand, as an example of its protocol",
     "llmload demo": "tests/cli/test_demo.py",
     "llmload run capacity": "tests/loadgen/test_capacity.py: a search takes a minute",
     "llmload run demo-capacity": "the same",

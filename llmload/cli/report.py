@@ -30,9 +30,9 @@ TOOLS: Final = ("vllm", "sglang", "aiperf", "guidellm", "genai-bench")
 @click.option("--markdown", is_flag=True, help="The figures as a table for GitHub, a column a run.")
 @click.option("--reference-tables", is_flag=True, help="Markdown: engines as columns, models as rows, best in bold.")
 @click.option(
-    "--dialect",
+    "--definitions",
     type=click.Choice(TOOLS),
-    help="The same records by that tool's definitions, names and layout (docs/dialects.md).",
+    help="The same records by that tool's definitions, names and layout (docs/definitions.md).",
 )
 @click.option("--json", "as_json", is_flag=True, help="The summaries as a JSON list.")
 @click.option("--junit", type=FILE, metavar="FILE", help="Verdicts and gates as JUnit XML.")
@@ -45,7 +45,7 @@ def report(
     parquet: Path | None,
     markdown: bool,
     reference_tables: bool,
-    dialect: str | None,
+    definitions: str | None,
     as_json: bool,
     junit: Path | None,
     svg: Path | None,
@@ -67,8 +67,8 @@ def report(
       llmload report runs/* --json
       llmload report runs/* --svg runs.svg
       llmload report runs/* --junit runs.xml
-      llmload report runs/* --dialect vllm
-      llmload report runs/* --dialect genai-bench --json
+      llmload report runs/* --definitions vllm
+      llmload report runs/* --definitions genai-bench --json
     """
     runs = [RunFolder(run) for folder in folders for run in runs_in(folder)]
     if junit is not None:
@@ -77,8 +77,8 @@ def report(
         summaries = [run.read(SUMMARY) for run in runs]
         write_junit(junit, [(summary["run_id"], run_checks(summary)) for summary in summaries])
     wrote = _write_files(runs, html, csv_file, parquet)
-    if dialect is not None:
-        _show_dialect(runs, dialect, as_json=as_json, svg=svg)
+    if definitions is not None:
+        _show_definitions(runs, definitions, as_json=as_json, svg=svg)
     elif reference_tables:
         from llmload.report import reference_tables as tables
 
@@ -152,8 +152,8 @@ def _summaries(runs: list[RunFolder]) -> list[dict[str, Any]]:
     return [read_summary(run) for run in runs]
 
 
-def _show_dialect(runs: list[RunFolder], name: str, *, as_json: bool, svg: Path | None) -> None:
-    from llmload.definitions.catalogue import DIALECTS, dialect_json, dialect_report
+def _show_definitions(runs: list[RunFolder], name: str, *, as_json: bool, svg: Path | None) -> None:
+    from llmload.definitions.catalogue import TOOL_DEFINITIONS, definitions_json, definitions_report
     from llmload.definitions.sample import read_sample
     from llmload.report.terminal import console
 
@@ -161,11 +161,11 @@ def _show_dialect(runs: list[RunFolder], name: str, *, as_json: bool, svg: Path 
     if as_json:
         import orjson
 
-        shown = [dialect_json(run_id, sample, DIALECTS[name]) for run_id, sample in samples]
+        shown = [definitions_json(run_id, sample, TOOL_DEFINITIONS[name]) for run_id, sample in samples]
         click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
         return
     terminal = console(record=svg is not None)
     for run_id, sample in samples:
-        terminal.print(dialect_report(run_id, sample, DIALECTS[name]))
+        terminal.print(definitions_report(run_id, sample, TOOL_DEFINITIONS[name]))
     if svg is not None:
-        terminal.save_svg(str(svg), title=f"llmload report --dialect {name}")
+        terminal.save_svg(str(svg), title=f"llmload report --definitions {name}")

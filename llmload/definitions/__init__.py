@@ -1,5 +1,5 @@
 """
-A run's records by the definitions of other load generators, in their words and layout: docs/dialects.md.
+A run's records by the definitions of other load generators, in their words and layout: docs/definitions.md.
 
     sample      which of a run folder's requests are taken, and what is left out
     statistics  means and percentiles as the tools compute them

@@ -1,4 +1,4 @@
-"""Figures of a dialect on a terminal, laid out as the tool does, so that two tables can be held side by side."""
+"""Figures by a tool's definitions on a terminal, laid out as the tool does, so that two tables can be compared."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ from llmload.definitions.sample import Figure, Sample, Section
 from llmload.definitions.serving import sglang, vllm
 from llmload.report.terminal import UNKNOWN
 
-# The dialects by name, each with the release that it was read from and what differs from llmload's own words.
+# The tools by name, each with the release its definitions were read from and how they differ from llmload's.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dialect:
-    """A tool's definitions: computed by `sections`, found in `source`, told in `definitions`."""
+class ToolDefinitions:
+    """A tool's definitions: computed by `sections`, found in `source`, explained in `rules`."""
 
     tool: str
     release: str
     source: str
-    definitions: tuple[str, ...]
+    rules: tuple[str, ...]
     sections: Callable[[Sample], list[Section]]
     layout: Literal["lines", "matrix", "columns"]
 
 
-DIALECTS: Final = {
-    "vllm": Dialect(
+TOOL_DEFINITIONS: Final = {
+    "vllm": ToolDefinitions(
         tool="vllm bench serve",
         release="vLLM 0.32.0",
         source="vllm/benchmarks/serve.py: calculate_metrics; lib/endpoint_request_func.py: "
         "async_request_openai_chat_completions",
-        definitions=(
+        rules=(
             "TTFT ends at the first chunk with choices, be it an empty role; latency at the last, be it the finish",
             "ITL: every gap between chunks with choices, those to the role and to the finish (near 0) among them",
             "TPOT = (latency - TTFT) / (output tokens - 1); percentiles interpolate linearly",
@@ -45,11 +45,11 @@ DIALECTS: Final = {
         sections=vllm,
         layout="lines",
     ),
-    "sglang": Dialect(
+    "sglang": ToolDefinitions(
         tool="sglang.benchmark.serving and sglang-bench",
         release="SGLang 0.5.23",
         source="sglang/benchmark/serving.py: calculate_metrics, async_request_openai_chat_completions",
-        definitions=(
+        rules=(
             "TTFT ends at the first text; latency at the stream's last line",
             "ITL: every gap between chunks with text; TPOT = (latency - TTFT) / (output tokens - 1)",
             "percentiles interpolate linearly; throughputs: over the first request's start to the last answer's end",
@@ -58,11 +58,11 @@ DIALECTS: Final = {
         sections=sglang,
         layout="lines",
     ),
-    "aiperf": Dialect(
+    "aiperf": ToolDefinitions(
         tool="aiperf profile",
         release="AIPerf 0.13.0",
         source="aiperf/metrics/types/*.py; metrics/metric_dicts.py: metric_result_from_array",
-        definitions=(
+        rules=(
             "TTFT ends at the first text, request latency at the last text: not at the end of the answer",
             "Inter Token Latency is a figure a request, (request latency - TTFT) / (output tokens - 1): others' TPOT",
             "Output Token Throughput Per User = 1 / Inter Token Latency of each request",
@@ -72,11 +72,11 @@ DIALECTS: Final = {
         sections=aiperf,
         layout="matrix",
     ),
-    "guidellm": Dialect(
+    "guidellm": ToolDefinitions(
         tool="guidellm run",
         release="GuideLLM 0.8.1",
         source="guidellm/schemas/base/request_stats.py, statistics.py; benchmark/schemas/metrics.py: GenerativeMetrics",
-        definitions=(
+        rules=(
             "the start is the first byte written: opening a connection does not count",
             "ITL = (last - first text) / (output tokens - 1) of a request, weighted by output tokens - 1",
             "TPOT = (last text - start) / output tokens: the first token is included; weighted by output tokens",
@@ -85,11 +85,11 @@ DIALECTS: Final = {
         sections=guidellm,
         layout="columns",
     ),
-    "genai-bench": Dialect(
+    "genai-bench": ToolDefinitions(
         tool="genai-bench benchmark",
         release="genai-bench 0.0.5",
         source="genai_bench/metrics/request_metrics_collector.py, aggregated_metrics_collector.py; user/openai_user.py",
-        definitions=(
+        rules=(
             "TTFT ends at the first text, e2e latency with the usage chunk; TPOT = (e2e - TTFT) / (output tokens - 1)",
             "output_throughput of a request = (output tokens - 1) / (e2e - TTFT); input_throughput = input / TTFT",
             "an answer shorter than 1 ms after its first text has no TPOT; percentiles interpolate linearly",
@@ -105,28 +105,28 @@ WIDTH: Final = 50
 LABEL_WIDTH: Final = 40
 
 
-def dialect_report(run_id: str, sample: Sample, dialect: Dialect) -> RenderableType:
+def definitions_report(run_id: str, sample: Sample, definitions: ToolDefinitions) -> RenderableType:
     """Return the run by a tool's definitions: its tables, then the definitions, their source and this run's notes."""
     title = Text(f"\n{run_id}", style="bold")
-    title.append(f"  by the definitions of {dialect.tool} ({dialect.release})", style="default")
-    sections = dialect.sections(sample)
-    if dialect.layout == "lines":
+    title.append(f"  by the definitions of {definitions.tool} ({definitions.release})", style="default")
+    sections = definitions.sections(sample)
+    if definitions.layout == "lines":
         tables: list[RenderableType] = [Text("\n".join(serving_lines(sections)))]
     else:
-        tables = [_matrix(each) if dialect.layout == "matrix" else _columns(each) for each in sections]
-    explained = [f"  {line}" for line in (*dialect.definitions, f"read in {dialect.source}")]
+        tables = [_matrix(each) if definitions.layout == "matrix" else _columns(each) for each in sections]
+    explained = [f"  {line}" for line in (*definitions.rules, f"read in {definitions.source}")]
     notes = [Text(f"  note: {note}", style="yellow") for note in sample.notes]
     return Group(title, *tables, Text("\n".join(explained), style="dim"), *notes)
 
 
-def dialect_json(run_id: str, sample: Sample, dialect: Dialect) -> dict[str, Any]:
+def definitions_json(run_id: str, sample: Sample, definitions: ToolDefinitions) -> dict[str, Any]:
     """Return the figures under the keys of the tool's own export; unknown is None."""
-    figures = [figure for section in dialect.sections(sample) for figure in section.figures]
+    figures = [figure for section in definitions.sections(sample) for figure in section.figures]
     return {
         "run_id": run_id,
-        "tool": dialect.tool,
-        "release": dialect.release,
-        "source": dialect.source,
+        "tool": definitions.tool,
+        "release": definitions.release,
+        "source": definitions.source,
         "figures": {figure.key: figure.value for figure in figures if figure.key},
         "notes": list(sample.notes),
     }

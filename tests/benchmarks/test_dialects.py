@@ -1,4 +1,4 @@
-"""The benchmark of the dialects holds figure against figure: what agrees passes, and what does not fails."""
+"""The benchmark of tool definitions compares figure by figure: what agrees passes, what does not fails."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from benchmarks.wire.llmload_client import Llmload
 from benchmarks.wire.load_client import Command, LoadClient, Reported, Task
 from benchmarks.wire.vllm_bench import VllmBench
 from benchmarks.wire.work import Work
-from llmload.definitions.catalogue import DIALECTS
+from llmload.definitions.catalogue import TOOL_DEFINITIONS
 from llmload.definitions.sample import read_sample
 from llmload.runs.folder import RunFolder
 
@@ -83,7 +83,7 @@ class Replayed:
 
     def export(self, folder: Path) -> dict[str, Any]:
         runs = folder / "runs"
-        told = CliRunner().invoke(_report(), ["report", *map(str, runs.iterdir()), "--dialect", "sglang", "--json"])
+        told = CliRunner().invoke(_report(), ["report", *map(str, runs.iterdir()), "--definitions", "sglang", "--json"])
         figures: dict[str, Any] = json.loads(told.output)[0]["figures"]
         return figures | {"mean_ttft_ms": figures["mean_ttft_ms"] / 10}
 
@@ -132,8 +132,8 @@ def test_a_program_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch, 
     assert ended(Command(arguments=("sleep", "60")), tmp_path) is None
 
 
-def test_every_dialect_has_its_tool_and_a_wrong_name_is_told() -> None:
-    assert dialects.TOOLS.keys() == DIALECTS.keys()
+def test_all_definitions_have_their_tool_and_a_wrong_name_is_an_error() -> None:
+    assert dialects.TOOLS.keys() == TOOL_DEFINITIONS.keys()
 
     result = CliRunner().invoke(main, ["--only", "nobody"])
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from llmload.cli.main import main
-from llmload.definitions.catalogue import DIALECTS, dialect_json
+from llmload.definitions.catalogue import TOOL_DEFINITIONS, definitions_json
 from llmload.definitions.sample import Weighted, linear, read_sample
 from llmload.record import Outcome, RequestRecord
 from llmload.runs.folder import RequestLog, RunFolder, read_records
@@ -82,7 +82,7 @@ def folder(path: Path, *lines: dict[str, Any], load: dict[str, Any] | None = Non
 
 
 def figures(run: RunFolder, name: str) -> dict[str, Any]:
-    told = dialect_json("r", read_sample(run), DIALECTS[name])["figures"]
+    told = definitions_json("r", read_sample(run), TOOL_DEFINITIONS[name])["figures"]
     assert isinstance(told, dict)
     return told
 
@@ -168,7 +168,7 @@ def test_genai_bench_ends_with_the_usage_and_leaves_short_answers_without_a_spee
     assert told["error_rate"] == pytest.approx(1 / 4)
 
 
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", TOOL_DEFINITIONS)
 def test_what_the_engine_did_not_count_is_unknown_and_not_zero(name: str, tmp_path: Path) -> None:
     uncounted = request(0, (100, 120), tokens=None, done_ms=150, prompt_tokens=None)
     told = figures(folder(tmp_path / "run", uncounted), name)
@@ -178,7 +178,7 @@ def test_what_the_engine_did_not_count_is_unknown_and_not_zero(name: str, tmp_pa
     assert told[keys[name]] is None
 
 
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", TOOL_DEFINITIONS)
 def test_a_run_without_an_answer_has_no_figures_but_its_counts(name: str, tmp_path: Path) -> None:
     told = figures(folder(tmp_path / "run", FAILED), name)
 
@@ -204,10 +204,10 @@ def test_a_warm_up_whose_end_is_not_known_is_told_of(tmp_path: Path) -> None:
     assert "it is counted" in read_sample(run).notes[0]
 
 
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", TOOL_DEFINITIONS)
 def test_the_command_prints_the_tools_names_and_its_source(name: str, run: RunFolder) -> None:
-    printed = CliRunner().invoke(main, ["report", str(run.path), "--dialect", name])
-    told = CliRunner().invoke(main, ["report", str(run.path), "--dialect", name, "--json"])
+    printed = CliRunner().invoke(main, ["report", str(run.path), "--definitions", name])
+    told = CliRunner().invoke(main, ["report", str(run.path), "--definitions", name, "--json"])
     words = {"vllm": "Mean TTFT (ms):                          140.00", "sglang": "Median ITL (ms):"}
     words |= {"aiperf": "Output Token Throughput Per User (tokens/sec/user)", "guidellm": "TTFOT"}
     words |= {"genai-bench": "output_inference_speed"}
@@ -216,12 +216,12 @@ def test_the_command_prints_the_tools_names_and_its_source(name: str, run: RunFo
     assert words[name] in printed.output
     assert "read in" in printed.output
     assert "…" not in printed.output
-    assert json.loads(told.output)[0]["tool"] == DIALECTS[name].tool
+    assert json.loads(told.output)[0]["tool"] == TOOL_DEFINITIONS[name].tool
 
 
 def test_a_folder_without_requests_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     run = folder(tmp_path / "run")
-    result = CliRunner().invoke(main, ["report", str(run.path), "--dialect", "vllm"])
+    result = CliRunner().invoke(main, ["report", str(run.path), "--definitions", "vllm"])
 
     assert result.exit_code == 2
     assert "holds no requests*.jsonl" in result.output
