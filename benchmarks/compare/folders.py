@@ -89,7 +89,7 @@ def write_run(folder: Path, system: System, load: Load, seed: int, *, changes: M
         "run_id": folder.name,
         "scenario": scenario.scenario.name,
         "protocol": scenario.scenario.protocol,
-        "engine": scenario.engine.column,
+        "engine": scenario.engine.display_name,
         "model": scenario.model.name,
         "simulated": True,
         "load": scenario.load.model_dump(mode="json", exclude_none=True),

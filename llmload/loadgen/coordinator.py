@@ -179,7 +179,7 @@ class RunCoordinator:
             "run_id": self.run_id,
             "scenario": self.scenario.scenario.name,
             "protocol": self.scenario.scenario.protocol,
-            "engine": self.scenario.engine.column,
+            "engine": self.scenario.engine.display_name,
             "model": self.scenario.model.name,
             "simulated": self.simulated,
             "prompt_salt": self.scenario.prompts.salt,

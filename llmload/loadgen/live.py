@@ -106,7 +106,7 @@ class LiveView:
         return {
             "run_id": coordinator.run_id,
             "scenario": scenario.scenario.name,
-            "engine": scenario.engine.column,
+            "engine": scenario.engine.display_name,
             "model": scenario.model.name,
             "simulated": coordinator.simulated,
             "stage": coordinator.stage,

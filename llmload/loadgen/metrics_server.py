@@ -88,7 +88,7 @@ class MetricsEndpoint:
         judged = coordinator is not None and totals.ended > 0
         return Snapshot(
             labels={
-                "engine": scenario.engine.column,
+                "engine": scenario.engine.display_name,
                 "model": scenario.model.name,
                 "scenario": scenario.scenario.name,
             },
@@ -121,7 +121,7 @@ def info_of(coordinator: RunCoordinator) -> dict[str, str]:
     known = {
         "run_id": coordinator.run_id,
         "scenario": scenario.scenario.name,
-        "engine": scenario.engine.column,
+        "engine": scenario.engine.display_name,
         "engine_version": coordinator.engine_version,
         "model": scenario.model.name,
         "gpus": deployment.gpus,

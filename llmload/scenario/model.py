@@ -62,7 +62,7 @@ class Engine(Table):
     verify_tls: bool = True
 
     @property
-    def column(self) -> str:
+    def display_name(self) -> str:
         """What tables call the engine."""
         return self.label or ENGINE_LABELS[self.name]
 

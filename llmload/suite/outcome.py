@@ -116,7 +116,7 @@ def _read_cell(plan: SuitePlan, state: SuiteState, cell: Cell, *, done: bool) ->
     bandwidth = figure.bandwidth if figure else None
     outcome = CellOutcome(
         cell=cell.name,
-        engine=figure.engine if figure else scenario.engine.column,
+        engine=figure.engine if figure else scenario.engine.display_name,
         model=scenario.model.name,
         protocol=scenario.scenario.protocol,
         status=found.status if found is not None else NOT_DONE,
@@ -138,7 +138,7 @@ def _failed_figure(cell: Cell) -> Figure:
     return Figure(
         run_id=cell.name,
         protocol=scenario.scenario.protocol,
-        engine=scenario.engine.column,
+        engine=scenario.engine.display_name,
         model=scenario.model.name,
         value=None,
         simulated=False,

@@ -347,7 +347,7 @@ def _check_labels(deployments: Sequence[DeploymentPlan]) -> None:
     """Two engines under one label would share a column, and a cell would be the median of both."""
     columns: dict[str, str] = {}
     for deployment in deployments:
-        column = deployment.cells[0].scenario.engine.column
+        column = deployment.cells[0].scenario.engine.display_name
         other = columns.setdefault(column, deployment.engine)
         if other != deployment.engine:
             raise ConfigError(f"engines.{deployment.engine}.label: {column!r} is engines.{other}'s too; give another")

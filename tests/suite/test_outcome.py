@@ -51,7 +51,7 @@ def write_run(folder: Path, name: str, cell: Any, value: float, level: str) -> s
     reasons = [] if level == "VALID" else [{"level": level, "text": "too late"}]
     summary = {
         "run_id": "r",
-        "engine": cell.scenario.engine.column,
+        "engine": cell.scenario.engine.display_name,
         "model": cell.scenario.model.name,
         "requests_per_min": value,
         "request_output_tokens_per_s": {"mean": value},

@@ -83,7 +83,7 @@ def test_two_engines_may_not_share_a_column(write_suite: Callable[..., Path]) ->
 def test_an_engine_by_another_name_gets_that_name_for_its_column(write_suite: Callable[..., Path]) -> None:
     plan = make_plan(write_suite(further='[engines.vllm]\n[engines.vllm-eager]\nengine = "vllm"\n'))
 
-    assert [cell.scenario.engine.column for cell in plan.cells] == ["quick", "vLLM", "vllm-eager"]
+    assert [cell.scenario.engine.display_name for cell in plan.cells] == ["quick", "vLLM", "vllm-eager"]
 
 
 def test_a_template_is_filled_and_words_without_a_value_are_left_out(write_suite: Callable[..., Path]) -> None:
