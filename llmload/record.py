@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-# One request as facts: clock readings of one monotonic clock; every metric is derived from them.
+from llmload.units import NS_PER_S
 
-NS_PER_S: Final = 1_000_000_000
+# One request as facts: clock readings of one monotonic clock; every metric is derived from them.
 
 METRICS_VERSION: Final = 1
 """Raised with every change of a metric's formula: figures of two versions are not the same figures."""

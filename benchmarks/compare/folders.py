@@ -15,21 +15,13 @@ from llmload.metrics.totals import RunTotals, Window
 from llmload.metrics.validity import judge
 from llmload.prompts.prompt_set import PromptPlan, Workload
 from llmload.prompts.prompt_set import load as load_prompts
-from llmload.record import (
-    METRICS_VERSION,
-    NS_PER_S,
-    ErrorType,
-    Outcome,
-    RequestError,
-    RequestRecord,
-    StampSource,
-    TokenSource,
-)
+from llmload.record import METRICS_VERSION, ErrorType, Outcome, RequestError, RequestRecord, StampSource, TokenSource
 from llmload.runs.folder import MANIFEST, SUMMARY, RequestLog, RunFolder
 from llmload.runs.summary import summarise
 from llmload.scenario import Scenario
 from llmload.simulator import SimulationSettings
 from llmload.simulator.protocol import Api, read_asked
+from llmload.units import NS_PER_S
 
 SETTINGS: Final = SimulationSettings()
 MAX_TOKENS: Final = 64

@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks.swarm.places import Local, Running
 from benchmarks.swarm.trials import ROOT
 from benchmarks.truth_engine.engine import Schedule, TruthEngine
-from llmload.record import NS_PER_S
+from llmload.units import NS_PER_S
 
 RATES_PER_S: Final = (10, 100, 500, 1000)
 KINDS: Final = ("constant", "poisson")

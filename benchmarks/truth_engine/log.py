@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-NS_PER_S: Final = 1_000_000_000
+from llmload.units import NS_PER_S
+
 NEARLY_ALL: Final = 0.95
 """Of the most streams that were at work at a time: from then on a run counts as ramped up."""
 Nanoseconds = npt.NDArray[np.int64]

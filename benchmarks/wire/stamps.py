@@ -5,9 +5,10 @@ from functools import cached_property
 
 import numpy as np
 
-from benchmarks.truth_engine.log import NS_PER_S, Seconds
+from benchmarks.truth_engine.log import Seconds
 from benchmarks.wire.llmload_client import request_lines
 from benchmarks.wire.trial import Trial
+from llmload.units import NS_PER_S
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

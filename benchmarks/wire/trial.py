@@ -13,12 +13,13 @@ from benchmarks.truth_engine.log import TruthLog
 from benchmarks.wire.load_client import LoadClient, Reported, Task
 from benchmarks.wire.pinned import Usage, last_lines, run_pinned
 from benchmarks.wire.work import Work
+from llmload.exit_codes import ExitCode
 
 PATIENCE: Final = 8.0
 """How many times the ideal length a run may take."""
 START_UP_S: Final = 60.0
-MEASURED_CODES: Final = {0, 3}
-"""Exit codes of a run that was measured: llmload's 3 says that its figures are not to be trusted."""
+MEASURED_CODES: Final = {ExitCode.GOOD, ExitCode.INVALID}
+"""Exit codes of a run that was measured: INVALID says that its figures are not to be trusted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals
 from llmload.runs.summary import figures
 from llmload.scenario.loads import Capacity
+from llmload.units import MS_PER_S
 
 CURVE: Final = ("requests_per_min", "output_tokens_per_s", "goodput_share", "error_share")
 CURVE_LATENCIES: Final = ("ttft_s", "tpot_s", "e2e_s")
@@ -201,4 +202,4 @@ def _number(value: float | None) -> str:
 
 
 def _ms(distribution: Mapping[str, Any] | None, quantile: str) -> str:
-    return UNKNOWN if distribution is None else f"{distribution[quantile] * 1000:,.0f}"
+    return UNKNOWN if distribution is None else f"{distribution[quantile] * MS_PER_S:,.0f}"

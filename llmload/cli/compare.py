@@ -6,7 +6,14 @@ from typing import Any, Final
 
 import click
 
-EXIT_CODES: Final = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 4, "not judged": 4}
+from llmload.exit_codes import ExitCode
+
+EXIT_CODES: Final = {
+    "PASS": ExitCode.GOOD,
+    "FAIL": ExitCode.FAILED,
+    "INCONCLUSIVE": ExitCode.INCONCLUSIVE,
+    "not judged": ExitCode.INCONCLUSIVE,
+}
 TO: Final = "--to"
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from llmload.exit_codes import ExitCode
 from llmload.loadgen.command import locust_arguments
 from llmload.scenario.shipped import find_scenario
 
@@ -48,7 +49,7 @@ def _run(scenario: str, changes: dict[str, str | int | None]) -> Path:
     before = _folders(Path(str(changes["out"])))
     arguments = locust_arguments(find_scenario(scenario), {**changes, "prompts": "builtin"})
     code = subprocess.run([sys.executable, "-m", "locust", *arguments], check=False).returncode  # noqa: S603 - our own command
-    if code != 0:
+    if code != ExitCode.GOOD:
         raise click.ClickException(f"the run of {scenario} ended with exit code {code}; its output above says why")
     (made,) = _folders(Path(str(changes["out"]))) - before
     return made

@@ -7,8 +7,8 @@ from typing import Any, Final
 import click
 
 from llmload.errors import LlmloadError
+from llmload.exit_codes import ExitCode
 
-WRONG_USE: Final = 2
 VERBS: Final = {
     "demo": ("llmload.cli.demo:demo", "Try everything on a simulated engine: speed, throughput, sizing."),
     "run": ("llmload.cli.run:run", "Run a scenario against an engine, through Locust."),
@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
         except LlmloadError as error:
             for line in str(error).splitlines():
                 click.echo(f"llmload: {line}", err=True)
-            sys.exit(WRONG_USE)
+            sys.exit(ExitCode.WRONG_USE)
 
 
 @click.group(

@@ -8,18 +8,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 import click
 
+from llmload.exit_codes import ExitCode, worst
 from llmload.loadgen.command import locust_arguments
 from llmload.scenario.shipped import find_scenario
 
 # `llmload run --repeat N`: the same run N times, one after the other, and how far its figures spread.
-
-GOES_ON_AFTER: Final = (0, 1)
-"""Exit codes after which the next run starts: an INVALID run, or one that could not start, would only come again."""
-BY_SEVERITY: Final = (0, 1, 3, 2)
 
 
 class _Runs:
@@ -67,13 +64,14 @@ def repeat_runs(
         click.echo(f"\nrun {index} of {repeat}\n$ {shlex.join(['locust', *arguments])}", err=True)
         sys.stdout.flush()
         codes.append(runs.run(arguments))
-        if runs.stopped or codes[-1] not in GOES_ON_AFTER:
+        # An INVALID run, or one that could not start, would end the same way again.
+        if runs.stopped or codes[-1] not in (ExitCode.GOOD, ExitCode.FAILED):
             break
     folders = [folder for folder in runs_in(group) if (folder / SUMMARY).is_file()] if group.is_dir() else []
     summaries = [RunFolder(folder).read(SUMMARY) for folder in folders]
     if summaries:
         _show(group, repeat, folders, summaries, changes, as_json=as_json)
-    return max(codes, key=lambda code: BY_SEVERITY.index(code) if code in BY_SEVERITY else len(BY_SEVERITY))
+    return worst(codes)
 
 
 def _group(scenario: Path, changes: Mapping[str, str | float | None], settings: Sequence[str], repeat: int) -> Path:

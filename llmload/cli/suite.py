@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from llmload.exit_codes import ExitCode
 from llmload.scenario.shipped import find_suite
 
 if TYPE_CHECKING:
     from llmload.suite.plan import SuitePlan
     from llmload.suite.run import SuiteRun
-
-INTERRUPTED = 130
 
 
 @click.command()
@@ -81,7 +80,7 @@ def _run_to_its_end(run: "SuiteRun", suite_file: str) -> None:
             f"\nstopped, and all that was started with it: {done} of {len(run.plan.cells)} cells are done", err=True
         )
         click.echo(f"go on with: {again}", err=True)
-        sys.exit(INTERRUPTED)
+        sys.exit(ExitCode.INTERRUPTED)
 
 
 def _show_outcome(run: "SuiteRun", *, as_json: bool) -> None:

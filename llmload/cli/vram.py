@@ -4,11 +4,11 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
-DOES_NOT_FIT: Final = 1
+from llmload.exit_codes import ExitCode
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, every unit in its key.")
 _hub = click.option("--hub", is_flag=True, help="Ask the Hugging Face Hub for a config that is not in the catalogue.")
@@ -162,7 +162,7 @@ def fit(model: str, gpu: str, hub: bool, as_json: bool, **asked: Any) -> None:
     found = fitting.fit(plan_deployment(load_model(model, hub=hub), find_gpu(gpu), **asked))
     click.echo(json.dumps(fit_json(found), indent=2) if as_json else fit_text(found))
     if found.verdict == "does not fit":
-        sys.exit(DOES_NOT_FIT)
+        sys.exit(ExitCode.FAILED)
 
 
 @vram.command()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from llmload.client.tls import TlsLayer
+from llmload.units import NS_PER_S
 
 # The kernel's stamps of arrival, taken by the wall clock, as readings of the monotonic clock.
 
@@ -162,7 +163,7 @@ class Connection:
         if ancillary:
             seconds, nanoseconds = timespec(ancillary[0][2])
             clock = self._clock
-            stamp_ns = seconds * 1_000_000_000 + nanoseconds
+            stamp_ns = seconds * NS_PER_S + nanoseconds
             self.arrived_ns = clock.monotonic_ns(stamp_ns) if clock.stepped else stamp_ns + clock.offset_ns
             self.stamped = True
         elif data:

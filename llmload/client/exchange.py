@@ -17,7 +17,8 @@ from llmload.client.errors import request_error
 from llmload.client.http import Response
 from llmload.client.reactor import HUNG_UP, Reactor
 from llmload.client.sse import Decoder
-from llmload.record import NS_PER_S, ErrorType, RequestError, StampSource
+from llmload.record import ErrorType, RequestError, StampSource
+from llmload.units import NS_PER_S
 
 # When an answer has taken too long.
 

@@ -24,6 +24,7 @@ from llmload.client.connection import (
     timespec,
 )
 from llmload.client.http import LEAST_BYTES, MAY_BE_LAST, PendingReads
+from llmload.units import NS_PER_S
 
 # How long to look often at the sockets, once chunks were found that had waited together.
 
@@ -270,7 +271,7 @@ class Reactor:
             ):
                 seconds, nanoseconds = timespec(ancillary[0][2])
                 if seconds != second:
-                    second, second_ns = seconds, seconds * 1_000_000_000 + offset_ns
+                    second, second_ns = seconds, seconds * NS_PER_S + offset_ns
                 waiting.reads.append(data)
                 waiting.read_stamps.append(second_ns + nanoseconds)
                 waiting.waiting_bytes = waiting_bytes = waiting.waiting_bytes + length

@@ -23,6 +23,7 @@ from llmload.client.transport import endpoint
 from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt
 from llmload.record import ErrorType, RequestError, RequestRecord, StampSource
+from llmload.units import NS_PER_S
 
 # Time limits around a call that waits: what a client needs that does not see its own sockets.
 
@@ -39,12 +40,12 @@ class DeadlineTimer:
     def __enter__(self) -> None:
         now_ns = time.monotonic_ns()
         limit_ns, _ = self._passed(now_ns)
-        self._timer = gevent.Timeout.start_new((limit_ns - now_ns) / 1e9)
+        self._timer = gevent.Timeout.start_new((limit_ns - now_ns) / NS_PER_S)
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._timer.close()
         if error is not None and error is self._timer:
-            _, passed = self._passed(time.monotonic_ns() + 1_000_000_000)
+            _, passed = self._passed(time.monotonic_ns() + NS_PER_S)
             raise AttemptError(passed or request_error(ErrorType.TOTAL_TIMEOUT, "a time limit passed")) from None
 
     def _passed(self, now_ns: int) -> tuple[int, RequestError | None]:

@@ -21,6 +21,7 @@ from llmload.compare.sample import (
     share_of,
 )
 from llmload.metrics.compared import METRICS, Metric
+from llmload.units import S_PER_MIN
 
 ERROR_RATE: Final = 0.05
 """How often a comparison of equal systems may fail, over all its metrics; and how often a metric may pass wrongly."""
@@ -171,7 +172,7 @@ def figure_of(run: RunSample, metric: Metric) -> float | None:
         if run.window_s <= 0:
             return None
         if metric.figure == "requests_per_min":
-            return float((run.completed & run.ended).sum() / run.window_s * 60)
+            return float((run.completed & run.ended).sum() / run.window_s * S_PER_MIN)
         if not np.isfinite(run.numbers["output_tokens"][run.judged]).all():
             return None
         at_s, tokens = run.arrivals

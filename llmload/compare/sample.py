@@ -14,7 +14,8 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from llmload.record import NS_PER_S, Outcome
+from llmload.record import Outcome
+from llmload.units import NS_PER_S
 
 # The requests of one run as arrays: what statistics over requests are computed from.
 

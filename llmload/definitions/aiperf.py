@@ -3,11 +3,11 @@
 from typing import Final
 
 from llmload.definitions.sample import Answer, Figure, Sample, Section, Values, ratio, statistic
+from llmload.units import MS_PER_S
 
 # AIPerf: one figure a request and metric, then the statistics of those.
 
 AIPERF_STATISTICS: Final = ("avg", "min", "max", "p99", "p90", "p50", "std")
-MS_PER_S: Final = 1000
 
 
 def aiperf(sample: Sample) -> list[Section]:

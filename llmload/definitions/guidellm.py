@@ -5,8 +5,8 @@ from typing import Final
 import numpy as np
 
 from llmload.definitions.sample import Answer, Figure, Sample, Section, Weighted, ratio
+from llmload.units import MS_PER_S
 
-MS_PER_S: Final = 1000
 NAMES: Final = {"mean": "Mean", "median": "Mdn", "p95": "p95"}
 
 

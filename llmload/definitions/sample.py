@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llmload.errors import RunFolderError
-from llmload.record import NS_PER_S, Outcome, RequestRecord, StampArray
+from llmload.record import Outcome, RequestRecord, StampArray
 from llmload.runs.folder import MANIFEST, SUMMARY, RunFolder, record_of
+from llmload.units import NS_PER_S
 
 # What a tool prints: figures under its own names, in sections.
 
@@ -93,7 +94,7 @@ def ratio(part: float | None, of: float | None) -> float | None:
 
 def gaps_s(stamps_ns: Sequence[StampArray]) -> npt.NDArray[np.float64]:
     """Return all gaps between neighbouring stamps of each array, pooled."""
-    return np.concatenate([np.diff(each) for each in stamps_ns]) / 1e9 if stamps_ns else np.empty(0)
+    return np.concatenate([np.diff(each) for each in stamps_ns]) / NS_PER_S if stamps_ns else np.empty(0)
 
 
 _SLACK_S: Final = 0.001

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from llmload.definitions.sample import Figure, Sample, Section, Values, gaps_s, ratio, statistic
+from llmload.units import MS_PER_S
 
-MS_PER_S: Final = 1000
 VLLM_TITLES: Final = {
     "ttft": ("TTFT", "Time to First Token"),
     "tpot": ("TPOT", "Time per Output Token (excl. 1st token)"),

@@ -14,6 +14,7 @@ import gevent
 
 from llmload.client.engine_info import Deployment
 from llmload.errors import RunFolderError
+from llmload.exit_codes import ExitCode
 from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.phases import StageTimeline, StepTimeline
 from llmload.loadgen.session import Span, clock_of
@@ -22,7 +23,7 @@ from llmload.metrics.validity import Level, Reason, Verdict, health, judge
 from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.prompt_set import Workload
 from llmload.prompts.queue import ADDED_CHARS
-from llmload.record import METRICS_VERSION, NS_PER_S
+from llmload.record import METRICS_VERSION
 from llmload.report.gates import failed, judge_gates
 from llmload.report.html.page import write_html
 from llmload.runs.cost import cost_of
@@ -32,13 +33,10 @@ from llmload.runs.plausibility import bandwidth_use, memory_estimate
 from llmload.runs.summary import figures, summarise
 from llmload.scenario import Scenario
 from llmload.scenario.loads import Capacity, ClosedLoop
+from llmload.units import NS_PER_S
 
 # What the node that steers a run keeps: the judged span, the run folder, the verdict and the exit code.
 
-GOOD: Final = 0
-FAILED: Final = 1
-WRONG_USE: Final = 2
-INVALID: Final = 3
 _PACKAGES: Final = ("llmload", "locust", "gevent", "openai", "datasets", "httptools", "numpy", "pydantic")
 
 
@@ -202,13 +200,13 @@ class RunCoordinator:
         return self.summary
 
     @property
-    def exit_code(self) -> int:
+    def exit_code(self) -> ExitCode:
         """0: good; 1: a gate was missed or requests failed; 2: the run never started; 3: the measurement is INVALID."""
         if self.summary is None:
-            return WRONG_USE
+            return ExitCode.WRONG_USE
         if self.summary["verdict"]["level"] == Level.INVALID:
-            return INVALID
-        return FAILED if failed(self.summary) else GOOD
+            return ExitCode.INVALID
+        return ExitCode.FAILED if failed(self.summary) else ExitCode.GOOD
 
     def _timeline(self) -> dict[str, Any]:
         """Where the window and the stages lie, in unix time; None for what has not come about or has no set end."""

@@ -12,6 +12,7 @@ from llmload.metrics.totals import RunTotals
 from llmload.report.terminal import LATENCIES, UNKNOWN, milliseconds, number
 from llmload.scenario.loads import AnyLoad, Capacity, OpenLoop, Replay, Staged
 from llmload.stats.histogram import Histogram
+from llmload.units import S_PER_MIN
 
 # The run as it goes on: a point a second, of what the last ten seconds brought.
 
@@ -73,7 +74,7 @@ class LiveView:
 
         def per_min(name: str) -> float | None:
             rate = per_s(name)
-            return None if rate is None else rate * 60
+            return None if rate is None else rate * S_PER_MIN
 
         return {
             "t_s": now_s,
@@ -122,7 +123,7 @@ class LiveView:
             "asked_per_s": self._asked_now(),
             "errors": dict(totals.errors.most_common()),
             "window_s": window_s,
-            "requests_per_min": totals.completed_in_window / window_s * 60 if window_s else None,
+            "requests_per_min": totals.completed_in_window / window_s * S_PER_MIN if window_s else None,
             "output_tokens_per_s": totals.window_tokens / window_s if window_s else None,
             **{name: _quantiles(totals.distributions[name]) for name in (*LIVE_LATENCIES, LAG)},
             "stages": [] if coordinator.timeline is None else self._stage_rows(coordinator.timeline),
@@ -147,7 +148,7 @@ def is_open_loop(load: AnyLoad) -> bool:
 def _stage(totals: RunTotals, judged_s: float | None) -> dict[str, Any]:
     return {
         "judged_s": judged_s,
-        "requests_per_min": totals.completed_in_window / judged_s * 60 if judged_s else None,
+        "requests_per_min": totals.completed_in_window / judged_s * S_PER_MIN if judged_s else None,
         "output_tokens_per_s": totals.window_tokens / judged_s if judged_s else None,
         "failed": totals.failed,
         **{name: _quantiles(totals.distributions[name]) for name in LIVE_LATENCIES},

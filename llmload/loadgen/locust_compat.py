@@ -12,6 +12,7 @@ from gevent import getcurrent
 
 from llmload.record import RequestRecord
 from llmload.stats.histogram import pack_sparse, unpack_sparse
+from llmload.units import MS_PER_S
 
 # Locust's part of a worker's report, made small: its tables of response times grow with how widely times spread.
 
@@ -70,7 +71,7 @@ def log_rows(environment: Environment, name: str, record: RequestRecord) -> None
     if record.ok:
         for row, value_s in (("TTFT", record.ttft_s), ("TPOT", record.tpot_s)):
             if value_s is not None:
-                environment.stats.get(name, row).log(value_s * 1000, 0)  # type: ignore[arg-type]  # as any number
+                environment.stats.get(name, row).log(value_s * MS_PER_S, 0)  # type: ignore[arg-type]  # as any number
 
 
 class Interrupts:

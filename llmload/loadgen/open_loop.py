@@ -25,11 +25,11 @@ from llmload.prompts.arrivals import read_trace, share_of_trace, unit_gaps
 from llmload.prompts.conversation import Conversation
 from llmload.prompts.prompt_set import Workload
 from llmload.prompts.queue import Salts
-from llmload.record import NS_PER_S
 from llmload.runs.folder import RequestLog, RunFolder
 from llmload.scenario import Scenario
 from llmload.scenario.loads import AnyLoad, Capacity, OpenLoop, Replay, Staged
 from llmload.scenario.reading import read_value
+from llmload.units import NS_PER_S
 
 # Waking at a moment, to some microseconds.
 

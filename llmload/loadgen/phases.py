@@ -10,8 +10,8 @@ from typing import Any, Self
 from gevent.lock import Semaphore
 
 from llmload.metrics.totals import Window
-from llmload.record import NS_PER_S
 from llmload.scenario.loads import Capacity, Staged
+from llmload.units import NS_PER_S
 
 # A staged load as one process lives it: when each stage began here, and which part of it is judged.
 

@@ -19,6 +19,7 @@ import msgpack  # type: ignore[import-untyped] # it ships no types
 from gevent import Greenlet
 
 from llmload.errors import ConfigError, EngineError, LlmloadError
+from llmload.exit_codes import ExitCode
 from llmload.loadgen import locust_compat as locust_part
 from llmload.loadgen import messages as totals_channel
 from llmload.loadgen import options
@@ -26,7 +27,7 @@ from llmload.loadgen import session as loop_lag
 from llmload.loadgen import terminal as printing
 from llmload.loadgen import terminal as progress
 from llmload.loadgen.capacity_driver import REPORT_S
-from llmload.loadgen.coordinator import WRONG_USE, RunCoordinator
+from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import LiveView
 from llmload.loadgen.locust_compat import Interrupts, log_rows, with_three_digits
 from llmload.loadgen.metrics_server import MetricsEndpoint
@@ -71,7 +72,7 @@ def exit_on_wrong_use() -> Iterator[None]:
         for line in str(error).splitlines():
             sys.stderr.write(f"llmload: {line}\n")
         sys.stderr.flush()
-        sys.exit(WRONG_USE)
+        sys.exit(ExitCode.WRONG_USE)
 
 
 class Run:

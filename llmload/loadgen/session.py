@@ -20,10 +20,11 @@ from llmload.metrics.totals import RunTotals, Window
 from llmload.prompts.conversation import Conversation, Prompt
 from llmload.prompts.prompt_set import PromptQueue
 from llmload.prompts.queue import Salts
-from llmload.record import NS_PER_S, ErrorType, Outcome, RequestRecord
+from llmload.record import ErrorType, Outcome, RequestRecord
 from llmload.runs.folder import RequestLog
 from llmload.scenario import Scenario
 from llmload.scenario.loads import AnyLoad, Capacity, ClosedLoop, Staged
+from llmload.units import MS_PER_S, NS_PER_S
 
 # One process's part in a run: which prompts it sends, what is in flight, and what came of it.
 
@@ -349,7 +350,7 @@ def fire_request_event(environment: Environment, name: str, record: RequestRecor
     environment.events.request.fire(
         request_type="LLM",
         name=name,
-        response_time=record.e2e_s * 1000,
+        response_time=record.e2e_s * MS_PER_S,
         response_length=record.output_tokens or 0,
         exception=error,
         context={"record": record},

@@ -25,6 +25,7 @@ from llmload.report.gates import run_checks, write_junit
 from llmload.report.markdown import job_summary, write_page
 from llmload.report.terminal import STYLES, console, milliseconds, number, run_report
 from llmload.scenario.loads import AnyLoad, Capacity, Staged
+from llmload.units import S_PER_MIN
 
 # How far a headless run has come: lines redrawn in place on a terminal, or one line now and then for a log.
 
@@ -138,7 +139,7 @@ def _so_far(coordinator: RunCoordinator, totals: RunTotals, part_totals: Callabl
     if phases is not None:
         phase, window_s = part_totals(phases.name_of(phases.index)), phases.judged_s(phases.index)
     return Rates(
-        requests_per_min=phase.completed_in_window / window_s * 60 if window_s else None,
+        requests_per_min=phase.completed_in_window / window_s * S_PER_MIN if window_s else None,
         output_tokens_per_s=phase.window_tokens / window_s if window_s else None,
         ttft_p95_s=phase.distributions["ttft_s"].quantile(0.95),
     )
@@ -160,7 +161,7 @@ def _left(coordinator: RunCoordinator, totals: RunTotals, point: dict[str, Any] 
 def _left_by_count(load: AnyLoad, totals: RunTotals, point: dict[str, Any] | None) -> float | None:
     asked = None if isinstance(load, Staged | Capacity) else load.requests
     per_min = None if point is None else point["requests_per_min"]
-    return max(0, asked - totals.ended) / per_min * 60 if asked and per_min else None
+    return max(0, asked - totals.ended) / per_min * S_PER_MIN if asked and per_min else None
 
 
 def plain(moment: Moment) -> str:

@@ -7,8 +7,9 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from llmload.record import NS_PER_S, Outcome, RequestRecord, Slo
+from llmload.record import Outcome, RequestRecord, Slo
 from llmload.stats.histogram import Exemplar, Histogram, slowest
+from llmload.units import NS_PER_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any, Final
 from llmload.errors import ConfigError
 from llmload.metrics.totals import RunTotals
 from llmload.scenario.sections import Monitor
+from llmload.units import GIB, MIB_PER_GIB, MJ_PER_J
 
 # The engines' names for one and the same figure, and DCGM's, read from Prometheus text.
 
@@ -155,9 +156,6 @@ def _number(text: str) -> float | None:
 TIMEOUT_S: Final = 2.0
 MOST_BYTES: Final = 16_000_000
 ENGINE_FILE, GPU_FILE = "engine_metrics.csv", "gpu_metrics.csv"
-_MIB_PER_GIB: Final = 1024
-_BYTES_PER_GIB: Final = 2**30
-_MJ_PER_J: Final = 1000
 logger = logging.getLogger(__name__)
 
 
@@ -311,7 +309,7 @@ def gpu_summary(
 ) -> dict[str, Any]:
     """Return what the run took of the GPUs, added up over them; the estimate is multiplied by how many there are."""
     energy_mj, memory_mib = _grown(gpus, "energy_mj"), _summed(gpus, "memory_used_mib")
-    energy_j = None if energy_mj is None else energy_mj / _MJ_PER_J
+    energy_j = None if energy_mj is None else energy_mj / MJ_PER_J
     count = sum(len(source.most("memory_used_mib")) for source in gpus)
     parts = None if not memory_estimate or not count else memory_estimate
     needed = None if parts is None else sum(size for part, size in parts.items() if part != "kv_cache")
@@ -319,9 +317,9 @@ def gpu_summary(
         "samples": sum(source.samples for source in gpus),
         "failed_reads": sum(source.failed_reads for source in gpus),
         "gpus": count,
-        "memory_used_max_gib": None if memory_mib is None else memory_mib / _MIB_PER_GIB,
-        "memory_estimate_gib": None if needed is None else needed * count / _BYTES_PER_GIB,
-        "memory_estimate_with_kv_cache_gib": None if parts is None else sum(parts.values()) * count / _BYTES_PER_GIB,
+        "memory_used_max_gib": None if memory_mib is None else memory_mib / MIB_PER_GIB,
+        "memory_estimate_gib": None if needed is None else needed * count / GIB,
+        "memory_estimate_with_kv_cache_gib": None if parts is None else sum(parts.values()) * count / GIB,
         "power_max_w": _summed(gpus, "power_w"),
         "energy_j": energy_j,
         "energy_j_per_output_token": None

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from llmload.capacity.result import capacity_report
 from llmload.runs.cost import cost_rows
+from llmload.units import GB, MS_PER_S
 
 # What engine and GPUs said of themselves during a run, beside what the client measured, as a terminal shows it.
 
@@ -72,7 +73,7 @@ def _failed(figures: Mapping[str, Any]) -> str:
 
 
 def _ms(value_s: float | None) -> str:
-    return UNKNOWN if value_s is None else f"{value_s * 1000:,.2f} ms"
+    return UNKNOWN if value_s is None else f"{value_s * MS_PER_S:,.2f} ms"
 
 
 def _figure(value: float | None, unit: str = "") -> str:
@@ -86,7 +87,7 @@ def _share(value: float | None) -> str:
 
 
 def _gigabytes(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value / 1e9:,.2f} GB"
+    return UNKNOWN if value is None else f"{value / GB:,.2f} GB"
 
 
 UNKNOWN: Final = "n/a"
@@ -111,7 +112,7 @@ def milliseconds(value_s: float | None) -> str:
     """Return seconds as milliseconds with about four digits; None is n/a."""
     if value_s is None:
         return UNKNOWN
-    ms = value_s * 1000
+    ms = value_s * MS_PER_S
     return f"{ms:,.0f}" if ms >= 1000 else f"{ms:.1f}" if ms >= 100 else f"{ms:.2f}"
 
 

@@ -5,9 +5,8 @@ from typing import Any, Final
 
 from llmload.metrics.totals import RunTotals
 from llmload.scenario import Scenario
+from llmload.units import J_PER_KWH, S_PER_H
 
-S_PER_H: Final = 3600
-J_PER_KWH: Final = 3_600_000
 THOUSAND: Final = 1000
 MILLION: Final = 1_000_000
 

@@ -17,7 +17,6 @@ import orjson
 from llmload.errors import RunFolderError
 from llmload.record import (
     NO_CHUNKS,
-    NS_PER_S,
     ErrorType,
     Outcome,
     RequestError,
@@ -26,6 +25,7 @@ from llmload.record import (
     TokenSource,
     stamps_of,
 )
+from llmload.units import NS_PER_S
 
 SUMMARY, MANIFEST, REPORT = "summary.json", "manifest.json", "report.html"
 USERS: Final = "users.csv"

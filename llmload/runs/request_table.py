@@ -16,8 +16,9 @@ import pyarrow as pa  # type: ignore[import-untyped]  # has no stubs
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # the same
 
 from llmload.errors import RunFolderError
-from llmload.record import NS_PER_S, Outcome
+from llmload.record import Outcome
 from llmload.runs.folder import MANIFEST, RunFolder
+from llmload.units import NS_PER_S
 
 # A run's requests as columns, some thousand at a time: what a long run's report is computed from.
 

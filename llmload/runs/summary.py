@@ -5,6 +5,7 @@ from typing import Any, Final
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
 from llmload.stats.histogram import Histogram
+from llmload.units import S_PER_MIN
 
 DISTRIBUTIONS: Final = (
     "request_output_tokens_per_s",
@@ -47,7 +48,7 @@ def summarise(totals: RunTotals, *, window_s: float | None, verdict: Verdict) ->
 
 def figures(totals: RunTotals, window_s: float | None) -> dict[str, Any]:
     """Return what was measured in a window of that length: rates, token counts and distributions."""
-    minutes = window_s / 60 if window_s else None
+    minutes = window_s / S_PER_MIN if window_s else None
     tokens_known = totals.completed_in_window > 0 and totals.uncounted_answers == 0
     distributions = totals.distributions
     ended = totals.completed_in_window + totals.failed_in_window

@@ -17,6 +17,7 @@ from llmload.simulator.connection import Connection, Request
 from llmload.simulator.metrics import BatchGauges, EngineTotals
 from llmload.simulator.protocol import BODY_END, Asked, Format, error_body, http_chunk
 from llmload.simulator.settings import BYTES_PER_TOKEN, MID_ANSWER, SimulationSettings, gap_ns, ttft_ns
+from llmload.units import NS_PER_S
 
 # Wakes the event loop at a nanosecond of the monotonic clock.
 #
@@ -88,7 +89,7 @@ class LoopAlarm:
         """Ring at `due_ns`; the loop's clock is the monotonic one."""
         if self._handle is not None:
             self._handle.cancel()
-        self._handle = None if due_ns is None else self._loop.call_at(due_ns / 1e9, self._ring)
+        self._handle = None if due_ns is None else self._loop.call_at(due_ns / NS_PER_S, self._ring)
 
     def close(self) -> None:
         """Ring no more."""

@@ -26,6 +26,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from llmload.units import NS_PER_S
+
 # What was done, under vLLM's names: totals that are counted as tokens are written and translated when scraped.
 
 FINISHED_REASONS = ("stop", "length", "abort", "error")
@@ -56,7 +58,7 @@ class Seconds:
 
     def add(self, duration_ns: int) -> None:
         """Count one duration, in nanoseconds."""
-        self._counts[bisect_left(self._bounds_s, duration_ns / 1e9)] += 1
+        self._counts[bisect_left(self._bounds_s, duration_ns / NS_PER_S)] += 1
         self._sum_ns += duration_ns
 
     def family(self, name: str, text: str, label: str) -> HistogramMetricFamily:
@@ -66,7 +68,7 @@ class Seconds:
             total += count
             buckets.append((bound, float(total)))
         family = HistogramMetricFamily(name, text, labels=["model_name"])
-        family.add_metric([label], buckets, self._sum_ns / 1e9)
+        family.add_metric([label], buckets, self._sum_ns / NS_PER_S)
         return family
 
 

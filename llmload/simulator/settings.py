@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmload.errors import ConfigError
+from llmload.units import NS_PER_S
 
 # Which requests fail, and how.
 
@@ -160,12 +161,12 @@ def token_bytes(text: str) -> bytes:
 
 def ttft_ns(settings: SimulationSettings, prompt_tokens: int) -> int:
     """Nanoseconds from having a slot to the first token: ttft_s + prompt_tokens * prefill_s_per_token."""
-    return round((settings.ttft_s + prompt_tokens * settings.prefill_s_per_token) * 1e9)
+    return round((settings.ttft_s + prompt_tokens * settings.prefill_s_per_token) * NS_PER_S)
 
 
 def gap_ns(settings: SimulationSettings, running: int) -> int:
     """Nanoseconds between two tokens: itl_s * (1 + itl_load_factor * (running - 1) / slots)."""
-    return round(settings.itl_s * (1 + settings.itl_load_factor * max(running - 1, 0) / settings.slots) * 1e9)
+    return round(settings.itl_s * (1 + settings.itl_load_factor * max(running - 1, 0) / settings.slots) * NS_PER_S)
 
 
 def prompt_number(settings: SimulationSettings, prompt: bytes) -> int:

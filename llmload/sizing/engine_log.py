@@ -12,6 +12,7 @@ from llmload.sizing.fit import rank_weights
 from llmload.sizing.gpus import Gpu
 from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, BlockPool, KvCache, block_pool
 from llmload.sizing.weights import WEIGHT_FORMATS, Parallelism, rank_model, weights_bytes
+from llmload.units import GIB
 
 # What an inference engine says about its memory: its start-up log, or its /metrics, as facts.
 
@@ -196,7 +197,7 @@ def _from_metrics(text: str) -> EngineFacts:
         block_tokens=whole("block_size"),
         utilization=float(known["gpu_memory_utilization"]) if "gpu_memory_utilization" in known else None,
         blocks=whole("num_gpu_blocks"),
-        pool_gib=pool_bytes / 2**30 if pool_bytes else None,
+        pool_gib=pool_bytes / GIB if pool_bytes else None,
         tokens=tokens,
         concurrency=concurrency,
         max_model_len_tokens=round(tokens / concurrency) if tokens and concurrency else None,
@@ -204,7 +205,6 @@ def _from_metrics(text: str) -> EngineFacts:
     )
 
 
-_GIB = 2**30
 _CPU_BLOCK_TOKENS = 128  # vllm/platforms/cpu.py
 _QUANTISED = {"fp8": "fp8", "mxfp4": "mxfp4", "awq": "w4a16", "gptq": "w4a16", "bitsandbytes": "nf4"}
 _KV_DTYPES = {"auto": None, "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "bfloat16": "bf16", "float16": "fp16"}
@@ -292,14 +292,14 @@ def log_weight_format(facts: EngineFacts, model: ModelSpec) -> str:
 def _weights(facts: EngineFacts, model: ModelSpec, form: str, parallelism: Parallelism) -> list[Comparison]:
     rows = []
     if facts.checkpoint_gib is not None:
-        whole = weights_bytes(count_parameters(model), WEIGHT_FORMATS[form]) / _GIB
+        whole = weights_bytes(count_parameters(model), WEIGHT_FORMATS[form]) / GIB
         rows.append(
             Comparison(quantity="checkpoint_gib", logged=facts.checkpoint_gib, estimated=whole, given=f"config, {form}")
         )
     if facts.weights_gib is not None or not rows:
         best = max(rank_weights(model, form, parallelism, stage).best for stage in range(parallelism.pipeline))
         given = f"config, {form}, TP {parallelism.tensor}"
-        rows.append(Comparison(quantity="weights_gib", logged=facts.weights_gib, estimated=best / _GIB, given=given))
+        rows.append(Comparison(quantity="weights_gib", logged=facts.weights_gib, estimated=best / GIB, given=given))
     return rows
 
 
@@ -313,7 +313,7 @@ def _overhead(
     engine = _engine(facts, card)
     extra = overhead(model, engine, parallelism, stage=parallelism.pipeline - 1, weight_format=form)
     weights = rank_weights(model, form, parallelism, parallelism.pipeline - 1)
-    usable = card.usable_gib * _GIB * engine.utilization
+    usable = card.usable_gib * GIB * engine.utilization
     parts = {
         "activation_gib": (facts.activation_gib, extra.activation_bytes.best),
         "non_torch_gib": (facts.non_torch_gib, extra.non_torch_bytes.best),
@@ -321,7 +321,7 @@ def _overhead(
     }
     given = f"{card.usable_gib:.2f} GiB x {engine.utilization:g}, vLLM {facts.version}"
     return [
-        Comparison(quantity=name, logged=logged, estimated=estimated / _GIB, given=given)
+        Comparison(quantity=name, logged=logged, estimated=estimated / GIB, given=given)
         for name, (logged, estimated) in parts.items()
     ]
 
@@ -330,7 +330,7 @@ def _cache(facts: EngineFacts, model: ModelSpec, parallelism: Parallelism) -> li
     """Blocks, tokens and concurrency from the pool that the engine reports, so that errors before it are left out."""
     if facts.pool_gib is None or model.encoder:
         return []
-    pool_bytes = int(facts.pool_gib * _GIB)
+    pool_bytes = int(facts.pool_gib * GIB)
     if facts.engine == "sglang":
         cache = KvCache(model=model, element_bytes=_width(facts), tensor_parallel=parallelism.tensor)
         token_bytes = cache.bytes_per_token

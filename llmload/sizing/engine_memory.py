@@ -8,6 +8,7 @@ from llmload.errors import ConfigError
 from llmload.sizing.architecture import Dense, Experts, LatentAttention, ModelSpec
 from llmload.sizing.gpus import Gpu
 from llmload.sizing.weights import ONE_GPU, Parallelism, rank_model
+from llmload.units import GIB
 
 # Inference engines as far as memory depends on them: their versions, settings and defaults.
 
@@ -126,7 +127,6 @@ class Estimate:
         return {"low": round(self.low, digits), "best": round(self.best, digits), "high": round(self.high, digits)}
 
 
-_GIB = 2**30
 _LEAN_SAMPLER_SINCE = (0, 17)
 _FAT_LOGIT_BYTES = 37.51  # what the sampler's warm-up took for each entry of its logits before
 _LOGIT_BYTES_BESIDE_OWN = 12  # and since, beside the logit itself
@@ -165,7 +165,7 @@ def overhead(
     peak = activation_peak_bytes(model, engine, parallelism, last_stage=last, weight_format=weight_format)
     graphs = Estimate(0.4, 0.85, 1.95) if engine.counts_graphs else Estimate(0.0, 0.0, 0.0)
     return Overhead(
-        activation_bytes=Estimate.around(peak, 0.1, 0.15 * _GIB),
+        activation_bytes=Estimate.around(peak, 0.1, 0.15 * GIB),
         non_torch_bytes=_gib(_libraries_gib(engine, parallelism)),
         graph_bytes=_gib(graphs),
     )
@@ -195,7 +195,7 @@ def activation_peak_bytes(
         return sampler + width * tokens * chosen
     widths = [layer.feed_forward.intermediate_size for layer in part.decoder if isinstance(layer.feed_forward, Dense)]
     layer_peak = width * tokens * (3 * max(widths, default=0) + 2 * hidden)
-    return max(sampler, layer_peak) + width * tokens * hidden + 0.11 * _GIB
+    return max(sampler, layer_peak) + width * tokens * hidden + 0.11 * GIB
 
 
 def kept_tables_bytes(model: ModelSpec, parallelism: Parallelism = ONE_GPU) -> int:
@@ -224,4 +224,4 @@ def _libraries_gib(engine: Engine, parallelism: Parallelism) -> Estimate:
 
 
 def _gib(estimate: Estimate) -> Estimate:
-    return Estimate(estimate.low * _GIB, estimate.best * _GIB, estimate.high * _GIB)
+    return Estimate(estimate.low * GIB, estimate.best * GIB, estimate.high * GIB)

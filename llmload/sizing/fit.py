@@ -32,10 +32,10 @@ from llmload.sizing.weights import (
     rank_model,
     weights_bytes,
 )
+from llmload.units import GIB
 
 # Whether a model fits on given cards under an engine, how much it then serves, and how sure that is.
 
-_GIB = 2**30
 _UNCOUNTED_GIB = 2.0  # the most that a vision tower was seen to add; the least is nothing
 
 Verdict = Literal["fits", "may fit", "does not fit"]
@@ -98,7 +98,7 @@ def fit(deployment: Deployment) -> Fit:
     Raises ConfigError for a cut that engines refuse, a format that is not known, or layers whose blocks are not known.
     """
     check_parallelism(deployment.model, deployment.parallelism)
-    usable = deployment.gpu.usable_gib * _GIB * deployment.engine.utilization
+    usable = deployment.gpu.usable_gib * GIB * deployment.engine.utilization
     stages = tuple(_stage_fit(deployment, i, usable) for i in range(deployment.parallelism.pipeline))
     blocks = _fewest_blocks(stages)
     pool = stages[0].blocks
@@ -162,14 +162,14 @@ def rank_weights(model: ModelSpec, weight_format: str, parallelism: Parallelism 
     tables = kept_tables_bytes(model, parallelism)
     if weight_format == FROM_FILE and model.checkpoint is not None:
         share = _rank_share(model, parallelism, stage)
-        return Estimate.around(model.checkpoint.tensor_bytes * share + tables, 0.005, 0.2 * _GIB)
+        return Estimate.around(model.checkpoint.tensor_bytes * share + tables, 0.005, 0.2 * GIB)
     if weight_format not in WEIGHT_FORMATS:
         known = ", ".join(WEIGHT_FORMATS)
         raise ConfigError(f"precision {weight_format!r} is not known for {model.name}; known: {known}, and file")
     step = MXFP4_EXPERT_STEP if weight_format == "mxfp4" else 1
     counts = rank_counts(model, parallelism, stage, step)
-    around = Estimate.around(weights_bytes(counts, WEIGHT_FORMATS[weight_format]) + tables, 0.005, 0.2 * _GIB)
-    return replace(around, high=around.high + _UNCOUNTED_GIB * _GIB) if model.uncounted else around
+    around = Estimate.around(weights_bytes(counts, WEIGHT_FORMATS[weight_format]) + tables, 0.005, 0.2 * GIB)
+    return replace(around, high=around.high + _UNCOUNTED_GIB * GIB) if model.uncounted else around
 
 
 def default_format(model: ModelSpec) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from llmload.errors import ConfigError
 from llmload.sizing.catalogue import read_data
+from llmload.units import GB, GIB
 
 # Graphics cards: the memory that engines can have of them, and how fast they read it.
 
@@ -26,7 +27,7 @@ class Gpu:
     @property
     def usable_gib(self) -> float:
         """Memory in GiB that engines see; where nobody has reported it, 97 % of the name's GB, which has been less."""
-        return self.total_gib if self.total_gib is not None else self.nominal_gb * 10**9 / 2**30 * 0.97
+        return self.total_gib if self.total_gib is not None else self.nominal_gb * GB / GIB * 0.97
 
 
 def gpus() -> list[Gpu]:
@@ -108,8 +109,8 @@ def _describe(nvml: Any, index: int) -> LocalGpu:
     return LocalGpu(
         index=index,
         name=_text(nvml.nvmlDeviceGetName(handle)),
-        total_gib=memory.total / 2**30,
-        used_gib=memory.used / 2**30,
+        total_gib=memory.total / GIB,
+        used_gib=memory.used / GIB,
         driver=_text(nvml.nvmlSystemGetDriverVersion()),
         nvlinks=sum(_is_up(nvml, handle, link) for link in range(_LINKS)),
     )

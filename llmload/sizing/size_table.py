@@ -11,6 +11,7 @@ from llmload.errors import ConfigError
 from llmload.sizing.architecture import ModelSpec, count_parameters
 from llmload.sizing.catalogue import load_model, read_data
 from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
+from llmload.units import GIB
 
 # The sizing table: 1.2 times the weights, as the reference document computes it, for its models and any other.
 
@@ -22,7 +23,6 @@ PRECISION_BYTES: Mapping[str, Decimal] = {
     "INT4": Decimal("0.5"),
 }
 _FACTOR = Decimal("1.2")
-_GIB = Decimal(2**30)
 _CENT = Decimal("0.01")
 _HEADERS = ("Model", "Parameters", *PRECISION_BYTES)
 
@@ -41,7 +41,7 @@ class ReferenceRow:
         """GiB by precision, rounded once: rounding FP32 first and halving it gives other cents."""
         elements = self.backbone_params + self.rotary_cache_elements
         return {
-            precision: (_FACTOR * size * elements / _GIB).quantize(_CENT, ROUND_HALF_UP)
+            precision: (_FACTOR * size * elements / GIB).quantize(_CENT, ROUND_HALF_UP)
             for precision, size in PRECISION_BYTES.items()
         }
 
@@ -251,4 +251,4 @@ def _cells(line: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def _gib(size_bytes: Decimal) -> Decimal:
-    return (size_bytes / 2**30).quantize(_CENT, ROUND_HALF_UP)
+    return (size_bytes / GIB).quantize(_CENT, ROUND_HALF_UP)

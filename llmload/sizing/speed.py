@@ -11,6 +11,7 @@ from llmload.sizing.catalogue import load_model, read_data
 from llmload.sizing.gpus import Gpu, find_gpu
 from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
 from llmload.sizing.weights import FROM_FILE, WEIGHT_FORMATS, weights_bytes
+from llmload.units import GB
 
 # How fast a deployment can be at best: each step reads the weights and the cache once, each token is computed once.
 
@@ -58,7 +59,7 @@ def decode_bound_tokens_per_s(
     step_bytes = decode_step_bytes(
         model, weight_format=weight_format, kv_dtype=kv_dtype, context_tokens=context_tokens, batch=batch
     )
-    by_memory = batch * gpus * gpu.bandwidth_gb_per_s * 1e9 / step_bytes
+    by_memory = batch * gpus * gpu.bandwidth_gb_per_s * GB / step_bytes
     by_arithmetic = prefill_bound_tokens_per_s(model, gpu, gpus=gpus)
     return by_memory if by_arithmetic is None else min(by_memory, by_arithmetic)
 

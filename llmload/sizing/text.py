@@ -16,6 +16,7 @@ from llmload.sizing.speed import (
     prefill_bound_tokens_per_s,
 )
 from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
+from llmload.units import GIB, KIB
 
 # Speed bounds laid out: what memory bandwidth allows, beside what was measured.
 
@@ -46,7 +47,7 @@ def bound_json(
             context_tokens=context_tokens,
             batch=batch,
         )
-        rows.append({"batch": batch, "step_gib": step_bytes / _GIB, "bound_tokens_per_s": bound})
+        rows.append({"batch": batch, "step_gib": step_bytes / GIB, "bound_tokens_per_s": bound})
     prefill = prefill_bound_tokens_per_s(model, gpu, gpus=gpus)
     found: dict[str, object] = {
         "model": model.name,
@@ -87,8 +88,6 @@ def bound_text(found: dict[str, object]) -> str:
 
 # A fit laid out for people and for programs.
 
-_GIB = 2**30
-
 
 def fit_json(found: Fit) -> dict[str, object]:
     """The fit with every unit in its key; parts are those of one GPU of the tightest stage."""
@@ -113,7 +112,7 @@ def fit_json(found: Fit) -> dict[str, object]:
         "kv_dtype": plan.kv_dtype,
         "context_tokens": plan.context_tokens,
         "users": plan.users,
-        "usable_gib": round(found.usable_bytes / _GIB, 3),
+        "usable_gib": round(found.usable_bytes / GIB, 3),
         "weights_gib": _gib(tight.weights_bytes).rounded(3),
         "activation_gib": _gib(tight.overhead.activation_bytes).rounded(3),
         "non_torch_gib": _gib(tight.overhead.non_torch_bytes).rounded(3),
@@ -144,7 +143,7 @@ def fit_text(found: Fit) -> str:
         f"  weights {plan.weight_format}, KV cache {plan.kv_dtype}",
         "",
         f"{'GiB on each GPU':<28}{'low':>11}{'best':>11}{'high':>11}",
-        f"  {'usable':<26}{'':>11}{found.usable_bytes / _GIB:>11.2f}   {share}",
+        f"  {'usable':<26}{'':>11}{found.usable_bytes / GIB:>11.2f}   {share}",
         _row("weights", _gib(tight.weights_bytes), 2),
     ]
     if plan.engine.name == "vllm":
@@ -202,7 +201,7 @@ def _row(name: str, estimate: Estimate, digits: int) -> str:
 
 
 def _gib(estimate: Estimate) -> Estimate:
-    return Estimate(estimate.low / _GIB, estimate.best / _GIB, estimate.high / _GIB)
+    return Estimate(estimate.low / GIB, estimate.best / GIB, estimate.high / GIB)
 
 
 _CONTEXTS_TOKENS = (2048, 8192, 32768, 131072)
@@ -291,8 +290,8 @@ def _heading(model: ModelSpec) -> list[str]:
     if model.quantisation:
         lines.append(f"The config declares quantised weights: {model.quantisation}")
     if model.checkpoint:
-        types = ", ".join(f"{name} {size / _GIB:,.3f}" for name, size in model.checkpoint.bytes_by_type)
-        lines.append(f"Its files hold {model.checkpoint.tensor_bytes / _GIB:,.3f} GiB{f': {types}' if types else ''}")
+        types = ", ".join(f"{name} {size / GIB:,.3f}" for name, size in model.checkpoint.bytes_by_type)
+        lines.append(f"Its files hold {model.checkpoint.tensor_bytes / GIB:,.3f} GiB{f': {types}' if types else ''}")
     return lines
 
 
@@ -315,7 +314,7 @@ def _parameters(counts: ParameterCounts) -> list[str]:
 
 
 def _weights(sheet: ModelSheet) -> list[str]:
-    cells = [f"{name:<6}{size / _GIB:>9,.2f}" for name, size in sheet.weights_bytes.items()]
+    cells = [f"{name:<6}{size / GIB:>9,.2f}" for name, size in sheet.weights_bytes.items()]
     return ["", "Weights, GiB", *(f"  {'    '.join(cells[i : i + 4])}" for i in range(0, len(cells), 4))]
 
 
@@ -329,8 +328,8 @@ def _cache(sheet: ModelSheet) -> list[str]:
         )
     if sheet.state_bytes:
         lines.append(f"  recurrent state {_kib(sheet.state_bytes)}, whatever the length")
-    return lines + [f"  {tokens:>9,} tokens {size / _GIB:>9,.3f} GiB" for tokens, size in sheet.sequence_bytes.items()]
+    return lines + [f"  {tokens:>9,} tokens {size / GIB:>9,.3f} GiB" for tokens, size in sheet.sequence_bytes.items()]
 
 
 def _kib(size_bytes: int) -> str:
-    return f"{size_bytes / 1024:,.2f}".rstrip("0").rstrip(".") + " KiB"
+    return f"{size_bytes / KIB:,.2f}".rstrip("0").rstrip(".") + " KiB"

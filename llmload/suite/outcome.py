@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmload.errors import ConfigError
+from llmload.exit_codes import ExitCode
 from llmload.report.reference_tables import THROUGHPUT, Figure, read_figure, reference_tables
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.sizing.catalogue import load_model
@@ -13,7 +14,6 @@ from llmload.sizing.size_table import SEED_RULE, ReferenceRow, reference_json, r
 from llmload.suite.plan import Cell, SuitePlan
 from llmload.suite.state import Status, SuiteState
 
-GOOD, FAILED, INVALID = 0, 1, 3
 NOT_DONE = "not done"
 
 
@@ -54,12 +54,12 @@ class Outcome:
     """The cells that were to be done; the others may be not done."""
 
     @property
-    def exit_code(self) -> int:
+    def exit_code(self) -> ExitCode:
         """Of the cells asked for: 0: all are good; 3: a measurement is INVALID; 1: one failed or was not done."""
         statuses = {cell.status for cell in self.cells if cell.cell in self.asked_for}
         if Status.INVALID in statuses:
-            return INVALID
-        return GOOD if statuses <= {Status.GOOD} else FAILED
+            return ExitCode.INVALID
+        return ExitCode.GOOD if statuses <= {Status.GOOD} else ExitCode.FAILED
 
 
 def read_outcome(plan: SuitePlan, state: SuiteState, asked_for: Collection[str] | None = None) -> Outcome:

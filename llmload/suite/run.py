@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 
 from llmload.errors import EngineError, RunFolderError
+from llmload.exit_codes import MEASURED
 from llmload.loadgen.command import locust_arguments
 from llmload.metrics.validity import Level
 from llmload.report.gates import failed
@@ -119,7 +120,7 @@ def _run(arguments: list[str], running: RunningDeployment, out: Path, log: Path)
         folder = made[-1] if made else None
         if died is not None:
             return Measured(status=Status.FAILED, reason=f"while it was measured, {died}", folder=None)
-        if locust.exit_code not in {0, 1, 3} or folder is None:
+        if locust.exit_code not in MEASURED or folder is None:
             return Measured(status=Status.FAILED, reason=f"Locust {locust.end_text()}{quoted(locust)}", folder=None)
     return judged(folder)
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from llmload.errors import ConfigError, RunFolderError
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.suite.plan import Cell, SuitePlan
+from llmload.units import S_PER_H, S_PER_MIN
 
 # What a suite has done so far, in a file that is whole at any moment; one suite at a time works in a folder.
 
@@ -174,7 +175,7 @@ def left_text(left_s: float | None) -> str:
         return "time left n/a"
     if left_s < 90:
         return f"about {left_s:.0f} s left"
-    return f"about {left_s / 60:.0f} min left" if left_s < 5400 else f"about {left_s / 3600:.1f} h left"
+    return f"about {left_s / S_PER_MIN:.0f} min left" if left_s < 5400 else f"about {left_s / S_PER_H:.1f} h left"
 
 
 def time_left_s(plan: SuitePlan, state: SuiteState, pending: Collection[str], running: str | None) -> float | None:

@@ -5,7 +5,8 @@ import pytest
 
 from llmload.metrics.totals import RunTotals, Window
 from llmload.metrics.validity import Level, judge
-from llmload.record import NS_PER_S, ErrorType, Outcome, RequestError, RequestRecord, Slo, StampSource, TokenSource
+from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, Slo, StampSource, TokenSource
+from llmload.units import NS_PER_S
 
 WHOLE = Window(start_ns=0)
 

@@ -20,8 +20,9 @@ from llmload.metrics.totals import RunTotals, Window
 from llmload.metrics.validity import Level
 from llmload.prometheus.export import wsgi_app
 from llmload.prometheus.families import INFO_LABELS, LATENCY_S, Snapshot, sample_names
-from llmload.record import NS_PER_S, ErrorType, Outcome, RequestError, RequestRecord, Slo, StampSource, TokenSource
+from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, Slo, StampSource, TokenSource
 from llmload.stats.histogram import Exemplar, Histogram
+from llmload.units import NS_PER_S
 
 LABELS = {"engine": "vLLM", "model": 'a "model"', "scenario": "s"}
 SLO = Slo(ttft_s=0.25, e2e_s=1.0)

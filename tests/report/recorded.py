@@ -8,17 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from llmload.record import (
-    NS_PER_S,
-    ErrorType,
-    Outcome,
-    RequestError,
-    RequestRecord,
-    StampSource,
-    TokenSource,
-    stamps_of,
-)
+from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, StampSource, TokenSource, stamps_of
 from llmload.runs.folder import RequestLog
+from llmload.units import NS_PER_S
 
 LIMITS = {"ttft_s": 0.2, "tpot_s": 0.05, "e2e_s": None}
 LOAD = {"kind": "closed_loop", "users": 4, "duration_s": 30.0, "requests": None, "warmup_s": 5.0}

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmload.metrics.totals import RunTotals, Window
-from llmload.record import NS_PER_S, Outcome, RequestRecord, Slo, TokenSource
+from llmload.record import Outcome, RequestRecord, Slo, TokenSource
 from llmload.runs.cost import cost_of, cost_rows
 from llmload.scenario import Scenario, load_scenario
+from llmload.units import NS_PER_S
 
 SCENARIO = """
 [scenario]

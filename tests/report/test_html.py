@@ -13,13 +13,14 @@ import pytest
 from recorded import manifest_of, records, write_folder
 
 from llmload.errors import RunFolderError
-from llmload.record import NS_PER_S, ErrorType, Outcome, RequestError, RequestRecord, stamps_of
+from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, stamps_of
 from llmload.report import definitions
 from llmload.report.html.assets import PAGE
 from llmload.report.html.page import render, write_html
 from llmload.report.terminal import COLUMNS, LATENCIES, milliseconds, number
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import load_run, read_summary
+from llmload.units import NS_PER_S
 
 ROOT = Path(__file__).parents[2]
 EVIL = "<script>alert(1)</script>\"'&</script><img src=x onerror=alert(1)>"

@@ -11,11 +11,12 @@ from recorded import LIMITS, records
 
 from llmload.errors import RunFolderError
 from llmload.metrics.totals import RunTotals, Window
-from llmload.record import NS_PER_S, RequestRecord, Slo
+from llmload.record import RequestRecord, Slo
 from llmload.runs import aggregate as recount
 from llmload.runs.aggregate import WindowS
 from llmload.runs.folder import RequestLog
 from llmload.runs.request_table import read_columns
+from llmload.units import NS_PER_S
 
 SLO = Slo(**LIMITS)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from llmload.runs.aggregate import Stage
 from llmload.runs.loaded_run import LoadedRun
+from llmload.units import S_PER_MIN
 
 # A chart as plain values: what the page's script draws, whatever it shows.
 
@@ -180,7 +181,7 @@ def over_time(digests: Sequence[LoadedRun], names: Sequence[str]) -> list[Chart]
                 digests,
                 names,
                 "completed/min",
-                lambda d: (d.timeline.completed * 60 / d.timeline.widths_s).tolist(),
+                lambda d: (d.timeline.completed * S_PER_MIN / d.timeline.widths_s).tolist(),
             ),
             bands=own_bands,
             empty=nothing_drawn(digests, "No request was completed."),
@@ -247,7 +248,9 @@ def _errors(digests: Sequence[LoadedRun], names: Sequence[str], own_bands: Seque
                 Series(
                     name=name,
                     x=digest.timeline.middles_s,
-                    y=(np.sum(list(digest.timeline.errors.values()), axis=0) * 60 / digest.timeline.widths_s).tolist(),
+                    y=(
+                        np.sum(list(digest.timeline.errors.values()), axis=0) * S_PER_MIN / digest.timeline.widths_s
+                    ).tolist(),
                     colour=run_colour(index),
                 )
                 for index, (digest, name) in enumerate(zip(digests, names, strict=True))
@@ -270,7 +273,7 @@ def _errors(digests: Sequence[LoadedRun], names: Sequence[str], own_bands: Seque
             Series(
                 name=f"{name} ({int(count.sum())})",
                 x=middles_s,
-                y=(stack * 60 / widths_s).tolist(),
+                y=(stack * S_PER_MIN / widths_s).tolist(),
                 colour=run_colour(len(counts) - 1 - index),
                 style="bars",
             )

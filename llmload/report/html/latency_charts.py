@@ -11,12 +11,12 @@ from llmload.report.html.chart import Chart, Mark, Series, bands, nothing_drawn,
 from llmload.runs.loaded_run import LoadedRun
 from llmload.runs.timeline import grouping
 from llmload.stats.histogram import Histogram
+from llmload.units import MS_PER_S
 
 PERCENTILES: Final = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 PERCENTILE_COLOURS: Final = {"p50": colours.P50, "p95": colours.P95, "p99": colours.P99}
 ECDF_POINTS: Final = 160
 REACH: Final = 20.0
-MS_PER_S: Final = 1000
 TALL: Final = 12.0
 """A latency chart is drawn on a log axis where its greatest value is more than so many times its median."""
 NO_CHUNKS: Final = "The run recorded no chunk times (run.record_chunks = false): only the table knows the percentiles."

@@ -10,7 +10,6 @@ import numpy as np
 from llmload.report.html import chart as colours
 from llmload.report.html.chart import Band, Chart, Mark, Section, Series, bands, nothing_drawn, over_time, run_colour
 from llmload.report.html.latency_charts import (
-    MS_PER_S,
     PERCENTILE_COLOURS,
     PERCENTILES,
     ecdf,
@@ -19,6 +18,7 @@ from llmload.report.html.latency_charts import (
 )
 from llmload.report.terminal import LATENCIES
 from llmload.runs.loaded_run import ENGINE_FILE, GPU_FILE, LoadedRun, Part, read_monitored
+from llmload.units import GB, MIB_PER_GIB, MS_PER_S
 
 # Charts of latency and throughput against load, and against each other.
 
@@ -186,8 +186,6 @@ def _by_in_flight(digest: LoadedRun, name: str, key: str) -> Chart:
 
 # What engine and GPUs said of themselves, as charts on the run's time axis.
 
-MIB_PER_GIB: Final = 1024
-BYTES_PER_GB: Final = 1e9
 _ENGINE: Final = (
     ("KV cache in use", "%", "kv_cache_usage", 100.0),
     ("Output tokens/s, by the engine", "tok/s", "output_tokens", None),
@@ -200,8 +198,8 @@ _GPU: Final = (
     ("Memory used", "GiB", "memory_used_mib", 1 / MIB_PER_GIB),
     ("Utilisation", "%", "gpu_util_percent", 1.0),
     ("Tensor cores active", "%", "tensor_active", 100.0),
-    ("NVLink sent", "GB/s", "nvlink_tx_bytes_per_s", 1 / BYTES_PER_GB),
-    ("NVLink received", "GB/s", "nvlink_rx_bytes_per_s", 1 / BYTES_PER_GB),
+    ("NVLink sent", "GB/s", "nvlink_tx_bytes_per_s", 1 / GB),
+    ("NVLink received", "GB/s", "nvlink_rx_bytes_per_s", 1 / GB),
 )
 
 
