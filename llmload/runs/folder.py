@@ -28,6 +28,7 @@ from llmload.record import (
 from llmload.units import NS_PER_S
 
 SUMMARY, MANIFEST, REPORT = "summary.json", "manifest.json", "report.html"
+ENGINE_METRICS, GPU_METRICS = "engine_metrics.csv", "gpu_metrics.csv"
 USERS: Final = "users.csv"
 """How many users ran, a line each time that changed."""
 

@@ -21,7 +21,6 @@ from llmload.runs.timeline import Timeline, bin_width_s
 
 # What engine and GPUs said of themselves while a run went on, read from its folder.
 
-ENGINE_FILE, GPU_FILE = "engine_metrics.csv", "gpu_metrics.csv"
 _BESIDES: Final = {"unix_s", "url", "part"}
 
 

@@ -20,7 +20,7 @@ pytest.importorskip("grafana_foundation_sdk", reason="needs the dashboards extra
 GRAFANA = Path(__file__).parents[2] / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "llmload.json").read_text())
 RECORDED = set(re.findall(r"record: (\S+)", (GRAFANA / "prometheus" / "rules" / "recording.yml").read_text()))
-KNOWN = sample_names() | RECORDED | {name for series in GPU for name in series.names}
+KNOWN = sample_names() | RECORDED | {name for figure in GPU for name in figure.series}
 NAMES = re.compile(r"\b(?:llmload_\w+|engine:[\w:]+|DCGM_\w+|(?:vllm|sglang|llamacpp):\w+|tgi_\w+)\b")
 
 
@@ -61,7 +61,7 @@ def test_panels_and_rules_name_only_series_that_exist() -> None:
     for text in (*queries, RUN_REGIONS, *re.findall(r"expr: \|?((?:.|\n)*?)(?=\n +(?:for|labels):)", alerts)):
         assert set(NAMES.findall(text)), text
         assert set(NAMES.findall(text)) <= KNOWN, text
-    engines = {name for series in ENGINE for name in series.names}
+    engines = {name for figure in ENGINE for name in figure.series}
     read_by_rules = set(NAMES.findall(" ".join(re.findall(r"\((.*?)[\[)]", recording)))) - RECORDED
     assert read_by_rules
     assert read_by_rules <= engines
@@ -77,7 +77,7 @@ def test_dcgm_is_told_to_export_what_is_read() -> None:
     lines = (GRAFANA / "dcgm" / "llmload-counters.csv").read_text().splitlines()
     fields = {line.split(",")[0] for line in lines if not line.startswith("#")}
 
-    assert {name for series in GPU for name in series.names} <= fields
+    assert {name for figure in GPU for name in figure.series} <= fields
 
 
 def test_grafana_is_told_the_scrape_interval_that_prometheus_has() -> None:

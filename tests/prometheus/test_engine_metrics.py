@@ -1,4 +1,4 @@
-"""What engines and GPUs say of themselves, under whichever names, beside what the client measured."""
+"""Metrics of engines and GPUs are read under every engine's names, and summed up beside the client's figures."""
 
 import csv
 import ssl
@@ -11,11 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, openmetrics
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
 
 from benchmarks.truth_engine.engine import certificate_files
 from llmload.errors import ConfigError
 from llmload.metrics.totals import RunTotals
-from llmload.prometheus.scrape import ENGINE, ENGINE_FILE, GPU, EngineScraper, Source, engine_summary, gpu_summary, read
+from llmload.prometheus.scrape import (
+    ENGINE,
+    GPU,
+    EngineScraper,
+    ScrapeTarget,
+    engine_summary,
+    gpu_summary,
+    parse_figures,
+)
+from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS
 from llmload.scenario import load_scenario
 from llmload.scenario.sections import Monitor
 from llmload.simulator import SimulationSettings, spawn
@@ -61,7 +72,7 @@ DCGM_FI_PROF_NVLINK_TX_BYTES{gpu="0",UUID="x"} 1000000
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_each_engine_says_the_same_under_names_of_its_own(text: str) -> None:
-    figures = read(text, ENGINE)[""]
+    figures = parse_figures(text, ENGINE)[""]
 
     assert (figures["running"], figures["waiting"], figures["output_tokens"]) == (3, 2, 100)
     assert figures.get("kv_cache_usage", 0.5) == 0.5
@@ -69,12 +80,12 @@ def test_each_engine_says_the_same_under_names_of_its_own(text: str) -> None:
 
 
 def test_what_real_engines_served_is_read() -> None:
-    vllm, llama = (read((DATA / f"{name}.metrics").read_text(), ENGINE)[""] for name in ("vllm", "llamacpp"))
+    vllm, llama = (parse_figures((DATA / f"{name}.metrics").read_text(), ENGINE)[""] for name in ("vllm", "llamacpp"))
 
     assert (vllm["prompt_tokens"], vllm["output_tokens"], vllm["ttft_count"]) == (1498, 2482, 43)
     assert vllm["itl_count"] == 2482 - 43
     assert vllm["ttft_sum_s"] / vllm["ttft_count"] == pytest.approx(0.11301, rel=1e-4)
-    assert {series.name for series in ENGINE} == vllm.keys()
+    assert {figure.name for figure in ENGINE} == vllm.keys()
     assert (llama["prompt_tokens"], llama["output_tokens"], llama["running"]) == (35, 32, 0)
 
 
@@ -83,18 +94,72 @@ def test_counts_of_several_ranks_add_up_and_shares_do_not() -> None:
     text += 'vllm:kv_cache_usage_perc{engine="0"} 0.5\nvllm:kv_cache_usage_perc{engine="1"} 0.7\n'
     text += 'vllm:num_requests_waiting{engine="0"} NaN\n'
 
-    assert read(text, ENGINE) == {"": {"running": 7, "kv_cache_usage": 0.7}}
+    assert parse_figures(text, ENGINE) == {"": {"running": 7, "kv_cache_usage": 0.7}}
 
 
 def test_what_no_engine_serves_is_nothing() -> None:
-    assert read("<html>not metrics</html>\nvllm:num_requests_running\n", ENGINE) == {}
+    assert parse_figures("<html>not metrics</html>\nvllm:num_requests_running\n", ENGINE) == {}
 
 
-def grown(tmp_path: Path, *samples: str) -> Source:
-    source = Source("http://engine/metrics", ENGINE, tmp_path / ENGINE_FILE)
+@pytest.mark.parametrize(
+    "exposition",
+    [
+        'vllm:prompt_tokens_total{model_name="m"} 5 # {trace_id="x"} 0.3\n',
+        'vllm:prompt_tokens_total{model_name="m"} 5 # {trace_id="a } b"} 0.3 1790000000.5\n',
+        'vllm:prompt_tokens_total{model_name="m"} 5 1790000000 # {trace_id="x"} 0.3\n',
+        'vllm:prompt_tokens_total 5 # {trace_id="x"} 0.3\n',
+    ],
+)
+def test_an_exemplar_is_not_read_as_the_value(exposition: str) -> None:
+    text = f"# TYPE vllm:prompt_tokens counter\n{exposition}# EOF\n"
+
+    assert parse_figures(text, ENGINE) == {"": {"prompt_tokens": 5}}
+
+
+@pytest.mark.parametrize(
+    ("labels", "gpu"),
+    [
+        ('Hostname="h", gpu="0"', "0"),
+        ('Hostname="h",gpu = "0"', "0"),
+        (r'modelName="a \"b\", c",gpu="1"', "1"),
+        (r'modelName="x,gpu=\"7\"",gpu="1"', "1"),
+        (r'modelName="x,gpu=\"7\""', ""),
+        (r'path="C:\\",gpu="2"', "2"),
+        (r'gpu="a\"b"', 'a"b'),
+        ('gpu="2",', "2"),
+        ('other_gpu="3"', ""),
+    ],
+)
+def test_a_label_is_read_as_the_format_defines_it(labels: str, gpu: str) -> None:
+    assert parse_figures(f"DCGM_FI_DEV_POWER_USAGE{{{labels}}} 300\n", GPU, "gpu") == {gpu: {"power_w": 300}}
+
+
+def test_a_line_that_cannot_be_parsed_does_not_hide_the_others() -> None:
+    text = 'vllm:num_requests_running{engine=0} 3\nvllm:num_requests_running{engine="1"} 4\r\n'
+    text += "vllm:num_requests_waiting many\nvllm:num_requests_waiting{\nvllm:num_requests_waiting{a\\b =, ==} 1\n"
+
+    assert parse_figures(text, ENGINE) == {"": {"running": 4}}
+
+
+def test_what_the_library_writes_as_open_metrics_is_read_as_it_was_set() -> None:
+    registry = CollectorRegistry()
+    labels = {"model_name": 'a "b", gpu="9" \\ }\n#'}
+    counter = Counter("vllm:prompt_tokens", "Prompt tokens.", list(labels), registry=registry)
+    counter.labels(**labels).inc(5, exemplar={"trace_id": "x"})
+    histogram = Histogram("vllm:time_to_first_token_seconds", "TTFT.", registry=registry)
+    histogram.observe(0.25, exemplar={"trace_id": "y"})
+    open_metrics = openmetrics.exposition.generate_latest(registry, ALLOWUTF8).decode()
+    expected = {"prompt_tokens": 5, "ttft_sum_s": 0.25, "ttft_count": 1}
+
+    assert parse_figures(open_metrics, ENGINE, "gpu") == {"": expected}
+    assert parse_figures(generate_latest(registry).decode(), ENGINE, "gpu") == {"": expected}
+
+
+def grown(tmp_path: Path, *samples: str) -> ScrapeTarget:
+    target = ScrapeTarget("http://engine/metrics", ENGINE, tmp_path / ENGINE_METRICS)
     for text in samples:
-        source.take(read(text, ENGINE))
-    return source
+        target.record(parse_figures(text, ENGINE))
+    return target
 
 
 def test_the_summary_lays_the_engines_means_beside_the_clients(tmp_path: Path) -> None:
@@ -105,13 +170,13 @@ def test_the_summary_lays_the_engines_means_beside_the_clients(tmp_path: Path) -
             f"vllm:prefix_cache_queries_total {count * 100}\nvllm:prefix_cache_hits_total {count * 25}\n"
         )
 
-    source = grown(tmp_path, said(50, 10, 1.0, 0), said(60, 11, 1.1, 7), said(150, 14, 1.4, 2))
+    target = grown(tmp_path, said(50, 10, 1.0, 0), said(60, 11, 1.1, 7), said(150, 14, 1.4, 2))
     totals = RunTotals(arrived_tokens=98)
     totals.distributions["ttft_s"].add_many(np.array([0.12, 0.12]))
     totals.outside["ttft_s"] = RunTotals().distributions["ttft_s"]
     totals.outside["ttft_s"].add(0.15)
 
-    summary = engine_summary([source], totals)
+    summary = engine_summary([target], totals)
 
     assert summary["ttft_mean_s"] == pytest.approx(0.4 / 4)
     assert summary["client_ttft_mean_s"] == pytest.approx(0.13)
@@ -119,34 +184,34 @@ def test_the_summary_lays_the_engines_means_beside_the_clients(tmp_path: Path) -
     assert (summary["output_tokens"], summary["output_tokens_gap"]) == (100, 2)
     assert (summary["running_max"], summary["waiting_max"], summary["preemptions"]) == (7, None, None)
     assert summary["prefix_cache_hit_share"] == 0.25
-    rows = list(csv.DictReader((tmp_path / ENGINE_FILE).read_text().splitlines()))
+    rows = list(csv.DictReader((tmp_path / ENGINE_METRICS).read_text().splitlines()))
     assert [(row["running"], row["waiting"]) for row in rows] == [("0.0", ""), ("7.0", ""), ("2.0", "")]
 
 
 def test_an_engine_that_was_restarted_has_no_difference_to_show(tmp_path: Path) -> None:
-    source = grown(tmp_path, "vllm:generation_tokens_total 50\n", "vllm:generation_tokens_total 10\n")
+    target = grown(tmp_path, "vllm:generation_tokens_total 50\n", "vllm:generation_tokens_total 10\n")
 
-    assert engine_summary([source], RunTotals())["output_tokens"] is None
+    assert engine_summary([target], RunTotals())["output_tokens"] is None
 
 
 def test_gpus_are_kept_apart_in_the_file_and_added_up_in_the_summary(tmp_path: Path) -> None:
-    source = Source("http://gpu/metrics", GPU, tmp_path / "gpu_metrics.csv", by="gpu")
+    target = ScrapeTarget("http://gpu/metrics", GPU, tmp_path / GPU_METRICS, by="gpu")
     for used, energy in ((512, 1000), (1024, 4000), (256, 7000)):
         time.sleep(0.1)
         text = DCGM.replace("{used0}", str(used)).replace("{energy0}", str(energy))
-        source.take(read(text, GPU, "gpu"))
+        target.record(parse_figures(text, GPU, "gpu"))
 
-    summary = gpu_summary([source], RunTotals(arrived_tokens=3))
+    summary = gpu_summary([target], RunTotals(arrived_tokens=3))
 
     assert (summary["gpus"], summary["memory_used_max_gib"], summary["power_max_w"]) == (2, 3.0, 300.5)
     assert (summary["energy_j"], summary["energy_j_per_output_token"]) == (6.0, 2.0)
     assert summary["nvlink_rx_max_bytes_per_s"] is summary["nvlink_rx_bytes"] is None
     assert 1e6 * 0.2 <= summary["nvlink_tx_bytes"] < 1e6 * 20, "a million bytes a second, over two tenths of a second"
     assert summary["memory_estimate_gib"] is None
-    sized = gpu_summary([source], RunTotals(), {"weights": 2**30, "overhead": 2**29, "kv_cache": 2**31})
+    sized = gpu_summary([target], RunTotals(), {"weights": 2**30, "overhead": 2**29, "kv_cache": 2**31})
     assert (sized["memory_estimate_gib"], sized["memory_estimate_with_kv_cache_gib"]) == (3.0, 7.0)
-    assert read("DCGM_FI_DEV_FB_USED 9223372036854775794\n", GPU) == {}, "DCGM's way to say: not known"
-    assert [row["part"] for row in csv.DictReader((tmp_path / "gpu_metrics.csv").read_text().splitlines())] == [
+    assert parse_figures("DCGM_FI_DEV_FB_USED 9223372036854775794\n", GPU) == {}, "DCGM's way to say: not known"
+    assert [row["part"] for row in csv.DictReader((tmp_path / GPU_METRICS).read_text().splitlines())] == [
         "0",
         "1",
     ] * 3

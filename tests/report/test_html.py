@@ -18,7 +18,7 @@ from llmload.report import definitions
 from llmload.report.html.assets import PAGE
 from llmload.report.html.page import render, write_html
 from llmload.report.terminal import COLUMNS, LATENCIES, milliseconds, number
-from llmload.runs.folder import RunFolder
+from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, RunFolder
 from llmload.runs.loaded_run import load_run, read_summary
 from llmload.units import NS_PER_S
 
@@ -199,14 +199,10 @@ class TestCharts:
         assert marks == {"holds": 2, "breaks": 4}
 
     def test_engine_and_gpu_series_are_on_the_runs_time_axis(self, run: Path) -> None:
-        from llmload.prometheus import scrape as engine_metrics
-        from llmload.runs import loaded_run as monitored
-
-        assert (monitored.ENGINE_FILE, monitored.GPU_FILE) == (engine_metrics.ENGINE_FILE, engine_metrics.GPU_FILE)
         start_s = json.loads((run / "manifest.json").read_text())["started_unix_s"]
         engine = f"unix_s,url,part,running,output_tokens\n{start_s + 1},http://e:1/metrics,,3,100\n"
-        (run / "engine_metrics.csv").write_text(f"{engine}{start_s + 3},http://e:1/metrics,,4,300\n99,http")
-        (run / "gpu_metrics.csv").write_text(f"unix_s,url,part,power_w\n{start_s + 1},http://d:1,0,250\n")
+        (run / ENGINE_METRICS).write_text(f"{engine}{start_s + 3},http://e:1/metrics,,4,300\n99,http")
+        (run / GPU_METRICS).write_text(f"unix_s,url,part,power_w\n{start_s + 1},http://d:1,0,250\n")
         page = page_of(run)
 
         assert chart(page, "Requests in the engine")["series"][1]["y"] == [3, 4]

@@ -17,7 +17,8 @@ from llmload.report.html.latency_charts import (
     slo_marks,
 )
 from llmload.report.terminal import LATENCIES
-from llmload.runs.loaded_run import ENGINE_FILE, GPU_FILE, LoadedRun, Part, read_monitored
+from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS
+from llmload.runs.loaded_run import LoadedRun, Part, read_monitored
 from llmload.units import GB, MIB_PER_GIB, MS_PER_S
 
 # Charts of latency and throughput against load, and against each other.
@@ -206,8 +207,8 @@ _GPU: Final = (
 def monitored_sections(digest: LoadedRun) -> list[Section]:
     """Return the sections of a run that read its engine or GPUs; none for one that read neither."""
     origin_s, own_bands = digest.manifest["started_unix_s"], bands(digest)
-    engines = read_monitored(digest.folder, ENGINE_FILE, origin_s)
-    gpus = read_monitored(digest.folder, GPU_FILE, origin_s)
+    engines = read_monitored(digest.folder, ENGINE_METRICS, origin_s)
+    gpus = read_monitored(digest.folder, GPU_METRICS, origin_s)
     engine = [_requests(digest, engines, own_bands), *(_chart(engines, own_bands, *each) for each in _ENGINE)]
     found = []
     if engines:
