@@ -14,6 +14,7 @@ FLOORS = {
     "units": 0,
     "record": 1,
     "stats": 1,
+    "timerfd": 1,
     "metrics": 2,
     "prompts": 2,
     "sizing": 2,

@@ -3,10 +3,8 @@
 from locust.env import Environment
 
 import contextlib
-import ctypes
 import gc
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,60 +27,40 @@ from llmload.runs.folder import RequestLog, RunFolder
 from llmload.scenario import Scenario
 from llmload.scenario.loads import AnyLoad, Capacity, OpenLoop, Replay, Staged
 from llmload.scenario.reading import read_value
+from llmload.timerfd import TimerFd
 from llmload.units import NS_PER_S
 
-# Waking at a moment, to some microseconds.
-
-_CLOCK_MONOTONIC: Final = 1
-_ABSOLUTE: Final = 1
 _READABLE: Final = 1
 
 
-class _Setting(ctypes.Structure):
-    """Linux' `struct itimerspec`: the interval (none here) and the moment, each in seconds and nanoseconds."""
-
-    _fields_ = (
-        ("interval_s", ctypes.c_long),
-        ("interval_ns", ctypes.c_long),
-        ("moment_s", ctypes.c_long),
-        ("moment_ns", ctypes.c_long),
-    )
-
-
-class TimerFd:
+class GreenletTimer:
     """
     Wakes the one greenlet that sleeps by it, at readings of the monotonic clock in ns.
 
-    By Linux' timerfd_create(2): an event loop waits in whole milliseconds, so what is due at different moments within
-    one would leave together. Where the system has none, by the event loop's own timers.
+    By a timerfd; on a system without one, by the event loop's own timers, which wait in whole milliseconds.
     """
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = -1
-        with contextlib.suppress(AttributeError):  # not on this system
-            self._fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-        self._watcher: Any = get_hub().loop.io(self._fd, _READABLE) if self._fd >= 0 else None
+        self._timer: TimerFd | None = None
+        with contextlib.suppress(OSError):  # not on this system
+            self._timer = TimerFd()
+            self._watcher: Any = get_hub().loop.io(self._timer.fd, _READABLE)
 
     def sleep_until(self, due_ns: int) -> None:
         """Let others run until the moment has come; return at once if it has passed."""
         while (left_ns := due_ns - time.monotonic_ns()) > 0:
-            if self._watcher is not None and self._set(due_ns):
+            if self._timer is not None:
+                self._timer.set(due_ns)
                 get_hub().wait(self._watcher)
             else:
                 gevent.sleep(left_ns / NS_PER_S)
 
     def close(self) -> None:
-        """Give back what the system holds for it."""
-        if self._watcher is not None:
+        """Close what the system holds for it."""
+        if self._timer is not None:
             self._watcher.close()
-            os.close(self._fd)
-            self._watcher = None
-
-    def _set(self, due_ns: int) -> bool:
-        moment_s, moment_ns = divmod(due_ns, NS_PER_S)
-        setting = _Setting(moment_s=moment_s, moment_ns=moment_ns)
-        return bool(self._libc.timerfd_settime(self._fd, _ABSOLUTE, ctypes.byref(setting), None) == 0)
+            self._timer.close()
+            self._timer = None
 
 
 # Which rate an open loop is asked for at this moment: the start form's, which may be edited while it runs.
@@ -146,14 +124,14 @@ class Schedule:
         self._session, self._gaps, self._rate_per_s = session, gaps, rate_per_s
         self._hold, self._max_in_flight = run_conversation, max_in_flight
         self._talks = Group()
-        self._alarm_clock = TimerFd()
+        self._timer = GreenletTimer()
 
     def run(self) -> None:
         """Send until the schedule is over."""
         try:
             self._run()
         finally:
-            self._alarm_clock.close()
+            self._timer.close()
 
     def _run(self) -> None:
         due_ns = time.monotonic_ns()
@@ -172,11 +150,11 @@ class Schedule:
             wait_s = gap / rate_per_s if rate_per_s > 0 else float("inf")
             if wait_s <= LOOK_S:
                 due_ns = since_ns + round(wait_s * NS_PER_S)
-                self._alarm_clock.sleep_until(due_ns)
+                self._timer.sleep_until(due_ns)
                 return due_ns
             since_ns += round(LOOK_S * NS_PER_S)
             gap -= LOOK_S * rate_per_s
-            self._alarm_clock.sleep_until(since_ns)
+            self._timer.sleep_until(since_ns)
             if not self._session.starting:
                 return since_ns
 

@@ -1,9 +1,7 @@
 """Slots, the queue before them, and the schedule of due tokens."""
 
 import asyncio
-import ctypes
 import hashlib
-import os
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -17,15 +15,11 @@ from llmload.simulator.connection import Connection, Request
 from llmload.simulator.metrics import BatchGauges, EngineTotals
 from llmload.simulator.protocol import BODY_END, Asked, Format, error_body, http_chunk
 from llmload.simulator.settings import BYTES_PER_TOKEN, MID_ANSWER, SimulationSettings, gap_ns, ttft_ns
+from llmload.timerfd import TimerFd
 from llmload.units import NS_PER_S
 
-# Wakes the event loop at a nanosecond of the monotonic clock.
-#
-# asyncio's own timers go through epoll, whose time-out Python rounds up to whole milliseconds: tokens would be written
-# up to 1 ms late. A Linux timerfd is a file descriptor that becomes readable on time (tens of microseconds).
-
-_CLOCK_MONOTONIC = 1
-_TFD_TIMER_ABSTIME = 1
+# Wakes the event loop on time: asyncio's own timers go through epoll, whose time-out Python rounds up to whole
+# milliseconds, so tokens would be written up to 1 ms late.
 
 
 class Alarm(Protocol):
@@ -40,41 +34,22 @@ class Alarm(Protocol):
 
 def alarm_for(loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> Alarm:
     """The most exact alarm that this system has."""
-    return TimerfdAlarm(loop, ring) if sys.platform == "linux" else LoopAlarm(loop, ring)
+    return TimerFdAlarm(loop, ring) if sys.platform == "linux" else LoopAlarm(loop, ring)
 
 
-class _Timespec(ctypes.Structure):
-    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
-
-
-class _Itimerspec(ctypes.Structure):
-    _fields_ = (("interval", _Timespec), ("value", _Timespec))
-
-
-class TimerfdAlarm:
-    """An alarm on a Linux timerfd (timerfd_create(2))."""
+class TimerFdAlarm:
+    """An alarm on a Linux timerfd."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
         self._loop = loop
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._settime = libc.timerfd_settime
-        self._fd: int = libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-        if self._fd < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create failed")
-        self._spec = _Itimerspec()
-        self._value = self._spec.value
-        self._pointer = ctypes.byref(self._spec)
-        loop.add_reader(self._fd, ring)
-
-    def set(self, due_ns: int | None) -> None:
-        """Ring at `due_ns`; setting also clears what rang, so nothing has to be read from the descriptor."""
-        self._value.seconds, self._value.nanoseconds = (0, 0) if due_ns is None else divmod(due_ns, 1_000_000_000)
-        self._settime(self._fd, _TFD_TIMER_ABSTIME, self._pointer, None)
+        self._timer = TimerFd()
+        self.set = self._timer.set
+        loop.add_reader(self._timer.fd, ring)
 
     def close(self) -> None:
         """Ring no more and close the descriptor."""
-        self._loop.remove_reader(self._fd)
-        os.close(self._fd)
+        self._loop.remove_reader(self._timer.fd)
+        self._timer.close()
 
 
 class LoopAlarm:
