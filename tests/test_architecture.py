@@ -12,6 +12,7 @@ FLOORS = {
     "errors": 0,
     "exit_codes": 0,
     "units": 0,
+    "formatting": 1,
     "record": 1,
     "stats": 1,
     "timerfd": 1,

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from llmload.capacity.judge import Judgement, StepJudge, figure_of
 from llmload.capacity.search import CapacitySearch, knee
+from llmload.formatting import UNKNOWN, number
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals
 from llmload.runs.summary import figures
@@ -19,7 +20,6 @@ CURVE: Final = ("requests_per_min", "output_tokens_per_s", "goodput_share", "err
 CURVE_LATENCIES: Final = ("ttft_s", "tpot_s", "e2e_s")
 HELD: Final = {True: "holds", False: "breaks"}
 STYLES: Final = {True: "green", False: "red", None: "dim"}
-UNKNOWN: Final = "n/a"
 
 
 @dataclass(slots=True)
@@ -188,7 +188,7 @@ def _curve(capacity: Mapping[str, Any]) -> Table:
         latencies = [_ms(point[name], q) for name in CURVE_LATENCIES for q in ("p50", "p95")]
         held = f"{HELD[point['held']]}{'' if point['sure'] else '?'}" if point["held"] is not None else ""
         why = "" if point["held"] else f"{held and ': '}{point['reason']}"
-        figures_of = [_number(point[name]) for name in ("window_s", "requests_per_min", "output_tokens_per_s")]
+        figures_of = [number(point[name], 1) for name in ("window_s", "requests_per_min", "output_tokens_per_s")]
         table.add_row(f"{point['load']:g}", *figures_of, *latencies, Text(held + why, style=STYLES[point["held"]]))
     return table
 
@@ -197,9 +197,5 @@ def _unit(capacity: Mapping[str, Any]) -> str:
     return "users" if capacity["search"] == "users" else "requests/s"
 
 
-def _number(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:,.1f}"
-
-
 def _ms(distribution: Mapping[str, Any] | None, quantile: str) -> str:
-    return UNKNOWN if distribution is None else f"{distribution[quantile] * MS_PER_S:,.0f}"
+    return number(None if distribution is None else distribution[quantile] * MS_PER_S, 0)

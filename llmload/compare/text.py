@@ -9,8 +9,8 @@ from rich.text import Text
 
 from llmload.compare.comparison import Comparison, Finding, Outcome
 from llmload.compare.folders import FinishedRun
+from llmload.formatting import UNKNOWN, bold, escaped, markdown_table, milliseconds, percent
 from llmload.report.gates import Check, Judgement
-from llmload.report.terminal import UNKNOWN, milliseconds
 
 STYLES: Final = {
     Outcome.PASS: "bold green",
@@ -48,17 +48,16 @@ def comparison_markdown(
     comparison: Comparison, base: Sequence[FinishedRun], cand: Sequence[FinishedRun], notes: Sequence[str]
 ) -> str:
     """Return the comparison as a Markdown page."""
-    rows = [list(COLUMNS), ["---", *["---:"] * (len(COLUMNS) - 2), "---"]]
+    rows = []
     for finding in comparison.findings:
         *cells, outcome = _cells(finding)
-        bold = finding.outcome in {Outcome.FAIL, Outcome.INCONCLUSIVE}
-        rows.append([*cells, f"**{outcome}**" if bold else outcome])
+        rows.append([*cells, bold(outcome) if finding.outcome in {Outcome.FAIL, Outcome.INCONCLUSIVE} else outcome])
     parts = [
         f"## llmload compare: {comparison.outcome.value}",
         conclusion(comparison),
-        "\n".join(f"- {_escaped(' '.join(line.split()))}" for line in _sides(base, cand)),
-        "\n".join("| " + " | ".join(map(_escaped, row)) + " |" for row in rows),
-        "\n".join(f"- {_escaped(line)}" for line in (*notes, *_grounds(comparison))),
+        "\n".join(f"- {escaped(line)}" for line in _sides(base, cand)),
+        markdown_table(COLUMNS, rows, right=range(1, len(COLUMNS) - 1)),
+        "\n".join(f"- {escaped(line)}" for line in (*notes, *_grounds(comparison))),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -112,10 +111,10 @@ def _cells(finding: Finding) -> list[str]:
 
 def _figure(finding: Finding, value: float | None) -> str:
     metric = finding.metric
+    if metric.is_share:
+        return percent(value, 2)
     if value is None:
         return UNKNOWN
-    if metric.is_share:
-        return f"{value:.2%}"
     return f"{value:,.4g}" if metric.higher_is_better else milliseconds(value)
 
 
@@ -140,7 +139,3 @@ def _grounds(comparison: Comparison) -> Iterator[str]:
     yield "interval: its better end holds for all metrics together with 95 %, its worse end for each with 95 %"
     if not comparison.sees_runs:
         yield "one run a side: what differs from one run to the next is not in the intervals (llmload run --repeat 3)"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -13,7 +13,7 @@ from llmload.definitions.aiperf import aiperf, genai_bench
 from llmload.definitions.guidellm import guidellm
 from llmload.definitions.sample import Figure, Sample, Section
 from llmload.definitions.serving import sglang, vllm
-from llmload.report.terminal import UNKNOWN
+from llmload.formatting import UNKNOWN, number
 
 # The tools by name, each with the release its definitions were read from and how they differ from llmload's.
 
@@ -166,4 +166,4 @@ def _columns(section: Section) -> Table:
 def _text(figure: Figure, *, grouped: bool = True) -> str:
     if figure.value is None:
         return UNKNOWN
-    return f"{figure.value:,.{figure.digits}f}" if grouped else f"{figure.value:.{figure.digits}f}"
+    return number(figure.value, figure.digits) if grouped else f"{figure.value:.{figure.digits}f}"

@@ -6,10 +6,11 @@ from typing import Any, Final
 
 import gevent
 
+from llmload.formatting import UNKNOWN, milliseconds, number
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.phases import StageTimeline, StepTimeline
 from llmload.metrics.totals import RunTotals
-from llmload.report.terminal import LATENCIES, UNKNOWN, milliseconds, number
+from llmload.report.terminal import LATENCIES
 from llmload.scenario.loads import AnyLoad, Capacity, OpenLoop, Replay, Staged
 from llmload.stats.histogram import Histogram
 from llmload.units import S_PER_MIN

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from llmload.formatting import code, markdown_table
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level
 from llmload.record import ErrorType, Outcome, Slo
@@ -247,11 +248,10 @@ def sample_names() -> set[str]:
 
 def table() -> str:
     """Return all series as the table that docs/monitoring.md holds."""
-    rows: list[tuple[str, str, str, str]] = [(f.name, f.kind, f.label or "", f.text) for f in FAMILIES]
-    rows += [(each.name, "histogram", "le", each.text) for each in HISTOGRAMS]
-    rows.append((RUN_INFO, "gauge", ", ".join(INFO_LABELS), RUN_INFO_TEXT))
-    lines = ["| series | kind | labels besides the common | what it says |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| `{name}` | {kind} | {label} | {text} |" for name, kind, label, text in rows)])
+    rows: list[tuple[str, ...]] = [(code(each.name), each.kind, each.label or "", each.text) for each in FAMILIES]
+    rows += [(code(each.name), "histogram", "le", each.text) for each in HISTOGRAMS]
+    rows.append((code(RUN_INFO), "gauge", ", ".join(INFO_LABELS), RUN_INFO_TEXT))
+    return markdown_table(["series", "kind", "labels besides the common", "what it says"], rows)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from llmload.formatting import Markdown, markdown_table
+
 
 @dataclass(frozen=True, slots=True)
 class Definition:
@@ -31,5 +33,5 @@ DEFINITIONS: Final = (
 
 def markdown() -> str:
     """Return the table as the README has it."""
-    rows = [f"| {each.name} | {each.formula} | {each.unit} |" for each in DEFINITIONS]
-    return "\n".join(["| name | formula | unit |", "|---|---|---|", *rows]) + "\n"
+    rows = [[Markdown(each.name), Markdown(each.formula), Markdown(each.unit)] for each in DEFINITIONS]
+    return markdown_table(["name", "formula", "unit"], rows) + "\n"

@@ -1,15 +1,15 @@
 """A run as a page of Markdown for a CI system's job."""
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from llmload.errors import RunFolderError
+from llmload.formatting import UNKNOWN, bold, code, escaped, markdown_table, milliseconds, number, percent
 from llmload.report.gates import Judgement, run_checks
-from llmload.report.terminal import COLUMNS, LATENCIES, UNKNOWN, load_text, milliseconds, number, prefix_cache_rows
+from llmload.report.terminal import COLUMNS, LATENCIES, load_text, prefix_cache_rows
 from llmload.runs.cost import cost_rows
 
 # The figures of runs in one table, a column a run: for the page, for Markdown, for whoever compares.
@@ -50,31 +50,22 @@ def groups(summaries: Sequence[Summary]) -> list[Group]:
 
 def as_markdown(summaries: Sequence[Summary]) -> str:
     """Return the figures as a GitHub Markdown table, a column a run, and below it what limits their use."""
-    head = ["", *(str(summary["run_id"]) for summary in summaries)]
-    lines = [_line(head), _line(["---", *("---:" for _ in summaries)])]
+    rows = []
     for group in groups(summaries):
         shown = [row for row in group.rows if any(cell != UNKNOWN for cell in row.cells)]
         prefix = f"{group.title.partition(',')[0]} " if group.title.endswith(", ms") else ""
         unit = ", ms" if prefix else ""
-        lines += [_line([f"{prefix}{row.name}{unit if row.name != 'count' else ''}", *row.cells]) for row in shown]
+        rows += [[f"{prefix}{row.name}{unit if row.name != 'count' else ''}", *row.cells] for row in shown]
     notes = [
-        f"- {_escaped(summary['run_id'])}: {reason['level']}: {_escaped(reason['text'])}"
+        f"- {escaped(summary['run_id'])}: {reason['level']}: {escaped(reason['text'])}"
         for summary in summaries
         for reason in summary["verdict"]["reasons"]
     ]
     simulated = ["- Simulated engine: figures of llmload's own simulation, not of any real engine."]
     notes += simulated if any(summary["simulated"] for summary in summaries) else []
-    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
-
-
-def _escaped(text: str) -> str:
-    """Keep what comes from outside from being Markdown, HTML or a column of its own."""
-    text = re.sub(r"([\\`*\[\]|]|\b_|_\b)", r"\\\1", text)
-    return " ".join(text.replace("<", "&lt;").replace(">", "&gt;").split())
+    header = ["", *(str(summary["run_id"]) for summary in summaries)]
+    table = markdown_table(header, rows, right=range(1, len(header)))
+    return "\n".join([table, *(["", *notes] if notes else [])]) + "\n"
 
 
 def _rows(summaries: Sequence[Summary], of: Mapping[str, Callable[[Summary], str]]) -> tuple[Row, ...]:
@@ -105,10 +96,6 @@ def _count(key: str) -> Callable[[Summary], str]:
     return lambda summary: number(summary["requests"].get(key), 0)
 
 
-def _share(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.2%}"
-
-
 def _engine(summary: Summary) -> str:
     """The engine, and that it is simulated where its name does not say so."""
     engine = str(summary["engine"])
@@ -132,7 +119,7 @@ _THROUGHPUT: Final[Mapping[str, Callable[[Summary], str]]] = {
     "requests/min": _plain("requests_per_min", 1),
     "goodput, requests/min": _plain("goodput_per_min", 1),
     "system output tokens/s": _plain("output_tokens_per_s", 1),
-    "memory bandwidth use (MBU)": lambda summary: _share((summary.get("bandwidth") or {}).get("mbu")),
+    "memory bandwidth use (MBU)": lambda summary: percent((summary.get("bandwidth") or {}).get("mbu"), 2),
 }
 _REQUESTS: Final[Mapping[str, Callable[[Summary], str]]] = {
     "started": _count("started"),
@@ -151,8 +138,8 @@ _REQUESTS: Final[Mapping[str, Callable[[Summary], str]]] = {
 
 SHOWN: Final = {
     Judgement.PASSED: "passed",
-    Judgement.FAILED: "**FAILED**",
-    Judgement.UNDECIDED: "**INVALID**",
+    Judgement.FAILED: bold("FAILED"),
+    Judgement.UNDECIDED: bold("INVALID"),
     Judgement.SKIPPED: "not judged",
 }
 
@@ -166,9 +153,11 @@ def job_summary(summary: Mapping[str, Any]) -> str:
         [
             f"## llmload {summary['scenario']}: {'failed' if bad else 'good'}",
             f"{summary['model']} on {summary['engine']}, {load_text(summary['load'])}.{simulated}",
-            _table(["", "check", "what came of it"], [[SHOWN[c.judgement], f"`{c.name}`", c.text] for c in checks]),
-            _table(["figure", ""], _figures(summary)),
-            _table(
+            markdown_table(
+                ["", "check", "what came of it"], [[SHOWN[c.judgement], code(c.name), c.text] for c in checks]
+            ),
+            markdown_table(["figure", ""], _figures(summary)),
+            markdown_table(
                 ["latency, ms", *COLUMNS],
                 [
                     [name, *(milliseconds((summary[key] or {}).get(column)) for column in COLUMNS)]
@@ -201,10 +190,3 @@ def _figures(summary: Mapping[str, Any]) -> list[list[str]]:
         *([title, text] for title, text in (*prefix_cache_rows(summary), *cost_rows(summary))),
         ["window", f"{number(summary['window_s'], 1)} s"],
     ]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
-    )

@@ -1,10 +1,11 @@
 """The two measured tables of the document that llmload grew from: engines as columns, models as rows, best in bold."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
+from llmload.formatting import bold, markdown_table
 from llmload.runs.folder import MANIFEST, SUMMARY, RunFolder
 
 FIRST_COLUMNS: Final = ("Transformers", "vLLM", "TGI")
@@ -68,10 +69,8 @@ def _table(figures: Sequence[Figure], digits: int) -> str:
         return "(not measured)"
     engines = sorted({f.engine for f in figures} | set(FIRST_COLUMNS), key=_column_order)
     models = list(dict.fromkeys(f.model for f in figures))
-    rows = [["Engine", *engines], *([model, *_cells(figures, model, engines, digits)] for model in models)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], " | ".join("-" * max(3, width) for width in widths), *lines[1:]])
+    rows = [[model, *_cells(figures, model, engines, digits)] for model in models]
+    return markdown_table(["Engine", *engines], rows, padded=True, outer=False)
 
 
 def _column_order(engine: str) -> tuple[int, str]:
@@ -88,10 +87,10 @@ def _cells(figures: Sequence[Figure], model: str, engines: Sequence[str], digits
     texts = {engine: f"{value:.{digits}f}" for engine, value in cells.items()}
     failed = {f.engine for f in figures if f.model == model and f.failed}
     unmeasured = {engine: "failed" if engine in failed else "" for engine in engines}
-    return [f"**{texts[e]}**" if e in cells and cells[e] == best else texts.get(e, unmeasured[e]) for e in engines]
+    return [bold(texts[e]) if e in cells and cells[e] == best else texts.get(e, unmeasured[e]) for e in engines]
 
 
-def _notes(figures: Iterable[Figure]) -> Iterable[str]:
+def _notes(figures: Sequence[Figure]) -> Iterator[str]:
     for figure in figures:
         cell = f"{figure.model} on {figure.engine} ({figure.run_id})"
         if figure.protocol is None:
@@ -103,5 +102,5 @@ def _notes(figures: Iterable[Figure]) -> Iterable[str]:
             yield f"{cell}: MBU {figure.bandwidth['mbu']:.1%}{f'; implausible: {doubt}' if doubt else ''}."
         for reason in figure.verdict["reasons"]:
             yield f"{cell}: {reason['level']}: {reason['text']}."
-    if any(figure.simulated for figure in figures if isinstance(figures, Sequence)):
+    if any(figure.simulated for figure in figures):
         yield "Simulated engine: figures of llmload's own simulation, not of any real engine."

@@ -7,9 +7,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llmload.formatting import UNKNOWN, markdown_table, milliseconds, percent
 from llmload.metrics.compared import METRICS, Metric
 from llmload.metrics.objective import Objective
-from llmload.report.terminal import UNKNOWN, milliseconds
 from llmload.stats.intervals import Spread
 
 REPEAT: Final = "repeat.json"
@@ -48,8 +48,8 @@ def repeat_report(asked: int, summaries: Sequence[Mapping[str, Any]]) -> Rendera
 
 def repeat_markdown(asked: int, summaries: Sequence[Mapping[str, Any]]) -> str:
     """Return the table of spreads as Markdown."""
-    lines = [list(COLUMNS), ["---", *["---:"] * (len(COLUMNS) - 1)], *_rows(summaries)]
-    return "\n".join([f"## {_title(asked, summaries)}", "", *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
+    table = markdown_table(COLUMNS, _rows(summaries), right=range(1, len(COLUMNS)))
+    return f"## {_title(asked, summaries)}\n\n{table}\n"
 
 
 def _title(asked: int, summaries: Sequence[Mapping[str, Any]]) -> str:
@@ -66,7 +66,7 @@ def _row(metric: Metric, spread: Spread) -> list[str]:
     in_ms = metric.statistic is not None and not metric.higher_is_better
 
     def shown(value: float) -> str:
-        return f"{value:.2%}" if metric.is_share else milliseconds(value) if in_ms else f"{value:,.4g}"
+        return percent(value, 2) if metric.is_share else milliseconds(value) if in_ms else f"{value:,.4g}"
 
     mean = UNKNOWN if spread.low is None or spread.high is None else f"{shown(spread.low)} to {shown(spread.high)}"
     return [

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmload.capacity.result import capacity_report
+from llmload.formatting import UNKNOWN, amount, milliseconds, number, percent
 from llmload.runs.cost import cost_rows
 from llmload.units import GB, MS_PER_S
 
@@ -30,12 +31,12 @@ def _engine(engine: Mapping[str, Any]) -> Table:
     for name, key in (("TTFT", "ttft"), ("ITL", "itl")):
         own, client, gap = (engine[key] for key in (f"{key}_mean_s", f"client_{key}_mean_s", f"{key}_gap_s"))
         table.add_row(f"{name}, mean", f"{_ms(own)}, client's {_ms(client)}, gap {_ms(gap)}")
-    table.add_row("running, waiting", f"{_figure(engine['running_max'])}, {_figure(engine['waiting_max'])} at most")
-    table.add_row("KV cache in use", f"{_share(engine['kv_cache_usage_max'])} at most")
-    table.add_row("preemptions", _figure(engine["preemptions"]))
-    table.add_row("prefix cache hits", _share(engine["prefix_cache_hit_share"]))
-    counted = f"{_figure(engine['output_tokens'])}, client's {_figure(engine['client_output_tokens'])}"
-    table.add_row("output tokens", f"{counted}, gap {_figure(engine['output_tokens_gap'])}")
+    table.add_row("running, waiting", f"{amount(engine['running_max'])}, {amount(engine['waiting_max'])} at most")
+    table.add_row("KV cache in use", f"{percent(engine['kv_cache_usage_max'])} at most")
+    table.add_row("preemptions", amount(engine["preemptions"]))
+    table.add_row("prefix cache hits", percent(engine["prefix_cache_hit_share"]))
+    counted = f"{amount(engine['output_tokens'])}, client's {amount(engine['client_output_tokens'])}"
+    table.add_row("output tokens", f"{counted}, gap {amount(engine['output_tokens_gap'])}")
     table.add_row("read", f"{engine['samples']:,} times, {_failed(engine)}")
     return table
 
@@ -45,15 +46,15 @@ def _gpus(gpus: Mapping[str, Any]) -> Table:
     if not gpus["samples"]:
         table.add_row("", f"nothing: {_failed(gpus)}")
         return table
-    table.add_row("GPUs", _figure(gpus["gpus"]))
-    used, needed = _figure(gpus["memory_used_max_gib"], " GiB"), gpus.get("memory_estimate_gib")
-    filled = _figure(gpus.get("memory_estimate_with_kv_cache_gib"), " GiB")
-    sized = "" if needed is None else f"; sizing expects {_figure(needed, ' GiB')}, and {filled} with the KV cache"
+    table.add_row("GPUs", amount(gpus["gpus"]))
+    used, needed = amount(gpus["memory_used_max_gib"], " GiB"), gpus.get("memory_estimate_gib")
+    filled = amount(gpus.get("memory_estimate_with_kv_cache_gib"), " GiB")
+    sized = "" if needed is None else f"; sizing expects {amount(needed, ' GiB')}, and {filled} with the KV cache"
     table.add_row("memory in use", f"{used} at most{sized}")
-    table.add_row("power", f"{_figure(gpus['power_max_w'], ' W')} at most")
-    energy = _figure(gpus["energy_j_per_output_token"], " J")
-    table.add_row("energy", f"{_figure(gpus['energy_j'], ' J')}, {energy} an output token")
-    table.add_row("tensor cores active", f"{_share(gpus['tensor_active_max'])} at most")
+    table.add_row("power", f"{amount(gpus['power_max_w'], ' W')} at most")
+    energy = amount(gpus["energy_j_per_output_token"], " J")
+    table.add_row("energy", f"{amount(gpus['energy_j'], ' J')}, {energy} an output token")
+    table.add_row("tensor cores active", f"{percent(gpus['tensor_active_max'])} at most")
     for name, way in (("NVLink, sent", "tx"), ("NVLink, received", "rx")):
         most, whole = gpus[f"nvlink_{way}_max_bytes_per_s"], gpus[f"nvlink_{way}_bytes"]
         table.add_row(name, f"{_gigabytes(most)}/s at most, {_gigabytes(whole)} in all")
@@ -73,24 +74,13 @@ def _failed(figures: Mapping[str, Any]) -> str:
 
 
 def _ms(value_s: float | None) -> str:
-    return UNKNOWN if value_s is None else f"{value_s * MS_PER_S:,.2f} ms"
-
-
-def _figure(value: float | None, unit: str = "") -> str:
-    if value is None:
-        return UNKNOWN
-    return f"{value:,.0f}{unit}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:,.2f}{unit}"
-
-
-def _share(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.1%}"
+    return number(None if value_s is None else value_s * MS_PER_S, 2, " ms")
 
 
 def _gigabytes(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value / GB:,.2f} GB"
+    return number(None if value is None else value / GB, 2, " GB")
 
 
-UNKNOWN: Final = "n/a"
 PLAIN_WIDTH: Final = 120
 LATENCIES: Final = {"TTFT": "ttft_s", "ITL": "itl_s", "TPOT": "tpot_s", "e2e latency": "e2e_s"}
 COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
@@ -101,19 +91,6 @@ def console(*, record: bool = False) -> Console:
     """Return a console as wide as the terminal, or wide enough for the tables where there is none."""
     plain = Console(highlight=False, record=record)
     return plain if plain.is_terminal else Console(highlight=False, record=record, width=PLAIN_WIDTH)
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """Return a figure for people; None is n/a."""
-    return UNKNOWN if value is None else f"{value:,.{digits}f}"
-
-
-def milliseconds(value_s: float | None) -> str:
-    """Return seconds as milliseconds with about four digits; None is n/a."""
-    if value_s is None:
-        return UNKNOWN
-    ms = value_s * MS_PER_S
-    return f"{ms:,.0f}" if ms >= 1000 else f"{ms:.1f}" if ms >= 100 else f"{ms:.2f}"
 
 
 def run_report(summary: Mapping[str, Any]) -> RenderableType:
@@ -136,7 +113,7 @@ def _figures(summary: Mapping[str, Any]) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("output tokens/s of a request (mean)", number(speed and speed["mean"]))
     if bandwidth := summary.get("bandwidth"):
-        used = f"{bandwidth['mbu']:.1%} of the {number(bandwidth['bound_tokens_per_s'])} tok/s that it allows"
+        used = f"{percent(bandwidth['mbu'])} of the {number(bandwidth['bound_tokens_per_s'])} tok/s that it allows"
         table.add_row("memory bandwidth", f"{used}{'; implausible' if bandwidth['implausible'] else ''}")
     table.add_row("requests/min", number(summary["requests_per_min"], 1))
     table.add_row("system output tokens/s", number(summary["output_tokens_per_s"], 1))
@@ -164,14 +141,9 @@ def prefix_cache_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     own = engine.get("prefix_cache_hit_share")
     if told is not None or own is not None:
         rows.append(
-            ("prefix cache", f"{share(told)} of prompt tokens by the answers, {share(own)} by the engine's series")
+            ("prefix cache", f"{percent(told)} of prompt tokens by the answers, {percent(own)} by the engine's series")
         )
     return rows
-
-
-def share(value: float | None) -> str:
-    """Return a share in per cent; None is n/a."""
-    return UNKNOWN if value is None else f"{value:.1%}"
 
 
 def load_text(load: Mapping[str, Any]) -> str:

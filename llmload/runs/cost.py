@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from llmload.formatting import significant
 from llmload.metrics.totals import RunTotals
 from llmload.scenario import Scenario
 from llmload.units import J_PER_KWH, S_PER_H
@@ -91,22 +92,15 @@ def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if by_tokens := cost["by_tokens"]:
         rows.append(("cost by tokens", f"{_priced(by_tokens, cost)}, input included"))
     if energy := cost["energy"]:
-        rows.append(("GPU energy", f"{_figure(energy['j_per_request'])} J a request, {_energy_text(energy, cost)}"))
+        rows.append(("GPU energy", f"{significant(energy['j_per_request'])} J a request, {_energy_text(energy, cost)}"))
     return rows
 
 
 def _energy_text(energy: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
-    text = f"{_figure(energy['j_per_output_token'])} J an output token"
+    text = f"{significant(energy['j_per_output_token'])} J an output token"
     return text if energy["run"] is None else f"{text}; {_priced(energy, cost)}"
 
 
 def _priced(part: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
-    requests, tokens = _figure(part["per_1000_requests"]), _figure(part["per_million_output_tokens"])
+    requests, tokens = significant(part["per_1000_requests"]), significant(part["per_million_output_tokens"])
     return f"{requests} {cost['currency']} per 1,000 requests, {tokens} per million output tokens"
-
-
-def _figure(value: float | None) -> str:
-    """Return a figure with four digits that count; None is n/a."""
-    if value is None:
-        return "n/a"
-    return f"{value:,.0f}" if abs(value) >= THOUSAND else f"{value:.4g}"

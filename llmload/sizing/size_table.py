@@ -8,6 +8,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from itertools import groupby
 
 from llmload.errors import ConfigError
+from llmload.formatting import markdown_table
 from llmload.sizing.architecture import ModelSpec, count_parameters
 from llmload.sizing.catalogue import load_model, read_data
 from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
@@ -196,12 +197,9 @@ def exact_table(models: Iterable[ModelSpec], precisions: Sequence[str] = ()) -> 
 
 def table_markdown(table: SizeTable) -> str:
     """The table in Markdown, one line a model, columns aligned."""
-    lines = [("Model", "Parameters", *table.columns)]
-    lines += [(row.model, row.parameters, *(f"{row.memory_gib[c]:f}" for c in table.columns)) for row in table.rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    text = ["| " + " | ".join(_cells(line, widths)) + " |" for line in lines]
-    rule = "|" + "|".join(f"{'-' * (w + 1)}{'-' if i == 0 else ':'}" for i, w in enumerate(widths)) + "|"
-    return "\n".join([text[0], rule, *text[1:]])
+    rows = [(row.model, row.parameters, *(f"{row.memory_gib[c]:f}" for c in table.columns)) for row in table.rows]
+    header = ("Model", "Parameters", *table.columns)
+    return markdown_table(header, rows, right=range(1, len(header)), padded=True)
 
 
 def table_csv(table: SizeTable) -> str:
@@ -244,10 +242,6 @@ def _columns(asked: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
 
 def _row(model: ModelSpec, params: int, sizes: dict[str, Decimal]) -> SizeRow:
     return SizeRow(model=model.name, parameters=short_count(params), counted_params=params, memory_gib=sizes)
-
-
-def _cells(line: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
 
 
 def _gib(size_bytes: Decimal) -> Decimal:

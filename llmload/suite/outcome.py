@@ -7,6 +7,7 @@ from typing import Any
 
 from llmload.errors import ConfigError
 from llmload.exit_codes import ExitCode
+from llmload.formatting import UNKNOWN, markdown_table, percent
 from llmload.report.reference_tables import THROUGHPUT, Figure, read_figure, reference_tables
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.sizing.catalogue import load_model
@@ -165,20 +166,15 @@ def _memory(plan: SuitePlan) -> tuple[tuple[ReferenceRow, ...], dict[str, str]]:
 
 
 def _cell_table(cells: Iterable[CellOutcome]) -> str:
-    lines = [("Cell", "Figure", "Verdict", "MBU", "Requests", "Engine version")]
+    rows = []
     for cell in cells:
-        figure = (
-            "n/a" if cell.value is None else f"{cell.value:.{1 if cell.protocol == THROUGHPUT else 2}f} {cell.unit}"
-        )
+        digits = 1 if cell.protocol == THROUGHPUT else 2
+        figure = UNKNOWN if cell.value is None else f"{cell.value:.{digits}f} {cell.unit}"
         verdict = cell.verdict if cell.verdict and cell.status != Status.FAILED else cell.status
-        mbu = "n/a" if cell.mbu is None else f"{cell.mbu:.1%}{' (implausible)' if cell.implausible else ''}"
-        requests = "n/a" if cell.requests is None else str(cell.requests)
-        lines.append((cell.cell, figure, verdict, mbu, requests, cell.engine_version or "n/a"))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = [
-        "| " + " | ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    return "\n".join([text[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *text[1:]])
+        mbu = percent(cell.mbu) + (" (implausible)" if cell.mbu is not None and cell.implausible else "")
+        requests = UNKNOWN if cell.requests is None else str(cell.requests)
+        rows.append((cell.cell, figure, verdict, mbu, requests, cell.engine_version or UNKNOWN))
+    return markdown_table(("Cell", "Figure", "Verdict", "MBU", "Requests", "Engine version"), rows, padded=True)
 
 
 def _failures(cells: Iterable[CellOutcome]) -> Iterable[str]:

@@ -14,12 +14,13 @@ from markupsafe import Markup
 
 from llmload.capacity.result import capacity_notes, capacity_text
 from llmload.errors import RunFolderError
+from llmload.formatting import UNKNOWN, milliseconds, number
 from llmload.report.definitions import DEFINITIONS
 from llmload.report.html.assets import PAGE, UPLOT
 from llmload.report.html.chart import Section
 from llmload.report.html.load_charts import monitored_sections, sections
 from llmload.report.markdown import groups
-from llmload.report.terminal import COLUMNS, LATENCIES, UNKNOWN, load_text, milliseconds, number
+from llmload.report.terminal import COLUMNS, LATENCIES, load_text
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import LoadedRun, load_run
 
