@@ -14,7 +14,7 @@ import click
 
 from llmload.exit_codes import ExitCode, worst
 from llmload.loadgen.command import locust_arguments
-from llmload.scenario.shipped import find_scenario
+from llmload.suite.cells import scenario_file
 
 # `llmload run --repeat N`: the same run N times, one after the other, and how far its figures spread.
 
@@ -186,8 +186,8 @@ def run(
     if repeat is not None:
         if web:
             raise click.UsageError("--repeat runs without a web UI: leave --web out")
-        sys.exit(repeat_runs(find_scenario(scenario), changes, settings, repeat, as_json=as_json))
-    arguments = locust_arguments(find_scenario(scenario), changes, settings, as_json=as_json, web=web)
+        sys.exit(repeat_runs(scenario_file(scenario), changes, settings, repeat, as_json=as_json))
+    arguments = locust_arguments(scenario_file(scenario), changes, settings, as_json=as_json, web=web)
     click.echo(f"$ {shlex.join(['locust', *arguments])}", err=True)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "locust", *arguments])  # noqa: S606 - no shell is wanted

@@ -1,6 +1,7 @@
-"""From a TOML file to a `Scenario`, or to errors that name the file, the key and the value."""
+"""From a TOML file to a `Scenario`, or to errors that name the file, the key and the value; and back to TOML."""
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -68,6 +69,28 @@ def read_toml(path: Path, kind: str = "scenario") -> dict[str, Any]:
         raise ConfigError(f"{path}: is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
+
+
+def toml_value(value: object) -> str:
+    """Return a value in TOML, on one line: JSON has the same texts, numbers, booleans and lists of them."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml_key(key)} = {toml_value(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool | int | float) else str(value)
+
+
+def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return tables of values as the text of a TOML file."""
+    blocks = (
+        "\n".join([f"[{name}]", *(f"{_toml_key(key)} = {toml_value(value)}" for key, value in table.items())])
+        for name, table in tables.items()
+    )
+    return "\n\n".join(blocks) + "\n"
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
 
 
 def _lay_over(tables: dict[str, Any], key: str, value: object) -> None:

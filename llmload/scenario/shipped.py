@@ -31,7 +31,7 @@ def shipped_locustfile(name: str) -> Path:
 
 
 def shipped_scenarios() -> dict[str, Path]:
-    """Return the scenarios that come with llmload by name, `reference/vllm-llama2-70b-chat` for one in a folder."""
+    """Return the files of the scenarios that come with llmload, by name; cells of shipped suites are not among them."""
     return {name: file for name, file in _shipped_files().items() if not name.endswith(_SUITE)}
 
 
@@ -41,8 +41,7 @@ def shipped_suites() -> dict[str, Path]:
 
 
 def _shipped_files() -> dict[str, Path]:
-    folder = scenario_folder()
-    return {str(file.relative_to(folder).with_suffix("")): file for file in sorted(folder.rglob("*.toml"))}
+    return {file.stem: file for file in sorted(scenario_folder().glob("*.toml"))}
 
 
 def find_suite(name: str) -> Path:
@@ -62,5 +61,5 @@ def find_scenario(name: str) -> Path:
     shipped = shipped_scenarios()
     if name in shipped:
         return shipped[name]
-    known = ", ".join(each for each in shipped if "/" not in each)
+    known = ", ".join(shipped)
     raise ConfigError(f"{name}: no such scenario file, and no shipped scenario of that name; shipped are {known}, ...")

@@ -13,13 +13,12 @@ from typing import Any, Final
 
 from llmload.errors import ConfigError
 from llmload.scenario import Scenario, load_scenario
-from llmload.scenario.reading import read_setting
+from llmload.scenario.reading import read_setting, toml_value
 from llmload.scenario.shipped import find_scenario
 from llmload.suite.file import (
     SCENARIO_COMMAND,
     EngineEntry,
     ModelEntry,
-    ProtocolEntry,
     Selection,
     SuiteFile,
     load_suite,
@@ -237,10 +236,12 @@ def _cells(file: Path, suite: SuiteFile, engine: str, model: str, skipped: Selec
 
 def _cell(file: Path, suite: SuiteFile, engine: str, model: str, protocol: str) -> Cell:
     entry = suite.protocols[protocol]
-    scenario_file = _scenario_file(file, entry, engine, model)
+    names = {"{engine}": engine, "{model}": model, "{gpus}": str(suite.models[model].gpus or 1)}
+    scenario_file = _scenario_file(file, _with_names(entry.scenario, names))
+    written = [*entry.set, *suite.engines[engine].set, *suite.models[model].set]
     settings = {
         **_own_settings(suite, engine, model),
-        **dict(map(_setting, [*entry.set, *suite.engines[engine].set, *suite.models[model].set])),
+        **dict(_setting(_with_names(text, names)) for text in written),
     }
     try:
         scenario = load_scenario(scenario_file, settings)
@@ -251,7 +252,7 @@ def _cell(file: Path, suite: SuiteFile, engine: str, model: str, protocol: str) 
         model=model,
         protocol=protocol,
         scenario_file=scenario_file,
-        settings=tuple(f"{key}={_as_toml(value)}" for key, value in settings.items()),
+        settings=tuple(f"{key}={toml_value(value)}" for key, value in settings.items()),
         processes=entry.processes,
         scenario=scenario,
     )
@@ -264,8 +265,13 @@ def _setting(text: str) -> tuple[str, Any]:
         raise ConfigError(str(error).replace("command line: --set", "set:")) from None
 
 
-def _scenario_file(file: Path, entry: ProtocolEntry, engine: str, model: str) -> Path:
-    name = entry.scenario.replace("{engine}", engine).replace("{model}", model)
+def _with_names(text: str, names: Mapping[str, str]) -> str:
+    for name, value in names.items():
+        text = text.replace(name, value)
+    return text
+
+
+def _scenario_file(file: Path, name: str) -> Path:
     beside = file.parent / name
     return beside if beside.is_file() else find_scenario(name)
 
@@ -299,15 +305,6 @@ def _served_as(suite: SuiteFile, engine: str, model: str) -> str | None:
     own_id = entry.ids.get(engine, entry.id)
     started_by_it = template is not None and suite.engines[engine].kind != "running"
     return own_id if not started_by_it or (template and template.asked_by == "id") else None
-
-
-def _as_toml(value: object) -> str:
-    """A value as `--set` reads it: JSON, which TOML has too for text, numbers, booleans and lists of them."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_as_toml(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_as_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool | int | float) else str(value)
 
 
 def _deployment(suite: SuiteFile, engine: str, model: str, cells: tuple[Cell, ...], folder: Path) -> DeploymentPlan:

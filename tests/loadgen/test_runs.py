@@ -15,7 +15,8 @@ import pytest
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import read_summary
 from llmload.scenario import load_scenario
-from llmload.scenario.shipped import find_scenario, shipped_scenarios
+from llmload.scenario.shipped import shipped_scenarios
+from llmload.suite.cells import scenario_file, shipped_cells
 
 FIXED = {"ttft_s": 0.1, "prefill_s_per_token": 0.0, "itl_s": 0.02, "itl_load_factor": 0.0, "output_tokens": 32}
 
@@ -136,14 +137,16 @@ def test_the_same_seed_sends_the_same_prompts_in_the_same_order(
 
 def told_apart(name: str) -> str:
     """What a scenario says to Locust and the engine, without what only tables show."""
-    scenario = load_scenario(find_scenario(name)).model_dump(mode="json", exclude={"scenario", "model", "deployment"})
+    scenario = load_scenario(scenario_file(name)).model_dump(mode="json", exclude={"scenario", "model", "deployment"})
     for label in ("name", "label", "base_url"):
         del scenario["engine"][label]
     return json.dumps(scenario)
 
 
-DISTINCT = sorted({told_apart(name): name for name in reversed(shipped_scenarios())}.values())
-"""One of each kind: most deployments under `reference/` differ in their names alone."""
+DISTINCT = sorted(
+    {told_apart(name): name for name in [*reversed(shipped_cells()), *reversed(shipped_scenarios())]}.values()
+)
+"""One of each kind: most cells of the reference suite differ in their names alone."""
 
 
 @pytest.mark.parametrize("name", DISTINCT)
@@ -158,7 +161,7 @@ def test_every_shipped_kind_of_scenario_runs(engine: Any, locust: Any, name: str
         shorter += ["--set", "load.stages=[{users=2, duration_s=1.5}, {users=4, duration_s=1.5}]"]
 
     ended = locust.run(
-        "--config", f"scenarios/{name}.toml", "--host", url, "--model", "m", "--prompts", "builtin", *shorter
+        "--config", str(scenario_file(name)), "--host", url, "--model", "m", "--prompts", "builtin", *shorter
     )
 
     assert ended.code == 0, ended.err

@@ -6,11 +6,11 @@ import pytest
 
 from llmload.runs.plausibility import bandwidth_use, memory_estimate, memory_warning
 from llmload.scenario import load_scenario
-from llmload.scenario.shipped import find_scenario
+from llmload.suite.cells import scenario_file
 
 
 def scenario(name: str, **overrides: Any) -> Any:
-    return load_scenario(find_scenario(f"reference/{name}"), overrides)
+    return load_scenario(scenario_file(f"reference/{name}"), overrides)
 
 
 def test_the_originals_speeds_come_out_as_shares_of_their_bounds() -> None:

@@ -9,6 +9,7 @@ from llmload.errors import ConfigError
 from llmload.scenario import load_scenario
 from llmload.scenario.reading import locustfile_named_by
 from llmload.scenario.shipped import find_scenario, shipped_locustfile, shipped_scenarios
+from llmload.suite.cells import scenario_file, shipped_cells
 
 GOOD = """
 [tool.locust]
@@ -195,17 +196,19 @@ def test_a_key_comes_from_the_environment_or_the_run_does_not_start(
     assert "secret" not in repr(load_scenario(file))
 
 
-@pytest.mark.parametrize("name", shipped_scenarios())
+@pytest.mark.parametrize("name", [*shipped_scenarios(), *shipped_cells()])
 def test_every_shipped_scenario_is_valid_and_named_after_its_file(name: str) -> None:
-    scenario = load_scenario(find_scenario(name))
+    file = scenario_file(name)
+    scenario = load_scenario(file)
 
     assert name.rpartition("/")[2] == scenario.scenario.name
     assert scenario.scenario.protocol in {"speed", "throughput"}
-    assert shipped_locustfile(Path(locustfile_named_by(find_scenario(name)) or "").name).is_file()
+    assert file.stem == scenario.scenario.name
+    assert shipped_locustfile(Path(locustfile_named_by(file) or "").name).is_file()
 
 
 def test_the_original_deployments_are_all_there() -> None:
-    cells = {name for name in shipped_scenarios() if name.startswith("reference/")}
+    cells = shipped_cells()
 
     assert len([name for name in cells if name.endswith("-speed")]) == 17  # 6 models x 3 engines, one cell was empty
     assert len([name for name in cells if name.endswith("-throughput")]) == 3
@@ -214,3 +217,5 @@ def test_the_original_deployments_are_all_there() -> None:
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match="no shipped scenario of that name; shipped are capacity, demo"):
         find_scenario("lima-sped")
+    with pytest.raises(ConfigError, match="reference/vllm-speed: no such scenario file, and no shipped scenario"):
+        scenario_file("reference/vllm-speed")

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from llmload.errors import ConfigError
+from llmload.scenario import load_scenario
 from llmload.scenario.shipped import find_suite, shipped_scenarios, shipped_suites
+from llmload.suite.cells import scenario_file, scenario_text, shipped_cells
 from llmload.suite.file import EngineEntry, ModelEntry, ProtocolEntry, Selection, SuiteHead
 from llmload.suite.plan import make_plan
 from llmload.suite.templates import NAMES, TEMPLATES, Word
@@ -195,19 +197,81 @@ def test_cells_are_chosen_by_pattern(pattern: str, chosen: int) -> None:
 
 def test_the_original_matrix_is_whole_and_starts_what_its_scenarios_say() -> None:
     plan = make_plan(find_suite("reference-suite"))
-    seed = {name for name in shipped_scenarios() if name.startswith("reference/")}
 
-    assert {f"reference/{cell.engine}-{cell.model}-{cell.protocol}" for cell in plan.cells} == seed
+    assert {f"reference/{cell.engine}-{cell.model}-{cell.protocol}" for cell in plan.cells} == shipped_cells().keys()
     assert len(plan.cells) == 20
     for deployment in plan.deployments:
         for cell in deployment.cells:
-            said = cell.scenario.deployment
-            assert deployment.start_command("PORT")[: len(str(said.command).split())] == str(said.command).split()
+            scenario = load_scenario(scenario_file(f"reference/{cell.engine}-{cell.model}-{cell.protocol}"))
+            said = scenario.deployment
+            assert deployment.start_command(deployment.entry.port or 0) == str(said.command).split()
             assert deployment.entry.version in {None, said.engine_version}
-            assert cell.scenario.engine.base_url == [f"http://127.0.0.1:{deployment.entry.port}"]
+            assert scenario.engine.base_url == [f"http://127.0.0.1:{deployment.entry.port}"]
+            assert scenario.load == cell.scenario.load
+            assert (said.tensor_parallel is None) == (cell.engine == "transformers")
 
 
-def test_a_suite_is_no_scenario() -> None:
+def test_a_cell_of_a_shipped_suite_is_a_scenario_with_every_word_of_the_reference() -> None:
+    assert (
+        scenario_text("reference/tgi-llama2-70b-chat-throughput")
+        == """\
+# A cell of reference-suite.toml: tgi/llama2-70b-chat/throughput
+[tool.locust]
+locustfile = "locustfiles/chat.py"
+
+[scenario]
+name = "tgi-llama2-70b-chat-throughput"
+description = "llama2-70b-chat on tgi, 2 x A100 80 GB: requests/min at 16 users"
+seed = 42
+protocol = "throughput"
+
+[engine]
+name = "tgi"
+base_url = "http://127.0.0.1:8080"
+api = "tgi-generate"
+
+[model]
+name = "llama2-70b-chat"
+served_as = "meta-llama/Llama-2-70b-chat-hf"
+catalogue = "llama-2-70b"
+
+[deployment]
+gpu = "A100-SXM4-80GB"
+gpus = 2
+tensor_parallel = 2
+precision = "fp16"
+engine_version = "1.0.1"
+command = "text-generation-launcher --model-id meta-llama/Llama-2-70b-chat-hf --dtype float16 --num-shard 2\
+ --disable-custom-kernels --port 8080 --hostname 127.0.0.1"
+
+[prompts]
+source = "lima"
+repeat = true
+
+[request]
+max_tokens = 512
+temperature = 0.0
+
+[load]
+duration_s = 330.0
+warmup_s = 30.0
+kind = "closed_loop"
+users = 16
+"""
+    )
+
+
+def test_a_command_may_begin_with_the_scenarios_own(write_suite: Callable[..., Path], tmp_path: Path) -> None:
+    scenario = tmp_path / "own.toml"
+    text = scenario_text("reference/vllm-vicuna-7b-v1.3-speed")
+    scenario.write_text(re.sub(r"^command = .*", 'command = "serve --quick"', text, flags=re.MULTILINE))
+    own = 'command = ["{scenario_command}", "--port", "{port}"]'
+    plan = make_plan(write_suite(('"lima-speed"', f'"{scenario}"'), further=f"[engines.own]\n{own}"))
+
+    assert plan.deployments[-1].shown_command(9) == "serve --quick --port 9"
+
+
+def test_a_suite_is_not_a_scenario() -> None:
     assert set(shipped_suites()) == {"reference-suite"}
     assert not set(shipped_suites()) & set(shipped_scenarios())
     with pytest.raises(ConfigError, match="no shipped suite of that name; shipped: reference-suite"):
