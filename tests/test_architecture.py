@@ -13,6 +13,7 @@ FLOORS = {
     "exit_codes": 0,
     "units": 0,
     "formatting": 1,
+    "http_get": 1,
     "record": 1,
     "stats": 1,
     "timerfd": 1,

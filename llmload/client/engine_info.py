@@ -1,19 +1,20 @@
 """What a running engine says of itself: its models, its version, and whether it is a simulation."""
 
-import http.client
 import json
 import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any, Final
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from llmload.errors import EngineError
+from llmload.http_get import AnswerTooLongError, http_get, ssl_context
 
 TIMEOUT_S: Final = 5.0
+_MAX_BYTES: Final = 1_000_000
 PATHS: Final = ("/v1/models", "/version", "/info", "/health")
 
 
@@ -89,15 +90,12 @@ def is_ready(base_url: str, *, api_key: str | None = None, ca_file: str | None =
     return health in {HTTPStatus.OK, HTTPStatus.NO_CONTENT}
 
 
-def _status(url: str, headers: Mapping[str, str], context: ssl.SSLContext | None) -> int | None:
-    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - the caller allows http and https only
+def _status(url: str, headers: Mapping[str, str], tls: ssl.SSLContext | None) -> int | None:
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as answer:  # noqa: S310 - the same
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        error.close()
+        return http_get(url, headers=headers, tls=tls, timeout_s=TIMEOUT_S, max_bytes=_MAX_BYTES).status
+    except HTTPError as error:
         return error.code
-    except (OSError, ValueError, http.client.HTTPException):
+    except (OSError, ValueError, HTTPException):
         return None
 
 
@@ -111,26 +109,20 @@ def _headers(api_key: str | None) -> dict[str, str]:
 
 
 def _context(base_url: str, ca_file: str | None, verify_tls: bool) -> ssl.SSLContext | None:
-    return _tls(ca_file, verify_tls) if base_url.startswith("https:") else None
-
-
-def _tls(ca_file: str | None, verify_tls: bool) -> ssl.SSLContext:
+    if not base_url.startswith("https:"):
+        return None
     try:
-        context = ssl.create_default_context(cafile=ca_file)
+        return ssl_context(ca_file, verify=verify_tls)
     except OSError as error:
         raise EngineError(f"engine.ca_file: {ca_file} cannot be used: {error.strerror or error}") from None
-    if not verify_tls:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
 
 
-def _get(root: str, path: str, headers: Mapping[str, str], context: ssl.SSLContext | None) -> object:
-    request = urllib.request.Request(root + path, headers=dict(headers))  # noqa: S310 - the scenario allows http and https only
+def _get(root: str, path: str, headers: Mapping[str, str], tls: ssl.SSLContext | None) -> object:
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as answer:  # noqa: S310 - the same
-            text = answer.read(1_000_000)
-    except urllib.error.HTTPError as error:
-        error.close()
+        answer = http_get(root + path, headers=headers, tls=tls, timeout_s=TIMEOUT_S, max_bytes=_MAX_BYTES)
+    except AnswerTooLongError:
+        return None
+    except HTTPError as error:
         if error.code in {401, 403} and path == "/v1/models":
             raise EngineError(
                 f"{root}{path} answers {error.code}: is the key in engine.api_key_env's variable the right one?"
@@ -143,9 +135,9 @@ def _get(root: str, path: str, headers: Mapping[str, str], context: ssl.SSLConte
             f"the engine at {root} does not answer ({text}): start it, or give its address "
             "(llmload run --base-url, locust --host)"
         ) from None
-    except Exception as error:  # noqa: BLE001 - whatever speaks there does not speak HTTP
+    except HTTPException as error:
         raise EngineError(f"what listens at {root} does not speak HTTP ({type(error).__name__})") from None
-    return _parsed(text)
+    return _parsed(answer.body)
 
 
 def _parsed(text: bytes) -> object:

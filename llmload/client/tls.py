@@ -5,6 +5,7 @@ from typing import Final
 
 from llmload.client.client import ClientSettings
 from llmload.errors import ConfigError
+from llmload.http_get import ssl_context
 
 _RECORD_BYTES: Final = 16_384
 """The most text that a record of TLS holds."""
@@ -65,13 +66,10 @@ class TlsLayer:
 
 
 def tls_context(settings: ClientSettings) -> ssl.SSLContext:
-    """Return how servers are to prove themselves; raises `ConfigError` where the CA file cannot be used."""
+    """Return how servers prove who they are; raises `ConfigError` where the CA file cannot be used."""
     try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-    except (OSError, ssl.SSLError) as error:
+        context = ssl_context(settings.ca_file, verify=settings.verify_tls)
+    except OSError as error:
         raise ConfigError(f"ca_file {settings.ca_file!r}: {error}") from None
-    if not settings.verify_tls:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["http/1.1"])
     return context

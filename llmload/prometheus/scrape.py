@@ -5,7 +5,6 @@ import logging
 import re
 import ssl
 import time
-import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from typing import Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmload.errors import ConfigError
+from llmload.http_get import http_get, ssl_context
 from llmload.metrics.totals import RunTotals
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS
 from llmload.scenario.sections import Monitor
@@ -180,8 +180,8 @@ class ScrapeTarget:
     def sample(self) -> None:
         """Read the URL once; a failed read is counted and does not end the run."""
         try:
-            with urllib.request.urlopen(self._url, timeout=TIMEOUT_S, context=self._tls) as answer:  # noqa: S310 - the scenario allows http and https only
-                text = answer.read(MAX_RESPONSE_BYTES).decode("utf-8", "replace")
+            answer = http_get(self._url, timeout_s=TIMEOUT_S, max_bytes=MAX_RESPONSE_BYTES, tls=self._tls)
+            text = answer.body.decode("utf-8", "replace")
         except Exception as error:  # noqa: BLE001 - no answer, however broken, may end the run
             if not self.failed_reads:
                 logger.warning("no metrics from %s: %s", self._url, error)
@@ -277,13 +277,9 @@ class EngineScraper:
 
 def _tls(ca_file: str | None, verify_tls: bool) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
+        return ssl_context(ca_file, verify=verify_tls)
+    except OSError as error:
         raise ConfigError(f"engine.ca_file: {ca_file} cannot be used: {error.strerror or error}") from None
-    if not verify_tls:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def engine_summary(engines: Sequence[ScrapeTarget], totals: RunTotals) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from http.client import HTTPException
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from typing import Any, Final
+from urllib.error import HTTPError
 
 from llmload.errors import ConfigError
+from llmload.http_get import http_get
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.checkpoint_files import file_checkpoint, folder_checkpoint, index_checkpoint, read_gguf
 from llmload.sizing.families import model_from_config
@@ -121,7 +122,8 @@ def _unknown(name: str) -> str:
     return f"model {name!r} is neither in the catalogue (`llmload vram models`) nor a file or directory{hint}"
 
 
-_TIMEOUT_S = 10.0
+_TIMEOUT_S: Final = 10.0
+_MAX_BYTES: Final = 10_000_000
 
 
 def hub_config(model_id: str) -> Mapping[str, Any]:
@@ -137,14 +139,13 @@ def hub_config(model_id: str) -> Mapping[str, Any]:
     url = f"{endpoint}/{model_id}/resolve/main/config.json"
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"HF_ENDPOINT = {endpoint!r} is not an http address")
-    request = Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})  # noqa: S310 - checked above
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - checked above
-            values = json.load(answer)
+        values = json.loads(http_get(url, headers=headers, timeout_s=_TIMEOUT_S, max_bytes=_MAX_BYTES).body)
     except HTTPError as error:
         hint = "; set HF_TOKEN to one that may read it" if error.code in (401, 403) else ""
         raise ConfigError(f"{url}: HTTP {error.code}{hint}") from error
-    except (URLError, TimeoutError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise ConfigError(f"{url}: cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{url}: holds no config")

@@ -1,0 +1,167 @@
+"""
+One HTTP GET, with a deadline over all of it and a limit on its size; and how TLS servers prove who they are.
+
+For what is read beside the load: an engine's description of itself, metrics, a model's config. Prompts go through
+`llmload.client`.
+"""
+
+import http.client
+import io
+import ssl
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPMessage
+from typing import IO, Any, Final
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+
+_CREDENTIALS: Final = ("Authorization", "Cookie", "Proxy-authorization")
+"""As `urllib.request` writes them; it adds a proxy's again where the next request goes through the proxy."""
+
+
+class AnswerTooLongError(ValueError):
+    """The answer has more bytes than the caller allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """A successful answer: its status (200 to 299) and its whole body."""
+
+    status: int
+    body: bytes
+
+
+def http_get(
+    url: str,
+    *,
+    timeout_s: float,
+    max_bytes: int,
+    headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> HttpAnswer:
+    """
+    Return the answer to a GET of an http or https URL, through the environment's proxy if it names one.
+
+    Redirects are followed; one to another origin (scheme, host, port) carries no credentials. Raises what
+    `urllib.request.urlopen` raises: `HTTPError` (closed) for a status of 400 or more, `URLError` or `TimeoutError`
+    where nothing answers within `timeout_s`, `http.client.HTTPException` for an answer that is not HTTP; and
+    `AnswerTooLongError`.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        _DeadlineHandler(deadline_s, tls),
+        _RedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310 - the opener knows http and https only
+    try:
+        with opener.open(request, timeout=timeout_s) as answer:
+            body = answer.read(max_bytes + 1)
+            status = answer.status
+    except HTTPError as error:
+        error.close()
+        raise
+    if len(body) > max_bytes:
+        raise AnswerTooLongError(f"more than {max_bytes} bytes")
+    return HttpAnswer(status, body)
+
+
+def ssl_context(ca_file: str | None, *, verify: bool) -> ssl.SSLContext:
+    """
+    Return how servers are to prove who they are: by the system's authorities or a CA file, or not at all.
+
+    Raises `OSError` for a CA file that cannot be used.
+    """
+    context = ssl.create_default_context(cafile=ca_file)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class _RedirectHandler(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, and takes credentials off a request that leaves its origin."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        fp.close()  # the base class would read a body of any size
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if following is not None and _origin(newurl) != _origin(req.full_url):
+            for name in _CREDENTIALS:
+                following.remove_header(name)
+        return following
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+class _DeadlineHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens http and https URLs; connecting and reading end at the deadline."""
+
+    def __init__(self, deadline_s: float, tls: ssl.SSLContext | None) -> None:
+        urllib.request.AbstractHTTPHandler.__init__(self)  # HTTPSHandler's would load the system's authorities
+        self._deadline_s, self._tls = deadline_s, tls
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._http, req)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._https, req)
+
+    def _http(self, host: str, **_: Any) -> http.client.HTTPConnection:
+        return self._limited(http.client.HTTPConnection(host, timeout=_left_s(self._deadline_s)))
+
+    def _https(self, host: str, **_: Any) -> http.client.HTTPConnection:
+        return self._limited(http.client.HTTPSConnection(host, timeout=_left_s(self._deadline_s), context=self._tls))
+
+    def _limited(self, connection: http.client.HTTPConnection) -> http.client.HTTPConnection:
+        connection.response_class = partial(_DeadlineResponse, self._deadline_s)  # type: ignore[assignment] # only called
+        return connection
+
+
+class _DeadlineResponse(http.client.HTTPResponse):
+    """A response whose head and body are read until the deadline."""
+
+    def __init__(self, deadline_s: float, sock: Any, *arguments: Any, **named: Any) -> None:
+        super().__init__(sock, *arguments, **named)
+        self.fp.close()
+        self.fp = io.BufferedReader(_DeadlineReader(sock, deadline_s))
+
+
+class _DeadlineReader(io.RawIOBase):
+    """Reads a socket until the deadline: a socket's own time-out begins again with every byte that arrives."""
+
+    def __init__(self, sock: Any, deadline_s: float) -> None:
+        self._sock = sock
+        self._reader = sock.makefile("rb", buffering=0)
+        self._deadline_s = deadline_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_left_s(self._deadline_s))
+        read: int | None = self._reader.readinto(buffer)
+        return read
+
+    def close(self) -> None:
+        self._reader.close()
+        super().close()
+
+
+def _left_s(deadline_s: float) -> float:
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError("timed out")
+    return left_s

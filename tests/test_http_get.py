@@ -1,0 +1,122 @@
+"""One GET: credentials stay at their origin, and neither a slow nor a long answer is read without end."""
+
+import http.client
+import socketserver
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.error import HTTPError, URLError
+
+import pytest
+
+from llmload.http_get import AnswerTooLongError, http_get
+
+KEY = {"Authorization": "Bearer key"}
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Gives every connection the same answer, `pause_s` after each byte of it, and keeps the requests' heads."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, answer: bytes, pause_s: float = 0.0) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer, self.pause_s = answer, pause_s
+        self.heads: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(socketserver.StreamRequestHandler):
+    server: Server
+
+    def handle(self) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += self.rfile.readline()
+        self.server.heads.append(head.decode())
+        if not self.server.pause_s:
+            self.wfile.write(self.server.answer)
+            return
+        for at in range(len(self.server.answer)):
+            self.wfile.write(self.server.answer[at : at + 1])
+            time.sleep(self.server.pause_s)
+
+
+@contextmanager
+def serving(answer: bytes, pause_s: float = 0.0) -> Iterator[Server]:
+    with Server(answer, pause_s) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def ok(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def redirect(to: str) -> bytes:
+    return f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+def get(url: str, *, timeout_s: float = 5.0, max_bytes: int = 1000) -> bytes:
+    return http_get(url, headers=KEY, timeout_s=timeout_s, max_bytes=max_bytes).body
+
+
+def test_a_redirect_to_another_origin_carries_no_credentials() -> None:
+    with serving(ok(b"there")) as other, serving(redirect(f"{other.url}/there")) as server:
+        assert get(server.url) == b"there"
+        assert "Authorization: Bearer key" in server.heads[0]
+        assert "GET /there" in other.heads[0]
+        assert "authorization" not in other.heads[0].lower()
+
+
+def test_a_redirect_within_the_origin_keeps_them() -> None:
+    with serving(redirect("/again")) as server:
+        with pytest.raises(HTTPError, match="redirect"):
+            get(server.url)
+        assert len(server.heads) > 1
+        assert all("Authorization: Bearer key" in head for head in server.heads)
+
+
+@pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
+def test_only_http_is_followed_and_opened(to: str) -> None:
+    with serving(redirect(to)) as server, pytest.raises(URLError):
+        get(server.url)
+    with pytest.raises(URLError, match="unknown url type"):
+        get(to)
+
+
+@pytest.mark.parametrize(
+    "answer", [ok(b"slow" * 100), b"HTTP/1.1 200 OK\r\nX-Slow: " + b"w" * 400], ids=["body", "head"]
+)
+def test_an_answer_that_drips_ends_at_the_deadline(answer: bytes) -> None:
+    with serving(answer, pause_s=0.02) as server:
+        begun_s = time.monotonic()
+        with pytest.raises(TimeoutError):
+            get(server.url, timeout_s=0.3)
+        assert time.monotonic() - begun_s < 1.0
+
+
+def test_redirects_do_not_lengthen_the_deadline() -> None:
+    with serving(redirect("/again"), pause_s=0.002) as server:
+        begun_s = time.monotonic()
+        with pytest.raises(TimeoutError):
+            get(server.url, timeout_s=0.3)
+        assert time.monotonic() - begun_s < 1.0
+
+
+def test_an_answer_that_is_too_long_is_refused() -> None:
+    with serving(ok(b"x" * 1001)) as server, pytest.raises(AnswerTooLongError, match="more than 1000 bytes"):
+        get(server.url)
+    with serving(ok(b"x" * 1000)) as server:
+        assert get(server.url) == b"x" * 1000
+
+
+def test_what_is_not_http_is_said() -> None:
+    with serving(b"220 smtp ready\r\n") as server, pytest.raises(http.client.HTTPException):
+        get(server.url)
