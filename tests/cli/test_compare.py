@@ -26,10 +26,10 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("runs")
+    index = tmp_path_factory.mktemp("runs")
     for seed, (name, system) in enumerate(RUNS.items()):
-        write_run(place / name, system, Load(duration_s=65, users=8), seed)
-    return place
+        write_run(index / name, system, Load(duration_s=65, users=8), seed)
+    return index
 
 
 @pytest.fixture

@@ -54,8 +54,8 @@ def run(
     """One request after the other: prompts that differ (the same in every run), and a speed that wanders (AR(1))."""
     own = np.random.default_rng(7).lognormal(0.0, prompts, requests)
     speed = np.zeros(requests)
-    for place in range(1, requests):
-        speed[place] = memory * speed[place - 1] + rng.normal(0, wander * math.sqrt(1 - memory**2))
+    for index in range(1, requests):
+        speed[index] = memory * speed[index - 1] + rng.normal(0, wander * math.sqrt(1 - memory**2))
     e2e_s = own * slowness * np.exp(speed + rng.normal(0, 0.02, requests) + rng.normal(0, between))
     starts = np.concatenate([[0.0], np.cumsum(e2e_s)[:-1]])
     outcomes = np.where(rng.random(requests) < failed, "failed", "completed")
@@ -278,7 +278,7 @@ def length(sample: RunSample) -> int:
 
 
 def test_blocks_hold_twice_what_is_in_flight_and_grow_where_neighbours_are_alike() -> None:
-    sixteen_at_once = [line(place // 16 * 1.0, 1.0) for place in range(3200)]
+    sixteen_at_once = [line(index // 16 * 1.0, 1.0) for index in range(3200)]
     rng = np.random.default_rng(13)
 
     assert length(RunSample.of(sixteen_at_once, opened_s=0.0, window_s=200.0)) == 50, "3200 / 64"

@@ -145,10 +145,10 @@ def test_each_step_has_the_window_between_its_order_to_judge_and_the_next_step()
     assert clock.window(0).start_ns is None
 
     for command in (
-        StepCommand(place=0, load=2, judged=True),
-        StepCommand(place=0, load=2, judged=True),
-        StepCommand(place=1, load=4),
-        StepCommand(place=1, load=4, judged=True),
+        StepCommand(index=0, load=2, judged=True),
+        StepCommand(index=0, load=2, judged=True),
+        StepCommand(index=1, load=4),
+        StepCommand(index=1, load=4, judged=True),
     ):
         time.sleep(0.002)
         clock.apply(command)
@@ -170,14 +170,14 @@ def test_an_open_loop_rests_while_it_is_paused() -> None:
     clock = StepTimeline(Capacity(kind="capacity", search="rate_per_s", start=2.5), time.monotonic_ns())
 
     assert clock.rate_per_s_now() == 2.5
-    clock.apply(StepCommand(place=1, load=1.25, paused=True))
+    clock.apply(StepCommand(index=1, load=1.25, paused=True))
     assert clock.rate_per_s_now() == 0
-    clock.apply(StepCommand(place=1, load=1.25))
+    clock.apply(StepCommand(index=1, load=1.25))
     assert (clock.rate_per_s_now(), clock.name_of(1)) == (1.25, "step-2")
 
 
 def test_an_order_survives_its_way() -> None:
-    command = StepCommand(place=3, load=7.5, paused=False, judged=True)
+    command = StepCommand(index=3, load=7.5, paused=False, judged=True)
 
     assert StepCommand.from_message(command.to_message("run")) == command
 
@@ -200,7 +200,7 @@ class MadeUp:
 
     def step_totals(self, name: str) -> RunTotals:
         totals = self.stages.setdefault(name, RunTotals())
-        users = self.clock.phases[self.clock.place].users or 0
+        users = self.clock.phases[self.clock.index].users or 0
         totals.completed_in_window += 20
         for name in ("ttft_s", "e2e_s"):
             totals.distributions[name].add_many(np.full(20, 0.01 * users))

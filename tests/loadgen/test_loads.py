@@ -129,9 +129,9 @@ def test_a_trace_is_replayed_at_its_times(
     load = f'kind = "replay"\ntrace = "{name}"\ncolumn = "when"\nspeed = 2'
 
     scenario = open_loop(write_scenario, engine(**QUICK, log=log).url, load)
-    for place in range(TRIES):
+    for index in range(TRIES):
         ended = locust.run("--config", scenario)
-        seen = arrivals(log)[3 * place :]
+        seen = arrivals(log)[3 * index :]
         assert len(seen) == 3, ended.err
         if gaps(seen) == pytest.approx([0.25, 0.75], abs=0.05):
             break

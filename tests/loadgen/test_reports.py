@@ -71,7 +71,7 @@ def test_one_that_did_not_fit_becomes_fine_again_when_it_does() -> None:
 
 
 def test_old_stages_are_told_in_turn_and_all_of_them_in_the_end() -> None:
-    stages = {f"stage-{place}": RunTotals(started=place) for place in range(5)}
+    stages = {f"stage-{index}": RunTotals(started=index) for index in range(5)}
     of = session(RunTotals(), **stages)
     reports, collected = Reports(of), Collected("run")
     told = [list(content_of(reports.next(REPORT_BYTES))["stages"]) for _ in range(3)]
@@ -81,7 +81,7 @@ def test_old_stages_are_told_in_turn_and_all_of_them_in_the_end() -> None:
     assert all(names[:2] == ["stage-3", "stage-4"] for names in told)
     assert {names[2] for names in told} == {"stage-0", "stage-1", "stage-2"}
     assert {name: totals.started for name, totals in collected.merged_stages().items()} == {
-        f"stage-{place}": place for place in range(5)
+        f"stage-{index}": index for index in range(5)
     }
     assert list(content_of(report(of))["stages"]) == list(stages)
 

@@ -184,7 +184,7 @@ def test_bounds_are_those_of_the_totals_own_buckets() -> None:
 
     below = histogram.at_most_each(LATENCY_S)
 
-    assert below == [2 * place + 1 for place in range(len(LATENCY_S))], "what is above a bound counted below it"
+    assert below == [2 * index + 1 for index in range(len(LATENCY_S))], "what is above a bound counted below it"
     assert below == [histogram.at_most(bound) for bound in LATENCY_S]
 
 

@@ -70,12 +70,12 @@ class TestDeck:
     ) -> None:
         dealt: dict[int, int] = {}
         for index, queue in enumerate(decks(count, workers, seed=seed, repeat=True)):
-            for place in range(index, count * rounds, workers):
+            for position in range(index, count * rounds, workers):
                 conversation = queue.next()
                 assert conversation is not None
-                dealt[place] = conversation.row
+                dealt[position] = conversation.row
 
-        by_round = [[dealt[place] for place in range(count * n, count * (n + 1))] for n in range(rounds)]
+        by_round = [[dealt[index] for index in range(count * n, count * (n + 1))] for n in range(rounds)]
         assert [sorted(rows) for rows in by_round] == [list(range(count))] * rounds
 
     @given(count=st.integers(1, 30), workers=st.integers(1, 7), seed=SEEDS)

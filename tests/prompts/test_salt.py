@@ -51,7 +51,7 @@ def test_a_place_of_the_drawn_order_has_the_same_salt_whoever_sends_it(workers: 
 
     alone, together = sent(1), sent(workers)
 
-    assert all(together[place] == salt for place, salt in alone.items() if place in together)
+    assert all(together[index] == salt for index, salt in alone.items() if index in together)
 
 
 def test_another_run_or_seed_has_other_salts() -> None:

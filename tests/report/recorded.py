@@ -20,37 +20,37 @@ def records(count: int, *, seed: int = 0, lasts_s: float = 30.0, open_loop: bool
     """Requests of all kinds: most complete, some failed in either way, some cut, some with nothing known."""
     random = np.random.default_rng(seed)
     now_ns = time.monotonic_ns()
-    return [_record(place, random, now_ns, lasts_s, open_loop=open_loop) for place in range(count)]
+    return [_record(index, random, now_ns, lasts_s, open_loop=open_loop) for index in range(count)]
 
 
-def _record(place: int, random: np.random.Generator, now_ns: int, lasts_s: float, *, open_loop: bool) -> RequestRecord:
+def _record(index: int, random: np.random.Generator, now_ns: int, lasts_s: float, *, open_loop: bool) -> RequestRecord:
     started_ns = now_ns + int(random.uniform(0, lasts_s - 3) * NS_PER_S)
-    outcome = [Outcome.COMPLETED, Outcome.COMPLETED, Outcome.COMPLETED, Outcome.FAILED, Outcome.CENSORED][place % 5]
+    outcome = [Outcome.COMPLETED, Outcome.COMPLETED, Outcome.COMPLETED, Outcome.FAILED, Outcome.CENSORED][index % 5]
     chunks = int(random.integers(0, 12))
     gaps_ns = (random.lognormal(-3, 0.6, chunks) * NS_PER_S).astype(np.int64) * (random.random(chunks) > 0.05)
     stamps = stamps_of(started_ns, gaps_ns.tolist())
     done_ns = int(stamps[-1]) + 1_000_000 if chunks else started_ns + 20_000_000
     error = None
     if outcome is Outcome.FAILED:
-        kind = [ErrorType.RESET, ErrorType.HTTP_SERVER_ERROR][place // 5 % 2]
-        error = RequestError(type=kind, message=f"number {place}", http_status=500)
+        kind = [ErrorType.RESET, ErrorType.HTTP_SERVER_ERROR][index // 5 % 2]
+        error = RequestError(type=kind, message=f"number {index}", http_status=500)
     return RequestRecord(
-        request_id=f"r-{place}",
-        prompt_id=f"p-{place}",
+        request_id=f"r-{index}",
+        prompt_id=f"p-{index}",
         started_ns=started_ns,
         done_ns=done_ns,
         outcome=outcome,
         scheduled_ns=started_ns - int(random.integers(0, 50_000_000)) if open_loop else None,
         chunk_ns=stamps,
-        prompt_tokens=None if place % 7 == 0 else int(random.integers(5, 900)),
-        output_tokens=None if place % 11 == 0 else int(random.integers(0, 2 * chunks + 1)),
-        cached_tokens=None if place % 3 else int(random.integers(0, 5)),
-        token_source=TokenSource.CHUNKS if place % 13 == 0 else TokenSource.USAGE,
-        finish_reason=[None, "stop", "length"][place % 3],
+        prompt_tokens=None if index % 7 == 0 else int(random.integers(5, 900)),
+        output_tokens=None if index % 11 == 0 else int(random.integers(0, 2 * chunks + 1)),
+        cached_tokens=None if index % 3 else int(random.integers(0, 5)),
+        token_source=TokenSource.CHUNKS if index % 13 == 0 else TokenSource.USAGE,
+        finish_reason=[None, "stop", "length"][index % 3],
         error=error,
-        stamp_source=StampSource.USER if place % 17 == 0 else StampSource.KERNEL,
-        reconnects=int(place % 19 == 0),
-        retries=int(place % 23 == 0),
+        stamp_source=StampSource.USER if index % 17 == 0 else StampSource.KERNEL,
+        reconnects=int(index % 19 == 0),
+        retries=int(index % 23 == 0),
     )
 
 

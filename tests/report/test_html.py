@@ -71,7 +71,7 @@ class TestFigures:
         assert f"started {requests['started']} completed {requests['completed']} failed {requests['failed']}" in text
 
     def test_the_verdict_comes_first_with_every_reason(self, tmp_path: Path) -> None:
-        reasons = [{"level": "DEGRADED", "text": f"reason {place}"} for place in (1, 2)]
+        reasons = [{"level": "DEGRADED", "text": f"reason {index}"} for index in (1, 2)]
         verdict = {"level": "DEGRADED", "reasons": reasons}
         text = words(page_of(finish(write_folder(tmp_path / "run", records(20)), verdict=verdict)))
 
@@ -105,16 +105,16 @@ class TestCharts:
         offset_s = manifest["started_unix_s"] - time.time()
         of = [
             RequestRecord(
-                request_id=str(place),
+                request_id=str(index),
                 prompt_id="p",
-                started_ns=(start := now_ns + int(offset_s * NS_PER_S) + place * 10 * NS_PER_S),
+                started_ns=(start := now_ns + int(offset_s * NS_PER_S) + index * 10 * NS_PER_S),
                 done_ns=start + NS_PER_S,
                 outcome=Outcome.COMPLETED,
                 chunk_ns=stamps_of(start, [NS_PER_S // 10] * 10),
                 prompt_tokens=5,
                 output_tokens=10,
             )
-            for place in (0, 1)
+            for index in (0, 1)
         ]
         page = page_of(write_folder(tmp_path / "run", of, manifest=manifest))
 

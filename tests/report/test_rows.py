@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[RunFolder]:
-    folders = [write_folder(tmp_path / str(place), records(40, seed=place)) for place in (1, 2)]
+    folders = [write_folder(tmp_path / str(index), records(40, seed=index)) for index in (1, 2)]
     return [RunFolder(folder) for folder in folders]
 
 

@@ -41,8 +41,8 @@ def test_in_flight_is_the_mean_of_each_bin(tmp_path: Path) -> None:
 
     grid = np.arange(0, span_s, 0.001)
     there = ((grid[:, None] >= columns.start_s) & (grid[:, None] < columns.done_s)).sum(axis=1)
-    for place in range(timeline.bins - 1):
-        assert timeline.in_flight[place] == pytest.approx(there[place * 1000 : (place + 1) * 1000].mean(), abs=0.1)
+    for index in range(timeline.bins - 1):
+        assert timeline.in_flight[index] == pytest.approx(there[index * 1000 : (index + 1) * 1000].mean(), abs=0.1)
 
 
 def test_widths_are_round_and_few_requests_get_few_bins() -> None:
@@ -60,7 +60,7 @@ def test_quantiles_of_each_place_are_its_own_values() -> None:
 
     for share in (0.5, 0.95):
         found = series.quantiles(share, at_least=20)
-        exact = [np.quantile(values[places == place], share, method="inverted_cdf") for place in range(3)]
+        exact = [np.quantile(values[places == index], share, method="inverted_cdf") for index in range(3)]
         assert found[:3] == pytest.approx(exact, rel=0.003)
         assert found[3] is None
     assert series.grouped(3).counts == [3000, 0]

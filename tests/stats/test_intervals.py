@@ -63,8 +63,8 @@ def coverage(chain: float, trials: int = 200) -> tuple[float, float]:
         noise = random.normal(size=1300)
         values = np.empty(1300)
         values[0] = noise[0]
-        for place in range(1, 1300):
-            values[place] = chain * values[place - 1] + np.sqrt(1 - chain**2) * noise[place]
+        for index in range(1, 1300):
+            values[index] = chain * values[index - 1] + np.sqrt(1 - chain**2) * noise[index]
         values = values[100:]
         late = values > 1.2816  # a tenth
         at = np.arange(0, 1201, 20)
