@@ -18,11 +18,11 @@ import httptools
 
 from llmload.client.answer import StreamState
 from llmload.client.api import ChatStream, TgiStream
-from llmload.client.exchange import FOREVER_NS
-from llmload.client.http import Response
+from llmload.client.http_response import Response
+from llmload.client.settings import FOREVER_NS
 from llmload.client.sse import Decoder, EventDecoder
 
-SAMPLES: Final = Path(__file__).resolve().parent.parent / "tests" / "wire" / "streams"
+SAMPLES: Final = Path(__file__).resolve().parent.parent / "tests" / "client" / "streams"
 CUTS: Final = 8
 """How many bytes of an input say where to cut the rest."""
 HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -144,7 +144,7 @@ def fuzz() -> None:
     """Run atheris with the flags on the command line; it ends the process."""
     import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]  # there are no builds for every Python
 
-    for module in ("answer", "body", "chat", "failure", "response", "stream", "tgi"):
+    for module in ("answer", "api", "errors", "http_response", "sse"):
         for thing in vars(sys.modules[f"llmload.client.{module}"]).values():
             for function in vars(thing).values() if isinstance(thing, type) else [thing]:
                 if isinstance(function, FunctionType) and function.__module__.startswith("llmload.client"):

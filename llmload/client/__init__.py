@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from llmload.client.client import ChatClient, ClientSettings
+from llmload.client.client import ChatClient
+from llmload.client.settings import ClientSettings
 
 ClientKind = Literal["wire", "openai"]
 

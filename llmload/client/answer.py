@@ -1,8 +1,7 @@
 """What an answer has said so far, in the terms of a record, whichever dialect it speaks."""
 
 from array import array
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import orjson
@@ -23,15 +22,14 @@ def count_in(part: Any, *keys: str) -> int | None:
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenCounts:
-    """Tokens of one request as the engine counted them; None is unknown."""
+class TokenCounts(NamedTuple):
+    """Tokens of one request as the engine counted them, under the names of `RequestRecord`; None is unknown."""
 
-    prompt: int | None = None
-    output: int | None = None
-    cached: int | None = None
-    reasoning: int | None = None
-    source: TokenSource = TokenSource.NONE
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    token_source: TokenSource = TokenSource.NONE
 
 
 class StreamState:
@@ -92,6 +90,16 @@ class StreamState:
         if self.error is None:
             self.error = error
 
+    def record_fields(self) -> dict[str, Any]:
+        """Return the answer's part of a `RequestRecord`."""
+        return {
+            "chunk_ns": self.stamps(),
+            "chunk_tokens": self.chunk_tokens(),
+            "textless_ns": self.textless_stamps(),
+            "finish_reason": self.finish_reason,
+            **self.counts()._asdict(),
+        }
+
     def counts(self) -> TokenCounts:
         """Return the tokens counted so far, by the best source there is."""
         raise NotImplementedError
@@ -100,7 +108,7 @@ class StreamState:
         """Return the number of chunks with text as the last resort of counting; unknown where nothing streamed."""
         if self.non_streaming or not (self.chunk_ns or self.finished):
             return TokenCounts()
-        return TokenCounts(output=len(self.chunk_ns), source=TokenSource.CHUNKS)
+        return TokenCounts(output_tokens=len(self.chunk_ns), token_source=TokenSource.CHUNKS)
 
     def chunk_tokens(self) -> StampArray | None:
         """Return the tokens of each chunk in `chunk_ns`, or None where the engine did not count per chunk."""
@@ -168,8 +176,8 @@ class ApiProtocol(Protocol):
     def encode(self, prompt: Prompt) -> bytes:
         """Return the body of the prompt's request."""
 
-    def answer(self) -> StreamState:
-        """Return the answer to a request, before anything of it came."""
+    def new_answer(self) -> StreamState:
+        """Return the answer to a request, before any of it has arrived."""
 
 
 def _stamps(moments_ns: "array[int]") -> StampArray:

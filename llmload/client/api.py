@@ -7,8 +7,8 @@ import numpy as np
 import orjson
 
 from llmload.client.answer import StreamState, TokenCounts, count_in
-from llmload.client.client import ClientSettings
 from llmload.client.errors import request_error
+from llmload.client.settings import ClientSettings
 from llmload.prompts.conversation import Message, Prompt
 from llmload.record import ErrorType, StampArray, TokenSource
 
@@ -41,8 +41,8 @@ class ChatApi:
         """Return the body of the prompt's request."""
         return orjson.dumps(self.fields(prompt), option=orjson.OPT_SERIALIZE_NUMPY)
 
-    def answer(self) -> "ChatStream":
-        """Return the answer to a request, before anything of it came."""
+    def new_answer(self) -> "ChatStream":
+        """Return the answer to a request, before any of it has arrived."""
         return ChatStream()
 
 
@@ -66,11 +66,11 @@ class ChatStream(StreamState):
         cached = count_in(usage.get("prompt_tokens_details"), "cached_tokens")
         reasoning = count_in(usage.get("completion_tokens_details"), "reasoning_tokens")
         return TokenCounts(
-            prompt=count_in(usage, "prompt_tokens"),
-            output=output,
-            cached=count_in(usage, "prompt_cache_hit_tokens") if cached is None else cached,
-            reasoning=count_in(usage, "reasoning_tokens") if reasoning is None else reasoning,
-            source=TokenSource.USAGE if self._usage_is_last else TokenSource.CHUNK_USAGE,
+            prompt_tokens=count_in(usage, "prompt_tokens"),
+            output_tokens=output,
+            cached_tokens=count_in(usage, "prompt_cache_hit_tokens") if cached is None else cached,
+            reasoning_tokens=count_in(usage, "reasoning_tokens") if reasoning is None else reasoning,
+            token_source=TokenSource.USAGE if self._usage_is_last else TokenSource.CHUNK_USAGE,
         )
 
     def chunk_tokens(self) -> StampArray | None:
@@ -149,8 +149,8 @@ class TgiApi:
         """Return the body of the prompt's request."""
         return orjson.dumps({"inputs": render(prompt.messages), "parameters": self._parameters})
 
-    def answer(self) -> "TgiStream":
-        """Return the answer to a request, before anything of it came."""
+    def new_answer(self) -> "TgiStream":
+        """Return the answer to a request, before any of it has arrived."""
         return TgiStream()
 
 
@@ -172,7 +172,7 @@ class TgiStream(StreamState):
         prefill = self._details.get("prefill")
         if prompt is None and isinstance(prefill, list) and prefill:
             prompt = len(prefill)
-        return TokenCounts(prompt=prompt, output=output, source=TokenSource.DETAILS)
+        return TokenCounts(prompt_tokens=prompt, output_tokens=output, token_source=TokenSource.DETAILS)
 
     def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
         token = chunk.get("token")

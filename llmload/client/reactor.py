@@ -23,7 +23,7 @@ from llmload.client.connection import (
     received_stamp,
     timespec,
 )
-from llmload.client.http import LEAST_BYTES, MAY_BE_LAST, PendingReads
+from llmload.client.http_response import LEAST_BYTES, MAY_BE_LAST, PendingReads
 from llmload.units import NS_PER_S
 
 # How long to look often at the sockets, once chunks were found that had waited together.

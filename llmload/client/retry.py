@@ -1,10 +1,10 @@
-"""One try at a request, and how tries become a record."""
+"""The attempts at a request, and the record that they become."""
 
 import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import gevent
 from gevent import GreenletExit
@@ -15,7 +15,7 @@ from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, Stam
 
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 8.0
-_AGAIN: Final = frozenset(
+_RETRYABLE: Final = frozenset(
     {
         ErrorType.DNS,
         ErrorType.CONNECT_REFUSED,
@@ -31,14 +31,13 @@ _AGAIN: Final = frozenset(
         ErrorType.PROTOCOL,
     }
 )
-"""Failures that another try may mend."""
+"""Failures that another attempt may not meet."""
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the caller says of a request, and when it was due."""
+class RequestInfo(NamedTuple):
+    """The caller's part of a record: whose request it is and when it started; monotonic ns."""
 
     request_id: str
     prompt_id: str
@@ -49,7 +48,7 @@ class Request:
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """What one try came to, filled in as it goes; readings of the monotonic clock in ns."""
+    """What one attempt came to, filled in while it runs; monotonic ns."""
 
     answer: StreamState
     connected_ns: int | None = None
@@ -61,10 +60,14 @@ class Attempt:
     censored: bool = False
 
 
+Send = Callable[[RequestInfo, Attempt], None]
+"""Makes one attempt and fills it in; raises `AttemptError`, or what killed its wait."""
+
+
 def send_with_retries(
-    request: Request,
+    request: RequestInfo,
     new_answer: Callable[[], StreamState],
-    send: Callable[[Attempt], None],
+    send: Send,
     *,
     retries: int,
     secrets: Iterable[str],
@@ -72,15 +75,15 @@ def send_with_retries(
     """
     Send the request until it succeeds, at most `retries` times again, and return its record.
 
-    `send` fills in the attempt, and raises `AttemptError` or whatever killed its wait. A retry waits as long as
-    the engine asked for, or else half a second and twice as long each time; at most 8 s.
+    A retry waits as long as the engine's Retry-After says, or else half a second and twice as long each time; at
+    most 8 s.
     """
     retried = reconnects = 0
     while True:
         attempt = Attempt(answer=new_answer())
-        _try(attempt, send)
+        _send_once(request, attempt, send)
         reconnects += attempt.reconnects
-        again = attempt.error is not None and attempt.error.type in _AGAIN and retried < retries
+        again = attempt.error is not None and attempt.error.type in _RETRYABLE and retried < retries
         if attempt.censored or not again or not _pause(attempt, retried):
             break
         retried += 1
@@ -90,9 +93,9 @@ def send_with_retries(
     return _record(request, attempt, retried)
 
 
-def _try(attempt: Attempt, send: Callable[[Attempt], None]) -> None:
+def _send_once(request: RequestInfo, attempt: Attempt, send: Send) -> None:
     try:
-        send(attempt)
+        send(request, attempt)
     except AttemptError as failure:
         attempt.error = failure.error
     except (GreenletExit, gevent.Timeout):
@@ -103,9 +106,9 @@ def _try(attempt: Attempt, send: Callable[[Attempt], None]) -> None:
 
 
 def _pause(attempt: Attempt, retried: int) -> bool:
-    """Wait before the next try; return whether there is to be one."""
-    asked_s = attempt.error.retry_after_s if attempt.error is not None else None
-    pause_s = _FIRST_PAUSE_S * 2**retried if asked_s is None else asked_s
+    """Wait before the next attempt; return whether there is to be one."""
+    retry_after_s = attempt.error.retry_after_s if attempt.error is not None else None
+    pause_s = _FIRST_PAUSE_S * 2**retried if retry_after_s is None else retry_after_s
     try:
         gevent.sleep(min(pause_s, _LONGEST_PAUSE_S))
     except (GreenletExit, gevent.Timeout):
@@ -114,31 +117,17 @@ def _pause(attempt: Attempt, retried: int) -> bool:
     return not attempt.censored
 
 
-def _record(request: Request, attempt: Attempt, retried: int) -> RequestRecord:
-    answer = attempt.answer
-    counts = answer.counts()
+def _record(request: RequestInfo, attempt: Attempt, retried: int) -> RequestRecord:
     outcome = Outcome.COMPLETED if attempt.error is None else Outcome.FAILED
     if attempt.censored:
         outcome = Outcome.CENSORED
     return RequestRecord(
-        request_id=request.request_id,
-        prompt_id=request.prompt_id,
-        stage=request.stage,
-        scheduled_ns=request.scheduled_ns,
-        started_ns=request.started_ns,
+        **request._asdict(),
+        **attempt.answer.record_fields(),
         connected_ns=attempt.connected_ns,
         sent_ns=attempt.sent_ns,
         done_ns=time.monotonic_ns() if attempt.done_ns is None else attempt.done_ns,
         outcome=outcome,
-        chunk_ns=answer.stamps(),
-        chunk_tokens=answer.chunk_tokens(),
-        textless_ns=answer.textless_stamps(),
-        prompt_tokens=counts.prompt,
-        output_tokens=counts.output,
-        cached_tokens=counts.cached,
-        reasoning_tokens=counts.reasoning,
-        token_source=counts.source,
-        finish_reason=answer.finish_reason,
         error=None if attempt.censored else attempt.error,
         stamp_source=attempt.stamp_source,
         reconnects=attempt.reconnects,

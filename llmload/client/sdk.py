@@ -14,15 +14,15 @@ import openai
 
 from llmload.client.answer import StreamState
 from llmload.client.api import ChatApi
-from llmload.client.client import ClientSettings, checked_headers, secrets_in
+from llmload.client.client import ChatClient
 from llmload.client.errors import AttemptError, from_connecting, from_status, in_object, request_error
-from llmload.client.exchange import Limits
-from llmload.client.retry import Attempt, Request, send_with_retries
+from llmload.client.retry import Attempt, RequestInfo, Send
+from llmload.client.settings import ClientSettings, Limits, checked_headers
 from llmload.client.tls import tls_context
 from llmload.client.transport import endpoint
 from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt
-from llmload.record import ErrorType, RequestError, RequestRecord, StampSource
+from llmload.record import ErrorType, RequestError, StampSource
 from llmload.units import NS_PER_S
 
 # Time limits around a call that waits: what a client needs that does not see its own sockets.
@@ -136,52 +136,27 @@ _SPECIMEN: Final = (
 )
 
 
-class SdkClient:
+class SdkClient(ChatClient):
     """
-    A `ChatClient` on the SDK; needs gevent's patching, and may be made before a fork and used after it.
+    A `ChatClient` on the SDK; needs gevent's patching.
 
     The SDK's own retries are off, and it is warmed up once per process. It tells neither when a connection opened
-    nor when the request was sent. Raises `ConfigError` when made from settings that it cannot follow.
+    nor when the request was sent.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
         if settings.api != "openai-chat":
             raise ConfigError(f"client 'openai' cannot speak {settings.api!r}; use client 'wire'")
-        if not settings.base_urls:
-            raise ConfigError("base_urls: at least one URL is needed")
-        self._settings = settings
-        self._dialect = ChatApi(settings)
+        self._chat = ChatApi(settings)
+        super().__init__(settings, self._chat)
         self._headers = _headers(settings)
-        self._secrets = secrets_in(settings)
         self._urls = [_base_url(url) for url in settings.base_urls]
         self._own: tuple[int, Iterator[openai.OpenAI], list[openai.OpenAI]] | None = None
 
-    def complete(
-        self,
-        prompt: Prompt,
-        *,
-        request_id: str,
-        stage: str | None = None,
-        scheduled_ns: int | None = None,
-        salt: str | None = None,
-    ) -> RequestRecord:
-        """Send the prompt, wait for the answer and return its record, as `ChatClient` promises."""
+    def _sender(self, prompt: Prompt, salt: str | None) -> Send:
         clients = self._clients()
-        sent = prompt if salt is None else prompt.salted(salt)
-        request = Request(
-            request_id=request_id,
-            prompt_id=prompt.prompt_id,
-            stage=stage,
-            scheduled_ns=scheduled_ns,
-            started_ns=time.monotonic_ns(),
-        )
-        return send_with_retries(
-            request,
-            self._dialect.answer,
-            lambda attempt: self._send(next(clients), request, sent, attempt),
-            retries=self._settings.retries,
-            secrets=self._secrets,
-        )
+        salted = prompt if salt is None else prompt.salted(salt)
+        return lambda request, attempt: self._send(next(clients), salted, request, attempt)
 
     def prepare(self, prompt: Prompt, *, salted: bool = False) -> None:
         """Do nothing: the SDK encodes every request anew."""
@@ -215,10 +190,10 @@ class SdkClient:
             ),
         )
 
-    def _send(self, client: openai.OpenAI, request: Request, prompt: Prompt, attempt: Attempt) -> None:
+    def _send(self, client: openai.OpenAI, prompt: Prompt, request: RequestInfo, attempt: Attempt) -> None:
         limits = Limits(self._settings.timeouts, request.started_ns, self._settings.stream)
         alarm = DeadlineTimer(limits, attempt.answer)
-        fields = self._dialect.fields(prompt)
+        fields = self._chat.fields(prompt)
         rest = {name: value for name, value in fields.items() if name not in _PASSED_BY_NAME}
         stream: Any = None
         try:

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from llmload.client.answer import StreamState
 from llmload.client.errors import from_status, request_error
-from llmload.client.http import Response
+from llmload.client.http_response import Response
 from llmload.record import ErrorType
 
 # Server-sent events out of bytes that arrive in pieces of any size, by the grammar of the HTML standard.

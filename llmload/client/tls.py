@@ -3,7 +3,7 @@
 import ssl
 from typing import Final
 
-from llmload.client.client import ClientSettings
+from llmload.client.settings import ClientSettings
 from llmload.errors import ConfigError
 from llmload.http_get import ssl_context
 

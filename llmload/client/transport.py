@@ -13,9 +13,9 @@ import gevent
 import gevent.socket
 from gevent import monkey
 
-from llmload.client.client import Api
 from llmload.client.connection import Connection, ReceiveClock, enable_timestamps
 from llmload.client.errors import AttemptError, failed, from_connecting, request_error
+from llmload.client.settings import Api
 from llmload.client.tls import TlsLayer
 from llmload.errors import ConfigError
 from llmload.record import ErrorType

@@ -4,75 +4,42 @@ import itertools
 import os
 import secrets
 import time
+from functools import partial
 
-from llmload.client.answer import ApiProtocol
 from llmload.client.api import ChatApi, TgiApi
-from llmload.client.client import ClientSettings, request_headers, secrets_in
-from llmload.client.exchange import HttpRequest, Limits
+from llmload.client.client import ChatClient
+from llmload.client.http_request import HttpRequest
 from llmload.client.reactor import Reactor, current_reactor
-from llmload.client.retry import Attempt, Request, send_with_retries
+from llmload.client.retry import Attempt, RequestInfo, Send
+from llmload.client.settings import ClientSettings, Limits, request_headers
 from llmload.client.tls import tls_context
 from llmload.client.transport import Pool, Route, endpoint, proxy_for
-from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt
-from llmload.record import RequestRecord
 
 
-class WireClient:
-    """
-    A `ChatClient` on the process's reactor; may be made before a fork and used after it.
-
-    Raises `ConfigError` when made from settings that cannot be used.
-    """
+class WireClient(ChatClient):
+    """A `ChatClient` on the process's reactor."""
 
     def __init__(self, settings: ClientSettings) -> None:
-        if not settings.base_urls:
-            raise ConfigError("base_urls: at least one URL is needed")
-        self._settings = settings
-        self._dialect: ApiProtocol = ChatApi(settings) if settings.api == "openai-chat" else TgiApi(settings)
-        self._heads = [(route, _head(route, settings)) for route in _routes(settings, self._dialect.path)]
+        super().__init__(settings, ChatApi(settings) if settings.api == "openai-chat" else TgiApi(settings))
+        self._heads = [(route, _head(route, settings)) for route in _routes(settings, self._api.path)]
         self._turns = itertools.cycle(self._heads)
         self._prepared: dict[int, tuple[Prompt, bytes]] = {}
         self._prepared_around: dict[int, tuple[Prompt, bytes, bytes]] = {}
-        self._placeholder = secrets.token_hex(8)  # which stands in no prompt, as nobody knew it
-        self._secrets = secrets_in(settings)
+        self._placeholder = secrets.token_hex(8)  # random, so no prompt contains it
         self._pools: dict[int, tuple[Reactor, Pool]] = {}
 
-    def complete(
-        self,
-        prompt: Prompt,
-        *,
-        request_id: str,
-        stage: str | None = None,
-        scheduled_ns: int | None = None,
-        salt: str | None = None,
-    ) -> RequestRecord:
-        """Send the prompt, wait for the answer and return its record, as `ChatClient` promises."""
+    def _sender(self, prompt: Prompt, salt: str | None) -> Send:
         body = self._encoded(prompt) if salt is None else self._salted(prompt, salt)
-        request = Request(
-            request_id=request_id,
-            prompt_id=prompt.prompt_id,
-            stage=stage,
-            scheduled_ns=scheduled_ns,
-            started_ns=time.monotonic_ns(),
-        )
-        return send_with_retries(
-            request,
-            self._dialect.answer,
-            lambda attempt: self._send(request, body, attempt),
-            retries=self._settings.retries,
-            secrets=self._secrets,
-        )
+        return partial(self._send, body)
 
     def prepare(self, prompt: Prompt, *, salted: bool = False) -> None:
         """Encode the prompt's request ahead of the run, with a place for its salt, so that sending costs no work."""
         if salted:
-            before, _, after = self._dialect.encode(prompt.salted(self._placeholder)).partition(
-                self._placeholder.encode()
-            )
+            before, _, after = self._api.encode(prompt.salted(self._placeholder)).partition(self._placeholder.encode())
             self._prepared_around[id(prompt)] = (prompt, before, after)
         else:
-            self._prepared[id(prompt)] = (prompt, self._dialect.encode(prompt))
+            self._prepared[id(prompt)] = (prompt, self._api.encode(prompt))
 
     def close(self) -> None:
         """Close every idle connection of this process."""
@@ -82,15 +49,15 @@ class WireClient:
 
     def _encoded(self, prompt: Prompt) -> bytes:
         prepared = self._prepared.get(id(prompt))
-        return self._dialect.encode(prompt) if prepared is None else prepared[1]
+        return self._api.encode(prompt) if prepared is None else prepared[1]
 
     def _salted(self, prompt: Prompt, salt: str) -> bytes:
         prepared = self._prepared_around.get(id(prompt))
         if prepared is None:
-            return self._dialect.encode(prompt.salted(salt))
+            return self._api.encode(prompt.salted(salt))
         return prepared[1] + salt.encode() + prepared[2]
 
-    def _send(self, request: Request, body: bytes, attempt: Attempt) -> None:
+    def _send(self, body: bytes, request: RequestInfo, attempt: Attempt) -> None:
         route, head = next(self._turns)
         message = head % (request.request_id.encode("ascii", "replace"), len(body)) + body
         reactor, pool = self._own()

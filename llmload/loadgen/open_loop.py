@@ -16,7 +16,7 @@ from gevent.hub import get_hub
 from gevent.pool import Group
 
 from llmload.client import make_client
-from llmload.client.client import ClientSettings, Timeouts
+from llmload.client.settings import ClientSettings, Timeouts
 from llmload.loadgen.phases import StageTimeline, StepTimeline
 from llmload.loadgen.session import Session, WorkerShard, fire_request_event, run_conversation
 from llmload.prompts.arrivals import read_trace, share_of_trace, unit_gaps

@@ -24,7 +24,7 @@ import gevent
 import gevent.server
 
 from llmload.client import ClientKind, make_client
-from llmload.client.client import ClientSettings
+from llmload.client.settings import ClientSettings
 from llmload.prompts.conversation import Prompt, as_message
 from llmload.record import RequestRecord
 

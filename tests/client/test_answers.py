@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from llmload.client.answer import StreamState
 from llmload.client.api import ChatApi, ChatStream, TgiApi, TgiStream, generate_parameters
-from llmload.client.client import ClientSettings
-from llmload.client.exchange import FOREVER_NS
-from llmload.client.http import Response
+from llmload.client.http_response import Response
+from llmload.client.settings import FOREVER_NS, ClientSettings
 from llmload.client.sse import Decoder, EventDecoder, EventsBody
 from llmload.prompts.conversation import Prompt, as_message
 from llmload.record import ErrorType, TokenSource
@@ -288,17 +287,21 @@ def test_details_of_usage(usage: dict[str, Any], cached: int | None, reasoning: 
     answer = ChatStream()
     answer.take_event(1, b"", orjson.dumps({"choices": [], "usage": {"completion_tokens": 9} | usage}))
 
-    assert (answer.counts().output, answer.counts().cached, answer.counts().reasoning) == (9, cached, reasoning)
+    assert (answer.counts().output_tokens, answer.counts().cached_tokens, answer.counts().reasoning_tokens) == (
+        9,
+        cached,
+        reasoning,
+    )
 
 
 def test_usage_that_ends_the_answer_counts_as_usage() -> None:
     answer = ChatStream()
     for event in (chat_event({"content": "a"}, usage={"completion_tokens": 1}), chat_event({}, "stop")):
         answer.take_event(1, b"", event[6:-2])
-    assert answer.counts().source is TokenSource.CHUNK_USAGE
+    assert answer.counts().token_source is TokenSource.CHUNK_USAGE
 
     answer.take_event(2, b"", b'{"choices":[],"usage":{"completion_tokens":2}}')
-    assert answer.counts().source is TokenSource.USAGE
+    assert answer.counts().token_source is TokenSource.USAGE
 
 
 def test_several_tokens_a_chunk_are_one_chunk() -> None:
@@ -317,7 +320,7 @@ def test_tgi_counts_chunks_where_the_engine_gives_no_details() -> None:
     answer.take_event(2, b"", b'{"token":{"text":"b","special":false},"generated_text":"ab","details":null}')
 
     assert answer.finished
-    assert (answer.counts().output, answer.counts().source) == (2, TokenSource.CHUNKS)
+    assert (answer.counts().output_tokens, answer.counts().token_source) == (2, TokenSource.CHUNKS)
 
 
 def test_tgi_is_sent_one_text() -> None:

@@ -10,7 +10,7 @@ import pytest
 from scripted_server import EVENTS_HEAD, ScriptedServer, answer, chunk, chunked
 
 from llmload.client import ClientKind
-from llmload.client.client import ClientSettings, Timeouts
+from llmload.client.settings import ClientSettings, Timeouts
 from llmload.record import ErrorType, Outcome, RequestRecord, StampSource, TokenSource
 
 STREAMS = Path(__file__).parent / "streams"

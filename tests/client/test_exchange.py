@@ -9,10 +9,10 @@ import orjson
 import pytest
 
 from llmload.client.api import ChatStream
-from llmload.client.client import Timeouts
 from llmload.client.connection import Connection, ReceiveClock
-from llmload.client.exchange import FOREVER_NS, HttpRequest, Limits
+from llmload.client.http_request import HttpRequest
 from llmload.client.reactor import Reactor
+from llmload.client.settings import FOREVER_NS, Limits, Timeouts
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 EVENT = b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"content": "ab"}}]}) + b"\n\n"

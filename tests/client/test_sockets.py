@@ -11,7 +11,7 @@ import pytest
 from scripted_server import EVENTS_HEAD, ScriptedServer, Step, answer, chunk, chunked
 
 from llmload.client import make_client
-from llmload.client.client import ClientSettings, Timeouts
+from llmload.client.settings import ClientSettings, Timeouts
 from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt, as_message
 from llmload.record import ErrorType, StampSource

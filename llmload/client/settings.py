@@ -1,0 +1,131 @@
+"""What a client is set to: where and what to send, with which headers, and how long to wait."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from llmload.client.errors import request_error
+from llmload.errors import ConfigError
+from llmload.record import ErrorType, RequestError
+from llmload.units import NS_PER_S
+
+Api = Literal["openai-chat", "tgi-generate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long each part of a request may take, in seconds; None: no limit. A limit is noticed within 0.1 s."""
+
+    connect_s: float | None = 10.0
+    """To an open connection: the name, a proxy's tunnel and TLS included."""
+    first_token_s: float | None = 120.0
+    """From sending to the first text of a streamed answer: an empty chunk or a comment is none."""
+    between_tokens_s: float | None = 60.0
+    """Between two chunks with text, and from the last of them to the end."""
+    total_s: float | None = 600.0
+    """From the start to the last byte, retries included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """Where to send, what to send besides the messages, and how long to wait."""
+
+    base_urls: tuple[str, ...]
+    """Without a path (`http://127.0.0.1:8000`) or with the API's prefix (`https://host/v1`); several take turns."""
+    model: str
+    api: Api = "openai-chat"
+    stream: bool = True
+    body: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the request besides model, messages, stream and stream_options: only what the scenario sets."""
+    include_usage: bool | None = None
+    """Whether `stream_options.include_usage` is sent: None sends it whenever `stream` is true."""
+    api_key: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers besides our own, or in their place; they may be secrets, so they are not shown either."""
+    timeouts: Timeouts = Timeouts()
+    retries: int = 0
+    """How often a failed request is sent again; every retry is counted in its record."""
+    ca_file: str | None = None
+    verify_tls: bool = True
+
+
+_SECRET_WORDS: Final = ("auth", "key", "token", "secret", "cookie", "password")
+_SHORTEST_SECRET: Final = 4
+
+
+def request_headers(settings: ClientSettings) -> dict[str, str]:
+    """Return the headers that the settings ask for, theirs above our own; raises `ConfigError` for a broken one."""
+    headers = {
+        "User-Agent": "llmload",
+        "Accept": "text/event-stream, application/json" if settings.stream else "application/json",
+        "Accept-Encoding": "identity",
+        "Content-Type": "application/json",
+    }
+    if settings.api_key:
+        headers["Authorization"] = f"Bearer {settings.api_key}"
+    given = checked_headers(settings.headers)
+    replaced = {name.lower() for name in given}
+    own = {name: value for name, value in headers.items() if name.lower() not in replaced}
+    return checked_headers(own) | given
+
+
+def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers; raises `ConfigError` for a name or value that could break the request's head."""
+    for name, value in headers.items():
+        if not (name and (name + value).isascii() and (name + value).isprintable()) or ":" in name:
+            raise ConfigError(f"header {name!r}: name and value must be printable ASCII")
+    return dict(headers)
+
+
+def secrets_in(settings: ClientSettings) -> tuple[str, ...]:
+    """Return every value of the settings that must not show in a message, the longest first."""
+    values = [settings.api_key or ""]
+    for name, value in settings.headers.items():
+        if any(word in name.lower() for word in _SECRET_WORDS):
+            values += [value, value.removeprefix("Bearer ")]
+    return tuple(sorted({value for value in values if len(value) >= _SHORTEST_SECRET}, key=len, reverse=True))
+
+
+FOREVER_NS: Final = 1 << 62
+
+
+def ns(seconds: float | None) -> int:
+    """Return a limit in nanoseconds; no limit is longer than any run."""
+    return FOREVER_NS if seconds is None else int(seconds * NS_PER_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of one request; readings of the monotonic clock in ns."""
+
+    timeouts: Timeouts
+    started_ns: int
+    stream: bool
+
+    def next_check_ns(self, sent_ns: int) -> int:
+        """Return the earliest moment at which any limit can pass, whatever arrives meanwhile."""
+        total_ns = self.started_ns + ns(self.timeouts.total_s)
+        if not self.stream:
+            return total_ns
+        token_ns = sent_ns + min(ns(self.timeouts.first_token_s), ns(self.timeouts.between_tokens_s))
+        return min(total_ns, token_ns)
+
+    def passed(
+        self, now_ns: int, sent_ns: int, last_chunk_ns: int | None, *, stream: bool
+    ) -> tuple[int, RequestError | None]:
+        """
+        Return when to look again, and the error of a limit that has passed by now.
+
+        `stream` says whether the answer comes in chunks: one in a single piece has no first token to wait for.
+        """
+        timeouts = self.timeouts
+        limits_ns = {ErrorType.TOTAL_TIMEOUT: (self.started_ns + ns(timeouts.total_s), timeouts.total_s)}
+        if stream and last_chunk_ns is None:
+            limits_ns[ErrorType.FIRST_TOKEN_TIMEOUT] = (sent_ns + ns(timeouts.first_token_s), timeouts.first_token_s)
+        elif stream and last_chunk_ns is not None:
+            quiet_ns = last_chunk_ns + ns(timeouts.between_tokens_s)
+            limits_ns[ErrorType.BETWEEN_TOKENS_TIMEOUT] = (quiet_ns, timeouts.between_tokens_s)
+        kind, (limit_ns, limit_s) = min(limits_ns.items(), key=lambda item: item[1][0])
+        if now_ns < limit_ns:
+            return limit_ns, None
+        return limit_ns, request_error(kind, f"{kind.value}: nothing within {limit_s} s")
