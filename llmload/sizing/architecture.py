@@ -1,10 +1,8 @@
-"""How many parameters a model has, and where: counted from its architecture, never from its name."""
+"""What a model is made of, layer by layer, and how many parameters that is: counted, never read from its name."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-# A language model as the parts that cost memory: what each layer mixes tokens with, and what it feeds forward.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +65,7 @@ class Experts:
     bias: bool = False
     router_bias: bool = False
     shared: Dense | None = None
-    router_outputs: int | None = None  # None: one an expert; a rank with a share of the experts has the whole router
+    router_outputs: int | None = None  # None: one an expert; a rank with some of the experts has the whole router
 
     @property
     def outputs(self) -> int:
@@ -91,16 +89,16 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What the headers of weight files say: bytes by stored type, all tensors and those outside the language model."""
+    """The bytes of weight files by stored type, as their headers say."""
 
     tensor_bytes: int
-    bytes_by_type: tuple[tuple[str, int], ...] = ()  # empty: an index tells the sum alone
-    beside_language_bytes: int = 0  # towers for images and sound, and what joins them to the language model
+    bytes_by_type: tuple[tuple[str, int], ...] = ()  # empty: an index has only the sum
+    beside_language_bytes: int = 0  # towers for images and sound, and their projections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """What a model is made of, as far as memory depends on it; sizes in elements, positions in tokens."""
+    """A model as far as memory depends on it; sizes in elements, positions in tokens."""
 
     name: str
     source: str
@@ -115,10 +113,10 @@ class ModelSpec:
     tied_embeddings: bool
     lm_head_bias: bool = False
     norm_bias: bool = False  # layer norms carry a bias, RMS norms do not
-    quantisation: str | None = None  # as the config declares it
-    weight_format: str | None = "bf16"  # what that is in WEIGHT_FORMATS; None: a quantisation that is not known
+    quantisation: str | None = None  # the method that the config declares
+    weight_format: str | None = "bf16"  # a name in WEIGHT_FORMATS; None: the quantisation is unknown
     uncounted: tuple[str, ...] = ()  # parts of a multimodal config outside the language model
-    checkpoint: Checkpoint | None = None  # None: no weight files were looked at
+    checkpoint: Checkpoint | None = None  # None: no weight files were read
 
     @property
     def layers(self) -> Iterator[Layer]:
@@ -162,7 +160,7 @@ class ParameterCounts:
 
     @property
     def active(self) -> int:
-        """Parameters that one token has a part in: the total less the experts that are not chosen for it."""
+        """Parameters that one token passes through: the total less the experts that are not chosen for it."""
         return self.total - self.idle_experts
 
     @property
@@ -173,9 +171,9 @@ class ParameterCounts:
 
 def count_parameters(model: ModelSpec) -> ParameterCounts:
     """
-    The parameters of a model, exact for every architecture that `model_from_config` accepts.
+    Count the parameters of a model, exactly for every architecture that `model_from_config` accepts.
 
-    Formulas: the weight shapes of each architecture's Transformers implementation.
+    Source: the weight shapes of each architecture's Transformers implementation.
     """
     hidden = model.hidden_size
     norm = hidden * (1 + model.norm_bias)

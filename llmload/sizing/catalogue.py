@@ -1,33 +1,27 @@
-"""A model's config from the Hugging Face Hub: the only door of this room to the network, opened on request."""
+"""Models by name or file: the configs that ship with llmload, files on disk, and on request the Hugging Face hub."""
 
 import json
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from http.client import HTTPException
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
-from urllib.error import HTTPError
+from typing import Any
 
 from llmload.errors import ConfigError
-from llmload.http_get import http_get
+from llmload.hub import fetch
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.checkpoint_files import file_checkpoint, folder_checkpoint, index_checkpoint, read_gguf
 from llmload.sizing.families import model_from_config
 from llmload.sizing.hf_config import HfConfig
 
-# Models by name: the configs that ship with llmload, and config files on disk.
-
 
 def load_model(name_or_path: str, *, hub: bool = False) -> ModelSpec:
     """
-    The model under a catalogue name or Hugging Face id in it, or in a file: config.json, a model directory, a
-    safetensors file or index with its config.json beside it, a GGUF file. With hub, an unknown id is asked for there.
+    Return the model of a catalogue name or Hugging Face id in it, or of a file: config.json, a model directory, a
+    safetensors file or index with its config.json beside it, a GGUF file. With `hub`, other ids are read from there.
 
-    Raises ConfigError for a name that is not known, a file that cannot be read, or an unknown architecture.
+    Raises ConfigError for an unknown name, a file that cannot be read, or an unknown architecture.
     """
     entry = catalogue().get(name_or_path.lower())
     if entry is not None:
@@ -36,18 +30,18 @@ def load_model(name_or_path: str, *, hub: bool = False) -> ModelSpec:
     if path.exists():
         return _load_file(path)
     if hub:
-        return model_from_config(HfConfig(hub_config(name_or_path), f"Hub model {name_or_path}"), name_or_path)
+        return model_from_config(HfConfig(_hub_config(name_or_path), f"hub model {name_or_path}"), name_or_path)
     raise ConfigError(_unknown(name_or_path))
 
 
 def load_served(name: str | None, *, hub: bool = False) -> ModelSpec:
     """
-    The model that an engine says it serves: by that name or path, else by the last part of it.
+    Return the model that an engine serves: by that name or path, else by the last part of it.
 
-    Raises ConfigError where the engine names none, or one that is not known.
+    Raises ConfigError where the engine names none, or an unknown one.
     """
     if name is None:
-        raise ConfigError("the engine does not say which model it serves: give --model")
+        raise ConfigError("the engine does not name its model: give --model")
     last = name.rstrip("/").rpartition("/")[2]
     if name.lower() not in catalogue() and not Path(name).exists() and last.lower() in catalogue():
         return load_model(last)
@@ -73,32 +67,27 @@ def _load_file(path: Path) -> ModelSpec:
 
 @cache
 def catalogue() -> Mapping[str, Mapping[str, Any]]:
-    """The shipped entries of models.json under their lower-case name and, where they have one, Hugging Face id."""
+    """Return the entries of models.json by lower-case name and, where they have one, by Hugging Face id."""
     entries = model_entries()
     by_id = {entry["hf_id"].lower(): entry for entry in entries if entry["hf_id"]}
     return by_id | {entry["name"].lower(): entry for entry in entries}
 
 
 def model_entries() -> Sequence[Mapping[str, Any]]:
-    """The entries of models.json as they stand: name, hf_id, config and the sources of both."""
+    """Return the entries of models.json: name, hf_id, config and the sources of both."""
     entries: Sequence[Mapping[str, Any]] = read_data("models.json")["models"]
     return entries
 
 
 def hub_id(name: str) -> str:
-    """The Hugging Face id of a model in the catalogue; the name itself where it has none or is not in it."""
+    """Return the Hugging Face id of a model in the catalogue; the name itself where it has none or is not in it."""
     entry = catalogue().get(name.lower())
     return str(entry["hf_id"]) if entry and entry["hf_id"] else name
 
 
-def model_names() -> list[str]:
-    """The catalogue's names, in its order."""
-    return [entry["name"] for entry in model_entries()]
-
-
 @cache
 def read_data(name: str) -> Any:
-    """The content of a JSON file in llmload/sizing/data."""
+    """Return the content of a JSON file in llmload/sizing/data."""
     return json.loads(files("llmload.sizing").joinpath("data", name).read_text(encoding="utf-8"))
 
 
@@ -110,8 +99,15 @@ def _read(path: Path) -> Mapping[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds {type(values).__name__}, not the object that a model config is")
+        raise ConfigError(f"{path}: is a JSON {type(values).__name__}, not an object as a model config is")
     return values
+
+
+def _hub_config(model_id: str) -> Mapping[str, Any]:
+    try:
+        return _read(fetch(model_id, "config.json", "model"))
+    except ConfigError as error:
+        raise ConfigError(f"hub model '{model_id}': {error}") from None
 
 
 def _unknown(name: str) -> str:
@@ -120,33 +116,3 @@ def _unknown(name: str) -> str:
     near = [catalogue()[key]["name"] for key in get_close_matches(name.lower(), catalogue(), n=3)]
     hint = f"; near it: {', '.join(dict.fromkeys(near))}" if near else ""
     return f"model {name!r} is neither in the catalogue (`llmload vram models`) nor a file or directory{hint}"
-
-
-_TIMEOUT_S: Final = 10.0
-_MAX_BYTES: Final = 10_000_000
-
-
-def hub_config(model_id: str) -> Mapping[str, Any]:
-    """
-    The config.json of a model on the Hub, from HF_ENDPOINT with HF_TOKEN where these are set.
-
-    Raises ConfigError for an id that is none, for no answer within 10 s, and for a model that the token may not read.
-    """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model_id):
-        raise ConfigError(f"{model_id!r} is not a Hub id such as Qwen/Qwen3-32B")
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    token = os.environ.get("HF_TOKEN")
-    url = f"{endpoint}/{model_id}/resolve/main/config.json"
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"HF_ENDPOINT = {endpoint!r} is not an http address")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    try:
-        values = json.loads(http_get(url, headers=headers, timeout_s=_TIMEOUT_S, max_bytes=_MAX_BYTES).body)
-    except HTTPError as error:
-        hint = "; set HF_TOKEN to one that may read it" if error.code in (401, 403) else ""
-        raise ConfigError(f"{url}: HTTP {error.code}{hint}") from error
-    except (OSError, HTTPException, ValueError) as error:
-        raise ConfigError(f"{url}: cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{url}: holds no config")
-    return values

@@ -1,4 +1,4 @@
-"""The headers of safetensors files: what is stored, as what, and how large; no weight is read."""
+"""The headers of weight files: a GGUF file's config and tensors, the tensors of safetensors; no weight is read."""
 
 import json
 import struct
@@ -11,8 +11,6 @@ from typing import Any, BinaryIO
 
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import Checkpoint
-
-# The header of a GGUF file: its model's config in Hugging Face's words, and what its tensors take.
 
 # ggml.h: name, elements of a block, bytes of a block.
 _TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = {
@@ -59,9 +57,9 @@ class GgufHeader:
 
 def read_gguf(path: Path) -> GgufHeader:
     """
-    The header of a GGUF file, version 2 or 3; the tensors themselves are not read.
+    Return the header of a GGUF file, version 2 or 3.
 
-    Raises ConfigError for a file that is none, and for an architecture that llmload does not know by ggml's name.
+    Raises ConfigError for another file, and for an architecture whose ggml name llmload does not know.
     Source: ggml/docs/gguf.md.
     """
     try:
@@ -89,7 +87,7 @@ def _read(file: BinaryIO, path: Path) -> GgufHeader:
         shapes[name] = [_scalar(file, "<Q") for _ in range(_scalar(file, "<I"))]
         kind, _offset = _scalar(file, "<I"), _scalar(file, "<Q")
         if kind not in _TENSOR_TYPES:
-            raise ConfigError(f"{path}: tensor {name} is of type {kind}, which is not known")
+            raise ConfigError(f"{path}: tensor {name} has the unknown type {kind}")
         label, block, size = _TENSOR_TYPES[kind]
         sizes[label] += prod(shapes[name]) // block * size
     checkpoint = Checkpoint(tensor_bytes=sum(sizes.values()), bytes_by_type=tuple(sorted(sizes.items())))
@@ -97,7 +95,7 @@ def _read(file: BinaryIO, path: Path) -> GgufHeader:
 
 
 def _config(metadata: Mapping[str, Any], shapes: Mapping[str, list[int]], path: Path) -> dict[str, Any]:
-    """The config in Hugging Face's words; a per-layer list must hold one number throughout."""
+    """The config in Hugging Face's names; a list by layer must have one value throughout."""
     name = metadata.get("general.architecture")
     family = _FAMILIES.get(str(name))
     if family is None:
@@ -125,7 +123,7 @@ def _value(file: BinaryIO, kind: int, path: Path) -> Any:
         return _string(file)
     if kind != _ARRAY:
         if kind not in _SCALARS:
-            raise ConfigError(f"{path}: a value of type {kind}, which GGUF does not have")
+            raise ConfigError(f"{path}: has a value of type {kind}, which GGUF does not define")
         return _scalar(file, _SCALARS[kind])
     element, count = _scalar(file, "<I"), _scalar(file, "<Q")
     if element in _SCALARS:
@@ -144,16 +142,16 @@ def _string(file: BinaryIO) -> str:
 
 
 INDEX = "model.safetensors.index.json"
-_LARGEST_HEADER = 100 * 2**20  # the format's own limit
+_MAX_HEADER_BYTES = 100 * 2**20  # the format's own limit
 _BESIDE_LANGUAGE = ("vision", "visual", "multi_modal", "mm_projector", "audio", "image_newline", "patch_merger")
 
 
 def folder_checkpoint(folder: Path) -> Checkpoint | None:
     """
-    The weight files of a model directory; None where it holds none.
+    Return the bytes of a model directory's safetensors files; None where it has none.
 
-    Files that an index names and that are not there are taken from the index's sum. Raises ConfigError for a file whose
-    header cannot be read.
+    Where a file that the index names is missing, the index's sum is taken. Raises ConfigError for a file whose header
+    cannot be read.
     """
     index = folder / INDEX
     if index.is_file():
@@ -163,7 +161,7 @@ def folder_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def index_checkpoint(index: Path) -> Checkpoint:
-    """The files that an index names, or its sum where they are not there; raises ConfigError where neither is told."""
+    """Return the bytes of the files that an index names, else its sum; raises ConfigError where it has neither."""
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         names = sorted(set(content["weight_map"].values()))
@@ -179,7 +177,7 @@ def index_checkpoint(index: Path) -> Checkpoint:
 
 
 def file_checkpoint(path: Path) -> Checkpoint:
-    """The tensors of one file; raises ConfigError for a header that cannot be read."""
+    """Return the bytes of one file's tensors; raises ConfigError for a header that cannot be read."""
     return _checkpoint([path])
 
 
@@ -203,7 +201,7 @@ def _header(path: Path) -> Mapping[str, Any]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > min(_LARGEST_HEADER, path.stat().st_size):
+            if length > min(_MAX_HEADER_BYTES, path.stat().st_size):
                 raise ConfigError(f"{path}: is not a safetensors file: its header would be {length} bytes long")
             header = json.loads(file.read(length))
     except OSError as error:
@@ -211,5 +209,5 @@ def _header(path: Path) -> Mapping[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: is not a safetensors file: {error}") from error
     if not isinstance(header, dict):
-        raise ConfigError(f"{path}: is not a safetensors file: its header is no object")
+        raise ConfigError(f"{path}: is not a safetensors file: its header is not an object")
     return header

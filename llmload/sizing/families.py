@@ -1,9 +1,9 @@
-"""From a Hugging Face config to a ModelSpec; an architecture that is not known is refused, never guessed."""
+"""From a Hugging Face config to a ModelSpec, by architecture; an unknown architecture is refused, never guessed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, TypedDict
 
 from llmload.sizing.architecture import (
     Attention,
@@ -18,8 +18,6 @@ from llmload.sizing.architecture import (
 )
 from llmload.sizing.hf_config import HfConfig, declared_format
 
-# Decoder-only families: what each fixes in its code and leaves out of config.json.
-
 Reach = int | Literal["state"] | None  # a window in tokens, a recurrent state, or None for the whole context
 Reaches = tuple[Reach, ...]
 
@@ -33,7 +31,7 @@ def _every_layer(config: HfConfig, layers: int) -> Reaches:
 
 
 def _after_full_layers(config: HfConfig, layers: int) -> Reaches:
-    """Qwen2 states a window even where it is switched off; switched on, it spares the first max_window_layers."""
+    """Qwen2 states a window even where it is off; where it is on, the first max_window_layers have none."""
     if not config.flag("use_sliding_window", default=False):
         return _full(config, layers)
     window, full = config.optional_count("sliding_window"), config.count("max_window_layers")
@@ -70,7 +68,7 @@ class Traits:
     gated_attention: bool = False
     shared_gate: bool = False
     lm_head_bias: bool = False
-    rotary: float = 1.0  # share of head_dim that is rotated
+    rotary: float = 1.0  # fraction of head_dim that is rotated
     learned_positions: bool = False
     four_times_hidden: bool = False  # what a missing intermediate_size means
     extra_positions: int = 0
@@ -147,18 +145,18 @@ DECODERS: Mapping[str, Traits] = {
     ),
 }  # fmt: skip
 
-# The language models of these are another family's, layer for layer.
+# Model types whose language model is another family's, layer for layer.
 TWINS: Mapping[str, str] = {
     "qwen2_vl": "qwen2", "qwen2_vl_text": "qwen2", "qwen2_5_vl": "qwen2", "qwen2_5_vl_text": "qwen2",
     "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "kimi_k2": "deepseek_v3",
 }  # fmt: skip
 
-
-# From the config of a decoder-only model and its family's traits to its layers.
+# What a multimodal config states beside its language model, and means for it.
+_OUTER_KEYS = ("tie_word_embeddings", "quantization_config", "dtype", "torch_dtype")
 
 
 def decoder_only(config: HfConfig, name: str) -> ModelSpec:
-    """The model of a config whose model_type is in DECODERS or TWINS; raises ConfigError for what is missing."""
+    """Return the model of a config whose model_type is in DECODERS or TWINS; ConfigError for a key that is missing."""
     traits = DECODERS[TWINS.get(config.model_type, config.model_type)]
     if config.values.get("word_embed_proj_dim", config.count("hidden_size")) != config.count("hidden_size"):
         raise config.refusal(f"word_embed_proj_dim = {config.values['word_embed_proj_dim']} differs from hidden_size")
@@ -170,11 +168,7 @@ def decoder_only(config: HfConfig, name: str) -> ModelSpec:
     )
     positions = config.count("max_position_embeddings") + traits.extra_positions if traits.learned_positions else 0
     return ModelSpec(
-        name=name,
-        source=config.source,
-        model_type=config.model_type,
-        vocab_size=config.count("vocab_size", traits.defaults.get("vocab_size")),
-        hidden_size=config.count("hidden_size"),
+        **_identity(config, name, traits.defaults.get("vocab_size")),
         decoder=decoder,
         max_position_tokens=config.optional_count("max_position_embeddings"),
         rotary_dim=_rotary_dim(config, traits, decoder[-1]),
@@ -214,13 +208,13 @@ def _rotary_dim(config: HfConfig, traits: Traits, last: Layer) -> int:
 
 
 def stated_head_dim(config: HfConfig, default: int | None = None) -> int:
-    """The config's own head_dim first: Gemma, Qwen3 and Mistral-Nemo have heads wider than hidden_size / heads."""
+    """Return the config's head_dim where it has one: Gemma's and Qwen3's is not hidden_size / heads."""
     if config.has("head_dim") or default:
         return config.count("head_dim", default)
     hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
     if hidden % heads:
         raise config.refusal(
-            f"hidden_size = {hidden} is no multiple of num_attention_heads = {heads}, and head_dim is missing"
+            f"hidden_size = {hidden} is not a multiple of num_attention_heads = {heads}, and head_dim is missing"
         )
     return hidden // heads
 
@@ -291,7 +285,7 @@ def _feed_forward(config: HfConfig, traits: Traits, layer: int) -> FeedForward:
 
 
 def _shared_expert(config: HfConfig, traits: Traits, expert_size: int) -> Dense | None:
-    """The block every token passes through beside its experts: DeepSeek counts it in experts, Qwen gives its width."""
+    """The block of every token beside its experts: DeepSeek counts it in experts, Qwen gives its width."""
     if config.values.get("shared_expert_intermediate_size"):
         width = config.count("shared_expert_intermediate_size")
         return Dense(intermediate_size=width, output_gate=traits.shared_gate)
@@ -301,7 +295,7 @@ def _shared_expert(config: HfConfig, traits: Traits, expert_size: int) -> Dense 
 
 
 def intermediate_size(config: HfConfig, *, or_four_times_hidden: bool) -> int:
-    """The width of the feed-forward block; some families leave it out where it is four times the hidden size."""
+    """Return the width of the feed-forward block; some families leave it out where it is four times the hidden size."""
     return config.count("intermediate_size", 4 * config.count("hidden_size") if or_four_times_hidden else None)
 
 
@@ -314,24 +308,16 @@ def _is_sparse(config: HfConfig, layer: int) -> bool:
     return layer >= dense_first and layer not in dense_layers and counted % every == 0
 
 
-# What a multimodal config states beside its language model, and means for it.
-_OUTER_KEYS = ("tie_word_embeddings", "quantization_config", "dtype", "torch_dtype")
-
-
 def model_from_config(config: HfConfig, name: str) -> ModelSpec:
     """
-    The model that a config describes; a multimodal config gives its language model and names what is left out.
+    Return the model that a config describes; a multimodal config gives its language model and names what is left out.
 
-    Raises ConfigError, naming file, key and value, for an architecture that is not known: it is never guessed.
+    Raises ConfigError, naming file, key and value, for an architecture that is not known.
     """
     inner = config.values.get("text_config")
     uncounted = tuple(key for key in ("vision_config", "audio_config") if config.values.get(key))
     if isinstance(inner, Mapping) and (inner.get("model_type") in _BUILDERS or config.model_type not in _BUILDERS):
-        outer = {
-            k: config.values[k]
-            for k in ("tie_word_embeddings", "quantization_config", "dtype", "torch_dtype")
-            if k in config.values
-        }
+        outer = {key: config.values[key] for key in _OUTER_KEYS if key in config.values}
         config = HfConfig({**outer, **inner}, f"{config.source}, text_config")
     build = _BUILDERS.get(config.model_type)
     if build is None:
@@ -345,6 +331,25 @@ def model_from_config(config: HfConfig, name: str) -> ModelSpec:
     return replace(build(config, name), uncounted=uncounted, quantisation=method, weight_format=form)
 
 
+class _Identity(TypedDict):
+    name: str
+    source: str
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+
+
+def _identity(config: HfConfig, name: str, vocab_size: int | None = None) -> _Identity:
+    """What every architecture takes from its config alike."""
+    return {
+        "name": name,
+        "source": config.source,
+        "model_type": config.model_type,
+        "vocab_size": config.count("vocab_size", vocab_size),
+        "hidden_size": config.count("hidden_size"),
+    }
+
+
 def _falcon(config: HfConfig, name: str) -> ModelSpec:
     heads, bias = config.count("num_attention_heads"), config.flag("bias", default=False)
     grouped = config.flag("new_decoder_architecture", default=False)
@@ -356,11 +361,7 @@ def _falcon(config: HfConfig, name: str) -> ModelSpec:
     if grouped and config.values.get("num_ln_in_parallel_attn") == 1:
         one_norm = True
     return ModelSpec(
-        name=name,
-        source=config.source,
-        model_type=config.model_type,
-        vocab_size=config.count("vocab_size"),
-        hidden_size=config.count("hidden_size"),
+        **_identity(config, name),
         decoder=(Layer(mixer=mixer, feed_forward=feed_forward, norms=1 if one_norm else 2),)
         * config.count("num_hidden_layers"),
         max_position_tokens=config.optional_count("max_position_embeddings"),
@@ -371,7 +372,7 @@ def _falcon(config: HfConfig, name: str) -> ModelSpec:
 
 
 def _mpt(config: HfConfig, name: str) -> ModelSpec:
-    """MPT with ALiBi and one key head a head, which is what Transformers implements; other variants are refused."""
+    """MPT with ALiBi and a key head for each head, as Transformers implements it; other variants are refused."""
     attention = config.values.get("attn_config") or {}
     if not attention.get("alibi", True):
         raise config.refusal("attn_config.alibi = false is not known for mpt")
@@ -382,11 +383,7 @@ def _mpt(config: HfConfig, name: str) -> ModelSpec:
     width = config.count("expansion_ratio", 4) * config.count("hidden_size")
     layer = Layer(mixer=mixer, feed_forward=Dense(intermediate_size=width, gated=False, bias=bias))
     return ModelSpec(
-        name=name,
-        source=config.source,
-        model_type=config.model_type,
-        vocab_size=config.count("vocab_size"),
-        hidden_size=config.count("hidden_size"),
+        **_identity(config, name),
         decoder=(layer,) * config.count("num_hidden_layers"),
         max_position_tokens=config.optional_count("max_position_embeddings"),
         rotary_dim=0,
@@ -396,7 +393,7 @@ def _mpt(config: HfConfig, name: str) -> ModelSpec:
 
 
 def _t5(config: HfConfig, name: str) -> ModelSpec:
-    """T5 and its kin: relative positions learned once a stack, kept in its first layer."""
+    """T5 and its variants: relative positions are learned once a stack, in its first layer."""
     heads = config.count("num_attention_heads")
     self_attention = Attention(heads=heads, kv_heads=heads, head_dim=config.count("d_kv"))
     buckets = config.count("relative_attention_num_buckets", 32)
@@ -407,11 +404,7 @@ def _t5(config: HfConfig, name: str) -> ModelSpec:
     layers = config.count("num_hidden_layers")
     first = replace(self_attention, relative_buckets=buckets)
     return ModelSpec(
-        name=name,
-        source=config.source,
-        model_type=config.model_type,
-        vocab_size=config.count("vocab_size"),
-        hidden_size=config.count("hidden_size"),
+        **_identity(config, name),
         encoder=(replace(encoder, mixer=first),) + (encoder,) * (layers - 1),
         decoder=(replace(decoder, mixer=first),) + (decoder,) * (config.count("num_decoder_layers", layers) - 1),
         max_position_tokens=None,

@@ -1,4 +1,4 @@
-"""How a config says its weights are stored, in the names of WEIGHT_FORMATS."""
+"""A Hugging Face config: each value checked when it is read, each error naming file, key and value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,9 +6,7 @@ from typing import Any
 
 from llmload.errors import ConfigError
 
-# Reading a Hugging Face config: each value checked when it is taken, each refusal names file, key and value.
-
-# GPT-2, MPT, T5 and their kin each named the same thing differently.
+# GPT-2, MPT, T5 and their variants name the same thing differently.
 _ALIASES: Mapping[str, tuple[str, ...]] = {
     "hidden_size": ("d_model", "n_embd"),
     "num_hidden_layers": ("num_layers", "n_layers", "n_layer"),
@@ -33,7 +31,7 @@ class HfConfig:
         return self.text("model_type")
 
     def text(self, key: str, default: str | None = None) -> str:
-        """The string under key; raises ConfigError when it is missing without a default, or no string."""
+        """The string under key; raises ConfigError when it is missing without a default, or not a string."""
         value = self.values.get(key, default)
         if value is None:
             raise self.refusal(f"{key} is missing")
@@ -84,7 +82,7 @@ class HfConfig:
         return float(value)
 
     def refusal(self, problem: str) -> ConfigError:
-        """The error that says what is wrong in this config."""
+        """Return a ConfigError that names this config and the problem."""
         return ConfigError(f"{self.source}: {problem}")
 
     def _find(self, key: str) -> tuple[str, Any]:
@@ -107,7 +105,7 @@ _BY_DTYPE: Mapping[str, str] = {"float32": "fp32", "float16": "bf16", "bfloat16"
 
 def declared_format(values: Mapping[str, Any]) -> str | None:
     """
-    The weight format that a config declares, "bf16" where it declares none; None for a quantisation that is not known.
+    Return the name in WEIGHT_FORMATS that a config declares: "bf16" without any, None for an unknown quantisation.
 
     Sources: the quantization_config of Transformers, compressed-tensors and ModelOptimizer.
     """
@@ -129,7 +127,7 @@ def declared_format(values: Mapping[str, Any]) -> str | None:
 
 
 def _compressed(declared: Mapping[str, Any]) -> str | None:
-    """The format of the first group of layers: others in one file are rare, and its header says more."""
+    """The format of the first group of layers: a file with several is rare, and its header says more."""
     groups = declared.get("config_groups")
     group = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
     weights = group.get("weights") if isinstance(group, Mapping) else None

@@ -1,4 +1,4 @@
-"""vLLM's paged KV cache: how many blocks, tokens and whole requests fit into a pool."""
+"""The KV cache: bytes of a token and of a sequence, and how many blocks and requests fit into vLLM's paged pool."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -7,8 +7,6 @@ from math import ceil
 
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import Attention, LatentAttention, LinearAttention, Mixer, ModelSpec
-
-# What a sequence keeps on the GPU while it is generated: keys and values, latents, recurrent states.
 
 KV_ELEMENT_BYTES: Mapping[str, int] = {"bf16": 2, "fp16": 2, "fp8": 1, "fp32": 4}
 _STATE_ELEMENT_BYTES = 2  # recurrent states stay in the model's 16 bits when the KV cache is stored in fewer
@@ -45,7 +43,7 @@ class KvCache:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes that one token adds while no window is full yet."""
+        """Bytes that one token adds before any sliding window is full."""
         return sum(self.layer_bytes_per_token(layer.mixer) for layer in self.model.decoder)
 
     @property
@@ -60,11 +58,11 @@ class KvCache:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of recurrent state a sequence keeps, however long it is."""
+        """Bytes of recurrent state of a sequence of any length."""
         return sum(self.layer_state_bytes(layer.mixer) for layer in self.model.decoder)
 
     def sequence_bytes(self, context_tokens: int, input_tokens: int = 0) -> int:
-        """The least bytes one sequence needs: windows cut off, no block rounding; input_tokens are the encoder's."""
+        """Return the bytes of one sequence, without rounding to blocks; input_tokens are the encoder's."""
         grown = sum(
             self.layer_bytes_per_token(layer.mixer) * min(context_tokens, window_tokens(layer.mixer) or context_tokens)
             for layer in self.model.decoder
@@ -72,12 +70,12 @@ class KvCache:
         return grown + self.bytes_per_input_token * input_tokens + self.state_bytes
 
     def _kv_heads(self, mixer: Attention) -> int:
-        """Key heads on one GPU: where there are fewer heads than GPUs, each GPU holds a copy of one."""
+        """Key heads on one GPU: with fewer heads than GPUs, each GPU has a copy of one."""
         return max(1, mixer.kv_heads // self.tensor_parallel)
 
 
 def window_tokens(mixer: Mixer) -> int | None:
-    """The sliding window of a layer in tokens, None where it keeps the whole context."""
+    """Return the sliding window of a layer in tokens, None where it keeps the whole context."""
     return mixer.window_tokens if isinstance(mixer, Attention) else None
 
 
@@ -104,29 +102,29 @@ class BlockPool:
 
     @property
     def block_tokens(self) -> int:
-        """Tokens of a block in the group that has fewest of them."""
+        """Tokens of a block, in the group with the fewest."""
         return min(group.block_tokens for group in self.groups)
 
     def blocks(self, pool_bytes: int) -> int:
-        """How many blocks fit into a pool."""
+        """Return how many blocks fit into a pool."""
         return pool_bytes // self.block_bytes
 
     def tokens(self, blocks: int) -> int:
-        """The "GPU KV cache size" in tokens that vLLM logs: each group has its share of the blocks."""
+        """Return the "GPU KV cache size" in tokens that vLLM logs: blocks are divided among the groups."""
         return blocks // len(self.groups) * self.block_tokens
 
     def blocks_per_request(self, max_model_len_tokens: int, max_num_batched_tokens: int) -> int:
-        """Blocks that vLLM sets aside for one request of full length."""
+        """Return the blocks that vLLM reserves for one request of full length."""
         return sum(_group_blocks(group, max_model_len_tokens, max_num_batched_tokens) for group in self.groups)
 
     def max_concurrency(self, blocks: int, max_model_len_tokens: int, max_num_batched_tokens: int) -> float:
-        """The "Maximum concurrency" that vLLM logs: requests of full length that fit at once."""
+        """Return the "Maximum concurrency" that vLLM logs: requests of full length that fit at once."""
         return blocks / self.blocks_per_request(max_model_len_tokens, max_num_batched_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What vLLM calls a spec: layers alike in width, in reach and in the tokens of a block."""
+    """vLLM's "spec": layers of the same width, window and tokens of a block."""
 
     token_bytes: int
     window_tokens: int | None
@@ -136,9 +134,9 @@ class _Kind:
 
 def block_pool(cache: KvCache, block_tokens: int = 16) -> BlockPool:
     """
-    The blocks that vLLM cuts a model's cache into; block_tokens is its --block-size.
+    Return the blocks that vLLM divides a model's cache into; block_tokens is its --block-size.
 
-    Raises ConfigError for encoder-decoder models, models without attention, and widths that vLLM cannot put together.
+    Raises ConfigError for encoder-decoder models, models without attention, and layer widths that vLLM cannot combine.
     """
     source = cache.model.source
     if cache.model.encoder:
@@ -146,7 +144,7 @@ def block_pool(cache: KvCache, block_tokens: int = 16) -> BlockPool:
     mixers = Counter(layer.mixer for layer in cache.model.decoder)
     widest = max(cache.layer_bytes_per_token(mixer) for mixer in mixers)
     if not widest:
-        raise ConfigError(f"{source}: no layer keeps keys and values; vLLM's pool is not known for such models")
+        raise ConfigError(f"{source}: no layer keeps keys and values: vLLM's pool is not known for it")
     reaches = {(window_tokens(mixer), isinstance(mixer, LinearAttention)) for mixer in mixers}
     if len(reaches) == 1:
         return _one_group(cache, block_tokens)
@@ -171,14 +169,14 @@ def block_pool(cache: KvCache, block_tokens: int = 16) -> BlockPool:
 
 
 def _one_group(cache: KvCache, block_tokens: int) -> BlockPool:
-    """Layers of one reach share one table, whatever their widths."""
+    """Layers with the same window share one table, whatever their widths."""
     layers = cache.model.decoder
     group = LayerGroup(layers=len(layers), window_tokens=window_tokens(layers[0].mixer), block_tokens=block_tokens)
     return BlockPool(groups=(group,), block_bytes=block_tokens * cache.bytes_per_token)
 
 
 def _kind(cache: KvCache, mixer: Mixer, block_tokens: int, widest: int) -> _Kind:
-    """A narrower layer gets blocks of as many more tokens; where that does not come out even, its page is padded."""
+    """A narrower layer gets more tokens a block; where its width does not divide the widest, its page is padded."""
     token_bytes = cache.layer_bytes_per_token(mixer)
     if not token_bytes:
         return _Kind(0, None, recurrent=True, block_tokens=block_tokens)

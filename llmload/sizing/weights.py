@@ -1,4 +1,4 @@
-"""A model cut over GPUs: what one rank of a tensor-, pipeline- or expert-parallel group holds of it."""
+"""The bytes of a model's weights by format, and the part of them that one rank of a parallel deployment holds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +18,6 @@ from llmload.sizing.architecture import (
     count_parameters,
 )
 
-# What weights take in memory, by the format they are stored in.
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFormat:
@@ -30,7 +28,7 @@ class WeightFormat:
     experts_only: bool = False  # in a mixture of experts, attention and shared blocks stay 16 bits wide
 
 
-# What the bits hold beside the weight. w4a16, AWQ, GPTQ: a 16-bit scale and a 4-bit zero point for each group of 128.
+# Bits beside the weight itself. w4a16, AWQ, GPTQ: a 16-bit scale and a 4-bit zero point for each group of 128.
 # NF4: a 32-bit scale for each 64. NVFP4: an 8-bit scale for each 16. MXFP4: an 8-bit scale for each 32. q*: ggml's
 # blocks; a GGUF file mixes these, so its own header is the better source where there is one.
 WEIGHT_FORMATS: Mapping[str, WeightFormat] = {
@@ -49,13 +47,13 @@ WEIGHT_FORMATS: Mapping[str, WeightFormat] = {
     "q3_K": WeightFormat(bits=3.4375, embeddings_too=True),
     "q2_K": WeightFormat(bits=2.625, embeddings_too=True),
 }
-FROM_FILE = "file"  # beside these: as the headers of the weight files say
+FROM_FILE = "file"  # the format that the weight files' headers state
 _KEPT_BITS = 16
 
 
 def weights_bytes(counts: ParameterCounts, weight_format: WeightFormat) -> int:
     """
-    Bytes of a model's weights on one GPU; norms and router stay 16 bits wide in every format narrower than that.
+    Return the bytes of a model's weights on one GPU; norms and router stay 16 bits wide in narrower formats.
 
     Sources: the format's block layout (ggml; AWQ and GPTQ with groups of 128; OCP Microscaling v1.0 for MXFP4).
     """
@@ -70,7 +68,7 @@ def weights_bytes(counts: ParameterCounts, weight_format: WeightFormat) -> int:
     return ceil((narrow * weight_format.bits + (counts.total - narrow) * kept_bits) / 8)
 
 
-_VOCAB_STEP = 64  # vLLM pads the vocabulary to a multiple of this before it cuts it
+_VOCAB_STEP = 64  # vLLM pads the vocabulary to a multiple of this before it splits it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +77,7 @@ class Parallelism:
 
     tensor: int = 1
     pipeline: int = 1
-    expert: bool = False  # whole experts are dealt to the tensor ranks, instead of a slice of each
+    expert: bool = False  # each tensor rank has whole experts instead of a slice of each
 
     @property
     def gpus(self) -> int:
@@ -91,7 +89,7 @@ ONE_GPU = Parallelism()
 
 
 def parallel_problems(model: ModelSpec, parallelism: Parallelism) -> list[str]:
-    """Why engines would refuse to cut the model this way, a sentence each; empty when they would not."""
+    """Return why engines refuse to split the model this way, a sentence each; empty where they accept it."""
     tensor = parallelism.tensor
     problems = []
     for mixer in dict.fromkeys(layer.mixer for layer in model.layers):
@@ -99,12 +97,12 @@ def parallel_problems(model: ModelSpec, parallelism: Parallelism) -> list[str]:
     if parallelism.pipeline > len(model.decoder):
         problems.append(f"{len(model.decoder)} layers cannot make {parallelism.pipeline} pipeline stages")
     if parallelism.expert and not any(isinstance(layer.feed_forward, Experts) for layer in model.decoder):
-        problems.append("the model has no experts to deal out")
+        problems.append("the model has no experts to distribute")
     return list(dict.fromkeys(problems))
 
 
 def check_parallelism(model: ModelSpec, parallelism: Parallelism) -> None:
-    """Raise ConfigError, naming each reason, when the model cannot be cut this way."""
+    """Raise ConfigError, naming each reason, when the model cannot be split this way."""
     problems = parallel_problems(model, parallelism)
     if problems:
         raise ConfigError(
@@ -114,7 +112,7 @@ def check_parallelism(model: ModelSpec, parallelism: Parallelism) -> None:
 
 def stage_layers(layers: int, stages: int) -> list[range]:
     """
-    The decoder layers of each pipeline stage; those left over go to the stages before the last.
+    Return the decoder layers of each pipeline stage; a remainder goes to the stages before the last.
 
     Source: vLLM distributed/utils.py, `get_pp_indices`.
     """
@@ -127,10 +125,10 @@ def stage_layers(layers: int, stages: int) -> list[range]:
 
 def rank_model(model: ModelSpec, parallelism: Parallelism, stage: int = 0, expert_step: int = 1) -> ModelSpec:
     """
-    What one rank of a pipeline stage computes with, as a model of its own; expert_step: experts' width is padded to it.
+    Return the part of a model that one rank of a pipeline stage computes, with experts' width padded to `expert_step`.
 
-    Raises ConfigError for a cut that engines refuse. Source: vLLM's parallel linear layers (heads, widths and the
-    vocabulary are cut; norms, routers, latents and the bias of an output are kept whole).
+    Raises ConfigError for a split that engines refuse. Source: vLLM's parallel linear layers (heads, widths and the
+    vocabulary are split; norms, routers, latents and the bias of an output are copied whole).
     """
     check_parallelism(model, parallelism)
     if parallelism.gpus == 1 and expert_step == 1:
@@ -148,9 +146,9 @@ def rank_model(model: ModelSpec, parallelism: Parallelism, stage: int = 0, exper
 
 def rank_counts(model: ModelSpec, parallelism: Parallelism, stage: int = 0, expert_step: int = 1) -> ParameterCounts:
     """
-    The parameters that one rank of a pipeline stage holds: the embedding is the first stage's, the head the last's.
+    Count the parameters of one rank of a pipeline stage: the first stage has the embedding, the last one the head.
 
-    Raises ConfigError for a cut that engines refuse.
+    Raises ConfigError for a split that engines refuse.
     """
     part = rank_model(model, parallelism, stage, expert_step)
     counts = count_parameters(part)
@@ -171,7 +169,9 @@ def _mixer_problems(mixer: Mixer, tensor: int) -> list[str]:
     if isinstance(mixer, Attention):
         problems = _indivisible(mixer.heads, "attention heads", tensor)
         if mixer.kv_heads % tensor and tensor % mixer.kv_heads:
-            problems.append(f"{mixer.kv_heads} KV heads can neither be dealt to nor copied onto {tensor} GPUs evenly")
+            problems.append(
+                f"{mixer.kv_heads} KV heads can be neither divided among nor copied onto {tensor} GPUs evenly"
+            )
         return problems
     return _indivisible(mixer.key_heads, "key heads", tensor) + _indivisible(mixer.value_heads, "value heads", tensor)
 

@@ -1,9 +1,12 @@
 """Weight files by their headers: safetensors, its index, GGUF; and a config from a stand-in for the Hub."""
 
 import json
+import os
 import struct
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -121,7 +124,7 @@ def test_a_directory_without_weights_is_sized_by_its_config(tmp_path: Path) -> N
     [
         (b"\xff" * 40, "its header would be"),
         ((4).to_bytes(8, "little") + b"oops", "is not a safetensors file"),
-        ((2).to_bytes(8, "little") + b"[]", "its header is no object"),
+        ((2).to_bytes(8, "little") + b"[]", "its header is not an object"),
     ],
 )
 def test_damaged_safetensors_are_refused(content: bytes, problem: str, tmp_path: Path) -> None:
@@ -169,7 +172,7 @@ def test_a_gguf_with_experts_is_a_mixtral_and_with_an_own_head_is_not_tied(tmp_p
     [
         (SMOL | {"general.architecture": "rwkv6"}, SMOL_TENSORS, "general.architecture = 'rwkv6' is not one"),
         (SMOL | {"llama.attention.head_count_kv": [3, 1] * 15}, SMOL_TENSORS, "differs from layer to layer"),
-        (SMOL, {"x": ([1], 99)}, "tensor x is of type 99"),
+        (SMOL, {"x": ([1], 99)}, "tensor x has the unknown type 99"),
     ],
 )
 def test_ggufs_that_are_not_known_are_refused(
@@ -192,61 +195,100 @@ def test_damaged_ggufs_are_refused(content: bytes, problem: str, tmp_path: Path)
 
 
 class StandIn(BaseHTTPRequestHandler):
-    """A Hub with one open and one gated model."""
+    """A hub with one open and one gated model."""
 
     def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def _answer(self, *, with_body: bool) -> None:
+        body, status, code = json.dumps(LLAMA).encode(), 200, ""
         if "gated" in self.path and self.headers.get("Authorization") != "Bearer secret":
-            self.send_error(401)
-        elif self.path.endswith("/resolve/main/config.json") and "absent" not in self.path:
-            body = b"[]" if "list" in self.path else json.dumps(LLAMA).encode()
-            self.send_response(200)
-            self.end_headers()
+            body, status, code = b"", 401, "GatedRepo"
+        elif not self.path.endswith("/resolve/main/config.json") or "absent" in self.path:
+            body, status, code = b"", 404, "RepoNotFound"
+        elif "list" in self.path:
+            body = b"[]"
+        self.send_response(status)
+        for name, value in {"ETag": '"one"', "X-Repo-Commit": "0" * 40, "X-Error-Code": code}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if with_body:
             self.wfile.write(body)
-        else:
-            self.send_error(404)
 
     def log_message(self, *args: Any) -> None:
         pass
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def hub() -> Iterator[str]:
     server = HTTPServer(("127.0.0.1", 0), StandIn)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    yield
+    yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-@pytest.mark.usefixtures("hub")
-def test_the_hub_is_asked_only_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert count_parameters(load_model("some/model", hub=True)).total == 1_235_814_400
-    with pytest.raises(ConfigError, match="neither in the catalogue"):
-        load_model("some/model")
-    with pytest.raises(ConfigError, match="HTTP 401; set HF_TOKEN"):
-        load_model("some/gated", hub=True)
-    monkeypatch.setenv("HF_TOKEN", "secret")
-    assert load_model("some/gated", hub=True).model_type == "llama"
+Show = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.mark.usefixtures("hub")
+@pytest.fixture
+def show(tmp_path: Path) -> Show:
+    """`llmload vram show MODEL --json` in a process of its own: the hub's library reads its environment once."""
+
+    def run(endpoint: str, model: str, *options: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        return subprocess.run(
+            [sys.executable, "-m", "llmload.cli.main", "vram", "show", model, "--json", *options],
+            env=kept | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path)} | environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    return run
+
+
+def test_the_hub_is_read_only_with_its_option_and_its_file_is_cached(hub: str, show: Show) -> None:
+    found = show(hub, "some/model", "--hub")
+
+    assert json.loads(found.stdout)["params"]["total"] == 1_235_814_400
+    assert show(hub, "some/model", "--hub", HF_HUB_OFFLINE="1").stdout == found.stdout
+    assert "neither in the catalogue" in show(hub, "some/model").stderr
+
+
+def test_a_gated_model_needs_a_token(hub: str, show: Show) -> None:
+    refused = show(hub, "some/gated", "--hub")
+
+    assert refused.returncode == 2
+    assert "accept its terms on https://huggingface.co/some/gated, then set HF_TOKEN" in refused.stderr
+    assert json.loads(show(hub, "some/gated", "--hub", HF_TOKEN="secret").stdout)["model_type"] == "llama"
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("some/absent", "HTTP 404"), ("some/list", "holds no config"), ("no id", "is not a Hub id")],
+    [
+        ("some/absent", "hub model 'some/absent': there is none of that name"),
+        ("some/list", "is a JSON list, not an object as a model config is"),
+        ("no id", "hub model 'no id': not a name of the form `owner/name`"),
+    ],
 )
-def test_what_the_hub_does_not_have_is_said(name: str, problem: str) -> None:
-    with pytest.raises(ConfigError, match=problem):
-        load_model(name, hub=True)
+def test_what_the_hub_does_not_have_is_reported(hub: str, show: Show, name: str, problem: str) -> None:
+    refused = show(hub, name, "--hub")
+
+    assert refused.returncode == 2
+    assert problem in refused.stderr
 
 
-def test_a_hub_that_cannot_be_reached_or_is_no_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        load_model("some/model", hub=True)
-    monkeypatch.setenv("HF_ENDPOINT", "file:///etc")
-    with pytest.raises(ConfigError, match="is not an http address"):
-        load_model("some/model", hub=True)
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "file:///etc"])
+def test_a_hub_that_cannot_be_reached_is_reported(show: Show, endpoint: str) -> None:
+    refused = show(endpoint, "some/model", "--hub")
+
+    assert refused.returncode == 2
+    assert "hub model 'some/model': the hub cannot be reached" in refused.stderr

@@ -77,7 +77,7 @@ def test_an_mpt_without_alibi_or_with_another_attention_is_refused() -> None:
 
 
 def test_heads_that_do_not_divide_the_hidden_size_are_refused() -> None:
-    with pytest.raises(ConfigError, match="hidden_size = 96 is no multiple of num_attention_heads = 7"):
+    with pytest.raises(ConfigError, match="hidden_size = 96 is not a multiple of num_attention_heads = 7"):
         model_from_config(HfConfig({**OPT, "num_attention_heads": 7}, "here"), "m")
 
 

@@ -160,10 +160,10 @@ def test_cuts_that_engines_refuse_are_named() -> None:
     assert parallel_problems(llama, Parallelism(tensor=16)) == []
     assert parallel_problems(llama, Parallelism(tensor=3)) == [
         "32 attention heads are not divisible by 3",
-        "8 KV heads can neither be dealt to nor copied onto 3 GPUs evenly",
+        "8 KV heads can be neither divided among nor copied onto 3 GPUs evenly",
     ]
     assert parallel_problems(mixed, Parallelism(tensor=5)) == [
-        "8 KV heads can neither be dealt to nor copied onto 5 GPUs evenly"
+        "8 KV heads can be neither divided among nor copied onto 5 GPUs evenly"
     ]
     assert parallel_problems(llama, Parallelism(pipeline=33)) == ["32 layers cannot make 33 pipeline stages"]
     assert parallel_problems(llama, Parallelism(expert=True)) == ["the model has no experts to deal out"]

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from llmload.sizing.architecture import count_parameters
-from llmload.sizing.catalogue import load_model, model_names
+from llmload.sizing.catalogue import load_model, model_entries
 
 EXPECTED = json.loads((Path(__file__).parent / "data" / "model_counts.json").read_text())
 
 
 def test_the_catalogue_holds_the_sixty_models_whose_counts_are_known() -> None:
-    assert sorted(model_names()) == sorted(EXPECTED)
+    assert sorted([entry["name"] for entry in model_entries()]) == sorted(EXPECTED)
     assert len(EXPECTED) == 60
 
 
@@ -47,7 +47,7 @@ def test_the_split_of_llama_2_7b_is_what_its_shapes_give_by_hand() -> None:
 
 
 def test_parts_add_up_to_the_total_for_every_model() -> None:
-    for name in model_names():
+    for name in [entry["name"] for entry in model_entries()]:
         counts = count_parameters(load_model(name))
         parts = counts.embed + counts.attention + counts.mlp + counts.experts + counts.router + counts.norms
 
