@@ -60,7 +60,7 @@ def by_frames(answer: StreamState, pieces: Sequence[bytes]) -> StreamState:
     for moment, piece in enumerate(pieces):
         if piece:
             response.feed(b"%x\r\n%s\r\n" % (len(piece), piece), moment)
-    while response.reads or response.pieces:
+    while response.raw or response.body:
         understanding.advance(FOREVER_NS)
     understanding.end()
     return answer
@@ -85,13 +85,13 @@ def read_http(pieces: Sequence[bytes]) -> tuple[Any, ...]:
     try:
         for moment, piece in enumerate(pieces, start=1):
             response.feed(piece, moment)
-            while response.reads:
+            while response.raw:
                 response.parse()
             if response.complete:
                 break
     except httptools.HttpParserError:
         broken = True
-    return response.status, response.complete, b"".join(response.pieces), broken
+    return response.status, response.complete, b"".join(response.body), broken
 
 
 def check_http(data: bytes, cuts: Sequence[int]) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import orjson
 
-from llmload.client.errors import error_message, in_object, request_error
+from llmload.client.errors import error_in_object, error_message, request_error
 from llmload.prompts.conversation import Prompt
 from llmload.record import NO_CHUNKS, ErrorType, RequestError, StampArray, TokenSource
 
@@ -62,7 +62,7 @@ class StreamState:
         """Stamps that a chunk with text shares with the one before: they waited together; whoever minds clears it."""
         self.error: RequestError | None = None
 
-    def take_event(self, arrived_ns: int, kind: bytes, data: bytes) -> str | None:
+    def take_event(self, arrived_ns: int, event_type: bytes, data: bytes) -> str | None:
         """
         Take an event of a stream: its type, its data and the monotonic ns at which its last byte arrived.
 
@@ -73,13 +73,13 @@ class StreamState:
         if data.startswith(b"[DONE]"):
             self.saw_done = True
             return None
-        return self._understand(arrived_ns, kind, data)
+        return self._take_json(arrived_ns, event_type, data)
 
     def take_whole(self, body: bytes) -> None:
         """Take an answer that came in one piece, as JSON."""
         self.non_streaming = True
         self.finished = True
-        self._understand(0, b"", body)
+        self._take_json(0, b"", body)
 
     def take_object(self, arrived_ns: int, parsed: Any) -> None:
         """Take an event that is parsed already."""
@@ -129,25 +129,25 @@ class StreamState:
             self.coalesced_ns.append(arrived_ns)
         chunk_ns.append(arrived_ns)
 
-    def _understand(self, arrived_ns: int, kind: bytes, data: bytes) -> str | None:
+    def _take_json(self, arrived_ns: int, event_type: bytes, data: bytes) -> str | None:
         try:
             parsed = orjson.loads(data)
         except orjson.JSONDecodeError:
-            if kind == b"error":
+            if event_type == b"error":
                 self.fail(request_error(ErrorType.ENGINE_ERROR, data.decode("utf-8", "replace"), http_status=200))
             else:
                 self.fail(_unreadable("not JSON", data))
             return None
-        return self._take_parsed(arrived_ns, kind, parsed, data)
+        return self._take_parsed(arrived_ns, event_type, parsed, data)
 
-    def _take_parsed(self, arrived_ns: int, kind: bytes, parsed: Any, data: bytes) -> str | None:
+    def _take_parsed(self, arrived_ns: int, event_type: bytes, parsed: Any, data: bytes) -> str | None:
         if isinstance(parsed, list) and len(parsed) == 1:
             parsed = parsed[0]
         if not isinstance(parsed, dict):
             self.fail(_unreadable("no JSON object", data or repr(parsed).encode()))
-        elif error := in_object(parsed):
+        elif error := error_in_object(parsed):
             self.fail(error)
-        elif kind == b"error":
+        elif event_type == b"error":
             self.fail(request_error(ErrorType.ENGINE_ERROR, error_message(parsed), http_status=200))
         else:
             try:

@@ -77,9 +77,9 @@ class ReceiveClock:
 
 
 READ_BYTES: Final = 32_768
-_FEW_BYTES: Final = 479
+_SMALL_BUFSIZE: Final = 479
 """What is asked for after a read of clearly less, as chunks are small: Python's own allocator has so much at hand."""
-SMALL_BYTES: Final = _FEW_BYTES - 128
+SMALL_READ_BYTES: Final = _SMALL_BUFSIZE - 128
 """A read of fewer bytes than this is clearly less."""
 
 _SO_TIMESTAMPING: Final = 37
@@ -122,7 +122,7 @@ class Connection:
         "_tls",
         "_unsent",
         "arrived_ns",
-        "asked",
+        "bufsize",
         "drained",
         "fd",
         "recvmsg",
@@ -136,7 +136,7 @@ class Connection:
         self._clock = clock
         self._tls = tls
         self._unsent: memoryview | None = None
-        self.asked = READ_BYTES
+        self.bufsize = READ_BYTES
         """How many bytes the next read is to ask for."""
         self.drained = True
         """Whether the last read took everything that had arrived."""
@@ -152,14 +152,14 @@ class Connection:
 
         Raises `BlockingIOError` where nothing has arrived, `EOFError` at the end, `OSError` for a broken connection.
         """
-        return self.take(self.recvmsg(self.asked, ANCILLARY_BYTES))
+        return self.take(self.recvmsg(self.bufsize, ANCILLARY_BYTES))
 
     def take(self, received: Received) -> bytes:
         """Return what `recvmsg(asked, ANCILLARY_BYTES)` has brought, as `receive` does."""
         data, ancillary, _, _ = received
         got = len(data)
-        self.drained = got < self.asked
-        self.asked = _FEW_BYTES if got < SMALL_BYTES else READ_BYTES
+        self.drained = got < self.bufsize
+        self.bufsize = _SMALL_BUFSIZE if got < SMALL_READ_BYTES else READ_BYTES
         if ancillary:
             seconds, nanoseconds = timespec(ancillary[0][2])
             clock = self._clock
@@ -176,9 +176,9 @@ class Connection:
         return data
 
     @property
-    def steady(self) -> bool:
+    def allows_fast_path(self) -> bool:
         """Whether reads are small, stamped and in clear, as they will be."""
-        return self.stamped and self._tls is None and self.asked == _FEW_BYTES
+        return self.stamped and self._tls is None and self.bufsize == _SMALL_BUFSIZE
 
     def send(self, data: bytes) -> bool:
         """Write as much as the kernel takes now and keep the rest; return whether all is written."""

@@ -23,17 +23,19 @@ class AttemptError(Exception):
         self.error = error
 
 
-def failed(kind: ErrorType, message: str) -> AttemptError:
+def attempt_error(error_type: ErrorType, message: str) -> AttemptError:
     """Return the exception that ends an attempt with this type and message."""
-    return AttemptError(request_error(kind, message))
+    return AttemptError(request_error(error_type, message))
 
 
 def request_error(
-    kind: ErrorType, message: str, *, http_status: int | None = None, retry_after_s: float | None = None
+    error_type: ErrorType, message: str, *, http_status: int | None = None, retry_after_s: float | None = None
 ) -> RequestError:
     """Return an error whose message is one line of at most 500 characters."""
     line = " ".join(message.split())
-    return RequestError(type=kind, message=line[:MESSAGE_CHARS], http_status=http_status, retry_after_s=retry_after_s)
+    return RequestError(
+        type=error_type, message=line[:MESSAGE_CHARS], http_status=http_status, retry_after_s=retry_after_s
+    )
 
 
 def without_secrets(error: RequestError, secrets: Iterable[str]) -> RequestError:
@@ -49,19 +51,19 @@ def without_secrets(error: RequestError, secrets: Iterable[str]) -> RequestError
 def from_status(status: int, body: bytes, retry_after: str | None) -> RequestError:
     """Return the error of an answer whose status is not 200; `body` may be JSON, HTML or nothing."""
     if status == 429:
-        kind = ErrorType.RATE_LIMITED
+        error_type = ErrorType.RATE_LIMITED
     elif 400 <= status < 500:
-        kind = ErrorType.HTTP_CLIENT_ERROR
+        error_type = ErrorType.HTTP_CLIENT_ERROR
     elif 500 <= status < 600:
-        kind = ErrorType.HTTP_SERVER_ERROR
+        error_type = ErrorType.HTTP_SERVER_ERROR
     else:
-        kind = ErrorType.HTTP_UNEXPECTED
-    said = _message_in_body(body)
-    message = f"HTTP {status}: {said}" if said else f"HTTP {status}"
-    return request_error(kind, message, http_status=status, retry_after_s=_retry_after_s(retry_after))
+        error_type = ErrorType.HTTP_UNEXPECTED
+    text = _message_in_body(body)
+    message = f"HTTP {status}: {text}" if text else f"HTTP {status}"
+    return request_error(error_type, message, http_status=status, retry_after_s=_retry_after_s(retry_after))
 
 
-def in_object(answer: dict[str, Any], status: int = 200) -> RequestError | None:
+def error_in_object(answer: dict[str, Any], status: int = 200) -> RequestError | None:
     """Return the error that an object inside a 200 answer stands for, or None where it is no error."""
     error = answer.get("error")
     if error is None and answer.get("object") == "error":
@@ -79,14 +81,14 @@ def in_object(answer: dict[str, Any], status: int = 200) -> RequestError | None:
 def error_message(error: Any) -> str:
     """Return what an error object, string or list of FastAPI's says."""
     if isinstance(error, dict):
-        said = error.get("message") or error.get("detail") or error.get("msg") or error.get("error")
-        return error_message(said) if said else orjson.dumps(error).decode()
+        text = error.get("message") or error.get("detail") or error.get("msg") or error.get("error")
+        return error_message(text) if text else orjson.dumps(error).decode()
     if isinstance(error, list):
         return "; ".join(error_message(part) for part in error)
     return str(error)
 
 
-def from_connecting(error: BaseException, where: str) -> RequestError:
+def from_connect_error(error: BaseException, where: str) -> RequestError:
     """Return the error of a connection to `where` (host and port) that did not come about."""
     if isinstance(error, socket.gaierror):
         return request_error(ErrorType.DNS, f"{where}: {error.strerror or error}")

@@ -14,14 +14,14 @@ from llmload.client.connection import Connection, Received
 from llmload.client.errors import request_error
 from llmload.client.http_response import Response
 from llmload.client.reactor import HUNG_UP, Reactor
-from llmload.client.settings import FOREVER_NS, Limits
+from llmload.client.settings import FOREVER_NS, TimeLimits
 from llmload.client.sse import Decoder
 from llmload.record import ErrorType, RequestError, StampSource
 
 _DECODE_FIRST_BYTES: Final = 2_048
 """Soon at first, since only who understands notices that chunks wait together."""
 _DECODE_BYTES: Final = 16_384
-_MOST_WAITING_BYTES: Final = 65_536
+_MAX_PENDING_BYTES: Final = 65_536
 """A stream that comes faster than it is understood waits in the kernel: memory stays bounded."""
 
 _logger = logging.getLogger(__name__)
@@ -37,12 +37,12 @@ class HttpRequest:
 
     __slots__ = (
         "_check_ns",
+        "_decoder",
         "_ended",
         "_limits",
         "_paused",
         "_queued",
         "_reactor",
-        "_understanding",
         "_unstamped",
         "_waiter",
         "answer",
@@ -53,10 +53,10 @@ class HttpRequest:
         "sent_ns",
     )
 
-    def __init__(self, connection: Connection, reactor: Reactor, answer: StreamState, limits: Limits) -> None:
+    def __init__(self, connection: Connection, reactor: Reactor, answer: StreamState, limits: TimeLimits) -> None:
         self.answer = answer
         self.response = Response()
-        self._understanding = Decoder(self.response, answer)
+        self._decoder = Decoder(self.response, answer)
         self.error: RequestError | None = None
         self.sent_ns: int | None = None
         self.done_ns: int | None = None
@@ -65,7 +65,7 @@ class HttpRequest:
         self._limits = limits
         self._check_ns = FOREVER_NS
         self._waiter: Any = Waiter()
-        self.response.enough_bytes = _DECODE_FIRST_BYTES
+        self.response.decode_at_bytes = _DECODE_FIRST_BYTES
         self._unstamped = False
         self._ended = False
         self._queued = False
@@ -85,7 +85,7 @@ class HttpRequest:
         except BaseException:
             self._ended = True
             self.done_ns = time.monotonic_ns()
-            self._reactor.forget(self)
+            self._reactor.unregister(self)
             self.decode(FOREVER_NS)
             raise
         finally:
@@ -122,20 +122,20 @@ class HttpRequest:
                         self._unstamped = True
                         self._reactor.count_unstamped()
                     may_be_last = response.feed(data, connection.arrived_ns)
-                    if may_be_last or response.waiting_bytes > response.enough_bytes:
-                        self.on_enough()
-                response.steady = connection.steady and response.in_chunks
+                    if may_be_last or response.pending_bytes > response.decode_at_bytes:
+                        self.on_backlog()
+                response.fast_path = connection.allows_fast_path and response.chunked
                 if self._paused or (connection.drained and not mask & HUNG_UP):
                     return
                 data = connection.receive()
         except (EOFError, OSError, httptools.HttpParserError) as problem:
-            self._break_off(problem)
+            self._end_by(problem)
 
-    def on_enough(self) -> None:
+    def on_backlog(self) -> None:
         """Have what was read understood, and read no more before that where it is much."""
         if not self._queued:
             self._queue()
-        if self.response.waiting_bytes > _MOST_WAITING_BYTES and not (self._paused or self._ended):
+        if self.response.pending_bytes > _MAX_PENDING_BYTES and not (self._paused or self._ended):
             self._paused = True
             self._reactor.pause(self)
 
@@ -143,27 +143,27 @@ class HttpRequest:
         """Learn why nothing could be read, and write what the socket allows."""
         if mask & select.EPOLLOUT:
             self._write()
-        self._break_off(problem)
+        self._end_by(problem)
 
     def decode(self, until_ns: int) -> bool:
         """Work on what was read until this monotonic ns; return whether nothing is left."""
-        if not self._understand(until_ns):
+        if not self._advance(until_ns):
             return False
         self._queued = False
         if self._ended:
-            self._settle()
+            self._conclude()
         return True
 
     def check_time(self, now_ns: int) -> None:
         """End the stream where one of its time limits has passed."""
         if now_ns < self._check_ns:
             return
-        if not self._understand(FOREVER_NS):
+        if not self._advance(FOREVER_NS):
             return
         response = self.response
         chunk_ns = self.answer.chunk_ns
         stream = self._limits.stream and response.content_type in ("", "text/event-stream")
-        self._check_ns, error = self._limits.passed(
+        self._check_ns, error = self._limits.check(
             now_ns, self.sent_ns or self._limits.started_ns, chunk_ns[-1] if chunk_ns else None, stream=stream
         )
         if error is not None:
@@ -182,7 +182,7 @@ class HttpRequest:
         else:
             self._reactor.resume(self)
 
-    def _break_off(self, problem: Exception) -> None:
+    def _end_by(self, problem: Exception) -> None:
         """Take the end of the connection, or of what can be read as HTTP."""
         if isinstance(problem, BlockingIOError):
             return  # there was nothing to be read
@@ -195,7 +195,7 @@ class HttpRequest:
             self._end(request_error(ErrorType.PROTOCOL, f"not HTTP: {problem}"))
 
     def _take_end_of_connection(self) -> None:
-        self._understand(FOREVER_NS)
+        self._advance(FOREVER_NS)
         if self.response.feed_end():
             self._end()
         elif self.response.arrived_ns == 0:
@@ -209,7 +209,7 @@ class HttpRequest:
         self._ended = True
         self.error = error
         self.done_ns = self.response.done_ns if error is None else time.monotonic_ns()
-        self._reactor.forget(self)
+        self._reactor.unregister(self)
         if not self._queued:
             self._queue()
 
@@ -217,14 +217,14 @@ class HttpRequest:
         self._queued = True
         self._reactor.decode_later(self)
 
-    def _understand(self, until_ns: int) -> bool:
+    def _advance(self, until_ns: int) -> bool:
         response = self.response
-        response.enough_bytes = _DECODE_BYTES
-        while response.pieces or response.reads:
+        response.decode_at_bytes = _DECODE_BYTES
+        while response.body or response.raw:
             try:
-                self._understanding.advance(until_ns)
+                self._decoder.advance(until_ns)
             except httptools.HttpParserError as problem:
-                self._break_off(problem)
+                self._end_by(problem)
             except Exception as bug:
                 _logger.exception("an answer could not be understood")
                 self.answer.fail(request_error(ErrorType.CLIENT, repr(bug)))
@@ -236,18 +236,18 @@ class HttpRequest:
             self.answer.coalesced_ns.clear()
         if response.complete:
             self._end()
-        if response.pieces or response.reads:
+        if response.body or response.raw:
             return False
         if self._paused and not self._ended:
             self._paused = False
             self._reactor.resume(self)
         return True
 
-    def _settle(self) -> None:
+    def _conclude(self) -> None:
         """Judge the answer, and let the request's greenlet go on."""
         response = self.response
         answer = self.answer
-        self._understanding.end()
+        self._decoder.end()
         if answer.error is not None:
             self.error = answer.error
         elif self.error is not None and answer.finished and (answer.saw_done or response.complete):

@@ -6,9 +6,9 @@ from typing import Final
 import httptools
 
 _NO_BODY_OF_ITS_OWN: Final = range(100, 200)
-MAY_BE_LAST: Final = b"\r\n\r\n"
+MAY_END_BODY: Final = b"\r\n\r\n"
 """How the last read of a chunked body ends: with the empty line behind the last chunk, or it is a part of it alone."""
-LEAST_BYTES: Final = len(MAY_BE_LAST)
+MIN_FAST_BYTES: Final = len(MAY_END_BODY)
 
 
 class PendingReads:
@@ -18,15 +18,15 @@ class PendingReads:
     A class of its own, so that what is touched for each read lies together in memory, ahead of everything else.
     """
 
-    __slots__ = ("enough_bytes", "read_stamps", "reads", "steady", "waiting_bytes")
+    __slots__ = ("decode_at_bytes", "fast_path", "pending_bytes", "raw", "raw_stamps")
 
     def __init__(self) -> None:
-        self.reads: list[bytes] = []
-        self.read_stamps = array("q")
-        self.waiting_bytes = 0
-        self.enough_bytes = 0
+        self.raw: list[bytes] = []
+        self.raw_stamps = array("q")
+        self.pending_bytes = 0
+        self.decode_at_bytes = 0
         """How many of them are enough to be worth understanding; whoever does says."""
-        self.steady = False
+        self.fast_path = False
         """Whether a read may be kept in `reads` just so, unless it may be the last; whoever reads says."""
 
 
@@ -38,36 +38,36 @@ class Response(PendingReads):
     whoever does calls `forget`, so a stream costs the memory of its stamps, not of its bytes. Two flat lists, since a
     tuple for every chunk would be one more object for the garbage collector to visit.
 
-    Within a chunked body every read waits in `reads` as it came, with `read_stamps`: for `parse`, or for `skip` where
+    Within a chunked body every read waits in `reads` as it came, with `raw_stamps`: for `parse`, or for `skip` where
     it was understood without. So a read costs little between two reads of other streams.
     """
 
     __slots__ = (
-        "_framed",
+        "_chunked_header",
         "_in_chunk",
+        "_length_known",
         "_parser",
-        "_says_chunked",
         "arrived_ns",
-        "at_chunk",
+        "at_chunk_start",
+        "body",
+        "body_stamps",
+        "chunked",
         "complete",
         "content_encoding",
         "content_type",
         "done_ns",
         "headers_complete",
-        "in_chunks",
         "keep_alive",
         "on_body",
-        "pieces",
         "retry_after",
-        "stamps",
         "status",
     )
 
     def __init__(self) -> None:
         super().__init__()
-        self.pieces: list[bytes] = []
-        self.stamps = array("q")
-        self.at_chunk = False
+        self.body: list[bytes] = []
+        self.body_stamps = array("q")
+        self.at_chunk_start = False
         """Whether the first of `reads` begins with a chunk, as nothing but whole chunks came before it."""
         self.arrived_ns = 0
         """When the last read arrived that was parsed or skipped."""
@@ -80,12 +80,12 @@ class Response(PendingReads):
         self.headers_complete = False
         self.complete = False
         self.keep_alive = False
-        self._framed = False
-        self._says_chunked = False
-        self.in_chunks = False
+        self._length_known = False
+        self._chunked_header = False
+        self.chunked = False
         """Whether what is read next belongs to a chunked body."""
         self._in_chunk = False
-        self.on_body = self.pieces.append
+        self.on_body = self.body.append
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes, arrived_ns: int) -> bool:
@@ -94,45 +94,45 @@ class Response(PendingReads):
 
         Raises `httptools.HttpParserError` where they are no HTTP, if not here then in `parse`.
         """
-        if not self.in_chunks:
+        if not self.chunked:
             self._parse(data, arrived_ns)
             return self.complete
         length = len(data)
-        self.reads.append(data)
-        self.read_stamps.append(arrived_ns)
-        self.waiting_bytes += length
-        return length < LEAST_BYTES or data.endswith(MAY_BE_LAST)
+        self.raw.append(data)
+        self.raw_stamps.append(arrived_ns)
+        self.pending_bytes += length
+        return length < MIN_FAST_BYTES or data.endswith(MAY_END_BODY)
 
     def parse(self) -> None:
         """Parse reads, at least one, until the next begins with a chunk; raises `httptools.HttpParserError`."""
         parsed = 0
         try:
-            for data, arrived_ns in zip(self.reads, self.read_stamps, strict=True):
+            for data, arrived_ns in zip(self.raw, self.raw_stamps, strict=True):
                 parsed += 1
-                self.waiting_bytes -= len(data)
+                self.pending_bytes -= len(data)
                 self._parse(data, arrived_ns)
-                if self.at_chunk:
+                if self.at_chunk_start:
                     break
         except httptools.HttpParserError:
-            parsed = len(self.reads)  # what follows cannot be parsed either
+            parsed = len(self.raw)  # what follows cannot be parsed either
             raise
         finally:
-            del self.reads[:parsed]
-            del self.read_stamps[:parsed]
+            del self.raw[:parsed]
+            del self.raw_stamps[:parsed]
 
     def skip(self, count: int) -> None:
         """Let go of the oldest reads, which were understood without being parsed: whole chunks, each of them."""
         if count:
-            self.arrived_ns = self.read_stamps[count - 1]
-        if count == len(self.reads) and not self.pieces:
-            self.waiting_bytes = 0
+            self.arrived_ns = self.raw_stamps[count - 1]
+        if count == len(self.raw) and not self.body:
+            self.pending_bytes = 0
         else:
-            self.waiting_bytes -= sum(map(len, self.reads[:count]))
-        del self.reads[:count]
-        del self.read_stamps[:count]
+            self.pending_bytes -= sum(map(len, self.raw[:count]))
+        del self.raw[:count]
+        del self.raw_stamps[:count]
 
     def _parse(self, data: bytes, arrived_ns: int) -> None:
-        pieces, self.arrived_ns = self.pieces, arrived_ns
+        pieces, self.arrived_ns = self.body, arrived_ns
         before = len(pieces)
         try:
             self._parser.feed_data(data)
@@ -142,28 +142,28 @@ class Response(PendingReads):
                 raise
         finally:
             for piece in pieces[before:]:
-                self.stamps.append(arrived_ns)
-                self.waiting_bytes += len(piece)
-        self.at_chunk = self.in_chunks and not self._in_chunk and data.endswith(b"\r\n")
+                self.body_stamps.append(arrived_ns)
+                self.pending_bytes += len(piece)
+        self.at_chunk_start = self.chunked and not self._in_chunk and data.endswith(b"\r\n")
 
     def feed_end(self) -> bool:
         """Take the end of the connection; return whether the answer is complete with it."""
-        if self.headers_complete and not self._framed:
+        if self.headers_complete and not self._length_known:
             self.complete = True
             self.done_ns = self.arrived_ns
         self.keep_alive = False
         return self.complete
 
-    def forget(self, count: int) -> None:
+    def drop_body(self, count: int) -> None:
         """Let go of the oldest pieces, which are understood."""
-        self.waiting_bytes -= sum(map(len, self.pieces[:count]))
-        del self.pieces[:count]
-        del self.stamps[:count]
+        self.pending_bytes -= sum(map(len, self.body[:count]))
+        del self.body[:count]
+        del self.body_stamps[:count]
 
     def drop(self) -> None:
         """Let go of everything that waits to be understood."""
-        self.skip(len(self.reads))
-        self.forget(len(self.pieces))
+        self.skip(len(self.raw))
+        self.drop_body(len(self.body))
 
     def close(self) -> None:
         """Let go of the parser, which refers back to this object."""
@@ -179,16 +179,16 @@ class Response(PendingReads):
             case b"retry-after":
                 self.retry_after = value.decode("latin-1").strip()
             case b"content-length":
-                self._framed = True
+                self._length_known = True
             case b"transfer-encoding":
-                self._framed = True
-                self._says_chunked = b"chunked" in value.lower()
+                self._length_known = True
+                self._chunked_header = b"chunked" in value.lower()
 
     def on_headers_complete(self) -> None:
         """Learn the status; that of an interim answer is none."""
         self.status = self._parser.get_status_code()
         self.headers_complete = self.status not in _NO_BODY_OF_ITS_OWN or self.status == 101
-        self.in_chunks = self.headers_complete and self._says_chunked
+        self.chunked = self.headers_complete and self._chunked_header
 
     def on_chunk_header(self) -> None:
         """Note the beginning of a chunk."""

@@ -1,4 +1,4 @@
-"""One reader per process: it drains all sockets first, and understands what they brought afterwards."""
+"""One reader per process: it drains all sockets first, and understands what they received_reads afterwards."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from gevent.hub import get_hub
 
 from llmload.client.connection import (
     ANCILLARY_BYTES,
-    SMALL_BYTES,
+    SMALL_READ_BYTES,
     Connection,
     Receive,
     ReceiveClock,
@@ -23,13 +23,13 @@ from llmload.client.connection import (
     received_stamp,
     timespec,
 )
-from llmload.client.http_response import LEAST_BYTES, MAY_BE_LAST, PendingReads
+from llmload.client.http_response import MAY_END_BODY, MIN_FAST_BYTES, PendingReads
 from llmload.units import NS_PER_S
 
 # How long to look often at the sockets, once chunks were found that had waited together.
 
-_LEAST_NS: Final = 100_000_000
-_MOST_NS: Final = 4_000_000_000
+_MIN_BOOST_NS: Final = 100_000_000
+_MAX_BOOST_NS: Final = 4_000_000_000
 _CALM_NS: Final = 200_000_000
 """Chunks that wait together after so long a calm were held up once, by a busy machine perhaps."""
 
@@ -45,20 +45,20 @@ class PollBoost:
     __slots__ = ("_length_ns", "_until_ns")
 
     def __init__(self) -> None:
-        self._length_ns = _LEAST_NS
+        self._length_ns = _MIN_BOOST_NS
         self._until_ns = 0
 
-    def found(self, stamps_ns: Iterable[int], now_ns: int) -> None:
+    def on_coalesced(self, stamps_ns: Iterable[int], now_ns: int) -> None:
         """
         Take note of chunks that arrived together at these monotonic ns, in their order.
 
-        What came before the last caution ended is no news. How long the calm was, the first news says: a stream tells
+        What came before the last boost ended is no news. How long the calm was, the first news says: a stream tells
         of what happened to it only once it is understood.
         """
-        news_ns = next((stamp_ns for stamp_ns in stamps_ns if stamp_ns >= self._until_ns), None)
-        if news_ns is not None:
-            calm = news_ns - self._until_ns >= _CALM_NS
-            self._length_ns = _LEAST_NS if calm else min(2 * self._length_ns, _MOST_NS)
+        event_ns = next((stamp_ns for stamp_ns in stamps_ns if stamp_ns >= self._until_ns), None)
+        if event_ns is not None:
+            calm = event_ns - self._until_ns >= _CALM_NS
+            self._length_ns = _MIN_BOOST_NS if calm else min(2 * self._length_ns, _MAX_BOOST_NS)
             self._until_ns = now_ns + self._length_ns
 
     def active(self, now_ns: int) -> bool:
@@ -80,7 +80,7 @@ _MISSES_ALLOWED: Final = 8
 _STAMPING_STARTS_S: Final = 0.25
 _ARRIVED: Final = select.EPOLLIN
 """All that is said of most sockets: something came."""
-_UNUSUAL: Final = -1
+_NO_MASK: Final = -1
 """What is said of none."""
 HUNG_UP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 """The other side writes no more: what it wrote must be read to its end, since nothing else will tell of it."""
@@ -99,8 +99,8 @@ class Stream(Protocol):
     def response(self) -> PendingReads:
         """What was read and is not understood yet."""
 
-    def on_enough(self) -> None:
-        """Have what was read understood: it has come to more than `enough_bytes`."""
+    def on_backlog(self) -> None:
+        """Have what was read understood: it has come to more than `decode_at_bytes`."""
 
     def on_ready(self, mask: int, received: Received) -> None:
         """Take what was read, and read (and write) all else that the socket allows, or ask the reactor to `pause`."""
@@ -130,18 +130,18 @@ class Reactor:
         self._hub: Any = get_hub()
         self._poller: select.epoll = monkey.get_original("select", "epoll")()
         self._streams: dict[int, tuple[Stream, Connection, PendingReads, Receive]] = {}
-        self._read: deque[Stream] = deque()
+        self._to_decode: deque[Stream] = deque()
         self._next_sweep_ns = 0
         self._slice_ns = _SHORT_SLICE_NS
         self._short: Any = self._hub.loop.timer(TICK_S, TICK_S)
         self._long: Any = self._hub.loop.timer(LONG_TICK_S, LONG_TICK_S)
         self._timer = self._short
-        self._caution = PollBoost()
+        self._poll_boost = PollBoost()
         self._watcher: Any = self._hub.loop.io(self._poller.fileno(), 1)
         self._missed_stamps = 0
         self._running = False
         self.clock = ReceiveClock()
-        self._stamp_keeper = _keep_stamping()
+        self._stamp_keeper = _open_stamp_keeper()
 
     @property
     def inherited(self) -> bool:
@@ -168,14 +168,14 @@ class Reactor:
         """Read the stream again, and what it left; it writes as long as its connection has something unsent."""
         self._poller.modify(stream.connection.fd, _READING | _writing(stream))
 
-    def forget(self, stream: Stream) -> None:
+    def unregister(self, stream: Stream) -> None:
         """Read the stream no longer; its socket must still be open."""
         if self._streams.pop(stream.connection.fd, None) is not None:
             self._poller.unregister(stream.connection.fd)
 
     def decode_later(self, stream: Stream) -> None:
         """Give the stream a turn at what it has read."""
-        self._read.append(stream)
+        self._to_decode.append(stream)
 
     def count_unstamped(self) -> None:
         """Note a read that the kernel did not stamp; where it never does, the hub watches instead of the timer."""
@@ -185,7 +185,7 @@ class Reactor:
 
     def on_coalesced(self, stamps_ns: Sequence[int]) -> None:
         """Note that chunks with text were read together, at these stamps: look more often for a while."""
-        self._caution.found(stamps_ns, self.clock.now_ns)
+        self._poll_boost.on_coalesced(stamps_ns, self.clock.now_ns)
 
     def resolve(self, waiter: Any) -> None:
         """Let the greenlet behind a gevent waiter go on, after this round."""
@@ -217,21 +217,21 @@ class Reactor:
             self._stop()
             return
         self._drain()
-        if self._read:
-            self._understand_slice()
-            if self._read or self._timer is self._short:  # else the next tick is early enough
+        if self._to_decode:
+            self._decode_slice()
+            if self._to_decode or self._timer is self._short:  # else the next tick is early enough
                 self._drain()
         if self.clock.now_ns >= self._next_sweep_ns:
             self._sweep(self.clock.now_ns)
-        if not self._streams and not self._read:
+        if not self._streams and not self._to_decode:
             self._stop()
         else:
             self._choose_timer()
 
     def _choose_timer(self) -> None:
         """Tick seldom while there are many streams and each read finds one chunk."""
-        rarely = len(self._streams) >= _MANY_STREAMS and not self._caution.active(self.clock.now_ns)
-        chosen = self._long if rarely and not self._read else self._short
+        rarely = len(self._streams) >= _MANY_STREAMS and not self._poll_boost.active(self.clock.now_ns)
+        chosen = self._long if rarely and not self._to_decode else self._short
         if chosen is not self._timer:
             self._timer.stop()
             self._timer = chosen
@@ -240,16 +240,16 @@ class Reactor:
     def _drain(self) -> None:
         """Read every socket that has something, then look at what came: each loop finds its code in the caches."""
         self.clock.sample()
-        streams, brought = self._streams, []
+        streams, received_reads = self._streams, []
         for fd, mask in self._poller.poll(0, _MAX_EVENTS):
-            stream, connection, waiting, recvmsg = streams[fd]
+            stream, connection, pending, recvmsg = streams[fd]
             try:
-                brought.append((stream, waiting, mask, recvmsg(connection.asked, ANCILLARY_BYTES)))
+                received_reads.append((stream, pending, mask, recvmsg(connection.bufsize, ANCILLARY_BYTES)))
             except OSError as problem:
                 stream.on_problem(mask, problem)
-        self._look_at(brought)
+        self._dispatch(received_reads)
 
-    def _look_at(self, brought: list[tuple[Stream, PendingReads, int, Received]]) -> None:
+    def _dispatch(self, received_reads: list[tuple[Stream, PendingReads, int, Received]]) -> None:
         """
         Hand what was read to its streams.
 
@@ -258,31 +258,31 @@ class Reactor:
         it does in a loop of its own.
         """
         offset_ns, second, second_ns = self.clock.offset_ns, -1, 0
-        as_usual = _UNUSUAL if self.clock.stepped else _ARRIVED
-        for stream, waiting, mask, received in brought:
+        usual_mask = _NO_MASK if self.clock.stepped else _ARRIVED
+        for stream, pending, mask, received in received_reads:
             data, ancillary, _, _ = received
             length = len(data)
             if (
-                mask == as_usual
-                and waiting.steady
-                and LEAST_BYTES <= length < SMALL_BYTES
+                mask == usual_mask
+                and pending.fast_path
+                and MIN_FAST_BYTES <= length < SMALL_READ_BYTES
                 and ancillary
-                and not data.endswith(MAY_BE_LAST)
+                and not data.endswith(MAY_END_BODY)
             ):
                 seconds, nanoseconds = timespec(ancillary[0][2])
                 if seconds != second:
                     second, second_ns = seconds, seconds * NS_PER_S + offset_ns
-                waiting.reads.append(data)
-                waiting.read_stamps.append(second_ns + nanoseconds)
-                waiting.waiting_bytes = waiting_bytes = waiting.waiting_bytes + length
-                if waiting_bytes > waiting.enough_bytes:
-                    stream.on_enough()
+                pending.raw.append(data)
+                pending.raw_stamps.append(second_ns + nanoseconds)
+                pending.pending_bytes = pending_bytes = pending.pending_bytes + length
+                if pending_bytes > pending.decode_at_bytes:
+                    stream.on_backlog()
             else:
                 stream.on_ready(mask, received)
 
-    def _understand_slice(self) -> None:
+    def _decode_slice(self) -> None:
         """Understand until the slice is over: a short one, or twice as long each time that one was not enough."""
-        read = self._read
+        read = self._to_decode
         until_ns = time.monotonic_ns() + self._slice_ns
         while read:
             if read[0].decode(until_ns):
@@ -304,7 +304,7 @@ def _writing(stream: Stream) -> int:
     return select.EPOLLOUT if stream.connection.writing else 0
 
 
-def _keep_stamping() -> int:
+def _open_stamp_keeper() -> int:
     """
     Return the descriptor of a socket while which is open the kernel stamps packets, whoever else asks or stops asking.
 

@@ -15,9 +15,9 @@ import openai
 from llmload.client.answer import StreamState
 from llmload.client.api import ChatApi
 from llmload.client.client import ChatClient
-from llmload.client.errors import AttemptError, from_connecting, from_status, in_object, request_error
+from llmload.client.errors import AttemptError, error_in_object, from_connect_error, from_status, request_error
 from llmload.client.retry import Attempt, RequestInfo, Send
-from llmload.client.settings import ClientSettings, Limits, checked_headers
+from llmload.client.settings import ClientSettings, TimeLimits, checked_headers
 from llmload.client.tls import tls_context
 from llmload.client.transport import endpoint
 from llmload.errors import ConfigError
@@ -29,9 +29,9 @@ from llmload.units import NS_PER_S
 
 
 class DeadlineTimer:
-    """A request's time limits around whatever it waits for: `with alarm:` raises `AttemptError` when one passes."""
+    """A request's time limits around whatever it waits for: `with timer:` raises `AttemptError` when one passes."""
 
-    def __init__(self, limits: Limits, answer: StreamState) -> None:
+    def __init__(self, limits: TimeLimits, answer: StreamState) -> None:
         self._limits = limits
         self._answer = answer
         self._sent_ns = time.monotonic_ns()
@@ -39,19 +39,19 @@ class DeadlineTimer:
 
     def __enter__(self) -> None:
         now_ns = time.monotonic_ns()
-        limit_ns, _ = self._passed(now_ns)
+        limit_ns, _ = self._check(now_ns)
         self._timer = gevent.Timeout.start_new((limit_ns - now_ns) / NS_PER_S)
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._timer.close()
         if error is not None and error is self._timer:
-            _, passed = self._passed(time.monotonic_ns() + NS_PER_S)
+            _, passed = self._check(time.monotonic_ns() + NS_PER_S)
             raise AttemptError(passed or request_error(ErrorType.TOTAL_TIMEOUT, "a time limit passed")) from None
 
-    def _passed(self, now_ns: int) -> tuple[int, RequestError | None]:
+    def _check(self, now_ns: int) -> tuple[int, RequestError | None]:
         chunk_ns = self._answer.chunk_ns
         last_ns = chunk_ns[-1] if chunk_ns else None
-        return self._limits.passed(now_ns, self._sent_ns, last_ns, stream=self._limits.stream)
+        return self._limits.check(now_ns, self._sent_ns, last_ns, stream=self._limits.stream)
 
 
 # Why a request of the SDK failed, told from its exceptions, in the words that all clients share.
@@ -66,7 +66,7 @@ def from_sdk(error: Exception) -> RequestError:
     if isinstance(error, (openai.APIConnectionError, httpx2.HTTPError)):
         return _from_transport(error)
     if isinstance(error, openai.APIError):
-        return in_object({"error": error.body or error.message}) or request_error(
+        return error_in_object({"error": error.body or error.message}) or request_error(
             ErrorType.ENGINE_ERROR, error.message, http_status=200
         )
     if isinstance(error, ValueError):
@@ -79,11 +79,11 @@ def refused(response: httpx2.Response) -> RequestError | None:
     if response.status_code != 200:
         response.read()
         return _from_response(response)
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in ("", "text/event-stream", "application/json") or kind.endswith("+json"):
+    content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type in ("", "text/event-stream", "application/json") or content_type.endswith("+json"):
         return None
     quoted = response.read()[:200].decode("utf-8", "replace")
-    return request_error(ErrorType.CONTENT_TYPE, f"{kind}: {quoted}", http_status=200)
+    return request_error(ErrorType.CONTENT_TYPE, f"{content_type}: {quoted}", http_status=200)
 
 
 def _from_response(response: httpx2.Response) -> RequestError:
@@ -99,7 +99,7 @@ def _from_transport(error: Exception) -> RequestError:
     where = "the engine"
     for cause in causes:
         if isinstance(cause, (socket.gaierror, ssl.SSLError, ConnectionRefusedError)):
-            return from_connecting(cause, where)
+            return from_connect_error(cause, where)
     for cause in causes:
         if isinstance(cause, httpx2.ConnectTimeout):
             return request_error(ErrorType.CONNECT_TIMEOUT, f"{where}: no connection in time")
@@ -191,13 +191,13 @@ class SdkClient(ChatClient):
         )
 
     def _send(self, client: openai.OpenAI, prompt: Prompt, request: RequestInfo, attempt: Attempt) -> None:
-        limits = Limits(self._settings.timeouts, request.started_ns, self._settings.stream)
-        alarm = DeadlineTimer(limits, attempt.answer)
+        limits = TimeLimits(self._settings.timeouts, request.started_ns, self._settings.stream)
+        timer = DeadlineTimer(limits, attempt.answer)
         fields = self._chat.fields(prompt)
         rest = {name: value for name, value in fields.items() if name not in _PASSED_BY_NAME}
         stream: Any = None
         try:
-            with alarm:
+            with timer:
                 raw: Any = client.chat.completions.with_raw_response.create(
                     **{name: fields[name] for name in _PASSED_BY_NAME},
                     extra_headers={**self._headers, "X-Request-Id": request.request_id},
@@ -205,7 +205,7 @@ class SdkClient(ChatClient):
                 )
             attempt.stamp_source = StampSource.USER
             stream = raw.parse() if self._settings.stream else None
-            self._receive(raw.http_response, stream, attempt.answer, alarm)
+            self._receive(raw.http_response, stream, attempt.answer, timer)
             attempt.done_ns = time.monotonic_ns()
         except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:
             attempt.error = from_sdk(error)
@@ -217,21 +217,21 @@ class SdkClient(ChatClient):
         elif attempt.error is None and not attempt.answer.finished:
             attempt.error = request_error(ErrorType.INCOMPLETE, "the answer ended without a finish_reason")
 
-    def _receive(self, response: httpx2.Response, stream: Any, answer: StreamState, alarm: DeadlineTimer) -> None:
+    def _receive(self, response: httpx2.Response, stream: Any, answer: StreamState, timer: DeadlineTimer) -> None:
         """Read the answer, streamed or not; raises what the SDK raises."""
-        with alarm:
+        with timer:
             error = refused(response)
         if error is not None:
             answer.fail(error)
         elif stream is None or "json" in response.headers.get("content-type", ""):
-            with alarm:
+            with timer:
                 answer.take_whole(response.read())
         else:
-            self._follow(stream, answer, alarm)
+            self._read_stream(stream, answer, timer)
 
-    def _follow(self, stream: Any, answer: StreamState, alarm: DeadlineTimer) -> None:
+    def _read_stream(self, stream: Any, answer: StreamState, timer: DeadlineTimer) -> None:
         while True:
-            with alarm:
+            with timer:
                 chunk = next(stream, None)
             if chunk is None:
                 return

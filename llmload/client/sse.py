@@ -125,20 +125,20 @@ class EventsBody:
     steps.
     """
 
-    __slots__ = ("_answer", "_before", "_chunk_ns", "_decoder", "_end", "_starts")
+    __slots__ = ("_answer", "_chunk_ns", "_decoder", "_frame_end", "_frame_start", "_prefixes")
 
     def __init__(self, answer: StreamState) -> None:
         self._answer = answer
         self._chunk_ns = answer.chunk_ns
         self._decoder = EventDecoder()
-        self._before = self._end = b""
-        self._starts: dict[int, tuple[bytes, slice]] = {}
+        self._frame_start = self._frame_end = b""
+        self._prefixes: dict[int, tuple[bytes, slice]] = {}
         """What a chunk in the frame begins with (its size, what comes before the text), by the read's length, and where
         its text stands."""
 
     def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:
         """Take the reads, from the first on, that are each a chunk of one event in the known frame; return how many."""
-        texts = self._texts(reads) if self._before and self._decoder.at_boundary else []
+        texts = self._framed_texts(reads) if self._frame_start and self._decoder.at_boundary else []
         if not texts:
             return 0
         whole = b"".join(texts)
@@ -147,23 +147,23 @@ class EventsBody:
         self._chunk_ns.extend(stamps[: len(texts)])
         return len(texts)
 
-    def _texts(self, reads: Sequence[bytes]) -> list[bytes]:
+    def _framed_texts(self, reads: Sequence[bytes]) -> list[bytes]:
         """Return the text of each read, as far as they are chunks in the frame."""
-        starts, end, texts = self._starts, self._end, []
+        starts, end, texts = self._prefixes, self._frame_end, []
         for read in reads:
-            start, index = starts.get(len(read)) or self._learn_start(read)
+            start, index = starts.get(len(read)) or self._learn_prefix(read)
             if not (start and read.startswith(start) and read.endswith(end)):
                 break
             texts.append(read[index])
         return texts
 
-    def _learn_start(self, read: bytes) -> tuple[bytes, slice]:
+    def _learn_prefix(self, read: bytes) -> tuple[bytes, slice]:
         """Return what a chunk of this length in the frame begins with, nothing if the read is none; and its text."""
         size, line_end, _ = read[:_SIZE_LINE_BYTES].partition(_CHUNK_END)
         if not (line_end and _is_size(size, len(read))):
             return b"", slice(0)
-        start = size + line_end + self._before
-        found = self._starts[len(read)] = start, slice(len(start), -len(self._end))
+        start = size + line_end + self._frame_start
+        found = self._prefixes[len(read)] = start, slice(len(start), -len(self._frame_end))
         return found
 
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:
@@ -180,19 +180,19 @@ class EventsBody:
         for kind, data in events:
             said = self._answer.take_event(arrived_ns, kind, data)
             if said and alone and len(events) == 1 and self._decoder.at_boundary:
-                self._learn(piece, said.encode("utf-8", "replace"))
+                self._learn_frame(piece, said.encode("utf-8", "replace"))
 
     def end(self) -> None:
         """Take the end: an event that it cuts is none."""
 
-    def _learn(self, piece: bytes, text: bytes) -> None:
+    def _learn_frame(self, piece: bytes, text: bytes) -> None:
         quoted = b'"' + text + b'"'
         if piece.count(quoted) == 1:
             before, _, after = piece.partition(quoted)
             before += b'"'
             end = b'"' + after + _CHUNK_END
-            if (before, end) != (self._before, self._end):
-                self._before, self._end, self._starts = before, end, {}
+            if (before, end) != (self._frame_start, self._frame_end):
+                self._frame_start, self._frame_end, self._prefixes = before, end, {}
 
 
 @lru_cache(maxsize=4096)
@@ -279,15 +279,15 @@ class Decoder:
         Raises `httptools.HttpParserError` where a read is no HTTP.
         """
         response, body = self._response, self._body
-        if not response.pieces:
-            if body is not None and response.at_chunk:
-                response.skip(body.take_chunks(response.read_stamps, response.reads))
-            if response.reads:
+        if not response.body:
+            if body is not None and response.at_chunk_start:
+                response.skip(body.take_chunks(response.raw_stamps, response.raw))
+            if response.raw:
                 response.parse()
-        if response.pieces:
+        if response.body:
             if body is None:
                 body = self._body = body_of(response, self._answer)
-            response.forget(body.take_many(response.stamps, response.pieces, until_ns))
+            response.drop_body(body.take_many(response.body_stamps, response.body, until_ns))
 
     def end(self) -> None:
         """Take the end of the body, if the response came as far as its body."""
@@ -299,7 +299,7 @@ class Decoder:
 
 def body_of(response: Response, answer: StreamState) -> Body:
     """Return what reads the body of a response whose headers have come, by its status and content type."""
-    kind = response.content_type or _guess(response)
+    kind = response.content_type or _guess_type(response)
     if response.status != 200 or response.content_encoding not in ("", "identity"):
         return RefusedBody(answer, response)
     if kind == "text/event-stream":
@@ -309,9 +309,9 @@ def body_of(response: Response, answer: StreamState) -> Body:
     return RefusedBody(answer, response)
 
 
-def _guess(response: Response) -> str:
+def _guess_type(response: Response) -> str:
     """Guess the type of a body that came without one, by its first bytes."""
-    start = b"".join(response.pieces)[:64].lstrip()
+    start = b"".join(response.body)[:64].lstrip()
     if start.startswith((b"{", b"[")):
         return "application/json"
     if start.startswith((b"data:", b"event:", b"id:", b":")):

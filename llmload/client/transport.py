@@ -14,7 +14,7 @@ import gevent.socket
 from gevent import monkey
 
 from llmload.client.connection import Connection, ReceiveClock, enable_timestamps
-from llmload.client.errors import AttemptError, failed, from_connecting, request_error
+from llmload.client.errors import AttemptError, attempt_error, from_connect_error, request_error
 from llmload.client.settings import Api
 from llmload.client.tls import TlsLayer
 from llmload.errors import ConfigError
@@ -146,18 +146,20 @@ def dial(route: Route, clock: ReceiveClock, connect_s: float | None) -> Connecti
             else:
                 sock = _connect(route.proxy.host, route.proxy.port)
             if route.tls is None:
-                return Connection(_bare(sock), clock)
+                return Connection(_plain_socket(sock), clock)
             if route.proxy is not None:
                 _tunnel(sock, route.proxy, endpoint.authority)
             tls = _shake_hands(sock, route.tls, endpoint.host)
-            return Connection(_bare(sock), clock, tls)
+            return Connection(_plain_socket(sock), clock, tls)
     except BaseException as error:
         if sock is not None:
             sock.close()
         if error is limit:
-            raise failed(ErrorType.CONNECT_TIMEOUT, f"{endpoint.authority}: no connection in {connect_s} s") from None
+            raise attempt_error(
+                ErrorType.CONNECT_TIMEOUT, f"{endpoint.authority}: no connection in {connect_s} s"
+            ) from None
         if isinstance(error, OSError):
-            raise AttemptError(from_connecting(error, endpoint.authority)) from error
+            raise AttemptError(from_connect_error(error, endpoint.authority)) from error
         raise
 
 
@@ -200,7 +202,7 @@ def _tunnel(sock: Any, proxy: Proxy, authority: str) -> None:
         piece = sock.recv(4096)
         answer += piece
         if not piece or len(answer) > _PROXY_ANSWER_BYTES:
-            raise failed(ErrorType.CONNECT_FAILED, f"{authority}: the proxy gave no tunnel")
+            raise attempt_error(ErrorType.CONNECT_FAILED, f"{authority}: the proxy gave no tunnel")
     status_line = answer.partition(b"\r\n")[0].decode("latin-1")
     status = status_line.split(" ")[1] if " " in status_line else ""
     if not status.startswith("2"):
@@ -227,7 +229,7 @@ def _shake_hands(sock: Any, context: ssl.SSLContext, host: str) -> TlsLayer:
         tls.take(cipher)
 
 
-def _bare(sock: Any) -> socket.socket:
+def _plain_socket(sock: Any) -> socket.socket:
     """Return the plain socket behind a gevent one: from here on it is never waited for."""
     plain = monkey.get_original("socket", "socket")
     bare: socket.socket = plain(sock.family, sock.type, sock.proto, sock.detach())

@@ -11,7 +11,7 @@ from llmload.client.client import ChatClient
 from llmload.client.http_request import HttpRequest
 from llmload.client.reactor import Reactor, current_reactor
 from llmload.client.retry import Attempt, RequestInfo, Send
-from llmload.client.settings import ClientSettings, Limits, request_headers
+from llmload.client.settings import ClientSettings, TimeLimits, request_headers
 from llmload.client.tls import tls_context
 from llmload.client.transport import Pool, Route, endpoint, proxy_for
 from llmload.prompts.conversation import Prompt
@@ -60,32 +60,32 @@ class WireClient(ChatClient):
     def _send(self, body: bytes, request: RequestInfo, attempt: Attempt) -> None:
         route, head = next(self._turns)
         message = head % (request.request_id.encode("ascii", "replace"), len(body)) + body
-        reactor, pool = self._own()
-        limits = Limits(self._settings.timeouts, request.started_ns, self._settings.stream)
+        reactor, pool = self._reactor_and_pool()
+        limits = TimeLimits(self._settings.timeouts, request.started_ns, self._settings.stream)
         connection, stale = pool.take(route)
         attempt.reconnects = int(stale)
         while True:
             if connection is None:
                 connection = pool.open(route)
                 attempt.connected_ns = time.monotonic_ns()
-            exchange = HttpRequest(connection, reactor, attempt.answer, limits)
+            http_request = HttpRequest(connection, reactor, attempt.answer, limits)
             try:
-                exchange.run(message)
+                http_request.run(message)
             finally:
-                attempt.sent_ns = exchange.sent_ns
-                attempt.stamp_source = exchange.stamp_source
-                if exchange.reusable:
+                attempt.sent_ns = http_request.sent_ns
+                attempt.stamp_source = http_request.stamp_source
+                if http_request.reusable:
                     pool.give_back(route, connection)
                 else:
                     connection.close()
-            if not exchange.stale:
-                attempt.done_ns = exchange.done_ns
-                attempt.error = exchange.error
+            if not http_request.stale:
+                attempt.done_ns = http_request.done_ns
+                attempt.error = http_request.error
                 return
             connection = None
             attempt.reconnects += 1
 
-    def _own(self) -> tuple[Reactor, Pool]:
+    def _reactor_and_pool(self) -> tuple[Reactor, Pool]:
         """Return the reactor and the pool of this process; what a fork brought along is left alone."""
         own = self._pools.get(os.getpid())
         if own is None or own[0].inherited:

@@ -43,10 +43,10 @@ def by_frames(
         for moment, piece in enumerate(pieces[first : first + at_a_time], start=first):
             if piece:  # a chunk of nothing would be the end
                 response.feed(as_chunk(piece), moment)
-        while response.reads or response.pieces:
+        while response.raw or response.body:
             understanding.advance(until_ns)
     understanding.end()
-    assert response.waiting_bytes == 0
+    assert response.pending_bytes == 0
     return facts(answer)
 
 
@@ -148,7 +148,7 @@ def test_a_frame_is_looked_for_only_where_a_chunk_begins() -> None:
     understanding = Decoder(response, answer)
     for moment, read in enumerate((HEAD, stream, inner, b"\r\n")):
         response.feed(read, moment)
-        while response.reads or response.pieces:
+        while response.raw or response.body:
             understanding.advance(FOREVER_NS)
 
     assert answer.chunk_ns.tolist() == [1, 2], "the size line that the chunk holds is no event, and ends none"

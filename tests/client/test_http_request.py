@@ -1,0 +1,106 @@
+"""An answer that comes faster than it is understood waits in the kernel."""
+
+import select
+import socket
+from collections.abc import Iterator
+from typing import Any, cast
+
+import orjson
+import pytest
+
+from llmload.client.api import ChatStream
+from llmload.client.connection import Connection, ReceiveClock
+from llmload.client.http_request import HttpRequest
+from llmload.client.reactor import Reactor
+from llmload.client.settings import FOREVER_NS, TimeLimits, Timeouts
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENT = b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"content": "ab"}}]}) + b"\n\n"
+CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
+
+
+class Noting:
+    """A reactor that keeps what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: self.asked.append(name)
+
+
+@pytest.fixture
+def http_request() -> Iterator[HttpRequest]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        limits = TimeLimits(Timeouts(), 0, stream=True)
+        yield HttpRequest(Connection(ours, ReceiveClock()), cast("Reactor", Noting()), ChatStream(), limits)
+
+
+def asked(http_request: HttpRequest) -> list[str]:
+    return cast("Noting", http_request._reactor).asked
+
+
+def stamped(data: bytes) -> Any:
+    return data, [(1, 37, bytes(48))], 0, None
+
+
+def keep(http_request: HttpRequest, reads: int) -> None:
+    """Keep reads as the reactor does with those of a steady stream."""
+    response = http_request.response
+    for _ in range(reads):
+        response.raw.append(CHUNK)
+        response.raw_stamps.append(5)
+        response.pending_bytes += len(CHUNK)
+        if response.pending_bytes > response.decode_at_bytes:
+            http_request.on_backlog()
+
+
+def test_a_stream_is_steady_once_its_small_stamped_reads_are_chunks(http_request: HttpRequest) -> None:
+    http_request.on_ready(select.EPOLLIN, stamped(HEAD[:20]))
+    before = http_request.response.fast_path
+    http_request.on_ready(select.EPOLLIN, stamped(HEAD[20:]))
+
+    assert (before, http_request.response.fast_path) == (False, True)
+
+    http_request.on_ready(select.EPOLLIN, stamped(CHUNK * 6))
+    assert not http_request.response.fast_path, "the next read asks for more"
+
+
+def test_a_read_that_fills_what_was_asked_for_asks_for_more_until_reads_are_small_again(
+    http_request: HttpRequest,
+) -> None:
+    connection = http_request.connection
+    http_request.on_ready(select.EPOLLIN, stamped(HEAD))
+    http_request.on_ready(select.EPOLLIN, stamped((CHUNK * 10)[: connection.bufsize]))
+
+    assert not http_request.response.fast_path
+
+    http_request.on_ready(select.EPOLLIN, stamped((CHUNK * 10)[479:500]))
+    assert http_request.response.fast_path
+
+
+def test_what_is_kept_is_understood_once_there_is_enough_and_read_no_more_where_there_is_much(
+    http_request: HttpRequest,
+) -> None:
+    http_request.on_ready(select.EPOLLIN, stamped(HEAD))
+
+    keep(http_request, reads=20_000 // len(CHUNK))
+    assert asked(http_request) == ["decode_later"]
+    keep(http_request, reads=60_000 // len(CHUNK))
+    assert asked(http_request) == ["decode_later", "pause"]
+
+    assert http_request.decode(FOREVER_NS)
+    assert asked(http_request)[2:] == ["resume"]
+    assert len(http_request.answer.chunk_ns) == 20_000 // len(CHUNK) + 60_000 // len(CHUNK)
+    assert (http_request.response.pending_bytes, http_request.response.arrived_ns) == (0, 5)
+
+
+def test_a_stream_that_waits_in_the_kernel_stays_there_when_its_request_is_written(http_request: HttpRequest) -> None:
+    http_request.on_ready(select.EPOLLIN, stamped(HEAD))
+    keep(http_request, reads=80_000 // len(CHUNK))
+
+    http_request.on_ready(select.EPOLLOUT, stamped(CHUNK))
+
+    assert asked(http_request) == ["decode_later", "pause", "pause"]
