@@ -312,7 +312,14 @@ class TestSafety:
         folder = self.evil(tmp_path / EVIL.replace("/", "_"))
         for page in (page_of(folder), page_of(folder, folder)):
             own = page
-            for script in ("report.js", "report.css", "uplot/uPlot.iife.min.js", "uplot/uPlot.min.css"):
+            for script in (
+                "figures.js",
+                "report.js",
+                "theme.css",
+                "report.css",
+                "uplot/uPlot.iife.min.js",
+                "uplot/uPlot.min.css",
+            ):
                 own = own.replace((PAGE / script).read_text(encoding="utf-8"), "")
 
             assert "alert(1)" in own
@@ -326,7 +333,7 @@ class TestSafety:
 
         assert re.findall(r'(?:src|href|action|srcset|data|poster)="([^"]*)"', outside) == ["data:,"]
         assert not re.search(r"@import|url\(", page)
-        for name in ("report.js", "report.css"):
+        for name in ("figures.js", "report.js", "theme.css", "report.css"):
             text = (PAGE / name).read_text(encoding="utf-8")
             assert not re.search(r"https?:|//cdn|fetch\(|XMLHttpRequest|WebSocket|import\s*\(", text)
 

@@ -21,7 +21,7 @@ from llmload.loadgen.options import refuse_changes
 from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.web import downloads
 from llmload.loadgen.web import login as web_login
-from llmload.report.html.assets import UPLOT
+from llmload.report.html.assets import PAGE, SHARED, UPLOT
 
 ASSETS: Final = Path(__file__).with_name("assets")
 TAB: Final = "llm"
@@ -96,7 +96,7 @@ def _add_pages(pages: Blueprint, guarded: Callable[..., Any], run: RunView) -> N
     @pages.route("/llm/assets/<path:name>")
     @guarded
     def llm_asset(name: str) -> Response:
-        return send_from_directory(ASSETS, name)
+        return send_from_directory(PAGE if name in SHARED else ASSETS, name)
 
     @pages.route("/llm/assets/uplot/<path:name>")
     @guarded

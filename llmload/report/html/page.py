@@ -16,7 +16,7 @@ from llmload.capacity.result import capacity_notes, capacity_text
 from llmload.errors import RunFolderError
 from llmload.formatting import UNKNOWN, milliseconds, number
 from llmload.report.definitions import DEFINITIONS
-from llmload.report.html.assets import PAGE, UPLOT
+from llmload.report.html.assets import PAGE
 from llmload.report.html.chart import Section
 from llmload.report.html.load_charts import monitored_sections, sections
 from llmload.report.markdown import groups
@@ -54,14 +54,15 @@ def render(digests: Sequence[LoadedRun]) -> str:
             section.title += f": {name}" if len(digests) > 1 else ""
             shown.append(section)
     charts = [chart for section in shown for chart in section.charts]
-    script, style = _text("report.js"), _text("report.css")
-    libraries, library_style = (UPLOT / "uPlot.iife.min.js").read_text("utf-8"), _uplot_style()
+    script, theme, style = "\n".join(map(_text, ("figures.js", "report.js"))), _text("theme.css"), _text("report.css")
+    library, library_style = _text("uplot/uPlot.iife.min.js"), _text("uplot/uPlot.min.css")
     return _ENVIRONMENT.get_template("report.html.j2").render(
         title=_title(digests),
-        policy=_policy([libraries, script], [library_style, style]),
-        library=Markup(libraries),  # noqa: S704 - our own files, not what a run brought
+        policy=_policy([library, script], [library_style, theme, style]),
+        library=Markup(library),  # noqa: S704 - our own files, not what a run brought
         library_style=Markup(library_style),  # noqa: S704 - the same
         script=Markup(script),  # noqa: S704 - the same
+        theme=Markup(theme),  # noqa: S704 - the same
         style=Markup(style),  # noqa: S704 - the same
         data=_embedded([chart.to_dict() if chart.drawn else None for chart in charts]),
         runs=[_run(digest, name, several=len(digests) > 1) for digest, name in zip(digests, names, strict=True)],
@@ -77,10 +78,6 @@ def render(digests: Sequence[LoadedRun]) -> str:
 
 def _text(name: str) -> str:
     return (PAGE / name).read_text(encoding="utf-8")
-
-
-def _uplot_style() -> str:
-    return (UPLOT / "uPlot.min.css").read_text(encoding="utf-8")
 
 
 def _policy(scripts: Sequence[str], styles: Sequence[str]) -> str:

@@ -1,47 +1,44 @@
-// The run over time, drawn by uPlot: a chart a figure, one cursor and one zoom for all.
+// The run over time, drawn by uPlot: one chart per figure, one cursor and one zoom for all.
 
-import { LATENCIES, QUANTILES, clock, milliseconds, number } from "./figures.js";
+import { LATENCIES, QUANTILES, axis, clock, colour, font, line as draw, milliseconds, number } from "./figures.js";
 
 const HEIGHT = 220;
-const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
 
 const line = (name, colour, of, text = number, width = 2) => ({ name, colour, of, text, width });
 const whole = (value) => number(value, 0);
 const quantiles = (title, key) => ({
   title: `${title}, ms`,
-  lines: QUANTILES.map((q) => line(q, `--${q}`, (p) => p[key]?.[q], milliseconds)),
+  lines: QUANTILES.map((q) => line(q, q, (p) => p[key]?.[q], milliseconds)),
   scale: 1000,
 });
 const ARRIVALS = [
   {
     title: "Arrivals: requests/s",
     lines: [
-      line("asked", "--level", (p) => p.asked_per_s, number, 5), // where all is well, what is sent lies on top of it
-      line("sent", "--second", (p) => p.sent_per_s),
-      line("dropped", "--bad", (p) => p.dropped_per_s),
+      line("asked", "level", (p) => p.asked_per_s, number, 5), // where all is well, what is sent lies on top of it
+      line("sent", "second", (p) => p.sent_per_s),
+      line("dropped", "fault", (p) => p.dropped_per_s),
     ],
   },
   quantiles("Schedule lag", "schedule_lag_s"),
-  { title: "Requests in flight", lines: [line("in flight", "--second", (p) => p.in_flight, whole)] },
+  { title: "Requests in flight", lines: [line("in flight", "second", (p) => p.in_flight, whole)] },
 ];
 const USERS = [
   {
     title: "Users and requests in flight",
     lines: [
-      line("users", "--level", (p) => p.users, whole, 5), // a closed loop has as many in flight: seen on top of it
-      line("in flight", "--second", (p) => p.in_flight, whole),
+      line("users", "level", (p) => p.users, whole, 5), // a closed loop has as many in flight: seen on top of it
+      line("in flight", "second", (p) => p.in_flight, whole),
     ],
   },
 ];
 const CHARTS = [
-  { title: "Output tokens/s", lines: [line("output tokens/s", "--rate", (p) => p.output_tokens_per_s)] },
-  { title: "Requests/min", lines: [line("requests/min", "--rate", (p) => p.requests_per_min)] },
-  { title: "Failed requests/min", lines: [line("failed/min", "--bad", (p) => p.failed_per_min)] },
+  { title: "Output tokens/s", lines: [line("output tokens/s", "rate", (p) => p.output_tokens_per_s)] },
+  { title: "Requests/min", lines: [line("requests/min", "rate", (p) => p.requests_per_min)] },
+  { title: "Failed requests/min", lines: [line("failed/min", "fault", (p) => p.failed_per_min)] },
   ...Object.entries(LATENCIES).map(([name, key]) => quantiles(name, key)),
 ];
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
-const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 2 });
 let zoomed = false;
 
 function series({ name, colour: of, text, width }, scale) {
@@ -54,7 +51,7 @@ function series({ name, colour: of, text, width }, scale) {
 
 function moment(plot, value) {
   const seconds = value ?? plot.data[0].at(-1);
-  return seconds === undefined ? "n/a" : clock(seconds);
+  return seconds === undefined ? "n/a" : clock(Math.round(seconds));
 }
 
 // A thin line where each stage after the first begins, its name beside it.
@@ -62,25 +59,20 @@ function markStages(plot, stages) {
   const { ctx, bbox } = plot;
   const [from, to] = [plot.scales.x.min, plot.scales.x.max];
   ctx.save();
-  ctx.strokeStyle = ctx.fillStyle = colour("--quiet");
-  ctx.font = `${11 * devicePixelRatio}px Roboto, Helvetica, Arial, sans-serif`;
+  ctx.strokeStyle = ctx.fillStyle = colour("quiet");
+  ctx.font = font(11 * devicePixelRatio);
   [ctx.textAlign, ctx.textBaseline] = ["left", "top"];
   for (const { name, begin_s: begin } of stages) {
     if (begin < from || begin > to) continue;
     const x = Math.round(plot.valToPos(begin, "x", true)) + 0.5;
-    ctx.beginPath();
     ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
-    ctx.moveTo(x, bbox.top);
-    ctx.lineTo(x, bbox.top + bbox.height);
-    if (begin > 0) ctx.stroke();
+    if (begin > 0) draw(ctx, x, bbox.top, x, bbox.top + bbox.height);
     ctx.fillText(name, x + 4 * devicePixelRatio, bbox.top + 2);
   }
   ctx.restore();
 }
 
 function options({ lines, scale = 1 }, width, stages) {
-  const grid = { stroke: () => colour("--grid"), width: 1 };
-  const axis = { stroke: () => colour("--quiet"), grid, ticks: { show: false } };
   return {
     width,
     height: HEIGHT,
@@ -88,10 +80,7 @@ function options({ lines, scale = 1 }, width, stages) {
       x: { time: false, range: (_, from, to) => [from ?? 0, Math.max(to ?? 0, (from ?? 0) + 10)] },
       y: { range: (_, from, to) => [0, to > 0 ? to * 1.1 : 1] },
     },
-    axes: [
-      { ...axis, size: 28, incrs: STEPS, values: (_, at) => at.map(clock) },
-      { ...axis, size: 56, values: (_, at) => at.map((value) => short.format(value)) },
-    ],
+    axes: [axis(28, { time: true }), axis(56)],
     series: [{ label: "at", value: moment }, ...lines.map((each) => series(each, scale))],
     cursor: { sync: { key: "llm" }, drag: { x: true, y: false } },
     hooks: {

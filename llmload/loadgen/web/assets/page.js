@@ -1,4 +1,4 @@
-// Asks once a second where the run stands and what has come since, and shows it.
+// Polls the run's state and its new points once a second, and shows them.
 
 import { Charts } from "./charts.js";
 import { LATENCIES, QUANTILES, milliseconds, number } from "./figures.js";

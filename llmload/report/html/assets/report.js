@@ -1,44 +1,29 @@
-// Draws the charts that the page's data describes. It asks for nothing: everything is in this file.
+// Draws the charts that the page's data describes. The page makes no request: it contains this text, the data and
+// figures.js, which precedes this text in the same module.
 
 const HEIGHT = 210;
 const PRINT_WIDTH = 300;
 const DARK = matchMedia("(prefers-color-scheme: dark)");
-const STEPS = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
-const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 4 });
 const plots = [];
 let printing = false;
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`);
 const element = (tag, className, text = "") => Object.assign(document.createElement(tag), { className, textContent: text });
 
 function figure(value) {
   if (value === null || value === undefined) return "";
-  const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
-  return value.toLocaleString("en-US", { minimumFractionDigits: Number.isInteger(value) ? 0 : digits, maximumFractionDigits: digits });
-}
-
-function clock(seconds) {
-  const two = (part) => String(part).padStart(2, "0");
-  const whole = Math.floor(seconds + 1e-9);
-  const tenths = Math.round((seconds - whole) * 10);
-  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
-  const text = hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
-  return tenths ? `${text}.${tenths}` : text;
+  if (Number.isInteger(value)) return number(value, 0);
+  return number(value, Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2);
 }
 
 // Axes
 
 function axes(chart) {
-  const grid = { stroke: () => colour("grid"), width: 1 };
-  const font = "12px system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif";
-  const axis = { stroke: () => colour("quiet"), grid, ticks: { show: false }, font, labelFont: font };
-  const across = { ...axis, size: 26, space: 56 };
-  if (chart.x === "time") Object.assign(across, { incrs: STEPS, values: (_, at) => at.map(clock) });
-  else Object.assign(across, { values: (_, at) => at.map((value) => (value === null ? "" : short.format(value))) });
-  if (chart.xLabel) Object.assign(across, { label: chart.xLabel, labelSize: 18, labelGap: 0 });
-  if (chart.x === "log") Object.assign(across, LADDER);
-  const values = (_, at) => at.map((value) => (value === null ? "" : short.format(value)));
-  return [across, { ...axis, size: 48, values, ...(chart.y === "log" ? LADDER : {}) }];
+  const label = chart.xLabel ? { label: chart.xLabel, labelSize: 18, labelGap: 0 } : {};
+  const log = (scale) => (scale === "log" ? LADDER : {});
+  return [
+    axis(26, { time: chart.x === "time", space: 56, ...label, ...log(chart.x) }),
+    axis(48, log(chart.y)),
+  ];
 }
 
 // Marks of a log axis: 1, 2, 5 of each decade, or 1 alone over many decades.
@@ -88,7 +73,7 @@ function backdrop(plot, chart) {
   ctx.beginPath();
   ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
   ctx.clip();
-  ctx.font = `${11 * ratio}px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif`;
+  ctx.font = font(11 * ratio);
   ctx.textBaseline = "top";
   for (const band of chart.bands.filter(({ kind }) => kind === "outside")) {
     ctx.fillStyle = colour("shade");
@@ -110,7 +95,7 @@ function foreground(plot, chart) {
   const ratio = devicePixelRatio;
   const place = (value, axis) => Math.round(plot.valToPos(value, axis, true)) + 0.5;
   ctx.save();
-  ctx.font = `${11 * ratio}px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif`;
+  ctx.font = font(11 * ratio);
   ctx.textBaseline = "top";
   ctx.textAlign = "left";
   ctx.fillStyle = ctx.strokeStyle = colour("mark");
@@ -165,13 +150,6 @@ function trails(plot, chart) {
     ctx.stroke();
   }
   ctx.restore();
-}
-
-function line(ctx, fromX, fromY, toX, toY) {
-  ctx.beginPath();
-  ctx.moveTo(fromX, fromY);
-  ctx.lineTo(toX, toY);
-  ctx.stroke();
 }
 
 // Curves
