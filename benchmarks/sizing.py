@@ -12,10 +12,11 @@ from typing import Any
 import click
 
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.engine_log import Comparison, compare, comparison_text, read_engine
+from llmload.sizing.engine_log import Comparison, compare, read_engine
 from llmload.sizing.engine_memory import engine_for
 from llmload.sizing.fit import Deployment, fit
 from llmload.sizing.gpus import find_gpu
+from llmload.sizing.text import comparison_text
 from llmload.sizing.weights import Parallelism
 
 ROOT = Path(__file__).resolve().parent.parent

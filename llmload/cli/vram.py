@@ -153,13 +153,14 @@ def fit(model: str, gpu: str, hub: bool, as_json: bool, **asked: Any) -> None:
       llmload vram fit Qwen3-32B --gpu H100-SXM5 --count 2 --context 16000 --users 8 --kv-dtype fp8
       llmload vram fit gpt-oss-20b --gpu RTX-4090 --engine-version 0.19 --context 32768 --json
     """
-    from llmload.sizing import fit as fitting
     from llmload.sizing.catalogue import load_model
-    from llmload.sizing.fit import plan_deployment
+    from llmload.sizing.fit import DeploymentRequest, plan_deployment
+    from llmload.sizing.fit import fit as fit_deployment
     from llmload.sizing.gpus import find_gpu
     from llmload.sizing.text import fit_json, fit_text
 
-    found = fitting.fit(plan_deployment(load_model(model, hub=hub), find_gpu(gpu), **asked))
+    request = DeploymentRequest(model=load_model(model, hub=hub), gpu=find_gpu(gpu), **asked)
+    found = fit_deployment(plan_deployment(request))
     click.echo(json.dumps(fit_json(found), indent=2) if as_json else fit_text(found))
     if found.verdict == "does not fit":
         sys.exit(ExitCode.FAILED)
@@ -195,8 +196,8 @@ def bound(
     from llmload.sizing.catalogue import load_model
     from llmload.sizing.fit import default_format
     from llmload.sizing.gpus import find_gpu
-    from llmload.sizing.speed import reference_speed_markdown, reference_speed_rows
-    from llmload.sizing.text import bound_json, bound_text
+    from llmload.sizing.speed import reference_speed_rows
+    from llmload.sizing.text import bound_json, bound_text, reference_speed_markdown
 
     if model is None:
         rows = reference_speed_rows()
@@ -240,8 +241,9 @@ def check_log(
     from dataclasses import asdict
 
     from llmload.sizing.catalogue import load_served
-    from llmload.sizing.engine_log import compare, comparison_text, read_engine
+    from llmload.sizing.engine_log import compare, read_engine
     from llmload.sizing.gpus import find_gpu
+    from llmload.sizing.text import comparison_text
 
     facts = read_engine(file.read_text(encoding="utf-8", errors="replace"))
     spec = load_served(model or facts.model, hub=hub)
@@ -268,7 +270,8 @@ def list_gpus(local: bool, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from llmload.sizing.gpus import gpus, gpus_text, local_gpus, local_gpus_text
+    from llmload.sizing.gpus import gpus, local_gpus
+    from llmload.sizing.text import gpus_text, local_gpus_text
 
     if local:
         here = local_gpus()

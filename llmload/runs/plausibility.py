@@ -6,7 +6,7 @@ from llmload.errors import ConfigError
 from llmload.scenario import Scenario
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.fit import Fit, default_format, fit, plan_deployment, pool_warning
+from llmload.sizing.fit import DeploymentRequest, Fit, default_format, fit, plan_deployment, pool_warning
 from llmload.sizing.gpus import find_gpu
 from llmload.sizing.speed import decode_bound_tokens_per_s, implausible, mbu
 
@@ -70,14 +70,14 @@ def _fit_of(scenario: Scenario) -> Fit | None:
     deployment = scenario.deployment
     if not deployment.gpu:
         return None
-    planned = plan_deployment(
-        _model_of(scenario),
-        find_gpu(deployment.gpu),
+    request = DeploymentRequest(
+        model=_model_of(scenario),
+        gpu=find_gpu(deployment.gpu),
         count=deployment.gpus or 1,
         tensor=deployment.tensor_parallel,
         weight_format=FORMATS[deployment.precision] if deployment.precision else None,
     )
-    return fit(planned)
+    return fit(plan_deployment(request))
 
 
 def _model_of(scenario: Scenario) -> ModelSpec:

@@ -1,4 +1,4 @@
-"""An engine's own figures beside the estimate made from its settings."""
+"""What an engine's start-up log or /metrics says about its memory, and the estimate from its settings beside it."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +14,15 @@ from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, BlockPool, KvCache, block_
 from llmload.sizing.weights import WEIGHT_FORMATS, Parallelism, rank_model, weights_bytes
 from llmload.units import GIB
 
-# What an inference engine says about its memory: its start-up log, or its /metrics, as facts.
-
 Pick = Callable[[list[float]], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFacts:
     """
-    What was found; None is what the text does not say. Sizes are GiB on one GPU, the fullest where they differ.
+    What the text says; None where it does not. Sizes are GiB on one GPU, the fullest where they differ.
 
-    Settings are those the engine was started with; `one_line_tokens` tells the wording that counts KV tokens as
-    concurrency x length, which vLLM took up when it began to print both in one line.
+    `one_line_tokens`: tokens of the KV cache are concurrency x length, as vLLM counts since it logs both in one line.
     """
 
     engine: str  # vllm or sglang
@@ -59,8 +56,8 @@ class EngineFacts:
 _NUMBER = r"(-?[\d,]+\.?\d*)"
 _GIB_PATTERN = _NUMBER + r" ?Gi?B"
 
-# Wordings by fact: vLLM V1, then V0, then SGLang; the "GB" of all three is 2^30 bytes. The last mention counts, except
-# where several ranks speak: see _PICKS.
+# Wordings by fact: vLLM V1, then V0, then SGLang; the "GB" of all three is 2^30 bytes. The last match counts, except
+# where several ranks log: see _PICKS.
 _NUMBERS: Mapping[str, Sequence[str]] = {
     "tensor_parallel": (r"tensor_parallel_size=(\d+)", r"'tensor_parallel_size': (\d+)", r"\btp_size=(\d+)"),
     "pipeline_parallel": (r"pipeline_parallel_size=(\d+)", r"\bpp_size=(\d+)"),
@@ -129,15 +126,15 @@ _WORDS: Mapping[str, Sequence[str]] = {
 
 def read_engine(text: str) -> EngineFacts:
     """
-    The facts of a vLLM or SGLang start-up log, or of their /metrics.
+    Return the facts of a start-up log of vLLM or SGLang, or of what their /metrics answers.
 
-    Raises ConfigError for a text in which neither engine says anything about its memory.
+    Raises ConfigError for a text without any of them.
     """
     if re.search(r"^vllm:cache_config_info\{", text, re.MULTILINE):
         return _from_metrics(text)
     found: dict[str, Any] = {name: _number(name, text) for name in _NUMBERS}
     if all(found[name] is None for name in ("weights_gib", "checkpoint_gib", "pool_gib", "tokens", "blocks")):
-        raise ConfigError("neither a start-up log nor /metrics: no weights, KV cache, blocks or tokens are told in it")
+        raise ConfigError("neither a start-up log nor /metrics: it has no weights, KV cache, blocks or tokens")
     found |= {name: _word(patterns, text) for name, patterns in _WORDS.items()}
     sglang = bool(re.search(r"max_total_num_tokens|mem_fraction_static|KV Cache is allocated", text))
     if sglang and found["pool_gib"] is None:
@@ -178,7 +175,7 @@ def _sglang_pool_gib(text: str) -> float | None:
 
 
 def _from_metrics(text: str) -> EngineFacts:
-    """The settings and results that vLLM exports as labels of one series."""
+    """The settings and results in the labels of one of vLLM's series."""
     line = re.search(r"^vllm:cache_config_info\{(.*)\}", text, re.MULTILINE)
     labels = dict(re.findall(r'(\w+)="([^"]*)"', line[1] if line else ""))
     known = {key: value for key, value in labels.items() if value not in ("None", "")}
@@ -212,12 +209,12 @@ _KV_DTYPES = {"auto": None, "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One figure of the engine beside the estimate, both in the unit that ends the name; None: it was not told."""
+    """One figure of the engine beside the estimate, both in the unit that ends the name; None: the log has none."""
 
     quantity: str
     logged: float | None
     estimated: float
-    given: str  # what the estimate starts from
+    given: str  # the estimate's inputs
 
     @property
     def difference_percent(self) -> float | None:
@@ -225,7 +222,7 @@ class Comparison:
         return 100 * (self.estimated / self.logged - 1) if self.logged else None
 
     def agrees(self, percent: float) -> bool:
-        """Whether they differ by no more than so many percent, or by less than a log of two digits rounds off."""
+        """Return whether they differ by at most `percent`, or by less than a log with two digits rounds off."""
         if self.logged is None:
             return False
         rounded_off = 0.005 if self.quantity.endswith(("_gib", "concurrency")) else 0.0
@@ -240,9 +237,9 @@ def compare(
     tensor_parallel: int | None = None,
 ) -> list[Comparison]:
     """
-    What can be estimated from what the engine tells of its settings; the other arguments stand in for what it omits.
+    Return the estimates that the engine's settings allow; the other arguments replace what the log omits.
 
-    Raises ConfigError for a quantisation that is not known and not given.
+    Raises ConfigError for an unknown quantisation without `weight_format`.
     """
     form = weight_format or log_weight_format(facts, model)
     parallelism = Parallelism(
@@ -255,25 +252,11 @@ def compare(
     return rows + _cache(facts, model, parallelism)
 
 
-def comparison_text(facts: EngineFacts, rows: list[Comparison]) -> str:
-    """The comparison for people, a line a figure; a dash is not told."""
-    version = f" {facts.version}" if facts.version else ""
-    lines = [f"{facts.engine}{version}: {facts.model or 'model not named'}"]
-    lines.append(f"  {'':<22}{'logged':>13}{'estimate':>13}{'%':>8}  from")
-    for row in rows:
-        digits = 2 if row.quantity.endswith("_gib") or row.quantity == "concurrency" else 0
-        logged = "-" if row.logged is None else f"{row.logged:,.{digits}f}"
-        off = "-" if row.difference_percent is None else f"{row.difference_percent:+.2f}"
-        off = "equal" if row.agrees(0) else off  # as far as the log's digits tell
-        lines.append(f"  {row.quantity:<22}{logged:>13}{row.estimated:>13,.{digits}f}{off:>8}  {row.given}")
-    return "\n".join(lines)
-
-
 def log_weight_format(facts: EngineFacts, model: ModelSpec) -> str:
     """
-    How the engine holds its weights: by its quantisation, then by its dtype, then by the model's config.
+    Return the format of the engine's weights: by its quantisation, then its dtype, then the model's config.
 
-    Raises ConfigError where none of these tells.
+    Raises ConfigError where none of these has it.
     """
     method = (facts.quantization or "").removesuffix("_marlin")
     if method in _QUANTISED:
@@ -306,7 +289,7 @@ def _weights(facts: EngineFacts, model: ModelSpec, form: str, parallelism: Paral
 def _overhead(
     facts: EngineFacts, model: ModelSpec, form: str, parallelism: Parallelism, gpu: Gpu | None
 ) -> list[Comparison]:
-    """Activations, libraries and the pool: only for vLLM on a GPU whose memory is known."""
+    """Activations, libraries and the pool; only for vLLM on a GPU whose memory is known."""
     card = gpu or _card_of(facts)
     if facts.engine != "vllm" or facts.on_cpu or card is None or facts.version is None:
         return []
@@ -327,7 +310,7 @@ def _overhead(
 
 
 def _cache(facts: EngineFacts, model: ModelSpec, parallelism: Parallelism) -> list[Comparison]:
-    """Blocks, tokens and concurrency from the pool that the engine reports, so that errors before it are left out."""
+    """Blocks, tokens and concurrency from the pool that the engine logs, so that no earlier error is in them."""
     if facts.pool_gib is None or model.encoder:
         return []
     pool_bytes = int(facts.pool_gib * GIB)
@@ -364,7 +347,7 @@ def _width(facts: EngineFacts) -> int:
 
 
 def _card_of(facts: EngineFacts) -> Gpu | None:
-    """The card of which only the memory is known, from the log itself."""
+    """The GPU of which only the memory is known, from the log."""
     if facts.gpu_total_gib is None:
         return None
     return Gpu(

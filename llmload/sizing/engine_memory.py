@@ -1,4 +1,4 @@
-"""What an engine takes beside weights and KV cache: the peak of its warm-up, libraries, CUDA graphs."""
+"""An inference engine as far as memory depends on it, and what it takes beside weights and KV cache."""
 
 import re
 from collections.abc import Mapping
@@ -10,17 +10,47 @@ from llmload.sizing.gpus import Gpu
 from llmload.sizing.weights import ONE_GPU, Parallelism, rank_model
 from llmload.units import GIB
 
-# Inference engines as far as memory depends on them: their versions, settings and defaults.
-
-VLLM_LATEST = (0, 21)  # what an unnamed version is taken for; nothing that sizes memory is known to differ above it
+VLLM_LATEST = (0, 21)  # the version where none is given; no difference in memory is known above it
 _GRAPHS_COUNTED_SINCE = (0, 21)  # vLLM's own log: "CUDA graph memory profiling is enabled (default since v0.21.0)"
-# sglang/srt/server_args.py of 0.4: the share that weights and KV cache may take, by GPUs of one copy.
-_SGLANG_SHARES: Mapping[int, float] = {16: 0.79, 8: 0.81, 4: 0.85, 2: 0.87, 1: 0.88}
+# sglang/srt/server_args.py of 0.4: the fraction of memory for weights and KV cache, by GPUs of one copy.
+_SGLANG_UTILIZATION: Mapping[int, float] = {16: 0.79, 8: 0.81, 4: 0.85, 2: 0.87, 1: 0.88}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with bounds that measured runs stayed within: low <= best <= high, in the unit of its name."""
+
+    low: float
+    best: float
+    high: float
+
+    @classmethod
+    def around(cls, best: float, fraction: float, least: float = 0.0) -> "Estimate":
+        """Return the best figure plus and minus a fraction of it, and at least `least` in its own unit."""
+        margin = max(abs(best) * fraction, least)
+        return cls(best - margin, best, best + margin)
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        """Return the sum of two parts whose errors may have the same direction, as when both follow one setting."""
+        return Estimate(self.low + other.low, self.best + other.best, self.high + other.high)
+
+    @property
+    def figures(self) -> tuple[float, float, float]:
+        """Low, best and high."""
+        return self.low, self.best, self.high
+
+    def left_of(self, whole: float) -> "Estimate":
+        """Return what is left of a whole: the high bound of this leaves the low bound."""
+        return Estimate(whole - self.high, whole - self.best, whole - self.low)
+
+    def rounded(self, digits: int) -> dict[str, float]:
+        """Return the three figures for JSON."""
+        return {"low": round(self.low, digits), "best": round(self.best, digits), "high": round(self.high, digits)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """One engine as it will be started; its `utilization` is the share of a card's memory that it may use."""
+    """One engine as it is started; `utilization` is the fraction of a GPU's memory that it may use."""
 
     name: str  # vllm or sglang
     version: tuple[int, int]
@@ -32,7 +62,7 @@ class Engine:
 
     @property
     def counts_graphs(self) -> bool:
-        """Whether the engine sets the memory of its CUDA graphs aside before it sizes the KV cache."""
+        """Whether the engine reserves memory for its CUDA graphs before it sizes the KV cache."""
         return self.graphs and self.name == "vllm" and self.version >= _GRAPHS_COUNTED_SINCE
 
 
@@ -47,15 +77,15 @@ def engine_for(
     max_num_batched_tokens: int | None = None,
 ) -> Engine:
     """
-    The engine with the defaults it takes on such a card; gpus: of one copy of the model.
+    Return the engine with its defaults on that GPU; `gpus` are those of one copy of the model.
 
-    Raises ConfigError for an engine, version or share of memory that is not known. Source: vLLM engine/arg_utils.py,
+    Raises ConfigError for an unknown engine, version or utilization. Source: vLLM engine/arg_utils.py,
     `get_batch_defaults`; SGLang server_args.py.
     """
     if name not in ("vllm", "sglang"):
         raise ConfigError(f"engine {name!r} is not known; known: vllm, sglang")
     if utilization is not None and not 0 < utilization <= 1:
-        raise ConfigError(f"utilization = {utilization} is not a share above 0 and up to 1")
+        raise ConfigError(f"utilization = {utilization} is not a fraction above 0 and up to 1")
     seqs, batched = _batch_defaults(gpu)
     release = parse_version(version) if version else VLLM_LATEST
     return Engine(
@@ -68,7 +98,7 @@ def engine_for(
 
 
 def parse_version(text: str) -> tuple[int, int]:
-    """The first two numbers of a version such as 0.19.0 or v0.8.5.post1; raises ConfigError where there are none."""
+    """Return the first two numbers of a version such as 0.19.0 or v0.8.5.post1; ConfigError where it has none."""
     found = re.match(r"v?(\d+)\.(\d+)", text.strip())
     if found is None:
         raise ConfigError(f"engine version {text!r} does not begin with two numbers, as 0.19 does")
@@ -76,14 +106,14 @@ def parse_version(text: str) -> tuple[int, int]:
 
 
 def default_utilization(name: str, version: tuple[int, int], gpus: int = 1) -> float:
-    """The share of a card's memory that the engine takes unasked; vLLM raised it when it began to count its graphs."""
+    """Return the engine's default utilization; vLLM raised it when it began to count its graphs."""
     if name == "sglang":
-        return next(share for least, share in _SGLANG_SHARES.items() if gpus >= least)
+        return next(fraction for least, fraction in _SGLANG_UTILIZATION.items() if gpus >= least)
     return 0.92 if version >= _GRAPHS_COUNTED_SINCE else 0.9
 
 
 def _batch_defaults(gpu: Gpu) -> tuple[int, int]:
-    """vLLM's max_num_seqs and max_num_batched_tokens for its API server on such a card."""
+    """vLLM's max_num_seqs and max_num_batched_tokens for its API server on that GPU."""
     total_gib = gpu.usable_gib
     if total_gib >= 160:
         return 1024, 16384
@@ -92,58 +122,23 @@ def _batch_defaults(gpu: Gpu) -> tuple[int, int]:
     return 256, 2048
 
 
-# An estimate that says how sure it is: the best figure and the bounds that measured runs stayed within.
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure with its bounds, low <= best <= high, all in the unit of the name it is stored under."""
-
-    low: float
-    best: float
-    high: float
-
-    @classmethod
-    def around(cls, best: float, share: float, least: float = 0.0) -> "Estimate":
-        """The best figure give or take a share of it, and no less than `least` in its own unit."""
-        margin = max(abs(best) * share, least)
-        return cls(best - margin, best, best + margin)
-
-    def __add__(self, other: "Estimate") -> "Estimate":
-        """Sum two parts whose errors may fall the same way, as they do when both follow one setting."""
-        return Estimate(self.low + other.low, self.best + other.best, self.high + other.high)
-
-    @property
-    def figures(self) -> tuple[float, float, float]:
-        """Low, best and high."""
-        return self.low, self.best, self.high
-
-    def left_of(self, whole: float) -> "Estimate":
-        """What is left of a whole when this is taken from it: the more is taken, the less is left."""
-        return Estimate(whole - self.high, whole - self.best, whole - self.low)
-
-    def rounded(self, digits: int) -> dict[str, float]:
-        """The three figures for JSON."""
-        return {"low": round(self.low, digits), "best": round(self.best, digits), "high": round(self.high, digits)}
-
-
 _LEAN_SAMPLER_SINCE = (0, 17)
-_FAT_LOGIT_BYTES = 37.51  # what the sampler's warm-up took for each entry of its logits before
-_LOGIT_BYTES_BESIDE_OWN = 12  # and since, beside the logit itself
+_FAT_LOGIT_BYTES = 37.51  # of the sampler's warm-up, for each entry of its logits, before that version
+_LOGIT_BYTES_BESIDE_OWN = 12  # since then, beside the logit itself
 MXFP4_EXPERT_STEP = 256  # vLLM pads the width of MXFP4 experts to a multiple of it: 2880 becomes 3072
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overhead:
-    """Bytes on one GPU that serve neither weights nor KV cache."""
+    """Bytes on one GPU for neither weights nor KV cache."""
 
     activation_bytes: Estimate
-    non_torch_bytes: Estimate  # CUDA context, NCCL buffers and what libraries keep
+    non_torch_bytes: Estimate  # CUDA context, NCCL buffers, libraries
     graph_bytes: Estimate
 
     @property
     def total_bytes(self) -> Estimate:
-        """All of it."""
+        """The sum of the three."""
         return self.activation_bytes + self.non_torch_bytes + self.graph_bytes
 
 
@@ -156,10 +151,10 @@ def overhead(
     weight_format: str = "bf16",
 ) -> Overhead:
     """
-    What vLLM takes on one rank of a pipeline stage, in bytes.
+    Return what vLLM takes on one rank of a pipeline stage.
 
     Formulas: fitted to the parts that vLLM 0.19 logged in 45 runs on H100, and checked against 8 runs of vLLM 0.11
-    (llm-d planner, results_raw.csv and empirical-vllm-memory-results.md); bounds are the widest errors seen there.
+    (llm-d planner, results_raw.csv and empirical-vllm-memory-results.md); bounds are the largest errors there.
     """
     last = stage == parallelism.pipeline - 1
     peak = activation_peak_bytes(model, engine, parallelism, last_stage=last, weight_format=weight_format)
@@ -180,9 +175,9 @@ def activation_peak_bytes(
     weight_format: str = "bf16",
 ) -> float:
     """
-    The peak of vLLM's warm-up on one rank: the sampler's logits or the widest layer, whichever is larger.
+    Return the peak of vLLM's warm-up on one rank: the sampler's logits or the widest layer, whichever is larger.
 
-    Experts run in a workspace that is kept, so theirs is added to the sampler's; MXFP4 kernels have none.
+    Experts run in a workspace that stays allocated, so it is added to the sampler's; MXFP4 kernels have none.
     """
     tokens, hidden = engine.max_num_batched_tokens, model.hidden_size
     width = 4 if weight_format == "fp32" else 2
@@ -200,7 +195,7 @@ def activation_peak_bytes(
 
 def kept_tables_bytes(model: ModelSpec, parallelism: Parallelism = ONE_GPU) -> int:
     """
-    Bytes that vLLM counts among the weights of a rank without their being parameters.
+    Return the bytes that vLLM counts among a rank's weights and that are not parameters.
 
     The table of rotary angles, for every position, and for latent attention the two projections it absorbs.
     """
@@ -214,7 +209,7 @@ def kept_tables_bytes(model: ModelSpec, parallelism: Parallelism = ONE_GPU) -> i
 
 
 def _libraries_gib(engine: Engine, parallelism: Parallelism) -> Estimate:
-    """What CUDA, NCCL and other libraries keep, by whether ranks talk within a layer, between layers or not at all."""
+    """GiB of CUDA, NCCL and other libraries: with tensor parallelism, with pipeline stages, with neither."""
     lean = engine.version >= _LEAN_SAMPLER_SINCE
     if parallelism.tensor > 1:
         return Estimate(2.0, 2.1, 2.25) if lean else Estimate(0.5, 0.55, 0.7)

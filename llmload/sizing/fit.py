@@ -1,4 +1,4 @@
-"""From the cards at hand to a deployment: how to cut the model, how to start the engine, what to change if it fails."""
+"""Whether a model fits on given GPUs under an engine, how many requests fit then, and what to change if it does not."""
 
 import shlex
 from collections.abc import Iterator
@@ -34,16 +34,33 @@ from llmload.sizing.weights import (
 )
 from llmload.units import GIB
 
-# Whether a model fits on given cards under an engine, how much it then serves, and how sure that is.
-
-_UNCOUNTED_GIB = 2.0  # the most that a vision tower was seen to add; the least is nothing
+_UNCOUNTED_GIB = 2.0  # the most that a vision tower has added
 
 Verdict = Literal["fits", "may fit", "does not fit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentRequest:
+    """What a user says of a deployment; None is the model's own value, the engine's default, or chosen to fit."""
+
+    model: ModelSpec
+    gpu: Gpu
+    count: int = 1  # GPUs, over all copies
+    tensor: int | None = None
+    pipeline: int | None = None
+    expert: bool = False
+    context_tokens: int | None = None
+    users: int | None = None
+    engine: str = "vllm"
+    engine_version: str | None = None
+    utilization: float | None = None
+    weight_format: str | None = None
+    kv_dtype: str = "bf16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """A model on cards under an engine; `copies` of it serve side by side."""
+    """A model on GPUs under an engine; `copies` of it serve side by side."""
 
     model: ModelSpec
     gpu: Gpu
@@ -53,7 +70,67 @@ class Deployment:
     weight_format: str = "bf16"
     kv_dtype: str = "bf16"
     context_tokens: int
-    users: int | None = None  # requests of full context at once; None: one must do
+    users: int | None = None  # requests of full context at once; None: one
+
+
+def plan_deployment(request: DeploymentRequest) -> Deployment:
+    """
+    Return the deployment that a request means.
+
+    Raises ConfigError for a request that cannot be met, and where neither it nor the model states a context length.
+    """
+    model, gpu = request.model, request.gpu
+    parallelism, copies = plan_parallelism(
+        model, request.count, request.tensor, request.pipeline, expert=request.expert
+    )
+    context_tokens = request.context_tokens or model.max_position_tokens
+    if context_tokens is None:
+        raise ConfigError(f"{model.name} states no longest context: give --context")
+    return Deployment(
+        model=model,
+        gpu=gpu,
+        engine=engine_for(
+            gpu, request.engine, request.engine_version, utilization=request.utilization, gpus=parallelism.gpus
+        ),
+        parallelism=parallelism,
+        copies=copies,
+        weight_format=request.weight_format or default_format(model),
+        kv_dtype=request.kv_dtype,
+        context_tokens=context_tokens,
+        users=request.users,
+    )
+
+
+def plan_parallelism(
+    model: ModelSpec, gpus: int, tensor: int | None = None, pipeline: int | None = None, *, expert: bool = False
+) -> tuple[Parallelism, int]:
+    """
+    Return how the model is split over the GPUs, and how many copies of it they serve.
+
+    Where nothing is given: as much tensor parallelism as the model allows, then pipeline stages. Raises ConfigError
+    where the GPUs are too few or cannot be divided evenly.
+    """
+    if tensor is None:
+        ranks = gpus // (pipeline or 1)
+        fitting = [n for n in range(1, ranks + 1) if ranks % n == 0]
+        tensor = next(n for n in reversed(fitting) if n == 1 or not parallel_problems(model, Parallelism(tensor=n)))
+        if pipeline is None and gpus // tensor <= len(model.decoder):
+            pipeline = gpus // tensor
+    found = Parallelism(tensor=tensor, pipeline=pipeline or 1, expert=expert)
+    if gpus % found.gpus:
+        raise ConfigError(
+            f"{gpus} GPUs cannot be divided evenly into copies of TP {found.tensor} x PP {found.pipeline}"
+        )
+    return found, gpus // found.gpus
+
+
+def default_format(model: ModelSpec) -> str:
+    """Return the format of a model's files, else that of its config; raises ConfigError where it is unknown."""
+    if model.checkpoint is not None:
+        return FROM_FILE
+    if model.weight_format is None:
+        raise ConfigError(f"{model.source}: quantisation {model.quantisation!r} is not known: give --precision")
+    return model.weight_format
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +156,12 @@ class Fit:
 
     @property
     def tightest(self) -> StageFit:
-        """The stage that holds the fewest blocks, and so decides for all."""
+        """The stage with the fewest blocks, which limits all."""
         return min(self.stages, key=lambda stage: stage.pool_bytes.best / stage.blocks.block_bytes)
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the users' requests fit: surely, by the best estimate alone, or not."""
+        """Whether the users' requests fit: even by the low estimate, by the best one only, or not."""
         wanted = self.deployment.users or 1
         if self.concurrency.low >= wanted:
             return "fits"
@@ -93,9 +170,9 @@ class Fit:
 
 def fit(deployment: Deployment) -> Fit:
     """
-    Work out what is left for the KV cache on each rank, and how many requests that holds.
+    Compute what is left for the KV cache on each rank, and how many requests fit into it.
 
-    Raises ConfigError for a cut that engines refuse, a format that is not known, or layers whose blocks are not known.
+    Raises ConfigError for a split that engines refuse, an unknown format, or layers whose blocks are unknown.
     """
     check_parallelism(deployment.model, deployment.parallelism)
     usable = deployment.gpu.usable_gib * GIB * deployment.engine.utilization
@@ -112,19 +189,6 @@ def fit(deployment: Deployment) -> Fit:
         concurrency=concurrency,
         pool_tokens=Estimate(*(floor(requests * context) for requests in concurrency.figures)),
         max_context_tokens=_longest(pool, blocks[1], deployment),
-    )
-
-
-def pool_warning(found: Fit, users: int, tokens: int) -> str | None:
-    """What to tell before a load of users x tokens each on this deployment; None where its KV cache surely holds it."""
-    wider = fit(replace(found.deployment, context_tokens=tokens, users=users))
-    if wider.verdict == "fits":
-        return None
-    least, best = floor(max(0.0, wider.concurrency.low)), floor(max(0.0, wider.concurrency.best))
-    held = f"{best:,}" if least == best else f"{least:,} to {best:,}"
-    return (
-        f"{users:,} users x {tokens:,} tokens are {users * tokens:,} tokens of KV cache; {found.deployment.gpu.name} "
-        f"holds {held} such requests at once: others wait, or are computed anew"
     )
 
 
@@ -154,15 +218,15 @@ def _stage_fit(deployment: Deployment, stage: int, usable: float) -> StageFit:
 
 def rank_weights(model: ModelSpec, weight_format: str, parallelism: Parallelism = ONE_GPU, stage: int = 0) -> Estimate:
     """
-    Bytes that vLLM reports for the weights of one rank of a stage; the format "file" takes them as the files hold them.
+    Return the bytes that vLLM reports for the weights of one rank of a stage; the format "file" is that of the files.
 
-    Raises ConfigError for a format that is neither that nor in WEIGHT_FORMATS, and for "file" where no file was read.
+    Raises ConfigError for a format that is neither "file" nor in WEIGHT_FORMATS, and for "file" where no file was read.
     Bounds: the weights of 34 runs of vLLM 0.19 lay within them.
     """
     tables = kept_tables_bytes(model, parallelism)
     if weight_format == FROM_FILE and model.checkpoint is not None:
-        share = _rank_share(model, parallelism, stage)
-        return Estimate.around(model.checkpoint.tensor_bytes * share + tables, 0.005, 0.2 * GIB)
+        fraction = _rank_fraction(model, parallelism, stage)
+        return Estimate.around(model.checkpoint.tensor_bytes * fraction + tables, 0.005, 0.2 * GIB)
     if weight_format not in WEIGHT_FORMATS:
         known = ", ".join(WEIGHT_FORMATS)
         raise ConfigError(f"precision {weight_format!r} is not known for {model.name}; known: {known}, and file")
@@ -172,17 +236,8 @@ def rank_weights(model: ModelSpec, weight_format: str, parallelism: Parallelism 
     return replace(around, high=around.high + _UNCOUNTED_GIB * GIB) if model.uncounted else around
 
 
-def default_format(model: ModelSpec) -> str:
-    """The format a model's weights come in: as its files hold them, else as its config declares; raises ConfigError."""
-    if model.checkpoint is not None:
-        return FROM_FILE
-    if model.weight_format is None:
-        raise ConfigError(f"{model.source}: quantisation {model.quantisation!r} is not known: give --precision")
-    return model.weight_format
-
-
-def _rank_share(model: ModelSpec, parallelism: Parallelism, stage: int) -> float:
-    """A rank's share of the weights, each parameter counted alike: what is cut and what is copied differ little."""
+def _rank_fraction(model: ModelSpec, parallelism: Parallelism, stage: int) -> float:
+    """A rank's fraction of all parameters, taken for its fraction of the bytes."""
     return rank_counts(model, parallelism, stage).total / rank_counts(model, ONE_GPU).total
 
 
@@ -195,7 +250,7 @@ def _fewest_blocks(stages: tuple[StageFit, ...]) -> tuple[int, int, int]:
 
 
 def _longest(pool: BlockPool, blocks: int, deployment: Deployment) -> int:
-    """The longest request in tokens that so many blocks hold, by halving; 0 where not even a block is left."""
+    """The longest request in tokens that fits into the blocks, by bisection; 0 without a block."""
     limit = deployment.model.max_position_tokens
     batched = deployment.engine.max_num_batched_tokens
     shortest, longest = 0, limit or (blocks + 1) * pool.block_tokens
@@ -208,6 +263,19 @@ def _longest(pool: BlockPool, blocks: int, deployment: Deployment) -> int:
     return shortest
 
 
+def pool_warning(found: Fit, users: int, tokens: int) -> str | None:
+    """Return a warning for a load of users x tokens each; None where it fits the KV cache even by the low estimate."""
+    wider = fit(replace(found.deployment, context_tokens=tokens, users=users))
+    if wider.verdict == "fits":
+        return None
+    least, best = floor(max(0.0, wider.concurrency.low)), floor(max(0.0, wider.concurrency.best))
+    fitting = f"{best:,}" if least == best else f"{least:,} to {best:,}"
+    return (
+        f"{users:,} users x {tokens:,} tokens are {users * tokens:,} tokens of KV cache; {found.deployment.gpu.name} "
+        f"holds {fitting} of these requests at once: others wait, or are computed again"
+    )
+
+
 _NARROWER = ("fp8", "w4a16")
 _NARROW = {"w4a16", "nf4", "nvfp4", "mxfp4", "q4_K", "q3_K", "q2_K"}
 _NARROW_KV, _BOTH = "an fp8 KV cache", "w4a16 weights and an fp8 KV cache"
@@ -215,100 +283,12 @@ _CONTEXT_STEP = 1024
 _MOST_GPUS = 64
 
 
-def plan_parallelism(
-    model: ModelSpec, gpus: int, tensor: int | None = None, pipeline: int | None = None, *, expert: bool = False
-) -> tuple[Parallelism, int]:
-    """
-    How to cut the model over so many GPUs, and how many copies that makes: what is not given is chosen.
-
-    As much tensor parallelism as the model allows, then pipeline stages. Raises ConfigError when the GPUs do not
-    suffice for, or cannot be dealt evenly to, what was asked.
-    """
-    if tensor is None:
-        share = gpus // (pipeline or 1)
-        fitting = [n for n in range(1, share + 1) if share % n == 0]
-        tensor = next(n for n in reversed(fitting) if n == 1 or not parallel_problems(model, Parallelism(tensor=n)))
-        if pipeline is None and gpus // tensor <= len(model.decoder):
-            pipeline = gpus // tensor
-    found = Parallelism(tensor=tensor, pipeline=pipeline or 1, expert=expert)
-    if gpus % found.gpus:
-        raise ConfigError(f"{gpus} GPUs cannot be dealt to copies of TP {found.tensor} x PP {found.pipeline} evenly")
-    return found, gpus // found.gpus
-
-
-def plan_deployment(
-    model: ModelSpec,
-    gpu: Gpu,
-    *,
-    count: int = 1,
-    tensor: int | None = None,
-    pipeline: int | None = None,
-    expert: bool = False,
-    context_tokens: int | None = None,
-    users: int | None = None,
-    engine: str = "vllm",
-    engine_version: str | None = None,
-    utilization: float | None = None,
-    weight_format: str | None = None,
-    kv_dtype: str = "bf16",
-) -> Deployment:
-    """
-    The deployment that a few wishes mean; what is None is as the model comes, as the engine's defaults or as it fits.
-
-    Raises ConfigError for wishes that cannot be met, and where the model states no longest context and none is given.
-    """
-    parallelism, copies = plan_parallelism(model, count, tensor, pipeline, expert=expert)
-    longest = context_tokens or model.max_position_tokens
-    if longest is None:
-        raise ConfigError(f"{model.name} states no longest context: give --context")
-    return Deployment(
-        model=model,
-        gpu=gpu,
-        engine=engine_for(gpu, engine, engine_version, utilization=utilization, gpus=parallelism.gpus),
-        parallelism=parallelism,
-        copies=copies,
-        weight_format=weight_format or default_format(model),
-        kv_dtype=kv_dtype,
-        context_tokens=longest,
-        users=users,
-    )
-
-
 def remedies(found: Fit) -> list[str]:
-    """Changes of which each alone would make a deployment fit that does not surely fit, the cheapest first."""
+    """Return the changes each of which would make the deployment fit, the cheapest first; empty where it fits."""
     if found.verdict == "fits":
         return []
     helpful = [text for text, changed in _changes(found) if _fits(changed)]
     return [text for text in helpful if text != _BOTH or not {_NARROW_KV, "w4a16 weights"} & set(helpful)]
-
-
-def engine_flags(found: Fit) -> list[str]:
-    """The command that starts the engine as it was computed with, the model under its Hub id where it has one."""
-    plan = found.deployment
-    model = hub_id(plan.model.name)
-    engine, cut = plan.engine, plan.parallelism
-    if engine.name == "sglang":
-        line = ["python", "-m", "sglang.launch_server", "--model-path", model]
-        line += ["--context-length", str(plan.context_tokens), "--mem-fraction-static", f"{engine.utilization:g}"]
-        names = ("--tp-size", "--pp-size", "--dp-size")
-        fp8 = "fp8_e5m2"
-    else:
-        line = ["vllm", "serve", model, "--max-model-len", str(plan.context_tokens)]
-        line += ["--gpu-memory-utilization", f"{engine.utilization:g}"]
-        line += ["--max-num-seqs", str(engine.max_num_seqs)]
-        line += ["--max-num-batched-tokens", str(engine.max_num_batched_tokens)]
-        names = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
-        fp8 = "fp8"
-    for name, value in zip(names, (cut.tensor, cut.pipeline, plan.copies), strict=True):
-        line += [name, str(value)] if value > 1 else []
-    if cut.expert:
-        line += ["--enable-expert-parallel"] if engine.name == "vllm" else ["--ep-size", str(cut.tensor)]
-    return line + (["--kv-cache-dtype", fp8] if plan.kv_dtype == "fp8" else [])
-
-
-def command_line(words: list[str]) -> str:
-    """Words as they are typed in a shell."""
-    return shlex.join(words)
 
 
 def _changes(found: Fit) -> Iterator[tuple[str, Deployment]]:
@@ -346,7 +326,7 @@ def _more_gpus(plan: Deployment) -> Iterator[tuple[str, Deployment]]:
 
 
 def _grown(plan: Deployment, tensor_factor: int, copies_factor: int) -> Deployment | None:
-    """The deployment on more cards, its share of memory following the default; None where it cannot be cut."""
+    """The deployment on more GPUs, its utilization following the default; None where it cannot be split."""
     cut = replace(plan.parallelism, tensor=plan.parallelism.tensor * tensor_factor)
     if parallel_problems(plan.model, cut):
         return None
@@ -357,7 +337,7 @@ def _grown(plan: Deployment, tensor_factor: int, copies_factor: int) -> Deployme
 
 
 def _shorter_context(found: Fit) -> int | None:
-    """The longest context in steps of 1,024 at which the users' requests surely fit; None where none does."""
+    """The longest context, a multiple of 1,024 tokens, at which the users' requests fit; None without one."""
     plan = found.deployment
     low, high = 0, plan.context_tokens // _CONTEXT_STEP
     while low < high:
@@ -368,3 +348,32 @@ def _shorter_context(found: Fit) -> int | None:
 
 def _fits(deployment: Deployment) -> bool:
     return fit(deployment).verdict == "fits"
+
+
+def engine_flags(found: Fit) -> list[str]:
+    """Return the words of the command that starts the engine as computed, the model by its hub id where it has one."""
+    plan = found.deployment
+    model = hub_id(plan.model.name)
+    engine, cut = plan.engine, plan.parallelism
+    if engine.name == "sglang":
+        line = ["python", "-m", "sglang.launch_server", "--model-path", model]
+        line += ["--context-length", str(plan.context_tokens), "--mem-fraction-static", f"{engine.utilization:g}"]
+        names = ("--tp-size", "--pp-size", "--dp-size")
+        fp8 = "fp8_e5m2"
+    else:
+        line = ["vllm", "serve", model, "--max-model-len", str(plan.context_tokens)]
+        line += ["--gpu-memory-utilization", f"{engine.utilization:g}"]
+        line += ["--max-num-seqs", str(engine.max_num_seqs)]
+        line += ["--max-num-batched-tokens", str(engine.max_num_batched_tokens)]
+        names = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
+        fp8 = "fp8"
+    for name, value in zip(names, (cut.tensor, cut.pipeline, plan.copies), strict=True):
+        line += [name, str(value)] if value > 1 else []
+    if cut.expert:
+        line += ["--enable-expert-parallel"] if engine.name == "vllm" else ["--ep-size", str(cut.tensor)]
+    return line + (["--kv-cache-dtype", fp8] if plan.kv_dtype == "fp8" else [])
+
+
+def command_line(words: list[str]) -> str:
+    """Return words as they are typed in a shell."""
+    return shlex.join(words)

@@ -1,6 +1,5 @@
-"""The NVIDIA GPUs of this machine as their driver reports them; a machine without any has an empty list."""
+"""GPUs: the models that llmload knows, with memory and bandwidth, and the NVIDIA GPUs of this machine."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -9,12 +8,10 @@ from llmload.errors import ConfigError
 from llmload.sizing.catalogue import read_data
 from llmload.units import GB, GIB
 
-# Graphics cards: the memory that engines can have of them, and how fast they read it.
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One kind of card; None is unknown. Memory is in GiB as CUDA reports it, nominal_gb is what its name says."""
+    """One GPU model; None is unknown. Memory is in GiB as CUDA reports it, nominal_gb is that of its name."""
 
     name: str
     nominal_gb: int
@@ -26,20 +23,20 @@ class Gpu:
 
     @property
     def usable_gib(self) -> float:
-        """Memory in GiB that engines see; where nobody has reported it, 97 % of the name's GB, which has been less."""
+        """Memory in GiB that engines see; where unknown, 97 % of the name's GB, less than any GPU reported."""
         return self.total_gib if self.total_gib is not None else self.nominal_gb * GB / GIB * 0.97
 
 
 def gpus() -> list[Gpu]:
-    """The cards that ship with llmload, in the order of gpus.json."""
+    """Return the GPU models that ship with llmload, in the order of gpus.json."""
     return [Gpu(**entry) for entry in read_data("gpus.json")["gpus"]]
 
 
 def find_gpu(name: str) -> Gpu:
     """
-    The card whose name is, or alone begins with, the given one, whatever its case; L4 is L4-24GB and not L40S.
+    Return the GPU with that name, or the only one whose name begins with it, in any case; L4 is L4-24GB, not L40S.
 
-    Raises ConfigError when there is none, or more than one.
+    Raises ConfigError where there is none, or more than one.
     """
     wanted = name.lower()
     exact = [gpu for gpu in gpus() if gpu.name.lower() == wanted]
@@ -52,24 +49,12 @@ def find_gpu(name: str) -> Gpu:
     raise ConfigError(f"GPU {name!r} is not known; `llmload vram gpus` lists those that are")
 
 
-def gpus_text(cards: Sequence[Gpu]) -> str:
-    """The cards as a table for people; a dash is unknown."""
-    header = f"{'GPU':<20}{'memory GiB':>12}{'GB/s':>8}{'TFLOPS':>8}{'NVLink GB/s':>13}"
-    return "\n".join([header, *(_line(gpu) for gpu in cards)])
-
-
-def _line(gpu: Gpu) -> str:
-    memory = "-" if gpu.total_gib is None else f"{gpu.total_gib:.2f}"
-    speed, link = ("-" if value is None else str(value) for value in (gpu.tensor_16bit_tflops, gpu.nvlink_gb_per_s))
-    return f"{gpu.name:<20}{memory:>12}{gpu.bandwidth_gb_per_s:>8}{speed:>8}{link:>13}"
-
-
 _LINKS = 18  # NVML's NVLINK_MAX_LINKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalGpu:
-    """One GPU of this machine; total_gib is what the driver reports, which CUDA sees all but a little of."""
+    """One GPU of this machine; total_gib is what the driver reports, a little more than CUDA does."""
 
     index: int
     name: str
@@ -80,11 +65,11 @@ class LocalGpu:
 
 
 def local_gpus() -> list[LocalGpu]:
-    """The GPUs of this machine, by NVML; empty without nvidia-ml-py, without a driver or without a GPU."""
+    """Return the GPUs of this machine, by NVML; none without nvidia-ml-py, a driver or a GPU."""
     try:
         nvml = import_module("pynvml")
         nvml.nvmlInit()
-    except Exception:  # noqa: BLE001 - NVML's errors are only known once it is there; none of them is an error here
+    except Exception:  # noqa: BLE001 - NVML's errors are only known once it is imported; none of them is an error here
         return []
     try:
         return [_describe(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
@@ -92,15 +77,6 @@ def local_gpus() -> list[LocalGpu]:
         return []
     finally:
         nvml.nvmlShutdown()
-
-
-def local_gpus_text(gpus: Sequence[LocalGpu]) -> str:
-    """The GPUs for people, a line each."""
-    if not gpus:
-        return "No NVIDIA GPU is reported on this machine (nvidia-ml-py and a driver are needed to see one)."
-    lines = [f"{'#':<3}{'GPU':<34}{'GiB':>9}{'used':>9}{'NVLinks':>9}"]
-    lines += [f"{gpu.index:<3}{gpu.name:<34}{gpu.total_gib:>9.2f}{gpu.used_gib:>9.2f}{gpu.nvlinks:>9}" for gpu in gpus]
-    return "\n".join([*lines, f"driver {gpus[0].driver}"])
 
 
 def _describe(nvml: Any, index: int) -> LocalGpu:

@@ -1,4 +1,4 @@
-"""The sizing table under any rule, for any models and precisions, as Markdown, CSV or JSON."""
+"""The table of model sizes under a rule (the reference document's or the exact one) as Markdown, CSV or JSON."""
 
 import csv
 import io
@@ -14,9 +14,7 @@ from llmload.sizing.catalogue import load_model, read_data
 from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
 from llmload.units import GIB
 
-# The sizing table: 1.2 times the weights, as the reference document computes it, for its models and any other.
-
-SEED_RULE = "1.2 x bytes x (P + R) / 2^30, rounded half up to 0.01"
+REFERENCE_RULE = "1.2 x bytes x (P + R) / 2^30, rounded half up to 0.01"
 PRECISION_BYTES: Mapping[str, Decimal] = {
     "FP32": Decimal(4),
     "FP16/BF16": Decimal(2),
@@ -30,7 +28,7 @@ _HEADERS = ("Model", "Parameters", *PRECISION_BYTES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceRow:
-    """One model of the table: what the rule counts, and the memory it gives for each precision, in GiB."""
+    """One model of the reference table: what its rule counts, and the GiB of each precision."""
 
     model: str
     parameters: str
@@ -39,7 +37,7 @@ class ReferenceRow:
 
     @property
     def memory_gib(self) -> dict[str, Decimal]:
-        """GiB by precision, rounded once: rounding FP32 first and halving it gives other cents."""
+        """GiB by precision, rounded once: halving a rounded FP32 gives other cents."""
         elements = self.backbone_params + self.rotary_cache_elements
         return {
             precision: (_FACTOR * size * elements / GIB).quantize(_CENT, ROUND_HALF_UP)
@@ -49,7 +47,7 @@ class ReferenceRow:
 
 def reference_row(model: ModelSpec, family: str | None = None, size: str | None = None) -> ReferenceRow:
     """
-    A model under the reference rule: P is the backbone that AutoModel loads, R the rotary caches.
+    Return a model under the reference rule: P is the backbone that AutoModel loads, R the rotary caches.
 
     R = 2 x max_position x rotary_dim elements a layer, what LLaMA registered in Transformers 4.31; a rotary model that
     4.31 did not know is counted as its LLaMA would have been. Rule: EleutherAI, Transformer Math 101 (1.2 x weights).
@@ -65,17 +63,17 @@ def reference_row(model: ModelSpec, family: str | None = None, size: str | None 
 
 
 def reference_rows() -> list[ReferenceRow]:
-    """The eleven models of the reference table, computed from their configs as they were when it was made."""
+    """Return the eleven models of the reference table, from their configs of that time."""
     return [_reference_row_of(entry) for entry in read_data("reference_rows.json")["rows"]]
 
 
 def reference_models() -> list[ModelSpec]:
-    """The models of the reference table, as their configs were when it was made."""
+    """Return the models of the reference table, as their configs of that time describe them."""
     return [_reference_model_of(entry) for entry in read_data("reference_rows.json")["rows"]]
 
 
 def reference_markdown(rows: Iterable[ReferenceRow]) -> str:
-    """The rows as the reference table's Markdown: one line a family, its sizes joined by <br/>; its "GB" is GiB."""
+    """Return the reference table's Markdown: one line a family, its sizes joined by <br/>; its "GB" is GiB."""
     lines = [_family_cells(name, list(group)) for name, group in groupby(rows, key=lambda row: row.model)]
     widths = [max(len(cell) for cell in column) for column in zip(_HEADERS, *lines, strict=True)]
     header = "|".join(f"{title:^{width}}" for title, width in zip(_HEADERS, widths, strict=True))
@@ -85,9 +83,9 @@ def reference_markdown(rows: Iterable[ReferenceRow]) -> str:
 
 
 def reference_json(rows: Iterable[ReferenceRow]) -> dict[str, object]:
-    """The rows for programs: the rule, and for each model P, R and GiB by precision."""
+    """Return the rows for programs: the rule, and for each model P, R and GiB by precision."""
     return {
-        "rule": SEED_RULE,
+        "rule": REFERENCE_RULE,
         "unit": "GiB",
         "rows": [
             {
@@ -123,7 +121,7 @@ def _gb(gib: Decimal) -> str:
 
 
 def short_count(params: int) -> str:
-    """A count as model names write it: 6738415616 is 6.74b, 494032768 is 494m."""
+    """Return a count as model names write it: 6738415616 is 6.74b, 494032768 is 494m."""
     divisor, unit = (10**9, "b") if params >= 10**9 else (10**6, "m")
     scaled = Decimal(params) / divisor
     digits = scaled.quantize(Decimal(1) if scaled >= 100 else _CENT, ROUND_HALF_UP)
@@ -155,7 +153,7 @@ class SizeTable:
 
 
 def reference_table(rows: Iterable[ReferenceRow], precisions: Sequence[str] = ()) -> SizeTable:
-    """The rows of the reference rule as a plain table; ConfigError for a precision that the rule does not have."""
+    """Return the reference rule's rows as a plain table; ConfigError for a precision that the rule does not know."""
     columns = _columns(precisions, PRECISION_BYTES)
     cells = tuple(
         SizeRow(
@@ -166,12 +164,12 @@ def reference_table(rows: Iterable[ReferenceRow], precisions: Sequence[str] = ()
         )
         for row in rows
     )
-    return SizeTable(rule=SEED_RULE, columns=columns, rows=cells)
+    return SizeTable(rule=REFERENCE_RULE, columns=columns, rows=cells)
 
 
 def total_table(models: Iterable[ModelSpec], precisions: Sequence[str] = ()) -> SizeTable:
     """
-    1.2 times the weights, language-model head included; raises ConfigError for a precision the rule does not know.
+    Return 1.2 times the weights, language-model head included; ConfigError for a precision that the rule does not know.
 
     Source: EleutherAI, Transformer Math 101.
     """
@@ -185,7 +183,7 @@ def total_table(models: Iterable[ModelSpec], precisions: Sequence[str] = ()) -> 
 
 
 def exact_table(models: Iterable[ModelSpec], precisions: Sequence[str] = ()) -> SizeTable:
-    """The weights as formats really store them; raises ConfigError for a format that is not known."""
+    """Return the weights as each format stores them; raises ConfigError for an unknown format."""
     columns = _columns(precisions or _EXACT_COLUMNS, WEIGHT_FORMATS)
     rows = []
     for model in models:
@@ -196,14 +194,14 @@ def exact_table(models: Iterable[ModelSpec], precisions: Sequence[str] = ()) -> 
 
 
 def table_markdown(table: SizeTable) -> str:
-    """The table in Markdown, one line a model, columns aligned."""
+    """Return the table in Markdown, one line a model, columns aligned."""
     rows = [(row.model, row.parameters, *(f"{row.memory_gib[c]:f}" for c in table.columns)) for row in table.rows]
     header = ("Model", "Parameters", *table.columns)
     return markdown_table(header, rows, right=range(1, len(header)), padded=True)
 
 
 def table_csv(table: SizeTable) -> str:
-    """The table as CSV, its unit in the header."""
+    """Return the table as CSV, its unit in the header."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["model", "parameters", *(f"{column} (GiB)" for column in table.columns)])
@@ -213,7 +211,7 @@ def table_csv(table: SizeTable) -> str:
 
 
 def table_json(table: SizeTable) -> dict[str, object]:
-    """The table for programs."""
+    """Return the table for programs."""
     return {
         "rule": table.rule,
         "unit": "GiB",
@@ -228,11 +226,11 @@ def table_json(table: SizeTable) -> dict[str, object]:
     }
 
 
-def _columns(asked: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
+def _columns(precisions: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
     names = {name.lower(): name for name in known}
     aliases = {"fp16": "fp16/bf16", "bf16": "fp16/bf16"} if "fp16/bf16" in names else {}
     columns = []
-    for name in asked or names:
+    for name in precisions or names:
         key = aliases.get(name.lower(), name.lower())
         if key not in names:
             raise ConfigError(f"precision {name!r} is not known under this rule; known: {', '.join(names.values())}")

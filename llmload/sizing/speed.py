@@ -1,4 +1,4 @@
-"""The reference speed table beside what its GPUs' memory bandwidth allows: MBU by cell, implausible cells marked."""
+"""Upper bounds of speed by memory bandwidth and arithmetic (the roofline), and measured speeds beside them (MBU)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,8 +13,6 @@ from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
 from llmload.sizing.weights import FROM_FILE, WEIGHT_FORMATS, weights_bytes
 from llmload.units import GB
 
-# How fast a deployment can be at best: each step reads the weights and the cache once, each token is computed once.
-
 _PEERS_NEEDED = 4
 _FAR_FROM_PEERS = 5.0  # deviations; for normal scatter that is 1 in 1,000
 _LOW_BESIDE_PEERS = 2 / 3
@@ -24,17 +22,17 @@ def decode_step_bytes(
     model: ModelSpec, *, weight_format: str = "bf16", kv_dtype: str = "bf16", context_tokens: int = 0, batch: int = 1
 ) -> float:
     """
-    Bytes that one decoding step of a batch reads from memory, over all GPUs: weights once, each sequence's cache.
+    Return the bytes that one decoding step reads from memory, over all GPUs: weights once, each sequence's cache.
 
-    Of an untied input embedding only the rows of the batch are read; of experts those that some token chose, chosen at
-    random. Raises ConfigError for a format that is not known. Source: Pope et al. 2022, section 2.
+    Of an untied input embedding, only the batch's rows are read; of the experts, those that random tokens choose.
+    Raises ConfigError for an unknown format. Source: Pope et al. 2022, section 2.
     """
     counts = count_parameters(model)
     looked_up = counts.embed if counts.lm_head else 0
     read = replace(
         counts,
         embed=counts.embed - looked_up + (batch * model.hidden_size if looked_up else 0),
-        experts=round(counts.experts * _share_of_experts_read(model, batch)),
+        experts=round(counts.experts * _experts_read_fraction(model, batch)),
     )
     cache = KvCache(model=model, element_bytes=KV_ELEMENT_BYTES[kv_dtype])
     return _weights_read(model, read, weight_format) + batch * cache.sequence_bytes(context_tokens)
@@ -51,10 +49,10 @@ def decode_bound_tokens_per_s(
     batch: int = 1,
 ) -> float:
     """
-    The most tokens a second that a batch of sequences can decode, all together, on so many GPUs with one copy.
+    Return the upper bound of tokens/s that a batch of sequences decodes together, on the GPUs of one copy.
 
-    bound = batch x GPUs x bandwidth / bytes a step, or the arithmetic's limit where that is lower. The source is the
-    roofline model (Williams et al. 2009) on the card's data sheet.
+    bound = batch x GPUs x bandwidth / bytes a step, or the arithmetic's limit where that is lower. Source: the
+    roofline model (Williams et al. 2009) with the GPU's data sheet.
     """
     step_bytes = decode_step_bytes(
         model, weight_format=weight_format, kv_dtype=kv_dtype, context_tokens=context_tokens, batch=batch
@@ -65,7 +63,7 @@ def decode_bound_tokens_per_s(
 
 
 def prefill_bound_tokens_per_s(model: ModelSpec, gpu: Gpu, *, gpus: int = 1) -> float | None:
-    """The most prompt tokens a second, 2 operations an active parameter; None where the card's speed is unknown."""
+    """Return the bound of prompt tokens/s, 2 operations an active parameter; None where the GPU's speed is unknown."""
     if gpu.tensor_16bit_tflops is None:
         return None
     counts = count_parameters(model)
@@ -74,17 +72,16 @@ def prefill_bound_tokens_per_s(model: ModelSpec, gpu: Gpu, *, gpus: int = 1) -> 
 
 
 def mbu(measured_tokens_per_s: float, bound_tokens_per_s: float) -> float:
-    """Memory bandwidth utilisation: the share of the bound that was measured; more than 1 cannot be."""
+    """Return the memory bandwidth utilisation, the measured fraction of the bound; above 1 is impossible."""
     return measured_tokens_per_s / bound_tokens_per_s
 
 
 def implausible(utilization: float, peers: Sequence[float] = ()) -> str | None:
     """
-    Why a bandwidth utilisation cannot be believed as it stands, in a sentence; None where it can.
+    Return why a bandwidth utilisation is implausible, in a sentence; None where it is not.
 
-    Above 1 it is impossible. Far below its peers (other models under the same engine and cards, without itself) it is
-    doubtful: by more than five median deviations, and below two thirds of their median. Fewer than four peers tell
-    nothing.
+    Above 1 it is impossible. Far below its peers (other models under the same engine and GPUs, without itself) it is
+    doubtful: by more than five median deviations, and below two thirds of their median. At least four peers are needed.
     """
     if utilization > 1:
         return f"{utilization:.0%} of the bandwidth bound: faster than the weights can be read"
@@ -98,7 +95,7 @@ def implausible(utilization: float, peers: Sequence[float] = ()) -> str | None:
 
 
 def _weights_read(model: ModelSpec, read: ParameterCounts, weight_format: str) -> float:
-    """The bytes of these parameters; from weight files as their share of all, each parameter counted alike."""
+    """The bytes of these parameters; of weight files, their fraction of all parameters."""
     if weight_format == FROM_FILE and model.checkpoint is not None:
         language_bytes = model.checkpoint.tensor_bytes - model.checkpoint.beside_language_bytes
         return language_bytes * read.total / count_parameters(model).total
@@ -107,8 +104,8 @@ def _weights_read(model: ModelSpec, read: ParameterCounts, weight_format: str) -
     return weights_bytes(read, WEIGHT_FORMATS[weight_format])
 
 
-def _share_of_experts_read(model: ModelSpec, batch: int) -> float:
-    """The share of all expert weights that a batch touches: 1 - (1 - k/E)^batch of each layer's."""
+def _experts_read_fraction(model: ModelSpec, batch: int) -> float:
+    """The fraction of all expert weights that a batch reads: 1 - (1 - k/E)^batch of each layer's."""
     size, read = 0.0, 0.0
     for block, layers in Counter(layer.feed_forward for layer in model.layers).items():
         if isinstance(block, Experts):
@@ -120,7 +117,7 @@ def _share_of_experts_read(model: ModelSpec, batch: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedCell:
-    """One measured speed, its share of the bound, and why that cannot be believed, if so."""
+    """One measured speed, its fraction of the bound, and why that is implausible, if it is."""
 
     tokens_per_s: float
     mbu: float
@@ -129,7 +126,7 @@ class SpeedCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedRow:
-    """One model: its bound at batch 1 without context, and a cell by engine; None was not measured."""
+    """One model: its bound at batch 1 without context, and a cell by engine; None: not measured."""
 
     model: str
     gpus: int
@@ -138,7 +135,7 @@ class SpeedRow:
 
 
 def reference_speed_rows() -> list[SpeedRow]:
-    """The reference document's six models in 16 bits on A100s; a cell's peers are the other models under its engine."""
+    """Return the reference document's six models in 16 bits on A100s; peers are models under the same engine."""
     data = read_data("reference_speeds.json")
     gpu, engines = find_gpu(data["gpu"]), data["engines"]
     bounds = [
@@ -162,30 +159,3 @@ def reference_speed_rows() -> list[SpeedRow]:
             )
         rows.append(SpeedRow(model=row["model"], gpus=row["gpus"], bound_tokens_per_s=bound, cells=cells))
     return rows
-
-
-def reference_speed_markdown(rows: list[SpeedRow]) -> str:
-    """The rows in Markdown: tokens a second (MBU), implausible cells marked and explained below."""
-    engines = list(rows[0].cells)
-    lines = [("Model", "GPUs", "bound, tokens/s", *engines)]
-    lines += [
-        (row.model, str(row.gpus), f"{row.bound_tokens_per_s:.1f}", *(_cell(row.cells[engine]) for engine in engines))
-        for row in rows
-    ]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    text = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines]
-    text.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    reasons = [
-        rf"\* {row.model} on {engine}: {cell.implausible}"
-        for row in rows
-        for engine, cell in row.cells.items()
-        if cell and cell.implausible
-    ]
-    return "\n".join([*text, "", *reasons])
-
-
-def _cell(cell: SpeedCell | None) -> str:
-    if cell is None:
-        return ""
-    mark = r" \*" if cell.implausible else ""
-    return f"{cell.tokens_per_s:.2f} ({cell.mbu:.1%}){mark}"

@@ -1,14 +1,18 @@
-"""A model's data sheet: its parameters, its weights in each format, and what a context keeps."""
+"""What `llmload vram` prints: model sheets, fits, bounds, log comparisons and GPUs, for people and as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from llmload.formatting import markdown_table
 from llmload.sizing.architecture import ModelSpec, ParameterCounts, count_parameters
+from llmload.sizing.engine_log import Comparison, EngineFacts
 from llmload.sizing.engine_memory import Estimate
 from llmload.sizing.fit import Fit, command_line, engine_flags, remedies
-from llmload.sizing.gpus import Gpu
+from llmload.sizing.gpus import Gpu, LocalGpu
 from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
 from llmload.sizing.speed import (
+    SpeedCell,
+    SpeedRow,
     decode_bound_tokens_per_s,
     decode_step_bytes,
     implausible,
@@ -17,192 +21,6 @@ from llmload.sizing.speed import (
 )
 from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
 from llmload.units import GIB, KIB
-
-# Speed bounds laid out: what memory bandwidth allows, beside what was measured.
-
-
-def bound_json(
-    model: ModelSpec,
-    gpu: Gpu,
-    *,
-    gpus: int,
-    weight_format: str,
-    kv_dtype: str,
-    context_tokens: int,
-    batches: Sequence[int],
-    measured_tokens_per_s: float | None = None,
-) -> dict[str, object]:
-    """The bounds by batch size, every unit in its key; a measured speed is that of the first batch, all together."""
-    rows = []
-    for batch in batches:
-        step_bytes = decode_step_bytes(
-            model, weight_format=weight_format, kv_dtype=kv_dtype, context_tokens=context_tokens, batch=batch
-        )
-        bound = decode_bound_tokens_per_s(
-            model,
-            gpu,
-            gpus=gpus,
-            weight_format=weight_format,
-            kv_dtype=kv_dtype,
-            context_tokens=context_tokens,
-            batch=batch,
-        )
-        rows.append({"batch": batch, "step_gib": step_bytes / GIB, "bound_tokens_per_s": bound})
-    prefill = prefill_bound_tokens_per_s(model, gpu, gpus=gpus)
-    found: dict[str, object] = {
-        "model": model.name,
-        "gpu": gpu.name,
-        "gpus": gpus,
-        "precision": weight_format,
-        "kv_dtype": kv_dtype,
-        "context_tokens": context_tokens,
-        "decode": rows,
-        "prefill_bound_tokens_per_s": prefill,
-    }
-    if measured_tokens_per_s is not None:
-        share = mbu(measured_tokens_per_s, float(rows[0]["bound_tokens_per_s"]))
-        found |= {"measured_tokens_per_s": measured_tokens_per_s, "mbu": share, "implausible": implausible(share)}
-    return found
-
-
-def bound_text(found: dict[str, object]) -> str:
-    """The bounds for people."""
-    lines = [
-        f"{found['model']} on {found['gpus']} x {found['gpu']}: at best",
-        f"  weights {found['precision']}, KV cache {found['kv_dtype']}, {found['context_tokens']:,} tokens of context",
-        "",
-        f"{'sequences':>11}{'GiB a step':>12}{'tokens/s':>12}{'each':>10}",
-    ]
-    rows = found["decode"]
-    for row in rows if isinstance(rows, list) else []:
-        bound, batch = row["bound_tokens_per_s"], row["batch"]
-        lines.append(f"{batch:>11,}{row['step_gib']:>12.2f}{bound:>12,.1f}{bound / batch:>10,.1f}")
-    prefill = found["prefill_bound_tokens_per_s"]
-    if isinstance(prefill, float):
-        lines += ["", f"prompt tokens, at most {prefill:,.0f} a second"]
-    if "mbu" in found:
-        lines += ["", f"measured {found['measured_tokens_per_s']:,.2f} tokens/s: MBU {found['mbu']:.1%}"]
-        lines += [f"implausible: {found['implausible']}"] if found["implausible"] else []
-    return "\n".join(lines)
-
-
-# A fit laid out for people and for programs.
-
-
-def fit_json(found: Fit) -> dict[str, object]:
-    """The fit with every unit in its key; parts are those of one GPU of the tightest stage."""
-    plan, tight = found.deployment, found.tightest
-    return {
-        "verdict": found.verdict,
-        "model": plan.model.name,
-        "gpu": plan.gpu.name,
-        "gpu_memory_gib": round(plan.gpu.usable_gib, 2),
-        "gpu_memory_is_measured": plan.gpu.total_gib is not None,
-        "gpus": plan.parallelism.gpus * plan.copies,
-        "tensor_parallel": plan.parallelism.tensor,
-        "pipeline_parallel": plan.parallelism.pipeline,
-        "expert_parallel": plan.parallelism.expert,
-        "copies": plan.copies,
-        "engine": plan.engine.name,
-        "engine_version": ".".join(map(str, plan.engine.version)),
-        "utilization": plan.engine.utilization,
-        "max_num_seqs": plan.engine.max_num_seqs,
-        "max_num_batched_tokens": plan.engine.max_num_batched_tokens,
-        "precision": plan.weight_format,
-        "kv_dtype": plan.kv_dtype,
-        "context_tokens": plan.context_tokens,
-        "users": plan.users,
-        "usable_gib": round(found.usable_bytes / GIB, 3),
-        "weights_gib": _gib(tight.weights_bytes).rounded(3),
-        "activation_gib": _gib(tight.overhead.activation_bytes).rounded(3),
-        "non_torch_gib": _gib(tight.overhead.non_torch_bytes).rounded(3),
-        "cuda_graphs_gib": _gib(tight.overhead.graph_bytes).rounded(3),
-        "kv_pool_gib": _gib(tight.pool_bytes).rounded(3),
-        "pool_tokens": found.pool_tokens.rounded(0),
-        "max_concurrency": found.concurrency.rounded(2),
-        "max_context_tokens": found.max_context_tokens,
-        "would_make_it_fit": remedies(found),
-        "command": engine_flags(found),
-        "notes": fit_notes(found),
-    }
-
-
-def fit_text(found: Fit) -> str:
-    """The fit for people, no wider than 80 columns but for the command line."""
-    plan, tight = found.deployment, found.tightest
-    cut = f"TP {plan.parallelism.tensor}" + (
-        f", PP {plan.parallelism.pipeline}" if plan.parallelism.pipeline > 1 else ""
-    )
-    copies = f", {plan.copies} copies" if plan.copies > 1 else ""
-    gpus = plan.parallelism.gpus * plan.copies
-    share = f"{plan.gpu.usable_gib:.2f} x {plan.engine.utilization:g}"
-    asked = f"{plan.users:,} requests" if plan.users else "one request"
-    lines = [
-        f"{plan.model.name} on {gpus} x {plan.gpu.name}: {found.verdict.upper()}",
-        f"  for {asked} of {plan.context_tokens:,} tokens; {cut}{copies},",
-        f"  weights {plan.weight_format}, KV cache {plan.kv_dtype}",
-        "",
-        f"{'GiB on each GPU':<28}{'low':>11}{'best':>11}{'high':>11}",
-        f"  {'usable':<26}{'':>11}{found.usable_bytes / GIB:>11.2f}   {share}",
-        _row("weights", _gib(tight.weights_bytes), 2),
-    ]
-    if plan.engine.name == "vllm":
-        lines.append(_row("activations", _gib(tight.overhead.activation_bytes), 2))
-        lines.append(_row("CUDA, NCCL, libraries", _gib(tight.overhead.non_torch_bytes), 2))
-    if plan.engine.counts_graphs:
-        lines.append(_row("CUDA graphs", _gib(tight.overhead.graph_bytes), 2))
-    lines += [
-        _row("left for the KV cache", _gib(tight.pool_bytes), 2),
-        "",
-        _row("KV cache, tokens", found.pool_tokens, 0),
-        _row("requests at once", found.concurrency, 2),
-        f"  {'longest single request':<26}{'':>11}{found.max_context_tokens:>11,}",
-    ]
-    if changes := remedies(found):
-        lines += ["", "Any one of these would make it fit:", *(f"  - {change}" for change in changes)]
-    elif found.verdict == "does not fit":
-        lines += ["", "No single change that is known here would make it fit."]
-    if notes := fit_notes(found):
-        lines += ["", *(f"Note: {note}" for note in notes)]
-    if found.verdict != "does not fit":
-        lines += ["", command_line(engine_flags(found))]
-    return "\n".join(lines)
-
-
-def fit_notes(found: Fit) -> list[str]:
-    """What the figures leave out or lean on, a sentence each."""
-    plan = found.deployment
-    notes = []
-    if plan.engine.name == "sglang":
-        notes.append("SGLang's share is for weights and cache alone; its figures are not measured here.")
-    elif plan.engine.version < (0, 11):
-        notes.append("vLLM before 0.11 was not measured; its warm-up took other amounts.")
-    elif "H100" not in plan.gpu.name:
-        notes.append("the overhead was measured on H100 only.")
-    if plan.gpu.total_gib is None:
-        notes.append(f"what {plan.gpu.name} reports as its memory is not known here: 97 % of its name is taken.")
-    if plan.model.uncounted:
-        notes.append(f"not counted: {', '.join(plan.model.uncounted)}; up to 2 GiB are held against the low estimate.")
-    if plan.parallelism.tensor > 1 and plan.gpu.nvlink_gb_per_s == 0:
-        notes.append(f"{plan.gpu.name} has no NVLink: tensor parallelism will be bound by PCIe.")
-    limit = plan.model.max_position_tokens
-    if limit is not None and plan.context_tokens > limit:
-        notes.append(f"the model was made for {limit:,} tokens of context.")
-    if plan.users and plan.users > plan.engine.max_num_seqs * plan.copies:
-        notes.append(f"the engine admits {plan.engine.max_num_seqs} requests a copy at once: raise --max-num-seqs.")
-    if KvCache(model=plan.model).state_bytes:
-        notes.append("recurrent states share blocks in other ways from version to version.")
-    return notes
-
-
-def _row(name: str, estimate: Estimate, digits: int) -> str:
-    cells = "".join(f"{value:>11,.{digits}f}" for value in (estimate.low, estimate.best, estimate.high))
-    return f"  {name:<26}{cells}"
-
-
-def _gib(estimate: Estimate) -> Estimate:
-    return Estimate(estimate.low / GIB, estimate.best / GIB, estimate.high / GIB)
-
 
 _CONTEXTS_TOKENS = (2048, 8192, 32768, 131072)
 
@@ -219,11 +37,11 @@ class ModelSheet:
     kv_bytes_per_token_beyond_windows: int
     kv_bytes_per_input_token: int
     state_bytes: int
-    sequence_bytes: dict[int, int]  # by context; the encoder's input is not in it
+    sequence_bytes: dict[int, int]  # by context, without the encoder's input
 
 
 def model_sheet(model: ModelSpec, kv_dtype: str = "bf16") -> ModelSheet:
-    """The data sheet of a model whose cache is stored as kv_dtype, one of KV_ELEMENT_BYTES."""
+    """Return the data sheet of a model whose cache is stored as kv_dtype, one of KV_ELEMENT_BYTES."""
     counts = count_parameters(model)
     cache = KvCache(model=model, element_bytes=KV_ELEMENT_BYTES[kv_dtype])
     longest = model.max_position_tokens
@@ -244,7 +62,7 @@ def model_sheet(model: ModelSpec, kv_dtype: str = "bf16") -> ModelSheet:
 
 
 def sheet_json(sheet: ModelSheet) -> dict[str, object]:
-    """The sheet for programs, every unit in its key."""
+    """Return the sheet for programs, units in the keys."""
     counts = sheet.counts
     model = sheet.model
     return {
@@ -276,7 +94,7 @@ def sheet_json(sheet: ModelSheet) -> dict[str, object]:
 
 
 def sheet_text(sheet: ModelSheet) -> str:
-    """The sheet for people, in GiB and KiB."""
+    """Return the sheet for people, in GiB and KiB."""
     return "\n".join([*_heading(sheet.model), *_parameters(sheet.counts), *_weights(sheet), *_cache(sheet)])
 
 
@@ -333,3 +151,240 @@ def _cache(sheet: ModelSheet) -> list[str]:
 
 def _kib(size_bytes: int) -> str:
     return f"{size_bytes / KIB:,.2f}".rstrip("0").rstrip(".") + " KiB"
+
+
+def fit_json(found: Fit) -> dict[str, object]:
+    """Return the fit for programs, units in the keys; its parts are those of one GPU of the tightest stage."""
+    plan, tight = found.deployment, found.tightest
+    return {
+        "verdict": found.verdict,
+        "model": plan.model.name,
+        "gpu": plan.gpu.name,
+        "gpu_memory_gib": round(plan.gpu.usable_gib, 2),
+        "gpu_memory_is_measured": plan.gpu.total_gib is not None,
+        "gpus": plan.parallelism.gpus * plan.copies,
+        "tensor_parallel": plan.parallelism.tensor,
+        "pipeline_parallel": plan.parallelism.pipeline,
+        "expert_parallel": plan.parallelism.expert,
+        "copies": plan.copies,
+        "engine": plan.engine.name,
+        "engine_version": ".".join(map(str, plan.engine.version)),
+        "utilization": plan.engine.utilization,
+        "max_num_seqs": plan.engine.max_num_seqs,
+        "max_num_batched_tokens": plan.engine.max_num_batched_tokens,
+        "precision": plan.weight_format,
+        "kv_dtype": plan.kv_dtype,
+        "context_tokens": plan.context_tokens,
+        "users": plan.users,
+        "usable_gib": round(found.usable_bytes / GIB, 3),
+        "weights_gib": _gib(tight.weights_bytes).rounded(3),
+        "activation_gib": _gib(tight.overhead.activation_bytes).rounded(3),
+        "non_torch_gib": _gib(tight.overhead.non_torch_bytes).rounded(3),
+        "cuda_graphs_gib": _gib(tight.overhead.graph_bytes).rounded(3),
+        "kv_pool_gib": _gib(tight.pool_bytes).rounded(3),
+        "pool_tokens": found.pool_tokens.rounded(0),
+        "max_concurrency": found.concurrency.rounded(2),
+        "max_context_tokens": found.max_context_tokens,
+        "would_make_it_fit": remedies(found),
+        "command": engine_flags(found),
+        "notes": fit_notes(found),
+    }
+
+
+def fit_text(found: Fit) -> str:
+    """Return the fit for people, at most 80 columns wide except for the command line."""
+    plan, tight = found.deployment, found.tightest
+    parallelism = f"TP {plan.parallelism.tensor}" + (
+        f", PP {plan.parallelism.pipeline}" if plan.parallelism.pipeline > 1 else ""
+    )
+    copies = f", {plan.copies} copies" if plan.copies > 1 else ""
+    gpus = plan.parallelism.gpus * plan.copies
+    product = f"{plan.gpu.usable_gib:.2f} x {plan.engine.utilization:g}"
+    load = f"{plan.users:,} requests" if plan.users else "one request"
+    lines = [
+        f"{plan.model.name} on {gpus} x {plan.gpu.name}: {found.verdict.upper()}",
+        f"  for {load} of {plan.context_tokens:,} tokens; {parallelism}{copies},",
+        f"  weights {plan.weight_format}, KV cache {plan.kv_dtype}",
+        "",
+        f"{'GiB on each GPU':<28}{'low':>11}{'best':>11}{'high':>11}",
+        f"  {'usable':<26}{'':>11}{found.usable_bytes / GIB:>11.2f}   {product}",
+        _row("weights", _gib(tight.weights_bytes), 2),
+    ]
+    if plan.engine.name == "vllm":
+        lines.append(_row("activations", _gib(tight.overhead.activation_bytes), 2))
+        lines.append(_row("CUDA, NCCL, libraries", _gib(tight.overhead.non_torch_bytes), 2))
+    if plan.engine.counts_graphs:
+        lines.append(_row("CUDA graphs", _gib(tight.overhead.graph_bytes), 2))
+    lines += [
+        _row("left for the KV cache", _gib(tight.pool_bytes), 2),
+        "",
+        _row("KV cache, tokens", found.pool_tokens, 0),
+        _row("requests at once", found.concurrency, 2),
+        f"  {'longest single request':<26}{'':>11}{found.max_context_tokens:>11,}",
+    ]
+    if changes := remedies(found):
+        lines += ["", "Any one of these would make it fit:", *(f"  - {change}" for change in changes)]
+    elif found.verdict == "does not fit":
+        lines += ["", "No single change that llmload knows would make it fit."]
+    if notes := fit_notes(found):
+        lines += ["", *(f"Note: {note}" for note in notes)]
+    if found.verdict != "does not fit":
+        lines += ["", command_line(engine_flags(found))]
+    return "\n".join(lines)
+
+
+def fit_notes(found: Fit) -> list[str]:
+    """Return what the figures leave out or rest on, a sentence each."""
+    plan = found.deployment
+    notes = []
+    if plan.engine.name == "sglang":
+        notes.append("SGLang's utilization is for weights and cache alone; its figures were not measured.")
+    elif plan.engine.version < (0, 11):
+        notes.append("vLLM before 0.11 was not measured; its warm-up took other amounts.")
+    elif "H100" not in plan.gpu.name:
+        notes.append("the overhead was measured on H100 only.")
+    if plan.gpu.total_gib is None:
+        notes.append(f"the memory that {plan.gpu.name} reports is not known: 97 % of its name's is taken.")
+    if plan.model.uncounted:
+        notes.append(f"not counted: {', '.join(plan.model.uncounted)}; up to 2 GiB are subtracted in the low estimate.")
+    if plan.parallelism.tensor > 1 and plan.gpu.nvlink_gb_per_s == 0:
+        notes.append(f"{plan.gpu.name} has no NVLink: tensor parallelism will be bound by PCIe.")
+    limit = plan.model.max_position_tokens
+    if limit is not None and plan.context_tokens > limit:
+        notes.append(f"the model was made for {limit:,} tokens of context.")
+    if plan.users and plan.users > plan.engine.max_num_seqs * plan.copies:
+        notes.append(f"the engine admits {plan.engine.max_num_seqs} requests a copy at once: raise --max-num-seqs.")
+    if KvCache(model=plan.model).state_bytes:
+        notes.append("recurrent states share blocks in other ways from version to version.")
+    return notes
+
+
+def _row(name: str, estimate: Estimate, digits: int) -> str:
+    cells = "".join(f"{value:>11,.{digits}f}" for value in (estimate.low, estimate.best, estimate.high))
+    return f"  {name:<26}{cells}"
+
+
+def _gib(estimate: Estimate) -> Estimate:
+    return Estimate(estimate.low / GIB, estimate.best / GIB, estimate.high / GIB)
+
+
+def bound_json(
+    model: ModelSpec,
+    gpu: Gpu,
+    *,
+    gpus: int,
+    weight_format: str,
+    kv_dtype: str,
+    context_tokens: int,
+    batches: Sequence[int],
+    measured_tokens_per_s: float | None = None,
+) -> dict[str, object]:
+    """Return the bounds by batch size, units in the keys; a measured speed is that of the first batch."""
+    rows = []
+    for batch in batches:
+        step_bytes = decode_step_bytes(
+            model, weight_format=weight_format, kv_dtype=kv_dtype, context_tokens=context_tokens, batch=batch
+        )
+        bound = decode_bound_tokens_per_s(
+            model,
+            gpu,
+            gpus=gpus,
+            weight_format=weight_format,
+            kv_dtype=kv_dtype,
+            context_tokens=context_tokens,
+            batch=batch,
+        )
+        rows.append({"batch": batch, "step_gib": step_bytes / GIB, "bound_tokens_per_s": bound})
+    prefill = prefill_bound_tokens_per_s(model, gpu, gpus=gpus)
+    found: dict[str, object] = {
+        "model": model.name,
+        "gpu": gpu.name,
+        "gpus": gpus,
+        "precision": weight_format,
+        "kv_dtype": kv_dtype,
+        "context_tokens": context_tokens,
+        "decode": rows,
+        "prefill_bound_tokens_per_s": prefill,
+    }
+    if measured_tokens_per_s is not None:
+        used = mbu(measured_tokens_per_s, float(rows[0]["bound_tokens_per_s"]))
+        found |= {"measured_tokens_per_s": measured_tokens_per_s, "mbu": used, "implausible": implausible(used)}
+    return found
+
+
+def bound_text(found: dict[str, object]) -> str:
+    """Return the bounds for people."""
+    lines = [
+        f"{found['model']} on {found['gpus']} x {found['gpu']}: at best",
+        f"  weights {found['precision']}, KV cache {found['kv_dtype']}, {found['context_tokens']:,} tokens of context",
+        "",
+        f"{'sequences':>11}{'GiB a step':>12}{'tokens/s':>12}{'each':>10}",
+    ]
+    rows = found["decode"]
+    for row in rows if isinstance(rows, list) else []:
+        bound, batch = row["bound_tokens_per_s"], row["batch"]
+        lines.append(f"{batch:>11,}{row['step_gib']:>12.2f}{bound:>12,.1f}{bound / batch:>10,.1f}")
+    prefill = found["prefill_bound_tokens_per_s"]
+    if isinstance(prefill, float):
+        lines += ["", f"prompt tokens, at most {prefill:,.0f} a second"]
+    if "mbu" in found:
+        lines += ["", f"measured {found['measured_tokens_per_s']:,.2f} tokens/s: MBU {found['mbu']:.1%}"]
+        lines += [f"implausible: {found['implausible']}"] if found["implausible"] else []
+    return "\n".join(lines)
+
+
+def reference_speed_markdown(rows: Sequence[SpeedRow]) -> str:
+    """Return the rows in Markdown: tokens/s (MBU), implausible cells marked and explained below."""
+    engines = list(rows[0].cells)
+    lines = [
+        (row.model, str(row.gpus), f"{row.bound_tokens_per_s:.1f}", *(_cell(row.cells[engine]) for engine in engines))
+        for row in rows
+    ]
+    reasons = [
+        rf"\* {row.model} on {engine}: {cell.implausible}"
+        for row in rows
+        for engine, cell in row.cells.items()
+        if cell and cell.implausible
+    ]
+    return "\n".join([markdown_table(("Model", "GPUs", "bound, tokens/s", *engines), lines, padded=True), "", *reasons])
+
+
+def _cell(cell: SpeedCell | None) -> str:
+    if cell is None:
+        return ""
+    return f"{cell.tokens_per_s:.2f} ({cell.mbu:.1%})" + (" *" if cell.implausible else "")
+
+
+def comparison_text(facts: EngineFacts, rows: list[Comparison]) -> str:
+    """Return an engine's figures beside the estimates for people, a line a figure; a dash: the log has none."""
+    version = f" {facts.version}" if facts.version else ""
+    lines = [f"{facts.engine}{version}: {facts.model or 'model not named'}"]
+    lines.append(f"  {'':<22}{'logged':>13}{'estimate':>13}{'%':>8}  from")
+    for row in rows:
+        digits = 2 if row.quantity.endswith("_gib") or row.quantity == "concurrency" else 0
+        logged = "-" if row.logged is None else f"{row.logged:,.{digits}f}"
+        off = "-" if row.difference_percent is None else f"{row.difference_percent:+.2f}"
+        off = "equal" if row.agrees(0) else off  # as far as the log's digits tell
+        lines.append(f"  {row.quantity:<22}{logged:>13}{row.estimated:>13,.{digits}f}{off:>8}  {row.given}")
+    return "\n".join(lines)
+
+
+def gpus_text(gpus: Sequence[Gpu]) -> str:
+    """Return GPU models as a table for people; a dash is unknown."""
+    header = f"{'GPU':<20}{'memory GiB':>12}{'GB/s':>8}{'TFLOPS':>8}{'NVLink GB/s':>13}"
+    return "\n".join([header, *(_gpu_line(gpu) for gpu in gpus)])
+
+
+def _gpu_line(gpu: Gpu) -> str:
+    memory = "-" if gpu.total_gib is None else f"{gpu.total_gib:.2f}"
+    speed, link = ("-" if value is None else str(value) for value in (gpu.tensor_16bit_tflops, gpu.nvlink_gb_per_s))
+    return f"{gpu.name:<20}{memory:>12}{gpu.bandwidth_gb_per_s:>8}{speed:>8}{link:>13}"
+
+
+def local_gpus_text(gpus: Sequence[LocalGpu]) -> str:
+    """Return this machine's GPUs for people, a line each."""
+    if not gpus:
+        return "No NVIDIA GPU is reported on this machine (nvidia-ml-py and a driver are needed to see one)."
+    lines = [f"{'#':<3}{'GPU':<34}{'GiB':>9}{'used':>9}{'NVLinks':>9}"]
+    lines += [f"{gpu.index:<3}{gpu.name:<34}{gpu.total_gib:>9.2f}{gpu.used_gib:>9.2f}{gpu.nvlinks:>9}" for gpu in gpus]
+    return "\n".join([*lines, f"driver {gpus[0].driver}"])

@@ -11,7 +11,7 @@ from llmload.formatting import UNKNOWN, markdown_table, percent
 from llmload.report.reference_tables import THROUGHPUT, Figure, read_figure, reference_tables
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.size_table import SEED_RULE, ReferenceRow, reference_json, reference_markdown, reference_row
+from llmload.sizing.size_table import REFERENCE_RULE, ReferenceRow, reference_json, reference_markdown, reference_row
 from llmload.suite.plan import Cell, SuitePlan
 from llmload.suite.state import Status, SuiteState
 
@@ -85,7 +85,7 @@ def read_outcome(plan: SuitePlan, state: SuiteState, asked_for: Collection[str] 
 
 def to_markdown(outcome: Outcome) -> str:
     """Return the three tables, then a line for each cell, then the reasons."""
-    parts = ["## Inference Memory", f"{SEED_RULE}. Its GB is GiB."]
+    parts = ["## Inference Memory", f"{REFERENCE_RULE}. Its GB is GiB."]
     parts += (
         [reference_markdown(outcome.memory)] if outcome.memory else ["(no model of the suite is known to the sizing)"]
     )

@@ -13,6 +13,7 @@ from llmload.sizing.catalogue import load_model
 from llmload.sizing.engine_memory import engine_for, parse_version
 from llmload.sizing.fit import (
     Deployment,
+    DeploymentRequest,
     Fit,
     engine_flags,
     fit,
@@ -49,7 +50,8 @@ def fit_of_run(run: dict[str, Any]) -> Fit:
 
 
 def deployment(name: str, gpu: str, count: int = 1, **changes: Any) -> Deployment:
-    return replace(plan_deployment(load_model(name), find_gpu(gpu), count=count), **changes)
+    request = DeploymentRequest(model=load_model(name), gpu=find_gpu(gpu), count=count)
+    return replace(plan_deployment(request), **changes)
 
 
 @pytest.mark.parametrize("run", LANGUAGE_RUNS, ids=lambda run: f"{run['run_of']}-{run['max_model_len_tokens']}")
@@ -166,7 +168,7 @@ def test_cuts_that_engines_refuse_are_named() -> None:
         "8 KV heads can be neither divided among nor copied onto 5 GPUs evenly"
     ]
     assert parallel_problems(llama, Parallelism(pipeline=33)) == ["32 layers cannot make 33 pipeline stages"]
-    assert parallel_problems(llama, Parallelism(expert=True)) == ["the model has no experts to deal out"]
+    assert parallel_problems(llama, Parallelism(expert=True)) == ["the model has no experts to distribute"]
     with pytest.raises(ConfigError, match="TP 3"):
         rank_weights(llama, "bf16", Parallelism(tensor=3))
 
@@ -178,7 +180,7 @@ def test_cards_are_dealt_to_tensor_ranks_then_stages_then_copies() -> None:
     assert plan_parallelism(llama, 6) == (Parallelism(tensor=2, pipeline=3), 1)
     assert plan_parallelism(llama, 8, tensor=2) == (Parallelism(tensor=2), 4)
     assert plan_parallelism(llama, 8, pipeline=2) == (Parallelism(tensor=4, pipeline=2), 1)
-    with pytest.raises(ConfigError, match="8 GPUs cannot be dealt to copies of TP 3"):
+    with pytest.raises(ConfigError, match="8 GPUs cannot be divided evenly into copies of TP 3"):
         plan_parallelism(llama, 8, tensor=3)
 
 
@@ -200,7 +202,7 @@ def test_engines_defaults_follow_card_version_and_name() -> None:
     [
         ({"name": "tgi"}, "engine 'tgi' is not known"),
         ({"version": "newest"}, "does not begin with two numbers"),
-        ({"utilization": 1.2}, "utilization = 1.2 is not a share"),
+        ({"utilization": 1.2}, "utilization = 1.2 is not a fraction"),
     ],
 )
 def test_engines_that_are_not_known_are_refused(asked: dict[str, Any], problem: str) -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.sizing.gpus import find_gpu, gpus, gpus_text
+from llmload.sizing.gpus import find_gpu, gpus
+from llmload.sizing.text import gpus_text
 
 
 def test_cuda_reports_less_than_the_name_promises() -> None:

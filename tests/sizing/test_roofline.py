@@ -14,9 +14,9 @@ from llmload.sizing.speed import (
     implausible,
     mbu,
     prefill_bound_tokens_per_s,
-    reference_speed_markdown,
     reference_speed_rows,
 )
+from llmload.sizing.text import reference_speed_markdown
 
 A100 = find_gpu("A100-SXM4-80GB")
 SIZING = Path(__file__).parents[2] / "docs" / "sizing.md"
