@@ -1,4 +1,23 @@
-"""A prompt in, a `RequestRecord` out; time stamps are taken at the socket."""
+"""
+A prompt in, a `RequestRecord` out; time stamps are taken at the socket.
+
+The life of a request, in the order of the files:
+
+    settings        where and what to send, headers, time limits
+    client          ChatClient.complete(): one prompt, one record, whatever happens
+    retry           attempts, pauses between them, and the record at the end
+    wire            WireClient: the request's bytes, a connection from the pool, HttpRequest.run()
+    http_request    one request on one connection; its greenlet waits here until the answer ended
+    transport, tls  the URL, the proxy, the TLS session; dial() opens a connection, Pool keeps it alive
+    connection      reads with the kernel's stamp of arrival, on the monotonic clock
+    reactor         polls all sockets of the process, appends reads, decodes them later in slices
+    http_response   HTTP/1.1: status, headers, pieces of the body with their stamps
+    sse             the body: events, one JSON object, or the text of an error
+    answer, api     what the events say, by API: stamps of chunks with text, token counts, finish_reason
+    errors          every failure as a RequestError
+
+`sdk` is the other client, on the `openai` library. `engine_info` asks an engine which models it serves.
+"""
 
 from typing import Literal
 
@@ -10,14 +29,14 @@ ClientKind = Literal["wire", "openai"]
 
 def make_client(settings: ClientSettings, kind: ClientKind = "wire") -> ChatClient:
     """
-    Return a client of the kind: `wire` stamps at the socket, `openai` is the SDK that applications use.
+    Return a client of this kind: `wire` stamps at the socket, `openai` is the SDK that applications use.
 
-    Nothing is connected yet. Raises `ConfigError` for settings that the kind cannot follow.
+    It does not connect yet. Raises `ConfigError` for settings that this kind does not support.
     """
     if kind == "wire":
         from llmload.client.wire import WireClient
 
         return WireClient(settings)
-    from llmload.client.sdk import SdkClient  # imports the SDK, which only those who choose it should wait for
+    from llmload.client.sdk import SdkClient  # the SDK is slow to import
 
     return SdkClient(settings)

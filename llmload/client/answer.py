@@ -1,4 +1,4 @@
-"""What an answer has said so far, in the terms of a record, whichever dialect it speaks."""
+"""The state of an answer while it arrives, in the terms of a record, for every API."""
 
 from array import array
 from typing import Any, Final, NamedTuple, Protocol
@@ -14,7 +14,7 @@ QUOTED_CHARS: Final = 120
 
 
 def count_in(part: Any, *keys: str) -> int | None:
-    """Return the number under the first of the keys that holds one; whatever else an engine sends is unknown."""
+    """Return the integer under the first of the keys that has one; None for anything else that an engine sends."""
     if isinstance(part, dict):
         for key in keys:
             if isinstance(part.get(key), int):
@@ -34,10 +34,10 @@ class TokenCounts(NamedTuple):
 
 class StreamState:
     """
-    An answer as it grows: arrivals of chunks with text, the reason it ended, an error it told of.
+    An answer while it arrives: stamps of chunks with text, the finish_reason, an error that the engine reported.
 
-    Events are taken in their order; whatever they hold, taking them does not raise: what cannot be understood
-    becomes `error`. The first error stays.
+    Events are taken in order. Taking them never raises: an event that cannot be decoded becomes `error`. The first
+    error stays.
     """
 
     __slots__ = (
@@ -59,14 +59,14 @@ class StreamState:
         self.saw_done = False
         self.non_streaming = False
         self.coalesced_ns: list[int] = []
-        """Stamps that a chunk with text shares with the one before: they waited together; whoever minds clears it."""
+        """Stamps of text chunks that arrived in the same read as the previous one; `HttpRequest` clears the list."""
         self.error: RequestError | None = None
 
     def take_event(self, arrived_ns: int, event_type: bytes, data: bytes) -> str | None:
         """
-        Take an event of a stream: its type, its data and the monotonic ns at which its last byte arrived.
+        Take an event of a stream: the monotonic ns at which its last byte arrived, its type and its data.
 
-        Return its text where the event says nothing else, so that one that differs in its text alone says as much.
+        Return the text if the event carries nothing else; events like it can use the fast path.
         """
         if not data or data.isspace():
             return None
@@ -76,17 +76,17 @@ class StreamState:
         return self._take_json(arrived_ns, event_type, data)
 
     def take_whole(self, body: bytes) -> None:
-        """Take an answer that came in one piece, as JSON."""
+        """Take an answer that is one JSON object instead of a stream."""
         self.non_streaming = True
         self.finished = True
         self._take_json(0, b"", body)
 
     def take_object(self, arrived_ns: int, parsed: Any) -> None:
-        """Take an event that is parsed already."""
+        """Take an event whose JSON is already parsed."""
         self._take_parsed(arrived_ns, b"", parsed, b"")
 
     def fail(self, error: RequestError) -> None:
-        """Keep the error, unless there is one already."""
+        """Record the error, unless there already is one."""
         if self.error is None:
             self.error = error
 
@@ -105,7 +105,7 @@ class StreamState:
         raise NotImplementedError
 
     def counted_chunks(self) -> TokenCounts:
-        """Return the number of chunks with text as the last resort of counting; unknown where nothing streamed."""
+        """Count each chunk with text as one token, if the engine gave no counts; unknown for an answer in one piece."""
         if self.non_streaming or not (self.chunk_ns or self.finished):
             return TokenCounts()
         return TokenCounts(output_tokens=len(self.chunk_ns), token_source=TokenSource.CHUNKS)
@@ -144,7 +144,7 @@ class StreamState:
         if isinstance(parsed, list) and len(parsed) == 1:
             parsed = parsed[0]
         if not isinstance(parsed, dict):
-            self.fail(_unreadable("no JSON object", data or repr(parsed).encode()))
+            self.fail(_unreadable("not a JSON object", data or repr(parsed).encode()))
         elif error := error_in_object(parsed):
             self.fail(error)
         elif event_type == b"error":
@@ -167,7 +167,7 @@ class StreamState:
 
 
 class ApiProtocol(Protocol):
-    """An API of engines: where requests go, how they are written, and how answers are read."""
+    """An engine's API: the path of requests, how they are encoded, and how answers are decoded."""
 
     @property
     def path(self) -> str:

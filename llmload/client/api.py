@@ -1,4 +1,4 @@
-"""TGI's own API, `/generate_stream` and `/generate`: one text in, one event a token out."""
+"""The APIs that engines serve: OpenAI's chat completions, and TGI's `/generate_stream` and `/generate`."""
 
 from array import array
 from typing import Any, Final
@@ -12,11 +12,9 @@ from llmload.client.settings import ClientSettings
 from llmload.prompts.conversation import Message, Prompt
 from llmload.record import ErrorType, StampArray, TokenSource
 
-# OpenAI's chat completions: requests as the scenario sets them, answers as engines really give them.
-
 
 class ChatApi:
-    """Requests to `/chat/completions`; only fields that the scenario sets are sent."""
+    """Requests to `/chat/completions`, with only the fields that the scenario sets."""
 
     path = "/chat/completions"
 
@@ -24,7 +22,7 @@ class ChatApi:
         self._settings = settings
 
     def fields(self, prompt: Prompt) -> dict[str, Any]:
-        """Return the request's fields, `model`, `messages` and `stream` among them."""
+        """Return the request's fields, including `model`, `messages` and `stream`."""
         settings = self._settings
         fields: dict[str, Any] = {
             **settings.body,
@@ -47,7 +45,7 @@ class ChatApi:
 
 
 class ChatStream(StreamState):
-    """An answer in chat chunks, or as one `chat.completion`."""
+    """An answer of `chat.completion.chunk` events, or one `chat.completion`."""
 
     __slots__ = ("_totals", "_usage", "_usage_is_last")
 
@@ -58,7 +56,7 @@ class ChatStream(StreamState):
         self._totals = array("q")
 
     def counts(self) -> TokenCounts:
-        """Return the tokens counted so far: usage first, usage on chunks next, then the number of chunks."""
+        """Return the tokens so far: by the final usage, else by usage on chunks, else by the number of chunks."""
         usage = self._usage
         output = count_in(usage, "completion_tokens")
         if output is None:
@@ -116,7 +114,7 @@ class ChatStream(StreamState):
 
 
 def _text_of(choice: dict[str, Any]) -> Any:
-    """Return what a choice adds to the answer: content, reasoning or arguments of a tool call; falsy for nothing."""
+    """Return the text that a choice adds: content, reasoning or arguments of a tool call; falsy if none."""
     delta = choice.get("delta")
     if delta is None:
         return choice.get("text")
@@ -135,10 +133,10 @@ _RENAMED: Final = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max
 
 class TgiApi:
     """
-    Requests to `/generate_stream` (or `/generate`, where nothing is to be streamed).
+    Requests to `/generate_stream`, or to `/generate` without streaming.
 
     This API takes a text and applies no chat template, so the messages are rendered as `User: ...` and
-    `Assistant: ...` lines that end on an open `Assistant:`. Fields of OpenAI's API are sent as TGI names them.
+    `Assistant: ...` lines that end with an open `Assistant:`. Fields of OpenAI's API are sent under TGI's names.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
@@ -155,7 +153,7 @@ class TgiApi:
 
 
 class TgiStream(StreamState):
-    """An answer in token events, the last of which holds `details`, or as one object with `generated_text`."""
+    """An answer of token events, the last with `details`, or one object with `generated_text`."""
 
     __slots__ = ("_details",)
 
@@ -164,7 +162,7 @@ class TgiStream(StreamState):
         self._details: dict[str, Any] = {}
 
     def counts(self) -> TokenCounts:
-        """Return the tokens counted so far: the engine's details first, then the number of chunks."""
+        """Return the tokens so far: by the engine's details, else by the number of chunks."""
         output = count_in(self._details, "generated_tokens")
         if output is None:
             return self.counted_chunks()
@@ -196,7 +194,7 @@ class TgiStream(StreamState):
 
 
 def render(messages: tuple[Message, ...]) -> str:
-    """Return chat messages as one text that ends where the assistant is to speak."""
+    """Return chat messages as one text that ends where the assistant's turn begins."""
     said = [_SPEAKER[message["role"]] + message["content"] for message in messages]
     return "\n\n".join([*said, "Assistant:"])
 
@@ -205,8 +203,8 @@ def generate_parameters(fields: dict[str, Any]) -> dict[str, Any]:
     """
     Return the fields of a chat request as TGI's `parameters`.
 
-    Zero temperature becomes greedy decoding and a `top_p` of 1 is left out, for TGI refuses both values. A key
-    it does not share with OpenAI's API goes in untouched.
+    A temperature of 0 becomes greedy decoding and a `top_p` of 1 is left out, because TGI refuses both values. Keys
+    that OpenAI's API does not have are passed on unchanged.
     """
     parameters: dict[str, Any] = {"details": True}
     for key, value in fields.items():

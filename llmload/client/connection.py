@@ -9,19 +9,17 @@ from typing import Any, Final
 from llmload.client.tls import TlsLayer
 from llmload.units import NS_PER_S
 
-# The kernel's stamps of arrival, taken by the wall clock, as readings of the monotonic clock.
-
 _STEP_NS: Final = 20_000
-"""Both clocks are slewed alike, so their distance changes only by steps; less than this is noise of reading them."""
+"""Both clocks are slewed alike, so their offset changes only in steps; a smaller change is noise of reading them."""
 
 
 class ReceiveClock:
     """
-    Turns wall-clock stamps into monotonic ones; `sample()` before each batch of reads, then `monotonic_ns(stamp)`.
+    Converts the kernel's wall-clock stamps to the monotonic clock.
 
-    While the wall clock does not jump, `offset_ns` is one constant, so gaps between stamps are the kernel's to the
-    nanosecond. In the batch that follows a jump, a stamp may have been taken before or after it: the reading that
-    lies between the batch before and now is the right one.
+    Call `sample()` before each batch of reads, then `monotonic_ns(stamp)`. While the wall clock does not jump,
+    `offset_ns` is constant, so gaps between stamps are the kernel's to the nanosecond. In the batch after a jump, a
+    stamp may have been taken before or after it: the reading between the previous batch and now is the right one.
     """
 
     def __init__(
@@ -39,7 +37,7 @@ class ReceiveClock:
         self.restart()
 
     def restart(self) -> None:
-        """Forget the past: a jump of the wall clock while nobody read is none."""
+        """Measure the offset again: a jump of the wall clock while nothing was read does not matter."""
         _, self.offset_ns = min(self._distance() for _ in range(16))
         self._offset_before_ns = self.offset_ns
         self._sampled_before_ns = self.now_ns
@@ -78,16 +76,16 @@ class ReceiveClock:
 
 READ_BYTES: Final = 32_768
 _SMALL_BUFSIZE: Final = 479
-"""What is asked for after a read of clearly less, as chunks are small: Python's own allocator has so much at hand."""
+"""The size of reads after a small one: 479 bytes and the object's header fit pymalloc's 512-byte pool."""
 SMALL_READ_BYTES: Final = _SMALL_BUFSIZE - 128
-"""A read of fewer bytes than this is clearly less."""
+"""A read of fewer bytes than this is small."""
 
 _SO_TIMESTAMPING: Final = 37
 _SOF_RX_SOFTWARE: Final = 1 << 3
 _SOF_SOFTWARE: Final = 1 << 4
 ANCILLARY_BYTES: Final = socket.CMSG_SPACE(48)
 timespec: Final = struct.Struct("qq").unpack_from
-"""Reads seconds and nanoseconds out of a stamp."""
+"""Unpacks a stamp into seconds and nanoseconds."""
 
 Received = tuple[bytes, list[tuple[int, int, bytes]], int, Any]
 """What a socket's `recvmsg` returns."""
@@ -95,7 +93,7 @@ Receive = Callable[[int, int], Received]
 
 
 def enable_timestamps(sock: socket.socket) -> bool:
-    """Ask the kernel to stamp what the socket receives; return whether it took the wish."""
+    """Ask the kernel to stamp what the socket receives; return whether it agreed."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _SOF_RX_SOFTWARE | _SOF_SOFTWARE)
     except OSError:
@@ -113,7 +111,7 @@ class Connection:
     """
     A connected, non-blocking socket and the TLS on it, if any.
 
-    `arrived_ns` is the monotonic reading of the last `receive`, `stamped` whether the kernel took it.
+    `arrived_ns` is when the last `receive` arrived (monotonic ns), `stamped` whether the kernel took that stamp.
     """
 
     __slots__ = (
@@ -137,7 +135,7 @@ class Connection:
         self._tls = tls
         self._unsent: memoryview | None = None
         self.bufsize = READ_BYTES
-        """How many bytes the next read is to ask for."""
+        """How many bytes the next read asks for."""
         self.drained = True
         """Whether the last read took everything that had arrived."""
         self.fd = sock.fileno()
@@ -148,14 +146,14 @@ class Connection:
 
     def receive(self) -> bytes:
         """
-        Return what has arrived, at most `READ_BYTES`; with TLS it may be nothing.
+        Return the bytes that have arrived, at most `READ_BYTES`; with TLS possibly none.
 
-        Raises `BlockingIOError` where nothing has arrived, `EOFError` at the end, `OSError` for a broken connection.
+        Raises `BlockingIOError` if nothing has arrived, `EOFError` at the end, `OSError` for a broken connection.
         """
         return self.take(self.recvmsg(self.bufsize, ANCILLARY_BYTES))
 
     def take(self, received: Received) -> bytes:
-        """Return what `recvmsg(asked, ANCILLARY_BYTES)` has brought, as `receive` does."""
+        """Return the bytes of a `recvmsg(bufsize, ANCILLARY_BYTES)`, as `receive` does."""
         data, ancillary, _, _ = received
         got = len(data)
         self.drained = got < self.bufsize
@@ -177,15 +175,15 @@ class Connection:
 
     @property
     def allows_fast_path(self) -> bool:
-        """Whether reads are small, stamped and in clear, as they will be."""
+        """Whether reads are small, stamped by the kernel and not encrypted, and so probably the next ones."""
         return self.stamped and self._tls is None and self.bufsize == _SMALL_BUFSIZE
 
     def send(self, data: bytes) -> bool:
-        """Write as much as the kernel takes now and keep the rest; return whether all is written."""
-        return self._send_sealed(data if self._tls is None else self._tls.encrypt(data))
+        """Write as much as the kernel takes now and keep the rest; return whether everything is written."""
+        return self._send_bytes(data if self._tls is None else self._tls.encrypt(data))
 
     def send_rest(self) -> bool:
-        """Write more of what is kept; return whether all is written. Raises `OSError` for a broken connection."""
+        """Write more of the rest; return whether everything is written. Raises `OSError` for a broken connection."""
         while self._unsent:
             try:
                 self._unsent = self._unsent[self._sock.send(self._unsent) :]
@@ -196,11 +194,11 @@ class Connection:
 
     @property
     def writing(self) -> bool:
-        """Whether some of what was sent waits to be written."""
+        """Whether a rest waits to be written."""
         return self._unsent is not None
 
     def drop_unsent(self) -> None:
-        """Give up writing: the engine takes no more."""
+        """Discard the rest: the engine does not take it."""
         self._unsent = None
 
     def is_alive(self) -> bool:
@@ -216,16 +214,16 @@ class Connection:
             return False
 
     def close(self) -> None:
-        """Close the socket; one inherited through fork is closed here and stays open in its owner."""
+        """Close the socket; a socket inherited by fork stays open in the process that opened it."""
         self._sock.close()
 
     def _decrypt(self, tls: TlsLayer, cipher: bytes) -> bytes:
         tls.take(cipher)
         plain = tls.decrypt()
         if self._unsent is None and tls.has_output:
-            self._send_sealed(tls.encrypt(b""))
+            self._send_bytes(tls.encrypt(b""))
         return plain
 
-    def _send_sealed(self, data: bytes) -> bool:
+    def _send_bytes(self, data: bytes) -> bool:
         self._unsent = memoryview(data if self._unsent is None else bytes(self._unsent) + data)
         return self.send_rest()

@@ -1,4 +1,4 @@
-"""What a running engine says of itself: its models, its version, and whether it is a simulation."""
+"""What a running engine reports about itself: its models, its version, and whether it is simulated."""
 
 import json
 import ssl
@@ -19,22 +19,22 @@ PATHS: Final = ("/v1/models", "/version", "/info", "/health")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
-    """Answers of an engine to questions about itself; a path that it does not serve is None."""
+class EngineInfo:
+    """An engine's answers by path; a path that it does not serve is absent."""
 
     base_url: str
     answers: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names that `/v1/models` lists; empty where the engine lists none."""
+        """The names in `/v1/models`; empty if the engine lists none."""
         listed = self.answers.get("/v1/models")
         rows = listed.get("data") if isinstance(listed, dict) else None
         return tuple(str(row["id"]) for row in rows or () if isinstance(row, dict) and "id" in row)
 
     @property
     def version(self) -> str | None:
-        """The engine's own version, None where it tells none."""
+        """The engine's version, None if it reports none."""
         for path in ("/version", "/info"):
             answer = self.answers.get(path)
             if isinstance(answer, dict) and isinstance(answer.get("version"), str):
@@ -43,7 +43,7 @@ class Deployment:
 
     @property
     def loaded(self) -> str | None:
-        """What TGI's `/info` says that it loaded; None where the engine has no such answer."""
+        """The model that TGI's `/info` reports as loaded; None if the engine does not serve it."""
         info = self.answers.get("/info")
         return str(info["model_id"]) if isinstance(info, dict) and info.get("model_id") else None
 
@@ -64,13 +64,13 @@ class Deployment:
         }
 
 
-def ask(
+def ask_engine(
     base_url: str, *, api_key: str | None = None, ca_file: str | None = None, verify_tls: bool = True
-) -> Deployment:
+) -> EngineInfo:
     """
-    Return what the engine at the URL says of itself; EngineError if nothing answers there.
+    Return what the engine at the URL reports about itself; `EngineError` if nothing answers there.
 
-    An engine that answers but serves none of the paths is no error.
+    An engine that answers but serves none of the paths is not an error.
     """
     root, context, headers = _root(base_url), _context(base_url, ca_file, verify_tls), _headers(api_key)
     answers = {}
@@ -78,11 +78,11 @@ def ask(
         answer = _get(root, path, headers, context)
         if answer is not None:
             answers[path] = answer
-    return Deployment(base_url=base_url, answers=answers)
+    return EngineInfo(base_url=base_url, answers=answers)
 
 
 def is_ready(base_url: str, *, api_key: str | None = None, ca_file: str | None = None, verify_tls: bool = True) -> bool:
-    """Say whether the engine answers and calls itself ready: `/health`, or `/v1/models` where it has none."""
+    """Return whether the engine is ready by `/health`, or by `/v1/models` if it has no `/health`."""
     root, context, headers = _root(base_url), _context(base_url, ca_file, verify_tls), _headers(api_key)
     health = _status(root + "/health", headers, context)
     if health in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}:

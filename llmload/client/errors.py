@@ -1,4 +1,4 @@
-"""Why a request failed, told from statuses, error objects and exceptions, always as a `RequestError`."""
+"""Why a request failed: a `RequestError` from an HTTP status, an error object or an exception."""
 
 import errno
 import socket
@@ -16,7 +16,7 @@ MESSAGE_CHARS: Final = 500
 
 
 class AttemptError(Exception):
-    """Ends one attempt of a request; never leaves the room."""
+    """Ends one attempt of a request; never leaves this package."""
 
     def __init__(self, error: RequestError) -> None:
         super().__init__(error.message)
@@ -39,7 +39,7 @@ def request_error(
 
 
 def without_secrets(error: RequestError, secrets: Iterable[str]) -> RequestError:
-    """Return the error with every secret in its message replaced: engines like to quote a wrong key."""
+    """Return the error with every secret in its message replaced: some engines quote a wrong key."""
     message = error.message
     for secret in secrets:
         message = message.replace(secret, "***")
@@ -49,7 +49,7 @@ def without_secrets(error: RequestError, secrets: Iterable[str]) -> RequestError
 
 
 def from_status(status: int, body: bytes, retry_after: str | None) -> RequestError:
-    """Return the error of an answer whose status is not 200; `body` may be JSON, HTML or nothing."""
+    """Return the error of an answer whose status is not 200; `body` may be JSON, HTML or empty."""
     if status == 429:
         error_type = ErrorType.RATE_LIMITED
     elif 400 <= status < 500:
@@ -64,7 +64,7 @@ def from_status(status: int, body: bytes, retry_after: str | None) -> RequestErr
 
 
 def error_in_object(answer: dict[str, Any], status: int = 200) -> RequestError | None:
-    """Return the error that an object inside a 200 answer stands for, or None where it is no error."""
+    """Return the error in an object of a 200 answer, or None if it is not an error."""
     error = answer.get("error")
     if error is None and answer.get("object") == "error":
         error = answer
@@ -79,7 +79,7 @@ def error_in_object(answer: dict[str, Any], status: int = 200) -> RequestError |
 
 
 def error_message(error: Any) -> str:
-    """Return what an error object, string or list of FastAPI's says."""
+    """Return the message of an error object, a string, or FastAPI's list of errors."""
     if isinstance(error, dict):
         text = error.get("message") or error.get("detail") or error.get("msg") or error.get("error")
         return error_message(text) if text else orjson.dumps(error).decode()
@@ -89,7 +89,7 @@ def error_message(error: Any) -> str:
 
 
 def from_connect_error(error: BaseException, where: str) -> RequestError:
-    """Return the error of a connection to `where` (host and port) that did not come about."""
+    """Return the error of a connection to `where` (host and port) that could not be opened."""
     if isinstance(error, socket.gaierror):
         return request_error(ErrorType.DNS, f"{where}: {error.strerror or error}")
     if isinstance(error, ssl.SSLError):

@@ -1,4 +1,4 @@
-"""One request on one connection: sent, waited for, ended by the engine, a time limit or the caller."""
+"""One request on one connection, until the engine, a time limit or the caller ends it."""
 
 import logging
 import select
@@ -19,20 +19,20 @@ from llmload.client.sse import Decoder
 from llmload.record import ErrorType, RequestError, StampSource
 
 _DECODE_FIRST_BYTES: Final = 2_048
-"""Soon at first, since only who understands notices that chunks wait together."""
+"""Small at first: coalesced chunks are only noticed when decoding."""
 _DECODE_BYTES: Final = 16_384
 _MAX_PENDING_BYTES: Final = 65_536
-"""A stream that comes faster than it is understood waits in the kernel: memory stays bounded."""
+"""A stream that arrives faster than it is decoded waits in the kernel, so that memory stays bounded."""
 
 _logger = logging.getLogger(__name__)
 
 
 class HttpRequest:
     """
-    A request and its answer; the greenlet in `run` waits once, everything else happens in the reactor.
+    A request and its answer; the greenlet in `run` waits once, everything else runs in the reactor.
 
-    Afterwards `error` says what went wrong with HTTP or time, `answer` what the engine said, and `stale` that a
-    kept-alive connection was closed before it answered.
+    Afterwards `error` is a failure of HTTP or a time limit, `answer` is what the engine sent, and `stale` means that a
+    kept-alive connection was closed before an answer came.
     """
 
     __slots__ = (
@@ -72,12 +72,12 @@ class HttpRequest:
         self._paused = False
 
     def run(self, request: bytes) -> None:
-        """Send the request and wait for the end of its answer; what kills the wait passes through."""
+        """Send the request and wait for the end of its answer; an exception that kills the wait is raised."""
         try:
             if self.connection.send(request):
                 self.sent_ns = time.monotonic_ns()
         except OSError:
-            self.connection.drop_unsent()  # reading tells why: the engine may have answered before it closed
+            self.connection.drop_unsent()  # reading finds out why: the engine may have answered before it closed
         self._check_ns = self._limits.next_check_ns(time.monotonic_ns())
         self._reactor.watch(self)
         try:
@@ -104,13 +104,13 @@ class HttpRequest:
 
     @property
     def stamp_source(self) -> StampSource:
-        """Who stamped the answer: the kernel only if it stamped every read of it."""
+        """The source of the answer's stamps: the kernel only if it stamped every read."""
         if not self.response.arrived_ns:
             return StampSource.NONE
         return StampSource.USER if self._unstamped else StampSource.KERNEL
 
     def on_ready(self, mask: int, received: Received) -> None:
-        """Take what was read, and read (and write) all else that the socket allows."""
+        """Take what was read, then read (and write) as much as the socket allows."""
         if mask & select.EPOLLOUT:
             self._write()
         response, connection = self.response, self.connection
@@ -132,7 +132,7 @@ class HttpRequest:
             self._end_by(problem)
 
     def on_backlog(self) -> None:
-        """Have what was read understood, and read no more before that where it is much."""
+        """Queue for decoding; if far too much is pending, stop reading until then."""
         if not self._queued:
             self._queue()
         if self.response.pending_bytes > _MAX_PENDING_BYTES and not (self._paused or self._ended):
@@ -140,13 +140,13 @@ class HttpRequest:
             self._reactor.pause(self)
 
     def on_problem(self, mask: int, problem: OSError) -> None:
-        """Learn why nothing could be read, and write what the socket allows."""
+        """Handle a failed read, and write as much as the socket allows."""
         if mask & select.EPOLLOUT:
             self._write()
         self._end_by(problem)
 
     def decode(self, until_ns: int) -> bool:
-        """Work on what was read until this monotonic ns; return whether nothing is left."""
+        """Decode what was read until this monotonic ns; return whether nothing is left."""
         if not self._advance(until_ns):
             return False
         self._queued = False
@@ -155,7 +155,7 @@ class HttpRequest:
         return True
 
     def check_time(self, now_ns: int) -> None:
-        """End the stream where one of its time limits has passed."""
+        """End the stream if one of its time limits has passed."""
         if now_ns < self._check_ns:
             return
         if not self._advance(FOREVER_NS):
@@ -178,14 +178,14 @@ class HttpRequest:
         else:
             self.sent_ns = time.monotonic_ns()
         if self._paused:
-            self._reactor.pause(self)  # still, and no more to write
+            self._reactor.pause(self)  # it stays paused, but no longer waits to write
         else:
             self._reactor.resume(self)
 
     def _end_by(self, problem: Exception) -> None:
-        """Take the end of the connection, or of what can be read as HTTP."""
+        """Handle the end of the connection, a socket error, or bytes that are not HTTP."""
         if isinstance(problem, BlockingIOError):
-            return  # there was nothing to be read
+            return  # nothing to read
         if isinstance(problem, EOFError):
             self._take_end_of_connection()
         elif isinstance(problem, OSError):
@@ -226,7 +226,7 @@ class HttpRequest:
             except httptools.HttpParserError as problem:
                 self._end_by(problem)
             except Exception as bug:
-                _logger.exception("an answer could not be understood")
+                _logger.exception("an answer could not be decoded")
                 self.answer.fail(request_error(ErrorType.CLIENT, repr(bug)))
                 response.drop()  # this runs in the hub: one bad answer must not end all the others
             if time.monotonic_ns() >= until_ns:
@@ -244,14 +244,14 @@ class HttpRequest:
         return True
 
     def _conclude(self) -> None:
-        """Judge the answer, and let the request's greenlet go on."""
+        """Decide whether the answer is complete, and wake the request's greenlet."""
         response = self.response
         answer = self.answer
         self._decoder.end()
         if answer.error is not None:
             self.error = answer.error
         elif self.error is not None and answer.finished and (answer.saw_done or response.complete):
-            self.error = None  # all was said before the connection broke
+            self.error = None  # the answer was complete before the connection broke
             self.done_ns = response.arrived_ns
         elif self.error is None and not answer.finished:
             self.error = request_error(ErrorType.INCOMPLETE, "the answer ended without a finish_reason")

@@ -1,21 +1,21 @@
-"""An HTTP/1.1 response as it arrives: status, the few headers that matter, and pieces of body with their stamps."""
+"""An HTTP/1.1 response while it arrives: status, the few headers that matter, pieces of the body with their stamps."""
 
 from array import array
 from typing import Final
 
 import httptools
 
-_NO_BODY_OF_ITS_OWN: Final = range(100, 200)
+_INTERIM: Final = range(100, 200)
 MAY_END_BODY: Final = b"\r\n\r\n"
-"""How the last read of a chunked body ends: with the empty line behind the last chunk, or it is a part of it alone."""
+"""The last read of a chunked body ends like this, unless the read has only a part of these bytes."""
 MIN_FAST_BYTES: Final = len(MAY_END_BODY)
 
 
 class PendingReads:
     """
-    Reads of a chunked body that nobody has understood yet, each with the monotonic ns of its arrival.
+    Reads of a chunked body that are not decoded yet, each with the monotonic ns of its arrival.
 
-    A class of its own, so that what is touched for each read lies together in memory, ahead of everything else.
+    A separate class, so that the attributes touched for each read lie together in memory, ahead of all others.
     """
 
     __slots__ = ("decode_at_bytes", "fast_path", "pending_bytes", "raw", "raw_stamps")
@@ -25,21 +25,21 @@ class PendingReads:
         self.raw_stamps = array("q")
         self.pending_bytes = 0
         self.decode_at_bytes = 0
-        """How many of them are enough to be worth understanding; whoever does says."""
+        """Decode once more than this many bytes are pending; set by `HttpRequest`."""
         self.fast_path = False
-        """Whether a read may be kept in `reads` just so, unless it may be the last; whoever reads says."""
+        """Whether the reactor may append a read to `raw` without calling `feed`, unless it may be the last."""
 
 
 class Response(PendingReads):
     """
-    The answer to one request, read by `httptools`; its public methods are that parser's callbacks.
+    The response to one request, parsed by `httptools`, whose callbacks are the `on_...` methods.
 
-    `pieces` holds pieces of body that nobody has understood yet, and `stamps` the monotonic ns of each piece's arrival:
-    whoever does calls `forget`, so a stream costs the memory of its stamps, not of its bytes. Two flat lists, since a
-    tuple for every chunk would be one more object for the garbage collector to visit.
+    `body` has the parsed pieces of the body that are not decoded yet, `body_stamps` the monotonic ns of each one's
+    arrival; the decoder calls `drop_body`, so a stream costs the memory of its stamps, not of its bytes. Two flat
+    lists, since a tuple for every chunk would be one more object for the garbage collector to visit.
 
-    Within a chunked body every read waits in `reads` as it came, with `raw_stamps`: for `parse`, or for `skip` where
-    it was understood without. So a read costs little between two reads of other streams.
+    Within a chunked body every read waits in `raw`, with `raw_stamps`, until `parse` parses it, or `skip` drops it
+    after the fast path decoded it. So a read costs little between two reads of other streams.
     """
 
     __slots__ = (
@@ -68,11 +68,11 @@ class Response(PendingReads):
         self.body: list[bytes] = []
         self.body_stamps = array("q")
         self.at_chunk_start = False
-        """Whether the first of `reads` begins with a chunk, as nothing but whole chunks came before it."""
+        """Whether `raw` begins at the start of a chunk, because only whole chunks came before it."""
         self.arrived_ns = 0
-        """When the last read arrived that was parsed or skipped."""
+        """When the last read arrived that was parsed or skipped; monotonic ns, 0 before the first."""
         self.done_ns = 0
-        """When the read arrived that completed the answer."""
+        """When the read arrived that completed the response; monotonic ns."""
         self.status = 0
         self.content_type = ""
         self.content_encoding = ""
@@ -83,16 +83,16 @@ class Response(PendingReads):
         self._length_known = False
         self._chunked_header = False
         self.chunked = False
-        """Whether what is read next belongs to a chunked body."""
+        """Whether the next read belongs to a chunked body."""
         self._in_chunk = False
         self.on_body = self.body.append
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes, arrived_ns: int) -> bool:
         """
-        Take bytes as they came from the engine; return whether they may be the last ones.
+        Take bytes from the engine; return whether they may be the last ones.
 
-        Raises `httptools.HttpParserError` where they are no HTTP, if not here then in `parse`.
+        Raises `httptools.HttpParserError` if they are not HTTP, here or later in `parse`.
         """
         if not self.chunked:
             self._parse(data, arrived_ns)
@@ -104,7 +104,7 @@ class Response(PendingReads):
         return length < MIN_FAST_BYTES or data.endswith(MAY_END_BODY)
 
     def parse(self) -> None:
-        """Parse reads, at least one, until the next begins with a chunk; raises `httptools.HttpParserError`."""
+        """Parse reads, at least one, until the next starts a chunk; raises `httptools.HttpParserError`."""
         parsed = 0
         try:
             for data, arrived_ns in zip(self.raw, self.raw_stamps, strict=True):
@@ -121,7 +121,7 @@ class Response(PendingReads):
             del self.raw_stamps[:parsed]
 
     def skip(self, count: int) -> None:
-        """Let go of the oldest reads, which were understood without being parsed: whole chunks, each of them."""
+        """Drop the oldest reads, each a whole chunk, which the fast path decoded without parsing them."""
         if count:
             self.arrived_ns = self.raw_stamps[count - 1]
         if count == len(self.raw) and not self.body:
@@ -147,7 +147,7 @@ class Response(PendingReads):
         self.at_chunk_start = self.chunked and not self._in_chunk and data.endswith(b"\r\n")
 
     def feed_end(self) -> bool:
-        """Take the end of the connection; return whether the answer is complete with it."""
+        """Take the end of the connection; return whether that completes the response."""
         if self.headers_complete and not self._length_known:
             self.complete = True
             self.done_ns = self.arrived_ns
@@ -155,22 +155,22 @@ class Response(PendingReads):
         return self.complete
 
     def drop_body(self, count: int) -> None:
-        """Let go of the oldest pieces, which are understood."""
+        """Drop the oldest pieces of the body, which are decoded."""
         self.pending_bytes -= sum(map(len, self.body[:count]))
         del self.body[:count]
         del self.body_stamps[:count]
 
     def drop(self) -> None:
-        """Let go of everything that waits to be understood."""
+        """Drop everything that waits to be decoded."""
         self.skip(len(self.raw))
         self.drop_body(len(self.body))
 
     def close(self) -> None:
-        """Let go of the parser, which refers back to this object."""
+        """Drop the parser, which refers back to this object."""
         del self._parser
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep what this client acts on."""
+        """Keep the few headers that the client uses."""
         match name.lower():
             case b"content-type":
                 self.content_type = value.decode("latin-1").partition(";")[0].strip().lower()
@@ -185,9 +185,9 @@ class Response(PendingReads):
                 self._chunked_header = b"chunked" in value.lower()
 
     def on_headers_complete(self) -> None:
-        """Learn the status; that of an interim answer is none."""
+        """Keep the status; an interim response (1xx) does not count, except 101."""
         self.status = self._parser.get_status_code()
-        self.headers_complete = self.status not in _NO_BODY_OF_ITS_OWN or self.status == 101
+        self.headers_complete = self.status not in _INTERIM or self.status == 101
         self.chunked = self.headers_complete and self._chunked_header
 
     def on_chunk_header(self) -> None:
@@ -199,12 +199,12 @@ class Response(PendingReads):
         self._in_chunk = False
 
     def on_message_begin(self) -> None:
-        """Refuse a second answer, which nobody asked for."""
+        """Refuse a second response to one request."""
         if self.complete:
-            raise ValueError("an answer nobody asked for")
+            raise ValueError("a second response to one request")
 
     def on_message_complete(self) -> None:
-        """Note the end of the answer, as HTTP frames it."""
+        """Note the end of the response, as HTTP frames it."""
         if self.headers_complete:
             self.complete = True
             self.done_ns = self.arrived_ns

@@ -1,4 +1,4 @@
-"""One reader per process: it drains all sockets first, and understands what they received_reads afterwards."""
+"""One reader per process: it drains all sockets first and decodes what they received afterwards."""
 
 import contextlib
 import os
@@ -26,20 +26,18 @@ from llmload.client.connection import (
 from llmload.client.http_response import MAY_END_BODY, MIN_FAST_BYTES, PendingReads
 from llmload.units import NS_PER_S
 
-# How long to look often at the sockets, once chunks were found that had waited together.
-
 _MIN_BOOST_NS: Final = 100_000_000
 _MAX_BOOST_NS: Final = 4_000_000_000
 _CALM_NS: Final = 200_000_000
-"""Chunks that wait together after so long a calm were held up once, by a busy machine perhaps."""
+"""Coalesced chunks after this long without any are a single delay, perhaps of a busy machine."""
 
 
 class PollBoost:
     """
-    Lasts 0.1 s from a find on, and twice as long each time that the next comes soon after it, 4 s at most.
+    Whether to poll often: for 0.1 s after chunks were read together, doubled (to 4 s at most) if it happens again soon.
 
-    Chunks that are read together share one stamp, so an engine whose chunks follow each other faster than the reader
-    looks must be looked at more often nearly all the time; one late moment of a machine is no such engine.
+    Chunks that are read together share one stamp, so an engine that sends faster than the reactor polls must be polled
+    often nearly all the time; a single delay of the machine must not have that effect.
     """
 
     __slots__ = ("_length_ns", "_until_ns")
@@ -50,10 +48,10 @@ class PollBoost:
 
     def on_coalesced(self, stamps_ns: Iterable[int], now_ns: int) -> None:
         """
-        Take note of chunks that arrived together at these monotonic ns, in their order.
+        Note chunks that were read together; their stamps in order, monotonic ns.
 
-        What came before the last boost ended is no news. How long the calm was, the first news says: a stream tells
-        of what happened to it only once it is understood.
+        Events from before the last boost ended are ignored: streams report late, when they are decoded. The first later
+        event says how long the calm was.
         """
         event_ns = next((stamp_ns for stamp_ns in stamps_ns if stamp_ns >= self._until_ns), None)
         if event_ns is not None:
@@ -62,67 +60,68 @@ class PollBoost:
             self._until_ns = now_ns + self._length_ns
 
     def active(self, now_ns: int) -> bool:
-        """Return whether to look often at this monotonic ns."""
+        """Return whether to poll often at this monotonic ns."""
         return now_ns < self._until_ns
 
 
 TICK_S: Final = 0.001
 LONG_TICK_S: Final = 0.006
 _MANY_STREAMS: Final = 100
-"""From here on a tick's own cost matters more than the few milliseconds that an answer's end may wait for it."""
+"""From here on, the cost of a tick matters more than the few milliseconds by which it may delay an answer's end."""
 _SLICE_NS: Final = 700_000
 _SHORT_SLICE_NS: Final = 150_000
-"""What few streams begin with, so that a request that is due meanwhile leaves in time."""
+"""The first slice of few streams, so that a request that falls due meanwhile is sent in time."""
 _SWEEP_NS: Final = 50_000_000
 _MAX_EVENTS: Final = 8192
 _MISSES_ALLOWED: Final = 8
-"""Reads without a kernel's stamp before they count as its habit."""
+"""After this many reads without a kernel's stamp, the kernel is taken not to stamp at all."""
 _STAMPING_STARTS_S: Final = 0.25
 _ARRIVED: Final = select.EPOLLIN
-"""All that is said of most sockets: something came."""
+"""The event mask of most sockets: bytes arrived, nothing else."""
 _NO_MASK: Final = -1
-"""What is said of none."""
+"""A mask that no socket has."""
 HUNG_UP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-"""The other side writes no more: what it wrote must be read to its end, since nothing else will tell of it."""
+"""The other side writes no more: read to the end now, since there will be no further event."""
 _READING: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
-"""Told once of what arrives: to be told until it is read, the kernel would look at every socket twice."""
+"""Edge-triggered: level-triggered epoll checks every ready socket again."""
 
 
 class Stream(Protocol):
-    """An answer under way, as the reactor sees it."""
+    """A request in flight, as the reactor sees it."""
 
     @property
     def connection(self) -> Connection:
-        """Where it is read."""
+        """The connection to read."""
 
     @property
     def response(self) -> PendingReads:
-        """What was read and is not understood yet."""
+        """The reads that are not decoded yet."""
 
     def on_backlog(self) -> None:
-        """Have what was read understood: it has come to more than `decode_at_bytes`."""
+        """Queue for decoding: more than `decode_at_bytes` are pending."""
 
     def on_ready(self, mask: int, received: Received) -> None:
-        """Take what was read, and read (and write) all else that the socket allows, or ask the reactor to `pause`."""
+        """Take what was read, then read (and write) as much as the socket allows, or ask the reactor to `pause`."""
 
     def on_problem(self, mask: int, problem: OSError) -> None:
-        """Learn why nothing could be read, and write what the socket allows."""
+        """Handle a failed read, and write as much as the socket allows."""
 
     def decode(self, until_ns: int) -> bool:
-        """Work on what was read until this monotonic ns; return whether nothing is left."""
+        """Decode what was read until this monotonic ns; return whether nothing is left."""
 
     def check_time(self, now_ns: int) -> None:
-        """End the stream where one of its time limits has passed."""
+        """End the stream if one of its time limits has passed."""
 
 
 class Reactor:
     """
     Polls the sockets of open streams every millisecond, in gevent's hub; with no stream open it does not run. With
-    many streams it polls every six, as long as no two chunks of a stream are found waiting together.
+    100 streams or more it polls every six, as long as no two chunks of a stream are read together.
 
-    Reading late costs no truth where the kernel stamps arrival, so nothing wakes up per chunk. Where it does not,
-    the hub wakes the reactor as soon as a socket is readable. What was read is understood in slices shorter than
-    a millisecond with a drain between them, so that many answers that end together do not delay each other's reads.
+    The kernel stamps arrivals, so reading late does not falsify them, and nothing needs to wake up per chunk. If the
+    kernel does not stamp, the hub wakes the reactor as soon as a socket is readable. Reads are decoded in slices
+    shorter than a millisecond with a drain between them, so that many answers that end together do not delay each
+    other's reads.
     """
 
     def __init__(self) -> None:
@@ -145,14 +144,14 @@ class Reactor:
 
     @property
     def inherited(self) -> bool:
-        """Whether this reactor came here by fork and belongs to another process, or to another hub."""
+        """Whether this reactor was inherited by fork, or belongs to another hub."""
         return self._pid != os.getpid() or self._hub is not get_hub()
 
     def watch(self, stream: Stream) -> None:
         """
-        Read the stream from now on, and let it write as long as its connection has something unsent.
+        Read the stream from now on, and let it write while its connection has something unsent.
 
-        It is told once of what arrives: what it leaves unread it must ask for, with `pause` and `resume`.
+        Events are edge-triggered: bytes that the stream leaves unread give no further event until `resume`.
         """
         fd = stream.connection.fd
         self._streams[fd] = stream, stream.connection, stream.response, stream.connection.recvmsg
@@ -161,38 +160,38 @@ class Reactor:
             self._start()
 
     def pause(self, stream: Stream) -> None:
-        """Leave what arrives in the kernel."""
+        """Leave what arrives for the stream in the kernel."""
         self._poller.modify(stream.connection.fd, _writing(stream))
 
     def resume(self, stream: Stream) -> None:
-        """Read the stream again, and what it left; it writes as long as its connection has something unsent."""
+        """Read the stream again, beginning with what it left; it writes while its connection has something unsent."""
         self._poller.modify(stream.connection.fd, _READING | _writing(stream))
 
     def unregister(self, stream: Stream) -> None:
-        """Read the stream no longer; its socket must still be open."""
+        """Stop reading the stream, whose socket must still be open."""
         if self._streams.pop(stream.connection.fd, None) is not None:
             self._poller.unregister(stream.connection.fd)
 
     def decode_later(self, stream: Stream) -> None:
-        """Give the stream a turn at what it has read."""
+        """Queue the stream for decoding."""
         self._to_decode.append(stream)
 
     def count_unstamped(self) -> None:
-        """Note a read that the kernel did not stamp; where it never does, the hub watches instead of the timer."""
+        """Count a read without a kernel stamp; after several, the hub watches the sockets instead of the timer."""
         self._missed_stamps += 1
         if self._missed_stamps == _MISSES_ALLOWED:
             self._watcher.start(self._drain)
 
     def on_coalesced(self, stamps_ns: Sequence[int]) -> None:
-        """Note that chunks with text were read together, at these stamps: look more often for a while."""
+        """Note that chunks with text were read together, at these stamps: poll more often for a while."""
         self._poll_boost.on_coalesced(stamps_ns, self.clock.now_ns)
 
     def resolve(self, waiter: Any) -> None:
-        """Let the greenlet behind a gevent waiter go on, after this round."""
+        """Wake the greenlet behind a gevent waiter, after this round."""
         self._hub.loop.run_callback(waiter.switch, None)
 
     def close(self) -> None:
-        """Stop, and give back what the process holds for it."""
+        """Stop, and close timers and descriptors."""
         self._stop()
         self._short.close()
         self._long.close()
@@ -229,7 +228,7 @@ class Reactor:
             self._choose_timer()
 
     def _choose_timer(self) -> None:
-        """Tick seldom while there are many streams and each read finds one chunk."""
+        """Tick rarely while there are many streams and no coalesced chunks."""
         rarely = len(self._streams) >= _MANY_STREAMS and not self._poll_boost.active(self.clock.now_ns)
         chosen = self._long if rarely and not self._to_decode else self._short
         if chosen is not self._timer:
@@ -238,7 +237,7 @@ class Reactor:
             chosen.start(self._tick, update=True)
 
     def _drain(self) -> None:
-        """Read every socket that has something, then look at what came: each loop finds its code in the caches."""
+        """Read every ready socket, then dispatch: in separate loops, each finds its code in the CPU's caches."""
         self.clock.sample()
         streams, received_reads = self._streams, []
         for fd, mask in self._poller.poll(0, _MAX_EVENTS):
@@ -251,11 +250,11 @@ class Reactor:
 
     def _dispatch(self, received_reads: list[tuple[Stream, PendingReads, int, Received]]) -> None:
         """
-        Hand what was read to its streams.
+        Hand each read to its stream.
 
-        Most reads are a small chunk somewhere in an answer that has long begun. They are kept for later right here:
-        each call, and each object looked at, costs several times as much between the reads of hundreds of streams as
-        it does in a loop of its own.
+        Most reads are a small chunk in the middle of an answer. They are appended right here: each call, and each
+        object touched, costs several times as much between the reads of hundreds of streams as in its own loop.
+        Measure every change with `python -m benchmarks.wire`.
         """
         offset_ns, second, second_ns = self.clock.offset_ns, -1, 0
         usual_mask = _NO_MASK if self.clock.stepped else _ARRIVED
@@ -281,7 +280,7 @@ class Reactor:
                 stream.on_ready(mask, received)
 
     def _decode_slice(self) -> None:
-        """Understand until the slice is over: a short one, or twice as long each time that one was not enough."""
+        """Decode until the slice is over: a short one, and twice as long each time that one was not enough."""
         read = self._to_decode
         until_ns = time.monotonic_ns() + self._slice_ns
         while read:
@@ -306,14 +305,14 @@ def _writing(stream: Stream) -> int:
 
 def _open_stamp_keeper() -> int:
     """
-    Return the descriptor of a socket while which is open the kernel stamps packets, whoever else asks or stops asking.
+    Open a socket that keeps kernel timestamping enabled for as long as it lives; return its descriptor.
 
-    The kernel starts stamping some time after the first wish, so this waits for it, a quarter of a second at most.
+    The kernel starts to stamp some time after the first socket asks, so this waits for it, 0.25 s at most.
     """
     keeper = monkey.get_original("socket", "socket")(socket.AF_INET, socket.SOCK_DGRAM)
     until_s = time.monotonic() + _STAMPING_STARTS_S
     if enable_timestamps(keeper):
-        with contextlib.suppress(OSError):  # no loopback: then the first reads tell
+        with contextlib.suppress(OSError):  # no loopback: then the first reads show it
             keeper.bind(("127.0.0.1", 0))
             keeper.connect(keeper.getsockname())
             keeper.settimeout(_STAMPING_STARTS_S)
@@ -328,7 +327,7 @@ _current: list[Reactor] = []
 
 
 def current_reactor() -> Reactor:
-    """Return this process's reactor, made on first use; one inherited through fork is left alone."""
+    """Return this process's reactor, made on first use; one inherited by fork is closed and replaced."""
     if not _current or _current[0].inherited:
         for inherited in _current:
             inherited.close()

@@ -31,7 +31,7 @@ _RETRYABLE: Final = frozenset(
         ErrorType.PROTOCOL,
     }
 )
-"""Failures that another attempt may not meet."""
+"""Failures after which another attempt may succeed."""
 
 _logger = logging.getLogger(__name__)
 

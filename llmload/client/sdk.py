@@ -1,4 +1,4 @@
-"""The `openai` SDK as a client: the very library that applications use, with its costs, and stamps of this process."""
+"""The `openai` SDK as a client: the library that applications use, with its costs, and stamps by this process."""
 
 import itertools
 import os
@@ -19,17 +19,19 @@ from llmload.client.errors import AttemptError, error_in_object, from_connect_er
 from llmload.client.retry import Attempt, RequestInfo, Send
 from llmload.client.settings import ClientSettings, TimeLimits, checked_headers
 from llmload.client.tls import tls_context
-from llmload.client.transport import endpoint
+from llmload.client.transport import endpoint_of
 from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt
 from llmload.record import ErrorType, RequestError, StampSource
 from llmload.units import NS_PER_S
 
-# Time limits around a call that waits: what a client needs that does not see its own sockets.
-
 
 class DeadlineTimer:
-    """A request's time limits around whatever it waits for: `with timer:` raises `AttemptError` when one passes."""
+    """
+    A request's time limits around a call that waits: `with timer:` raises `AttemptError` when one passes.
+
+    For a client that does not see its own sockets.
+    """
 
     def __init__(self, limits: TimeLimits, answer: StreamState) -> None:
         self._limits = limits
@@ -54,13 +56,11 @@ class DeadlineTimer:
         return self._limits.check(now_ns, self._sent_ns, last_ns, stream=self._limits.stream)
 
 
-# Why a request of the SDK failed, told from its exceptions, in the words that all clients share.
-
 _BROKEN = (httpx2.ReadError, httpx2.WriteError, httpx2.CloseError)
 
 
 def from_sdk(error: Exception) -> RequestError:
-    """Return the error that an exception of the SDK, or of what it stands on, means."""
+    """Return the error that an exception of the SDK or its HTTP library means."""
     if isinstance(error, openai.APIStatusError):
         return _from_response(error.response)
     if isinstance(error, (openai.APIConnectionError, httpx2.HTTPError)):
@@ -74,8 +74,8 @@ def from_sdk(error: Exception) -> RequestError:
     return request_error(ErrorType.CLIENT, repr(error))
 
 
-def refused(response: httpx2.Response) -> RequestError | None:
-    """Return the error of an answer that is not what was asked for, or None."""
+def error_in_response(response: httpx2.Response) -> RequestError | None:
+    """Return the error of a response with another status or content type than requested, or None."""
     if response.status_code != 200:
         response.read()
         return _from_response(response)
@@ -112,12 +112,12 @@ def _from_transport(error: Exception) -> RequestError:
     return request_error(ErrorType.CONNECT_FAILED, f"{where}: {error}")
 
 
-def _from_protocol(said: str) -> RequestError:
-    if "without sending a response" in said:
+def _from_protocol(text: str) -> RequestError:
+    if "without sending a response" in text:
         return request_error(ErrorType.RESET, "the connection was closed before an answer")
-    if "peer closed connection" in said or "incomplete" in said:
+    if "peer closed connection" in text or "incomplete" in text:
         return request_error(ErrorType.INCOMPLETE, "the connection was closed within the answer")
-    return request_error(ErrorType.PROTOCOL, f"not HTTP: {said}")
+    return request_error(ErrorType.PROTOCOL, f"not HTTP: {text}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -129,7 +129,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 _PASSED_BY_NAME: Final = ("model", "messages", "stream")
-_SPECIMEN: Final = (
+_WARM_UP_STREAM: Final = (
     b'data: {"id":"","object":"chat.completion.chunk","created":0,"model":"",'
     b'"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
     b"data: [DONE]\n\n"
@@ -159,7 +159,7 @@ class SdkClient(ChatClient):
         return lambda request, attempt: self._send(next(clients), salted, request, attempt)
 
     def prepare(self, prompt: Prompt, *, salted: bool = False) -> None:
-        """Do nothing: the SDK encodes every request anew."""
+        """Do nothing: the SDK encodes every request itself, when it sends it."""
 
     def close(self) -> None:
         """Close every connection of this process."""
@@ -169,7 +169,7 @@ class SdkClient(ChatClient):
         self._own = None
 
     def _clients(self) -> Iterator[openai.OpenAI]:
-        """Return this process's SDK clients, which take turns."""
+        """Return this process's SDK clients, one a base URL, in turns."""
         if self._own is None or self._own[0] != os.getpid():
             warm_up()
             clients = [self._client(url) for url in self._urls]
@@ -218,9 +218,9 @@ class SdkClient(ChatClient):
             attempt.error = request_error(ErrorType.INCOMPLETE, "the answer ended without a finish_reason")
 
     def _receive(self, response: httpx2.Response, stream: Any, answer: StreamState, timer: DeadlineTimer) -> None:
-        """Read the answer, streamed or not; raises what the SDK raises."""
+        """Read the answer, streamed or not; raises the SDK's exceptions."""
         with timer:
-            error = refused(response)
+            error = error_in_response(response)
         if error is not None:
             answer.fail(error)
         elif stream is None or "json" in response.headers.get("content-type", ""):
@@ -239,9 +239,9 @@ class SdkClient(ChatClient):
 
 
 def warm_up() -> None:
-    """Take the SDK through one answer, so that no request pays for what it does but once in a process."""
+    """Run one answer through the SDK, so that no request pays for what it does once per process."""
     transport = httpx2.MockTransport(
-        lambda _: httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=_SPECIMEN)
+        lambda _: httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=_WARM_UP_STREAM)
     )
     with openai.OpenAI(
         base_url="http://warm.up/v1", api_key="none", http_client=httpx2.Client(transport=transport)
@@ -251,7 +251,7 @@ def warm_up() -> None:
 
 
 def _headers(settings: ClientSettings) -> dict[str, Any]:
-    """Return the settings' headers, and take back those that the SDK would read from the environment."""
+    """Return the settings' headers, and omit those that the SDK would read from the environment."""
     headers: dict[str, Any] = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
     if not settings.api_key:
         headers["Authorization"] = openai.Omit()
@@ -261,6 +261,6 @@ def _headers(settings: ClientSettings) -> dict[str, Any]:
 
 
 def _base_url(url: str) -> str:
-    """Return the base URL as the SDK wants it, with the API's prefix."""
-    index = endpoint(url, "openai-chat", "")
-    return f"{index.scheme}://{index.authority}{index.target}"
+    """Return the base URL with the API's prefix, as the SDK expects it."""
+    endpoint = endpoint_of(url, "openai-chat", "")
+    return f"{endpoint.scheme}://{endpoint.authority}{endpoint.target}"

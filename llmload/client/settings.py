@@ -1,4 +1,4 @@
-"""What a client is set to: where and what to send, with which headers, and how long to wait."""
+"""The settings of a client: where and what to send, with which headers, and how long to wait."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ Api = Literal["openai-chat", "tgi-generate"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How long each part of a request may take, in seconds; None: no limit. A limit is noticed within 0.1 s."""
+    """How long each part of a request may take, in seconds; None: no limit. A limit takes effect within 0.1 s."""
 
     connect_s: float | None = 10.0
-    """To an open connection: the name, a proxy's tunnel and TLS included."""
+    """Until the connection is open: name resolution, a proxy's tunnel and TLS included."""
     first_token_s: float | None = 120.0
-    """From sending to the first text of a streamed answer: an empty chunk or a comment is none."""
+    """From sending to the first text of a streamed answer; empty chunks and comments do not count."""
     between_tokens_s: float | None = 60.0
     """Between two chunks with text, and from the last of them to the end."""
     total_s: float | None = 600.0
@@ -41,7 +41,7 @@ class ClientSettings:
     """Whether `stream_options.include_usage` is sent: None sends it whenever `stream` is true."""
     api_key: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Headers besides our own, or in their place; they may be secrets, so they are not shown either."""
+    """Headers beside the client's own, or in their place; not shown, since they may be secrets."""
     timeouts: Timeouts = Timeouts()
     retries: int = 0
     """How often a failed request is sent again; every retry is counted in its record."""
@@ -70,7 +70,7 @@ def request_headers(settings: ClientSettings) -> dict[str, str]:
 
 
 def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers; raises `ConfigError` for a name or value that could break the request's head."""
+    """Return the headers; raises `ConfigError` for a name or value that could corrupt the request's head."""
     for name, value in headers.items():
         if not (name and (name + value).isascii() and (name + value).isprintable()) or ":" in name:
             raise ConfigError(f"header {name!r}: name and value must be printable ASCII")
@@ -90,20 +90,20 @@ FOREVER_NS: Final = 1 << 62
 
 
 def to_ns(seconds: float | None) -> int:
-    """Return a limit in nanoseconds; no limit is longer than any run."""
+    """Return a limit in nanoseconds; None becomes `FOREVER_NS`, longer than any run."""
     return FOREVER_NS if seconds is None else int(seconds * NS_PER_S)
 
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
-    """The limits of one request; readings of the monotonic clock in ns."""
+    """The time limits of one request; monotonic ns."""
 
     timeouts: Timeouts
     started_ns: int
     stream: bool
 
     def next_check_ns(self, sent_ns: int) -> int:
-        """Return the earliest moment at which any limit can pass, whatever arrives meanwhile."""
+        """Return the earliest moment at which any limit can pass, even if nothing arrives until then."""
         total_ns = self.started_ns + to_ns(self.timeouts.total_s)
         if not self.stream:
             return total_ns
@@ -114,9 +114,9 @@ class TimeLimits:
         self, now_ns: int, sent_ns: int, last_chunk_ns: int | None, *, stream: bool
     ) -> tuple[int, RequestError | None]:
         """
-        Return when to look again, and the error of a limit that has passed by now.
+        Return when to check again, and the error of a limit that has passed by now.
 
-        `stream` says whether the answer comes in chunks: one in a single piece has no first token to wait for.
+        `stream` says whether the answer comes in chunks: an answer in one piece has no first token to wait for.
         """
         timeouts = self.timeouts
         limits_ns = {ErrorType.TOTAL_TIMEOUT: (self.started_ns + to_ns(timeouts.total_s), timeouts.total_s)}

@@ -1,22 +1,21 @@
-"""How the body of a response becomes an answer: a stream of events, one object, or an error's text."""
+"""The body of a response: server-sent events, one JSON object, or the text of an error."""
 
 import re
 import time
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import takewhile
-from typing import Final, Protocol
+from typing import Final
 
 from llmload.client.answer import StreamState
 from llmload.client.errors import from_status, request_error
 from llmload.client.http_response import Response
 from llmload.record import ErrorType
 
-# Server-sent events out of bytes that arrive in pieces of any size, by the grammar of the HTML standard.
-
 Event = tuple[bytes, bytes]
-"""An event's type (empty: none was given) and its data."""
+"""An event's type (empty if none was given) and its data."""
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _BOM: Final = b"\xef\xbb\xbf"
@@ -25,11 +24,10 @@ _CR: Final = ord("\r")
 
 class EventDecoder:
     """
-    Cuts a stream of bytes into events; each is returned by the `feed` of the piece that completed it.
+    Cuts a stream of bytes into events by the HTML standard; each is returned by the `feed` that completed it.
 
-    Only `\\r\\n`, `\\n` and `\\r` end a line, as the standard says: never `splitlines()`, which would cut JSON at
-    U+2028. An event that the end of the stream leaves open is dropped, as the standard says. `id` and `retry` are
-    for clients that reconnect, and are skipped.
+    Only `\\r\\n`, `\\n` and `\\r` end a line: never `splitlines()`, which would cut JSON at U+2028. An event that is
+    incomplete at the end of the stream is dropped. `id` and `retry` are for clients that reconnect, and are skipped.
     """
 
     __slots__ = ("_after_cr", "_data", "_partial", "_started", "_type", "at_boundary")
@@ -41,7 +39,7 @@ class EventDecoder:
         self._after_cr = False
         self._started = False
         self.at_boundary = True
-        """Whether a new event starts with the next piece, and everything before it is told."""
+        """Whether the next piece starts a new event, and all events before it were returned."""
 
     def feed(self, piece: bytes) -> list[Event]:
         """Return the events that this piece completes."""
@@ -94,35 +92,38 @@ class EventDecoder:
 
 _ERROR_BYTES: Final = 65_536
 _NOT_PLAIN: Final = b'"\\' + bytes(range(32))
-"""What would end a JSON string, be part of an escape, or may not stand in one."""
+"""Bytes that end a JSON string, begin an escape, or are not allowed in one."""
 _CHUNK_END: Final = b"\r\n"
 _HEX_DIGITS: Final = b"0123456789abcdefABCDEF"
 _SIZE_LINE_BYTES: Final = 10
-"""More than chunks in a frame need for their size."""
+"""More than the size line of a chunk in a frame needs."""
 
 
-class Body(Protocol):
-    """What takes the pieces of a body, each with the monotonic ns of its arrival, and then its end."""
+class Body(ABC):
+    """Decodes the pieces of a body, each with the monotonic ns of its arrival, and then its end."""
 
-    def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:  # noqa: ARG002 - where none is like another
-        """Take as many reads, from the first on, as can be understood as they stand; return how many, here none."""
+    __slots__ = ()
+
+    def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:  # noqa: ARG002 - only events have a fast path
+        """Decode reads from the first on without parsing them, as far as possible; return how many, here none."""
         return 0
 
+    @abstractmethod
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:
         """Take the next pieces until this monotonic ns, at least one of them; return how many were taken."""
 
+    @abstractmethod
     def end(self) -> None:
         """Take the end, which may have come early."""
 
 
-class EventsBody:
+class EventsBody(Body):
     """
     A body of server-sent events; each has the stamp of the read that completed it.
 
-    Neighbouring events differ in nothing but their text. So a piece that was one event, and said nothing but a text,
-    leaves its frame: the bytes before and after that text. A later read that is a whole HTTP chunk of one event in the
-    same frame, and whose text is plain, says the same: it is counted without being parsed or decoded, many in a few
-    steps.
+    Neighbouring events differ only in their text. So a piece that is one event with nothing but a text gives a frame:
+    the bytes before and after that text. A later read that is a whole HTTP chunk of one event in the same frame, with a
+    plain text, means the same: it is counted without being parsed, many reads in a few steps.
     """
 
     __slots__ = ("_answer", "_chunk_ns", "_decoder", "_frame_end", "_frame_start", "_prefixes")
@@ -133,11 +134,10 @@ class EventsBody:
         self._decoder = EventDecoder()
         self._frame_start = self._frame_end = b""
         self._prefixes: dict[int, tuple[bytes, slice]] = {}
-        """What a chunk in the frame begins with (its size, what comes before the text), by the read's length, and where
-        its text stands."""
+        """By read length: the expected prefix (chunk size, start of the frame) and the slice that holds the text."""
 
     def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:
-        """Take the reads, from the first on, that are each a chunk of one event in the known frame; return how many."""
+        """Count the leading reads that are each a chunk of one event in the known frame; return how many."""
         texts = self._framed_texts(reads) if self._frame_start and self._decoder.at_boundary else []
         if not texts:
             return 0
@@ -148,7 +148,7 @@ class EventsBody:
         return len(texts)
 
     def _framed_texts(self, reads: Sequence[bytes]) -> list[bytes]:
-        """Return the text of each read, as far as they are chunks in the frame."""
+        """Return the text of each read, up to the first that is not a chunk in the frame."""
         starts, end, texts = self._prefixes, self._frame_end, []
         for read in reads:
             start, index = starts.get(len(read)) or self._learn_prefix(read)
@@ -158,7 +158,7 @@ class EventsBody:
         return texts
 
     def _learn_prefix(self, read: bytes) -> tuple[bytes, slice]:
-        """Return what a chunk of this length in the frame begins with, nothing if the read is none; and its text."""
+        """Return prefix and text slice for reads of this length; an empty prefix if this read is not a whole chunk."""
         size, line_end, _ = read[:_SIZE_LINE_BYTES].partition(_CHUNK_END)
         if not (line_end and _is_size(size, len(read))):
             return b"", slice(0)
@@ -177,13 +177,13 @@ class EventsBody:
     def _take(self, arrived_ns: int, piece: bytes) -> None:
         alone = self._decoder.at_boundary
         events = self._decoder.feed(piece)
-        for kind, data in events:
-            said = self._answer.take_event(arrived_ns, kind, data)
-            if said and alone and len(events) == 1 and self._decoder.at_boundary:
-                self._learn_frame(piece, said.encode("utf-8", "replace"))
+        for event_type, data in events:
+            text = self._answer.take_event(arrived_ns, event_type, data)
+            if text and alone and len(events) == 1 and self._decoder.at_boundary:
+                self._learn_frame(piece, text.encode("utf-8", "replace"))
 
     def end(self) -> None:
-        """Take the end: an event that it cuts is none."""
+        """Take the end: an incomplete event is dropped."""
 
     def _learn_frame(self, piece: bytes, text: bytes) -> None:
         quoted = b'"' + text + b'"'
@@ -197,14 +197,14 @@ class EventsBody:
 
 @lru_cache(maxsize=4096)
 def _is_size(size: bytes, read_bytes: int) -> bool:
-    """Return whether a read of so many bytes that begins with this size is one whole chunk."""
+    """Return whether a read of this length that begins with this chunk size is one whole chunk."""
     if not size or size.translate(None, _HEX_DIGITS):
         return False
     return read_bytes == len(size) + len(_CHUNK_END) + int(size, 16) + len(_CHUNK_END)
 
 
 def _is_plain(text: bytes) -> bool:
-    """Return whether a text between quotes is a JSON string, and not empty."""
+    """Return whether a text between quotes is a JSON string without escapes, and not empty."""
     if not text or text.translate(None, _NOT_PLAIN) != text:
         return False
     try:
@@ -215,43 +215,43 @@ def _is_plain(text: bytes) -> bool:
 
 
 class JsonBody(Body):
-    """A body of one JSON object, though a stream may have been asked for."""
+    """A body of one JSON object; some engines send it although a stream was requested."""
 
     def __init__(self, answer: StreamState, response: Response) -> None:
         self._answer = answer
         self._response = response
         self._pieces: list[bytes] = []
 
-    def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an object has no moments of its own
-        """Take the next pieces; return how many were taken: all."""
+    def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an object has no stamps
+        """Take all of the pieces; return how many."""
         self._pieces.extend(pieces)
         return len(pieces)
 
     def end(self) -> None:
-        """Take the end, and understand the whole where it is one."""
+        """Take the end, and decode the object if it is complete."""
         body = b"".join(self._pieces)
         self._pieces.clear()
         if self._response.complete:
             self._answer.take_whole(body)
 
 
-class RefusedBody(Body):
-    """The body of an answer that is an error, of which a little is kept for the message."""
+class ErrorBody(Body):
+    """The body of an error; its first bytes are kept for the message."""
 
     def __init__(self, answer: StreamState, response: Response) -> None:
         self._answer = answer
         self._response = response
         self._text = bytearray()
 
-    def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an error has no moments of its own
-        """Take the next pieces; return how many were taken: all, of which a little is kept."""
+    def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an error has no stamps
+        """Take all of the pieces; return how many."""
         for piece in pieces:
             if len(self._text) < _ERROR_BYTES:
                 self._text += piece
         return len(pieces)
 
     def end(self) -> None:
-        """Take the end, and say what is wrong."""
+        """Take the end, and fail the answer."""
         response = self._response
         text = bytes(self._text)
         if response.status != 200:
@@ -263,7 +263,7 @@ class RefusedBody(Body):
 
 
 class Decoder:
-    """Turns what waits in a response into an answer, some at a time."""
+    """Decodes the pending reads of a response into an answer, a few at a time."""
 
     __slots__ = ("_answer", "_body", "_response")
 
@@ -274,9 +274,9 @@ class Decoder:
 
     def advance(self, until_ns: int) -> None:
         """
-        Understand some of what waits: many reads as they stand, or a few that are parsed.
+        Decode some of what is pending: many reads by the fast path, or a few that are parsed.
 
-        Raises `httptools.HttpParserError` where a read is no HTTP.
+        Raises `httptools.HttpParserError` if a read is not HTTP.
         """
         response, body = self._response, self._body
         if not response.body:
@@ -290,7 +290,7 @@ class Decoder:
             response.drop_body(body.take_many(response.body_stamps, response.body, until_ns))
 
     def end(self) -> None:
-        """Take the end of the body, if the response came as far as its body."""
+        """Take the end of the body, if the response has come that far."""
         if self._response.headers_complete:
             if self._body is None:
                 self._body = body_of(self._response, self._answer)
@@ -298,19 +298,19 @@ class Decoder:
 
 
 def body_of(response: Response, answer: StreamState) -> Body:
-    """Return what reads the body of a response whose headers have come, by its status and content type."""
-    kind = response.content_type or _guess_type(response)
+    """Return the decoder of a body, by the response's status and content type."""
+    content_type = response.content_type or _guess_type(response)
     if response.status != 200 or response.content_encoding not in ("", "identity"):
-        return RefusedBody(answer, response)
-    if kind == "text/event-stream":
+        return ErrorBody(answer, response)
+    if content_type == "text/event-stream":
         return EventsBody(answer)
-    if kind == "application/json" or kind.endswith("+json"):
+    if content_type == "application/json" or content_type.endswith("+json"):
         return JsonBody(answer, response)
-    return RefusedBody(answer, response)
+    return ErrorBody(answer, response)
 
 
 def _guess_type(response: Response) -> str:
-    """Guess the type of a body that came without one, by its first bytes."""
+    """Guess the content type of a body without one, by its first bytes."""
     start = b"".join(response.body)[:64].lstrip()
     if start.startswith((b"{", b"[")):
         return "application/json"

@@ -1,4 +1,4 @@
-"""Connections kept alive between requests."""
+"""Connections: the URL and the proxy they go to, how they are opened, and the pool that keeps them alive."""
 
 import base64
 import socket
@@ -20,12 +20,10 @@ from llmload.client.tls import TlsLayer
 from llmload.errors import ConfigError
 from llmload.record import ErrorType
 
-# Where requests go: a base URL taken apart, and the path of an API below it.
-
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server and the path of requests to it."""
+    """A server, and the target of requests to it."""
 
     scheme: str
     host: str
@@ -40,27 +38,27 @@ class Endpoint:
 
     @property
     def authority(self) -> str:
-        """Host and port as in a URL, an IPv6 address in brackets."""
+        """Host and port as in a URL, with brackets around an IPv6 address."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     @property
     def host_header(self) -> str:
-        """The value of `Host`: the port is left out where it is the scheme's own."""
+        """The value of `Host`, without the port if it is the scheme's default."""
         own = 443 if self.tls else 80
         return self.authority.removesuffix(f":{own}") if self.port == own else self.authority
 
 
-def endpoint(base_url: str, api: Api, path: str) -> Endpoint:
+def endpoint_of(base_url: str, api: Api, path: str) -> Endpoint:
     """
-    Return where requests of the API go below a base URL, given with or without the API's prefix.
+    Return the endpoint of the API's path below a base URL, which may have the API's prefix or not.
 
-    OpenAI's API lies below `/v1` where the URL has no path; TGI's own API lies beside it. Raises `ConfigError`
-    for a URL that cannot be used.
+    OpenAI's API is below `/v1` if the URL has no path; TGI's own API is beside `/v1`. Raises `ConfigError` for a URL
+    that cannot be used.
     """
     parts = urlsplit(base_url)
     if parts.username or parts.password:
-        raise ConfigError("base URL: put no user or password into it; use the API key or headers")
+        raise ConfigError("base URL: it must not contain a user or password; use the API key or headers")
     try:
         host, port = parts.hostname, parts.port
     except ValueError as error:
@@ -73,12 +71,9 @@ def endpoint(base_url: str, api: Api, path: str) -> Endpoint:
     return Endpoint(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), f"{prefix}{path}{query}")
 
 
-# The HTTP proxy that the environment names (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`).
-
-
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy spoken to in plain HTTP: it forwards http requests, and tunnels to https servers."""
+    """A proxy reached by plain HTTP: it forwards http requests and opens tunnels to https servers."""
 
     host: str
     port: int
@@ -86,7 +81,7 @@ class Proxy:
     """The value of `Proxy-Authorization`."""
 
     def connect_request(self, authority: str) -> bytes:
-        """Return the request that asks for a tunnel to `host:port`."""
+        """Return the request for a tunnel to `authority` (host:port)."""
         lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
         if self.authorization:
             lines.append(f"Proxy-Authorization: {self.authorization}")
@@ -94,7 +89,7 @@ class Proxy:
 
 
 def proxy_for(endpoint: Endpoint) -> Proxy | None:
-    """Return the proxy that requests to the endpoint go through; raises `ConfigError` for one of another kind."""
+    """Return the endpoint's proxy by `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`; raises `ConfigError`."""
     proxies = getproxies_environment()
     url = proxies.get(endpoint.scheme) or proxies.get("all")
     if not url or proxy_bypass_environment(endpoint.authority, proxies):
@@ -109,14 +104,12 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
     return Proxy(parts.hostname, parts.port or 80, authorization)
 
 
-# How a connection comes about: resolve the name, connect, tunnel through a proxy, shake hands.
-
 _PROXY_ANSWER_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An endpoint, the way to it, and how it proves who it is (`tls` is None for plain HTTP)."""
+    """An endpoint, its proxy if any, and the TLS context that verifies it (None for plain HTTP)."""
 
     endpoint: Endpoint
     proxy: Proxy | None
@@ -124,7 +117,7 @@ class Route:
 
     @property
     def target(self) -> str:
-        """What the request line asks for: a proxy that forwards wants the whole URL."""
+        """The target of the request line: the whole URL for a proxy that forwards."""
         if self.proxy is not None and self.tls is None:
             return f"http://{self.endpoint.host_header}{self.endpoint.target}"
         return self.endpoint.target
@@ -132,7 +125,7 @@ class Route:
 
 def dial(route: Route, clock: ReceiveClock, connect_s: float | None) -> Connection:
     """
-    Return a new connection, opened within `connect_s` (name, tunnel and TLS included).
+    Return a new connection, opened within `connect_s` (name resolution, tunnel and TLS included).
 
     Waits in the calling greenlet; raises `AttemptError`.
     """
@@ -164,10 +157,10 @@ def dial(route: Route, clock: ReceiveClock, connect_s: float | None) -> Connecti
 
 
 def _connect(host: str, port: int) -> Any:
-    """Return a gevent socket connected to the first address of the name that answers."""
+    """Return a gevent socket connected to the first address of the name that accepts."""
     problem: OSError = OSError("no address")
-    for family, kind, protocol, _, address in _addresses(host, port):
-        sock = gevent.socket.socket(family, kind, protocol)
+    for family, socket_type, protocol, _, address in _addresses(host, port):
+        sock = gevent.socket.socket(family, socket_type, protocol)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             enable_timestamps(sock)
@@ -184,9 +177,9 @@ def _connect(host: str, port: int) -> Any:
 
 
 def _addresses(host: str, port: int) -> list[Any]:
-    look_up = monkey.get_original("socket", "getaddrinfo")
-    try:  # an address needs no resolver, whose thread would cost more than the connection
-        found = look_up(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
+    getaddrinfo = monkey.get_original("socket", "getaddrinfo")
+    try:  # a numeric address needs no resolver, whose thread would cost more than the connection
+        found = getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
     except socket.gaierror:
         try:
             found = gevent.socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
@@ -230,7 +223,7 @@ def _shake_hands(sock: Any, context: ssl.SSLContext, host: str) -> TlsLayer:
 
 
 def _plain_socket(sock: Any) -> socket.socket:
-    """Return the plain socket behind a gevent one: from here on it is never waited for."""
+    """Return the plain socket behind a gevent one, non-blocking: the reactor waits for it from here on."""
     plain = monkey.get_original("socket", "socket")
     bare: socket.socket = plain(sock.family, sock.type, sock.proto, sock.detach())
     bare.setblocking(False)
@@ -238,7 +231,7 @@ def _plain_socket(sock: Any) -> socket.socket:
 
 
 class Pool:
-    """The idle connections of one process, by route; the one used last is taken first."""
+    """The idle connections of one process, by route; last in, first out."""
 
     def __init__(self, clock: ReceiveClock, connect_s: float | None) -> None:
         self._clock = clock
@@ -247,7 +240,7 @@ class Pool:
         self._idle: defaultdict[Route, list[Connection]] = defaultdict(list)
 
     def take(self, route: Route) -> tuple[Connection | None, bool]:
-        """Return an idle connection that is still open, and whether a closed one was found on the way to it."""
+        """Return an idle connection that is still open, and whether a closed one was discarded."""
         idle = self._idle[route]
         stale = False
         while idle:
@@ -263,7 +256,7 @@ class Pool:
         return dial(route, self._clock, self._connect_s)
 
     def give_back(self, route: Route, connection: Connection) -> None:
-        """Keep a connection for the next request, if there is to be one."""
+        """Keep a connection for the next request; close it if the pool is closed."""
         if self._closed:
             connection.close()
             return
@@ -271,7 +264,7 @@ class Pool:
         self._idle[route].append(connection)
 
     def close(self) -> None:
-        """Close every idle connection, and each one that comes back."""
+        """Close every idle connection, and each one that is given back."""
         self._closed = True
         for idle in self._idle.values():
             for connection in idle:

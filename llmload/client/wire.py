@@ -1,4 +1,4 @@
-"""The project's own client: stamps by the kernel, one reader for all streams of the process."""
+"""llmload's own client: stamps by the kernel, one reactor for all streams of the process."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ from llmload.client.reactor import Reactor, current_reactor
 from llmload.client.retry import Attempt, RequestInfo, Send
 from llmload.client.settings import ClientSettings, TimeLimits, request_headers
 from llmload.client.tls import tls_context
-from llmload.client.transport import Pool, Route, endpoint, proxy_for
+from llmload.client.transport import Pool, Route, endpoint_of, proxy_for
 from llmload.prompts.conversation import Prompt
 
 
@@ -34,7 +34,7 @@ class WireClient(ChatClient):
         return partial(self._send, body)
 
     def prepare(self, prompt: Prompt, *, salted: bool = False) -> None:
-        """Encode the prompt's request ahead of the run, with a place for its salt, so that sending costs no work."""
+        """Encode the prompt's request ahead of the run, with room for its salt, so that sending costs no work."""
         if salted:
             before, _, after = self._api.encode(prompt.salted(self._placeholder)).partition(self._placeholder.encode())
             self._prepared_around[id(prompt)] = (prompt, before, after)
@@ -86,7 +86,7 @@ class WireClient(ChatClient):
             attempt.reconnects += 1
 
     def _reactor_and_pool(self) -> tuple[Reactor, Pool]:
-        """Return the reactor and the pool of this process; what a fork brought along is left alone."""
+        """Return the reactor and the pool of this process; those inherited by fork are closed."""
         own = self._pools.get(os.getpid())
         if own is None or own[0].inherited:
             for _, pool in self._pools.values():
@@ -98,13 +98,13 @@ class WireClient(ChatClient):
 
 
 def _routes(settings: ClientSettings, path: str) -> list[Route]:
-    places = [endpoint(url, settings.api, path) for url in settings.base_urls]
-    tls = tls_context(settings) if any(index.tls for index in places) else None
-    return [Route(index, proxy_for(index), tls if index.tls else None) for index in places]
+    endpoints = [endpoint_of(url, settings.api, path) for url in settings.base_urls]
+    tls = tls_context(settings) if any(endpoint.tls for endpoint in endpoints) else None
+    return [Route(endpoint, proxy_for(endpoint), tls if endpoint.tls else None) for endpoint in endpoints]
 
 
 def _head(route: Route, settings: ClientSettings) -> bytes:
-    """Return the request's head, with places for its id and the length of its body."""
+    """Return the request's head, with placeholders for its id and the length of its body."""
     headers = {"Host": route.endpoint.host_header, **request_headers(settings)}
     if route.proxy is not None and route.tls is None and route.proxy.authorization:
         headers["Proxy-Authorization"] = route.proxy.authorization

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import gevent
 
-from llmload.client.engine_info import Deployment
+from llmload.client.engine_info import EngineInfo
 from llmload.errors import RunFolderError
 from llmload.exit_codes import ExitCode
 from llmload.loadgen.capacity_driver import CapacityDriver
@@ -49,7 +49,7 @@ class RunCoordinator:
         scenario: Scenario,
         scenario_file: Path,
         workload: Workload,
-        deployment: Deployment | None,
+        deployment: EngineInfo | None,
         workers: int,
     ) -> None:
         self.scenario = scenario

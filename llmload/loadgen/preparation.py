@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from llmload.client.engine_info import Deployment, ask
+from llmload.client.engine_info import EngineInfo, ask_engine
 from llmload.errors import ConfigError, EngineError
 from llmload.loadgen import options
 from llmload.prompts.arrivals import read_trace
@@ -25,7 +25,7 @@ class Preparation:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.deployment: Deployment | None = None
+        self.deployment: EngineInfo | None = None
         self._warned: set[str] = set()
         self._workloads: dict[tuple[object, ...], Workload] = {}
 
@@ -69,7 +69,9 @@ class Preparation:
         """Ask the engine about itself; EngineError if it does not answer or does not serve the model."""
         engine, wanted = scenario.engine, scenario.model.request_name
         for url in engine.base_url:
-            self.deployment = ask(url, api_key=scenario.api_key(), ca_file=engine.ca_file, verify_tls=engine.verify_tls)
+            self.deployment = ask_engine(
+                url, api_key=scenario.api_key(), ca_file=engine.ca_file, verify_tls=engine.verify_tls
+            )
             served = self.deployment.models
             if served and wanted not in served:
                 raise EngineError(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
-from llmload.client.engine_info import Deployment, ask, is_ready
+from llmload.client.engine_info import EngineInfo, ask_engine, is_ready
 from llmload.errors import EngineError
 from llmload.loadgen.command import free_port
 from llmload.sizing.gpus import LocalGpu, local_gpus
@@ -144,7 +144,7 @@ FREED_WITHIN_GIB: Final = 0.5
 class RunningDeployment:
     """An engine that answers, and what it says of itself."""
 
-    def __init__(self, url: str, process: Launched | None, answers: Deployment, command: str | None) -> None:
+    def __init__(self, url: str, process: Launched | None, answers: EngineInfo, command: str | None) -> None:
         self.url, self.process, self.answers, self.command = url, process, answers, command
 
     def end_text(self) -> str | None:
@@ -238,16 +238,18 @@ def _wait_until_ready(plan: DeploymentPlan, url: str, process: Launched | None) 
         time.sleep(POLL_S)
 
 
-def _asked(plan: DeploymentPlan, url: str) -> Deployment:
+def _asked(plan: DeploymentPlan, url: str) -> EngineInfo:
     engine = plan.cells[0].scenario.engine
-    found = ask(url, api_key=plan.cells[0].scenario.api_key(), ca_file=engine.ca_file, verify_tls=engine.verify_tls)
+    found = ask_engine(
+        url, api_key=plan.cells[0].scenario.api_key(), ca_file=engine.ca_file, verify_tls=engine.verify_tls
+    )
     complaint = mismatch(plan, found)
     if complaint is not None:
         raise EngineError(f"the engine at {url} {complaint}")
     return found
 
 
-def mismatch(plan: DeploymentPlan, found: Deployment) -> str | None:
+def mismatch(plan: DeploymentPlan, found: EngineInfo) -> str | None:
     """Return how an engine is not what the plan says; None where it is, or says nothing about it."""
     wanted = plan.entry.version
     if wanted is not None and found.version is not None and found.version.removeprefix("v") != wanted.removeprefix("v"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from llmload.client.engine_info import Deployment
+from llmload.client.engine_info import EngineInfo
 from llmload.errors import ConfigError
 from llmload.sizing.gpus import LocalGpu
 from llmload.suite.launch import mismatch, wait_until_freed
@@ -201,7 +201,7 @@ def test_an_engine_that_is_another_is_told(
     changes = (("[models.one]", '[models.one]\nid = "org/one"'), ("options", 'version = "2.0"\noptions'))
     deployment = make_plan(write_suite(*changes)).deployments[0]
 
-    told = mismatch(deployment, Deployment(base_url="http://a", answers=answers))
+    told = mismatch(deployment, EngineInfo(base_url="http://a", answers=answers))
 
     assert (told is None) if says is None else says in str(told)
 
