@@ -1,27 +1,32 @@
-"""Charts of throughput, load and failures over time."""
+"""A chart as plain values, which the page's script draws, whatever it shows."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final, Literal
 
-import numpy as np
-
-from llmload.runs.aggregate import Stage
 from llmload.runs.loaded_run import LoadedRun
-from llmload.units import S_PER_MIN
-
-# A chart as plain values: what the page's script draws, whatever it shows.
 
 Numbers = Sequence[float | int | None]
-P50, P95, P99, RATE, LEVEL, SECOND, BAD, QUIET = "p50", "p95", "p99", "rate", "level", "second", "bad", "quiet"
-"""Colours by what they stand for; `page/report.css` has them for light and dark."""
 RUN_COLOURS: Final = 8
 DIGITS: Final = 5
 
 
+class Colour(StrEnum):
+    """Names of colours in `assets/theme.css`, which has each for light and dark; runs have `run_colour`."""
+
+    P50 = "p50"
+    P95 = "p95"
+    P99 = "p99"
+    RATE = "rate"
+    LEVEL = "level"
+    SECOND = "second"
+    QUIET = "quiet"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """A curve: `x` ascending, `y` with None where nothing is known."""
+    """A curve: `x` ascending, `y` None where unknown."""
 
     name: str
     x: Numbers
@@ -46,7 +51,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
-    """A span of the x axis: `outside` of what is judged is shaded, a `stage` is set off from its neighbours."""
+    """A span of the x axis: `outside` the measurement window it is shaded, a `stage` has a line at its start."""
 
     from_x: float
     to_x: float
@@ -60,7 +65,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """A line across the chart at a value of an axis."""
+    """A line across the chart at a value of one axis."""
 
     axis: Literal["x", "y"]
     at: float
@@ -74,10 +79,10 @@ class Mark:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
     """
-    What is drawn, with its unit; `empty` says in words why there is nothing to draw, where there is nothing.
+    Curves with a unit, or `empty`: the sentence that is shown instead if there is nothing to draw.
 
-    `x` says what the horizontal axis is: `time` in seconds since the run's start, or a quantity on a `log` or `linear`
-    scale, named by `x_label`. `dots` are single values `(x, y)`, drawn faintly behind the curves.
+    `x` is `time` in seconds since the run's start, or a quantity on a `log` or `linear` scale, named by `x_label`.
+    `dots` are single values `(x, y)`, drawn faintly behind the curves.
     """
 
     title: str
@@ -90,7 +95,7 @@ class Chart:
     marks: Sequence[Mark] = ()
     dots: tuple[Numbers, Numbers] = ((), ())
     point_names: Sequence[str] = ()
-    """What the points of an x-y curve are, in the order of the series' x."""
+    """Names of an x-y curve's points, in the order of the series' x."""
     note: str = ""
     empty: str = ""
 
@@ -125,7 +130,7 @@ class Section:
 
 
 def rounded(values: Iterable[float | int | None], digits: int = DIGITS) -> list[float | None]:
-    """Return the values with as many digits as a screen can tell apart: a page holds thousands."""
+    """Return the values with as many digits as a screen can show: a page contains thousands."""
     return [None if value is None else float(f"{value:.{digits}g}") for value in values]
 
 
@@ -134,152 +139,15 @@ def run_colour(index: int) -> str:
     return f"run{index % RUN_COLOURS + 1}"
 
 
-def bands(digest: LoadedRun) -> list[Band]:
-    """Return the spans of a run's time axis: its stages, and what is not judged."""
-    periods, window = digest.periods, digest.periods.drawn(digest.totals)
-    if periods.stages:
-        return _stage_bands(periods.stages, digest.span_s)
-    if window.from_s is None:
-        return [Band(from_x=0.0, to_x=digest.span_s, label="nothing judged", kind="outside")]
-    found = [Band(from_x=0.0, to_x=window.from_s, label="warm-up", kind="outside")] if window.from_s > 0 else []
-    if window.to_s is not None and digest.span_s > window.to_s:
-        found.append(Band(from_x=window.to_s, to_x=digest.span_s, label="drain", kind="outside"))
-    return found
+@dataclass(frozen=True, slots=True)
+class ShownRun:
+    """A run on the page: its name in legends, and the colour of its curves beside those of other runs."""
+
+    name: str
+    colour: str
+    run: LoadedRun
 
 
-def _stage_bands(stages: Sequence[Stage], span_s: float) -> list[Band]:
-    """Each stage, the part of it before it is judged, and the drain after the last."""
-    found = [Band(from_x=each.from_s, to_x=each.to_s, label=each.name, kind="stage") for each in stages]
-    for each in stages:
-        judged_s = each.to_s if each.judged_from_s is None else each.judged_from_s
-        found.append(Band(from_x=each.from_s, to_x=judged_s, label="", kind="outside"))
-    return [*found, Band(from_x=stages[-1].to_s, to_x=span_s, label="drain", kind="outside")]
-
-
-def over_time(digests: Sequence[LoadedRun], names: Sequence[str]) -> list[Chart]:
-    """Return throughput, load and failures over the time of the runs."""
-    own_bands = bands(digests[0]) if len(digests) == 1 else []
-    spread = [name for digest, name in zip(digests, names, strict=True) if digest.timeline.evenly_spread]
-    note = (
-        f"Spread evenly over each answer, since chunk times were not recorded: {', '.join(spread)}." if spread else ""
-    )
-    return [
-        Chart(
-            title="Output tokens/s",
-            unit="tok/s",
-            series=_curves(
-                digests, names, "output tokens/s", lambda d: (d.timeline.tokens / d.timeline.widths_s).tolist()
-            ),
-            bands=own_bands,
-            note=note,
-            empty=nothing_drawn(digests, "No output tokens are known."),
-        ),
-        Chart(
-            title="Requests/min",
-            unit="1/min",
-            series=_curves(
-                digests,
-                names,
-                "completed/min",
-                lambda d: (d.timeline.completed * S_PER_MIN / d.timeline.widths_s).tolist(),
-            ),
-            bands=own_bands,
-            empty=nothing_drawn(digests, "No request was completed."),
-        ),
-        Chart(title="Users and requests in flight", unit="", series=_levels(digests, names), bands=own_bands),
-        _errors(digests, names, own_bands),
-    ]
-
-
-def nothing_drawn(digests: Sequence[LoadedRun], otherwise: str) -> str:
-    """Return why a chart is empty: the folders hold no request, or what is said otherwise."""
-    none = not any(digest.totals.ended for digest in digests)
-    return "The folder holds no request." if none else otherwise
-
-
-def _curves(
-    digests: Sequence[LoadedRun], names: Sequence[str], alone: str, of: Callable[[LoadedRun], list[float]]
-) -> list[Series]:
-    """One run's curve is an area; those of several are lines, each in its run's colour."""
-    if len(digests) == 1:
-        (digest,) = digests
-        return [Series(name=alone, x=digest.timeline.middles_s, y=of(digest), colour=RATE, style="area")]
-    return [
-        Series(name=name, x=digest.timeline.middles_s, y=of(digest), colour=run_colour(index))
-        for index, (digest, name) in enumerate(zip(digests, names, strict=True))
-    ]
-
-
-def _levels(digests: Sequence[LoadedRun], names: Sequence[str]) -> list[Series]:
-    series = _curves(digests, names, "in flight", lambda digest: digest.timeline.in_flight)
-    if len(digests) > 1:
-        return series
-    (digest,) = digests
-    return [
-        *users_series(digest),
-        Series(name="in flight", x=series[0].x, y=series[0].y, colour=SECOND),
-    ]
-
-
-def users_series(digest: LoadedRun) -> list[Series]:
-    """Return how many users ran, where they make the load: in an open loop they only rest."""
-    load = digest.summary["load"]
-    of_users = load["kind"] == "closed_loop" or any(stage["users"] for stage in digest.summary.get("stages") or ())
-    if not of_users or not digest.users:
-        return []
-    middles_s, changes = digest.timeline.middles_s, sorted(digest.users)
-    since = np.searchsorted([t_s for t_s, _ in changes], middles_s, side="right")
-    window = digest.periods.drawn(digest.totals)
-    end_s = digest.span_s if window.to_s is None else window.to_s
-    y = [
-        None if index == 0 or middle_s > end_s else changes[index - 1][1]
-        for index, middle_s in zip(since.tolist(), middles_s, strict=True)
-    ]
-    return [Series(name="users", x=middles_s, y=y, colour=LEVEL, style="step", width=4)]
-
-
-def _errors(digests: Sequence[LoadedRun], names: Sequence[str], own_bands: Sequence[Band]) -> Chart:
-    title, unit = "Failed requests/min, by type", "1/min"
-    if len(digests) > 1:
-        return Chart(
-            title="Failed requests/min",
-            unit=unit,
-            series=[
-                Series(
-                    name=name,
-                    x=digest.timeline.middles_s,
-                    y=(
-                        np.sum(list(digest.timeline.errors.values()), axis=0) * S_PER_MIN / digest.timeline.widths_s
-                    ).tolist(),
-                    colour=run_colour(index),
-                )
-                for index, (digest, name) in enumerate(zip(digests, names, strict=True))
-                if digest.timeline.errors
-            ],
-            empty=nothing_drawn(digests, "No request failed."),
-        )
-    (digest,) = digests
-    timeline, size = digest.timeline, max(1, digest.timeline.bins // 60)
-    starts = np.arange(0, timeline.bins, size)
-    counts = sorted(timeline.errors.items(), key=lambda item: -int(item[1].sum()))
-    of_types = np.array([np.add.reduceat(count, starts) for _, count in counts]).reshape(len(counts), len(starts))
-    stacked = np.cumsum(of_types, axis=0)[::-1]
-    widths_s = np.add.reduceat(timeline.widths_s, starts)
-    middles_s = (np.cumsum(widths_s) - widths_s / 2).tolist()
-    return Chart(
-        title=title,
-        unit=unit,
-        series=[
-            Series(
-                name=f"{name} ({int(count.sum())})",
-                x=middles_s,
-                y=(stack * S_PER_MIN / widths_s).tolist(),
-                colour=run_colour(len(counts) - 1 - index),
-                style="bars",
-            )
-            for index, ((name, count), stack) in enumerate(zip(reversed(counts), stacked, strict=True))
-        ],
-        bands=own_bands,
-        note="Bars are stacked: each type stands on those below it." if len(counts) > 1 else "",
-        empty=nothing_drawn(digests, "No request failed."),
-    )
+def why_empty(runs: Sequence[ShownRun], otherwise: str) -> str:
+    """Return why a chart is empty: the folders contain no request, or else the given reason."""
+    return otherwise if any(shown.run.totals.ended for shown in runs) else "The folder holds no request."

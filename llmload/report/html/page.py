@@ -3,8 +3,9 @@
 import base64
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,8 +18,10 @@ from llmload.errors import RunFolderError
 from llmload.formatting import UNKNOWN, milliseconds, number
 from llmload.report.definitions import DEFINITIONS
 from llmload.report.html.assets import PAGE
-from llmload.report.html.chart import Section
-from llmload.report.html.load_charts import monitored_sections, sections
+from llmload.report.html.chart import Section, ShownRun, run_colour
+from llmload.report.html.latency_charts import cdf_chart, latency_over_time, token_chart
+from llmload.report.html.load_charts import load_sections
+from llmload.report.html.time_charts import sample_sections, time_charts
 from llmload.report.markdown import groups
 from llmload.report.terminal import COLUMNS, LATENCIES, load_text
 from llmload.runs.folder import RunFolder
@@ -35,7 +38,7 @@ _ENVIRONMENT: Final = Environment(
 
 
 def write_html(file: Path, folders: Sequence[RunFolder], progress: Callable[[int], None] = lambda _: None) -> None:
-    """Write the page of one run or several, whole or not at all; RunFolderError where it cannot be."""
+    """Write the page of one run or several, whole or not at all; RunFolderError if it cannot be written."""
     text = render([load_run(folder, progress) for folder in folders])
     draft = file.with_name(f".{file.name}.part")
     try:
@@ -45,35 +48,74 @@ def write_html(file: Path, folders: Sequence[RunFolder], progress: Callable[[int
         raise RunFolderError(f"{file}: cannot be written: {error.strerror}") from None
 
 
-def render(digests: Sequence[LoadedRun]) -> str:
+def render(loaded: Sequence[LoadedRun]) -> str:
     """Return the page of one run, or of several side by side."""
-    names = _names(digests)
-    shown = sections(digests, names)
-    for digest, name in zip(digests, names, strict=True):
-        for section in monitored_sections(digest):
-            section.title += f": {name}" if len(digests) > 1 else ""
-            shown.append(section)
+    names = _names(loaded)
+    runs = [ShownRun(name, run_colour(index), run) for index, (name, run) in enumerate(zip(names, loaded, strict=True))]
+    shown = _sections(runs)
     charts = [chart for section in shown for chart in section.charts]
-    script, theme, style = "\n".join(map(_text, ("figures.js", "report.js"))), _text("theme.css"), _text("report.css")
-    library, library_style = _text("uplot/uPlot.iife.min.js"), _text("uplot/uPlot.min.css")
+    alone = loaded[0].summary if len(loaded) == 1 else None
     return _ENVIRONMENT.get_template("report.html.j2").render(
-        title=_title(digests),
-        policy=_policy([library, script], [library_style, theme, style]),
-        library=Markup(library),  # noqa: S704 - our own files, not what a run brought
-        library_style=Markup(library_style),  # noqa: S704 - the same
-        script=Markup(script),  # noqa: S704 - the same
-        theme=Markup(theme),  # noqa: S704 - the same
-        style=Markup(style),  # noqa: S704 - the same
+        **_assets(),
+        title=_title(loaded),
         data=_embedded([chart.to_dict() if chart.drawn else None for chart in charts]),
-        runs=[_run(digest, name, several=len(digests) > 1) for digest, name in zip(digests, names, strict=True)],
-        tiles=_tiles(digests[0].summary) if len(digests) == 1 else [],
-        latencies=_latencies(digests[0].summary) if len(digests) == 1 else None,
-        groups=_groups(digests),
+        runs=[_run(run, several=alone is None) for run in runs],
+        tiles=[] if alone is None else _tiles(alone),
+        latencies=None if alone is None else _latencies(alone),
+        groups=_groups(loaded),
         sections=_numbered(shown),
         definitions=DEFINITIONS,
         version=version("llmload"),
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     )
+
+
+def _sections(runs: Sequence[ShownRun]) -> list[Section]:
+    """All sections of charts, in the order of the page."""
+    how = (
+        "p50 solid, p95 dashed, by the start of each request (ITL: by its arrival)."
+        if len(runs) > 1
+        else "By the start of each request (ITL: by its arrival). Dots are single requests, "
+        "drawn at random where there are many."
+    )
+    found = [
+        Section("Throughput and load over time", time_charts(runs)),
+        Section(
+            "Latency distributions",
+            [cdf_chart(runs, *each) for each in LATENCIES.items()],
+            "Share of values at or below each latency, over the judged window; a curve further left is faster."
+            " Dotted lines: the limits of [slo].",
+        ),
+        Section(
+            "Latency over time",
+            [latency_over_time(runs, *each) for each in LATENCIES.items()],
+            f"{how} A percentile is drawn where enough values back it: 20 for p95, 100 for p99.",
+        ),
+        *load_sections(runs),
+        Section(
+            "Tokens a request",
+            [
+                token_chart(runs, "Prompt tokens", "request_prompt_tokens"),
+                token_chart(runs, "Output tokens", "request_output_tokens"),
+            ],
+        ),
+    ]
+    for shown in runs:
+        for section in sample_sections(shown.run):
+            section.title += f": {shown.name}" if len(runs) > 1 else ""
+            found.append(section)
+    return found
+
+
+def _assets() -> dict[str, str]:
+    """The page's scripts and styles, and the policy that lets nothing else run."""
+    library, script = _text("uplot/uPlot.iife.min.js"), "\n".join(map(_text, ("figures.js", "report.js")))
+    styles = {"library_style": _text("uplot/uPlot.min.css"), "theme": _text("theme.css"), "style": _text("report.css")}
+    texts = {"library": library, "script": script, **styles}
+    return {
+        "policy": _policy([library, script], list(styles.values())),
+        **{name: Markup(text) for name, text in texts.items()},  # noqa: S704 - our own files, not what a run brought
+    }
 
 
 def _text(name: str) -> str:
@@ -101,9 +143,9 @@ def _embedded(content: object) -> Markup:
     return Markup(text)  # noqa: S704 - escaped just above
 
 
-def _names(digests: Sequence[LoadedRun]) -> list[str]:
-    """Return what each run is called in legends: what tells them apart, in few words."""
-    all_parts = [_parts(digest.summary) for digest in digests]
+def _names(loaded: Sequence[LoadedRun]) -> list[str]:
+    """Return each run's name in legends: the parts that differ between the runs."""
+    all_parts = [_parts(run.summary) for run in loaded]
     differing = [index for index, of in enumerate(zip(*all_parts, strict=True)) if len(set(of)) > 1]
     short = [", ".join(parts[index] for index in differing or (0, 1)) for parts in all_parts]
     if len(set(short)) == len(short):
@@ -113,22 +155,22 @@ def _names(digests: Sequence[LoadedRun]) -> list[str]:
 
 def _parts(summary: dict[str, Any]) -> list[str]:
     load = summary["load"]
-    asked = f"{load['users']} users" if load.get("users") else load_text(load).partition(" in ")[0]
-    return [summary["model"], summary["engine"], summary["scenario"], asked]
+    size = f"{load['users']} users" if load.get("users") else load_text(load).partition(" in ")[0]
+    return [summary["model"], summary["engine"], summary["scenario"], size]
 
 
-def _title(digests: Sequence[LoadedRun]) -> str:
-    first = digests[0].summary
-    if len(digests) == 1:
+def _title(loaded: Sequence[LoadedRun]) -> str:
+    first = loaded[0].summary
+    if len(loaded) == 1:
         return f"{first['scenario']}: {first['model']} on {first['engine']}"
-    return f"{len(digests)} runs compared"
+    return f"{len(loaded)} runs compared"
 
 
-def _run(digest: LoadedRun, name: str, *, several: bool) -> dict[str, Any]:
-    summary = digest.summary
-    started_s = time.gmtime(digest.manifest["started_unix_s"])
+def _run(shown: ShownRun, *, several: bool) -> dict[str, Any]:
+    summary, manifest = shown.run.summary, shown.run.manifest
+    started = time.gmtime(manifest["started_unix_s"])
     return {
-        "name": name,
+        "name": shown.name,
         "run_id": summary["run_id"],
         "scenario": summary["scenario"],
         "simulated": summary["simulated"],
@@ -140,11 +182,11 @@ def _run(digest: LoadedRun, name: str, *, several: bool) -> dict[str, Any]:
             *([f"{summary['scenario']}: {summary['model']} on {summary['engine']}"] if several else []),
             load_text(summary["load"]),
             "nothing judged" if summary["window_s"] is None else f"{number(summary['window_s'], 1)} s judged",
-            time.strftime("started %Y-%m-%d %H:%M:%S UTC", started_s),
+            time.strftime("started %Y-%m-%d %H:%M:%S UTC", started),
             f"run {summary['run_id']}",
         ],
-        "sources": _sources(digest),
-        "manifest": orjson.dumps(digest.manifest, option=orjson.OPT_INDENT_2).decode(),
+        "sources": _sources(shown.run),
+        "manifest": orjson.dumps(manifest, option=orjson.OPT_INDENT_2).decode(),
     }
 
 
@@ -156,94 +198,77 @@ def _capacity(capacity: dict[str, Any] | None) -> list[str]:
     return [line for line in (f"capacity: {capacity_text(capacity)}", promised, capacity_notes(capacity)) if line]
 
 
-def _sources(digest: LoadedRun) -> list[str]:
-    """Return which records the page was built from, and what it lacks."""
-    held = sum(digest.files.values())
-    files = ", ".join(f"{name} ({number(count, 0)})" for name, count in digest.files.items()) or "no file"
+def _sources(run: LoadedRun) -> list[str]:
+    """Return which files the page was built from, and what is missing in them."""
+    held = sum(run.files.values())
+    files = ", ".join(f"{name} ({number(count, 0)})" for name, count in run.files.items()) or "no file"
     found = [f"Built from {number(held, 0)} requests in {files}."]
-    if digest.summary.get("recomputed"):
-        found.append(f"Counted anew: {digest.summary['recomputed']}.")
-    if digest.missing_requests:
+    if run.summary.get("recomputed"):
+        found.append(f"Counted anew: {run.summary['recomputed']}.")
+    if run.missing_requests:
         found.append(
-            f"{number(digest.missing_requests, 0)} requests that the summary counts are in no file of this folder: "
+            f"{number(run.missing_requests, 0)} requests that the summary counts are in no file of this folder: "
             "their workers wrote them elsewhere. The figures include them, the charts do not."
         )
-    if digest.periods.estimated:
+    if run.periods.estimated:
         found.append("Where the judged window lay was not written down: it is estimated from the load.")
-    sampled, ended = len(digest.timeline.sample.keys), digest.totals.ended
+    sampled, ended = len(run.timeline.sample.keys), run.totals.ended
     if ended > sampled:
         found.append(f"Dots: {number(sampled, 0)} of {number(ended, 0)} requests, drawn at random.")
     return found
 
 
 def _tiles(summary: dict[str, Any]) -> list[dict[str, str]]:
-    def latency(name: str, key: str) -> dict[str, str]:
-        found = summary[key] or {}
-        return {
-            "name": f"{name} p50",
-            "value": milliseconds(found.get("p50")),
-            "unit": "ms" if found else "",
-            "beside": f"p95 {milliseconds(found.get('p95'))} ms" if found else "",
-        }
-
-    def rate(name: str, value: float | None, unit: str, digits: int, beside: str = "") -> dict[str, str]:
-        return {
-            "name": name,
-            "value": number(value, digits),
-            "unit": "" if value is None else unit,
-            "beside": beside,
-        }
-
     speed, goodput = summary["request_output_tokens_per_s"] or {}, summary.get("goodput_per_min")
     has_slo = goodput is not None and goodput != summary["requests_per_min"]
     good = f"goodput {number(goodput, 1)}" if has_slo else ""
     return [
-        rate("request speed", speed.get("mean"), "tok/s", 1, "mean" if speed else ""),
-        rate("requests/min", summary["requests_per_min"], "", 1, good),
-        rate("system output", summary["output_tokens_per_s"], "tok/s", 1),
-        *(latency(name, key) for name, key in LATENCIES.items()),
+        _tile("request speed", number(speed.get("mean"), 1), "tok/s", "mean" if speed else ""),
+        _tile("requests/min", number(summary["requests_per_min"], 1), "", good),
+        _tile("system output", number(summary["output_tokens_per_s"], 1), "tok/s"),
+        *(_latency_tile(name, summary[key] or {}) for name, key in LATENCIES.items()),
     ]
 
 
+def _latency_tile(name: str, distribution: Mapping[str, float]) -> dict[str, str]:
+    p95 = f"p95 {milliseconds(distribution.get('p95'))} ms" if distribution else ""
+    return _tile(f"{name} p50", milliseconds(distribution.get("p50")), "ms", p95)
+
+
+def _tile(name: str, value: str, unit: str, beside: str = "") -> dict[str, str]:
+    return {"name": name, "value": value, "unit": "" if value == UNKNOWN else unit, "beside": beside}
+
+
 def _latencies(summary: dict[str, Any]) -> dict[str, Any]:
-    columns = (*COLUMNS, "count")
-    return {
-        "columns": columns,
-        "rows": [
-            (
-                name,
-                [
-                    number((summary[key] or {}).get(column), 0)
-                    if column == "count"
-                    else milliseconds((summary[key] or {}).get(column))
-                    for column in columns
-                ],
-            )
-            for name, key in LATENCIES.items()
-        ],
-    }
+    rows = []
+    for name, key in LATENCIES.items():
+        distribution = summary[key] or {}
+        cells = [milliseconds(distribution.get(column)) for column in COLUMNS]
+        rows.append((name, [*cells, number(distribution.get("count"), 0)]))
+    return {"columns": (*COLUMNS, "count"), "rows": rows}
 
 
-def _groups(digests: Sequence[LoadedRun]) -> list[dict[str, Any]]:
-    """Return the tables; one run's latencies have a table of their own, with a column a percentile."""
-    single = len(digests) == 1
+def _groups(loaded: Sequence[LoadedRun]) -> list[dict[str, Any]]:
+    """Return the tables; the latencies of a single run are in `_latencies` instead."""
+    single = len(loaded) == 1
     return [
         {
             "title": group.title,
             "rows": [row for row in group.rows if any(cell != UNKNOWN for cell in row.cells) or len(row.cells) == 1],
         }
-        for group in groups([digest.summary for digest in digests])
+        for group in groups([run.summary for run in loaded])
         if not (single and group.title.endswith(", ms"))
     ]
 
 
 def _numbered(shown: Sequence[Section]) -> list[dict[str, Any]]:
-    """Return the sections with each chart's place in the embedded data."""
-    found, index = [], 0
-    for section in shown:
-        charts = []
-        for chart in section.charts:
-            charts.append({"place": index, "chart": chart})
-            index += 1
-        found.append({"title": section.title, "note": section.note, "charts": charts})
-    return found
+    """Return the sections with each chart's index in the embedded data."""
+    index = count()
+    return [
+        {
+            "title": section.title,
+            "note": section.note,
+            "charts": [{"index": next(index), "chart": chart} for chart in section.charts],
+        }
+        for section in shown
+    ]
