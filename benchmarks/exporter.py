@@ -23,8 +23,8 @@ from urllib.request import Request, urlopen
 import numpy as np
 
 from llmload.metrics.totals import WITH_EXEMPLARS, RunTotals
-from llmload.prometheus.export import wsgi_app
 from llmload.prometheus.families import HISTOGRAMS, Snapshot
+from llmload.prometheus.server import wsgi_app
 from llmload.simulator import SimulationSettings, spawn
 from llmload.stats.histogram import Exemplar, Histogram
 

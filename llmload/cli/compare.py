@@ -109,7 +109,7 @@ def _show(
     comparison: Any, base: Any, cand: Any, notes: list[str], *, as_json: bool, junit: Path | None, markdown: Path | None
 ) -> None:
     from llmload.compare import text as tables
-    from llmload.report.gates import write_junit
+    from llmload.report.checks import write_junit
     from llmload.report.markdown import write_page
     from llmload.report.terminal import console
 

@@ -72,7 +72,7 @@ def report(
     """
     runs = [RunFolder(run) for folder in folders for run in runs_in(folder)]
     if junit is not None:
-        from llmload.report.gates import run_checks, write_junit
+        from llmload.report.checks import run_checks, write_junit
 
         summaries = [run.read(SUMMARY) for run in runs]
         write_junit(junit, [(summary["run_id"], run_checks(summary)) for summary in summaries])

@@ -99,7 +99,7 @@ def _show(
     *,
     as_json: bool,
 ) -> None:
-    from llmload.report.gates import run_checks, write_junit
+    from llmload.report.checks import run_checks, write_junit
     from llmload.report.markdown import job_summary, write_page
     from llmload.report.repeated import REPEAT, repeat_markdown, repeat_report, repeated
     from llmload.report.terminal import console

@@ -10,7 +10,7 @@ from rich.text import Text
 from llmload.compare.comparison import Comparison, Finding, Outcome
 from llmload.compare.folders import FinishedRun
 from llmload.formatting import UNKNOWN, bold, escaped, markdown_table, milliseconds, percent
-from llmload.report.gates import Check, Judgement
+from llmload.report.checks import Check, Judgement
 
 STYLES: Final = {
     Outcome.PASS: "bold green",

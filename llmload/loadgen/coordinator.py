@@ -24,7 +24,7 @@ from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.prompt_set import Workload
 from llmload.prompts.queue import ADDED_CHARS
 from llmload.record import METRICS_VERSION
-from llmload.report.gates import failed, judge_gates
+from llmload.report.checks import failed, judge_gates
 from llmload.report.html.page import write_html
 from llmload.runs.cost import cost_of
 from llmload.runs.folder import MANIFEST, REPORT, SUMMARY, RunFolder, new_run_id

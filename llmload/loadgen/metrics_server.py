@@ -14,9 +14,8 @@ from llmload.errors import ConfigError
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.workers import PER_CENT
 from llmload.metrics.totals import RunTotals
-from llmload.prometheus.export import wsgi_app
 from llmload.prometheus.families import Snapshot
-from llmload.prometheus.server import PATH, MetricsServer
+from llmload.prometheus.server import PATH, MetricsServer, wsgi_app
 from llmload.scenario import Scenario
 
 logger = logging.getLogger(__name__)

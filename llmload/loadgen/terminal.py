@@ -22,7 +22,7 @@ from llmload.formatting import milliseconds, number
 from llmload.loadgen.coordinator import RunCoordinator, told
 from llmload.loadgen.live import SPAN_S, LiveView
 from llmload.metrics.totals import RunTotals
-from llmload.report.gates import run_checks, write_junit
+from llmload.report.checks import run_checks, write_junit
 from llmload.report.markdown import job_summary, write_page
 from llmload.report.terminal import STYLES, console, run_report
 from llmload.scenario.loads import AnyLoad, Capacity, Staged

@@ -1,10 +1,9 @@
-"""A run's totals as Prometheus series, translated when scraped and never before."""
+"""A run's totals as Prometheus or OpenMetrics text: a template per set of labels, filled with values at each scrape."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from http import HTTPStatus
 from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -27,55 +26,62 @@ from llmload.prometheus.families import (
 from llmload.record import Slo
 from llmload.stats.histogram import Exemplar
 
-# Prometheus text of which all but the values is kept from scrape to scrape.
-
-END: Final = "# EOF\n"
-"""How OpenMetrics ends."""
-
-
-def template(lines: Iterable[str]) -> str:
-    """Return the lines as one text, with a place for a value (`%s`) behind each that is no comment."""
-    return "".join(f"{line.replace('%', '%%')}{'' if line.startswith('#') else ' %s'}\n" for line in lines)
-
-
-# Counters and gauges as Prometheus text: the library writes it, and that is kept, since only values change.
-
+OPEN_METRICS_END: Final = "# EOF\n"
+_OPEN_METRICS: Final = "application/openmetrics-text"
 _FAMILY_OF: Final[dict[str, Any]] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 _VALUE_TEXT: Final[Callable[[float], str]] = floatToGoString
 _Figures = tuple[Mapping[str, float], ...]
 
 
+def exposition(snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
+    """Return every series of a snapshot and the content type, in the format that the `Accept` header asks for."""
+    _, content_type = choose_encoder(accept)
+    open_metrics = content_type.startswith(_OPEN_METRICS)
+    labels = {name: snapshot.labels[name] for name in COMMON_LABELS}
+    histograms = histogram_text(labels, snapshot.totals, snapshot.slo, open_metrics=open_metrics)
+    end = OPEN_METRICS_END if open_metrics else ""
+    return f"{family_text(snapshot, accept)}{histograms}{end}".encode(), content_type
+
+
+def _template(lines: Iterable[str]) -> str:
+    """Join the lines, with a `%s` for the value after each that is not a comment."""
+    return "".join(f"{line.replace('%', '%%')}{'' if line.startswith('#') else ' %s'}\n" for line in lines)
+
+
+# Counters and gauges: the library writes the text once per set of labels, since it takes too long for every scrape.
+
+
 def family_text(snapshot: Snapshot, accept: str) -> str:
-    """Return the lines of all counters, gauges and the run's description; those of nothing yet stand at 0."""
+    """Return the lines of all counters, all gauges and the run's description; a count of nothing is 0."""
     figures = tuple(family.read(snapshot) for family in FAMILIES)
     common = tuple(snapshot.labels[name] for name in COMMON_LABELS)
     info = None if snapshot.info is None else tuple(snapshot.info[name] for name in INFO_LABELS)
     values = [value for family in figures for value in family.values()]
     if info is not None:
         values.append(float(snapshot.running))
-    return _template(accept, common, tuple(map(tuple, figures)), info) % tuple(map(_VALUE_TEXT, values))
+    return _family_template(accept, common, tuple(map(tuple, figures)), info) % tuple(map(_VALUE_TEXT, values))
 
 
 @lru_cache(maxsize=8)
-def _template(
+def _family_template(
     accept: str, common: tuple[str, ...], keys: tuple[tuple[str, ...], ...], info: tuple[str, ...] | None
 ) -> str:
-    """What the library writes of these labels, with a place for each value."""
+    """Return the library's text for these labels, with a `%s` for each value."""
     encode, _ = choose_encoder(accept)
     figures = tuple(dict.fromkeys(each, 0.0) for each in keys)
-    text = encode(_Families(common, figures, info)).decode().removesuffix(END).removesuffix("\n")
-    lines = text.split("\n")  # not splitlines(): a label may hold what it would cut at
-    return template(line if line.startswith("#") else line.rpartition(" ")[0] for line in lines)
+    text = encode(_Families(common, figures, info)).decode().removesuffix(OPEN_METRICS_END).removesuffix("\n")
+    lines = text.split("\n")  # not splitlines(): a label may contain a character that it splits at
+    return _template(line if line.startswith("#") else line.rpartition(" ")[0] for line in lines)
 
 
 class _Families(Collector):
-    """What the library asks for families."""
+    """Passes all families to the library."""
 
     def __init__(self, common: tuple[str, ...], figures: _Figures, info: tuple[str, ...] | None) -> None:
         self._common, self._figures, self._info = common, figures, info
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, in its order."""
+        """Yield every family, in the order of the table."""
         for family, figures in zip(FAMILIES, self._figures, strict=True):
             yield self._family(family, figures)
         described = GaugeMetricFamily(RUN_INFO, RUN_INFO_TEXT, labels=INFO_LABELS)
@@ -93,55 +99,55 @@ class _Families(Collector):
         return metric
 
 
-# Histograms as Prometheus text: the library takes 9 us a line, these are too many, and only their counts change.
+# Histograms: written here, since the library takes 9 us a line and there are too many lines.
 
-MOST_EXEMPLAR_CHARACTERS: Final = 128
-"""OpenMetrics' limit on an exemplar's label names and values together."""
+MAX_EXEMPLAR_CHARACTERS: Final = 128
+"""OpenMetrics' limit on the length of an exemplar's label names and values together."""
 _EXEMPLAR_LABEL: Final = "request_id"
 
 
 def histogram_text(labels: Mapping[str, str], totals: RunTotals, slo: Slo, *, open_metrics: bool) -> str:
-    """Return every histogram's lines; exemplars in OpenMetrics alone, since the older format has no place for any."""
+    """Return every histogram's lines, with exemplars in OpenMetrics (the classic format has none)."""
     return "".join(
-        layout.text(totals, totals.exemplars.get(layout.family.distribution, ()) if open_metrics else ())
-        for layout in _layouts(tuple(labels.items()), slo)
+        each.fill(totals, totals.exemplars.get(each.family.distribution, ()) if open_metrics else ())
+        for each in _histogram_templates(tuple(labels.items()), slo)
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
-    """What of a histogram stays the same from scrape to scrape: all but the numbers, which have a place in it each."""
+class _HistogramTemplate:
+    """A histogram's text for one set of labels, with a `%s` for each number."""
 
     family: HistogramFamily
     bounds: tuple[float, ...]
-    template: str
+    text: str
 
-    def text(self, totals: RunTotals, exemplars: Sequence[Exemplar]) -> str:
+    def fill(self, totals: RunTotals, exemplars: Sequence[Exemplar]) -> str:
         histogram = totals.whole(self.family.distribution)
         counts = [*histogram.at_most_each(self.bounds), histogram.count]
         values: list[object] = [*counts, counts[-1], repr(histogram.total)]
-        for exemplar in sorted(exemplars, key=lambda each: each.value):  # a bucket has place for one: the slowest
+        for exemplar in sorted(exemplars, key=lambda each: each.value):  # a bucket shows one: the slowest
             index = bisect_left(self.bounds, exemplar.value)
             values[index] = f"{counts[index]}{_exemplar_text(exemplar)}"
-        return self.template % tuple(values)
+        return self.text % tuple(values)
 
 
 @lru_cache(maxsize=8)
-def _layouts(labels: tuple[tuple[str, str], ...], slo: Slo) -> tuple[_Layout, ...]:
+def _histogram_templates(labels: tuple[tuple[str, str], ...], slo: Slo) -> tuple[_HistogramTemplate, ...]:
     inside = ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(labels))
-    return tuple(_layout(family, inside, slo) for family in HISTOGRAMS)
+    return tuple(_histogram_template(family, inside, slo) for family in HISTOGRAMS)
 
 
-def _layout(family: HistogramFamily, labels: str, slo: Slo) -> _Layout:
+def _histogram_template(family: HistogramFamily, labels: str, slo: Slo) -> _HistogramTemplate:
     bounds, name = tuple(family.bounds(slo)), family.name
     lines = [f"# HELP {name} {family.text}", f"# TYPE {name} histogram"]
     lines += [f'{name}_bucket{{{labels},le="{bound}"}}' for bound in (*map(repr, bounds), "+Inf")]
     lines += [f"{name}_count{{{labels}}}", f"{name}_sum{{{labels}}}"]
-    return _Layout(family=family, bounds=bounds, template=template(lines))
+    return _HistogramTemplate(family=family, bounds=bounds, text=_template(lines))
 
 
 def _exemplar_text(exemplar: Exemplar) -> str:
-    if len(_EXEMPLAR_LABEL) + len(exemplar.request_id) > MOST_EXEMPLAR_CHARACTERS:
+    if len(_EXEMPLAR_LABEL) + len(exemplar.request_id) > MAX_EXEMPLAR_CHARACTERS:
         return ""
     label = f'{_EXEMPLAR_LABEL}="{_escaped(exemplar.request_id)}"'
     return f" # {{{label}}} {exemplar.value!r} {exemplar.unix_s:.3f}"
@@ -149,37 +155,3 @@ def _exemplar_text(exemplar: Exemplar) -> str:
 
 def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-_OPEN_METRICS: Final = "application/openmetrics-text"
-
-
-def exposition(snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
-    """Return every series of a moment, and the content type, in the format that the header `Accept` asks for."""
-    _, content_type = choose_encoder(accept)
-    open_metrics = content_type.startswith(_OPEN_METRICS)
-    labels = {name: snapshot.labels[name] for name in COMMON_LABELS}
-    histograms = histogram_text(labels, snapshot.totals, snapshot.slo, open_metrics=open_metrics)
-    return f"{family_text(snapshot, accept)}{histograms}{END if open_metrics else ''}".encode(), content_type
-
-
-def wsgi_app(snapshot: Callable[[], Snapshot]) -> Any:
-    """
-    Return a WSGI application that asks for a snapshot when it is asked, and answers with the series.
-
-    Uncompressed, which blocks a busy process less.
-    """
-
-    def answer(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
-            start_response(_line(HTTPStatus.METHOD_NOT_ALLOWED), [("Allow", "GET, HEAD")])
-            return [b""]
-        body, content_type = exposition(snapshot(), environ.get("HTTP_ACCEPT", ""))
-        start_response(_line(HTTPStatus.OK), [("Content-Type", content_type)])
-        return [body if environ["REQUEST_METHOD"] == "GET" else b""]
-
-    return answer
-
-
-def _line(status: HTTPStatus) -> str:
-    return f"{status.value} {status.phrase}"

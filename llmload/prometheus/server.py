@@ -1,25 +1,52 @@
-"""An address of its own for the series, so that a headless run can be scraped too."""
+"""The WSGI application that serves a run's series, and a server for it where there is no web UI."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from llmload.prometheus.export import exposition
+from llmload.prometheus.families import Snapshot
+
 PATH: Final = "/metrics"
 _DELIVERY_S: Final = 0.2
-"""How long an answer that was written may take to be read before the process ends."""
+"""Time for the scraper to read a written answer before the process ends."""
+
+
+def wsgi_app(snapshot: Callable[[], Snapshot]) -> Any:
+    """
+    Return a WSGI application that takes a snapshot at each request and answers with its series.
+
+    The answer is not compressed, which would block a busy process for longer.
+    """
+
+    def answer(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            start_response(_status_line(HTTPStatus.METHOD_NOT_ALLOWED), [("Allow", "GET, HEAD")])
+            return [b""]
+        body, content_type = exposition(snapshot(), environ.get("HTTP_ACCEPT", ""))
+        headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
+        start_response(_status_line(HTTPStatus.OK), headers)
+        return [body if environ["REQUEST_METHOD"] == "GET" else b""]
+
+    return answer
+
+
+def _status_line(status: HTTPStatus) -> str:
+    return f"{status.value} {status.phrase}"
 
 
 class MetricsServer:
     """
-    Serves a WSGI application at `/metrics` from its making to `close`; OSError if it cannot listen there.
+    Serves a WSGI application at `/metrics` from its construction to `close`; OSError if it cannot listen.
 
-    Its threads are Locust's greenlets, since Locust has patched the standard library.
+    Its threads are greenlets, since Locust has patched the standard library.
     """
 
     def __init__(self, app: Any, host: str, port: int, ended: Callable[[], bool] = lambda: False) -> None:
-        """Serve; `ended` says whether what is served changes no more."""
+        """Start to serve; `ended` returns whether the run has ended, so that the series are final."""
         self._app, self._ended = app, ended
         self._seen_after_end = threading.Event()
         self._server = _Server((host, port), _SilentHandler)
@@ -28,11 +55,11 @@ class MetricsServer:
 
     @property
     def port(self) -> int:
-        """The port, also where 0 was asked for."""
+        """The port that it listens on, also if 0 was given."""
         return int(self._server.server_port)
 
     def linger(self, at_most_s: float) -> bool:
-        """Wait until a scrape that began after the end has been answered; False if none came in time."""
+        """Wait until a scrape that began after the run's end has been answered; False if none came in time."""
         seen = self._seen_after_end.wait(at_most_s)
         if seen:
             threading.Event().wait(_DELIVERY_S)
@@ -43,32 +70,22 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def _answer(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         if environ["PATH_INFO"] != PATH:
-            start_response("404 Not Found", [("Content-Type", "text/plain")])
-            return [f"The series are at {PATH}\n".encode()]
-        counts = self._ended() and environ["REQUEST_METHOD"] == "GET"
-        return _Answer(self._app(environ, start_response), self._seen_after_end if counts else None)
-
-
-class _Answer(list[bytes]):
-    """The answer's body, which says when it has been written."""
-
-    def __init__(self, pieces: list[bytes], written: threading.Event | None) -> None:
-        super().__init__(pieces)
-        self._written = written
-
-    def close(self) -> None:
-        """Called by the server when the body has been written."""
-        if self._written is not None:
-            self._written.set()
+            start_response(_status_line(HTTPStatus.NOT_FOUND), [("Content-Type", "text/plain")])
+            yield f"The series are at {PATH}\n".encode()
+            return
+        is_final = self._ended() and environ["REQUEST_METHOD"] == "GET"
+        yield from self._app(environ, start_response)
+        if is_final:  # the server asks for the next piece once it has written this one
+            self._seen_after_end.set()
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def server_bind(self) -> None:
-        """Bind without asking a name server what this machine is called, as the standard library does."""
+        """Bind without the name lookup of the standard library, which may wait for a name server."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment] # an address of AF_INET
         self.setup_environ()
@@ -76,4 +93,4 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _SilentHandler(WSGIRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Say nothing: a line a scrape would bury the run's own."""
+        """Log nothing: one line per scrape would bury the run's own lines."""

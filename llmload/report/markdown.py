@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from llmload.errors import RunFolderError
 from llmload.formatting import UNKNOWN, bold, code, escaped, markdown_table, milliseconds, number, percent
-from llmload.report.gates import Judgement, run_checks
+from llmload.report.checks import Judgement, run_checks
 from llmload.report.terminal import COLUMNS, LATENCIES, load_text, prefix_cache_rows
 from llmload.runs.cost import cost_rows
 

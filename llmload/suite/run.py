@@ -15,7 +15,7 @@ from llmload.errors import EngineError, RunFolderError
 from llmload.exit_codes import MEASURED
 from llmload.loadgen.command import locust_arguments
 from llmload.metrics.validity import Level
-from llmload.report.gates import failed
+from llmload.report.checks import failed
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.scenario.shipped import find_scenario
 from llmload.sizing.gpus import local_gpus

@@ -6,9 +6,8 @@ import pytest
 
 from benchmarks.scraping import Pair, Reading, judge_pairs, scraping
 from benchmarks.wire.work import Work
-from llmload.prometheus.export import wsgi_app
 from llmload.prometheus.families import Snapshot
-from llmload.prometheus.server import MetricsServer
+from llmload.prometheus.server import MetricsServer, wsgi_app
 
 WORK = Work.parse("200x100x128")
 

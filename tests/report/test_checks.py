@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from llmload.errors import ConfigError, RunFolderError
-from llmload.report.gates import Check, Judgement, failed, judge_gates, run_checks, write_junit
+from llmload.report.checks import Check, Judgement, failed, judge_gates, run_checks, write_junit
 from llmload.report.markdown import job_summary, write_page
 from llmload.scenario import load_scenario
 from llmload.scenario.sections import Gates

@@ -1,10 +1,10 @@
-"""The gates of a run: what its figures were promised to keep, and whether the run succeeds."""
+"""The checks of a run: its measurement, requests, capacity search and gates; what fails a pipeline; JUnit XML."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
@@ -13,21 +13,19 @@ from llmload.errors import RunFolderError
 from llmload.metrics.objective import Objective
 from llmload.metrics.validity import Level
 
-# What was judged as JUnit's XML, which CI systems show as tests.
-
 
 class Judgement(StrEnum):
-    """What came of a check, in the words of its report."""
+    """The outcome of a check."""
 
     PASSED = "passed"
     FAILED = "failed"
-    UNDECIDED = "undecided"  # JUnit's error: neither passed nor failed, and someone has to look
+    UNDECIDED = "undecided"  # an error in JUnit: someone has to look
     SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was judged: its name, what came of it, and the line that says why."""
+    """A check's name, its outcome, and a line with the reason."""
 
     name: str
     judgement: Judgement
@@ -35,7 +33,7 @@ class Check:
 
 
 def write_junit(file: Path, suites: Iterable[tuple[str, Iterable[Check]]]) -> None:
-    """Write checks as JUnit's XML, a test suite for each named group; RunFolderError if the file cannot be written."""
+    """Write checks as JUnit XML, a test suite per named group; RunFolderError if the file cannot be written."""
     document = JUnitXml("llmload")
     for name, checks in suites:
         suite = TestSuite(name)
@@ -58,11 +56,8 @@ def _case(suite: str, check: Check) -> TestCase:
     return case
 
 
-ERRORS: Final = "error_share"
-
-
 def judge_gates(objectives: Iterable[Objective], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return each promise as `{objective, figure, kept, text}`; a figure that was not measured keeps none."""
+    """Return each gate as `{objective, figure, kept, text}`; a figure that was not measured fails its gate."""
     return [
         {
             "objective": str(objective),
@@ -76,16 +71,16 @@ def judge_gates(objectives: Iterable[Objective], summary: Mapping[str, Any]) -> 
 
 def failed(summary: Mapping[str, Any]) -> bool:
     """
-    Return whether a run fails a pipeline: a gate was missed, or a request failed where no gate says how many may.
+    Return whether a run fails a pipeline: a gate failed, or a request failed and no gate limits `error_share`.
 
-    A search for a capacity fails where it found none; that requests fail beyond it is what it looks for.
+    A capacity search fails if it found none; requests that fail beyond the capacity are expected.
     """
     missed = any(not gate["kept"] for gate in summary.get("gates", ()))
     return missed or _failed_requests(summary) or _found_nothing(summary)
 
 
 def _failed_requests(summary: Mapping[str, Any]) -> bool:
-    gated = any(gate["objective"].split()[0] == ERRORS for gate in summary.get("gates", ()))
+    gated = any(gate["objective"].split()[0] == "error_share" for gate in summary.get("gates", ()))
     return bool(summary["requests"]["failed"]) and not gated and "capacity" not in summary
 
 
@@ -102,7 +97,7 @@ def _capacity_checks(summary: Mapping[str, Any]) -> list[Check]:
 
 
 def run_checks(summary: Mapping[str, Any]) -> list[Check]:
-    """Return what is judged of a run: whether it can be trusted, its requests, and its gates."""
+    """Return a run's checks: its measurement, its requests, its capacity search and its gates."""
     verdict, requests = summary["verdict"], summary["requests"]
     invalid = verdict["level"] == Level.INVALID
     reasons = "; ".join(f"{reason['level']}: {reason['text']}" for reason in verdict["reasons"])
