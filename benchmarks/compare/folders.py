@@ -13,8 +13,8 @@ import orjson
 from benchmarks.compare.virtual_engine import Asked, Clock, Floats, Load, Noise, VirtualEngine
 from llmload.metrics.totals import RunTotals, Window
 from llmload.metrics.validity import judge
-from llmload.prompts.prompt_set import PromptPlan, Workload
-from llmload.prompts.prompt_set import load as load_prompts
+from llmload.prompts.workload import PromptPlan, Workload
+from llmload.prompts.workload import load as load_prompts
 from llmload.record import METRICS_VERSION, ErrorType, Outcome, RequestError, RequestRecord, StampSource, TokenSource
 from llmload.runs.folder import MANIFEST, SUMMARY, RequestLog, RunFolder
 from llmload.runs.summary import summarise

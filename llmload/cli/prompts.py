@@ -8,7 +8,8 @@ import click
 
 if TYPE_CHECKING:
     from llmload.prompts.conversation import Conversation, Dialogue
-    from llmload.prompts.prompt_set import PromptSet, Turns
+    from llmload.prompts.sources import PromptSet
+    from llmload.prompts.workload import Turns
 
 _QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
@@ -59,7 +60,7 @@ def show(
       llmload prompts show builtin --n-shot 2 --chain-of-thought --turns all --seed 1
       llmload prompts show lima --split test
     """
-    from llmload.prompts.prompt_set import PromptPlan, load
+    from llmload.prompts.workload import PromptPlan, load
 
     plan = PromptPlan(
         source=source,
@@ -89,7 +90,7 @@ def stats(source: str, split: str | None) -> None:
       llmload prompts stats builtin
       llmload prompts stats lima --split train
     """
-    from llmload.prompts.prompt_set import load_prompt_set
+    from llmload.prompts.sources import load_prompt_set
 
     prompt_set = load_prompt_set(source, split, Path.cwd())
     _print_identity(prompt_set)

@@ -21,8 +21,8 @@ from llmload.loadgen.session import Span, clock_of
 from llmload.metrics.totals import RunTotals, Window
 from llmload.metrics.validity import Level, Reason, Verdict, health, judge
 from llmload.prometheus.scrape import EngineScraper
-from llmload.prompts.prompt_set import Workload
 from llmload.prompts.queue import ADDED_CHARS
+from llmload.prompts.workload import Workload
 from llmload.record import METRICS_VERSION
 from llmload.report.checks import failed, judge_gates
 from llmload.report.html.page import write_html

@@ -19,10 +19,10 @@ from llmload.client import make_client
 from llmload.client.settings import ClientSettings, Timeouts
 from llmload.loadgen.phases import StageTimeline, StepTimeline
 from llmload.loadgen.session import Session, WorkerShard, fire_request_event, run_conversation
-from llmload.prompts.arrivals import read_trace, share_of_trace, unit_gaps
+from llmload.prompts.arrivals import read_trace, trace_of_worker, unit_gaps
 from llmload.prompts.conversation import Conversation
-from llmload.prompts.prompt_set import Workload
 from llmload.prompts.queue import Salts
+from llmload.prompts.workload import Workload
 from llmload.runs.folder import RequestLog, RunFolder
 from llmload.scenario import Scenario
 from llmload.scenario.loads import AnyLoad, Capacity, OpenLoop, Replay, Staged
@@ -241,7 +241,7 @@ def _gaps(scenario: Scenario, shard: WorkerShard, base_dir: Path) -> Iterator[fl
     if isinstance(load, Replay):
         times_s = read_trace(load.trace, load.column, base_dir)[: load.requests]
         since_s = 0.0
-        for _, time_s in share_of_trace(times_s, worker_index=shard.index, worker_count=shard.count):
+        for _, time_s in trace_of_worker(times_s, worker_index=shard.index, worker_count=shard.count):
             yield time_s - since_s
             since_s = time_s
     elif isinstance(load, OpenLoop | Staged | Capacity):

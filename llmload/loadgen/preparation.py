@@ -9,8 +9,8 @@ from llmload.client.engine_info import EngineInfo, ask_engine
 from llmload.errors import ConfigError, EngineError
 from llmload.loadgen import options
 from llmload.prompts.arrivals import read_trace
-from llmload.prompts.prompt_set import Workload
-from llmload.prompts.prompt_set import load as load_prompts
+from llmload.prompts.workload import Workload
+from llmload.prompts.workload import load as load_prompts
 from llmload.runs.plausibility import memory_warning
 from llmload.scenario import Scenario
 from llmload.scenario.loads import Replay, Staged

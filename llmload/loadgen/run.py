@@ -55,7 +55,7 @@ from llmload.loadgen.workers import (
     request_log_of,
 )
 from llmload.metrics.totals import RunTotals
-from llmload.prompts.prompt_set import Workload
+from llmload.prompts.workload import Workload
 from llmload.record import RequestRecord
 from llmload.scenario import Scenario
 from llmload.stats.histogram import Histogram

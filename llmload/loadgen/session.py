@@ -18,8 +18,7 @@ from llmload.client.client import ChatClient
 from llmload.loadgen.phases import ConcurrencyLimit, StageTimeline, StepCommand, StepTimeline
 from llmload.metrics.totals import RunTotals, Window
 from llmload.prompts.conversation import Conversation, Prompt
-from llmload.prompts.prompt_set import PromptQueue
-from llmload.prompts.queue import Salts
+from llmload.prompts.queue import PromptQueue, Salts
 from llmload.record import ErrorType, Outcome, RequestRecord
 from llmload.runs.folder import RequestLog
 from llmload.scenario import Scenario

@@ -1,1 +1,1 @@
-"""Which prompts are sent, and in which order."""
+"""Which prompts are sent, in which order, and when."""

@@ -23,11 +23,11 @@ Kind = Literal["constant", "poisson", "gamma"]
 
 def unit_gaps(kind: Kind, *, cv: float, seed: int, worker_index: int, worker_count: int) -> Iterator[float]:
     """
-    Yield one worker's gaps, in mean gaps of the whole process, for ever.
+    Yield one worker's gaps without end, in mean gaps of the whole process.
 
     `constant`: worker i of n takes every n-th arrival, beginning with the i-th. `poisson` and `gamma` (gaps with
     coefficient of variation `cv`; below 1 steadier, above 1 burstier than Poisson): every worker draws the same whole
-    process, and each arrival of it goes to a worker at random, so that parts that start some milliseconds apart still
+    process, and each arrival goes to a worker at random, so that workers that start some milliseconds apart still
     add up to it.
     """
     if kind == "constant":
@@ -51,8 +51,8 @@ def _gap(kind: Kind, cv: float, random: Random) -> Callable[[], float]:
     return lambda: random.gammavariate(shape, 1.0 / shape)
 
 
-def share_of_trace(times_s: tuple[float, ...], *, worker_index: int, worker_count: int) -> Iterator[tuple[int, float]]:
-    """Yield place and time of worker i's arrivals of a trace: i, i + n, i + 2n, ..."""
+def trace_of_worker(times_s: tuple[float, ...], *, worker_index: int, worker_count: int) -> Iterator[tuple[int, float]]:
+    """Yield index and time of the arrivals of worker i of n: i, i + n, i + 2n ..."""
     yield from zip(count(worker_index, worker_count), times_s[worker_index::worker_count], strict=False)
 
 
@@ -60,15 +60,15 @@ def read_trace(source: str, column: str, base_dir: Path) -> tuple[float, ...]:
     """
     Return the trace's times in seconds since its first, in order.
 
-    A value is a number of seconds or a date and time in ISO form. DataError names file, line and value of what is
-    neither; a relative source is looked for in `base_dir`, then in the working directory.
+    A value is a number of seconds or an ISO date and time; DataError names file, line and value of another. A relative
+    source is looked for in `base_dir`, then in the working directory.
     """
     file = next((path for path in (base_dir / source, Path(source)) if path.is_file()), None)
     if file is None:
         raise DataError(f"load.trace: {source}: no such file")
     times = [_seconds(value, file, line) for line, value in _values(file, column)]
     if not times:
-        raise DataError(f"load.trace: {file}: holds no arrivals")
+        raise DataError(f"load.trace: {file}: has no arrivals")
     first = min(times)
     return tuple(sorted(time - first for time in times))
 
@@ -92,13 +92,13 @@ def _json_rows(file: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise DataError(f"load.trace: {file}, line {line}: is no JSON object: {text[:60].strip()!r}")
+            raise DataError(f"load.trace: {file}, line {line}: is not a JSON object: {text[:60].strip()!r}")
         yield line, row
 
 
 def _seconds(value: object, file: Path, line: int) -> float:
     try:
-        seconds = float(value)  # type: ignore[arg-type]  # what is no number is a date or an error
+        seconds = float(value)  # type: ignore[arg-type]  # not a number: a date or an error
     except (TypeError, ValueError):
         try:
             return datetime.fromisoformat(str(value)).timestamp()

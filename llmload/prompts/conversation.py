@@ -1,4 +1,4 @@
-"""A prompt as it is sent: chat messages, and where in the data set they come from."""
+"""Chat messages: a row of a data set, the conversation made of it, and the prompt of one request."""
 
 from dataclasses import dataclass
 from typing import Literal, TypedDict
@@ -15,21 +15,21 @@ class Message(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One request's worth of chat: the messages that are sent, ending on a user's."""
+    """The messages of one request, the last one a user's, and where they come from."""
 
     prompt_id: str
     """Row of the data set from 0, and turn from 1 where a conversation has several: `17` or `17.2`."""
     messages: tuple[Message, ...]
 
     def salted(self, salt: str) -> "Prompt":
-        """Return the prompt with the salt on a line of its own before its first message."""
+        """Return the prompt with the salt on its own line before the first message."""
         first = self.messages[0]
         return Prompt(self.prompt_id, (as_message(first["role"], f"{salt}\n{first['content']}"), *self.messages[1:]))
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A row of the data set as the requests it becomes, to be sent one after the other."""
+    """A row of the data set as requests, to be sent one after the other."""
 
     row: int
     prompts: tuple[Prompt, ...]
@@ -37,7 +37,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """A row of the data set as it was written, answers included; a user speaks first, after any system message."""
+    """A row of the data set, answers included; after any system message, the first is a user's."""
 
     row: int
     messages: tuple[Message, ...]

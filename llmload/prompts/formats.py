@@ -1,5 +1,5 @@
 """
-The forms in which chat data comes, told apart by their columns, read into messages.
+The forms of chat data, recognised by their columns and read into messages; and why a file cannot be read.
 
 LIMA       {"conversations": ["a question", "an answer", ...]}
 ShareGPT   {"conversations": [{"from": "human", "value": "a question"}, ...]}
@@ -14,61 +14,6 @@ from pathlib import Path
 from llmload.errors import DataError
 from llmload.prompts.conversation import Dialogue, Message, Role, as_message
 
-# Why a file of prompts could not be read: the first line that is to blame. Asked only after reading failed.
-
-_PARQUET_MAGIC = b"PAR1"
-
-
-def describe_read_error(files: tuple[Path, ...]) -> str:
-    """Return one line that names the first file that cannot be read, the line in it, and what is wrong there."""
-    for file in files:
-        reason = _parquet_reason(file) if file.suffix == ".parquet" else _json_reason(file)
-        if reason is not None:
-            return f"{file}: {reason}"
-    return f"{files[0]}: cannot be read as rows of one form: the values of a key differ in type from row to row"
-
-
-def _parquet_reason(file: Path) -> str | None:
-    with file.open("rb") as stream:
-        return None if stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC else "is not a Parquet file"
-
-
-def _json_reason(file: Path) -> str | None:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        return f"is not UTF-8: byte {error.start} cannot be decoded"
-    if text.lstrip().startswith("["):
-        return _array_reason(text)
-    return _lines_reason(text)
-
-
-def _array_reason(text: str) -> str | None:
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        return f"line {error.lineno} is not JSON: {error.msg}"
-    if not rows:
-        return "has no rows"
-    row = next((row for row, value in enumerate(rows) if not isinstance(value, dict)), None)
-    return None if row is None else f"row {row} (the first is 0) is not an object"
-
-
-def _lines_reason(text: str) -> str | None:
-    # Not splitlines(): JSON text may hold other line separators than these.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if not lines:
-        return "has no rows"
-    for number, line in lines:
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            return f"line {number} is not JSON: {error.msg}"
-        if not isinstance(value, dict):
-            return f"line {number} is not an object"
-    return None
-
-
 _ROLES: dict[str, Role] = {
     "system": "system",
     "user": "user",
@@ -80,19 +25,20 @@ _ROLES: dict[str, Role] = {
     "bard": "assistant",
 }
 _ROLES_NOT_REPLAYED = frozenset({"developer", "tool", "function", "function_call", "tool_call", "observation"})
-_LONGEST_SHOWN = 60
+_MAX_SHOWN_CHARS = 60
+_PARQUET_MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A row that cannot become a request, though nothing in it is broken."""
+    """A well-formed row that cannot become a request."""
 
     row: int
     reason: str
 
 
 class _BrokenRowError(Exception):
-    """A row is not what its form says: the key inside the row, and what is wrong with it."""
+    """A row does not have its form: the key in the row, and what is wrong with it."""
 
 
 class _UnusableRowError(Exception):
@@ -106,9 +52,9 @@ def read_dialogues(
     columns: Sequence[str], values: Callable[[str], Iterable[object]], file: str
 ) -> tuple[tuple[Dialogue, ...], tuple[Skipped, ...]]:
     """
-    Return a file's rows as dialogues, and the rows that were left out with the reason.
+    Return a file's rows as dialogues, and the skipped rows with the reason.
 
-    Raises DataError, naming file, row, key and value, when the file is in none of the forms or breaks its own.
+    Raises DataError, naming file, row, key and value, where the file has none of the forms or a row does not have its.
     """
     column = _column(columns, file)
     reader: TurnReader | None = None
@@ -166,7 +112,7 @@ def _read_row(column: str, turns: Sequence[object], reader: TurnReader | None) -
         except _BrokenRowError as broken:
             raise _BrokenRowError(f"key `{column}[{index}]` {broken}") from None
         except _UnusableRowError as found:
-            # The rest of the row is still read: a broken turn is an error wherever it stands.
+            # The rest of the row is still read: a broken turn is an error in any row.
             unusable = unusable or found
     if unusable is not None:
         raise unusable
@@ -185,7 +131,7 @@ def _read_plain(index: int, turn: object) -> Message:
 
 
 def _keyed(role_key: str, text_key: str) -> TurnReader:
-    def read(_place: int, turn: object) -> Message:
+    def read(_index: int, turn: object) -> Message:
         if not isinstance(turn, dict):
             raise _BrokenRowError(
                 f"is {_shown(turn)}, without the keys `{role_key}` and `{text_key}` of the first turn"
@@ -213,4 +159,54 @@ def _with_text(role: Role, text: str | list[object] | None) -> Message:
 
 def _shown(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}..."
+
+
+def describe_read_error(files: tuple[Path, ...]) -> str:
+    """Return one line: the first file that cannot be read, the line in it, and what is wrong there."""
+    for file in files:
+        reason = _parquet_reason(file) if file.suffix == ".parquet" else _json_reason(file)
+        if reason is not None:
+            return f"{file}: {reason}"
+    return f"{files[0]}: cannot be read as rows of one form: the values of a key differ in type from row to row"
+
+
+def _parquet_reason(file: Path) -> str | None:
+    with file.open("rb") as stream:
+        return None if stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC else "is not a Parquet file"
+
+
+def _json_reason(file: Path) -> str | None:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        return f"is not UTF-8: byte {error.start} cannot be decoded"
+    if text.lstrip().startswith("["):
+        return _array_reason(text)
+    return _lines_reason(text)
+
+
+def _array_reason(text: str) -> str | None:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        return f"line {error.lineno} is not JSON: {error.msg}"
+    if not rows:
+        return "has no rows"
+    row = next((row for row, value in enumerate(rows) if not isinstance(value, dict)), None)
+    return None if row is None else f"row {row} (the first is 0) is not an object"
+
+
+def _lines_reason(text: str) -> str | None:
+    # Not splitlines(): JSON text may hold other line separators than these.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not lines:
+        return "has no rows"
+    for number, line in lines:
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            return f"line {number} is not JSON: {error.msg}"
+        if not isinstance(value, dict):
+            return f"line {number} is not an object"
+    return None

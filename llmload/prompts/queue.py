@@ -1,4 +1,9 @@
-"""A few characters before the first message that no other request has, so that no prefix cache can answer it."""
+"""
+Which conversation a worker sends next, and the salt before its first message.
+
+Conversations are drawn once with a seed and divided among the workers; a salt is text that no other request has, so
+that no prefix cache can answer it.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,14 +13,20 @@ from typing import Final, Literal
 from llmload.errors import DataError
 from llmload.prompts.conversation import Conversation
 
-# Which prompts, in which order, and who sends which: drawn once with a seed, dealt to workers without overlap.
+SaltMode = Literal["request", "run"]
+SALT_CHARS: Final = 13
+"""Base 32 in lower case: 64 bits."""
+ADDED_CHARS: Final = SALT_CHARS + 1
+"""The salt and a line break."""
+_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
+_MASK: Final = (1 << 64) - 1
 
 
 def draw(rows: int, count: int | None, seed: int) -> tuple[int, ...]:
     """
-    Return `count` different places among `rows`, or all of them, in an order that the seed fixes on every machine.
+    Return `count` different indices below `rows`, or all of them, in an order that the seed fixes on every machine.
 
-    A smaller draw is the beginning of a larger one. Raises DataError when there are fewer rows than are asked for.
+    A smaller draw is the beginning of a larger one. Raises DataError where there are fewer rows.
     """
     if count is not None and count > rows:
         raise DataError(f"prompts: count = {count}, but the data set has only {rows} rows that can be sent")
@@ -24,64 +35,55 @@ def draw(rows: int, count: int | None, seed: int) -> tuple[int, ...]:
 
 class PromptQueue:
     """
-    One worker's share of the conversations: places i, i + n, i + 2n ... of the drawn order for worker i of n.
+    The conversations of worker i of n: indices i, i + n, i + 2n ... of the drawn order.
 
-    Repeating goes on counting through reshuffled rounds, so no two workers ever deal the same place of the same round.
+    With `repeat`, the indices continue through reshuffled rounds, so no two workers take the same index of a round.
     """
 
     def __init__(
         self, conversations: Sequence[Conversation], *, seed: int, repeat: bool, worker_index: int, worker_count: int
     ) -> None:
-        """Take this worker's share; raises ValueError for a worker that is not among the workers."""
+        """Raises ValueError for a worker index outside of the workers."""
         if not 0 <= worker_index < worker_count:
             raise ValueError(f"worker {worker_index} is not one of {worker_count}")
         self._conversations = conversations
         self._seed = seed
         self._repeat = repeat
         self._step = worker_count
-        self._place = worker_index
+        self._index = worker_index
         self._round = 0
         self._order: Sequence[int] = range(len(conversations))
-        self.dealt = 0
-        """Requests dealt so far, reused ones included."""
+        self.taken = 0
+        """Requests taken so far, reused ones included."""
         self.reused = 0
-        """Requests dealt a second time or more, to whichever worker the first went."""
+        """Requests taken again, by this worker or another."""
 
     def next(self) -> Conversation | None:
-        """Return the next conversation; None once all are dealt and none are to be repeated, or there are none."""
+        """Return the next conversation; None after the last one without `repeat`, and where there are none."""
         size = len(self._conversations)
-        round_number, index = divmod(self._place, size) if size else (0, 0)
+        round_number, position = divmod(self._index, size) if size else (0, 0)
         if not size or (round_number and not self._repeat):
             return None
         if round_number != self._round:
             self._round = round_number
             self._order = _shuffled(size, f"round {self._seed} {round_number}")
-        self._place += self._step
-        conversation = self._conversations[self._order[index]]
-        self.dealt += len(conversation.prompts)
+        self._index += self._step
+        conversation = self._conversations[self._order[position]]
+        self.taken += len(conversation.prompts)
         self.reused += len(conversation.prompts) if round_number else 0
         return conversation
 
 
 def _shuffled(size: int, purpose: str) -> list[int]:
-    """Return the places in the order that a purpose's own generator gives: Random hashes text alike everywhere."""
+    """Return the indices in the order of a generator seeded by text: Random hashes text alike everywhere."""
     return Random(purpose).sample(range(size), size)  # noqa: S311 # repeatable on purpose; nothing secret hangs on it
-
-
-SaltMode = Literal["request", "run"]
-SALT_CHARS: Final = 13
-"""Base 32 in lower case: 64 bits."""
-ADDED_CHARS: Final = SALT_CHARS + 1
-"""A line break comes between the salt and the message."""
-_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
-_MASK: Final = (1 << 64) - 1
 
 
 class Salts:
     """
-    One worker's salts; seed and key fix all of a run's, and no two requests of a run have the same.
+    One worker's salts, fixed by seed and key; no two requests of a run have the same.
 
-    `key` is what tells runs of the same seed apart. In mode `run` all requests of the run have one salt.
+    `key` distinguishes runs of the same seed. In mode `run`, all requests of the run have one salt.
     """
 
     def __init__(self, mode: SaltMode, *, seed: int, key: str, worker_index: int, worker_count: int) -> None:
@@ -106,9 +108,9 @@ def salt_text(number: int) -> str:
 
 def _mixed(number: int) -> int:
     """
-    Return another number of 64 bits for each: neighbours differ in every place, and no two become one.
+    Return a number of 64 bits, different for each input; neighbours differ in about half of their bits.
 
-    The finaliser of splitmix64 (Steele, Lea, Flood 2014), which can be undone step by step.
+    Source: the finaliser of splitmix64 (Steele, Lea, Flood 2014), which is invertible.
     """
     number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & _MASK
     number = (number ^ number >> 27) * 0x94D049BB133111EB & _MASK

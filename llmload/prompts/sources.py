@@ -1,5 +1,5 @@
 """
-Where prompts come from: the name a user gives, found as files.
+Where prompts come from: a source's name, its files, and the data set that is read from them.
 
 `builtin`              the set that comes with the package
 `lima`                 GAIR/lima on the Hugging Face hub
@@ -7,16 +7,27 @@ Where prompts come from: the name a user gives, found as files.
 anything else          a file or folder, relative to the scenario file, then to the working directory
 """
 
+import hashlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+import orjson
 
 from llmload.errors import ConfigError, DataError
 from llmload.hub import fetch
+from llmload.prompts.conversation import Dialogue
+from llmload.prompts.formats import Skipped, describe_read_error, read_dialogues
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
-"""Of the files that are read: JSON Lines, an array of objects, Parquet."""
+"""JSON Lines, an array of objects, Parquet."""
 DEFAULT_SPLIT = "train"
-"""The split that is read where a source has several and none is asked for."""
+"""The split that is read where a source has several and none is named."""
 
 BUILTIN = "builtin"
 _BUILTIN = Path(__file__).parent / "data" / "builtin.jsonl"
@@ -24,6 +35,58 @@ _BUILTIN_LICENCE = "Apache-2.0"
 _LIMA = "GAIR/lima"
 _LIMA_SPLITS = ("train", "test")
 _LIMA_LICENCE = "CC BY-NC-SA, or the source's own where stricter"
+_HASH_BLOCK_BYTES: Final = 1 << 20
+
+Columns = tuple[Sequence[str], Callable[[str], Iterable[object]]]
+"""The names of a data set's columns, and a function from a name to that column's values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSet:
+    """The rows of a data set that can become requests, and what identifies the data."""
+
+    name: str
+    source: str
+    split: str | None
+    sha256: str
+    """Of the file's bytes; of all shards' bytes in their order where the split has several."""
+    licence: str | None
+    row_count: int
+    dialogues: tuple[Dialogue, ...]
+    skipped: tuple[Skipped, ...]
+
+    def skipped_by_reason(self) -> dict[str, int]:
+        """Return the number of skipped rows by reason."""
+        return dict(Counter(skipped.reason for skipped in self.skipped))
+
+
+def load_prompt_set(source: str, split: str | None, base_dir: Path) -> PromptSet:
+    """
+    Return a source's data set.
+
+    Raises DataError where it cannot be found or fetched, has no known form, is damaged, or has no usable row.
+    """
+    located = locate(source, split, base_dir)
+    files = located.files
+    shown = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    columns, values = read_builtin(files[0]) if located.source == BUILTIN else read(files)
+    try:
+        dialogues, skipped = read_dialogues(columns, values, shown)
+    except UnicodeDecodeError:
+        # Arrow does not decode text before it is read.
+        raise DataError(describe_read_error(files)) from None
+    if not dialogues:
+        raise DataError(f"{shown}: none of its {len(skipped)} rows can become a request: {_most_common(skipped)}")
+    return PromptSet(
+        name=located.name,
+        source=located.source,
+        split=located.split,
+        sha256=_sha256(files),
+        licence=located.licence,
+        row_count=len(dialogues) + len(skipped),
+        dialogues=dialogues,
+        skipped=skipped,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +102,9 @@ class Located:
 
 def locate(source: str, split: str | None, base_dir: Path) -> Located:
     """
-    Return the files of a source, fetched from the hub where it is there.
+    Return the files of a source; those of a hub data set are fetched.
 
-    Raises DataError when the source is not found, has no such split, or access to it is refused.
+    Raises DataError where the source is not found, does not have the split, or cannot be accessed.
     """
     if source == BUILTIN:
         _refuse_split(source, split)
@@ -79,7 +142,7 @@ def _fetch(repository: str, filename: str) -> Path:
 
 def _locate_path(source: str, split: str | None, base_dir: Path) -> Located:
     written = Path(source).expanduser()
-    candidates = list(dict.fromkeys(index / written for index in (base_dir.resolve(), Path.cwd())))
+    candidates = list(dict.fromkeys(folder / written for folder in (base_dir.resolve(), Path.cwd())))
     path = next((candidate for candidate in candidates if candidate.exists()), None)
     if path is None:
         looked = " nor ".join(f"'{candidate}'" for candidate in candidates)
@@ -95,10 +158,10 @@ def _locate_path(source: str, split: str | None, base_dir: Path) -> Located:
 
 
 def _files_of_split(folder: Path, split: str) -> tuple[Path, ...]:
-    """Return a split's one file, or its Parquet shards in order as the hub lays them out."""
+    """Return a split's one file, or its Parquet shards in the hub's order."""
     found: list[tuple[Path, ...]] = [(file,) for suffix in SUFFIXES if (file := folder / f"{split}{suffix}").is_file()]
-    for index in (folder, folder / "data"):
-        shards = tuple(sorted(file for file in index.glob("*-of-*.parquet") if file.name.startswith(f"{split}-")))
+    for home in (folder, folder / "data"):
+        shards = tuple(sorted(file for file in home.glob("*-of-*.parquet") if file.name.startswith(f"{split}-")))
         if shards:
             found.append(shards)
     if not found:
@@ -119,4 +182,66 @@ def _refuse_split(source: str, split: str | None) -> None:
 
 def _refuse_suffix(source: str, file: Path) -> None:
     if file.suffix not in SUFFIXES:
-        raise DataError(f"prompts: source '{source}' ends on '{file.suffix}': it can be one of {', '.join(SUFFIXES)}")
+        raise DataError(f"prompts: source '{source}' ends in '{file.suffix}'; known are {', '.join(SUFFIXES)}")
+
+
+def read_builtin(file: Path) -> Columns:
+    """Return the rows of the set that comes with the package; its form is known, so no library is imported."""
+    rows = [orjson.loads(line) for line in file.read_bytes().splitlines()]
+    return list(rows[0]), lambda column: [row[column] for row in rows]
+
+
+def read(files: tuple[Path, ...]) -> Columns:
+    """Return the files' rows in their order, in memory: the user's cache of `datasets` is not used."""
+    # Imported here: it takes most of a second, and most commands do not need it.
+    import datasets  # type: ignore[import-untyped] # it ships no types
+
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"{file}: there is no such file")
+        if not file.stat().st_size:
+            raise DataError(f"{file}: is empty")
+    with _quiet(), tempfile.TemporaryDirectory(prefix="llmload-") as cache:
+        try:
+            # Not load_dataset: it reports each load over the network, and waits for that.
+            form = datasets.Dataset.from_parquet if files[0].suffix == ".parquet" else datasets.Dataset.from_json
+            data = form([str(file) for file in files], cache_dir=cache, keep_in_memory=True)
+        except Exception as error:  # its readers' own errors pass through: pyarrow's, pandas's, StopIteration
+            raise DataError(describe_read_error(files)) from error
+    return data.column_names, lambda column: data[column][:]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep `datasets` from drawing progress bars, logging errors that it raises too, and starting a thread for bars."""
+    import datasets
+
+    verbosity = datasets.utils.logging.get_verbosity()
+    with_bars = not datasets.are_progress_bars_disabled() and not os.environ.get("HF_DATASETS_DISABLE_PROGRESS_BARS")
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
+    if with_bars:
+        datasets.disable_progress_bars()
+    # A thread now would break the workers that Locust forks.
+    datasets.utils.tqdm.monitor_interval = 0
+    try:
+        yield
+    finally:
+        datasets.utils.logging.set_verbosity(verbosity)
+        if with_bars:
+            datasets.enable_progress_bars()
+
+
+def _sha256(files: tuple[Path, ...]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(_HASH_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _most_common(skipped: tuple[Skipped, ...]) -> str:
+    if not skipped:
+        return "it has no rows"
+    reason, rows = Counter(row.reason for row in skipped).most_common(1)[0]
+    return f"{rows} of them: {reason}"

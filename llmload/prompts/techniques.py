@@ -1,4 +1,4 @@
-"""Prompting techniques: n-shot and chain of thought, which lengthen what the engine reads and what it writes."""
+"""Prompting techniques: n-shot examples, which lengthen prompts, and chain of thought, which lengthens answers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ CHAIN_OF_THOUGHT = "Let's think step by step."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Techniques:
-    """What is done to each prompt before it is sent; nothing by default."""
+    """What is added to each prompt before it is sent; nothing by default."""
 
     n_shot: int = 0
     """Example pairs of user and assistant before the question."""
@@ -25,22 +25,22 @@ class ExamplePool:
     """The answered first questions of a data set, each question once, from which n-shot takes its examples."""
 
     def __init__(self, dialogues: Iterable[Dialogue]) -> None:
-        """Take the pairs of those dialogues whose first question is answered."""
+        """Keep the pairs of the dialogues whose first question has an answer."""
         answers: dict[str, tuple[Message, Message]] = {}
         for dialogue in dialogues:
             if dialogue.answer is not None:
                 pair = as_message("user", dialogue.question), as_message("assistant", dialogue.answer)
                 answers.setdefault(dialogue.question.strip(), pair)
-        self._places = {question: index for index, question in enumerate(answers)}
+        self._indices = {question: index for index, question in enumerate(answers)}
         self._pairs = tuple(answers.values())
 
-    def choose(self, count: int, *, row: int, seed: int, besides: Iterable[str]) -> tuple[Message, ...]:
+    def choose(self, count: int, *, row: int, seed: int, excluded: Iterable[str]) -> tuple[Message, ...]:
         """
-        Return `count` different pairs, the same for the same row and seed, none of whose questions is in `besides`.
+        Return `count` different pairs without the questions in `excluded`, the same for the same row and seed.
 
-        Raises DataError when the data set has fewer.
+        Raises DataError where the data set has fewer.
         """
-        barred = {self._places[text.strip()] for text in besides if text.strip() in self._places}
+        barred = {self._indices[text.strip()] for text in excluded if text.strip() in self._indices}
         if count > len(self._pairs) - len(barred):
             have = len(self._pairs) - len(barred)
             raise DataError(f"prompts: n_shot = {count}, but row {row} has only {have} other questions with an answer")
@@ -52,9 +52,9 @@ class ExamplePool:
 
 def apply(conversation: Conversation, techniques: Techniques, pool: ExamplePool, seed: int) -> Conversation:
     """
-    Return the conversation with the techniques applied to each of its prompts; all get the same examples.
+    Return the conversation with the techniques applied to each of its prompts, all with the same examples.
 
-    Raises DataError when the data set has too few examples.
+    Raises DataError where the data set has too few examples.
     """
     examples: tuple[Message, ...] = ()
     if techniques.n_shot:
@@ -64,7 +64,7 @@ def apply(conversation: Conversation, techniques: Techniques, pool: ExamplePool,
             for message in prompt.messages
             if message["role"] == "user"
         }
-        examples = pool.choose(techniques.n_shot, row=conversation.row, seed=seed, besides=asked)
+        examples = pool.choose(techniques.n_shot, row=conversation.row, seed=seed, excluded=asked)
     prompts = tuple(
         Prompt(prompt.prompt_id, _instructed(_preceded(prompt.messages, examples), techniques.chain_of_thought))
         for prompt in conversation.prompts
@@ -73,7 +73,7 @@ def apply(conversation: Conversation, techniques: Techniques, pool: ExamplePool,
 
 
 def _preceded(messages: tuple[Message, ...], examples: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Put the examples before the question, after the system messages that govern them both."""
+    """Put the examples before the question and after the system messages, which apply to both."""
     first = next(index for index, message in enumerate(messages) if message["role"] != "system")
     return messages[:first] + examples + messages[first:]
 

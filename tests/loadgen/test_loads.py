@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmload.prompts.arrivals import share_of_trace, unit_gaps
+from llmload.prompts.arrivals import trace_of_worker, unit_gaps
 
 QUICK = {"ttft_s": 0.02, "prefill_s_per_token": 0.0, "itl_s": 0.005, "itl_load_factor": 0.0, "output_tokens": 4}
 TRIES = 3
@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_arrivals() -> None:
 
 def test_a_trace_is_dealt_without_overlap() -> None:
     times = (0.0, 1.0, 2.0, 3.0, 4.0)
-    phases = [list(share_of_trace(times, worker_index=i, worker_count=2)) for i in range(2)]
+    phases = [list(trace_of_worker(times, worker_index=i, worker_count=2)) for i in range(2)]
 
     assert sorted(phases[0] + phases[1]) == list(enumerate(times))
 
@@ -144,10 +144,10 @@ def test_a_trace_is_replayed_at_its_times(
     [
         ("when\nyesterday\n", "trace.csv, line 2: 'yesterday' is neither seconds nor a date and time"),
         ("then\n1\n", "trace.csv, line 2: has no 'when' but then"),
-        ("when\n", "holds no arrivals"),
+        ("when\n", "has no arrivals"),
     ],
 )
-def test_a_trace_that_is_none_is_refused(
+def test_a_trace_that_is_not_one_is_refused(
     engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path, text: str, says: str
 ) -> None:
     (tmp_path / "trace.csv").write_text(text)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llmload.prompts.prompt_set import read, read_own
+from llmload.prompts.sources import read, read_builtin
 
 DATA = files("llmload") / "prompts" / "data"
 KINDS = {"advice", "how_to", "technical", "writing", "knowledge", "nlp", "reasoning", "multi_turn"}
@@ -155,7 +155,7 @@ class TestReadme:
 
 def test_it_is_read_just_as_any_file_of_its_form() -> None:
     file = Path(str(DATA / "builtin.jsonl"))
-    (own_names, own), (names, values) = read_own(file), read((file,))
+    (own_names, own), (names, values) = read_builtin(file), read((file,))
 
     assert list(own_names) == list(names)
     assert all(list(own(column)) == list(values(column)) for column in names)
@@ -163,7 +163,7 @@ def test_it_is_read_just_as_any_file_of_its_form() -> None:
 
 def test_reading_it_starts_no_library() -> None:
     program = (
-        "import sys; from pathlib import Path; from llmload.prompts.prompt_set import load_prompt_set;"
+        "import sys; from pathlib import Path; from llmload.prompts.sources import load_prompt_set;"
         "print(len(load_prompt_set('builtin', None, Path()).dialogues), 'datasets' in sys.modules)"
     )
 

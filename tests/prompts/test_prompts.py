@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmload.errors import DataError
-from llmload.prompts.prompt_set import PromptPlan, load
+from llmload.prompts.workload import PromptPlan, load
 
 TALK = {"conversations": ["q1", "a1", "q2", "a2", "q3"]}
 
@@ -142,8 +142,8 @@ class TestWhereAPathIsLookedFor:
             ("builtin", "train", "has no splits"),
             ("lima", "validation", "has no split 'validation': it has train and test"),
             ("hf:GAIR/lima", None, "names no file"),
-            ("hf:GAIR/lima/lima.py", None, r"ends on '\.py'"),
-            ("notes.txt", None, r"ends on '\.txt'"),
+            ("hf:GAIR/lima/lima.py", None, r"ends in '\.py'"),
+            ("notes.txt", None, r"ends in '\.txt'"),
         ],
     )
     def test_what_cannot_be_meant_is_refused(

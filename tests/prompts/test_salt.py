@@ -43,10 +43,10 @@ def test_a_place_of_the_drawn_order_has_the_same_salt_whoever_sends_it(workers: 
             queue = PromptQueue(conversations, seed=3, repeat=True, worker_index=index, worker_count=count)
             salts = Salts("request", seed=3, key="k", worker_index=index, worker_count=count)
             for turn in range(40):
-                dealt = queue.next()
-                assert dealt is not None
-                round_of_deck = (index + turn * count) // size
-                found[round_of_deck, dealt.row] = salts.next()
+                taken = queue.next()
+                assert taken is not None
+                round_of_queue = (index + turn * count) // size
+                found[round_of_queue, taken.row] = salts.next()
         return found
 
     alone, together = sent(1), sent(workers)

@@ -64,7 +64,7 @@ class TestNShot:
 
     def test_the_same_row_and_seed_choose_the_same_and_others_do_not(self) -> None:
         def chosen(row: int, seed: int) -> tuple[Message, ...]:
-            return POOL.choose(5, row=row, seed=seed, besides=())
+            return POOL.choose(5, row=row, seed=seed, excluded=())
 
         assert chosen(3, 1) == chosen(3, 1)
         assert len({tuple(message["content"] for message in chosen(*at)) for at in ((3, 1), (4, 1), (3, 2))}) == 3

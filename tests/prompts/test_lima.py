@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llmload.prompts.prompt_set import PromptPlan, load
+from llmload.prompts.workload import PromptPlan, load
 
 
 def test_every_row_of_train_can_be_sent(lima_dir: Path) -> None:

@@ -23,7 +23,7 @@ import gevent.monkey; gevent.monkey.patch_all()
 import sys
 from pathlib import Path
 from llmload.errors import DataError
-from llmload.prompts.prompt_set import PromptPlan, load
+from llmload.prompts.workload import PromptPlan, load
 try:
     workload = load(PromptPlan(source=sys.argv[1]), Path())
 except DataError as error:

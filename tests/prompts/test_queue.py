@@ -1,4 +1,4 @@
-"""The deck deals every drawn conversation once, to one worker, in an order that only the seed decides."""
+"""The queue gives every drawn conversation once, to one worker, in an order that only the seed decides."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -19,7 +19,7 @@ def conversations(count: int, prompts: int = 1) -> tuple[Conversation, ...]:
     return tuple(Conversation(row, (prompt,) * prompts) for row in range(count))
 
 
-def decks(count: int, workers: int, *, seed: int = 0, repeat: bool = False) -> list[PromptQueue]:
+def queues(count: int, workers: int, *, seed: int = 0, repeat: bool = False) -> list[PromptQueue]:
     drawn = conversations(count)
     return [
         PromptQueue(drawn, seed=seed, repeat=repeat, worker_index=index, worker_count=workers)
@@ -56,10 +56,10 @@ class TestDraw:
             draw(3, 4, 0)
 
 
-class TestDeck:
+class TestQueue:
     @given(count=st.integers(1, 60), workers=st.integers(1, 9))
     def test_workers_shares_are_disjoint_and_together_all_that_was_drawn(self, count: int, workers: int) -> None:
-        shares = [list(rows_of(queue)) for queue in decks(count, workers)]
+        shares = [list(rows_of(queue)) for queue in queues(count, workers)]
 
         assert sorted(row for share in shares for row in share) == list(range(count))
         assert shares == [list(range(index, count, workers)) for index in range(workers)]
@@ -68,32 +68,32 @@ class TestDeck:
     def test_repeating_deals_each_place_of_each_round_once_among_all_workers(
         self, count: int, workers: int, rounds: int, seed: int
     ) -> None:
-        dealt: dict[int, int] = {}
-        for index, queue in enumerate(decks(count, workers, seed=seed, repeat=True)):
+        taken: dict[int, int] = {}
+        for index, queue in enumerate(queues(count, workers, seed=seed, repeat=True)):
             for position in range(index, count * rounds, workers):
                 conversation = queue.next()
                 assert conversation is not None
-                dealt[position] = conversation.row
+                taken[position] = conversation.row
 
-        by_round = [[dealt[index] for index in range(count * n, count * (n + 1))] for n in range(rounds)]
+        by_round = [[taken[index] for index in range(count * n, count * (n + 1))] for n in range(rounds)]
         assert [sorted(rows) for rows in by_round] == [list(range(count))] * rounds
 
     @given(count=st.integers(1, 30), workers=st.integers(1, 7), seed=SEEDS)
     def test_the_same_seed_deals_the_same_again(self, count: int, workers: int, seed: int) -> None:
-        first, second = (decks(count, workers, seed=seed, repeat=True) for _ in range(2))
+        first, second = (queues(count, workers, seed=seed, repeat=True) for _ in range(2))
 
         assert [list(islice(rows_of(queue), 50)) for queue in first] == [
             list(islice(rows_of(queue), 50)) for queue in second
         ]
 
-    def test_an_exhausted_deck_stays_exhausted(self) -> None:
-        (queue,) = decks(2, 1)
+    def test_an_exhausted_queue_stays_exhausted(self) -> None:
+        (queue,) = queues(2, 1)
 
         assert [queue.next() is None for _ in range(5)] == [False, False, True, True, True]
-        assert (queue.dealt, queue.reused) == (2, 0)
+        assert (queue.taken, queue.reused) == (2, 0)
 
     def test_rounds_are_in_different_orders(self) -> None:
-        (queue,) = decks(20, 1, repeat=True)
+        (queue,) = queues(20, 1, repeat=True)
 
         rows = list(islice(rows_of(queue), 60))
 
@@ -106,11 +106,11 @@ class TestDeck:
         for _ in range(3):
             queue.next()
 
-        assert (queue.dealt, queue.reused) == (9, 3)
+        assert (queue.taken, queue.reused) == (9, 3)
 
     def test_a_worker_beyond_the_drawn_rows_has_nothing_unless_rows_repeat(self) -> None:
-        assert [queue.next() is None for queue in decks(2, 3)] == [False, False, True]
-        assert [queue.next() is None for queue in decks(2, 3, repeat=True)] == [False, False, False]
+        assert [queue.next() is None for queue in queues(2, 3)] == [False, False, True]
+        assert [queue.next() is None for queue in queues(2, 3, repeat=True)] == [False, False, False]
 
     def test_without_conversations_it_deals_nothing(self) -> None:
         assert PromptQueue((), seed=0, repeat=True, worker_index=0, worker_count=1).next() is None

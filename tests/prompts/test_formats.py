@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmload.errors import DataError
-from llmload.prompts.prompt_set import load_prompt_set
+from llmload.prompts.sources import load_prompt_set
 
 SHAREGPT = [("system", "s"), ("human", "q1"), ("gpt", "a1"), ("user", "q2"), ("assistant", "a2")]
 OPENAI = [("system", "s"), ("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("assistant", "a2")]

@@ -9,7 +9,7 @@ from pathlib import Path
 LOAD = """
 import sys
 from pathlib import Path
-from llmload.prompts.prompt_set import PromptPlan, load
+from llmload.prompts.workload import PromptPlan, load
 workload = load(PromptPlan(source=sys.argv[1], n_shot=1), Path())
 """
 MONKEY = "import gevent.monkey; gevent.monkey.patch_all()\n"
@@ -70,7 +70,7 @@ def test_a_process_forked_after_loading_loads_the_same(ten_rows: Path, tmp_path:
 def test_asking_for_a_plan_imports_no_heavy_library(ten_rows: Path, tmp_path: Path) -> None:
     script = """
 import sys
-import llmload.prompts.prompt_set
+import llmload.prompts.workload
 heavy = {"datasets", "huggingface_hub", "pandas", "pyarrow", "numpy"} & sys.modules.keys()
 assert not heavy, heavy
 """
