@@ -20,7 +20,7 @@ from llmload.runs.folder import MANIFEST, SUMMARY, RequestLog, RunFolder
 from llmload.runs.summary import summarise
 from llmload.scenario import Scenario
 from llmload.simulator import SimulationSettings
-from llmload.simulator.protocol import Api, read_asked
+from llmload.simulator.protocol import ApiStyle, parse_request
 from llmload.units import NS_PER_S
 
 SETTINGS: Final = SimulationSettings()
@@ -136,7 +136,7 @@ def _lengths() -> dict[str, tuple[int, int]]:
     for conversation in _workload().conversations:
         for prompt in conversation.prompts:
             body = orjson.dumps({"messages": list(prompt.messages), "max_tokens": MAX_TOKENS})
-            asked = read_asked(SETTINGS, Api.CHAT, True, body)
+            asked = parse_request(SETTINGS, ApiStyle.CHAT, True, body)
             lengths[prompt.prompt_id] = (asked.prompt_tokens, asked.output_tokens)
     return lengths
 

@@ -37,10 +37,10 @@ class _OneLineErrors(click.Command):
     """A wrong flag is answered with one line, not with the usage; the help ends with the faults."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        from llmload.simulator.settings import KINDS
+        from llmload.simulator.settings import FAULTS
 
         with formatter.section("Faults"):
-            formatter.write_dl(list(KINDS.items()))
+            formatter.write_dl(list(FAULTS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -1,25 +1,16 @@
 """
-The embedded simulated engine: it answers like vLLM and TGI, at times that are known beforehand.
+The simulated engine: it answers like vLLM and TGI, with every token at a time that is known beforehand.
 
-Nothing is computed but the clock. Every answer says that it is simulated: `/version`, `owned_by` in `/v1/models`,
-`system_fingerprint` and the `Server` header. `formulas` states when each token is due, `faults` what can be made to
-go wrong, `truth_log` what is written down about each request.
+No model is run. Every answer says that it is simulated: `/version`, `owned_by` in `/v1/models`, `system_fingerprint`
+and the `Server` header.
 
-    settings    SimulationSettings: every knob, checked
-    formulas    tokens of a prompt, tokens of an answer, time to the first token, gap between tokens
-    asked       what a request body asks for, or why it is refused
-    formats     the bytes of an answer as vLLM and as TGI send them
-    prefix_cache which prompt tokens need not be computed again
-    faults      which requests fail, and how
-    generation  one request being answered: its next token, written and stamped
-    batch       slots, the queue before them, and the schedule of due tokens
-    alarm       wakes the event loop at a nanosecond of the monotonic clock
-    metrics     what was done, under vLLM's names
-    truth_log   one JSON line a request
-    connection  HTTP/1.1 over one socket
-    routes      what is answered to which path
-    server      SimulatedEngine and its life, in a loop, in a thread or until a signal
-    spawned     an engine as a process of its own
+    settings    SimulationSettings, the faults, and the formulas for lengths and times
+    connection  HTTP/1.1 on one socket
+    routes      the answer to each path
+    protocol    request bodies parsed or refused; the bytes of answers as vLLM and as TGI send them
+    batch       slots, the queue before them, the schedule of due tokens, the prefix cache
+    metrics     counters under vLLM's names, and the truth log: one JSON line a request
+    server      SimulatedEngine: in an event loop, in a thread, until a signal, or as a separate process
 """
 
 from llmload.simulator.server import SimulatedEngine, SpawnedEngine, run_until_signal, serve, spawn

@@ -1,4 +1,4 @@
-"""The process that `spawn` starts: settings as one line on standard input, whose end is also its own."""
+"""The process that `spawn` starts: it reads its settings from one line of standard input and ends with that input."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from llmload.simulator.server import from_line, run_until_signal
 
 
 def _first_line(descriptor: int) -> str:
-    """Read byte by byte: a buffered reader would hide what follows from the event loop."""
+    """Read a line byte by byte: a buffered reader would hide the following bytes from the event loop."""
     line = b""
     while not line.endswith(b"\n") and (byte := os.read(descriptor, 1)):
         line += byte
@@ -16,7 +16,7 @@ def _first_line(descriptor: int) -> str:
 
 
 def main() -> int:
-    """Run the engine; exit status 1 and one line on standard output where it cannot."""
+    """Run the engine; exit status 1 and one line on standard output if it cannot start."""
     descriptor = sys.stdin.fileno()
     try:
         run_until_signal(from_line(_first_line(descriptor)), until_eof_of=descriptor)

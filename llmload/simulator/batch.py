@@ -1,4 +1,4 @@
-"""Slots, the queue before them, and the schedule of due tokens."""
+"""Continuous batching: slots, the queue before them, the schedule of due tokens, and the prefix cache."""
 
 import asyncio
 import hashlib
@@ -11,85 +11,86 @@ from itertools import count
 from time import monotonic_ns
 from typing import Any, Final, Protocol
 
-from llmload.simulator.connection import Connection, Request
+from llmload.simulator.connection import ReceivedRequest, ServerConnection
 from llmload.simulator.metrics import BatchGauges, EngineTotals
-from llmload.simulator.protocol import BODY_END, Asked, Format, error_body, http_chunk
-from llmload.simulator.settings import BYTES_PER_TOKEN, MID_ANSWER, SimulationSettings, gap_ns, ttft_ns
+from llmload.simulator.protocol import BODY_END, AnswerFormat, ParsedRequest, error_body, http_chunk
+from llmload.simulator.settings import BYTES_PER_TOKEN, MID_ANSWER_FAULTS, SimulationSettings, gap_ns, ttft_ns
 from llmload.timerfd import TimerFd
 from llmload.units import NS_PER_S
 
-# Wakes the event loop on time: asyncio's own timers go through epoll, whose time-out Python rounds up to whole
-# milliseconds, so tokens would be written up to 1 ms late.
 
+class WakeTimer(Protocol):
+    """
+    Calls back once, at the time it was last set to.
 
-class Alarm(Protocol):
-    """Calls back once at the time it was last set to."""
+    asyncio's own timers go through epoll, whose time-out Python rounds up to whole milliseconds: tokens would be
+    written up to 1 ms late.
+    """
 
     def set(self, due_ns: int | None) -> None:
-        """Ring at `due_ns` of CLOCK_MONOTONIC (at once if that is past) instead of what was set; None: never."""
+        """Call back at this monotonic ns (at once if it has passed) instead of the time set before; None: never."""
 
     def close(self) -> None:
-        """Ring no more and give back what the alarm holds."""
+        """Do not call back any more."""
 
 
-def alarm_for(loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> Alarm:
-    """The most exact alarm that this system has."""
-    return TimerFdAlarm(loop, ring) if sys.platform == "linux" else LoopAlarm(loop, ring)
+def wake_timer(loop: asyncio.AbstractEventLoop, on_due: Callable[[], None]) -> WakeTimer:
+    """Return the most exact timer of this system."""
+    return TimerFdTimer(loop, on_due) if sys.platform == "linux" else LoopTimer(loop, on_due)
 
 
-class TimerFdAlarm:
-    """An alarm on a Linux timerfd."""
+class TimerFdTimer:
+    """A timer on a Linux timerfd."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_due: Callable[[], None]) -> None:
         self._loop = loop
         self._timer = TimerFd()
         self.set = self._timer.set
-        loop.add_reader(self._timer.fd, ring)
+        loop.add_reader(self._timer.fd, on_due)
 
     def close(self) -> None:
-        """Ring no more and close the descriptor."""
+        """Do not call back any more, and close the descriptor."""
         self._loop.remove_reader(self._timer.fd)
         self._timer.close()
 
 
-class LoopAlarm:
-    """An alarm on the event loop's own timers, up to 1 ms late."""
+class LoopTimer:
+    """A timer on the event loop's own timers, up to 1 ms late."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_due: Callable[[], None]) -> None:
         self._loop = loop
-        self._ring = ring
+        self._on_due = on_due
         self._handle: asyncio.TimerHandle | None = None
 
     def set(self, due_ns: int | None) -> None:
-        """Ring at `due_ns`; the loop's clock is the monotonic one."""
+        """Call back at `due_ns`; the loop's clock is the monotonic one."""
         if self._handle is not None:
             self._handle.cancel()
-        self._handle = None if due_ns is None else self._loop.call_at(due_ns / NS_PER_S, self._ring)
+        self._handle = None if due_ns is None else self._loop.call_at(due_ns / NS_PER_S, self._on_due)
 
     def close(self) -> None:
-        """Ring no more."""
+        """Do not call back any more."""
         self.set(None)
 
 
-# The simulated engine's prefix cache: whole blocks of prompt tokens, the least recently used dropped first.
-
 BLOCK_TOKENS: Final = 16
-"""As in vLLM, which shares KV cache between requests in blocks of so many tokens."""
+"""As in vLLM, which shares KV cache between requests in blocks of 16 tokens."""
 
 
 class PrefixCache:
     """
-    Remembers the blocks of prompts; a block is known by its tokens and all before them.
+    Remembers whole blocks of prompt tokens and drops the least recently used first.
 
-    `tokens` is how many it keeps. As in vLLM, a prompt's last token is always computed.
+    A block is known by all tokens up to its end. `tokens` is the cache's capacity. As in vLLM, a prompt's last token is
+    always computed.
     """
 
     def __init__(self, tokens: int) -> None:
-        self._most_blocks = tokens // BLOCK_TOKENS
+        self._max_blocks = tokens // BLOCK_TOKENS
         self._blocks: OrderedDict[bytes, None] = OrderedDict()
 
     def take(self, token_text: bytes) -> int:
-        """Return how many of the first tokens are cached, and keep the prompt; `token_text` is 4 bytes a token."""
+        """Return how many of the first tokens are cached, and cache the prompt; `token_text` is 4 bytes a token."""
         size = BLOCK_TOKENS * BYTES_PER_TOKEN
         whole_blocks = len(token_text) // size
         cached, known, digest = 0, True, b""
@@ -100,53 +101,51 @@ class PrefixCache:
             cached += known
             self._blocks[digest] = None
             self._blocks.move_to_end(digest)
-        while len(self._blocks) > self._most_blocks:
+        while len(self._blocks) > self._max_blocks:
             self._blocks.popitem(last=False)
         never_all = (len(token_text) // BYTES_PER_TOKEN - 1) // BLOCK_TOKENS
         return min(cached, never_all) * BLOCK_TOKENS
 
 
-# One request being answered: its next token, written and stamped.
-
-ENGINE_BROKE = "The simulated engine broke, as it was asked to."
-NOT_A_LENGTH = b"zz\r\n"
+FAULT_MESSAGE = "The simulated engine broke, as it was asked to."
+BAD_CHUNK_SIZE = b"zz\r\n"
 
 
-class Step(Enum):
-    """What follows a token."""
+class AfterToken(Enum):
+    """What follows a written token."""
 
     MORE = 1
     ENDED = 2
-    HELD = 3
+    STALLED = 3
 
 
 class Generation:
-    """A request from its arrival to its last byte; `tokens` are written, a fault strikes after `break_after`."""
+    """A request from its arrival to its last byte; `tokens` are written so far, a fault strikes at `break_after`."""
 
     __slots__ = (
-        *("admitted_ns", "asked", "break_after", "chunk_ns", "connection", "fault", "finish", "first_due_ns"),
+        *("admitted_ns", "parsed", "break_after", "chunk_ns", "connection", "fault", "finish", "first_due_ns"),
         *("first_write_ns", "format", "last_write_ns", "max_late_ns", "output_tokens", "request", "stream"),
         *("status", "tokens", "totals"),
     )
 
     def __init__(
         self,
-        request: Request,
-        connection: Connection,
-        asked: Asked,
-        form: Format,
+        request: ReceivedRequest,
+        connection: ServerConnection,
+        parsed: ParsedRequest,
+        answer_format: AnswerFormat,
         fault: str | None,
         totals: EngineTotals,
     ) -> None:
         self.request = request
         self.connection = connection
-        self.asked = asked
-        self.format = form
+        self.parsed = parsed
+        self.format = answer_format
         self.fault = fault
         self.totals = totals
-        self.stream = asked.stream and fault != "not_streamed"
-        self.output_tokens = asked.output_tokens
-        self.break_after = -(-asked.output_tokens // 2) if fault in MID_ANSWER else -1
+        self.stream = parsed.stream and fault != "not_streamed"
+        self.output_tokens = parsed.output_tokens
+        self.break_after = -(-parsed.output_tokens // 2) if fault in MID_ANSWER_FAULTS else -1
         self.status = None if fault == "stall_first" else 200
         self.tokens = 0
         self.finish: str | None = None
@@ -158,11 +157,11 @@ class Generation:
         self.chunk_ns: list[int] | None = None
 
     def open(self) -> None:
-        """Write the response head of a stream at once, as vLLM does, unless not one byte may come."""
+        """Write the response head of a stream at once, as vLLM does, unless the fault allows no byte."""
         if self.stream and self.fault != "stall_first":
             self.connection.begin_stream(self.request)
 
-    def emit(self, due_ns: int) -> Step:
+    def emit(self, due_ns: int) -> AfterToken:
         """Write the token that was due at `due_ns`."""
         k = self.tokens
         self.tokens = k + 1
@@ -174,13 +173,13 @@ class Generation:
         if self.stream:
             self.connection.write(self._streamed(k, last))
         elif last:
-            self.connection.reply(self.request, 200, self.format.whole())
+            self.connection.reply(self.request, 200, self.format.complete())
         if not last:
-            return Step.MORE
-        self.finish = "length" if self.asked.cut else "stop"
+            return AfterToken.MORE
+        self.finish = "length" if self.parsed.truncated else "stop"
         if self.stream:
             self.connection.end_reply(self.request)
-        return Step.ENDED
+        return AfterToken.ENDED
 
     def _streamed(self, k: int, last: bool) -> bytes:
         data = self.format.token(k)
@@ -194,7 +193,7 @@ class Generation:
         if self.last_write_ns is None:
             self.first_due_ns = due_ns
             self.first_write_ns = written_ns
-            totals.prompt_tokens += self.asked.prompt_tokens
+            totals.prompt_tokens += self.parsed.prompt_tokens
             totals.ttft.add(written_ns - self.request.received_ns)
         else:
             totals.itl.add(written_ns - self.last_write_ns)
@@ -204,18 +203,18 @@ class Generation:
         if self.chunk_ns is not None:
             self.chunk_ns.append(written_ns)
 
-    def _break(self, k: int) -> Step:
-        """The fault strikes with token k."""
+    def _break(self, k: int) -> AfterToken:
+        """Let the fault strike with token k."""
         connection, request, fault = self.connection, self.request, self.fault
         if fault in ("error_event", "no_finish") and not self.stream:
-            connection.reply(request, 500, error_body(self.asked.api, 500, "InternalServerError", ENGINE_BROKE))
+            connection.reply(request, 500, error_body(self.parsed.api, 500, "InternalServerError", FAULT_MESSAGE))
             self.status = 500
         elif self.stream:
-            connection.write(self._streamed(k, False) + self._last_words())
+            connection.write(self._streamed(k, False) + self._broken_tail())
         else:
-            connection.begin_whole(request, self.format.whole(), chunked=fault == "malformed_chunk")
+            connection.begin_broken(request, self.format.complete(), chunked=fault == "malformed_chunk")
         if fault == "stall":
-            return Step.HELD
+            return AfterToken.STALLED
         self.finish = "error"
         if fault == "reset":
             connection.reset()
@@ -223,23 +222,23 @@ class Generation:
             connection.close()
         elif self.stream:
             connection.end_reply(request)
-        return Step.ENDED
+        return AfterToken.ENDED
 
-    def _last_words(self) -> bytes:
+    def _broken_tail(self) -> bytes:
         if self.fault == "error_event":
-            return self.format.error(ENGINE_BROKE)
-        return {"no_finish": BODY_END, "malformed_chunk": NOT_A_LENGTH + http_chunk(b"data: ")}.get(
+            return self.format.error(FAULT_MESSAGE)
+        return {"no_finish": BODY_END, "malformed_chunk": BAD_CHUNK_SIZE + http_chunk(b"data: ")}.get(
             str(self.fault), b""
         )
 
-    def truth(self) -> dict[str, Any]:
-        """The line of the truth log."""
+    def truth_line(self) -> dict[str, Any]:
+        """Return the request's line of the truth log."""
         line = {
-            **self.request.truth(),
-            "stream": self.asked.stream,
+            **self.request.truth_fields(),
+            "stream": self.parsed.stream,
             "status": self.status,
-            "prompt_tokens": self.asked.prompt_tokens,
-            "cached_tokens": self.asked.cached_tokens,
+            "prompt_tokens": self.parsed.prompt_tokens,
+            "cached_tokens": self.parsed.cached_tokens,
             "output_tokens": self.tokens,
             "finish": self.finish,
             "fault": self.fault,
@@ -254,18 +253,18 @@ class Generation:
 
 class Batch:
     """
-    Continuous batching: at most `slots` requests run, the rest wait first in first out.
+    Continuous batching: at most `slots` requests run, the others wait first in, first out.
 
-    One heap holds the next token of each running request, one alarm rings for the earliest: no task a request. A slot
-    is free from the moment its last token was due, not from when it was written, so lateness never adds up.
+    One heap has the next token of each running request, and one timer is set to the earliest: no task per request. A
+    slot is free from when its last token was due, not from when it was written, so lateness never adds up.
     """
 
     def __init__(
-        self, settings: SimulationSettings, loop: asyncio.AbstractEventLoop, ended: Callable[[Generation], None]
+        self, settings: SimulationSettings, loop: asyncio.AbstractEventLoop, on_ended: Callable[[Generation], None]
     ) -> None:
         self._settings = settings
-        self._ended = ended
-        self._alarm = alarm_for(loop, self._ring)
+        self._on_ended = on_ended
+        self._timer = wake_timer(loop, self._write_due)
         self._due: list[tuple[int, int, Generation]] = []
         self._order = count()
         self._running: set[Generation] = set()
@@ -273,44 +272,44 @@ class Batch:
         self._gap_ns = 0
 
     def submit(self, generation: Generation) -> None:
-        """Run the request if a slot is free, else let it wait."""
+        """Run the request if a slot is free, else queue it."""
         if len(self._running) < self._settings.slots:
             self._admit(generation, generation.request.received_ns)
-            self._set_alarm()
+            self._set_timer()
         else:
             self._waiting.append(generation)
 
     def abort(self, generation: Generation) -> None:
-        """The client left: the request ends, its slot goes to the next."""
+        """End the request because its client disconnected; its slot goes to the next."""
         if generation.finish is not None:
             return
         generation.finish = "abort"
         if generation in self._running:
             self._release(generation, monotonic_ns())
-            self._set_alarm()
+            self._set_timer()
         else:
             self._waiting.remove(generation)
-            self._ended(generation)
+            self._on_ended(generation)
 
     def gauges(self) -> BatchGauges:
-        """Running, waiting, and tokens held by running requests / kv_cache_tokens."""
-        held_tokens = sum(generation.asked.prompt_tokens + generation.tokens for generation in self._running)
+        """Return running and waiting requests, and tokens of running requests / kv_cache_tokens."""
+        held_tokens = sum(generation.parsed.prompt_tokens + generation.tokens for generation in self._running)
         usage = min(1.0, held_tokens / self._settings.kv_cache_tokens)
         return BatchGauges(len(self._running), len(self._waiting), usage)
 
     def close(self) -> None:
-        """End what runs and what waits."""
+        """End all running and waiting requests."""
         for generation in [*self._waiting, *self._running]:
             self.abort(generation)
-        self._alarm.close()
+        self._timer.close()
 
     def _admit(self, generation: Generation, free_ns: int) -> None:
         generation.admitted_ns = max(free_ns, generation.request.received_ns)
         self._running.add(generation)
         self._gap_ns = gap_ns(self._settings, len(self._running))
         if generation.fault != "stall_first":
-            asked = generation.asked
-            to_compute = asked.prompt_tokens - (asked.cached_tokens or 0)
+            parsed = generation.parsed
+            to_compute = parsed.prompt_tokens - (parsed.cached_tokens or 0)
             due_ns = generation.admitted_ns + ttft_ns(self._settings, to_compute)
             heappush(self._due, (due_ns, next(self._order), generation))
 
@@ -319,10 +318,10 @@ class Batch:
         self._gap_ns = gap_ns(self._settings, len(self._running))
         if self._waiting:
             self._admit(self._waiting.popleft(), free_ns)
-        self._ended(generation)
+        self._on_ended(generation)
 
-    def _ring(self) -> None:
-        """Write every token that is due; what becomes due meanwhile waits for the sockets to be read first."""
+    def _write_due(self) -> None:
+        """Write every token that is due now; sockets are read before those that become due meanwhile."""
         due = self._due
         now_ns = monotonic_ns()
         while due and due[0][0] <= now_ns:
@@ -331,13 +330,13 @@ class Batch:
                 heappop(due)
                 continue
             step = generation.emit(due_ns)
-            if step is Step.MORE:
+            if step is AfterToken.MORE:
                 heapreplace(due, (due_ns + self._gap_ns, order, generation))
                 continue
             heappop(due)
-            if step is Step.ENDED:
+            if step is AfterToken.ENDED:
                 self._release(generation, due_ns)
-        self._set_alarm()
+        self._set_timer()
 
-    def _set_alarm(self) -> None:
-        self._alarm.set(self._due[0][0] if self._due else None)
+    def _set_timer(self) -> None:
+        self._timer.set(self._due[0][0] if self._due else None)

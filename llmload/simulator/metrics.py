@@ -1,7 +1,7 @@
 """
-One JSON line a request: what the engine did, by its own clock.
+What the engine did: counters under vLLM's names for Prometheus, and the truth log, one JSON line a request.
 
-Times are nanoseconds of CLOCK_MONOTONIC, which every process of a machine shares. Fields:
+Times in the truth log are nanoseconds of CLOCK_MONOTONIC, which all processes of a machine share. Fields:
 
     request_id path stream status prompt_tokens cached_tokens output_tokens (written) finish fault
     received_ns      the request's last byte was read
@@ -28,8 +28,6 @@ from prometheus_client.registry import Collector
 
 from llmload.units import NS_PER_S
 
-# What was done, under vLLM's names: totals that are counted as tokens are written and translated when scraped.
-
 FINISHED_REASONS = ("stop", "length", "abort", "error")
 
 _TTFT_BOUNDS_S = (
@@ -46,8 +44,8 @@ _E2E_BOUNDS_S = (
 )
 
 
-class Seconds:
-    """Durations counted under vLLM's bucket bounds; their sum is exact."""
+class DurationHistogram:
+    """Counts durations in vLLM's buckets; their sum is exact."""
 
     __slots__ = ("_bounds_s", "_counts", "_sum_ns")
 
@@ -62,7 +60,7 @@ class Seconds:
         self._sum_ns += duration_ns
 
     def family(self, name: str, text: str, label: str) -> HistogramMetricFamily:
-        """The histogram as Prometheus has it: buckets that contain the smaller ones."""
+        """Return the histogram for Prometheus, with cumulative buckets."""
         buckets, total = [], 0
         for bound, count in zip([*map(str, self._bounds_s), "+Inf"], self._counts, strict=True):
             total += count
@@ -73,7 +71,7 @@ class Seconds:
 
 
 class EngineTotals:
-    """What the engine has done since it started: tokens, requests by finished_reason, three histograms."""
+    """What the engine has done since its start: tokens, requests by finished_reason, three histograms."""
 
     __slots__ = (
         *("e2e", "finished", "generation_tokens", "itl", "prefix_cache_hits", "prefix_cache_queries"),
@@ -86,13 +84,13 @@ class EngineTotals:
         self.prefix_cache_queries = 0
         self.prefix_cache_hits = 0
         self.finished = dict.fromkeys(FINISHED_REASONS, 0)
-        self.ttft = Seconds(_TTFT_BOUNDS_S)
-        self.itl = Seconds(_ITL_BOUNDS_S)
-        self.e2e = Seconds(_E2E_BOUNDS_S)
+        self.ttft = DurationHistogram(_TTFT_BOUNDS_S)
+        self.itl = DurationHistogram(_ITL_BOUNDS_S)
+        self.e2e = DurationHistogram(_E2E_BOUNDS_S)
 
 
 class BatchGauges:
-    """What the batch is doing now: requests running and waiting, share of the KV cache in use (0 to 1)."""
+    """The batch now: requests running and waiting, fraction of the KV cache in use (0 to 1)."""
 
     __slots__ = ("kv_cache_usage", "running", "waiting")
 
@@ -103,7 +101,7 @@ class BatchGauges:
 
 
 class EngineCollector(Collector):
-    """Translates totals and gauges when Prometheus asks."""
+    """Converts totals and gauges to metric families at each scrape."""
 
     def __init__(self, model: str, totals: EngineTotals, gauges: Callable[[], BatchGauges]) -> None:
         self._model = model
@@ -111,7 +109,7 @@ class EngineCollector(Collector):
         self._gauges = gauges
 
     def collect(self) -> Iterator[Metric]:
-        """All families, each present from the start."""
+        """Yield all families, each present from the start."""
         yield from self._now()
         yield from self._counted()
         totals, model = self._totals, self._model
@@ -150,25 +148,25 @@ class EngineCollector(Collector):
 
 
 def registry_of(collector: EngineCollector) -> CollectorRegistry:
-    """A registry of the engine's own, so that nothing of this process mixes in."""
+    """Return a separate registry, so that no metrics of this process mix in."""
     registry = CollectorRegistry()
     registry.register(collector)
     return registry
 
 
 def render(registry: CollectorRegistry) -> bytes:
-    """Prometheus text."""
+    """Return the metrics as Prometheus text."""
     return generate_latest(registry)
 
 
 class TruthLog:
-    """Appends lines to a file, or nowhere without one."""
+    """Appends lines to a file; does nothing without one."""
 
     def __init__(self, path: Path | None) -> None:
         self._file = None if path is None else path.open("ab", buffering=0)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line, at once visible to readers."""
+        """Append one line, visible to readers at once."""
         if self._file is not None:
             self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 

@@ -1,8 +1,8 @@
 """
-The bytes of an answer as vLLM and as TGI send them.
+Request bodies parsed or refused, and the bytes of answers as vLLM and as TGI send them.
 
-What does not change from token to token is encoded once a request: a token then costs one concatenation. That is why
-all words have the same length.
+The part of a chunk that does not change is encoded once a request, so a token costs one concatenation. That is why all
+words have the same length.
 """
 
 from dataclasses import dataclass
@@ -15,18 +15,16 @@ from llmload.simulator.settings import (
     BYTES_PER_TOKEN,
     TOKENS_PER_MESSAGE,
     SimulationSettings,
-    prompt_number,
+    hash_prompt,
     token_bytes,
     wanted_tokens,
 )
 
-# What a request body asks for, or why it is refused.
-
-TGI_DEFAULT_MAX_NEW_TOKENS = 20  # TGI 1.0.1 answers 20 tokens where nothing else is asked for
+TGI_DEFAULT_MAX_NEW_TOKENS = 20  # TGI 1.0.1's default
 
 
-class Api(Enum):
-    """Whose words the answer is given in."""
+class ApiStyle(Enum):
+    """The API of a request; its value is the path."""
 
     CHAT = "/v1/chat/completions"
     COMPLETIONS = "/v1/completions"
@@ -34,7 +32,7 @@ class Api(Enum):
 
 
 class RefusedError(Exception):
-    """The request is answered with an error; carries HTTP status and body."""
+    """The request is refused; carries the HTTP status and body of the answer."""
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(status, body)
@@ -43,67 +41,66 @@ class RefusedError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class ParsedRequest:
     """
-    A request that can be answered; lengths in tokens, `number` is what prompt and seed fix.
+    A request that can be answered; `prompt_hash` comes from prompt and seed and fixes the answer's words.
 
     `token_text` is the prompt as 4 bytes a token, `cached_tokens` how many of them are cached (None: no cache).
-
-    `include_usage` is stream_options.include_usage, for TGI parameters.details; `cut`: a limit ends the answer.
+    `include_usage` is stream_options.include_usage, for TGI parameters.details; `truncated`: a limit ends the answer.
     """
 
-    api: Api
+    api: ApiStyle
     stream: bool
     include_usage: bool
     prompt_tokens: int
     output_tokens: int
-    cut: bool
-    number: int
+    truncated: bool
+    prompt_hash: int
     token_text: bytes = b""
     cached_tokens: int | None = None
 
 
-def error_body(api: Api, status: int, kind: str, message: str, param: str | None = None) -> bytes:
-    """An error as vLLM words it, or as TGI does."""
-    if api is Api.TGI:
-        return orjson.dumps({"error": message, "error_type": kind})
-    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": status}})
+def error_body(api: ApiStyle, status: int, error_type: str, message: str, param: str | None = None) -> bytes:
+    """Return the body of an error, in vLLM's form or TGI's."""
+    if api is ApiStyle.TGI:
+        return orjson.dumps({"error": message, "error_type": error_type})
+    return orjson.dumps({"error": {"message": message, "type": error_type, "param": param, "code": status}})
 
 
-def read_asked(settings: SimulationSettings, api: Api, stream: bool | None, raw: bytes) -> Asked:
-    """What the body `raw` asks for; `stream` is fixed where the path says it. Raises RefusedError."""
+def parse_request(settings: SimulationSettings, api: ApiStyle, stream: bool | None, raw: bytes) -> ParsedRequest:
+    """Parse the body `raw`; `stream` is given if the path decides it. Raises `RefusedError`."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise _refused(api, f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
         raise _refused(api, "the body is not a JSON object")
-    if api is not Api.TGI:
+    if api is not ApiStyle.TGI:
         _check_model(settings, api, body)
-    options = _mapping(api, body, "parameters") if api is Api.TGI else body
+    options = _mapping(api, body, "parameters") if api is ApiStyle.TGI else body
     prompt, token_text = _prompt(api, body)
     prompt_tokens = len(token_text) // BYTES_PER_TOKEN
-    number = prompt_number(settings, prompt)
-    output_tokens, cut = _answer_length(settings, api, options, prompt_tokens, number)
-    return Asked(
+    prompt_hash = hash_prompt(settings, prompt)
+    output_tokens, truncated = _answer_length(settings, api, options, prompt_tokens, prompt_hash)
+    return ParsedRequest(
         api=api,
         stream=bool(body.get("stream")) if stream is None else stream,
-        include_usage=bool(options.get("details") if api is Api.TGI else _include_usage(api, body)),
+        include_usage=bool(options.get("details") if api is ApiStyle.TGI else _include_usage(api, body)),
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
-        cut=cut,
-        number=number,
+        truncated=truncated,
+        prompt_hash=prompt_hash,
         token_text=token_text,
     )
 
 
-def _refused(api: Api, message: str, param: str | None = None) -> RefusedError:
-    if api is Api.TGI:
+def _refused(api: ApiStyle, message: str, param: str | None = None) -> RefusedError:
+    if api is ApiStyle.TGI:
         return RefusedError(422, error_body(api, 422, "validation", f"Input validation error: {message}"))
     return RefusedError(400, error_body(api, 400, "BadRequestError", message, param))
 
 
-def _check_model(settings: SimulationSettings, api: Api, body: dict[str, Any]) -> None:
+def _check_model(settings: SimulationSettings, api: ApiStyle, body: dict[str, Any]) -> None:
     model = body.get("model") or settings.model
     if model != settings.model:
         message = f"The model `{model}` does not exist."
@@ -112,7 +109,7 @@ def _check_model(settings: SimulationSettings, api: Api, body: dict[str, Any]) -
         raise _refused(api, "the simulated engine gives one answer a request: n must be 1", "n")
 
 
-def _mapping(api: Api, body: dict[str, Any], key: str) -> dict[str, Any]:
+def _mapping(api: ApiStyle, body: dict[str, Any], key: str) -> dict[str, Any]:
     value = body.get(key)
     if value is None:
         return {}
@@ -121,38 +118,43 @@ def _mapping(api: Api, body: dict[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
-def _include_usage(api: Api, body: dict[str, Any]) -> bool:
+def _include_usage(api: ApiStyle, body: dict[str, Any]) -> bool:
     return bool(_mapping(api, body, "stream_options").get("include_usage"))
 
 
-def _prompt(api: Api, body: dict[str, Any]) -> tuple[bytes, bytes]:
-    """The prompt as bytes to draw from, and as 4 bytes a token."""
-    key = {Api.CHAT: "messages", Api.COMPLETIONS: "prompt", Api.TGI: "inputs"}[api]
-    asked = body.get(key)
-    if api is Api.CHAT:
-        return _messages(api, asked)
-    if isinstance(asked, list) and len(asked) == 1 and isinstance(asked[0], str):
-        asked = asked[0]
-    if isinstance(asked, str):
-        return asked.encode("utf-8", "surrogatepass"), token_bytes(asked)
-    if api is Api.COMPLETIONS and isinstance(asked, list) and asked and all(type(token) is int for token in asked):
-        ids = b"".join((token & 0xFFFFFFFF).to_bytes(BYTES_PER_TOKEN, "little") for token in asked)
-        return orjson.dumps(asked), ids
+def _prompt(api: ApiStyle, body: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Return the prompt as bytes to hash, and as 4 bytes a token."""
+    key = {ApiStyle.CHAT: "messages", ApiStyle.COMPLETIONS: "prompt", ApiStyle.TGI: "inputs"}[api]
+    prompt = body.get(key)
+    if api is ApiStyle.CHAT:
+        return _messages(api, prompt)
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return prompt.encode("utf-8", "surrogatepass"), token_bytes(prompt)
+    if (
+        api is ApiStyle.COMPLETIONS
+        and isinstance(prompt, list)
+        and prompt
+        and {type(token) for token in prompt} == {int}
+    ):
+        ids = b"".join((token & 0xFFFFFFFF).to_bytes(BYTES_PER_TOKEN, "little") for token in prompt)
+        return orjson.dumps(prompt), ids
     raise _refused(
-        api, f"{key} must be one text" + (" or one list of token ids" if api is Api.COMPLETIONS else ""), key
+        api, f"{key} must be one text" + (" or one list of token ids" if api is ApiStyle.COMPLETIONS else ""), key
     )
 
 
-def _messages(api: Api, asked: object) -> tuple[bytes, bytes]:
-    if not isinstance(asked, list) or not asked or not all(isinstance(message, dict) for message in asked):
+def _messages(api: ApiStyle, messages: object) -> tuple[bytes, bytes]:
+    if not isinstance(messages, list) or not messages or not all(isinstance(each, dict) for each in messages):
         raise _refused(api, "messages must be a list of at least one message", "messages")
     head_bytes = TOKENS_PER_MESSAGE * BYTES_PER_TOKEN
     token_text = b"".join(
         str(message.get("role")).encode("utf-8", "surrogatepass")[:head_bytes].ljust(head_bytes, b"\0")
         + token_bytes(_message_text(message.get("content")))
-        for message in asked
+        for message in messages
     )
-    return orjson.dumps(asked), token_text
+    return orjson.dumps(messages), token_text
 
 
 def _message_text(content: object) -> str:
@@ -162,23 +164,23 @@ def _message_text(content: object) -> str:
 
 
 def _answer_length(
-    settings: SimulationSettings, api: Api, options: dict[str, Any], prompt_tokens: int, number: int
+    settings: SimulationSettings, api: ApiStyle, options: dict[str, Any], prompt_tokens: int, prompt_hash: int
 ) -> tuple[int, bool]:
-    """Tokens of the answer, and whether a limit cut it."""
+    """Return the tokens of the answer, and whether a limit truncates it."""
     room_tokens = settings.max_model_len_tokens - prompt_tokens
-    asked_tokens = _limit(api, options)
-    if room_tokens < (asked_tokens or 1):
+    max_tokens = _limit(api, options)
+    if room_tokens < (max_tokens or 1):
         message = f"the context of {settings.max_model_len_tokens} tokens cannot hold {prompt_tokens} prompt tokens"
-        raise _refused(api, f"{message} and {asked_tokens or 1} of an answer")
-    limit_tokens = room_tokens if asked_tokens is None else asked_tokens
+        raise _refused(api, f"{message} and {max_tokens or 1} of an answer")
+    limit_tokens = room_tokens if max_tokens is None else max_tokens
     if options.get("ignore_eos"):
         return limit_tokens, True
-    wanted = wanted_tokens(settings, number)
+    wanted = wanted_tokens(settings, prompt_hash)
     return min(wanted, limit_tokens), wanted > limit_tokens
 
 
-def _limit(api: Api, options: dict[str, Any]) -> int | None:
-    names = ("max_new_tokens",) if api is Api.TGI else ("max_completion_tokens", "max_tokens")
+def _limit(api: ApiStyle, options: dict[str, Any]) -> int | None:
+    names = ("max_new_tokens",) if api is ApiStyle.TGI else ("max_completion_tokens", "max_tokens")
     for name in names:
         value = options.get(name)
         if value is None:
@@ -186,7 +188,7 @@ def _limit(api: Api, options: dict[str, Any]) -> int | None:
         if type(value) is not int or value < 1:
             raise _refused(api, f"{name} must be a whole number of at least 1, not {value!r}", name)
         return value
-    return TGI_DEFAULT_MAX_NEW_TOKENS if api is Api.TGI else None
+    return TGI_DEFAULT_MAX_NEW_TOKENS if api is ApiStyle.TGI else None
 
 
 _LEXICON = (
@@ -204,59 +206,59 @@ BODY_END = b"0\r\n\r\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerFacts:
-    """What an answer says about itself; `usage` False leaves token counts out, `done` False the closing [DONE]."""
+    """The facts in an answer; without `usage` it has no token counts, without `done` no final [DONE]."""
 
     answer_id: str
     created_s: int
     model: str
     fingerprint: str
-    asked: Asked
+    parsed: ParsedRequest
     usage: bool
     done: bool
 
     @property
     def finish_reason(self) -> str:
-        """vLLM's word for why the answer ends."""
-        return "length" if self.asked.cut else "stop"
+        """The finish_reason in vLLM's words."""
+        return "length" if self.parsed.truncated else "stop"
 
 
-class Format(Protocol):
-    """An answer in one API's words; everything for a stream is framed as HTTP chunks, one an event."""
+class AnswerFormat(Protocol):
+    """The bytes of an answer in one API; parts of a stream are framed as HTTP chunks, one an event."""
 
     def opening(self) -> bytes:
-        """What goes out with the first token, before it."""
+        """Return what is sent with the first token, before it."""
 
     def token(self, k: int) -> bytes:
-        """Token k, counted from 0."""
+        """Return token k, from 0."""
 
     def closing(self) -> bytes:
-        """What goes out with the last token, after it, and the end of the body."""
+        """Return what is sent with the last token, after it, and the end of the body."""
 
     def error(self, message: str) -> bytes:
-        """An error event, and the end of the body."""
+        """Return an error event, and the end of the body."""
 
-    def whole(self) -> bytes:
-        """The answer as one JSON body."""
+    def complete(self) -> bytes:
+        """Return the answer as one JSON body."""
 
 
-def format_of(facts: AnswerFacts) -> Format:
-    """The format that the request's API speaks."""
-    return TgiFormat(facts) if facts.asked.api is Api.TGI else OpenAiFormat(facts)
+def format_of(facts: AnswerFacts) -> AnswerFormat:
+    """Return the format of the request's API."""
+    return TgiFormat(facts) if facts.parsed.api is ApiStyle.TGI else OpenAiFormat(facts)
 
 
 def http_chunk(data: bytes) -> bytes:
-    """One chunk of a chunked HTTP body."""
+    """Return the data as one chunk of a chunked HTTP body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def word(number: int, k: int) -> bytes:
-    """Token k of the answer that `number` fixes."""
-    return WORDS[(number + k * (number >> 8 | 1)) & 63]
+def word(prompt_hash: int, k: int) -> bytes:
+    """Return token k of the answer to the prompt."""
+    return WORDS[(prompt_hash + k * (prompt_hash >> 8 | 1)) & 63]
 
 
-def text_of(number: int, tokens: int) -> str:
-    """The first `tokens` tokens of the answer that `number` fixes, as one text."""
-    return b"".join(word(number, k) for k in range(tokens)).decode()
+def text_of(prompt_hash: int, tokens: int) -> str:
+    """Return the first `tokens` tokens of the answer to the prompt, as one text."""
+    return b"".join(word(prompt_hash, k) for k in range(tokens)).decode()
 
 
 def _event(value: object) -> bytes:
@@ -264,13 +266,13 @@ def _event(value: object) -> bytes:
 
 
 class OpenAiFormat:
-    """Chat completions and completions as vLLM sends them: each token a chunk, finish_reason and usage one each."""
+    """Chat completions and completions as vLLM sends them: a chunk for each token, for finish_reason and for usage."""
 
     def __init__(self, facts: AnswerFacts) -> None:
         self._facts = facts
-        self._chat = facts.asked.api is Api.CHAT
-        self._number = facts.asked.number
-        self._stride = self._number >> 8 | 1
+        self._chat = facts.parsed.api is ApiStyle.CHAT
+        self._hash = facts.parsed.prompt_hash
+        self._stride = self._hash >> 8 | 1
         self._before, _, self._after = self._chunk(_MARK.decode(), None).rpartition(_MARK)
 
     def _frame(self, kind: str, choices: list[dict[str, Any]], **more: object) -> dict[str, Any]:
@@ -283,48 +285,48 @@ class OpenAiFormat:
         return "chat.completion.chunk" if self._chat else "text_completion"
 
     def _chunk(self, text: str, finish_reason: str | None, **delta: str) -> bytes:
-        said = {"delta": {**delta, "content": text}} if self._chat else {"text": text}
-        choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish_reason}
+        content = {"delta": {**delta, "content": text}} if self._chat else {"text": text}
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
         return _event(self._frame(self._chunk_kind, [choice]))
 
     def _usage(self) -> dict[str, Any]:
-        asked = self._facts.asked
-        total = asked.prompt_tokens + asked.output_tokens
-        cached = {} if asked.cached_tokens is None else {"cached_tokens": asked.cached_tokens}
+        parsed = self._facts.parsed
+        total = parsed.prompt_tokens + parsed.output_tokens
+        cached = {} if parsed.cached_tokens is None else {"cached_tokens": parsed.cached_tokens}
         return {
-            "prompt_tokens": asked.prompt_tokens,
+            "prompt_tokens": parsed.prompt_tokens,
             "total_tokens": total,
-            "completion_tokens": asked.output_tokens,
+            "completion_tokens": parsed.output_tokens,
             **({"prompt_tokens_details": cached} if cached else {}),
         }
 
     def opening(self) -> bytes:
-        """Chat: the chunk that only gives the role."""
+        """Return, for chat, the chunk with only the role."""
         return self._chunk("", None, role="assistant") if self._chat else b""
 
     def token(self, k: int) -> bytes:
-        """Token k in a chunk of its own."""
-        return self._before + WORDS[(self._number + k * self._stride) & 63] + self._after
+        """Return token k in one chunk."""
+        return self._before + WORDS[(self._hash + k * self._stride) & 63] + self._after
 
     def closing(self) -> bytes:
-        """The chunk with finish_reason; the chunk with usage where it was asked for; [DONE]."""
+        """Return the chunk with finish_reason, the chunk with usage if requested, and [DONE]."""
         parts = [self._chunk("", self._facts.finish_reason)]
-        if self._facts.usage and self._facts.asked.include_usage:
+        if self._facts.usage and self._facts.parsed.include_usage:
             parts.append(_event(self._frame(self._chunk_kind, [], usage=self._usage())))
         if self._facts.done:
             parts.append(http_chunk(b"data: [DONE]\n\n"))
         return b"".join([*parts, BODY_END])
 
     def error(self, message: str) -> bytes:
-        """vLLM's error object, then [DONE]."""
+        """Return vLLM's error object, then [DONE]."""
         error = {"error": {"message": message, "type": "InternalServerError", "param": None, "code": 500}}
         return _event(error) + http_chunk(b"data: [DONE]\n\n") + BODY_END
 
-    def whole(self) -> bytes:
-        """The answer that is not streamed."""
-        text = text_of(self._number, self._facts.asked.output_tokens)
-        said = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
-        choice = {"index": 0, **said, "logprobs": None, "finish_reason": self._facts.finish_reason}
+    def complete(self) -> bytes:
+        """Return the answer without streaming."""
+        text = text_of(self._hash, self._facts.parsed.output_tokens)
+        content = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": self._facts.finish_reason}
         kind = "chat.completion" if self._chat else "text_completion"
         usage = {"usage": self._usage()} if self._facts.usage else {}
         return orjson.dumps(self._frame(kind, [choice], **usage))
@@ -335,44 +337,44 @@ class TgiFormat:
 
     def __init__(self, facts: AnswerFacts) -> None:
         self._facts = facts
-        self._number = facts.asked.number
+        self._hash = facts.parsed.prompt_hash
 
     @property
     def _finish_reason(self) -> str:
-        return "length" if self._facts.asked.cut else "eos_token"
+        return "length" if self._facts.parsed.truncated else "eos_token"
 
     def _details(self) -> dict[str, Any]:
-        counted = {"generated_tokens": self._facts.asked.output_tokens} if self._facts.usage else {}
+        counted = {"generated_tokens": self._facts.parsed.output_tokens} if self._facts.usage else {}
         return {"finish_reason": self._finish_reason, **counted, "seed": None}
 
     def _token(self, k: int) -> dict[str, Any]:
-        said = word(self._number, k)
-        return {"id": 1000 + WORDS.index(said), "text": said.decode(), "logprob": -0.5, "special": False}
+        content = word(self._hash, k)
+        return {"id": 1000 + WORDS.index(content), "text": content.decode(), "logprob": -0.5, "special": False}
 
     def opening(self) -> bytes:
-        """Nothing: TGI's first event is its first token."""
+        """Return nothing: TGI's first event is its first token."""
         return b""
 
     def token(self, k: int) -> bytes:
-        """Token k; the last one carries the whole text and the details."""
-        last = k + 1 == self._facts.asked.output_tokens
-        text = text_of(self._number, k + 1) if last else None
+        """Return token k; the last one has the whole text and the details."""
+        last = k + 1 == self._facts.parsed.output_tokens
+        text = text_of(self._hash, k + 1) if last else None
         details = self._details() if last else None
         event = {"index": k + 1, "token": self._token(k), "generated_text": text, "details": details}
         return http_chunk(b"data:" + orjson.dumps(event) + b"\n\n")
 
     def closing(self) -> bytes:
-        """The end of the body."""
+        """Return the end of the body."""
         return BODY_END
 
     def error(self, message: str) -> bytes:
-        """TGI's error object."""
+        """Return TGI's error object."""
         event = {"error": f"Request failed during generation: {message}", "error_type": "generation"}
         return http_chunk(b"data:" + orjson.dumps(event) + b"\n\n") + BODY_END
 
-    def whole(self) -> bytes:
-        """The answer of /generate, with details where they were asked for."""
-        answer: dict[str, Any] = {"generated_text": text_of(self._number, self._facts.asked.output_tokens)}
-        if self._facts.asked.include_usage:
+    def complete(self) -> bytes:
+        """Return the answer of /generate, with details if requested."""
+        answer: dict[str, Any] = {"generated_text": text_of(self._hash, self._facts.parsed.output_tokens)}
+        if self._facts.parsed.include_usage:
             answer["details"] = {**self._details(), "prefill": [], "tokens": []}
         return orjson.dumps(answer)

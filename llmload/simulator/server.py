@@ -1,4 +1,4 @@
-"""The life of a simulated engine: in a loop, in a thread, or as a process until it is told to stop."""
+"""Running a simulated engine: in an event loop, in a thread, until a signal, or as a separate process."""
 
 import asyncio
 import dataclasses
@@ -17,19 +17,17 @@ import orjson
 
 from llmload.errors import ConfigError, EngineError
 from llmload.simulator.batch import Batch
-from llmload.simulator.connection import Connection
+from llmload.simulator.connection import ServerConnection
 from llmload.simulator.metrics import TruthLog
 from llmload.simulator.routes import OWNER, Routes
 from llmload.simulator.settings import SimulationSettings
-
-# An engine as a process of its own, for programs that gevent has patched and for tests.
 
 READY = "simulated engine ready at "
 STOP_TIMEOUT_S = 5.0
 
 
 class SpawnedEngine:
-    """A running engine process; leaving its context stops it, and it stops by itself when this process ends."""
+    """A running engine process; leaving its context stops it, and so does the end of this process."""
 
     def __init__(self, process: "subprocess.Popen[str]", url: str) -> None:
         self.process = process
@@ -58,29 +56,29 @@ class SpawnedEngine:
 
 
 def spawn(settings: SimulationSettings) -> SpawnedEngine:
-    """Start an engine and wait until it listens. Raises EngineError where it does not."""
+    """Start an engine process and wait until it listens; raises `EngineError` if it does not."""
     command = [sys.executable, "-m", "llmload.simulator"]
     process = subprocess.Popen(  # noqa: S603 - this very interpreter
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdin is not None  # noqa: S101 - both were asked for
+    assert process.stdin is not None  # noqa: S101 - both are pipes
     assert process.stdout is not None  # noqa: S101
     process.stdin.write(to_line(settings) + "\n")
     process.stdin.flush()
-    said = process.stdout.readline().strip()
-    if not said.startswith(READY):
+    line = process.stdout.readline().strip()
+    if not line.startswith(READY):
         SpawnedEngine(process, ":0").stop()
-        raise EngineError(said or f"the simulated engine ended with status {process.returncode} before it listened")
-    return SpawnedEngine(process, said.removeprefix(READY))
+        raise EngineError(line or f"the simulated engine ended with status {process.returncode} before it listened")
+    return SpawnedEngine(process, line.removeprefix(READY))
 
 
 def to_line(settings: SimulationSettings) -> str:
-    """The settings as one line of JSON; they travel on standard input, so that no key shows in a process list."""
+    """Return the settings as one line of JSON, for standard input: a key would be visible in the process list."""
     return orjson.dumps(dataclasses.asdict(settings), default=str).decode()
 
 
 def from_line(line: str) -> SimulationSettings:
-    """The settings that `to_line` wrote."""
+    """Return the settings that `to_line` wrote."""
     fields: dict[str, Any] = orjson.loads(line)
     return SimulationSettings(**{**fields, "log": None if fields["log"] is None else Path(fields["log"])})
 
@@ -99,7 +97,7 @@ class SimulatedEngine:
         self.settings = settings
         self.port = settings.port
         self._version = _version()
-        self._connections: set[Connection] = set()
+        self._connections: set[ServerConnection] = set()
         self._thread: _EngineThread | None = None
 
     @property
@@ -108,10 +106,10 @@ class SimulatedEngine:
         return f"http://{self.settings.host}:{self.port}"
 
     async def start(self) -> None:
-        """Listen; `port` is known afterwards. Raises ConfigError, EngineError for a log or an address not to be had."""
+        """Listen; `port` is known afterwards. Raises ConfigError for an unusable log, EngineError for the address."""
         loop = asyncio.get_running_loop()
         self._log = _open_log(self.settings)
-        self._batch = Batch(self.settings, loop, lambda generation: self._routes.ended(generation))
+        self._batch = Batch(self.settings, loop, lambda generation: self._routes.on_ended(generation))
         self._routes = Routes(self.settings, self._version, self._batch, self._log)
         host, port = self.settings.host, self.settings.port
         try:
@@ -141,18 +139,18 @@ class SimulatedEngine:
         if self._thread is not None:
             self._thread.stop()
 
-    def _connect(self) -> Connection:
-        connection = Connection(f"{OWNER}/{self._version}", self._routes.handle, self._left)
+    def _connect(self) -> ServerConnection:
+        connection = ServerConnection(f"{OWNER}/{self._version}", self._routes.handle, self._on_disconnect)
         self._connections.add(connection)
         return connection
 
-    def _left(self, connection: Connection) -> None:
+    def _on_disconnect(self, connection: ServerConnection) -> None:
         self._connections.discard(connection)
-        self._routes.left(connection)
+        self._routes.on_disconnect(connection)
 
 
 class _EngineThread(threading.Thread):
-    """An event loop of its own for an engine that is used as a context manager."""
+    """A thread with an event loop, for an engine that is used as a context manager."""
 
     def __init__(self, engine: SimulatedEngine) -> None:
         super().__init__(name="simulated-engine", daemon=True)
@@ -160,7 +158,7 @@ class _EngineThread(threading.Thread):
         self._ready = threading.Event()
         self._failure: Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._asked_to_stop: asyncio.Event | None = None
+        self._stop_requested: asyncio.Event | None = None
 
     def start_and_wait(self) -> None:
         self.start()
@@ -170,17 +168,17 @@ class _EngineThread(threading.Thread):
             raise self._failure
 
     def stop(self) -> None:
-        if self._loop is not None and self._asked_to_stop is not None and self.is_alive():
-            self._loop.call_soon_threadsafe(self._asked_to_stop.set)
+        if self._loop is not None and self._stop_requested is not None and self.is_alive():
+            self._loop.call_soon_threadsafe(self._stop_requested.set)
         self.join()
 
     def run(self) -> None:
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        self._loop, self._asked_to_stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._stop_requested = asyncio.get_running_loop(), asyncio.Event()
         try:
-            await serve(self._engine, ready=lambda _engine: self._ready.set(), stop=self._asked_to_stop)
+            await serve(self._engine, ready=lambda _engine: self._ready.set(), stop=self._stop_requested)
         except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
             self._failure = error
         finally:
@@ -197,9 +195,9 @@ async def serve(engine: SimulatedEngine, *, ready: Callable[[SimulatedEngine], N
 
 def run_until_signal(settings: SimulationSettings, *, until_eof_of: int | None = None) -> None:
     """
-    Run an engine until SIGINT or SIGTERM, or until the descriptor `until_eof_of` ends; says where on standard output.
+    Run an engine until SIGINT or SIGTERM, or the end of the descriptor `until_eof_of`; prints its URL.
 
-    Raises ConfigError, EngineError for a log or an address that cannot be had.
+    Raises ConfigError for a log that cannot be written, EngineError for an address that cannot be used.
     """
     asyncio.run(_serve_until_signal(SimulatedEngine(settings), until_eof_of))
 
@@ -211,12 +209,12 @@ async def _serve_until_signal(engine: SimulatedEngine, until_eof_of: int | None)
     if until_eof_of is not None:
         loop.add_reader(until_eof_of, stop.set)
     gc.collect()
-    gc.freeze()  # what was built before the first request is not walked again: a collection would delay tokens
+    gc.freeze()  # garbage collections of what exists before the first request would delay tokens
     await serve(engine, ready=_say_ready, stop=stop)
 
 
 def _say_ready(engine: SimulatedEngine) -> None:
-    print(f"simulated engine ready at {engine.url}", flush=True)  # noqa: T201 - the line that a parent waits for
+    print(f"{READY}{engine.url}", flush=True)  # noqa: T201 - the line that a parent waits for
 
 
 def _open_log(settings: SimulationSettings) -> TruthLog:

@@ -1,18 +1,18 @@
 """
-The model of time and length: what a simulated answer costs, as formulas that can be checked by hand.
+Settings and faults of the simulated engine, and its formulas for lengths and times, which can be checked by hand.
 
     prompt tokens   chat: sum over messages of 4 + ceil(UTF-8 bytes of its text / 4)
                     completions, TGI: ceil(UTF-8 bytes / 4); a list of token ids: its length
     TTFT            wait for a slot + ttft_s + prompt_tokens * prefill_s_per_token
-                    with a prefix cache: the prompt tokens that are not cached when the request comes. Whole blocks of
-                    16 tokens are cached, each known by all text before its end; the last token of a prompt never is
+                    with a prefix cache: only prompt tokens that are not cached when the request arrives. Whole blocks
+                    of 16 tokens are cached, each known by all text up to its end; a prompt's last token never is
     gap             itl_s * (1 + itl_load_factor * (running - 1) / slots), `running` as the token before is written
-    token k         due at TTFT + the sum of the k gaps before it: an absolute schedule, a late write moves no other
+    token k         due at TTFT + the sum of the k gaps before it: an absolute schedule, late writes move nothing
     answer tokens   output_tokens if fixed, else round(exp(mu + spread * z)), at least 1, z a standard normal
-                    number drawn from the prompt and the seed, mu = ln(mean) - spread^2 / 2 (so the mean is the mean);
-                    above max_tokens it is cut there (finish_reason "length"), with ignore_eos it is max_tokens
+                    number drawn from the prompt and the seed, mu = ln(mean) - spread^2 / 2 (so that it has this mean);
+                    max_tokens truncates it (finish_reason "length"), with ignore_eos it is max_tokens
 
-With itl_load_factor 0 and no queue every time is known beforehand, whatever else runs.
+With itl_load_factor 0 and no queue, every time is known beforehand and independent of other requests.
 """
 
 import hashlib
@@ -25,9 +25,7 @@ from pathlib import Path
 from llmload.errors import ConfigError
 from llmload.units import NS_PER_S
 
-# Which requests fail, and how.
-
-HTTP_STATUS = {
+FAULT_STATUS = {
     "http_400": 400,
     "http_401": 401,
     "http_404": 404,
@@ -36,12 +34,12 @@ HTTP_STATUS = {
     "http_503": 503,
     "html_error": 502,
 }
-"""Faults that answer at once with an error status, without taking a slot."""
+"""Faults that answer at once with this status, without taking a slot."""
 
-MID_ANSWER = frozenset({"error_event", "reset", "early_close", "no_finish", "stall", "malformed_chunk"})
-"""Faults that strike half way: after ceil(output_tokens / 2) tokens."""
+MID_ANSWER_FAULTS = frozenset({"error_event", "reset", "early_close", "no_finish", "stall", "malformed_chunk"})
+"""Faults that strike half way, after ceil(output_tokens / 2) tokens."""
 
-KINDS: dict[str, str] = {
+FAULTS: dict[str, str] = {
     "http_400": "HTTP 400 with a JSON error",
     "http_401": "HTTP 401 with a JSON error",
     "http_404": "HTTP 404 with a JSON error",
@@ -55,23 +53,23 @@ KINDS: dict[str, str] = {
     "no_finish": "the HTTP body ends properly half way, but no finish_reason came (not streamed: HTTP 500)",
     "stall": "nothing more is written from half way on; connection and slot are held",
     "stall_first": "not one byte is written; connection and slot are held",
-    "malformed_chunk": "half way, a chunk length that is no number; then the connection is closed",
-    "not_streamed": "one whole JSON answer although a stream was asked for",
+    "malformed_chunk": "half way, a chunk size that is not a number; then the connection is closed",
+    "not_streamed": "one JSON answer although a stream was requested",
     "no_usage": "token counts are left out",
     "no_done": "the stream ends without data: [DONE]",
-    "close_after": "the connection is closed after the reply although keep-alive was promised",
+    "close_after": "the connection is closed after the answer although keep-alive was announced",
 }
 
 
-class FaultDealer:
-    """Deals each arriving request a fault or none, in the shares asked for; the same seed deals the same sequence."""
+class FaultPicker:
+    """Picks a fault or none for each arriving request, in the given shares; the same seed gives the same sequence."""
 
     def __init__(self, shares: Mapping[str, float], seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - a reproducible sequence, no secret
         self._shares = dict(shares)
 
     def next(self) -> str | None:
-        """The fault of the next request, or None."""
+        """Return the fault of the next request, or None."""
         if not self._shares:
             return None
         drawn = self._random.random()
@@ -82,18 +80,15 @@ class FaultDealer:
         return None
 
 
-# Every knob of the simulated engine.
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationSettings:
     """
-    What a simulated engine is asked to be; a value that cannot be raises ConfigError.
+    The settings of a simulated engine; an impossible value raises ConfigError.
 
     `port` 0 picks a free one. `output_tokens` fixes the length of every answer; None draws it around
     `output_tokens_mean` (lognormal; `output_tokens_spread` is the standard deviation of its logarithm).
-    `prefix_cache_tokens` is how many prompt tokens the prefix cache keeps; 0 is no cache.
-    `faults` maps a kind of `faults.KINDS` to the share of requests that get it.
+    `prefix_cache_tokens` is how many prompt tokens the prefix cache keeps; 0: no cache.
+    `faults` maps a name in `FAULTS` to the share of requests that get it.
     """
 
     host: str = "127.0.0.1"
@@ -136,8 +131,8 @@ class SimulationSettings:
 
     def _check_faults(self) -> None:
         for kind, share in self.faults.items():
-            if kind not in KINDS:
-                raise ConfigError(f"simulated engine: no fault is called {kind!r}; there are {', '.join(KINDS)}")
+            if kind not in FAULTS:
+                raise ConfigError(f"simulated engine: no fault is called {kind!r}; there are {', '.join(FAULTS)}")
             if not 0 <= share <= 1:
                 raise ConfigError(f"simulated engine: fault {kind} = {share} must be a share between 0 and 1")
         if sum(self.faults.values()) > 1 + 1e-9:
@@ -149,37 +144,37 @@ TOKENS_PER_MESSAGE = 4
 
 
 def text_tokens(text: str) -> int:
-    """Tokens that a text counts for: ceil(UTF-8 bytes / 4)."""
+    """Return the tokens of a text: ceil(UTF-8 bytes / 4)."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
 
 
 def token_bytes(text: str) -> bytes:
-    """The text as 4 bytes a token, the last one padded."""
+    """Return the text as 4 bytes a token, the last one padded."""
     encoded = text.encode("utf-8", "surrogatepass")
     return encoded + b"\0" * (-len(encoded) % BYTES_PER_TOKEN)
 
 
 def ttft_ns(settings: SimulationSettings, prompt_tokens: int) -> int:
-    """Nanoseconds from having a slot to the first token: ttft_s + prompt_tokens * prefill_s_per_token."""
+    """Return the time from getting a slot to the first token: ttft_s + prompt_tokens * prefill_s_per_token."""
     return round((settings.ttft_s + prompt_tokens * settings.prefill_s_per_token) * NS_PER_S)
 
 
 def gap_ns(settings: SimulationSettings, running: int) -> int:
-    """Nanoseconds between two tokens: itl_s * (1 + itl_load_factor * (running - 1) / slots)."""
+    """Return the time between two tokens: itl_s * (1 + itl_load_factor * (running - 1) / slots)."""
     return round(settings.itl_s * (1 + settings.itl_load_factor * max(running - 1, 0) / settings.slots) * NS_PER_S)
 
 
-def prompt_number(settings: SimulationSettings, prompt: bytes) -> int:
-    """The number in 0 .. 2^64 - 1 that the prompt and the seed fix; lengths and words follow from it."""
+def hash_prompt(settings: SimulationSettings, prompt: bytes) -> int:
+    """Return a hash of prompt and seed, 0 to 2^64 - 1; length and words of the answer follow from it."""
     digest = hashlib.blake2b(prompt, digest_size=8, salt=settings.seed.to_bytes(16, "little", signed=True))
     return int.from_bytes(digest.digest(), "little")
 
 
-def wanted_tokens(settings: SimulationSettings, number: int) -> int:
-    """Tokens that an answer would have if nothing cut it: lognormal around the mean, at least 1."""
+def wanted_tokens(settings: SimulationSettings, prompt_hash: int) -> int:
+    """Return the tokens of an answer that no limit truncates: lognormal around the mean, at least 1."""
     if settings.output_tokens is not None:
         return settings.output_tokens
     spread = settings.output_tokens_spread
     mu = math.log(settings.output_tokens_mean) - spread**2 / 2
-    z = random.Random(number).gauss(0.0, 1.0)  # noqa: S311 - a reproducible length, no secret
+    z = random.Random(prompt_hash).gauss(0.0, 1.0)  # noqa: S311 - a reproducible length, no secret
     return max(1, round(math.exp(mu + spread * z)))

@@ -122,8 +122,8 @@ class Client:
 
 
 def raw_chat(text: str = "hi", fault: str | None = None, more: object = None) -> bytes:
-    asked = {"model": "simulated", "messages": [{"role": "user", "content": text}], "stream": True, **(more or {})}
-    body = json.dumps(asked).encode()
+    fields = {"model": "simulated", "messages": [{"role": "user", "content": text}], "stream": True, **(more or {})}
+    body = json.dumps(fields).encode()
     header = f"X-Simulate-Fault: {fault}\r\n" if fault else ""
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n{header}\r\n"
     return head.encode() + body

@@ -10,8 +10,8 @@ CHAT = {"model": "simulated", "messages": [{"role": "user", "content": "abcdefgh
 
 
 def test_a_chat_stream_gives_role_then_tokens_then_finish_then_usage_then_done(quick) -> None:
-    asked = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
-    *events, done = quick.events("/v1/chat/completions", asked)
+    body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+    *events, done = quick.events("/v1/chat/completions", body)
     role, *tokens, finish, usage = map(json.loads, events)
 
     assert done == "[DONE]"
@@ -61,8 +61,8 @@ def test_tgi_streams_its_own_tokens_and_details_on_the_last(quick) -> None:
 
 def test_tgi_gives_details_of_a_whole_answer_only_where_asked(quick) -> None:
     plain = json.loads(quick.request("POST", "/generate", {"inputs": "hi"})[2])
-    asked = {"inputs": "hi", "parameters": {"details": True, "max_new_tokens": 2}}
-    detailed = json.loads(quick.request("POST", "/generate", asked)[2])
+    body = {"inputs": "hi", "parameters": {"details": True, "max_new_tokens": 2}}
+    detailed = json.loads(quick.request("POST", "/generate", body)[2])
 
     assert plain.keys() == {"generated_text"}
     assert (detailed["details"]["finish_reason"], detailed["details"]["generated_tokens"]) == ("length", 2)

@@ -1,4 +1,4 @@
-"""Every fault that can be asked for, as it looks on the wire."""
+"""Every fault, as it looks on the wire."""
 
 import json
 from collections.abc import Callable
@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from llmload.simulator.settings import HTTP_STATUS, KINDS
+from llmload.simulator.settings import FAULT_STATUS, FAULTS
 
 HALF = 3
 """Tokens before a fault strikes: half of the quick engine's 6."""
 
 
-@pytest.mark.parametrize("kind", [kind for kind in HTTP_STATUS if kind != "html_error"])
+@pytest.mark.parametrize("kind", [kind for kind in FAULT_STATUS if kind != "html_error"])
 def test_http_errors_carry_their_status_and_a_json_error(quick, kind: str) -> None:
     seen = quick.chat(fault=kind)
 
-    assert seen.status == HTTP_STATUS[kind] == int(kind.removeprefix("http_"))
+    assert seen.status == FAULT_STATUS[kind] == int(kind.removeprefix("http_"))
     assert json.loads(seen.body)["error"]["code"] == seen.status
     assert ("retry-after: 1" in seen.head) == (kind == "http_429")
 
@@ -129,10 +129,10 @@ def test_not_streamed_is_one_json_answer(quick) -> None:
 
 
 def test_no_usage_leaves_the_counts_out(quick) -> None:
-    asked = {"stream_options": {"include_usage": True}}
+    body = {"stream_options": {"include_usage": True}}
 
-    assert b'"usage"' in quick.chat(more=asked).body
-    assert b'"usage"' not in quick.chat(more=asked, fault="no_usage").body
+    assert b'"usage"' in quick.chat(more=body).body
+    assert b'"usage"' not in quick.chat(more=body, fault="no_usage").body
 
 
 def test_no_done_ends_after_the_finish(quick) -> None:
@@ -162,7 +162,7 @@ def test_a_fault_that_is_not_known_is_refused_by_name(quick) -> None:
 
     assert seen.status == 400
     assert b"fire" in seen.body
-    assert all(kind.encode() in seen.body for kind in KINDS)
+    assert all(kind.encode() in seen.body for kind in FAULTS)
 
 
 def test_a_share_of_one_strikes_every_request_except_those_that_ask_for_none(start: Callable[..., Any]) -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from llmload.errors import ConfigError
 from llmload.simulator import SimulationSettings
-from llmload.simulator.protocol import Api, RefusedError, read_asked
+from llmload.simulator.protocol import ApiStyle, RefusedError, parse_request
 from llmload.simulator.server import from_line, to_line
-from llmload.simulator.settings import FaultDealer, gap_ns, prompt_number, text_tokens, ttft_ns, wanted_tokens
+from llmload.simulator.settings import FaultPicker, gap_ns, hash_prompt, text_tokens, ttft_ns, wanted_tokens
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("", 0), ("a", 1), ("abcd", 1), ("abcde", 2), ("ä" * 4, 2)])
@@ -20,18 +20,18 @@ def test_a_token_is_four_utf8_bytes_begun(text: str, tokens: int) -> None:
 def test_each_chat_message_costs_four_tokens_more() -> None:
     body = b'{"messages": [{"role": "system", "content": "abcd"}, {"role": "user", "content": "abcdefgh"}]}'
 
-    assert read_asked(SimulationSettings(), Api.CHAT, None, body).prompt_tokens == (4 + 1) + (4 + 2)
+    assert parse_request(SimulationSettings(), ApiStyle.CHAT, None, body).prompt_tokens == (4 + 1) + (4 + 2)
 
 
 def test_text_parts_of_a_message_count_together() -> None:
     parts = b'[{"type": "text", "text": "abcd"}, {"type": "text", "text": "efgh"}]'
     body = b'{"messages": [{"role": "user", "content": ' + parts + b"}]}"
 
-    assert read_asked(SimulationSettings(), Api.CHAT, None, body).prompt_tokens == 4 + 2
+    assert parse_request(SimulationSettings(), ApiStyle.CHAT, None, body).prompt_tokens == 4 + 2
 
 
 def test_a_prompt_of_token_ids_counts_its_ids() -> None:
-    assert read_asked(SimulationSettings(), Api.COMPLETIONS, None, b'{"prompt": [5, 6, 7]}').prompt_tokens == 3
+    assert parse_request(SimulationSettings(), ApiStyle.COMPLETIONS, None, b'{"prompt": [5, 6, 7]}').prompt_tokens == 3
 
 
 def test_first_token_takes_ttft_and_prefill() -> None:
@@ -51,7 +51,7 @@ def test_answer_lengths_follow_the_prompt_and_the_seed() -> None:
     prompts = [f"prompt {i}".encode() for i in range(50)]
 
     def lengths(settings: SimulationSettings) -> list[int]:
-        return [wanted_tokens(settings, prompt_number(settings, prompt)) for prompt in prompts]
+        return [wanted_tokens(settings, hash_prompt(settings, prompt)) for prompt in prompts]
 
     assert lengths(one) == lengths(one)
     assert lengths(one) != lengths(other)
@@ -59,14 +59,14 @@ def test_answer_lengths_follow_the_prompt_and_the_seed() -> None:
 
 def test_drawn_lengths_have_the_stated_mean_and_spread() -> None:
     settings = SimulationSettings(output_tokens_mean=200.0, output_tokens_spread=0.5)
-    drawn = [wanted_tokens(settings, prompt_number(settings, str(i).encode())) for i in range(20_000)]
+    drawn = [wanted_tokens(settings, hash_prompt(settings, str(i).encode())) for i in range(20_000)]
 
     assert statistics.fmean(drawn) == pytest.approx(200.0, rel=0.02)
     assert statistics.stdev(map(math.log, drawn)) == pytest.approx(0.5, rel=0.02)
 
 
 @pytest.mark.parametrize(
-    ("asked", "tokens", "cut"),
+    ("options", "tokens", "truncated"),
     [
         (b"", 10, False),
         (b', "max_tokens": 10', 10, False),
@@ -76,29 +76,31 @@ def test_drawn_lengths_have_the_stated_mean_and_spread() -> None:
     ],
 )
 def test_an_answer_is_cut_at_max_tokens_and_goes_on_to_it_when_eos_is_ignored(
-    asked: bytes, tokens: int, cut: bool
+    options: bytes, tokens: int, truncated: bool
 ) -> None:
     settings = SimulationSettings(output_tokens=10)
-    read = read_asked(settings, Api.COMPLETIONS, None, b'{"prompt": "x"' + asked + b"}")
+    read = parse_request(settings, ApiStyle.COMPLETIONS, None, b'{"prompt": "x"' + options + b"}")
 
-    assert (read.output_tokens, read.cut) == (tokens, cut)
+    assert (read.output_tokens, read.truncated) == (tokens, truncated)
 
 
 def test_tgi_answers_twenty_tokens_where_nothing_is_asked() -> None:
-    assert read_asked(SimulationSettings(output_tokens=50), Api.TGI, True, b'{"inputs": "x"}').output_tokens == 20
+    assert (
+        parse_request(SimulationSettings(output_tokens=50), ApiStyle.TGI, True, b'{"inputs": "x"}').output_tokens == 20
+    )
 
 
 def test_a_prompt_beyond_the_context_is_refused() -> None:
     settings = SimulationSettings(max_model_len_tokens=10)
 
     with pytest.raises(RefusedError) as refused:
-        read_asked(settings, Api.COMPLETIONS, None, b'{"prompt": "%s", "max_tokens": 4}' % (b"x" * 28))
+        parse_request(settings, ApiStyle.COMPLETIONS, None, b'{"prompt": "%s", "max_tokens": 4}' % (b"x" * 28))
     assert refused.value.status == 400
 
 
 def test_faults_are_dealt_in_their_shares_and_again_the_same() -> None:
     def dealt() -> list[str | None]:
-        dealer = FaultDealer({"http_500": 0.2, "reset": 0.1}, seed=7)
+        dealer = FaultPicker({"http_500": 0.2, "reset": 0.1}, seed=7)
         return [dealer.next() for _ in range(10_000)]
 
     first = dealt()
