@@ -11,9 +11,10 @@ import gevent
 from llmload.capacity.judge import Judgement, StepJudge, StepRules
 from llmload.capacity.result import StepResult, best_step, describe
 from llmload.capacity.search import CapacitySearch, Trial, Try
-from llmload.loadgen.phases import StepCommand, StepTimeline
+from llmload.loadgen.phases import PhaseTimeline, StepCommand, StepTimeline
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals, Window
+from llmload.scenario import Scenario
 from llmload.scenario.loads import Capacity
 from llmload.stats.histogram import Histogram
 
@@ -116,7 +117,7 @@ class CapacityDriver:
         )
         self.steps.append(step)
         self._warm_up(driven, load)
-        driven.command_step(StepCommand(index=index, load=load, judged=True))
+        driven.command_step(StepCommand(index=index, load=load, measured=True))
         step.judgement = self._watch(driven, step, firm=asked.firm)
         if step.judgement is not None and not step.invalidated:
             firm = asked.firm or step.judgement.sure
@@ -222,5 +223,13 @@ class CapacityDriver:
 
     def summary(self, stages: Mapping[str, RunTotals]) -> dict[str, Any]:
         """Return what the search found, and the curve of its steps."""
-        windows = {step.name: self.clock.window_s(index) for index, step in enumerate(self.steps)}
+        windows = {step.name: self.clock.window_s(step.name) for step in self.steps}
         return describe(self.load, self.promises, self.steps, self.plan, stages=stages, windows_s=windows)
+
+
+def search_of(timeline: PhaseTimeline | None, scenario: Scenario) -> CapacityDriver | None:
+    """Return the driver of the timeline's search; None for a load that is not a search."""
+    if not isinstance(timeline, StepTimeline):
+        return None
+    objectives = timeline.load.all_objectives(limits=bool(scenario.slo_limits().limits))
+    return CapacityDriver(timeline.load, objectives, timeline, scenario.run.drain_timeout_s)

@@ -15,9 +15,8 @@ import gevent
 from llmload.client.engine_info import EngineInfo
 from llmload.errors import RunFolderError
 from llmload.exit_codes import ExitCode
-from llmload.loadgen.capacity_driver import CapacityDriver
-from llmload.loadgen.phases import StageTimeline, StepTimeline
-from llmload.loadgen.session import Span, clock_of
+from llmload.loadgen.capacity_driver import search_of
+from llmload.loadgen.phases import PhaseTimeline, Span, timeline_of
 from llmload.metrics.totals import RunTotals, Window
 from llmload.metrics.validity import Level, Reason, Verdict, health, judge
 from llmload.prometheus.scrape import EngineScraper
@@ -32,7 +31,6 @@ from llmload.runs.loaded_run import request_bytes
 from llmload.runs.plausibility import bandwidth_use, memory_estimate
 from llmload.runs.summary import figures, summarise
 from llmload.scenario import Scenario
-from llmload.scenario.loads import Capacity, ClosedLoop
 from llmload.units import NS_PER_S
 
 # What the node that steers a run keeps: the judged span, the run folder, the verdict and the exit code.
@@ -55,11 +53,10 @@ class RunCoordinator:
         self.scenario = scenario
         self.run_id = new_run_id(scenario.scenario.name)
         self.folder = RunFolder(Path(scenario.run.folder) / self.run_id)
-        self.span = Span(scenario)
+        self.span = Span(scenario.load)
         self.summary: dict[str, Any] | None = None
-        load = scenario.load
-        self.timeline = clock_of(load, self.span.start_ns)
-        self.search = self._search(load)
+        self.timeline = timeline_of(scenario.load, self.span.start_ns)
+        self.search = search_of(self.timeline, scenario)
         self._found = Window(start_ns=None)
         """The window of the step that a search has found, once it is over."""
         self.missing_workers: set[str] = set()
@@ -129,12 +126,6 @@ class RunCoordinator:
             self._noted_users = users
             self.folder.append_users(time.time(), users)
 
-    def _search(self, load: object) -> CapacityDriver | None:
-        if not isinstance(load, Capacity) or not isinstance(self.timeline, StepTimeline):
-            return None
-        promises = load.promises(limits=bool(self.scenario.slo_limits().limits))
-        return CapacityDriver(load, promises, self.timeline, self.scenario.run.drain_timeout_s)
-
     def verdict(self, totals: RunTotals, stages: Mapping[str, RunTotals] | None = None) -> Verdict:
         """Judge the run as far as it has come; a search by the step that it found, where its stages are given."""
         further = []
@@ -159,11 +150,10 @@ class RunCoordinator:
 
     def _shortfall(self, totals: RunTotals) -> float | None:
         """Return how far the mean in flight fell short of the users; None where it was not asked to be held."""
-        load, window_s = self.scenario.load, self.span.length_s(totals)
-        held = isinstance(load, ClosedLoop) and load.duration_s is not None and not load.think_time_s
-        if not held or not isinstance(load, ClosedLoop) or self.span.window.end_ns is None or not window_s:
+        users, window_s = self.scenario.load.busy_users, self.span.length_s(totals)
+        if users is None or self.span.window.end_ns is None or not window_s:
             return None
-        return None if self.users_changed else 1 - totals.busy_s / (load.users * window_s)
+        return None if self.users_changed else 1 - totals.busy_s / (users * window_s)
 
     def finish(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> dict[str, Any]:
         """Write summary and manifest of the run, and return the summary."""
@@ -217,17 +207,17 @@ class RunCoordinator:
             "stages": [] if self.timeline is None else self._stage_times(self.timeline),
         }
 
-    def _stage_times(self, clock: StageTimeline | StepTimeline) -> list[dict[str, Any]]:
+    def _stage_times(self, clock: PhaseTimeline) -> list[dict[str, Any]]:
         return [
             {
-                "name": phase.name,
-                "users": phase.users,
-                "rate_per_s": phase.rate_per_s,
-                "start_unix_s": self._unix_s(clock.begin_ns(index)),
-                "window_start_unix_s": self._unix_s(clock.window(index).start_ns),
-                "end_unix_s": self._unix_s(clock.window(index).end_ns),
+                "name": span.phase.name,
+                "users": span.phase.users,
+                "rate_per_s": span.phase.rate_per_s,
+                "start_unix_s": self._unix_s(span.begin_ns),
+                "window_start_unix_s": self._unix_s(span.window.start_ns),
+                "end_unix_s": self._unix_s(span.window.end_ns),
             }
-            for index, phase in enumerate(clock.phases)
+            for span in clock.spans()
         ]
 
     def _unix_s(self, moment_ns: int | None) -> float | None:
@@ -260,15 +250,15 @@ class RunCoordinator:
         }
 
 
-def _stages(clock: StageTimeline | StepTimeline, totals: Mapping[str, RunTotals]) -> list[dict[str, Any]]:
+def _stages(clock: PhaseTimeline, totals: Mapping[str, RunTotals]) -> list[dict[str, Any]]:
     return [
         {
             "name": phase.name,
             "users": phase.users,
             "rate_per_s": phase.rate_per_s,
-            **figures(totals.get(phase.name, RunTotals()), clock.window_s(index)),
+            **figures(totals.get(phase.name, RunTotals()), clock.window_s(phase.name)),
         }
-        for index, phase in enumerate(clock.phases)
+        for phase in clock.phases
     ]
 
 

@@ -8,10 +8,9 @@ import gevent
 
 from llmload.formatting import UNKNOWN, milliseconds, number
 from llmload.loadgen.coordinator import RunCoordinator
-from llmload.loadgen.phases import StageTimeline, StepTimeline
+from llmload.loadgen.phases import PhaseTimeline
 from llmload.metrics.totals import RunTotals
 from llmload.report.terminal import LATENCIES
-from llmload.scenario.loads import AnyLoad, Capacity, OpenLoop, Replay, Staged
 from llmload.stats.histogram import Histogram
 from llmload.units import S_PER_MIN
 
@@ -112,7 +111,7 @@ class LiveView:
             "model": scenario.model.name,
             "simulated": coordinator.simulated,
             "stage": coordinator.stage,
-            "open_loop": is_open_loop(scenario.load),
+            "open_loop": scenario.load.is_open_loop,
             "elapsed_s": coordinator.elapsed_s,
             "users": self._users(),
             "in_flight": totals.in_flight,
@@ -131,19 +130,15 @@ class LiveView:
             "verdict": coordinator.verdict(totals).to_dict(),
         }
 
-    def _stage_rows(self, clock: StageTimeline | StepTimeline) -> list[dict[str, Any]]:
+    def _stage_rows(self, clock: PhaseTimeline) -> list[dict[str, Any]]:
         """Return what each stage that has begun has come to so far, and when it began."""
         stages = self._stages()
         return [
-            _stage(stages.get(phase.name, RunTotals()), clock.judged_s(index))
+            _stage(stages.get(phase.name, RunTotals()), clock.measured_s(phase.name))
             | {"name": phase.name, "begin_s": begin_s, "users": phase.users, "rate_per_s": phase.rate_per_s}
-            for index, (begin_s, phase) in enumerate(zip(clock.begun_s(), clock.phases, strict=False))
+            for phase in clock.phases
+            if (begin_s := clock.begin_s(phase.name)) is not None
         ]
-
-
-def is_open_loop(load: AnyLoad) -> bool:
-    """Return whether requests are sent when they are due, whatever is in flight."""
-    return isinstance(load, OpenLoop | Replay) or (isinstance(load, Staged | Capacity) and not load.has_users)
 
 
 def _stage(totals: RunTotals, judged_s: float | None) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""llmload's options on Locust's command line, and Locust's defaults as the scenario sets them."""
+"""llmload's options on Locust's command line and in its start form, and Locust's defaults by the scenario."""
 
 from locust.argument_parser import LocustArgumentParser
 from locust.util.timespan import parse_timespan
 
 import argparse
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +13,19 @@ from typing import Any, Final
 
 from llmload.errors import ConfigError
 from llmload.scenario import Scenario, load_scenario
-from llmload.scenario.loads import AnyLoad, Capacity, ClosedLoop, Staged
+from llmload.scenario.load_protocol import Load
 from llmload.scenario.reading import read_setting, read_value
 
-# Which keys of a scenario have an option and a field in the start form of their own, and what stands in it.
+LOOPBACK: Final = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptionOverride:
-    """An option whose default is the scenario's value, so that only a changed one is laid over the scenario."""
+    """An option, and a field of the start form, for a key of the scenario; its default is the scenario's value."""
 
     option: str
     keys: tuple[str, ...]
-    """Where it stands in the scenario; the first one that the scenario has is shown."""
+    """The keys of the scenario that it sets; the first one is shown."""
     help: str
     metavar: str = "N"
     is_text: bool = False
@@ -32,22 +33,22 @@ class OptionOverride:
 
     @property
     def dest(self) -> str:
-        """What the option is called among the parsed ones, and its field in the form."""
+        """Its name among the parsed options, and in the form."""
         return self.option.removeprefix("--").replace("-", "_")
 
     def fits(self, scenario: Scenario) -> bool:
-        """Return whether the scenario has such a key, set or not: a closed loop has no rate."""
+        """Return whether the scenario has the key, set or not: a closed loop has no rate."""
         table, _, key = self.keys[0].partition(".")
         return key in type(getattr(scenario, table)).model_fields
 
     def default(self, scenario: Scenario) -> str:
-        """Return the scenario's value as the form shows it; empty where it has none."""
+        """Return the scenario's value as the form shows it; empty for None."""
         table, _, key = self.keys[0].partition(".")
         value = getattr(getattr(scenario, table), key, None)
         return "" if value is None else str(value).removesuffix(".0")
 
     def changes(self, text: str, as_written: Scenario) -> dict[str, Any]:
-        """Return what the option's text says otherwise than the scenario; an empty one says nothing."""
+        """Return the keys that the option's text changes, with their values; an empty text changes nothing."""
         text = text.strip()
         if not text or text == self.default(as_written):
             return {}
@@ -56,12 +57,16 @@ class OptionOverride:
 
 OVERRIDES: Final = (
     OptionOverride(
-        option="--model", keys=("model.name", "model.served_as"), help="Model to ask for", metavar="NAME", is_text=True
+        option="--model",
+        keys=("model.name", "model.served_as"),
+        help="Model name in requests and tables",
+        metavar="NAME",
+        is_text=True,
     ),
     OptionOverride(
         option="--engine",
         keys=("engine.name",),
-        help="Engine's name for the tables: vllm, tgi, transformers, ...",
+        help="Engine's name in the tables: vllm, tgi, transformers, ...",
         metavar="NAME",
         is_text=True,
     ),
@@ -72,51 +77,62 @@ OVERRIDES: Final = (
         metavar="SOURCE",
         is_text=True,
     ),
-    OptionOverride(option="--prompt-count", keys=("prompts.count",), help="Prompts drawn at random; all where empty"),
-    OptionOverride(option="--max-tokens", keys=("request.max_tokens",), help="Most output tokens of a request"),
+    OptionOverride(option="--prompt-count", keys=("prompts.count",), help="Prompts drawn at random (empty: all)"),
+    OptionOverride(option="--max-tokens", keys=("request.max_tokens",), help="Maximum output tokens per request"),
     OptionOverride(
-        option="--temperature", keys=("request.temperature",), help="Sampling temperature; the engine's where empty"
+        option="--temperature", keys=("request.temperature",), help="Sampling temperature (empty: the engine's default)"
     ),
-    OptionOverride(option="--requests", keys=("load.requests",), help="Requests to send; no such end where empty"),
+    OptionOverride(
+        option="--requests", keys=("load.requests",), help="Stop after this many requests (empty: no limit)"
+    ),
     OptionOverride(
         option="--rate",
         keys=("load.rate_per_s",),
-        help="Requests a second in an open loop; may be changed while running",
+        help="Requests per second in an open loop; may be changed during the run",
     ),
     OptionOverride(
         option="--arrivals",
         keys=("load.arrivals",),
-        help="How requests of an open loop arrive",
+        help="Arrival process of an open loop",
         is_text=True,
         choices=("constant", "poisson", "gamma"),
     ),
     OptionOverride(
-        option="--cv", keys=("load.cv",), help="Coefficient of variation of gamma arrivals: above 1 in bursts"
-    ),
-    OptionOverride(option="--speed", keys=("load.speed",), help="Speed of a replayed trace: 2 in half the time"),
-    OptionOverride(
-        option="--max-in-flight", keys=("load.max_in_flight",), help="What is due beyond it is dropped and counted"
+        option="--cv",
+        keys=("load.cv",),
+        help="Coefficient of variation of gamma arrivals: above 1 burstier than Poisson",
     ),
     OptionOverride(
-        option="--think-time", keys=("load.think_time_s",), help="Rest of a user between conversations", metavar="S"
+        option="--speed", keys=("load.speed",), help="Speed of a replayed trace: 2 replays it in half the time"
     ),
-    OptionOverride(option="--warmup", keys=("load.warmup_s",), help="Left out of the judged window", metavar="S"),
-    OptionOverride(option="--seed", keys=("scenario.seed",), help="What everything random is drawn from"),
+    OptionOverride(
+        option="--max-in-flight",
+        keys=("load.max_in_flight",),
+        help="Maximum requests in flight; arrivals beyond it are dropped and counted",
+    ),
+    OptionOverride(
+        option="--think-time",
+        keys=("load.think_time_s",),
+        help="How long a user rests between conversations",
+        metavar="S",
+    ),
+    OptionOverride(option="--warmup", keys=("load.warmup_s",), help="Warm-up, before the window opens", metavar="S"),
+    OptionOverride(option="--seed", keys=("scenario.seed",), help="Seed of all random draws"),
     OptionOverride(
         option="--drain-timeout",
         keys=("run.drain_timeout_s",),
-        help="How long requests in flight may take to finish at the end",
+        help="How long requests in flight may take to finish at the end of the run",
         metavar="S",
     ),
 )
 
 
 EDITABLE: Final = frozenset({"load.users", "load.spawn_rate_per_s", "load.rate_per_s", "load.duration_s"})
-"""What may change while a run goes on."""
+"""Keys that may change during a run."""
 
 
 def refuse_changes(running: Scenario, edited: Scenario) -> None:
-    """Raise ConfigError where an edit changes more of a run that goes on than its users, rate and time."""
+    """Raise ConfigError where an edit changes more of a running load than its users, rate and time."""
     now, then = edited.model_dump(), running.model_dump()
     for table in now:
         keys, before = now[table] or {}, then[table] or {}  # a table may be left out
@@ -124,37 +140,20 @@ def refuse_changes(running: Scenario, edited: Scenario) -> None:
             name = f"{table}.{key}"
             if name not in EDITABLE and value != before.get(key):
                 raise ConfigError(
-                    f"{name}: cannot become {value!r} while the run goes on (it is {before.get(key)!r}): "
-                    "stop it first, then start anew"
+                    f"{name}: cannot become {value!r} during the run (it is {before.get(key)!r}): "
+                    "stop the run and start another"
                 )
 
 
-SHAPED: Final = {"staged": "chat_staged.py", "capacity": "chat_capacity.py"}
-"""Loads that a shape drives, and the locustfile that has it: Locust takes the first shape that it finds."""
-
-
-def refuse_other_shape(scenario: Scenario, kind: str | None) -> None:
-    """Raise ConfigError where the locustfile's shape drives another kind of load than the scenario asks for."""
-    asked = scenario.load.kind
-    if kind != (asked if asked in SHAPED else None):
-        file = f"locustfiles/{SHAPED.get(asked, 'chat.py')}"
-        raise ConfigError(
-            f"load.kind = {asked!r} needs another locustfile, as {file} is (-f or tool.locust.locustfile)"
-        )
-
-
-LOOPBACK = "127.0.0.1"
-
-
 def named_scenario(arguments: list[str]) -> Path | None:
-    """Return the file that `--scenario` or else `--config` names among the arguments; None if neither stands there."""
+    """Return the file that `--scenario` or else `--config` names among the arguments; None without either."""
     found = _found_early(arguments)
     name = found.scenario or found.config
     return Path(name) if name else None
 
 
 def _found_early(arguments: list[str]) -> argparse.Namespace:
-    """Return what has to be known before Locust's parser, whose defaults follow from it, has parsed anything."""
+    """Return the options that decide the defaults of Locust's parser, before it parses anything."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--scenario", default="")
     finder.add_argument("--config", default="")
@@ -162,71 +161,78 @@ def _found_early(arguments: list[str]) -> argparse.Namespace:
     return finder.parse_known_args(arguments)[0]
 
 
+def _new_file(text: str) -> str:
+    """Return a file's name, as text, since Locust sends options to its workers; its folder must exist."""
+    folder = Path(text).parent
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: there is no folder {folder}")
+    return text
+
+
+OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "--scenario": {"default": "", "metavar": "FILE", "help": "Scenario file, if not --config's"},
+    "--out": {
+        "default": "",
+        "metavar": "DIR",
+        "help": "Where run folders are made, instead of the scenario's run.folder",
+    },
+    "--set": {
+        "dest": "settings",
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": "Any key of the scenario, its value in TOML: load.warmup_s=5; may be given several times",
+    },
+    "--summary": {
+        "choices": ("table", "json", "none"),
+        "default": "table",
+        "help": "What is printed at the end: tables, summary.json, or nothing",
+    },
+    "--junit": {
+        "type": _new_file,
+        "metavar": "FILE",
+        "help": "JUnit XML of verdict and gates, for a CI system, written at the end of a headless run",
+    },
+    "--markdown": {
+        "type": _new_file,
+        "metavar": "FILE",
+        "help": "Summary in Markdown, for a CI system, written at the end of a headless run",
+    },
+    "--progress": {
+        "default": "auto",
+        "metavar": "HOW",
+        "help": "How a headless run shows its progress on standard error: auto (redrawn on a terminal, else quiet), "
+        "off, or a number of seconds between lines",
+    },
+    "--metrics-port": {"default": "9646", "metavar": "PORT", "help": "Port of /metrics for Prometheus, or off"},
+    "--metrics-host": {"default": LOOPBACK, "metavar": "HOST", "help": "Address that /metrics listens on"},
+    "--llmload-linger": {
+        "type": float,
+        "default": 0.0,
+        "metavar": "SECONDS",
+        "help": "After a headless run, serve /metrics until it is scraped once more, but no longer than this",
+    },
+}
+"""Options that are not keys of the scenario: argparse's arguments of each. The start form does not show them."""
+
+
 def add_options(parser: LocustArgumentParser) -> None:
-    """Add llmload's options, each with a default that says "as the scenario has it"."""
+    """Add llmload's options: those that override keys of the scenario, whose defaults mean "unchanged", and others."""
     add: Any = parser.add_argument  # Locust's parser takes `include_in_web_ui`, its groups do not
-    hidden: dict[str, Any] = {"include_in_web_ui": False}
-    add("--scenario", default="", metavar="FILE", help="Scenario file, if not --config's", **hidden)
     for override in OVERRIDES:
         named: dict[str, Any] = {"choices": override.choices} if override.choices else {"metavar": override.metavar}
         add(override.option, default="", help=f"{override.help} [{override.keys[0]}]", **named)
-    add("--out", default="", metavar="DIR", help="Where run folders are made instead of the scenario's place", **hidden)
-    add(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="Any key of the scenario, its value as TOML has it: load.warmup_s=5; may be given several times",
-        **hidden,
-    )
-    add(
-        "--summary",
-        choices=("table", "json", "none"),
-        default="table",
-        help="What is printed at the end: tables, summary.json, or nothing",
-        **hidden,
-    )
-    for option, what in (("--junit", "JUnit XML of verdict and gates"), ("--markdown", "Summary in Markdown")):
-        text = f"{what}, for a CI system, written at the end of a headless run"
-        add(option, type=_new_file, default=None, metavar="FILE", help=text, **hidden)
-    add(
-        "--progress",
-        default="auto",
-        metavar="HOW",
-        help="How a headless run shows its progress on standard error: auto (redrawn on a terminal, else quiet), off, "
-        "or a number of seconds between lines",
-        **hidden,
-    )
-    add("--metrics-port", default="9646", metavar="PORT", help="Port of /metrics for Prometheus, or off", **hidden)
-    add("--metrics-host", default=LOOPBACK, metavar="HOST", help="Address that /metrics listens on", **hidden)
-    add(
-        "--llmload-linger",
-        type=float,
-        default=0.0,
-        metavar="SECONDS",
-        help="After a headless run, serve /metrics until scraped once more, but no longer than this",
-        **hidden,
-    )
-
-
-def _new_file(text: str) -> str:
-    """A file's name, as text, since Locust sends options to its workers."""
-    index = Path(text).parent
-    if not index.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} cannot be written: there is no folder {index}")
-    return text
+    for option, arguments in OPTIONS.items():
+        add(option, include_in_web_ui=False, **arguments)
 
 
 def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:
     """Make the scenario's load Locust's defaults, so that the start form and a headless run begin with it."""
     load = scenario.load
     parser.set_defaults(host=scenario.engine.base_url[0], only_summary=True)
-    if isinstance(load, ClosedLoop):
-        spawn_rate = load.spawn_rate_per_s or float(load.users)
-        parser.set_defaults(num_users=load.users, spawn_rate=spawn_rate, run_time=load.duration_s)
-    elif not isinstance(load, Staged | Capacity):
-        parser.set_defaults(num_users=1, spawn_rate=1.0, run_time=load.duration_s)
+    if load.shape is None:
+        users, spawn_rate_per_s = load.locust_users, load.locust_spawn_rate_per_s
+        parser.set_defaults(num_users=users, spawn_rate=spawn_rate_per_s, run_time=load.ends_after_s)
     for action in parser._actions:  # Locust's parser keeps there what its start form shows
         override = next((each for each in OVERRIDES if each.dest == action.dest), None)
         if override is not None:
@@ -235,7 +241,7 @@ def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:
 
 
 def bind_to_loopback(parser: LocustArgumentParser) -> None:
-    """Serve this machine alone unless told otherwise; Locust's own default is every interface."""
+    """Listen on this machine alone by default; Locust's own default is every interface."""
     parser.set_defaults(web_host=LOOPBACK, master_bind_host=LOOPBACK)
 
 
@@ -254,36 +260,32 @@ def effective_scenario(path: Path, options: argparse.Namespace) -> Scenario:
 
 
 def scenario_for_defaults(path: Path) -> Scenario:
-    """Return the scenario with the command line's `--set`, so that Locust does by default what it says."""
+    """Return the scenario with the command line's `--set`, for Locust's defaults."""
     settings = _found_early(sys.argv[1:]).settings
     return _load_as_far_as_it_fits(path, dict(map(read_setting, settings)))
 
 
 def _load_as_far_as_it_fits(path: Path, settings: dict[str, Any]) -> Scenario:
-    """The scenario with its settings, or as it is written where those fit only together with further options."""
+    """Return the scenario with the settings, or without them when they are invalid on their own."""
     try:
         return load_scenario(path, settings)
     except ConfigError:
         return load_scenario(path)
 
 
-def _load_overrides(load: AnyLoad, options: argparse.Namespace) -> dict[str, Any]:
-    """What the command line or the start form says otherwise about users and time: what Locust then does."""
-    asked: dict[str, Any] = {}
-    if isinstance(load, ClosedLoop):
-        asked["users"] = options.num_users
-    if not isinstance(load, Staged):
-        asked["duration_s"] = options.run_time
-    return {f"load.{key}": value for key, value in asked.items() if value and value != getattr(load, key)}
+def _load_overrides(load: Load, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the keys of the load that Locust's own options on the command line or in the start form change."""
+    values = {key: getattr(options, dest) for key, dest in load.locust_options.items()}
+    return {f"load.{key}": value for key, value in values.items() if value and value != getattr(load, key)}
 
 
 def parsed_ahead(parser: LocustArgumentParser) -> argparse.Namespace | None:
-    """Return this process's options as Locust will have them after its start; None where only help is asked for."""
+    """Return this process's options as Locust will have them after its start; None for `--help`."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         return None
     parsed: argparse.Namespace = parser.parse_known_args(sys.argv[1:])[0]
     if isinstance(parsed.run_time, str):
-        with suppress(ValueError):  # Locust's to complain of
+        with suppress(ValueError):  # Locust reports it
             parsed.run_time = parse_timespan(parsed.run_time)
     return parsed
 

@@ -1,92 +1,212 @@
-"""The steps of a search as one process lives them: each is made when the node that steers orders it."""
+"""
+Which part of a run is measured: the window of the whole, and a timeline of the load's phases (stages, steps).
+
+Each process has its own window and timeline, on its own monotonic clock; no clocks of two machines are compared.
+"""
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from gevent.lock import Semaphore
-
-from llmload.metrics.totals import Window
+from llmload.metrics.totals import AnyWindow, RunTotals, Window, Windows
+from llmload.scenario.load_protocol import Load
 from llmload.scenario.loads import Capacity, Staged
 from llmload.units import NS_PER_S
 
-# A staged load as one process lives it: when each stage began here, and which part of it is judged.
+FOREVER_NS: Final = 2**63 - 1
+
+
+class Span:
+    """
+    The window of a run, on this process's clock.
+
+    A timed run's window opens when all users run and the warm-up has passed, and closes when the load ends. A counted
+    run's window reaches from its first request to its last answer.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self.start_ns = time.monotonic_ns()
+        self._start_unix_s = time.time()
+        self._warmup_s, self._timed = load.window_warmup_s, load.is_timed
+        self._open_ns = None if self._timed or self._warmup_s else self.start_ns
+        self._close_ns: int | None = None
+
+    @property
+    def window(self) -> Window:
+        """The window, as far as it is known."""
+        return Window(start_ns=self._open_ns, end_ns=self._close_ns)
+
+    def open(self) -> None:
+        """All users are running; only the first call counts."""
+        if self._open_ns is None:
+            self._open_ns = time.monotonic_ns() + round(self._warmup_s * NS_PER_S)
+
+    def close(self) -> None:
+        """The load has ended; only the first call counts."""
+        if self._timed and self._close_ns is None:
+            self._close_ns = time.monotonic_ns()
+
+    def opened_unix_s(self, totals: RunTotals) -> float | None:
+        """Return when the window opened, in Unix time; None where it has no length."""
+        if self.length_s(totals) is None or self._open_ns is None:
+            return None
+        opened_s = (self._open_ns - self.start_ns) / NS_PER_S
+        if not self._timed and totals.first_started_s is not None:
+            opened_s = max(opened_s, totals.first_started_s)
+        return self._start_unix_s + opened_s
+
+    def length_s(self, totals: RunTotals) -> float | None:
+        """Return how long the window is so far; None before it opens or a first request is sent."""
+        if self._open_ns is None:
+            return None
+        if self._timed:
+            length_s = ((self._close_ns or time.monotonic_ns()) - self._open_ns) / NS_PER_S
+            return length_s if length_s > 0 else None
+        first_s, last_s = totals.first_started_s, totals.last_done_s
+        if first_s is None or last_s is None:
+            return None
+        return last_s - max(first_s, (self._open_ns - self.start_ns) / NS_PER_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """A part of a run that is judged by itself: its name, and its users or its rate."""
+    """A part of a run that is measured by itself: its name, and its users or its rate."""
 
     name: str
-    users: int | None
-    rate_per_s: float | None
+    users: int | None = None
+    rate_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseSpan:
+    """When a phase began on this process, None for one that has not, and its window as far as it is known."""
+
+    phase: Phase
+    begin_ns: int | None
+    window: Window
 
 
 class PhaseTimeline(ABC):
-    """When the parts of a load began on this process, and what follows from that alone."""
+    """
+    When the phases of a load began on this process, counted by an index; a name may come again at a later index.
 
-    def __init__(self) -> None:
+    What has one name is measured together: its windows are one, and a request counts once however many it touches.
+    """
+
+    def __init__(self, start_ns: int) -> None:
+        self._start_ns = start_ns
         self._end_ns: int | None = None
+
+    # What a load's timeline says
 
     @property
     @abstractmethod
     def index(self) -> int:
-        """The place of the part that goes on, or went on last."""
+        """The index of the current phase, or of the last one once the load is over."""
+
+    @property
+    @abstractmethod
+    def phases(self) -> list[Phase]:
+        """The phases that are reported, each name once."""
 
     @abstractmethod
     def name_of(self, index: int) -> str:
-        """Return what the part at a place is called."""
+        """Return the name of the phase at an index."""
 
     @abstractmethod
     def begin_ns(self, index: int) -> int | None:
-        """Return when a part began; None for one that has not."""
+        """Return when the phase at an index began; None for one that has not."""
 
     @abstractmethod
     def window(self, index: int) -> Window:
-        """Return the judged part of a part, as far as it is known; one that is not judged has none."""
+        """Return the window of the phase at an index, as far as it is known."""
+
+    @property
+    @abstractmethod
+    def rate_per_s(self) -> float | None:
+        """The target rate of this moment; None in a closed loop."""
+
+    @abstractmethod
+    def rate_at(self, moment_ns: int) -> tuple[float, int]:
+        """Return the arrival rate at a moment that is not in the future, and until when it stays the same."""
+
+    # Phases that begin when the master says so
+
+    begun_by_master: bool = False
+    """Whether the master begins each phase, as it also changes the users; otherwise this process's own clock does."""
+
+    def begin(self, index: int) -> None:  # noqa: B027 - for timelines that a master moves on; so are the next two
+        """Begin the phase at an index now, unless it has begun."""
+
+    def restart_first(self) -> None:  # noqa: B027
+        """Let the first phase begin now, not at this process's start: processes start some time apart."""
+
+    def apply(self, command: "StepCommand") -> None:  # noqa: B027
+        """Begin a step of a search, or open its window."""
+
+    # What follows from that alone
 
     def end(self) -> None:
-        """The last part ends now; only the first call counts."""
+        """End the last phase now; only the first call counts."""
         if self._end_ns is None:
             self._end_ns = time.monotonic_ns()
 
-    def place_at(self, moment_ns: int) -> int:
-        """Return the place of the part that a moment lies in."""
+    def spans(self) -> list[PhaseSpan]:
+        """Return every span of a phase, in the order of time."""
+        return [
+            PhaseSpan(phase=phase, begin_ns=self.begin_ns(index), window=self.window(index))
+            for index, phase in enumerate(self.phases)
+        ]
+
+    def index_at(self, moment_ns: int) -> int:
+        """Return the index of the phase that a moment lies in."""
         begun = ((index, self.begin_ns(index)) for index in range(self.index + 1))
         return max((index for index, begin_ns in begun if begin_ns is not None and begin_ns <= moment_ns), default=0)
 
     def name_at(self, moment_ns: int) -> str:
-        """Return the name of the part that a moment lies in."""
-        return self.name_of(self.place_at(moment_ns))
+        """Return the name of the phase that a moment lies in."""
+        return self.name_of(self.index_at(moment_ns))
 
-    def judged_s(self, index: int) -> float | None:
-        """Return how long a part has been judged so far, in seconds; None for one that is not yet."""
-        window = self.window(index)
-        if window.start_ns is None:
-            return None
-        judged_ns = (window.end_ns or time.monotonic_ns()) - window.start_ns
-        return judged_ns / NS_PER_S if judged_ns > 0 else None
+    def touched(self, from_ns: int, to_ns: int) -> dict[str, AnyWindow]:
+        """Return the phases that a span of time touches, each with its window."""
+        found: dict[str, AnyWindow] = {}
+        for index in range(self.index_at(from_ns), self.index_at(to_ns) + 1):
+            name, window = self.name_of(index), self.window(index)
+            found[name] = found[name].and_window(window) if name in found else window
+        return found
 
-    def window_s(self, index: int) -> float | None:
-        """Return how long a part was judged, in seconds; None for one that was not, or not to its end."""
-        return self.window(index).length_s
+    def begin_s(self, name: str) -> float | None:
+        """Return when the phase first began, in seconds since the run's start; None where it has not."""
+        index = next((index for index in range(self.index + 1) if self.name_of(index) == name), None)
+        begin_ns = None if index is None else self.begin_ns(index)
+        return None if begin_ns is None else (begin_ns - self._start_ns) / NS_PER_S
+
+    def measured_s(self, name: str) -> float | None:
+        """Return how long the phase has been measured so far, in seconds; None before its window opens."""
+        now_ns = time.monotonic_ns()
+        return sum(window.overlap_s(0, now_ns) for window in self._windows(name)) or None
+
+    def window_s(self, name: str) -> float | None:
+        """Return how long the phase was measured, in seconds; None where it was not, or not to its end."""
+        return Windows(self._windows(name)).length_s
+
+    def _windows(self, name: str) -> tuple[Window, ...]:
+        return tuple(self.window(index) for index in range(self.index + 1) if self.name_of(index) == name)
 
 
 class StageTimeline(PhaseTimeline):
     """
     When the stages of a load began on this process.
 
-    Stages with users are begun by the node that steers, which also changes the users; stages with rates begin by this
-    process's own clock. Either way no clock is compared with another machine's.
+    Stages with users are begun by the master, which also changes the users; stages with rates begin by this process's
+    own clock.
     """
 
     def __init__(self, load: Staged, start_ns: int) -> None:
-        super().__init__()
+        super().__init__(start_ns)
         self.load = load
-        self._start_ns = start_ns
+        self.begun_by_master = load.has_users
         self._begins_ns = [start_ns]
 
     @property
@@ -99,46 +219,46 @@ class StageTimeline(PhaseTimeline):
 
     @property
     def index(self) -> int:
-        """The place of the stage that goes on, or went on last."""
+        """The index of the current stage, or of the last one."""
         return len(self._begins_ns) - 1
 
     def begin(self, index: int) -> None:
-        """Begin the stage at a place now, unless it has begun."""
+        """Begin the stage at an index now, unless it has begun."""
         while self.index < index:
             self._begins_ns.append(time.monotonic_ns())
 
     def restart_first(self) -> None:
-        """The first stage begins now, not at this process's start: processes start some time apart."""
+        """Let the first stage begin now."""
         if self.index == 0:
             self._begins_ns[0] = time.monotonic_ns()
 
     def name_of(self, index: int) -> str:
-        """Return what the stage at a place is called."""
+        """Return the name of the stage at an index."""
         return self.load.name_of(index)
 
-    def rate_per_s_now(self) -> float:
-        """Return the arrival rate of this moment, beginning the next stage when its time has come; 0 after the last."""
-        now_ns = time.monotonic_ns()
-        while (due_ns := self._begins_ns[-1] + self._length_ns(self.index)) <= now_ns:
+    @property
+    def rate_per_s(self) -> float | None:
+        """The rate of the current stage; None for stages with users."""
+        return self.load.stages[self.index].rate_per_s
+
+    def rate_at(self, moment_ns: int) -> tuple[float, int]:
+        """Return the rate at a moment, beginning the next stage when its time has come; 0 after the last."""
+        while (end_ns := self._begins_ns[-1] + self._length_ns(self.index)) <= moment_ns:
             if self.index + 1 == len(self.load.stages):
-                return 0.0
-            self._begins_ns.append(due_ns)
-        return self.load.stages[self.index].rate_per_s or 0.0
+                return 0.0, FOREVER_NS
+            self._begins_ns.append(end_ns)
+        return self.load.stages[self.index].rate_per_s or 0.0, end_ns
 
     def begin_ns(self, index: int) -> int | None:
         """Return when a stage began; None for one that has not."""
         return self._begins_ns[index] if index <= self.index else None
 
     def window(self, index: int) -> Window:
-        """Return the judged part of a stage: all but its warm-up; one that has not begun has none."""
+        """Return the window of a stage: all but its warm-up; a stage that has not begun has none."""
         if index > self.index:
             return Window(start_ns=None)
         end_ns = self._end_ns if index == self.index else self._begins_ns[index + 1]
         return Window(start_ns=self._begins_ns[index] + round(self.load.warmup_s * NS_PER_S), end_ns=end_ns)
-
-    def begun_s(self) -> list[float]:
-        """Return when each stage that has begun did so, in seconds since the run's start."""
-        return [(begin_ns - self._start_ns) / NS_PER_S for begin_ns in self._begins_ns]
 
     def _length_ns(self, index: int) -> int:
         return round(self.load.stages[index].duration_s * NS_PER_S)
@@ -147,24 +267,25 @@ class StageTimeline(PhaseTimeline):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCommand:
     """
-    What the node that steers tells every process: which step goes on, its load, and whether its window is open.
+    What the master commands every process: the current step, its load, and whether its window is open.
 
-    Each order says everything, so that one that comes twice changes nothing.
+    Each command is complete, so one that arrives twice changes nothing.
     """
 
     index: int
     load: float
     paused: bool = False
-    """Nothing is sent in an open loop: what the step before left behind is to be answered first."""
-    judged: bool = False
+    """Nothing is sent in an open loop until the requests that the step before left in flight are answered."""
+    measured: bool = False
+    """Whether the step's window is open."""
 
     def to_message(self, run_id: str) -> dict[str, Any]:
-        """Return the order as plain values, fit for msgpack."""
+        """Return the command as plain values, fit for msgpack."""
         return {"run_id": run_id, "order": asdict(self)}
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> Self:
-        """Return the order that `to_message` described."""
+        """Return the command that `to_message` described."""
         return cls(**message["order"])
 
 
@@ -172,102 +293,78 @@ class StepCommand:
 class _Step:
     load: float
     begin_ns: int
-    judged_ns: int | None = None
+    measured_ns: int | None = None
 
 
 class StepTimeline(PhaseTimeline):
-    """When each step began on this process, and since when it is judged; the first begins with the run."""
+    """When each step of a search began on this process and its window opened; the first begins with the run."""
 
     def __init__(self, load: Capacity, start_ns: int) -> None:
-        super().__init__()
-        self._in_users = load.has_users
+        super().__init__(start_ns)
+        self.load = load
         self._steps = [_Step(load.start, start_ns)]
         self._paused = False
 
     @property
     def index(self) -> int:
-        """The place of the step that goes on, or went on last."""
+        """The index of the current step, or of the last one."""
         return len(self._steps) - 1
 
     @property
     def phases(self) -> list[Phase]:
         """Name and load of each step so far."""
+        users = self.load.has_users
         return [
             Phase(
                 name=self.name_of(index),
-                users=int(step.load) if self._in_users else None,
-                rate_per_s=None if self._in_users else step.load,
+                users=int(step.load) if users else None,
+                rate_per_s=None if users else step.load,
             )
             for index, step in enumerate(self._steps)
         ]
 
     def apply(self, command: StepCommand) -> None:
-        """Begin the ordered step and open its window now, where that has not happened yet."""
+        """Begin the commanded step and open its window now, where that has not happened yet."""
         now_ns = time.monotonic_ns()
         if command.index > self.index:
             self._steps.append(_Step(command.load, now_ns))
         self._paused = command.paused
         step = self._steps[self.index]
-        if command.judged and step.judged_ns is None:
-            step.judged_ns = now_ns
+        if command.measured and step.measured_ns is None:
+            step.measured_ns = now_ns
 
     def name_of(self, index: int) -> str:
-        """Return what the step at a place is called."""
+        """Return the name of the step at an index."""
         return f"step-{index + 1}"
 
     def begin_ns(self, index: int) -> int | None:
         """Return when a step began; None for one that has not."""
         return self._steps[index].begin_ns if index <= self.index else None
 
-    def rate_per_s_now(self) -> float:
-        """Return the arrival rate of this moment."""
-        return 0.0 if self._paused else self._steps[self.index].load
+    @property
+    def rate_per_s(self) -> float | None:
+        """The rate of the current step, 0 while it is paused; None where users are searched."""
+        return None if self.load.has_users else self.rate_at(0)[0]
+
+    def rate_at(self, moment_ns: int) -> tuple[float, int]:  # noqa: ARG002 - the protocol's
+        """Return the rate of the current step, which counts until the master commands another."""
+        return 0.0 if self._paused else self._steps[self.index].load, FOREVER_NS
 
     def window(self, index: int) -> Window:
-        """Return the judged part of a step, as far as it is known; one that is not judged has none."""
-        judged_ns = self._steps[index].judged_ns if index <= self.index else None
-        if judged_ns is None:
+        """Return the window of a step, as far as it is known; a step that is not measured has none."""
+        measured_ns = self._steps[index].measured_ns if index <= self.index else None
+        if measured_ns is None:
             return Window(start_ns=None)
         end_ns = self._end_ns if index == self.index else self._steps[index + 1].begin_ns
-        return Window(start_ns=judged_ns, end_ns=end_ns)
-
-    def begun_s(self) -> list[float]:
-        """Return when each step began, in seconds since the run's start."""
-        return [(step.begin_ns - self._steps[0].begin_ns) / NS_PER_S for step in self._steps]
+        return Window(start_ns=measured_ns, end_ns=end_ns)
 
 
-class ConcurrencyLimit:
-    """
-    How many users of this process may have a request in flight; the others rest.
-
-    Fewer seats cut nothing: who sits stays until the answer is complete.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count, self._owed = count, 0
-        self._free = Semaphore(count)
-
-    def resize(self, count: int) -> None:
-        """Let so many users send from now on."""
-        change, self._count = count - self._count, count
-        if change < 0:
-            self._owed -= change
-            while self._owed and self._free.acquire(blocking=False):
-                self._owed -= 1
-            return
-        paid = min(change, self._owed)
-        self._owed -= paid
-        for _ in range(change - paid):
-            self._free.release()
-
-    @contextmanager
-    def seat(self) -> Iterator[None]:
-        """Wait for a seat and hold it."""
-        self._free.acquire()
-        try:
-            yield
-        finally:
-            if self._owed:
-                self._owed -= 1
-            else:
-                self._free.release()
+def timeline_of(load: Load, start_ns: int) -> PhaseTimeline | None:
+    """Return the timeline of a load that has phases; None for a load that is measured as a whole."""
+    match load:
+        case Staged():
+            return StageTimeline(load, start_ns)
+        case Capacity():
+            return StepTimeline(load, start_ns)
+        case _:
+            return None

@@ -1,19 +1,23 @@
-"""What is looked at before anything is sent: the scenario, its prompts, its key, and the engine itself."""
+"""What comes before the first request: the scenario's checks, its prompts, its engine, and a process's session."""
 
 import argparse
+import gc
 import logging
 from pathlib import Path
 from typing import Final
 
+from llmload.client import make_client
 from llmload.client.engine_info import EngineInfo, ask_engine
+from llmload.client.settings import ClientSettings, Timeouts
 from llmload.errors import ConfigError, EngineError
 from llmload.loadgen import options
-from llmload.prompts.arrivals import read_trace
+from llmload.loadgen.session import Session, WorkerShard
+from llmload.prompts.queue import Salts
 from llmload.prompts.workload import Workload
 from llmload.prompts.workload import load as load_prompts
+from llmload.runs.folder import RequestLog, RunFolder
 from llmload.runs.plausibility import memory_warning
 from llmload.scenario import Scenario
-from llmload.scenario.loads import Replay, Staged
 
 CHARACTERS_A_TOKEN: Final = 3
 """Fewer than English has, so that the estimate of a prompt's tokens errs high."""
@@ -21,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Preparation:
-    """A scenario file, and what it has been found to need; prompts are read once, not at every start."""
+    """A scenario file, checked and with its prompts, which are read once, not at every start."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -30,16 +34,15 @@ class Preparation:
         self._workloads: dict[tuple[object, ...], Workload] = {}
 
     def scenario(self, parsed: argparse.Namespace) -> Scenario:
-        """Return the scenario as the command line or start form has it; ConfigError if it cannot be run."""
+        """Return the scenario with the options of the command line or start form; ConfigError if it cannot be run."""
         scenario = options.effective_scenario(self.file, parsed)
         workload = self.workload(scenario, self.file.parent)
         load, available = scenario.load, workload.request_count
-        asked = None if isinstance(load, Staged) else load.requests
-        if isinstance(load, Replay):
-            read_trace(load.trace, load.column, self.file.parent)  # what is wrong with it is said before the start
-        if asked is not None and asked > available and not scenario.prompts.repeat:
+        load.check_files(self.file.parent)
+        requests = load.ends_after_requests
+        if requests is not None and requests > available and not scenario.prompts.repeat:
             raise ConfigError(
-                f"{self.file}: load.requests: {asked} requests, but prompts.source {scenario.prompts.source!r} "
+                f"{self.file}: load.requests: {requests} requests, but prompts.source {scenario.prompts.source!r} "
                 f"gives {available}; ask for fewer, or set prompts.repeat = true"
             )
         scenario.api_key()
@@ -47,7 +50,7 @@ class Preparation:
         return scenario
 
     def _warn_of_memory(self, scenario: Scenario, workload: Workload) -> None:
-        """Say once where users x tokens may exceed the KV cache: the engine would then queue or preempt."""
+        """Warn once where users x tokens may exceed the KV cache: the engine would then queue or preempt."""
         longest = max(
             (len(m["content"]) for c in workload.conversations for p in c.prompts for m in p.messages), default=0
         )
@@ -58,7 +61,7 @@ class Preparation:
             logger.warning("%s", warning)
 
     def workload(self, scenario: Scenario, base_dir: Path) -> Workload:
-        """Return the scenario's prompts; DataError if they cannot be had."""
+        """Return the scenario's prompts; DataError if they cannot be read."""
         plan = scenario.prompt_plan()
         key = (plan, base_dir)
         if key not in self._workloads:
@@ -78,3 +81,53 @@ class Preparation:
                     f"the engine at {url} does not serve model {wanted!r} but {', '.join(served)}: "
                     "set model.served_as in the scenario, or give --model"
                 )
+
+
+_RARE_COLLECTIONS: Final = (50_000, 20, 20)
+"""A round of reads makes hundreds of short-lived objects without reference cycles: there is little to collect."""
+
+
+def client_settings(scenario: Scenario) -> ClientSettings:
+    """Return the client's settings by the scenario, with the key from the environment."""
+    return ClientSettings(
+        base_urls=tuple(scenario.engine.base_url),
+        model=scenario.model.request_name,
+        api=scenario.engine.api,
+        stream=scenario.request.stream,
+        body=scenario.request.body(),
+        include_usage=scenario.request.include_usage,
+        api_key=scenario.api_key(),
+        timeouts=Timeouts(**scenario.client.timeouts.model_dump()),
+        retries=scenario.client.retries,
+        ca_file=scenario.engine.ca_file,
+        verify_tls=scenario.engine.verify_tls,
+    )
+
+
+def open_session(scenario: Scenario, workload: Workload, shard: WorkerShard, run_id: str) -> Session:
+    """Return the session of a process that is about to send: files open, every request encoded."""
+    folder = RunFolder(Path(scenario.run.folder) / run_id)
+    folder.create()
+    client = make_client(client_settings(scenario), scenario.client.kind)
+    for conversation in workload.conversations:
+        for prompt in conversation.prompts:
+            client.prepare(prompt, salted=scenario.prompts.salt is not None)
+    session = Session(
+        scenario=scenario,
+        shard=shard,
+        client=client,
+        queue=workload.queue(shard.index, shard.count),
+        log=RequestLog(folder.path / shard.log_name, with_chunks=scenario.run.record_chunks),
+        run_id=run_id,
+        salts=_salts(scenario, shard, run_id),
+    )
+    gc.collect()
+    gc.freeze()  # objects that live through the whole run are not traversed again
+    gc.set_threshold(*_RARE_COLLECTIONS)
+    return session
+
+
+def _salts(scenario: Scenario, shard: WorkerShard, run_id: str) -> Salts | None:
+    mode, seed = scenario.prompts.salt, scenario.scenario.seed
+    key = scenario.prompts.salt_key or run_id
+    return mode and Salts(mode, seed=seed, key=key, worker_index=shard.index, worker_count=shard.count)

@@ -23,7 +23,6 @@ from llmload.exit_codes import ExitCode
 from llmload.loadgen import locust_compat as locust_part
 from llmload.loadgen import messages as totals_channel
 from llmload.loadgen import options
-from llmload.loadgen import session as loop_lag
 from llmload.loadgen import terminal as printing
 from llmload.loadgen import terminal as progress
 from llmload.loadgen.capacity_driver import REPORT_S
@@ -31,11 +30,10 @@ from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import LiveView
 from llmload.loadgen.locust_compat import Interrupts, log_rows, with_three_digits
 from llmload.loadgen.metrics_server import MetricsEndpoint
-from llmload.loadgen.open_loop import open_schedule, open_session, target_rate
-from llmload.loadgen.options import refuse_other_shape
-from llmload.loadgen.phases import StageTimeline, StepCommand, StepTimeline
-from llmload.loadgen.preparation import Preparation
-from llmload.loadgen.session import ABORT_GRACE_S, Session, WorkerShard
+from llmload.loadgen.open_loop import open_schedule, target_rate
+from llmload.loadgen.phases import StepCommand
+from llmload.loadgen.preparation import Preparation, open_session
+from llmload.loadgen.session import ABORT_GRACE_S, Session, WorkerShard, watch_loop_lag
 from llmload.loadgen.web import pages as webui
 from llmload.loadgen.workers import (
     ABORT,
@@ -47,7 +45,6 @@ from llmload.loadgen.workers import (
     STEP,
     TOTALS,
     WorkerBarrier,
-    check_shares,
     check_workers,
     drain,
     other_versions,
@@ -172,7 +169,7 @@ class Run:
             self._preparation = self._ahead or Preparation(file)
             scenario = self._preparation.scenario(self._options)
             if not isinstance(runner, WorkerRunner):
-                refuse_other_shape(scenario, getattr(environment.shape_class, "load_kind", None))
+                scenario.load.check_shape(getattr(environment.shape_class, "load_kind", None))
                 progress.every_s(self._options.progress)  # what is wrong with it is said before the start
                 self._meet_engine(scenario)
                 self._monitoring = MetricsEndpoint(self, runner, scenario)
@@ -234,7 +231,7 @@ class Run:
         scenario, file = self._preparation.scenario(self._options), self._preparation.file
         workload = self._preparation.workload(scenario, file.parent)
         workers = set(runner.clients) if isinstance(runner, MasterRunner) else set()
-        check_shares(scenario, len(workers))
+        scenario.load.check_workers(len(workers))
         self._steering = RunCoordinator(
             scenario=scenario,
             scenario_file=file,
@@ -294,12 +291,12 @@ class Run:
         self._session, self._reports = session, totals_channel.Reports(session)
         self._helpers += [
             gevent.spawn(session.keep_counting),
-            gevent.spawn(loop_lag.watch, session.totals),
+            gevent.spawn(watch_loop_lag, session.totals),
             gevent.spawn(self._end_when_exhausted, session),
         ]
         if schedule is not None:
             self._helpers.append(gevent.spawn(schedule.run))
-        if isinstance(session.timeline, StepTimeline) and isinstance(self._runner, WorkerRunner):
+        if session.scenario.load.measures_steps and isinstance(self._runner, WorkerRunner):
             self._helpers.append(gevent.spawn(self._report_often, self._reports))
 
     # Stages
@@ -307,7 +304,7 @@ class Run:
     def begin_stage(self, index: int) -> None:
         """Begin a stage of a staged load everywhere, if it has not begun; called where the run is steered."""
         clock = None if self._steering is None else self._steering.timeline
-        if not isinstance(clock, StageTimeline) or index <= clock.index:
+        if clock is None or index <= clock.index:
             return
         clock.begin(index)
         if self._steering is not None:
@@ -320,7 +317,7 @@ class Run:
     def _begin_first_stage(self, coordinator: RunCoordinator) -> None:
         """Begin the first stage everywhere once its users run, so that all judge the same span of it."""
         clock = coordinator.timeline
-        if isinstance(clock, StageTimeline) and clock.load.has_users and clock.index == 0:
+        if clock is not None and clock.begun_by_master and clock.index == 0:
             clock.restart_first()
             if isinstance(self._runner, MasterRunner):
                 self._runner.send_message(STAGE, {"place": 0})
@@ -332,7 +329,7 @@ class Run:
 
     def _begin_own_stage(self, index: int) -> None:
         clock = None if self._session is None else self._session.timeline
-        if isinstance(clock, StageTimeline) and clock.load.has_users:
+        if clock is not None and clock.begun_by_master:
             clock.begin(index) if index else clock.restart_first()
 
     # A search, through which the steering node drives it
@@ -340,7 +337,7 @@ class Run:
     def command_step(self, command: StepCommand) -> None:
         """Tell every process which step of a search goes on; called where the run is steered."""
         coordinator = self._steering
-        if coordinator is None or not isinstance(coordinator.timeline, StepTimeline):
+        if coordinator is None or coordinator.timeline is None:
             return
         coordinator.timeline.apply(command)
         coordinator.note_times()
@@ -410,7 +407,7 @@ class Run:
         session, reports = self._session, self._reports
         if session is None or reports is None:
             return
-        if not isinstance(session.timeline, StepTimeline):  # a search has reports of its own, and finer ones
+        if not session.scenario.load.measures_steps:  # a search has reports of its own, and finer ones
             room_bytes = totals_channel.REPORT_BYTES - len(msgpack.dumps(data))
             data[totals_channel.KEY] = reports.next(room_bytes)
 

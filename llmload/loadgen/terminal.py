@@ -25,7 +25,7 @@ from llmload.metrics.totals import RunTotals
 from llmload.report.checks import run_checks, write_junit
 from llmload.report.markdown import job_summary, write_page
 from llmload.report.terminal import STYLES, console, run_report
-from llmload.scenario.loads import AnyLoad, Capacity, Staged
+from llmload.scenario.load_protocol import Load
 from llmload.units import S_PER_MIN
 
 # How far a headless run has come: lines redrawn in place on a terminal, or one line now and then for a log.
@@ -138,7 +138,7 @@ def _recent(point: dict[str, Any] | None) -> Rates:
 def _so_far(coordinator: RunCoordinator, totals: RunTotals, part_totals: Callable[[str], RunTotals]) -> Rates:
     phase, window_s, phases = totals, coordinator.span.length_s(totals), coordinator.timeline
     if phases is not None:
-        phase, window_s = part_totals(phases.name_of(phases.index)), phases.judged_s(phases.index)
+        phase, window_s = part_totals(name := phases.name_of(phases.index)), phases.measured_s(name)
     return Rates(
         requests_per_min=phase.completed_in_window / window_s * S_PER_MIN if window_s else None,
         output_tokens_per_s=phase.window_tokens / window_s if window_s else None,
@@ -151,7 +151,7 @@ def _left(coordinator: RunCoordinator, totals: RunTotals, point: dict[str, Any] 
     load = coordinator.scenario.load
     if coordinator.stage == "draining":
         return None, True
-    ends_s = load.duration_s
+    ends_s = load.ends_after_s
     by_time_s = None if ends_s is None else max(0.0, ends_s - coordinator.elapsed_s)
     guess_s = coordinator.search.left_s if coordinator.search is not None else _left_by_count(load, totals, point)
     if guess_s is None or (by_time_s is not None and by_time_s <= guess_s):
@@ -159,8 +159,8 @@ def _left(coordinator: RunCoordinator, totals: RunTotals, point: dict[str, Any] 
     return guess_s, True
 
 
-def _left_by_count(load: AnyLoad, totals: RunTotals, point: dict[str, Any] | None) -> float | None:
-    asked = None if isinstance(load, Staged | Capacity) else load.requests
+def _left_by_count(load: Load, totals: RunTotals, point: dict[str, Any] | None) -> float | None:
+    asked = load.ends_after_requests
     per_min = None if point is None else point["requests_per_min"]
     return max(0, asked - totals.ended) / per_min * S_PER_MIN if asked and per_min else None
 

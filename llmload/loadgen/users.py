@@ -1,4 +1,4 @@
-"""Locust shapes: how many users at which time."""
+"""Locust's side of a load: the users that chat, and the shapes that say how many of them run."""
 
 from locust import LoadTestShape, User, task
 from locust.runners import MasterRunner
@@ -10,9 +10,6 @@ import gevent
 
 from llmload.loadgen.run import Run
 from llmload.loadgen.session import fire_request_event, run_conversation
-from llmload.scenario.loads import Capacity, Staged
-
-# Locust users that chat.
 
 REST_S: Final = 3600.0
 
@@ -21,7 +18,7 @@ class ChatUser(User):
     """
     One request in flight at a time: the next prompt is sent when the last answer is complete.
 
-    In an open loop users rest: each process sends by its schedule, whatever their number.
+    In an open loop users rest: each process sends by its schedule, however many there are.
     """
 
     abstract = True
@@ -34,10 +31,10 @@ class ChatUser(User):
 
     @task
     def chat(self) -> None:
-        """Hold one conversation: its requests one after the other."""
+        """Run one conversation: its requests one after the other."""
         session = self.run_of_llmload.session
         if session is not None and session.in_closed_loop:
-            with session.seat():
+            with session.acquire():
                 conversation = session.next_conversation()
                 if conversation is not None:
                     count = partial(fire_request_event, self.environment, self.run_of_llmload.request_name)
@@ -61,24 +58,19 @@ class StagedShape(LoadTestShape):
         """Return users and spawn rate of this moment; None when all stages are over."""
         coordinator = self.run_of_llmload.coordinator
         load = self.run_of_llmload.scenario.load if coordinator is None else coordinator.scenario.load
-        if not isinstance(load, Staged):
-            raise TypeError("locustfiles/chat_staged.py is for load.kind = 'staged'; use locustfiles/chat.py")
-        elapsed_s: float = self.get_run_time()  # type: ignore[no-untyped-call]  # Locust has it untyped
-        end_s = 0.0
-        for index, stage in enumerate(load.stages):
-            end_s += stage.duration_s
-            if elapsed_s < end_s:
-                self.run_of_llmload.begin_stage(index)
-                users = stage.users or 1
-                return users, load.spawn_rate_per_s or float(users)
-        return None
+        now = load.users_at(self.get_run_time())  # type: ignore[no-untyped-call]  # Locust has it untyped
+        if now is None:
+            return None
+        index, users, spawn_rate_per_s = now
+        self.run_of_llmload.begin_stage(index)
+        return users, spawn_rate_per_s
 
 
 class CapacityShape(LoadTestShape):
     """
-    The steps of a search, one after the other, until the highest load that holds is found.
+    The steps of a search, one after the other, until the highest load that passes is found.
 
-    Locust's users only ever grow: those beyond the step's number rest, since Locust would cut what they have in flight.
+    The number of users never falls: those beyond the step's number rest, since Locust would cut their requests.
     """
 
     abstract = True
@@ -90,10 +82,7 @@ class CapacityShape(LoadTestShape):
         coordinator = self.run_of_llmload.coordinator
         search = None if coordinator is None or coordinator.summary is not None else coordinator.search
         if search is None:  # the run is about to start
-            load = self.run_of_llmload.scenario.load
-            if not isinstance(load, Capacity):
-                raise TypeError("locustfiles/chat_capacity.py is for load.kind = 'capacity'; use locustfiles/chat.py")
-            users = int(load.start) if load.has_users else 1
+            users = self.run_of_llmload.scenario.load.locust_users
         elif search.finished:
             return None
         else:
@@ -103,6 +92,6 @@ class CapacityShape(LoadTestShape):
 
 
 def _for_each_worker(users: int, runner: Any) -> int:
-    """Round up to what divides by the number of workers, so that each has as many as its part of any number may be."""
+    """Round up to a multiple of the workers, so that each has enough users for its part of any step."""
     workers = runner.worker_count if isinstance(runner, MasterRunner) else 1
     return -(-users // max(1, workers)) * max(1, workers)

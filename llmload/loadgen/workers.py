@@ -9,13 +9,10 @@ from typing import Any, Final
 
 from gevent.event import Event
 
-from llmload.errors import ConfigError
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.session import Session, WorkerShard
 from llmload.metrics.totals import RunTotals
 from llmload.runs.folder import RunFolder, read_records
-from llmload.scenario import Scenario
-from llmload.scenario.loads import ClosedLoop
 
 # The end of a run: nothing new is sent, what is in flight may finish, what is cut says so.
 #
@@ -75,16 +72,6 @@ class WorkerBarrier:
 
 
 PER_CENT: Final = 100.0
-
-
-def check_shares(scenario: Scenario, workers: int) -> None:
-    """Refuse a counted closed loop with fewer users than workers: one without a user would never send its part."""
-    load = scenario.load
-    if isinstance(load, ClosedLoop) and load.requests is not None and load.users < workers:
-        raise ConfigError(
-            f"load.users = {load.users} is fewer than the {workers} workers that share "
-            f"load.requests = {load.requests}: start no more workers than users"
-        )
 
 
 def check_workers(

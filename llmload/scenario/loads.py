@@ -1,136 +1,19 @@
-"""The search for the highest load that keeps its promises, as a load."""
+"""The load types of a scenario: closed loop, open loop, replay of a trace, stages, the search for a capacity."""
 
-from typing import Annotated, Final, Literal, Self
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
+from llmload.errors import ConfigError
 from llmload.metrics.objective import Objective
+from llmload.prompts.arrivals import read_trace, trace_of_worker
+from llmload.scenario.load_protocol import Arrivals, Bounded, Load
 from llmload.scenario.sections import Count, NotNegative, ObjectiveText, Positive, Table
 
-DEFAULT_ERROR_OBJECTIVE: Final = "error_share <= 0.01"
-"""Promised where no promise speaks of failures: a load whose requests fail does not hold, fast as the others may be."""
-DEFAULT_GOODPUT_OBJECTIVE: Final = "goodput_share >= 0.95"
-"""Promised where `load.objectives` is empty and `[slo]` has limits."""
-_RISE_WITH_LATENCY: Final = (
-    *("ttft_s", "tpot_s", "itl_s", "e2e_s", "ttft_from_schedule_s", "e2e_from_schedule_s", "error_share"),
-)
-_FALL_WITH_LOAD: Final = ("goodput_share", "request_output_tokens_per_s")
-_OPEN_LOOP_ONLY: Final = {"arrivals": "poisson", "cv": 1.0, "max_in_flight": 10_000}
-_FROM_SCHEDULE: Final = ("ttft_from_schedule_s", "e2e_from_schedule_s")
 
-
-class Capacity(Table):
-    """A search over `users` (closed loop) or `rate_per_s` (open loop): doubling until a step fails, then bisecting."""
-
-    kind: Literal["capacity"]
-    search: Literal["users", "rate_per_s"] = "users"
-    """What is searched: users in a closed loop, or requests a second in an open one."""
-    objectives: list[ObjectiveText] = Field(default_factory=list)
-    """What must hold: `ttft_s p95 < 0.5`, `tpot_s p99 <= 0.05`, `goodput_share >= 0.95`, `error_share <= 0.01`."""
-    start: Positive = 1.0
-    """The first load that is tried."""
-    at_least: Positive | None = None
-    """No smaller load is tried: 1 user, or a sixty-fourth of `start`, where absent."""
-    at_most: Positive = 1024.0
-    """No greater load is tried."""
-    precision: Positive = 0.05
-    """The search ends when what breaks is at most this share above what holds."""
-    confidence: float = 0.95
-    warmup_s: NotNegative = 2.0
-    """Each step's window opens after this time at the earliest, and after one turnover of what is in flight."""
-    step_min_s: Positive = 10.0
-    step_max_s: Positive = 120.0
-    step_min_requests: Count = 100
-    """A step is not surely held before so many requests have ended in its window."""
-    duration_s: Positive | None = None
-    """The search ends at the latest after this time, with what it knows by then."""
-    arrivals: Literal["constant", "poisson", "gamma"] = "poisson"
-    cv: Positive = 1.0
-    max_in_flight: Count = 10_000
-
-    @model_validator(mode="after")
-    def _bounds_agree(self) -> Self:
-        low, start, high = self.lowest, self.start, self.at_most
-        if not low <= start <= high:
-            raise ValueError(f"at_least = {low:g}, start = {start:g}, at_most = {high:g} must stand in this order")
-        if self.search == "users" and not all(load.is_integer() for load in (low, start, high)):
-            raise ValueError("at_least, start and at_most are whole numbers where users are searched")
-        if self.step_max_s < self.step_min_s:
-            raise ValueError(f"step_max_s = {self.step_max_s:g} is less than step_min_s = {self.step_min_s:g}")
-        if not 0.5 <= self.confidence < 1:
-            raise ValueError(f"confidence = {self.confidence:g} lies between 0.5 and 1")
-        return self
-
-    @model_validator(mode="after")
-    def _kind_of_loop(self) -> Self:
-        foreign = [key for key, default in _OPEN_LOOP_ONLY.items() if getattr(self, key) != default]
-        if self.search == "users" and foreign:
-            raise ValueError(f"{foreign[0]} belongs to search = 'rate_per_s'")
-        if self.cv != 1.0 and self.arrivals != "gamma":
-            raise ValueError(f"cv = {self.cv:g} belongs to arrivals = 'gamma', not {self.arrivals!r}")
-        return self
-
-    @model_validator(mode="after")
-    def _objectives_guide(self) -> Self:
-        for text in self.objectives:
-            objective = Objective.parse(text)
-            if objective.metric not in (*_RISE_WITH_LATENCY, *_FALL_WITH_LOAD):
-                known = ", ".join((*_RISE_WITH_LATENCY, *_FALL_WITH_LOAD))
-                raise ValueError(f"{text!r} does not say where a load is too high; a search knows: {known}")
-            if objective.is_upper != (objective.metric in _RISE_WITH_LATENCY):
-                raise ValueError(f"{text!r} is kept by every load that is high enough: turn it round")
-            if self.search == "users" and objective.metric in _FROM_SCHEDULE:
-                raise ValueError(f"{text!r} is of an open loop, but search = 'users'")
-        return self
-
-    @property
-    def requests(self) -> None:
-        """How many requests a search sends is not known beforehand."""
-        return
-
-    @property
-    def lowest(self) -> float:
-        """The smallest load that is tried."""
-        if self.at_least is not None:
-            return self.at_least
-        return 1.0 if self.search == "users" else self.start / 64
-
-    @property
-    def has_users(self) -> bool:
-        """Whether users are searched, in a closed loop."""
-        return self.search == "users"
-
-    def promises(self, *, limits: bool) -> tuple[Objective, ...]:
-        """Return what must hold; `limits` says whether `[slo]` has any."""
-        texts = list(self.objectives) or ([DEFAULT_GOODPUT_OBJECTIVE] if limits else [])
-        if not any(text.startswith("error_share") for text in texts):
-            texts.append(DEFAULT_ERROR_OBJECTIVE)
-        return tuple(Objective.parse(text) for text in texts)
-
-
-# How requests arrive, as types: closed loop, open loop, replay of a trace, stages, the search for a capacity.
-
-
-class Load(Table):
-    """What every load has: how it ends, and when the judged window opens."""
-
-    requests: Count | None = None
-    """The run ends when so many have been sent and answered."""
-    duration_s: Positive | None = None
-    """The run ends this long after its start, warm-up included."""
-    warmup_s: NotNegative = 0.0
-    """The window opens this long after the load has reached what is asked for."""
-
-    @model_validator(mode="after")
-    def _ends(self) -> Self:
-        if self.requests is None and self.duration_s is None:
-            raise ValueError("needs requests or duration_s, or it never ends")
-        if self.duration_s is not None and self.warmup_s >= self.duration_s:
-            raise ValueError(f"warmup_s = {self.warmup_s:g} leaves nothing of duration_s = {self.duration_s:g}")
-        return self
-
-
-class ClosedLoop(Load):
+class ClosedLoop(Bounded):
     """`users` requests in flight at a time: each user sends its next prompt when its last answer is complete."""
 
     kind: Literal["closed_loop"]
@@ -139,33 +22,94 @@ class ClosedLoop(Load):
     """Users started a second; all at once where absent."""
     think_time_s: NotNegative = 0.0
 
+    locust_options: ClassVar[Mapping[str, str]] = {"users": "num_users", "duration_s": "run_time"}
+
     @model_validator(mode="after")
     def _users_have_requests(self) -> Self:
         if self.requests is not None and self.users > self.requests:
             raise ValueError(f"users = {self.users} is more than requests = {self.requests}")
         return self
 
+    @property
+    def think_s(self) -> float:
+        """How long a user rests between conversations."""
+        return self.think_time_s
 
-class OpenLoop(Load):
-    """Requests are sent when they are due, whatever is in flight."""
+    @property
+    def constant_users(self) -> int:
+        """As many users throughout."""
+        return self.users
+
+    @property
+    def busy_users(self) -> int | None:
+        """All users, unless they rest, or the run ends as the last of them runs out of requests."""
+        return self.users if self.duration_s is not None and not self.think_time_s else None
+
+    @property
+    def locust_users(self) -> int:
+        """How many Locust users start."""
+        return self.users
+
+    @property
+    def locust_spawn_rate_per_s(self) -> float:
+        """How many Locust users start a second."""
+        return self.spawn_rate_per_s or float(self.users)
+
+    @property
+    def text(self) -> str:
+        """The load in words."""
+        return f"{self.brief} in a closed loop"
+
+    @property
+    def brief(self) -> str:
+        """The load in few words."""
+        return f"{self.users} users"
+
+    def check_workers(self, workers: int) -> None:
+        """Refuse a counted load with fewer users than workers: one without a user would never send its part."""
+        if self.requests is not None and self.users < workers:
+            raise ConfigError(
+                f"load.users = {self.users} is fewer than the {workers} workers that share "
+                f"load.requests = {self.requests}: start no more workers than users"
+            )
+
+
+class OpenLoop(Arrivals, Bounded):
+    """Requests are sent when they are due, however many are in flight."""
 
     kind: Literal["open_loop"]
     rate_per_s: Positive
     """Requests a second over all workers."""
-    arrivals: Literal["constant", "poisson", "gamma"] = "poisson"
-    cv: Positive = 1.0
-    """Coefficient of variation of gamma's gaps: above 1 burstier than Poisson, below 1 steadier."""
-    max_in_flight: Count = 10_000
-    """Over all workers; what is due beyond it is dropped and counted."""
 
-    @model_validator(mode="after")
-    def _cv_is_gammas(self) -> Self:
-        if self.cv != 1.0 and self.arrivals != "gamma":
-            raise ValueError(f"cv = {self.cv:g} belongs to arrivals = 'gamma', not {self.arrivals!r}")
-        return self
+    rate_in_form: ClassVar[bool] = True
+
+    @property
+    def is_open_loop(self) -> bool:
+        """Requests are sent when they are due."""
+        return True
+
+    @property
+    def gaps_per_s(self) -> float:
+        """The rate as the scenario has it."""
+        return self.rate_per_s
+
+    @property
+    def constant_rate_per_s(self) -> float:
+        """The same rate throughout."""
+        return self.rate_per_s
+
+    @property
+    def text(self) -> str:
+        """The load in words."""
+        return f"{self.brief} in an open loop, {self.arrivals} arrivals"
+
+    @property
+    def brief(self) -> str:
+        """The load in few words."""
+        return f"{self.rate_per_s:g} requests/s"
 
 
-class Replay(Table):
+class Replay(Bounded):
     """Requests are sent at a trace's times."""
 
     kind: Literal["replay"]
@@ -178,12 +122,51 @@ class Replay(Table):
     max_in_flight: Count = 10_000
     requests: Count | None = None
     """How many of the trace's arrivals are replayed; all where absent."""
-    duration_s: Positive | None = None
-    warmup_s: NotNegative = 0.0
+
+    ends_by_itself: ClassVar[bool] = True
+
+    @property
+    def is_open_loop(self) -> bool:
+        """Requests are sent when they are due."""
+        return True
+
+    @property
+    def gaps_per_s(self) -> float:
+        """How many of the trace's seconds pass in a second."""
+        return self.speed
+
+    @property
+    def in_flight_limit(self) -> int:
+        """How many requests may be in flight over all workers."""
+        return self.max_in_flight
+
+    def arrival_gaps(
+        self,
+        *,
+        seed: int,  # noqa: ARG002 - the protocol's
+        worker_index: int,
+        worker_count: int,
+        base_dir: Path,
+    ) -> Iterator[float]:
+        """Yield the gaps between one worker's arrivals, in the trace's seconds; DataError for a broken trace."""
+        times_s = read_trace(self.trace, self.column, base_dir)[: self.requests]
+        since_s = 0.0
+        for _, time_s in trace_of_worker(times_s, worker_index=worker_index, worker_count=worker_count):
+            yield time_s - since_s
+            since_s = time_s
+
+    @property
+    def text(self) -> str:
+        """The load in words."""
+        return f"replay of {self.trace}"
+
+    def check_files(self, base_dir: Path) -> None:
+        """Read the trace once before the run, so that its faults are reported before anything is sent."""
+        read_trace(self.trace, self.column, base_dir)
 
 
 class Stage(Table):
-    """A part of a staged load, judged by itself."""
+    """A phase of a staged load, measured by itself."""
 
     name: str | None = None
     users: Count | None = None
@@ -197,18 +180,19 @@ class Stage(Table):
         return self
 
 
-class Staged(Table):
+class Staged(Arrivals):
     """One stage after the other: closed loop where they have users, open loop where they have rates."""
 
     kind: Literal["staged"]
     stages: Annotated[list[Stage], Field(min_length=1)]
+    spawn_rate_per_s: Positive | None = None
+    think_time_s: NotNegative = 0.0
     warmup_s: NotNegative = 0.0
     """How much of each stage's beginning is left out of its window."""
-    spawn_rate_per_s: Positive | None = None
-    arrivals: Literal["constant", "poisson", "gamma"] = "poisson"
-    cv: Positive = 1.0
-    max_in_flight: Count = 10_000
-    think_time_s: NotNegative = 0.0
+
+    locustfile: ClassVar[str] = "chat_staged.py"
+    shape: ClassVar[str | None] = "staged"
+    locust_options: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
@@ -225,7 +209,7 @@ class Staged(Table):
         return self
 
     def name_of(self, index: int) -> str:
-        """Return what the stage at a place is called, counting from 1 where it has no name."""
+        """Return the name of the stage at an index, counting from 1 where it has no name."""
         return self.stages[index].name or f"stage-{index + 1}"
 
     @property
@@ -234,9 +218,194 @@ class Staged(Table):
         return self.stages[0].users is not None
 
     @property
+    def is_open_loop(self) -> bool:
+        """Whether the stages have rates."""
+        return not self.has_users
+
+    @property
+    def think_s(self) -> float:
+        """How long a user rests between conversations."""
+        return self.think_time_s
+
+    @property
     def duration_s(self) -> float:
         """How long all stages take."""
         return sum(stage.duration_s for stage in self.stages)
 
+    @property
+    def ends_after_s(self) -> float:
+        """How long all stages take."""
+        return self.duration_s
+
+    def users_at(self, elapsed_s: float) -> tuple[int, int, float] | None:
+        """Return stage index, users and spawn rate at a moment; None when all stages are over."""
+        end_s = 0.0
+        for index, stage in enumerate(self.stages):
+            end_s += stage.duration_s
+            if elapsed_s < end_s:
+                users = stage.users or self.locust_users
+                return index, users, self.spawn_rate_per_s or float(users)
+        return None
+
+    @property
+    def text(self) -> str:
+        """The load in words."""
+        return f"{len(self.stages)} stages"
+
+
+DEFAULT_ERROR_OBJECTIVE: Final = "error_share <= 0.01"
+"""Added where no objective limits failures: a load whose requests fail must not pass because the others are fast."""
+DEFAULT_GOODPUT_OBJECTIVE: Final = "goodput_share >= 0.95"
+"""The objective where `load.objectives` is empty and `[slo]` has limits."""
+_RISE_WITH_LATENCY: Final = (
+    *("ttft_s", "tpot_s", "itl_s", "e2e_s", "ttft_from_schedule_s", "e2e_from_schedule_s", "error_share"),
+)
+_FALL_WITH_LOAD: Final = ("goodput_share", "request_output_tokens_per_s")
+_OPEN_LOOP_ONLY: Final = {"arrivals": "poisson", "cv": 1.0, "max_in_flight": 10_000}
+_FROM_SCHEDULE: Final = ("ttft_from_schedule_s", "e2e_from_schedule_s")
+_STREAM_ONLY: Final = {"ttft_s", "tpot_s", "itl_s", "ttft_from_schedule_s"}
+
+
+class Capacity(Arrivals):
+    """A search over `users` (closed loop) or `rate_per_s` (open loop): doubling until a step fails, then bisecting."""
+
+    kind: Literal["capacity"]
+    search: Literal["users", "rate_per_s"] = "users"
+    """What is searched: users in a closed loop, or requests a second in an open one."""
+    objectives: list[ObjectiveText] = Field(default_factory=list)
+    """What a load must meet to pass: `ttft_s p95 < 0.5`, `tpot_s p99 <= 0.05`, `goodput_share >= 0.95`."""
+    start: Positive = 1.0
+    """The first load that is tried."""
+    at_least: Positive | None = None
+    """No smaller load is tried: 1 user, or a sixty-fourth of `start`, where absent."""
+    at_most: Positive = 1024.0
+    """No greater load is tried."""
+    precision: Positive = 0.05
+    """The search ends when the lowest load that fails is at most this fraction above the highest that passes."""
+    confidence: float = 0.95
+    warmup_s: NotNegative = 2.0
+    """Each step's window opens after this time at the earliest, and after one turnover of what is in flight."""
+    step_min_s: Positive = 10.0
+    step_max_s: Positive = 120.0
+    step_min_requests: Count = 100
+    """A step passes for certain only after this many requests have ended in its window."""
+    duration_s: Positive | None = None
+    """The search ends at the latest after this time, with what it knows by then."""
+
+    locustfile: ClassVar[str] = "chat_capacity.py"
+    shape: ClassVar[str | None] = "capacity"
+    measures_steps: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> Self:
+        low, start, high = self.lowest, self.start, self.at_most
+        if not low <= start <= high:
+            raise ValueError(f"at_least = {low:g}, start = {start:g}, at_most = {high:g} must be in ascending order")
+        if self.search == "users" and not all(load.is_integer() for load in (low, start, high)):
+            raise ValueError("at_least, start and at_most are whole numbers where users are searched")
+        if self.step_max_s < self.step_min_s:
+            raise ValueError(f"step_max_s = {self.step_max_s:g} is less than step_min_s = {self.step_min_s:g}")
+        if not 0.5 <= self.confidence < 1:
+            raise ValueError(f"confidence = {self.confidence:g} must be at least 0.5 and below 1")
+        return self
+
+    @model_validator(mode="after")
+    def _kind_of_loop(self) -> Self:
+        foreign = [key for key, default in _OPEN_LOOP_ONLY.items() if getattr(self, key) != default]
+        if self.search == "users" and foreign:
+            raise ValueError(f"{foreign[0]} belongs to search = 'rate_per_s'")
+        return self
+
+    @model_validator(mode="after")
+    def _objectives_guide(self) -> Self:
+        for text in self.objectives:
+            objective = Objective.parse(text)
+            if objective.metric not in (*_RISE_WITH_LATENCY, *_FALL_WITH_LOAD):
+                known = ", ".join((*_RISE_WITH_LATENCY, *_FALL_WITH_LOAD))
+                raise ValueError(f"{text!r} does not say where a load is too high; a search knows: {known}")
+            if objective.is_upper != (objective.metric in _RISE_WITH_LATENCY):
+                raise ValueError(f"{text!r} is met by every load that is high enough: reverse the comparison")
+            if self.search == "users" and objective.metric in _FROM_SCHEDULE:
+                raise ValueError(f"{text!r} is of an open loop, but search = 'users'")
+        return self
+
+    @property
+    def lowest(self) -> float:
+        """The smallest load that is tried."""
+        if self.at_least is not None:
+            return self.at_least
+        return 1.0 if self.search == "users" else self.start / 64
+
+    @property
+    def has_users(self) -> bool:
+        """Whether users are searched, in a closed loop."""
+        return self.search == "users"
+
+    @property
+    def is_open_loop(self) -> bool:
+        """Whether a rate is searched."""
+        return not self.has_users
+
+    @property
+    def concurrency_limit(self) -> int | None:
+        """The first step's users: those that Locust has started beyond a step's number rest."""
+        return int(self.start) if self.has_users else None
+
+    @property
+    def ends_after_s(self) -> float | None:
+        """How long the search may take."""
+        return self.duration_s
+
+    @property
+    def is_timed(self) -> bool:
+        """The run as a whole has no window: each step has its own."""
+        return False
+
+    @property
+    def window_warmup_s(self) -> float:
+        """The run as a whole has no warm-up: each step has its own."""
+        return 0.0
+
+    @property
+    def locust_users(self) -> int:
+        """The users of the first step."""
+        return int(self.start) if self.has_users else 1
+
+    @property
+    def text(self) -> str:
+        """The load in words."""
+        return f"search over {self.search}"
+
+    def all_objectives(self, *, limits: bool) -> tuple[Objective, ...]:
+        """Return the objectives with the defaults added; `limits` says whether `[slo]` has any."""
+        texts = list(self.objectives) or ([DEFAULT_GOODPUT_OBJECTIVE] if limits else [])
+        if not any(text.startswith("error_share") for text in texts):
+            texts.append(DEFAULT_ERROR_OBJECTIVE)
+        return tuple(Objective.parse(text) for text in texts)
+
+    def check_scenario(self, *, slo: bool, stream: bool, repeat: bool) -> None:
+        """Refuse a search without objectives, with objectives that cannot be measured, or whose prompts run out."""
+        if not self.objectives and not slo:
+            raise ValueError(
+                'load.objectives is missing: say what a load must meet, such as ["ttft_s p95 < 0.5"], or set [slo]'
+            )
+        metrics = {objective.metric for objective in self.all_objectives(limits=slo)}
+        if "goodput_share" in metrics and not slo:
+            raise ValueError("load.objectives names goodput_share, but [slo] has no limit that an answer could miss")
+        if not stream and (unseen := metrics & _STREAM_ONLY):
+            raise ValueError(f"load.objectives: {min(unseen)} is not measurable with request.stream = false")
+        if not repeat:
+            raise ValueError("load.kind = 'capacity' needs prompts.repeat = true: a search may need any number of them")
+
 
 AnyLoad = Annotated[ClosedLoop | OpenLoop | Replay | Staged | Capacity, Field(discriminator="kind")]
+LOADS: Final[Mapping[str, type[Load]]] = {
+    get_args(load.model_fields["kind"].annotation)[0]: load for load in get_args(get_args(AnyLoad)[0])
+}
+"""Every load type by its `kind`."""
+
+
+def read_load(values: Mapping[str, Any]) -> Load:
+    """Return the load that a manifest or summary describes; pydantic's ValidationError where it describes none."""
+    load: Load = TypeAdapter(AnyLoad).validate_python(dict(values))
+    return load

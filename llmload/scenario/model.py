@@ -11,7 +11,7 @@ from llmload.errors import ConfigError
 from llmload.prompts.queue import SaltMode
 from llmload.prompts.workload import PromptPlan
 from llmload.record import Slo
-from llmload.scenario.loads import AnyLoad, Capacity, Staged
+from llmload.scenario.loads import AnyLoad
 from llmload.scenario.sections import Compare, Cost, Count, Gates, Monitor, NotNegative, Positive, Table
 
 EngineName = Literal[
@@ -241,7 +241,7 @@ class Scenario(Table):
             raise ValueError("cost.price_per_gpu_hour needs the number of GPUs in deployment.gpus")
         if self.cost is not None and self.cost.price_per_kwh is not None and self.monitor.dcgm_url is None:
             raise ValueError("cost.price_per_kwh needs the GPUs' energy counters: set monitor.dcgm_url")
-        asked = None if isinstance(self.load, Staged) else self.load.requests
+        asked = self.load.ends_after_requests
         drawn = self.prompts.count
         runs_out = asked is not None and drawn is not None and asked > drawn
         if runs_out and not self.prompts.repeat and self.prompts.turns == "first":
@@ -249,21 +249,9 @@ class Scenario(Table):
         return self
 
     @model_validator(mode="after")
-    def _search_can_be_made(self) -> Self:
-        if not isinstance(self.load, Capacity):
-            return self
-        limits = bool(self.slo_limits().limits)
-        if not self.load.objectives and not limits:
-            raise ValueError(
-                'load.objectives is missing: say what must hold, such as ["ttft_s p95 < 0.5"], or set [slo]'
-            )
-        metrics = {objective.metric for objective in self.load.promises(limits=limits)}
-        if "goodput_share" in metrics and not limits:
-            raise ValueError("load.objectives promises goodput_share, but [slo] has no limit that an answer could miss")
-        if not self.request.stream and (unseen := metrics & {"ttft_s", "tpot_s", "itl_s", "ttft_from_schedule_s"}):
-            raise ValueError(f"load.objectives: {min(unseen)} is not measurable with request.stream = false")
-        if not self.prompts.repeat:
-            raise ValueError("load.kind = 'capacity' needs prompts.repeat = true: nobody knows how many it will send")
+    def _load_fits(self) -> Self:
+        slo = bool(self.slo_limits().limits)
+        self.load.check_scenario(slo=slo, stream=self.request.stream, repeat=self.prompts.repeat)
         return self
 
     def slo_limits(self) -> Slo:

@@ -6,12 +6,12 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from llmload.errors import ConfigError
-from llmload.scenario.loads import Capacity, ClosedLoop, OpenLoop, Replay, Staged
+from llmload.scenario.loads import LOADS
 from llmload.scenario.model import Scenario
 from llmload.scenario.sections import Table
 
@@ -103,15 +103,6 @@ def _lay_over(tables: dict[str, Any], key: str, value: object) -> None:
     table[last] = value
 
 
-_LOADS: Final[Mapping[str, type[BaseModel]]] = {
-    "closed_loop": ClosedLoop,
-    "open_loop": OpenLoop,
-    "replay": Replay,
-    "staged": Staged,
-    "capacity": Capacity,
-}
-
-
 def explain(path: Path, error: ValidationError, overrides: Mapping[str, Any], root: type[BaseModel]) -> str:
     """Return a line for each fault of a file that was to be a `root`: the file or the command line, key and value."""
     lines = []
@@ -119,7 +110,7 @@ def explain(path: Path, error: ValidationError, overrides: Mapping[str, Any], ro
         loc = tuple(str(part) for part in fault["loc"])
         if fault["type"].startswith("union_tag"):
             loc = (*loc, "kind")
-        key = ".".join(part for part in loc if part not in _LOADS)
+        key = ".".join(part for part in loc if part not in LOADS)
         where = "command line" if key in overrides else str(path)
         lines.append(
             f"{where}: {key}: {_complaint(fault, loc, root)}" if key else f"{where}: {_complaint(fault, loc, root)}"
@@ -146,8 +137,8 @@ def _complaint(fault: Any, loc: tuple[str, ...], root: type[BaseModel]) -> str:
 
 def _known_keys(path: tuple[str, ...], table: type[BaseModel]) -> list[str]:
     for part in path:
-        if part in _LOADS:
-            table = _LOADS[part]
+        if part in LOADS:
+            table = LOADS[part]
         elif part in table.model_fields:
             annotation = table.model_fields[part].annotation
             candidates = [annotation, *get_args(annotation)]

@@ -11,8 +11,8 @@ import pytest
 
 from llmload.errors import ConfigError
 from llmload.loadgen.capacity_driver import CapacityDriver
-from llmload.loadgen.options import refuse_other_shape
-from llmload.loadgen.phases import ConcurrencyLimit, StepCommand, StepTimeline
+from llmload.loadgen.phases import StepCommand, StepTimeline
+from llmload.loadgen.session import ConcurrencyLimit
 from llmload.metrics.totals import RunTotals
 from llmload.scenario import load_scenario
 from llmload.scenario.loads import Capacity
@@ -100,7 +100,7 @@ def test_a_search_that_promises_nothing_is_refused_before_anything_is_sent(
     ended = locust.run("--config", searching(write_scenario, engine().url, ""))
 
     assert ended.code == 2
-    assert "load.objectives is missing: say what must hold" in ended.err
+    assert "load.objectives is missing: say what a load must meet" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -114,25 +114,25 @@ def test_a_search_that_promises_nothing_is_refused_before_anything_is_sent(
 def test_a_locustfile_that_drives_another_load_is_refused(name: str, shape: str | None, needs: str) -> None:
     scenario = load_scenario(find_scenario(name))
 
-    with pytest.raises(ConfigError, match=f"needs another locustfile, as locustfiles/{needs} is"):
-        refuse_other_shape(scenario, shape)
-    refuse_other_shape(scenario, scenario.load.kind if scenario.load.kind != "closed_loop" else None)
+    with pytest.raises(ConfigError, match=f"needs another locustfile, such as locustfiles/{needs} "):
+        scenario.load.check_shape(shape)
+    scenario.load.check_shape(scenario.load.kind if scenario.load.kind != "closed_loop" else None)
 
 
-def test_fewer_seats_cut_nobody_and_more_seats_come_at_once() -> None:
-    seats, sitting, most = ConcurrencyLimit(2), [0], [0]
+def test_a_lower_limit_cuts_nobody_and_a_higher_one_counts_at_once() -> None:
+    limit, sending, most = ConcurrencyLimit(2), [0], [0]
 
     def user() -> None:
         while True:
-            with seats.seat():
-                sitting[0] += 1
-                most[0] = max(most[0], sitting[0])
+            with limit.acquire():
+                sending[0] += 1
+                most[0] = max(most[0], sending[0])
                 gevent.sleep(0.002)
-                sitting[0] -= 1
+                sending[0] -= 1
 
     users = [gevent.spawn(user) for _ in range(8)]
     for count in (2, 6, 1, 3, 8, 2):
-        seats.resize(count)
+        limit.resize(count)
         gevent.sleep(0.02)
         most[0] = 0
         gevent.sleep(0.05)
@@ -140,15 +140,15 @@ def test_fewer_seats_cut_nobody_and_more_seats_come_at_once() -> None:
     gevent.killall(users)
 
 
-def test_each_step_has_the_window_between_its_order_to_judge_and_the_next_step() -> None:
+def test_a_steps_window_reaches_from_the_command_to_measure_to_the_next_step() -> None:
     clock = StepTimeline(Capacity(kind="capacity", start=2), time.monotonic_ns())
     assert clock.window(0).start_ns is None
 
     for command in (
-        StepCommand(index=0, load=2, judged=True),
-        StepCommand(index=0, load=2, judged=True),
+        StepCommand(index=0, load=2, measured=True),
+        StepCommand(index=0, load=2, measured=True),
         StepCommand(index=1, load=4),
-        StepCommand(index=1, load=4, judged=True),
+        StepCommand(index=1, load=4, measured=True),
     ):
         time.sleep(0.002)
         clock.apply(command)
@@ -162,22 +162,22 @@ def test_each_step_has_the_window_between_its_order_to_judge_and_the_next_step()
     assert second.start_ns is not None
     assert first.start_ns < first.end_ns < second.start_ns
     assert second.end_ns is None
-    assert clock.window_s(1) is not None
+    assert clock.window_s("step-2") is not None
     assert clock.name_at(first.start_ns) == "step-1"
 
 
 def test_an_open_loop_rests_while_it_is_paused() -> None:
     clock = StepTimeline(Capacity(kind="capacity", search="rate_per_s", start=2.5), time.monotonic_ns())
 
-    assert clock.rate_per_s_now() == 2.5
+    assert clock.rate_per_s == 2.5
     clock.apply(StepCommand(index=1, load=1.25, paused=True))
-    assert clock.rate_per_s_now() == 0
+    assert clock.rate_per_s == 0
     clock.apply(StepCommand(index=1, load=1.25))
-    assert (clock.rate_per_s_now(), clock.name_of(1)) == (1.25, "step-2")
+    assert (clock.rate_per_s, clock.name_of(1)) == (1.25, "step-2")
 
 
-def test_an_order_survives_its_way() -> None:
-    command = StepCommand(index=3, load=7.5, paused=False, judged=True)
+def test_a_command_survives_its_message() -> None:
+    command = StepCommand(index=3, load=7.5, paused=False, measured=True)
 
     assert StepCommand.from_message(command.to_message("run")) == command
 
@@ -220,7 +220,7 @@ def searched(monkeypatch: pytest.MonkeyPatch, lag_s: float = 0.0, **keys: Any) -
         kind="capacity", objectives=["ttft_s p95 < 0.105"], warmup_s=0, step_min_s=0.02, step_max_s=0.2, **keys
     )
     clock = StepTimeline(load, time.monotonic_ns())
-    search, engine = CapacityDriver(load, load.promises(limits=False), clock, drain_s=1.0), MadeUp(clock, lag_s)
+    search, engine = CapacityDriver(load, load.all_objectives(limits=False), clock, drain_s=1.0), MadeUp(clock, lag_s)
     search.run(engine)
     clock.end()
     return search, engine

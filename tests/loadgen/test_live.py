@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmload.loadgen.live import LiveView, is_open_loop, rows
+from llmload.loadgen.live import LiveView, rows
 from llmload.loadgen.phases import StageTimeline
 from llmload.metrics.totals import RunTotals
 from llmload.scenario.loads import ClosedLoop, OpenLoop, Replay, Stage, Staged
@@ -27,7 +27,7 @@ class Steered:
         self.scenario = SimpleNamespace(
             load=load,
             scenario=SimpleNamespace(name="test"),
-            engine=SimpleNamespace(column="vLLM"),
+            engine=SimpleNamespace(display_name="vLLM"),
             model=SimpleNamespace(name="llama"),
         )
         self.span = SimpleNamespace(length_s=lambda _: 10.0)
@@ -101,7 +101,7 @@ def test_which_loads_are_open_loops() -> None:
     rates = Staged(kind="staged", stages=[Stage(rate_per_s=2, duration_s=5)])
     closed = ClosedLoop(kind="closed_loop", users=1, requests=1)
 
-    assert [is_open_loop(load) for load in (OPEN, Replay(kind="replay", trace="t"), rates, STAGES, closed)] == [
+    assert [load.is_open_loop for load in (OPEN, Replay(kind="replay", trace="t"), rates, STAGES, closed)] == [
         True,
         True,
         True,
@@ -120,5 +120,5 @@ def test_the_first_stage_begins_when_its_users_run(monkeypatch: pytest.MonkeyPat
     clock.begin(1)
     clock.restart_first()
 
-    assert clock.begun_s() == [2, 10]
-    assert clock.judged_s(0) == 7, "from its warm-up's end to the second one's beginning"
+    assert [clock.begin_s(phase.name) for phase in clock.phases] == [2, 10]
+    assert clock.measured_s(clock.name_of(0)) == 7, "from its warm-up's end to the second one's beginning"

@@ -316,7 +316,7 @@ class TestBrowser:
         assert page.value("rate", "[role=presentation] ") == "8"
         page.fill("[role=presentation] input[name=maxTokens]", "5")
         page.press("Update")
-        until(lambda: "request.max_tokens: cannot become 5 while the run goes on" in page.text())
+        until(lambda: "request.max_tokens: cannot become 5 during the run" in page.text())
         page.press("Edit")
         page.open("Custom parameters", "[role=presentation] ")
         page.fill("[role=presentation] input[name=maxTokens]", "4")

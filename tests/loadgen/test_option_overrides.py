@@ -79,7 +79,7 @@ def test_only_what_the_load_has_is_in_the_form(scenario: Any) -> None:
     assert replay["speed"] == "1"
     assert {name for fields in (closed, staged, replay, shown(scenario(OPEN))) for name in fields} == {
         override.dest for override in OVERRIDES
-    }, "each knob fits some load"
+    }, "each option fits some load"
 
 
 @pytest.mark.parametrize("load", [OPEN, CLOSED, STAGED, REPLAY])
@@ -132,27 +132,25 @@ def test_a_wrong_value_is_named_before_anything_is_sent(scenario: Any, field: st
     assert says in str(error.value)
 
 
-def test_a_run_that_goes_on_takes_another_rate_and_nothing_else(scenario: Any) -> None:
+def test_a_running_load_takes_another_rate_and_nothing_else(scenario: Any) -> None:
     running = scenario(OPEN)
 
     refuse_changes(running, scenario(OPEN, **{"load.rate_per_s": 9.0, "load.duration_s": 60.0}))
-    with pytest.raises(
-        ConfigError, match=r"request.max_tokens: cannot become 8 while the run goes on .it is 64.: stop"
-    ):
+    with pytest.raises(ConfigError, match=r"request.max_tokens: cannot become 8 during the run .it is 64.: stop"):
         refuse_changes(running, scenario(OPEN, **{"load.rate_per_s": 9.0, "request.max_tokens": 8}))
 
 
 def test_the_rate_is_the_forms_while_it_is_a_number_above_0(scenario: Any) -> None:
     load, form = scenario(OPEN, **{"load.rate_per_s": 30.0}).load, {"rate": "2.5"}
-    rate = rate_from_form(load, lambda: form["rate"])
+    assert isinstance(load, OpenLoop)
+    rate = rate_from_form(load.rate_per_s, lambda: form["rate"])
     rates = [rate()]
 
     for form["rate"] in ("5", "", "x", "0", "-3", "inf", "nan", "1e2"):
         rates.append(rate())
 
-    assert isinstance(load, OpenLoop)
-    assert rates == [30, 5, 5, 5, 5, 5, 5, 5, 100], "what --set says holds until somebody edits"
+    assert rates == [30, 5, 5, 5, 5, 5, 5, 5, 100], "the rate of --set counts until the form is edited"
 
 
-def test_a_closed_loop_asks_for_no_rate(scenario: Any) -> None:
+def test_a_closed_loop_has_no_target_rate(scenario: Any) -> None:
     assert target_rate(scenario(CLOSED).load, None, lambda: "5")() is None

@@ -1,0 +1,214 @@
+"""
+What every load answers: how it sends, when it ends, what is measured, what Locust needs, and what it says of itself.
+
+The rest of llmload asks a load only these questions, so a new load type is a class in `llmload.scenario.loads` and,
+where it has phases, a timeline in `llmload.loadgen.phases`.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, Final, Literal, Self
+
+from pydantic import model_validator
+
+from llmload.errors import ConfigError
+from llmload.prompts.arrivals import unit_gaps
+from llmload.scenario.sections import Count, NotNegative, Positive, Table
+
+UNSHAPED: Final = "chat.py"
+"""The locustfile of loads without a Locust shape."""
+
+
+class Load(Table):
+    """The questions, answered as most loads do; a load type overrides what differs."""
+
+    kind: str
+    warmup_s: NotNegative = 0.0
+    """The window opens this long after the load has reached its target."""
+
+    locustfile: ClassVar[str] = UNSHAPED
+    """The shipped locustfile that drives it."""
+    shape: ClassVar[str | None] = None
+    """The `load_kind` of the Locust shape that sets its users; None where Locust's own options do."""
+    locust_options: ClassVar[Mapping[str, str]] = {"duration_s": "run_time"}
+    """Keys of the load that an option of Locust's own sets, and that option's name."""
+    rate_in_form: ClassVar[bool] = False
+    """Whether the start form has its rate, which may be edited while the run goes on."""
+    measures_steps: ClassVar[bool] = False
+    """Whether it is a search: the summary is that of one step, and workers report often, since steps are short."""
+
+    # How it sends
+
+    @property
+    def is_open_loop(self) -> bool:
+        """Whether requests are sent when they are due, however many are in flight."""
+        return False
+
+    @property
+    def think_s(self) -> float:
+        """How long a user rests between conversations."""
+        return 0.0
+
+    @property
+    def gaps_per_s(self) -> float:
+        """How many units of `arrival_gaps` a second has, where no timeline says so."""
+        return 0.0
+
+    @property
+    def in_flight_limit(self) -> int:
+        """How many requests of an open loop may be in flight over all workers; later arrivals are dropped."""
+        return 1
+
+    def arrival_gaps(self, *, seed: int, worker_index: int, worker_count: int, base_dir: Path) -> Iterator[float]:
+        """Yield an open loop's gaps between one worker's arrivals, in mean gaps at a rate of 1/s."""
+        raise NotImplementedError(f"load.kind = {self.kind!r} has no arrivals")
+
+    @property
+    def concurrency_limit(self) -> int | None:
+        """How many of Locust's users may send at first, over all workers; None where all may."""
+        return None
+
+    # When it ends, and what is measured
+
+    @property
+    def ends_after_s(self) -> float | None:
+        """How long it lasts at most; None where no time ends it."""
+        return None
+
+    @property
+    def ends_after_requests(self) -> int | None:
+        """How many requests it sends; None where no number ends it."""
+        return None
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether one window spans the run from its warm-up to its end by the clock."""
+        return self.ends_after_s is not None
+
+    @property
+    def window_warmup_s(self) -> float:
+        """How long after its start the run's window opens."""
+        return self.warmup_s
+
+    @property
+    def constant_users(self) -> int | None:
+        """The users of a closed loop that has as many throughout."""
+        return None
+
+    @property
+    def constant_rate_per_s(self) -> float | None:
+        """The rate of an open loop that has the same throughout."""
+        return None
+
+    @property
+    def busy_users(self) -> int | None:
+        """How many users have a request in flight all through the window; None where users rest or come and go."""
+        return None
+
+    # What Locust needs
+
+    @property
+    def locust_users(self) -> int:
+        """How many Locust users start; in an open loop one rests while each process sends by its schedule."""
+        return 1
+
+    @property
+    def locust_spawn_rate_per_s(self) -> float:
+        """How many Locust users start a second."""
+        return 1.0
+
+    def users_at(self, elapsed_s: float) -> tuple[int, int, float] | None:
+        """Return phase index, users and spawn rate at a moment, for Locust's shape; None once the load is over."""
+        raise NotImplementedError(f"load.kind = {self.kind!r} has no shape")
+
+    # What it says of itself
+
+    @property
+    def text(self) -> str:
+        """The load in words."""
+        return self.kind
+
+    @property
+    def brief(self) -> str:
+        """The load in few words, for legends."""
+        return self.text
+
+    # What it cannot be run with
+
+    def check_scenario(self, *, slo: bool, stream: bool, repeat: bool) -> None:
+        """Raise ValueError where the load does not fit `[slo]`, `request.stream` or `prompts.repeat`."""
+
+    def check_files(self, base_dir: Path) -> None:
+        """Raise DataError where a file that the load names cannot be read."""
+
+    def check_workers(self, workers: int) -> None:
+        """Raise ConfigError where the load cannot be shared between this many workers."""
+
+    def check_shape(self, shape: str | None) -> None:
+        """Raise ConfigError where the locustfile's shape (None for no shape) is for another kind of load."""
+        if shape != self.shape:
+            raise ConfigError(
+                f"load.kind = {self.kind!r} needs another locustfile, such as locustfiles/{self.locustfile} "
+                "(-f or tool.locust.locustfile)"
+            )
+
+
+class Bounded(Load):
+    """A load that ends after some requests, some time, or whichever comes first."""
+
+    requests: Count | None = None
+    """The run ends when this many requests have been sent and answered."""
+    duration_s: Positive | None = None
+    """The run ends this long after its start, warm-up included."""
+
+    ends_by_itself: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.requests is None and self.duration_s is None and not self.ends_by_itself:
+            raise ValueError("needs requests or duration_s, or it never ends")
+        if self.duration_s is not None and self.warmup_s >= self.duration_s:
+            raise ValueError(f"warmup_s = {self.warmup_s:g} leaves nothing of duration_s = {self.duration_s:g}")
+        return self
+
+    @property
+    def ends_after_s(self) -> float | None:
+        """How long it lasts at most."""
+        return self.duration_s
+
+    @property
+    def ends_after_requests(self) -> int | None:
+        """How many requests it sends."""
+        return self.requests
+
+
+class Arrivals(Load):
+    """A load whose requests arrive by a drawn process, where it is an open loop."""
+
+    arrivals: Literal["constant", "poisson", "gamma"] = "poisson"
+    cv: Positive = 1.0
+    """Coefficient of variation of gamma's gaps: above 1 burstier than Poisson, below 1 steadier."""
+    max_in_flight: Count = 10_000
+    """Over all workers; arrivals beyond it are dropped and counted."""
+
+    @model_validator(mode="after")
+    def _cv_is_gammas(self) -> Self:
+        if self.cv != 1.0 and self.arrivals != "gamma":
+            raise ValueError(f"cv = {self.cv:g} belongs to arrivals = 'gamma', not {self.arrivals!r}")
+        return self
+
+    @property
+    def in_flight_limit(self) -> int:
+        """How many requests may be in flight over all workers."""
+        return self.max_in_flight
+
+    def arrival_gaps(
+        self,
+        *,
+        seed: int,
+        worker_index: int,
+        worker_count: int,
+        base_dir: Path,  # noqa: ARG002 - the protocol's
+    ) -> Iterator[float]:
+        """Yield the gaps between one worker's arrivals, in mean gaps of the whole process, for ever."""
+        return unit_gaps(self.arrivals, cv=self.cv, seed=seed, worker_index=worker_index, worker_count=worker_count)
