@@ -1,4 +1,4 @@
-"""What a scenario says, as types: what cannot go together cannot be written."""
+"""A scenario as types: each table of the file is a model, and settings that contradict each other are errors."""
 
 import os
 from collections.abc import Mapping
@@ -39,7 +39,9 @@ def _as_urls(value: object) -> object:
             if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
                 raise ValueError("a base URL looks like http://127.0.0.1:8000 or https://host/v1")
             if parts.username or parts.password:
-                raise ValueError("a base URL carries no password: name an environment variable in engine.api_key_env")
+                raise ValueError(
+                    "a base URL must not have a password: name an environment variable in engine.api_key_env"
+                )
     return urls
 
 
@@ -48,22 +50,26 @@ def _as_salt_mode(value: object) -> object:
 
 
 class Engine(Table):
-    """The deployment's address and dialect."""
+    """The engine under test: its address and its API."""
 
     name: EngineName
+    """Which engine it is; `other` for one that is not in the list."""
     base_url: Annotated[list[str], BeforeValidator(_as_urls), Field(min_length=1)]
-    """One URL, or a list that takes turns."""
+    """The address, with or without `/v1`; requests take the URLs of a list in turn."""
     label: str | None = None
-    """What tables call the engine, its usual name where this is absent."""
+    """The name in tables; the engine's usual name where absent."""
     api: Literal["openai-chat", "tgi-generate"] = "openai-chat"
+    """The protocol: OpenAI's `/v1/chat/completions`, or TGI's `/generate_stream`."""
     api_key_env: str | None = None
-    """The environment variable that holds the key; keys never stand in a file."""
+    """The environment variable with the API key; a key never belongs in a file."""
     ca_file: str | None = None
+    """A PEM file with the certificates that the server's is checked against; the system's where absent."""
     verify_tls: bool = True
+    """Whether the server's certificate is checked."""
 
     @property
     def display_name(self) -> str:
-        """What tables call the engine."""
+        """The engine's name in tables."""
         return self.label or ENGINE_LABELS[self.name]
 
 
@@ -71,28 +77,33 @@ class Model(Table):
     """The model under test."""
 
     name: str = Field(min_length=1)
-    """What tables call it."""
+    """The model's name in tables."""
     served_as: str | None = Field(default=None, min_length=1)
-    """What a request calls it, where the engine wants another name (a path, a hub id)."""
+    """The name in requests, where the engine expects another one (a path, a hub id)."""
     catalogue: str | None = Field(default=None, min_length=1)
-    """What `llmload vram` knows it as, a name or the path of its config, where that is another name."""
+    """The name that `llmload vram` knows, or the path of the model's config, where that differs."""
 
     @property
     def request_name(self) -> str:
-        """What a request calls the model."""
+        """The model's name in requests."""
         return self.served_as or self.name
 
 
 class Deployment(Table):
-    """What is known of the machine under test: for the report and the sizing, never sent."""
+    """The machine under test, for reports and sizing; never sent."""
 
     gpu: str | None = None
+    """The GPU model, as `llmload vram gpus` names it."""
     gpus: Annotated[int, Field(ge=0)] | None = None
+    """The number of GPUs."""
     tensor_parallel: Count | None = None
+    """The GPUs that share each layer."""
     precision: Precision | None = None
+    """The format of the weights."""
     engine_version: str | None = None
+    """The engine's version, where the engine does not report it."""
     command: str | None = None
-    """How the engine is started, for whoever repeats the run."""
+    """The command that starts the engine, so that the run can be repeated."""
 
     @model_validator(mode="after")
     def _ranks_have_gpus(self) -> Self:
@@ -105,46 +116,65 @@ class Prompts(Table):
     """Which prompts are sent."""
 
     source: str = Field(default="builtin", min_length=1)
-    """`builtin`, `lima` (GAIR/lima from the Hugging Face hub), or the path of a file or directory."""
+    """`builtin`, `lima` (GAIR/lima), `hf:OWNER/NAME/FILE` (both from the Hugging Face hub), or a file or folder."""
     split: str | None = None
+    """The split of a source that has several; `train` where absent."""
     count: Count | None = None
-    """How many are drawn at random, without replacement; all where absent."""
+    """Number of rows to draw at random, without replacement; all where absent."""
     turns: Literal["first", "all"] = "first"
+    """`first`: each row's first question; `all`: each question of a row, after the data set's own answers."""
     repeat: bool = False
-    """Whether the draw starts over, shuffled anew, when every prompt was sent."""
+    """Whether the drawn rows start over, reshuffled, when they run out."""
     n_shot: Annotated[int, Field(ge=0)] = 0
+    """Number of example pairs from the same data before each question."""
     chain_of_thought: bool | str = False
+    """Whether each question ends with `Let's think step by step.`, or the text to use instead."""
     salt: Annotated[SaltMode | None, BeforeValidator(_as_salt_mode)] = None
-    """A short prefix before the first message that no other request (true: the same) or no other run has, so that no
-    prefix cache of the engine can answer it."""
+    """A short text before the first message that no other request has (`request`, or true) or no other run (`run`), so
+    that the engine's prefix cache cannot answer it; false for none."""
     salt_key: str | None = Field(default=None, min_length=1)
-    """What tells this run's salts from another run's of the same seed; the run's id where absent."""
+    """Makes this run's salts differ from those of another run with the same seed; the run's id where absent."""
 
     @model_validator(mode="after")
     def _key_has_salt(self) -> Self:
         if self.salt_key is not None and self.salt is None:
-            raise ValueError(f"salt_key = {self.salt_key!r} means nothing without salt = 'request' or 'run'")
+            raise ValueError(f"salt_key = {self.salt_key!r} has no effect without salt = 'request' or 'run'")
         return self
 
 
 class Request(Table):
-    """What a request carries besides its messages: only keys that are set are sent."""
+    """The parameters of a request besides its messages; those that are not set are not sent."""
 
     stream: bool = True
+    """Whether the answer is streamed; without a stream there is no TTFT, TPOT or ITL."""
     include_usage: bool | None = None
+    """Whether the stream ends with the engine's token counts (`stream_options.include_usage`); true where absent."""
     max_tokens: Count | None = None
+    """Upper limit of output tokens."""
     min_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Lower limit of output tokens."""
     ignore_eos: bool | None = None
+    """Whether the answer continues after the end-of-sequence token, up to `max_tokens`."""
     temperature: NotNegative | None = None
+    """Sampling temperature; 0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Nucleus sampling: the probability mass of the tokens to choose from."""
     top_k: int | None = None
+    """Number of tokens to choose from."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Least probability of a token, relative to the most likely one."""
     presence_penalty: float | None = None
+    """Penalty of tokens that have occurred."""
     frequency_penalty: float | None = None
+    """Penalty of tokens by how often they have occurred."""
     repetition_penalty: Positive | None = None
+    """Factor against tokens of the prompt and the answer so far; above 1 discourages them."""
     seed: int | None = None
+    """The engine's sampling seed."""
     stop: list[str] | None = None
+    """Texts that end the answer."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request's JSON."""
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
@@ -168,53 +198,66 @@ class Request(Table):
 
 
 class TimeoutLimits(Table):
-    """How long each part of a request may take, in seconds."""
+    """Time limits of each part of a request."""
 
     connect_s: Positive = 10.0
+    """Until the connection is open."""
     first_token_s: Positive = 120.0
+    """From the start of the request to its first token."""
     between_tokens_s: Positive = 60.0
+    """Between two tokens."""
     total_s: Positive = 600.0
+    """From the start of the request to its last byte, retries included."""
 
 
 class Client(Table):
-    """Which client sends, and how patiently."""
+    """The client that sends the requests, its retries and its time limits."""
 
     kind: Literal["wire", "openai"] = "wire"
+    """llmload's own client, or OpenAI's Python SDK."""
     retries: Annotated[int, Field(ge=0)] = 0
+    """How often a request is sent again after a failure that may pass."""
     timeouts: TimeoutLimits = TimeoutLimits()
+    """Time limits of a request."""
 
 
 class SloLimits(Table):
-    """Limits of a good request, in seconds."""
+    """Limits of a good request; goodput counts the requests within all of them."""
 
     ttft_s: Positive | None = None
+    """Upper limit of the time to the first token."""
     tpot_s: Positive | None = None
+    """Upper limit of the mean time per output token after the first."""
     e2e_s: Positive | None = None
+    """Upper limit of the time to the last byte."""
 
 
 class Run(Table):
-    """How the run ends and what it leaves behind."""
+    """How the run ends and what it writes."""
 
     folder: str = "runs"
-    """Where run folders are made; relative to the working directory."""
+    """Where run folders are created; relative to the working directory."""
     drain_timeout_s: NotNegative = 60.0
-    """How long requests in flight may take to finish at the end; what is cut is counted as censored."""
+    """How long requests in flight may take to finish at the end; those that are cut off count as censored."""
     record_chunks: bool = True
-    """Whether `requests.jsonl` keeps the gaps between chunks."""
+    """Whether `requests.jsonl` has the gaps between chunks."""
 
 
 class Identity(Table):
-    """What the scenario is called, and the seed that everything random is drawn from."""
+    """The scenario's name, and the seed of everything random."""
 
     name: str = Field(min_length=1)
+    """The name, which is a part of the run folder's name."""
     description: str | None = None
+    """What the scenario measures, in a sentence."""
     seed: int = 0
+    """Determines the prompts, their order, arrivals and salts."""
     protocol: Literal["speed", "throughput"] | None = None
-    """Which of the reference document's tables a run belongs in."""
+    """The table of the reference document that a run belongs to."""
 
 
 class Scenario(Table):
-    """Everything that makes a run repeatable."""
+    """Everything that a run depends on."""
 
     scenario: Identity
     engine: Engine
@@ -234,7 +277,7 @@ class Scenario(Table):
     @model_validator(mode="after")
     def _tables_agree(self) -> Self:
         if self.client.kind == "openai" and self.engine.api != "openai-chat":
-            raise ValueError(f"client.kind = 'openai' cannot speak engine.api = {self.engine.api!r}")
+            raise ValueError(f"client.kind = 'openai' does not support engine.api = {self.engine.api!r}")
         if not self.request.stream and (self.slo.ttft_s is not None or self.slo.tpot_s is not None):
             raise ValueError("slo.ttft_s and slo.tpot_s are not measurable with request.stream = false")
         if self.cost is not None and self.cost.price_per_gpu_hour is not None and not self.deployment.gpus:

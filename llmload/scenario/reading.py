@@ -20,7 +20,7 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None) -> Sce
     """
     Return the scenario that the file describes, with `overrides` (`"load.users": 8`) laid over it.
 
-    ConfigError has a line for everything that is wrong, naming the file, the key and the value.
+    ConfigError has a line for each fault, naming the file, the key and the value.
     """
     tables = read_toml(path)
     tables.pop("tool", None)  # Locust's own settings, which Locust reads
@@ -33,14 +33,14 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None) -> Sce
 
 
 def locustfile_named_by(path: Path) -> str | None:
-    """Return what `[tool.locust]` of a scenario file calls its locustfile; None where it names none."""
+    """Return the locustfile that `[tool.locust]` of a scenario file names; None where it names none."""
     locust = read_toml(path).get("tool", {}).get("locust", {})
     named = locust.get("locustfile") if isinstance(locust, dict) else None
     return named if isinstance(named, str) else None
 
 
 def read_setting(text: str) -> tuple[str, Any]:
-    """Return key and value of `KEY=VALUE`, the value as TOML has it or else a bare word; ConfigError if it is none."""
+    """Return key and value of `KEY=VALUE`, the value in TOML or else a bare word; ConfigError for another text."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"command line: --set {text}: is not KEY=VALUE, such as load.warmup_s=5")
@@ -48,7 +48,7 @@ def read_setting(text: str) -> tuple[str, Any]:
 
 
 def read_value(text: str) -> Any:
-    """Return what the text means as a value of TOML; a bare word is a string, as a shell user writes it."""
+    """Return the text as a TOML value; a bare word is a string, as users write it in a shell."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -56,7 +56,7 @@ def read_value(text: str) -> Any:
 
 
 def read_toml(path: Path, kind: str = "scenario") -> dict[str, Any]:
-    """Return the tables of a TOML file; ConfigError names the file and what it should have been."""
+    """Return the tables of a TOML file; `kind` is its name in a ConfigError."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -99,12 +99,12 @@ def _lay_over(tables: dict[str, Any], key: str, value: object) -> None:
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            return  # the file has a value where a table belongs; validation says so
+            return  # the file has a value instead of a table; validation reports it
     table[last] = value
 
 
 def explain(path: Path, error: ValidationError, overrides: Mapping[str, Any], root: type[BaseModel]) -> str:
-    """Return a line for each fault of a file that was to be a `root`: the file or the command line, key and value."""
+    """Return a line for each fault of a file that should be a `root`: the file or the command line, key and value."""
     lines = []
     for fault in error.errors(include_url=False):
         loc = tuple(str(part) for part in fault["loc"])
@@ -131,7 +131,7 @@ def _complaint(fault: Any, loc: tuple[str, ...], root: type[BaseModel]) -> str:
     text = re.sub(r"^(Value error|Assertion failed), ", "", fault["msg"])
     text = text[0].lower() + text[1:]
     if "password" in text or isinstance(fault["input"], dict | BaseModel):
-        return text  # a secret is not shown, and a whole table says nothing
+        return text  # a secret must not be shown, and a whole table does not help
     return f"{text}, got {fault['input']!r}"
 
 

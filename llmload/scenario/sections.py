@@ -1,4 +1,4 @@
-"""The smaller tables of a scenario: gates, monitoring, cost, comparison."""
+"""What every table of a scenario is, and the tables beside the load: `[gates]`, `[monitor]`, `[cost]`, `[compare]`."""
 
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -8,39 +8,49 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from llmload.metrics.compared import metrics_named, share
 from llmload.metrics.objective import Objective
 
-# What every table of a scenario is.
-
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
 class Table(BaseModel):
-    """A table of the file: a misspelt key is an error, since it would silently lose its setting."""
+    """A table of the file; a misspelt key is an error, since its setting would be lost without notice."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
 
-# A promise as a scenario writes it.
-
-
-def _as_written(text: str) -> str:
+def _normalised(text: str) -> str:
     return str(Objective.parse(text))
 
 
-ObjectiveText = Annotated[str, AfterValidator(_as_written)]
-"""A line that `Objective.parse` understands, such as `ttft_s p95 < 0.5`."""
+ObjectiveText = Annotated[str, AfterValidator(_normalised)]
+"""A line that `Objective.parse` accepts, such as `ttft_s p95 < 0.5`."""
 
 
-# What is read beside the run: the engine's own series and the GPUs'.
+class Gates(Table):
+    """Objectives that decide whether a pipeline passes: where the run misses one, its exit code is 1."""
+
+    objectives: list[ObjectiveText] = Field(default_factory=list)
+    """Such as `ttft_s p95 < 0.5`, `goodput_share >= 0.95`, `error_share <= 0.01`."""
+
+    @model_validator(mode="after")
+    def _no_duplicates(self) -> Self:
+        for index, text in enumerate(self.objectives):
+            if text in self.objectives[:index]:
+                raise ValueError(f"duplicate objective {text}")
+        return self
+
+    def parsed(self) -> tuple[Objective, ...]:
+        """Return the objectives."""
+        return tuple(map(Objective.parse, self.objectives))
 
 
-def _checked(url: str) -> str:
+def _checked_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("a metrics URL looks like http://127.0.0.1:8000/metrics")
     if parts.username or parts.password:
-        raise ValueError("a metrics URL carries no password: it would stand in the run folder")
+        raise ValueError("a metrics URL must not have a password: the run folder would contain it")
     return url
 
 
@@ -48,31 +58,35 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-MetricsUrl = Annotated[str, AfterValidator(_checked)]
+MetricsUrl = Annotated[str, AfterValidator(_checked_url)]
 
 
 class Monitor(Table):
-    """Where the engine and DCGM's exporter serve their series; read by the steering node into the run folder."""
+    """Metrics of the engine and the GPUs, which the master (or the only process) reads into the run folder."""
 
     engine_metrics_url: Annotated[list[MetricsUrl], BeforeValidator(_as_list)] = Field(default_factory=list)
-    """One URL or a list, an engine each; their counts are added up."""
+    """The engine's `/metrics`; a list has one URL for each engine, and their counts are summed."""
     dcgm_url: MetricsUrl | None = None
+    """The `/metrics` of DCGM's exporter: the GPUs' utilisation, memory and energy."""
     interval_s: Positive = 1.0
+    """Time between two reads."""
 
 
 class Cost(Table):
-    """Prices in one currency; each kind of price gives a cost of its own, since they are rarely paid together."""
+    """Prices in one currency; each kind of price gives its own cost, since they are rarely paid together."""
 
     currency: str = Field(min_length=1)
-    """What the prices are in, as it is to be printed."""
+    """The currency of all prices, as it is printed."""
     price_per_hour: Positive | None = None
-    """Of the whole deployment."""
+    """Price of the whole deployment for an hour."""
     price_per_gpu_hour: Positive | None = None
-    """Of each of `deployment.gpus`."""
+    """Price of each of `deployment.gpus` for an hour."""
     price_per_million_input_tokens: NotNegative | None = None
+    """Price of a million prompt tokens, as a hosted API charges it."""
     price_per_million_output_tokens: NotNegative | None = None
+    """Price of a million output tokens, as a hosted API charges it."""
     price_per_kwh: Positive | None = None
-    """Of the energy that the GPUs' own counters tell of (`monitor.dcgm_url`)."""
+    """Price of the energy that the GPUs' counters report (`monitor.dcgm_url`)."""
 
     @model_validator(mode="after")
     def _prices_agree(self) -> Self:
@@ -80,31 +94,10 @@ class Cost(Table):
         if all(price is None for price in prices.values()):
             raise ValueError(f"needs a price: {', '.join(prices)}")
         if self.price_per_hour is not None and self.price_per_gpu_hour is not None:
-            raise ValueError("price_per_hour is the whole deployment's: leave it or price_per_gpu_hour out")
+            raise ValueError("price_per_hour is the whole deployment's: leave out either it or price_per_gpu_hour")
         if (self.price_per_million_input_tokens is None) != (self.price_per_million_output_tokens is None):
             raise ValueError("price_per_million_input_tokens and price_per_million_output_tokens belong together")
         return self
-
-
-# What a run must keep to succeed in a pipeline.
-
-
-class Gates(Table):
-    """Promises about the run's figures; one that is missed makes its exit code 1."""
-
-    objectives: list[ObjectiveText] = Field(default_factory=list)
-    """Such as `ttft_s p95 < 0.5`, `goodput_share >= 0.95`, `error_share <= 0.01`."""
-
-    @model_validator(mode="after")
-    def _each_once(self) -> Self:
-        for index, text in enumerate(self.objectives):
-            if text in self.objectives[:index]:
-                raise ValueError(f"{text} is promised twice")
-        return self
-
-    def parsed(self) -> tuple[Objective, ...]:
-        """Return the promises."""
-        return tuple(map(Objective.parse, self.objectives))
 
 
 def _as_thresholds(value: object) -> object:
@@ -122,11 +115,12 @@ def _all_known(keys: list[str]) -> list[str]:
 
 
 class Compare(Table):
-    """What `llmload compare` accepts, where the candidate's scenario says so."""
+    """What `llmload compare` accepts when this scenario's run is the candidate."""
 
     thresholds: Annotated[dict[str, float], BeforeValidator(_as_thresholds)] = Field(default_factory=dict)
-    """Accepted worsening by metric: `"ttft_s p95" = "5%"`; a figure stands for all its statistics, `all` for all."""
+    """Accepted worsening by metric: `"ttft_s p95" = "5%"`; `"ttft_s"` means all of its statistics, `"all"` every
+    metric."""
     only: Annotated[list[str], AfterValidator(_all_known)] = Field(default_factory=list)
-    """Metrics that are judged; all where empty."""
+    """The metrics that are compared; all where empty."""
     allow: list[str] = Field(default_factory=list)
-    """What may differ between the runs."""
+    """The settings that may differ between the runs."""

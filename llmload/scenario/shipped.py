@@ -1,4 +1,4 @@
-"""Scenarios and locustfiles that come with llmload: beside the package in a checkout, inside it when installed."""
+"""The scenarios, suites and locustfiles that come with llmload, in a checkout beside the package, else inside it."""
 
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,7 @@ def shipped_locustfile(name: str) -> Path:
     """Return a locustfile that comes with llmload; ConfigError if there is none of that name."""
     file = _folder("locustfiles") / name
     if not file.is_file():
-        raise ConfigError(f"tool.locust.locustfile: no {name} here, and llmload ships none of that name")
+        raise ConfigError(f"tool.locust.locustfile: there is no {name} here, and none comes with llmload")
     return file
 
 
@@ -36,7 +36,7 @@ def shipped_scenarios() -> dict[str, Path]:
 
 
 def shipped_suites() -> dict[str, Path]:
-    """Return the suites that come with llmload by name: what a file that ends in `-suite.toml` is."""
+    """Return the files of the suites that come with llmload, by name: those that end in `-suite.toml`."""
     return {name: file for name, file in _shipped_files().items() if name.endswith(_SUITE)}
 
 

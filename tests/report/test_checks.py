@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, write: Any) -
     ("objectives", "complaint"),
     [
         ('["ttft_s p96 < 1"]', "gates.objectives.0: ttft_s is a distribution and has no p96"),
-        ('["ttft_s p95 < 1", "ttft_s p95 < 1.0"]', "gates: ttft_s p95 < 1 is promised twice"),
+        ('["ttft_s p95 < 1", "ttft_s p95 < 1.0"]', "gates: duplicate objective ttft_s p95 < 1"),
         ('"ttft_s p95 < 1"', "gates.objectives: input should be a valid list"),
     ],
 )

@@ -1,5 +1,6 @@
 """A scenario is validated before anything is sent; every complaint names file, key and value."""
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def test_a_scenario_with_defaults_sends_only_what_it_sets(tmp_path: Path) -> Non
             ("[load]", '[prompts]\nsalt = "x"\n[load]'),
             "x.toml: prompts.salt: input should be 'request' or 'run', got 'x'",
         ),
-        (("[load]", '[prompts]\nsalt_key = "x"\n[load]'), "x.toml: prompts: salt_key = 'x' means nothing without salt"),
+        (("[load]", '[prompts]\nsalt_key = "x"\n[load]'), "x.toml: prompts: salt_key = 'x' has no effect without salt"),
         (("[load]", '[cost]\ncurrency = "EUR"\n[load]'), "x.toml: cost: needs a price: price_per_hour, price_per"),
         (
             ("[load]", '[cost]\ncurrency = "EUR"\nprice_per_hour = -1\n[load]'),
@@ -97,7 +98,7 @@ def test_a_scenario_with_defaults_sends_only_what_it_sets(tmp_path: Path) -> Non
                 'base_url = "http://127.0.0.1:8000"',
                 'base_url = "http://a"\napi = "tgi-generate"\n[client]\nkind="openai"',
             ),
-            "client.kind = 'openai' cannot speak engine.api = 'tgi-generate'",
+            "client.kind = 'openai' does not support engine.api = 'tgi-generate'",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -142,7 +143,7 @@ requests = 8
             "kind = 'capacity'\nobjectives = ['ttft_from_schedule_s p95 < 1']",
             "is of an open loop, but search = 'users'",
         ),
-        ("kind = 'capacity'\nobjectives = ['goodput_share > 0.9']", "but [slo] has no limit that an answer could miss"),
+        ("kind = 'capacity'\nobjectives = ['goodput_share > 0.9']", "but [slo] has no limit"),
         ("kind = 'capacity'\nobjectives = ['ttft_s p95 < 1']", "needs prompts.repeat = true"),
         (
             "kind = 'capacity'\nstart = 9\nat_most = 4",
@@ -222,3 +223,18 @@ def test_an_unknown_name_lists_what_there_is() -> None:
         find_scenario("lima-sped")
     with pytest.raises(ConfigError, match="reference/vllm-speed: no such scenario file, and no shipped scenario"):
         scenario_file("reference/vllm-speed")
+
+
+@pytest.mark.parametrize("module", ["model", "sections"])
+def test_every_key_is_described(module: str) -> None:
+    source = (Path(__file__).parents[2] / "llmload" / "scenario" / f"{module}.py").read_text(encoding="utf-8")
+    tables = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name != "Scenario"]
+    missing = [
+        f"{table.name}.{ast.unparse(key.target)}"
+        for table in tables
+        for key, after in zip(table.body, [*table.body[1:], None], strict=True)
+        if isinstance(key, ast.AnnAssign)
+        and not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant))
+    ]
+
+    assert missing == []
