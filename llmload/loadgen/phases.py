@@ -6,10 +6,11 @@ Each process has its own window and timeline, on its own monotonic clock; no clo
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
-from llmload.metrics.totals import AnyWindow, RunTotals, Window, Windows
+from llmload.metrics.totals import RunTotals, Window
 from llmload.scenario.load_protocol import Load
 from llmload.scenario.loads import Capacity, Staged
 from llmload.units import NS_PER_S
@@ -91,7 +92,8 @@ class PhaseTimeline(ABC):
     """
     When the phases of a load began on this process, counted by an index; a name may come again at a later index.
 
-    What has one name is measured together: its windows are one, and a request counts once however many it touches.
+    Phases of one name are measured together: their lengths and the figures of their windows are added up. A request
+    that touches several of them counts in each window for what happened there: its start, its end, its tokens.
     """
 
     def __init__(self, start_ns: int) -> None:
@@ -168,13 +170,10 @@ class PhaseTimeline(ABC):
         """Return the name of the phase that a moment lies in."""
         return self.name_of(self.index_at(moment_ns))
 
-    def touched(self, from_ns: int, to_ns: int) -> dict[str, AnyWindow]:
-        """Return the phases that a span of time touches, each with its window."""
-        found: dict[str, AnyWindow] = {}
+    def touched(self, from_ns: int, to_ns: int) -> Iterator[tuple[str, Window]]:
+        """Yield name and window of each phase that a span of time touches."""
         for index in range(self.index_at(from_ns), self.index_at(to_ns) + 1):
-            name, window = self.name_of(index), self.window(index)
-            found[name] = found[name].and_window(window) if name in found else window
-        return found
+            yield self.name_of(index), self.window(index)
 
     def begin_s(self, name: str) -> float | None:
         """Return when the phase first began, in seconds since the run's start; None where it has not."""
@@ -189,7 +188,7 @@ class PhaseTimeline(ABC):
 
     def window_s(self, name: str) -> float | None:
         """Return how long the phase was measured, in seconds; None where it was not, or not to its end."""
-        return Windows(self._windows(name)).length_s
+        return sum(window.length_s or 0.0 for window in self._windows(name)) or None
 
     def _windows(self, name: str) -> tuple[Window, ...]:
         return tuple(self.window(index) for index in range(self.index + 1) if self.name_of(index) == name)

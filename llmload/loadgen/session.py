@@ -200,7 +200,7 @@ class Session:
         for record in ended:
             self._totals.add(record, window=self.span.window, slo=self._slo, run_start_ns=self.span.start_ns)
             if self.timeline is not None:
-                for name, window in self.timeline.touched(record.started_ns, record.done_ns).items():
+                for name, window in self.timeline.touched(record.started_ns, record.done_ns):
                     stage = self._stages.setdefault(name, RunTotals())
                     stage.add(record, window=window, slo=self._slo, run_start_ns=self.span.start_ns)
         self._totals.reused_prompts = self._queue.reused

@@ -56,41 +56,6 @@ class Window:
             inside &= record.chunk_ns <= self.end_ns
         return float(np.count_nonzero(inside)) / len(record.chunk_ns)
 
-    def and_window(self, other: "Window") -> "Windows":
-        """Return this window and a later one, measured together."""
-        return Windows((self, other))
-
-
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """Windows that do not overlap and are measured together, as one that has gaps: those of a phase that recurs."""
-
-    parts: tuple[Window, ...]
-
-    @property
-    def length_s(self) -> float | None:
-        """How long they are together, in seconds; None where none has a length."""
-        return sum(part.length_s or 0.0 for part in self.parts) or None
-
-    def overlap_s(self, from_ns: int, to_ns: int) -> float:
-        """Return how much of a span lies in the windows, in seconds."""
-        return sum(part.overlap_s(from_ns, to_ns) for part in self.parts)
-
-    def holds(self, moment_ns: int) -> bool:
-        """Return whether the moment lies in one of the windows."""
-        return any(part.holds(moment_ns) for part in self.parts)
-
-    def share_of(self, record: RequestRecord) -> float:
-        """Return which share (0 to 1) of the record's answer arrived inside the windows."""
-        return min(1.0, sum(part.share_of(record) for part in self.parts))
-
-    def and_window(self, other: Window) -> "Windows":
-        """Return these windows and a later one, measured together."""
-        return Windows((*self.parts, other))
-
-
-AnyWindow = Window | Windows
-
 
 DISTRIBUTIONS: Final = (
     "ttft_s",
@@ -221,7 +186,7 @@ class RunTotals:
         """Count what is on its way as censored: its process is lost, and nobody will know how it ended."""
         self.censored += self.in_flight
 
-    def add(self, record: RequestRecord, *, window: AnyWindow, slo: Slo, run_start_ns: int) -> None:
+    def add(self, record: RequestRecord, *, window: Window, slo: Slo, run_start_ns: int) -> None:
         """Count a request that has ended; whoever started it has counted `started`."""
         started_s = (record.started_ns - run_start_ns) / NS_PER_S
         done_s = (record.done_ns - run_start_ns) / NS_PER_S

@@ -254,7 +254,7 @@ def why_recomputed(started_unix_s: float, files: Sequence[Path]) -> str:
 
 
 def recomputed_summary(
-    manifest: Mapping[str, Any], totals: RunTotals, periods: Periods, of_stages: Sequence[RunTotals], why: str
+    manifest: Mapping[str, Any], totals: RunTotals, periods: Periods, of_stages: Mapping[str, RunTotals], why: str
 ) -> dict[str, Any]:
     """Return what `summary.json` would say, `recomputed` besides; what only the run itself knew is None."""
     scenario = manifest["scenario"]
@@ -276,13 +276,17 @@ def recomputed_summary(
     return summary
 
 
-def _stages(periods: Periods, totals: Sequence[RunTotals]) -> list[dict[str, Any]]:
+def _stages(periods: Periods, totals: Mapping[str, RunTotals]) -> list[dict[str, Any]]:
+    """Return a row for each name of a stage: stages of one name are measured together."""
+    of_name: dict[str, list[Stage]] = {}
+    for stage in periods.stages:
+        of_name.setdefault(stage.name, []).append(stage)
     return [
         {
-            "name": stage.name,
-            "users": stage.users,
-            "rate_per_s": stage.rate_per_s,
-            **figures(of, stage.window.length_s),
+            "name": name,
+            "users": stages[0].users,
+            "rate_per_s": stages[0].rate_per_s,
+            **figures(totals[name], sum(stage.window.length_s or 0.0 for stage in stages) or None),
         }
-        for stage, of in zip(periods.stages, totals, strict=True)
+        for name, stages in of_name.items()
     ]

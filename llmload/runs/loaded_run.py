@@ -168,14 +168,14 @@ class _Count:
         self.totals = RunTotals()
         width_s = bin_width_s(span_s, about)
         self.timeline = Timeline(width_s, span_s)
-        self.of_stages = [RunTotals() for _ in periods.stages] if with_stages else []
+        self.of_stages = {stage.name: RunTotals() for stage in periods.stages} if with_stages else {}
 
     def add(self, columns: Columns) -> int:
         """Count the requests, and return how many they are."""
         self.timeline.add(columns)
         recount.add(self.totals, columns, window=self.periods.window, slo=self.slo)
-        for stage, totals in zip(self.periods.stages, self.of_stages, strict=False):
-            self._add_to_stage(stage, totals, columns)
+        for stage in self.periods.stages if self.of_stages else ():
+            self._add_to_stage(stage, self.of_stages[stage.name], columns)
         return len(columns)
 
     def _add_to_stage(self, stage: Stage, totals: RunTotals, columns: Columns) -> None:
