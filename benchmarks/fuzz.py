@@ -55,14 +55,14 @@ def decoded(answer: StreamState, pieces: Sequence[bytes]) -> StreamState:
 def by_frames(answer: StreamState, pieces: Sequence[bytes]) -> StreamState:
     """Read the pieces as the client does, each a chunk that came alone."""
     response = Response()
-    understanding = Decoder(response, answer)
+    decoder = Decoder(response, answer)
     response.feed(HEAD, 0)
     for moment, piece in enumerate(pieces):
         if piece:
             response.feed(b"%x\r\n%s\r\n" % (len(piece), piece), moment)
     while response.raw or response.body:
-        understanding.advance(FOREVER_NS)
-    understanding.end()
+        decoder.advance(FOREVER_NS)
+    decoder.end()
     return answer
 
 
@@ -79,7 +79,7 @@ def check_events(stream: bytes, cuts: Sequence[int]) -> None:
 
 
 def read_http(pieces: Sequence[bytes]) -> tuple[Any, ...]:
-    """Return what a response in pieces comes to: status, whether it is complete, its body, whether it is no HTTP."""
+    """Return what a response in pieces comes to: status, whether it is complete, its body, whether it is not HTTP."""
     response = Response()
     broken = False
     try:

@@ -1,7 +1,7 @@
 """
 One HTTP GET, with a deadline over all of it and a limit on its size; and how TLS servers prove who they are.
 
-For what is read beside the load: an engine's description of itself, metrics, a model's config. Prompts go through
+For requests beside the load, such as an engine's description of itself and its metrics. Prompts go through
 `llmload.client`.
 """
 
@@ -19,7 +19,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 _CREDENTIALS: Final = ("Authorization", "Cookie", "Proxy-authorization")
-"""As `urllib.request` writes them; it adds a proxy's again where the next request goes through the proxy."""
+"""As `urllib.request` writes them; it adds a proxy's again if the next request goes through the proxy."""
 
 
 class AnswerTooLongError(ValueError):
@@ -47,7 +47,7 @@ def http_get(
 
     Redirects are followed; one to another origin (scheme, host, port) carries no credentials. Raises what
     `urllib.request.urlopen` raises: `HTTPError` (closed) for a status of 400 or more, `URLError` or `TimeoutError`
-    where nothing answers within `timeout_s`, `http.client.HTTPException` for an answer that is not HTTP; and
+    if nothing answers within `timeout_s`, `http.client.HTTPException` for an answer that is not HTTP; and
     `AnswerTooLongError`.
     """
     deadline_s = time.monotonic() + timeout_s

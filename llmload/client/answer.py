@@ -111,7 +111,7 @@ class StreamState:
         return TokenCounts(output_tokens=len(self.chunk_ns), token_source=TokenSource.CHUNKS)
 
     def chunk_tokens(self) -> StampArray | None:
-        """Return the tokens of each chunk in `chunk_ns`, or None where the engine did not count per chunk."""
+        """Return the tokens of each chunk in `chunk_ns`, or None if the engine did not count per chunk."""
         return None
 
     def stamps(self) -> StampArray:

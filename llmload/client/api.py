@@ -72,7 +72,7 @@ class ChatStream(StreamState):
         )
 
     def chunk_tokens(self) -> StampArray | None:
-        """Return the tokens of each chunk in `chunk_ns`, or None where the engine did not count per chunk."""
+        """Return the tokens of each chunk in `chunk_ns`, or None if the engine did not count per chunk."""
         if not self._totals or len(self._totals) != len(self.chunk_ns):
             return None
         totals = np.array([0, *self._totals], dtype=np.int64)

@@ -4,7 +4,7 @@ import logging
 import select
 import ssl
 import time
-from typing import Any, Final
+from typing import Final
 
 import httptools
 from gevent.hub import Waiter
@@ -64,7 +64,7 @@ class HttpRequest:
         self._reactor = reactor
         self._limits = limits
         self._check_ns = FOREVER_NS
-        self._waiter: Any = Waiter()
+        self._waiter: Waiter[None] = Waiter()
         self.response.decode_at_bytes = _DECODE_FIRST_BYTES
         self._unstamped = False
         self._ended = False

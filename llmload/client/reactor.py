@@ -7,10 +7,10 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from gevent import monkey
-from gevent.hub import get_hub
+from gevent.hub import Waiter, get_hub
 
 from llmload.client.connection import (
     ANCILLARY_BYTES,
@@ -126,17 +126,17 @@ class Reactor:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._hub: Any = get_hub()
+        self._hub = get_hub()
         self._poller: select.epoll = monkey.get_original("select", "epoll")()
         self._streams: dict[int, tuple[Stream, Connection, PendingReads, Receive]] = {}
         self._to_decode: deque[Stream] = deque()
         self._next_sweep_ns = 0
         self._slice_ns = _SHORT_SLICE_NS
-        self._short: Any = self._hub.loop.timer(TICK_S, TICK_S)
-        self._long: Any = self._hub.loop.timer(LONG_TICK_S, LONG_TICK_S)
+        self._short = self._hub.loop.timer(TICK_S, TICK_S)
+        self._long = self._hub.loop.timer(LONG_TICK_S, LONG_TICK_S)
         self._timer = self._short
         self._poll_boost = PollBoost()
-        self._watcher: Any = self._hub.loop.io(self._poller.fileno(), 1)
+        self._watcher = self._hub.loop.io(self._poller.fileno(), 1)
         self._missed_stamps = 0
         self._running = False
         self.clock = ReceiveClock()
@@ -186,7 +186,7 @@ class Reactor:
         """Note that chunks with text were read together, at these stamps: poll more often for a while."""
         self._poll_boost.on_coalesced(stamps_ns, self.clock.now_ns)
 
-    def resolve(self, waiter: Any) -> None:
+    def resolve(self, waiter: "Waiter[None]") -> None:
         """Wake the greenlet behind a gevent waiter, after this round."""
         self._hub.loop.run_callback(waiter.switch, None)
 

@@ -33,11 +33,12 @@ class DeadlineTimer:
     For a client that does not see its own sockets.
     """
 
+    _timer: gevent.Timeout
+
     def __init__(self, limits: TimeLimits, answer: StreamState) -> None:
         self._limits = limits
         self._answer = answer
         self._sent_ns = time.monotonic_ns()
-        self._timer: Any = None
 
     def __enter__(self) -> None:
         now_ns = time.monotonic_ns()
@@ -195,7 +196,7 @@ class SdkClient(ChatClient):
         timer = DeadlineTimer(limits, attempt.answer)
         fields = self._chat.fields(prompt)
         rest = {name: value for name, value in fields.items() if name not in _PASSED_BY_NAME}
-        stream: Any = None
+        stream: openai.Stream[object] | None = None
         try:
             with timer:
                 raw: Any = client.chat.completions.with_raw_response.create(
@@ -217,7 +218,9 @@ class SdkClient(ChatClient):
         elif attempt.error is None and not attempt.answer.finished:
             attempt.error = request_error(ErrorType.INCOMPLETE, "the answer ended without a finish_reason")
 
-    def _receive(self, response: httpx2.Response, stream: Any, answer: StreamState, timer: DeadlineTimer) -> None:
+    def _receive(
+        self, response: httpx2.Response, stream: openai.Stream[object] | None, answer: StreamState, timer: DeadlineTimer
+    ) -> None:
         """Read the answer, streamed or not; raises the SDK's exceptions."""
         with timer:
             error = error_in_response(response)
@@ -229,7 +232,7 @@ class SdkClient(ChatClient):
         else:
             self._read_stream(stream, answer, timer)
 
-    def _read_stream(self, stream: Any, answer: StreamState, timer: DeadlineTimer) -> None:
+    def _read_stream(self, stream: openai.Stream[object], answer: StreamState, timer: DeadlineTimer) -> None:
         while True:
             with timer:
                 chunk = next(stream, None)
@@ -239,7 +242,7 @@ class SdkClient(ChatClient):
 
 
 def warm_up() -> None:
-    """Run one answer through the SDK, so that no request pays for what it does once per process."""
+    """Run one answer through the SDK, so that its work at first use delays no request."""
     transport = httpx2.MockTransport(
         lambda _: httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=_WARM_UP_STREAM)
     )

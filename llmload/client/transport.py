@@ -131,7 +131,7 @@ def dial(route: Route, clock: ReceiveClock, connect_s: float | None) -> Connecti
     """
     endpoint = route.endpoint
     limit = gevent.Timeout(connect_s)
-    sock: Any = None
+    sock: socket.socket | None = None
     try:
         with limit:
             if route.proxy is None:
@@ -156,7 +156,7 @@ def dial(route: Route, clock: ReceiveClock, connect_s: float | None) -> Connecti
         raise
 
 
-def _connect(host: str, port: int) -> Any:
+def _connect(host: str, port: int) -> socket.socket:
     """Return a gevent socket connected to the first address of the name that accepts."""
     problem: OSError = OSError("no address")
     for family, socket_type, protocol, _, address in _addresses(host, port):
@@ -188,7 +188,7 @@ def _addresses(host: str, port: int) -> list[Any]:
     return list(found)
 
 
-def _tunnel(sock: Any, proxy: Proxy, authority: str) -> None:
+def _tunnel(sock: socket.socket, proxy: Proxy, authority: str) -> None:
     sock.sendall(proxy.connect_request(authority))
     answer = b""
     while b"\r\n\r\n" not in answer:
@@ -208,7 +208,7 @@ def _tunnel(sock: Any, proxy: Proxy, authority: str) -> None:
         )
 
 
-def _shake_hands(sock: Any, context: ssl.SSLContext, host: str) -> TlsLayer:
+def _shake_hands(sock: socket.socket, context: ssl.SSLContext, host: str) -> TlsLayer:
     tls = TlsLayer(context, host)
     while True:
         done = tls.handshake()
@@ -222,7 +222,7 @@ def _shake_hands(sock: Any, context: ssl.SSLContext, host: str) -> TlsLayer:
         tls.take(cipher)
 
 
-def _plain_socket(sock: Any) -> socket.socket:
+def _plain_socket(sock: socket.socket) -> socket.socket:
     """Return the plain socket behind a gevent one, non-blocking: the reactor waits for it from here on."""
     plain = monkey.get_original("socket", "socket")
     bare: socket.socket = plain(sock.family, sock.type, sock.proto, sock.detach())

@@ -90,7 +90,7 @@ class SimulatedEngine:
     """
     One simulated engine in this process: `await start()` and `await close()`, or a context manager in a thread.
 
-    A process that gevent has patched cannot run it: there, `spawn` starts it as a process of its own.
+    A process that gevent has patched cannot run it; `spawn` starts it as a separate process.
     """
 
     def __init__(self, settings: SimulationSettings) -> None:

@@ -18,7 +18,7 @@ from scripted_server import ScriptedServer, Step  # noqa: E402 - found through t
 
 
 class PatchedProcess:
-    """Does jobs, functions of `patched.py`, in a process of its own."""
+    """Does jobs, functions of `patched.py`, in a separate process."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -54,7 +54,7 @@ def patched() -> Iterator[PatchedProcess]:
 
 @pytest.fixture
 def patched_anew() -> Iterator[PatchedProcess]:
-    """A patched process of the test's own, where it changes what the process takes for granted."""
+    """A patched process for one test that changes the process's environment."""
     process = PatchedProcess()
     yield process
     process.close()

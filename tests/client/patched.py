@@ -83,7 +83,7 @@ def complete_and_kill(settings: ClientSettings, kind: ClientKind, *, after_s: fl
 
 
 def complete_while_stalled(settings: ClientSettings, *, stall_s: float) -> list[RequestRecord]:
-    """Return the record of a request during which the whole process stands still most of the time."""
+    """Return the record of a request during which the whole process stalls most of the time."""
     client = make_client(settings, "wire")
     waiting = gevent.spawn(client.complete, HELLO, request_id="1")
     stand_still = monkey.get_original("time", "sleep")
@@ -95,7 +95,7 @@ def complete_while_stalled(settings: ClientSettings, *, stall_s: float) -> list[
 
 
 def serve_many(at_once: int, tokens: int, pause_s: float) -> tuple[list[RequestRecord], int]:
-    """Return the records of streams served and read in this process, and the most of them open at once."""
+    """Return the records of streams served and read in this process, and the maximum open at once."""
     event = b'data: {"choices":[{"index":0,"delta":{"content":"ab"},"finish_reason":null}]}\n\n'
     last = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
     most = now = 0
@@ -181,7 +181,7 @@ def complete_in_fork(settings: ClientSettings, kind: ClientKind) -> tuple[list[R
 
 
 def without_kernel_stamps(job: str, *arguments: Any, **named: Any) -> Any:
-    """Do a job where the kernel gives no stamps."""
+    """Do a job without kernel stamps."""
     from llmload.client import transport as dial
 
     ask = dial.enable_timestamps

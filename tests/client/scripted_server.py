@@ -1,4 +1,4 @@
-"""A server that plays given bytes at given times, on threads of its own, and remembers what it was sent."""
+"""A server that plays given bytes at given times, on separate threads, and remembers what it received."""
 
 import contextlib
 import select
@@ -126,7 +126,7 @@ class ScriptedServer:
 
 
 def read_request(sock: socket.socket) -> bytes:
-    """Return one request; raises `OSError` where the connection ends before it is whole."""
+    """Return one request; raises `OSError` if the connection ends before it is complete."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += _more(sock)

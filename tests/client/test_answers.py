@@ -1,4 +1,4 @@
-"""What events say, and that an event known by its frame says the same as one that was decoded."""
+"""What events say, and that the fast path gives the same answer as the decoder."""
 
 from array import array
 from typing import Any
@@ -37,15 +37,15 @@ def by_frames(
     answer: StreamState, pieces: list[bytes], at_a_time: int = 1_000, until_ns: int = FOREVER_NS
 ) -> tuple[Any, ...]:
     response = Response()
-    understanding = Decoder(response, answer)
+    decoder = Decoder(response, answer)
     response.feed(HEAD, 0)
     for first in range(0, len(pieces), at_a_time):
         for moment, piece in enumerate(pieces[first : first + at_a_time], start=first):
             if piece:  # a chunk of nothing would be the end
                 response.feed(as_chunk(piece), moment)
         while response.raw or response.body:
-            understanding.advance(until_ns)
-    understanding.end()
+            decoder.advance(until_ns)
+    decoder.end()
     assert response.pending_bytes == 0
     return facts(answer)
 
@@ -77,7 +77,7 @@ EVENTS = st.builds(
 
 
 @given(events=st.lists(EVENTS, max_size=20), data=st.data())
-def test_frames_change_nothing(events: list[bytes], data: st.DataObject) -> None:
+def test_the_fast_path_gives_the_same_answer(events: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(events) + b"data: [DONE]\n\n"
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=4)))
     ends = sorted({sum(map(len, events[:number])) for number in range(len(events) + 1)} | set(cuts))
@@ -141,17 +141,17 @@ def test_what_is_not_a_chunk_in_the_known_frame_is_parsed(read: bytes) -> None:
     assert body.take_chunks(array("q", [3, 4]), [read, as_chunk(content("three"))]) == 0
 
 
-def test_a_frame_is_looked_for_only_where_a_chunk_begins() -> None:
+def test_the_fast_path_is_used_only_at_the_start_of_a_chunk() -> None:
     inner = as_chunk(content("two"))
     stream = b"".join((as_chunk(content("")), as_chunk(content("one")), b"%x\r\n" % len(inner)))
     response, answer = Response(), ChatStream()
-    understanding = Decoder(response, answer)
+    decoder = Decoder(response, answer)
     for moment, read in enumerate((HEAD, stream, inner, b"\r\n")):
         response.feed(read, moment)
         while response.raw or response.body:
-            understanding.advance(FOREVER_NS)
+            decoder.advance(FOREVER_NS)
 
-    assert answer.chunk_ns.tolist() == [1, 2], "the size line that the chunk holds is no event, and ends none"
+    assert answer.chunk_ns.tolist() == [1, 2], "the size line that the chunk holds is not an event, and ends none"
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,7 @@ def test_a_frame_is_looked_for_only_where_a_chunk_begins() -> None:
     ],
     ids=["a role with the first, a finish with the end", "two texts"],
 )
-def test_only_chunks_with_text_lose_something_by_being_read_together(
-    reads: list[bytes], coalesced_ns: list[int]
-) -> None:
+def test_only_chunks_with_text_count_as_coalesced(reads: list[bytes], coalesced_ns: list[int]) -> None:
     answer = ChatStream()
 
     EventsBody(answer).take_many(array("q", range(1, len(reads) + 1)), reads, FOREVER_NS)
@@ -172,7 +170,7 @@ def test_only_chunks_with_text_lose_something_by_being_read_together(
     assert answer.coalesced_ns == coalesced_ns
 
 
-def test_role_and_finish_have_times_of_their_own_and_the_usage_has_none() -> None:
+def test_role_and_finish_chunks_are_stamped_and_usage_is_not() -> None:
     answer = ChatStream()
     by_decoding(
         answer,
@@ -188,14 +186,14 @@ def test_role_and_finish_have_times_of_their_own_and_the_usage_has_none() -> Non
 
 
 @pytest.mark.parametrize("text", [b"a\x8ab", b"a\x00b", b"a\tb"], ids=["no UTF-8", "a NUL", "a tab"])
-def test_what_is_no_json_is_none_in_a_known_frame_either(text: bytes) -> None:
+def test_invalid_json_in_a_known_frame_is_still_an_error(text: bytes) -> None:
     known = [chat_event({"content": ""}), chat_event({"content": "one"}), chat_event({"content": "two"})]
     pieces = [*known, chat_event({"content": "MARK"}).replace(b"MARK", text)]
 
     assert by_frames(ChatStream(), pieces) == by_decoding(ChatStream(), pieces)
 
 
-def test_noise_before_any_frame_is_known_stands_in_none() -> None:
+def test_invalid_events_before_a_frame_is_known_give_no_frame() -> None:
     pieces = [b": hello\n\n", b"\0noise\0", b"\n\n"]
 
     assert by_frames(ChatStream(), pieces) == by_decoding(ChatStream(), pieces)
@@ -223,7 +221,7 @@ def test_errors_in_events(said: dict[str, Any], kind: ErrorType, message: str) -
     assert len(answer.error.message) <= 500
 
 
-def test_an_event_named_error_is_one() -> None:
+def test_an_event_of_type_error_is_an_error() -> None:
     answer = ChatStream()
     answer.take_event(1, b"error", b"the worker died")
 
@@ -252,7 +250,7 @@ JSON = st.recursive(
 
 
 @given(said=st.lists(JSON, max_size=3), whole=st.booleans(), tgi=st.booleans())
-def test_nothing_an_engine_says_raises(said: list[Any], whole: bool, tgi: bool) -> None:
+def test_no_event_raises(said: list[Any], whole: bool, tgi: bool) -> None:
     answer = TgiStream() if tgi else ChatStream()
     for part in said:
         if whole:
@@ -266,7 +264,7 @@ def test_nothing_an_engine_says_raises(said: list[Any], whole: bool, tgi: bool) 
 
 
 @pytest.mark.parametrize("said", [{"type": "ping"}, {"choices": None}, {"error": None, "choices": []}])
-def test_events_that_say_nothing_are_no_errors(said: dict[str, Any]) -> None:
+def test_empty_events_are_not_errors(said: dict[str, Any]) -> None:
     answer = ChatStream()
     answer.take_event(1, b"", orjson.dumps(said))
 
@@ -294,7 +292,7 @@ def test_details_of_usage(usage: dict[str, Any], cached: int | None, reasoning: 
     )
 
 
-def test_usage_that_ends_the_answer_counts_as_usage() -> None:
+def test_usage_with_or_after_the_finish_counts_as_usage() -> None:
     answer = ChatStream()
     for event in (chat_event({"content": "a"}, usage={"completion_tokens": 1}), chat_event({}, "stop")):
         answer.take_event(1, b"", event[6:-2])
@@ -314,7 +312,7 @@ def test_several_tokens_a_chunk_are_one_chunk() -> None:
     assert tokens.tolist() == [3, 4]
 
 
-def test_tgi_counts_chunks_where_the_engine_gives_no_details() -> None:
+def test_tgi_counts_chunks_if_the_engine_gives_no_details() -> None:
     answer = TgiStream()
     answer.take_event(1, b"", b'{"token":{"text":"a","special":false},"generated_text":null,"details":null}')
     answer.take_event(2, b"", b'{"token":{"text":"b","special":false},"generated_text":"ab","details":null}')
@@ -335,7 +333,7 @@ def test_tgi_is_sent_one_text() -> None:
     }
 
 
-def test_tgi_is_sent_its_own_names() -> None:
+def test_tgi_is_sent_fields_under_its_own_names() -> None:
     fields = {"temperature": 0, "top_p": 1.0, "stop": "END", "seed": 7, "max_completion_tokens": 5, "watermark": True}
 
     assert generate_parameters(fields) == {

@@ -32,7 +32,7 @@ def machine() -> Machine:
     return Machine()
 
 
-def test_stamps_become_monotonic_readings(machine: Machine) -> None:
+def test_stamps_are_converted_to_the_monotonic_clock(machine: Machine) -> None:
     clock = ReceiveClock(machine.monotonic, machine.realtime)
     stamp, arrived_ns = machine.stamp(), machine.now_ns
     machine.now_ns += 3 * MS
@@ -42,7 +42,7 @@ def test_stamps_become_monotonic_readings(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("step_ms", [-3_600_000, -500, -5, 5, 500, 3_600_000])
-def test_a_step_of_the_wall_clock_bends_no_arrival(machine: Machine, step_ms: int) -> None:
+def test_a_step_of_the_wall_clock_does_not_falsify_arrivals(machine: Machine, step_ms: int) -> None:
     clock = ReceiveClock(machine.monotonic, machine.realtime)
     true_ns, read_ns = [], []
     for turn in range(20):
@@ -74,7 +74,7 @@ def test_gaps_are_the_kernels_to_the_nanosecond_while_nothing_steps(machine: Mac
     assert set(gaps) == {0}
 
 
-def test_a_step_while_nobody_reads_is_none(machine: Machine) -> None:
+def test_a_step_while_nothing_is_read_does_not_matter(machine: Machine) -> None:
     clock = ReceiveClock(machine.monotonic, machine.realtime)
     machine.wall_ahead_ns += 10_000 * MS
     clock.restart()

@@ -1,4 +1,4 @@
-"""What every client does with what engines send: one suite, held against all kinds."""
+"""How every client handles what engines send: one suite for all clients."""
 
 import random
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def split(data: bytes, how: str) -> list[bytes]:
 
 @pytest.mark.parametrize("how", ["whole", "bytes", "random"])
 @pytest.mark.parametrize("name", CAPTURES)
-def test_captured_streams_are_understood_however_they_are_cut(
+def test_captured_streams_are_decoded_however_they_are_cut(
     kind: ClientKind, name: str, how: str, serve: Serve, patched: Patched
 ) -> None:
     server = serve(["read", EVENTS_HEAD, *split(chunked(captured(name)), how), "hold"])
@@ -96,7 +96,7 @@ def test_usage_on_every_chunk_counts_the_tokens_of_each(kind: ClientKind, serve:
     assert record.chunk_tokens.tolist() == [1, 1, 1, 1, 1, 1, 1]
 
 
-def test_usage_on_chunks_counts_when_the_answer_is_cut(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+def test_usage_on_chunks_counts_if_the_answer_breaks_off(kind: ClientKind, serve: Serve, patched: Patched) -> None:
     part = b"\n\n".join(captured("vllm_chat_stream_continuous_usage.sse").split(b"\n\n")[:4]) + b"\n\n"
     server = serve(["read", EVENTS_HEAD, chunk(part)])
 
@@ -146,7 +146,7 @@ def test_content_reasoning_and_arguments_are_text(
     assert (record.output_tokens, record.token_source) == (2, TokenSource.CHUNKS)
 
 
-def test_reasoning_tokens_are_told_and_not_added(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+def test_reasoning_tokens_are_reported_and_not_added(kind: ClientKind, serve: Serve, patched: Patched) -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 4}}
     server = serve(["read", EVENTS_HEAD, chunked(text("a", "stop"), event(choices=[], usage=usage), DONE), "hold"])
 
@@ -165,7 +165,7 @@ GRAMMAR = {
 
 
 @pytest.mark.parametrize("form", GRAMMAR.values(), ids=list(GRAMMAR))
-def test_every_spelling_of_events_is_read(kind: ClientKind, form: bytes, serve: Serve, patched: Patched) -> None:
+def test_every_spelling_of_events_is_decoded(kind: ClientKind, form: bytes, serve: Serve, patched: Patched) -> None:
     chunks = [text("a\u2028b"), text("\u00e9\U0001f600"), text("c", "stop")]
     events = [form % one[6:-2] for one in chunks]
     server = serve(["read", EVENTS_HEAD, chunked(b"".join(events), DONE), "hold"])
@@ -186,7 +186,7 @@ def test_no_text_at_all_is_an_answer_without_first_token(kind: ClientKind, serve
     assert (record.output_tokens, record.ttft_s, record.tpot_s) == (0, None, None)
 
 
-def test_times_are_those_of_the_server(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+def test_stamps_match_the_servers(kind: ClientKind, serve: Serve, patched: Patched) -> None:
     first, second, last = EVENTS_HEAD + chunk(text("a")), chunk(text("b")), chunk(text("c", "stop"))
     server = serve(["read", 0.05, first, 0.03, second, 0.03, last, 0.02, chunked(DONE), "hold"])
 
@@ -199,7 +199,7 @@ def test_times_are_those_of_the_server(kind: ClientKind, serve: Serve, patched: 
     assert record.stamp_source is (StampSource.KERNEL if kind == "wire" else StampSource.USER)
 
 
-def test_the_request_holds_what_the_settings_say_and_no_more(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+def test_the_request_has_the_settings_fields_and_no_others(kind: ClientKind, serve: Serve, patched: Patched) -> None:
     server = serve(["read", FINE, "hold"])
 
     body = {"max_tokens": 5, "temperature": 0.0, "stream_options": {"continuous_usage_stats": True}}
@@ -220,9 +220,7 @@ def test_the_request_holds_what_the_settings_say_and_no_more(kind: ClientKind, s
 
 
 @pytest.mark.parametrize("prepared", [True, False])
-def test_each_salt_stands_before_the_first_message(
-    kind: ClientKind, prepared: bool, serve: Serve, patched: Patched
-) -> None:
+def test_each_salt_precedes_the_first_message(kind: ClientKind, prepared: bool, serve: Serve, patched: Patched) -> None:
     server = serve(["read", FINE, "read", FINE, "hold"])
 
     patched("complete", settings(server), kind, times=2, prepared=prepared, salts=("s1", "s2"))
@@ -244,7 +242,7 @@ def test_no_key_sends_no_authorization(kind: ClientKind, serve: Serve, patched: 
 @pytest.mark.parametrize(
     ("base", "path"), [("", "/v1"), ("/", "/v1"), ("/v1", "/v1"), ("/v1/", "/v1"), ("/a/v1", "/a/v1")]
 )
-def test_the_base_url_may_hold_the_prefix(
+def test_the_base_url_may_include_the_prefix(
     kind: ClientKind, base: str, path: str, serve: Serve, patched: Patched
 ) -> None:
     server = serve(["read", FINE, "hold"])
@@ -322,8 +320,8 @@ FAILURES: dict[str, tuple[list[Any], ErrorType, int | None, str]] = {
     "302": (["read", answer(b"", "302 Found", more="Location: /x\r\n")], ErrorType.HTTP_UNEXPECTED, 302, "302"),
     "202": (["read", answer(b"{}", "202 Accepted")], ErrorType.HTTP_UNEXPECTED, 202, "202"),
     "html 200": (["read", html("200 OK")], ErrorType.CONTENT_TYPE, 200, "text/html"),
-    "event is no json": (["read", EVENTS_HEAD, chunked(b"data: {nope\n\n")], ErrorType.NOT_JSON, None, "not JSON"),
-    "whole is no json": (["read", answer(b"{nope")], ErrorType.NOT_JSON, None, "not JSON"),
+    "event is not json": (["read", EVENTS_HEAD, chunked(b"data: {nope\n\n")], ErrorType.NOT_JSON, None, "not JSON"),
+    "body is not json": (["read", answer(b"{nope")], ErrorType.NOT_JSON, None, "not JSON"),
     "closed before": (["read"], ErrorType.RESET, None, "before an answer"),
     "reset before": (["read", "reset"], ErrorType.RESET, None, ""),
     "reset within": (["read", EVENTS_HEAD, chunk(text("a")), 0.05, "reset"], ErrorType.RESET, None, ""),
@@ -341,7 +339,7 @@ FAILURES: dict[str, tuple[list[Any], ErrorType, int | None, str]] = {
 
 
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=list(FAILURES))
-def test_failures_are_told_apart(
+def test_failures_have_distinct_error_types(
     kind: ClientKind, failure: tuple[list[Any], ErrorType, int | None, str], serve: Serve, patched: Patched
 ) -> None:
     script, error_type, status, message = failure
@@ -357,7 +355,7 @@ def test_failures_are_told_apart(
     assert record.done_ns > record.started_ns
 
 
-def test_retry_after_is_noted(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+def test_retry_after_is_recorded(kind: ClientKind, serve: Serve, patched: Patched) -> None:
     server = serve(["read", answer(b"", "429 No", more="Retry-After: 7\r\n")])
 
     [record] = patched("complete", settings(server), kind)
@@ -431,7 +429,7 @@ def test_a_killed_request_is_censored_and_its_stream_closed(
     assert record.e2e_s == pytest.approx(0.6, abs=0.3)
 
 
-def test_retries_only_when_asked_for(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+def test_no_retries_by_default(kind: ClientKind, serve: Serve, patched: Patched) -> None:
     busy = ["read", answer(b"", "503 Busy", more="Retry-After: 0.01\r\n")]
     server = serve(busy, busy, ["read", FINE, "hold"])
 

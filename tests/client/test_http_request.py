@@ -1,4 +1,4 @@
-"""An answer that comes faster than it is understood waits in the kernel."""
+"""An answer that arrives faster than it is decoded waits in the kernel."""
 
 import select
 import socket
@@ -19,14 +19,14 @@ EVENT = b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"content": 
 CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
 
 
-class Noting:
-    """A reactor that keeps what it is asked for."""
+class RecordingReactor:
+    """A reactor that records the calls of its methods."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.calls: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *_: self.asked.append(name)
+        return lambda *_: self.calls.append(name)
 
 
 @pytest.fixture
@@ -35,19 +35,19 @@ def http_request() -> Iterator[HttpRequest]:
     with ours, theirs:
         ours.setblocking(False)
         limits = TimeLimits(Timeouts(), 0, stream=True)
-        yield HttpRequest(Connection(ours, ReceiveClock()), cast("Reactor", Noting()), ChatStream(), limits)
+        yield HttpRequest(Connection(ours, ReceiveClock()), cast("Reactor", RecordingReactor()), ChatStream(), limits)
 
 
-def asked(http_request: HttpRequest) -> list[str]:
-    return cast("Noting", http_request._reactor).asked
+def calls(http_request: HttpRequest) -> list[str]:
+    return cast("RecordingReactor", http_request._reactor).calls
 
 
 def stamped(data: bytes) -> Any:
     return data, [(1, 37, bytes(48))], 0, None
 
 
-def keep(http_request: HttpRequest, reads: int) -> None:
-    """Keep reads as the reactor does with those of a steady stream."""
+def append(http_request: HttpRequest, reads: int) -> None:
+    """Append reads as the reactor does on the fast path."""
     response = http_request.response
     for _ in range(reads):
         response.raw.append(CHUNK)
@@ -57,7 +57,7 @@ def keep(http_request: HttpRequest, reads: int) -> None:
             http_request.on_backlog()
 
 
-def test_a_stream_is_steady_once_its_small_stamped_reads_are_chunks(http_request: HttpRequest) -> None:
+def test_a_stream_takes_the_fast_path_once_its_reads_are_small_stamped_and_chunked(http_request: HttpRequest) -> None:
     http_request.on_ready(select.EPOLLIN, stamped(HEAD[:20]))
     before = http_request.response.fast_path
     http_request.on_ready(select.EPOLLIN, stamped(HEAD[20:]))
@@ -68,7 +68,7 @@ def test_a_stream_is_steady_once_its_small_stamped_reads_are_chunks(http_request
     assert not http_request.response.fast_path, "the next read asks for more"
 
 
-def test_a_read_that_fills_what_was_asked_for_asks_for_more_until_reads_are_small_again(
+def test_a_full_read_makes_the_next_ones_large_until_reads_are_small_again(
     http_request: HttpRequest,
 ) -> None:
     connection = http_request.connection
@@ -81,26 +81,26 @@ def test_a_read_that_fills_what_was_asked_for_asks_for_more_until_reads_are_smal
     assert http_request.response.fast_path
 
 
-def test_what_is_kept_is_understood_once_there_is_enough_and_read_no_more_where_there_is_much(
+def test_pending_reads_are_queued_for_decoding_and_far_too_many_pause_the_stream(
     http_request: HttpRequest,
 ) -> None:
     http_request.on_ready(select.EPOLLIN, stamped(HEAD))
 
-    keep(http_request, reads=20_000 // len(CHUNK))
-    assert asked(http_request) == ["decode_later"]
-    keep(http_request, reads=60_000 // len(CHUNK))
-    assert asked(http_request) == ["decode_later", "pause"]
+    append(http_request, reads=20_000 // len(CHUNK))
+    assert calls(http_request) == ["decode_later"]
+    append(http_request, reads=60_000 // len(CHUNK))
+    assert calls(http_request) == ["decode_later", "pause"]
 
     assert http_request.decode(FOREVER_NS)
-    assert asked(http_request)[2:] == ["resume"]
+    assert calls(http_request)[2:] == ["resume"]
     assert len(http_request.answer.chunk_ns) == 20_000 // len(CHUNK) + 60_000 // len(CHUNK)
     assert (http_request.response.pending_bytes, http_request.response.arrived_ns) == (0, 5)
 
 
-def test_a_stream_that_waits_in_the_kernel_stays_there_when_its_request_is_written(http_request: HttpRequest) -> None:
+def test_a_paused_stream_stays_paused_when_its_request_is_written(http_request: HttpRequest) -> None:
     http_request.on_ready(select.EPOLLIN, stamped(HEAD))
-    keep(http_request, reads=80_000 // len(CHUNK))
+    append(http_request, reads=80_000 // len(CHUNK))
 
     http_request.on_ready(select.EPOLLOUT, stamped(CHUNK))
 
-    assert asked(http_request) == ["decode_later", "pause", "pause"]
+    assert calls(http_request) == ["decode_later", "pause", "pause"]

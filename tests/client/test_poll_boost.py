@@ -1,4 +1,4 @@
-"""When to look often at the sockets, and for how long."""
+"""When to poll the sockets often, and for how long."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from llmload.client.reactor import PollBoost
 MS = 1_000_000
 
 
-def test_one_late_moment_is_short_and_is_told_once() -> None:
+def test_a_single_delay_boosts_briefly_and_once() -> None:
     boost = PollBoost()
     boost.on_coalesced([1_000 * MS], 1_010 * MS)
 
@@ -18,7 +18,7 @@ def test_one_late_moment_is_short_and_is_told_once() -> None:
     assert not boost.active(1_110 * MS)
 
 
-def test_late_moments_far_apart_stay_short() -> None:
+def test_delays_far_apart_boost_briefly() -> None:
     boost = PollBoost()
 
     for second in range(1, 20):
@@ -27,7 +27,7 @@ def test_late_moments_far_apart_stay_short() -> None:
 
 
 @pytest.mark.parametrize(("decoded_every_ms", "share"), [(5, 0.99), (100, 0.97), (310, 0.9), (500, 0.88), (1_000, 0.8)])
-def test_an_engine_that_is_always_faster_is_looked_at_often_nearly_always(decoded_every_ms: int, share: float) -> None:
+def test_an_engine_that_is_always_faster_is_polled_often_nearly_always(decoded_every_ms: int, share: float) -> None:
     boost, often_ms, coalesced_ns = PollBoost(), 0, []
 
     for now_ms in range(1_000, 121_000):

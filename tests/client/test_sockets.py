@@ -40,7 +40,7 @@ def lateness_ms(record: Any, server: ScriptedServer) -> list[float]:
     return [(arrived_ns - sent_ns) / 1e6 for arrived_ns, sent_ns in pairs]
 
 
-def test_kernel_stamps_stay_right_while_the_process_stands_still(serve: Serve, patched: Patched) -> None:
+def test_kernel_stamps_are_right_although_the_process_stalls(serve: Serve, patched: Patched) -> None:
     server = serve(spaced(12, 0.05))
 
     [record] = patched("complete_while_stalled", settings(server), stall_s=0.03)
@@ -50,9 +50,7 @@ def test_kernel_stamps_stay_right_while_the_process_stands_still(serve: Serve, p
     assert min(lateness_ms(record, server)) > -0.1
 
 
-def test_without_kernel_stamps_reads_are_stamped_by_the_process_and_said_to_be(
-    serve: Serve, patched_anew: Patched
-) -> None:
+def test_without_kernel_stamps_the_process_stamps_and_the_record_says_so(serve: Serve, patched_anew: Patched) -> None:
     server = serve(spaced(20, 0.02), spaced(12, 0.05))
 
     [record] = patched_anew("without_kernel_stamps", "complete", settings(server), "wire")
@@ -65,7 +63,7 @@ def test_without_kernel_stamps_reads_are_stamped_by_the_process_and_said_to_be(
     assert max(lateness_ms(stalled, server)) > 2
 
 
-def test_a_connection_is_kept_and_reused(serve: Serve, patched: Patched) -> None:
+def test_a_connection_is_kept_alive_and_reused(serve: Serve, patched: Patched) -> None:
     server = serve(["read", FINE] * 5)
 
     records = patched("complete", settings(server), "wire", times=5)
@@ -75,7 +73,7 @@ def test_a_connection_is_kept_and_reused(serve: Serve, patched: Patched) -> None
     assert [record.connected_ns is not None for record in records] == [True, False, False, False, False]
 
 
-def test_connection_close_is_believed(serve: Serve, patched: Patched) -> None:
+def test_connection_close_is_obeyed(serve: Serve, patched: Patched) -> None:
     server = serve(["read", answer(b"{}", more="Connection: close\r\n")])
 
     records = patched("complete", settings(server), "wire", times=2)
@@ -84,7 +82,7 @@ def test_connection_close_is_believed(serve: Serve, patched: Patched) -> None:
     assert server.connections == 2
 
 
-def test_a_body_that_ends_with_the_connection_is_whole(serve: Serve, patched: Patched) -> None:
+def test_a_body_that_ends_with_the_connection_is_complete(serve: Serve, patched: Patched) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
     server = serve(["read", head, TOKEN, LAST + DONE, 0.1])
 
@@ -95,7 +93,7 @@ def test_a_body_that_ends_with_the_connection_is_whole(serve: Serve, patched: Pa
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.05])
-def test_a_kept_connection_that_was_closed_is_opened_anew(pause_s: float, serve: Serve, patched: Patched) -> None:
+def test_an_idle_connection_that_was_closed_is_replaced(pause_s: float, serve: Serve, patched: Patched) -> None:
     server = serve(["read", FINE, pause_s])
 
     records = patched("complete", settings(server), "wire", times=3)
@@ -107,7 +105,7 @@ def test_a_kept_connection_that_was_closed_is_opened_anew(pause_s: float, serve:
     assert all(record.connected_ns is not None for record in records)
 
 
-def test_a_kept_connection_that_dies_on_the_request_is_opened_anew(serve: Serve, patched: Patched) -> None:
+def test_a_kept_alive_connection_that_closes_on_the_request_is_replaced(serve: Serve, patched: Patched) -> None:
     server = serve(["read", FINE, "read", "reset"], ["read", FINE, "hold"])
 
     records = patched("complete", settings(server), "wire", times=2)
@@ -117,7 +115,7 @@ def test_a_kept_connection_that_dies_on_the_request_is_opened_anew(serve: Serve,
     assert len(server.requests) == 3
 
 
-def test_a_new_connection_that_dies_is_a_failure(serve: Serve, patched: Patched) -> None:
+def test_a_new_connection_that_closes_is_a_failure(serve: Serve, patched: Patched) -> None:
     server = serve(["read", FINE, "read", "reset"], ["read", "reset"])
 
     records = patched("complete", settings(server), "wire", times=2)
@@ -127,7 +125,7 @@ def test_a_new_connection_that_dies_is_a_failure(serve: Serve, patched: Patched)
     assert server.connections == 2
 
 
-def test_an_answer_that_breaks_off_after_done_is_whole(serve: Serve, patched: Patched) -> None:
+def test_an_answer_that_breaks_off_after_done_is_complete(serve: Serve, patched: Patched) -> None:
     server = serve(["read", EVENTS_HEAD, chunk(TOKEN), chunk(LAST + DONE), 0.1])
 
     [record] = patched("complete", settings(server), "wire")
@@ -150,7 +148,7 @@ def test_a_connection_in_use_by_many_streams_above_1024(patched: Patched) -> Non
     assert sum(record.reconnects for record in records) == 0
 
 
-def test_a_prompt_of_megabytes_is_sent_whole(serve: Serve, patched: Patched) -> None:
+def test_a_prompt_of_megabytes_is_sent_completely(serve: Serve, patched: Patched) -> None:
     server = serve(["read", FINE, "read", FINE, "hold"])
     prompt = Prompt("big", (as_message("user", "word " * 1_000_000),))
 
@@ -162,7 +160,7 @@ def test_a_prompt_of_megabytes_is_sent_whole(serve: Serve, patched: Patched) -> 
 
 @pytest.mark.parametrize("last_step", ["hold", 0.0], ids=["kept open", "closed with the last byte"])
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
-def test_an_answer_that_comes_faster_than_it_is_understood_is_whole(
+def test_an_answer_that_arrives_faster_than_it_is_decoded_is_complete(
     last_step: Step, tls: bool, serve: Serve, server_tls: ssl.SSLContext, patched: Patched
 ) -> None:
     event = TOKEN.replace(b"ab", b"ab" * 1_500_000)
@@ -196,7 +194,7 @@ def test_streams_cost_the_memory_of_their_stamps(serve: Serve, patched: Patched)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_an_answer_of_20_mb_carries_and_its_memory_returns(streamed: bool, serve: Serve, patched: Patched) -> None:
+def test_an_answer_of_20_mb_arrives_and_its_memory_is_freed(streamed: bool, serve: Serve, patched: Patched) -> None:
     text = b"x" * 20_000_000
     if streamed:
         big = EVENTS_HEAD + chunked(TOKEN.replace(b"ab", text), LAST, DONE)
@@ -216,7 +214,7 @@ def test_an_idle_client_takes_no_cpu(serve: Serve, patched: Patched) -> None:
     assert patched("cpu_share_while_idle", settings(server), 0.5) < 0.01
 
 
-def test_a_connection_that_nobody_accepts_times_out(patched: Patched) -> None:
+def test_a_connection_that_is_not_accepted_times_out(patched: Patched) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         port = full.getsockname()[1]
         waiting = [socket.socket() for _ in range(4)]
@@ -274,7 +272,7 @@ def test_tls_connections_are_reused_and_carry_long_prompts(
 
 
 @pytest.mark.parametrize("kind", ["wire", "openai"])
-def test_a_server_that_cannot_prove_itself_is_refused(
+def test_a_server_with_an_untrusted_certificate_is_refused(
     kind: str, serve: Serve, patched: Patched, server_tls: ssl.SSLContext
 ) -> None:
     server = serve(["read", FINE], tls=server_tls)

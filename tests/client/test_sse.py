@@ -81,7 +81,7 @@ def test_the_standards_examples(stream: bytes, events: list[Event]) -> None:
     assert decoded(*(stream[at : at + 1] for at in range(len(stream)))) == events
 
 
-def test_an_event_is_told_with_the_piece_that_completes_it() -> None:
+def test_an_event_is_returned_with_the_piece_that_completes_it() -> None:
     decoder = EventDecoder()
 
     assert [decoder.feed(piece) for piece in (b"data: a\n", b"\n", b"data: b\r\n\r", b"\n")] == [

@@ -47,7 +47,7 @@ class Exchange:
 
 
 class Client:
-    """Asks one engine; every request on a connection of its own."""
+    """Sends requests to one engine, each on a new connection."""
 
     def __init__(self, engine: SpawnedEngine, log: Path) -> None:
         self.engine = engine
@@ -106,7 +106,7 @@ class Client:
         return seen
 
     def truth(self, count: int, wait_s: float = 2.0) -> list[dict[str, Any]]:
-        """The log once it holds `count` lines: they are written just after the last byte."""
+        """The log once it has `count` lines: they are written just after the last byte."""
         until = time.monotonic() + wait_s
         while True:
             lines = self.log.read_text().splitlines()

@@ -24,13 +24,13 @@ def test_a_chat_stream_gives_role_then_tokens_then_finish_then_usage_then_done(q
     assert len({event["id"] for event in [role, *tokens, finish, usage]}) == 1
 
 
-def test_usage_is_not_sent_unless_asked_for(quick) -> None:
+def test_usage_is_not_sent_unless_requested(quick) -> None:
     events = quick.events("/v1/chat/completions", {**CHAT, "stream": True})
 
     assert not any("usage" in event for event in events)
 
 
-def test_a_stream_and_a_whole_answer_say_the_same(quick) -> None:
+def test_a_stream_and_a_json_answer_have_the_same_text(quick) -> None:
     events = [json.loads(event) for event in quick.events("/v1/chat/completions", {**CHAT, "stream": True})[:-1]]
     whole = json.loads(quick.request("POST", "/v1/chat/completions", CHAT)[2])
 
@@ -59,7 +59,7 @@ def test_tgi_streams_its_own_tokens_and_details_on_the_last(quick) -> None:
     assert events[-1]["details"] == {"finish_reason": "eos_token", "generated_tokens": 6, "seed": None}
 
 
-def test_tgi_gives_details_of_a_whole_answer_only_where_asked(quick) -> None:
+def test_tgi_gives_details_of_a_json_answer_only_if_requested(quick) -> None:
     plain = json.loads(quick.request("POST", "/generate", {"inputs": "hi"})[2])
     body = {"inputs": "hi", "parameters": {"details": True, "max_new_tokens": 2}}
     detailed = json.loads(quick.request("POST", "/generate", body)[2])
@@ -101,7 +101,7 @@ def test_the_clients_request_id_comes_back(quick) -> None:
         ("/health", {}, 405),
     ],
 )
-def test_what_cannot_be_answered_is_refused_with_json(quick, path: str, body: object, status: int) -> None:
+def test_invalid_requests_are_refused_with_json(quick, path: str, body: object, status: int) -> None:
     answered, headers, raw = quick.request("POST", path, body)
 
     assert answered == status
@@ -109,7 +109,7 @@ def test_what_cannot_be_answered_is_refused_with_json(quick, path: str, body: ob
     assert json.loads(raw).keys() & {"error", "detail"}
 
 
-def test_a_key_is_asked_for_where_text_is_generated_and_not_where_the_engine_is_watched(
+def test_a_key_is_needed_to_generate_text_but_not_for_health_and_metrics(
     start: Callable[..., object],
 ) -> None:
     client = start(api_key="sesame", output_tokens=1, ttft_s=0.0)
@@ -146,14 +146,14 @@ def test_requests_sent_ahead_on_one_connection_are_answered_in_turn(quick) -> No
     assert received.index(b"simulated engine") < received.index(b"text/plain")
 
 
-def test_what_is_no_http_is_answered_with_400_and_closed(quick) -> None:
+def test_bytes_that_are_not_http_are_answered_with_400_and_closed(quick) -> None:
     with quick.connect() as connection:
         connection.sendall(b"hello engine\r\n\r\n")
 
         assert quick.read(connection).status == 400
 
 
-def test_a_client_that_asks_first_is_told_to_send_its_body(quick) -> None:
+def test_expect_100_continue_is_answered(quick) -> None:
     body = json.dumps(CHAT).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -62,11 +62,11 @@ def test_a_wrong_flag_is_one_line_and_exit_status_2(flags: list[str], named: str
 
 
 def test_help_states_the_formulas_and_lists_the_faults() -> None:
-    told = run("--help").stdout
+    help_text = run("--help").stdout
 
-    assert "ttft-s + prompt tokens * prefill-s-per-token" in told
-    assert "itl-s * (1 + itl-load-factor * (running - 1) / slots)" in told
-    assert "malformed_chunk" in told
+    assert "ttft-s + prompt tokens * prefill-s-per-token" in help_text
+    assert "itl-s * (1 + itl-load-factor * (running - 1) / slots)" in help_text
+    assert "malformed_chunk" in help_text
 
 
 def test_a_spawned_engine_ends_with_the_pipe_of_its_parent() -> None:
@@ -76,7 +76,7 @@ def test_a_spawned_engine_ends_with_the_pipe_of_its_parent() -> None:
     engine.stop()
 
 
-def test_an_address_that_is_taken_is_an_engine_error() -> None:
+def test_an_address_in_use_is_an_engine_error() -> None:
     with spawn(SimulationSettings()) as engine, pytest.raises(EngineError, match=str(engine.port)):
         spawn(SimulationSettings(port=engine.port))
 
@@ -93,6 +93,6 @@ def test_an_engine_runs_in_a_thread_and_leaves_nothing_open() -> None:
     assert open_files() == before
 
 
-def test_a_thread_that_cannot_listen_says_so_where_it_was_asked_for() -> None:
+def test_a_thread_that_cannot_listen_raises_in_its_caller() -> None:
     with SimulatedEngine(SimulationSettings()) as engine, pytest.raises(EngineError):
         SimulatedEngine(SimulationSettings(port=engine.port)).__enter__()

@@ -38,7 +38,7 @@ def test_error_event_is_an_error_object_inside_a_good_stream(quick) -> None:
     assert seen.whole_body
 
 
-def test_error_event_where_nothing_is_streamed_is_http_500(quick) -> None:
+def test_error_event_without_streaming_is_http_500(quick) -> None:
     headers = {"X-Simulate-Fault": "error_event"}
 
     assert quick.request("POST", "/v1/completions", {"prompt": "x"}, headers)[0] == 500
@@ -50,7 +50,7 @@ def test_error_event_in_tgis_words(quick) -> None:
     assert json.loads(events[HALF])["error_type"] == "generation"
 
 
-def test_reset_is_a_reset_and_no_orderly_close(quick) -> None:
+def test_reset_is_a_reset_and_not_an_orderly_close(quick) -> None:
     seen = quick.chat(fault="reset")
 
     assert seen.ended == "reset"
@@ -65,7 +65,7 @@ def test_early_close_ends_the_connection_inside_the_body(quick) -> None:
     assert not seen.whole_body
 
 
-def test_early_close_of_a_whole_answer_is_shorter_than_its_length(quick) -> None:
+def test_early_close_of_a_json_answer_is_shorter_than_its_length(quick) -> None:
     with quick.connect() as connection:
         connection.sendall(
             b"POST /v1/completions HTTP/1.1\r\nHost: t\r\nX-Simulate-Fault: early_close\r\n"
@@ -86,21 +86,21 @@ def test_no_finish_ends_the_body_without_a_reason(quick) -> None:
     assert b"[DONE]" not in seen.body
 
 
-def test_stall_writes_half_and_then_holds_the_connection(quick) -> None:
+def test_stall_writes_half_and_leaves_the_connection_open(quick) -> None:
     seen = quick.chat(fault="stall", quiet_s=0.2)
 
     assert seen.ended == "quiet"
     assert seen.token_chunks == HALF
 
 
-def test_stall_first_writes_not_one_byte(quick) -> None:
+def test_stall_first_writes_nothing(quick) -> None:
     seen = quick.chat(fault="stall_first", quiet_s=0.2)
 
     assert seen.ended == "quiet"
     assert seen.data == b""
 
 
-def test_a_stalled_request_holds_its_slot_until_the_client_leaves(start: Callable[..., Any]) -> None:
+def test_a_stalled_request_keeps_its_slot_until_the_client_disconnects(start: Callable[..., Any]) -> None:
     client = start(slots=1, ttft_s=0.01, prefill_s_per_token=0.0, itl_s=0.001, output_tokens=2)
     with client.connect() as connection:
         connection.sendall(
@@ -113,7 +113,7 @@ def test_a_stalled_request_holds_its_slot_until_the_client_leaves(start: Callabl
     assert sorted(row["finish"] for row in client.truth(3)) == ["abort", "abort", "stop"]
 
 
-def test_malformed_chunk_is_a_length_that_is_no_number(quick) -> None:
+def test_malformed_chunk_has_a_size_that_is_not_a_number(quick) -> None:
     seen = quick.chat(fault="malformed_chunk")
 
     assert seen.token_chunks == HALF
@@ -143,7 +143,7 @@ def test_no_done_ends_after_the_finish(quick) -> None:
     assert b"[DONE]" not in seen.body
 
 
-def test_close_after_promises_to_stay_and_leaves(quick) -> None:
+def test_close_after_announces_keep_alive_and_closes(quick) -> None:
     body = b'{"prompt": "x", "stream": true}'
     with quick.connect() as connection:
         connection.sendall(
@@ -157,7 +157,7 @@ def test_close_after_promises_to_stay_and_leaves(quick) -> None:
         assert connection.recv(1) == b""
 
 
-def test_a_fault_that_is_not_known_is_refused_by_name(quick) -> None:
+def test_an_unknown_fault_is_refused_by_name(quick) -> None:
     seen = quick.chat(fault="fire")
 
     assert seen.status == 400
@@ -165,7 +165,7 @@ def test_a_fault_that_is_not_known_is_refused_by_name(quick) -> None:
     assert all(kind.encode() in seen.body for kind in FAULTS)
 
 
-def test_a_share_of_one_strikes_every_request_except_those_that_ask_for_none(start: Callable[..., Any]) -> None:
+def test_a_share_of_one_strikes_every_request_that_does_not_opt_out(start: Callable[..., Any]) -> None:
     client = start(faults={"http_503": 1.0}, ttft_s=0.0, output_tokens=1)
 
     assert [client.chat().status for _ in range(3)] == [503] * 3

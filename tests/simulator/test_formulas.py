@@ -13,7 +13,7 @@ from llmload.simulator.settings import FaultPicker, gap_ns, hash_prompt, text_to
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("", 0), ("a", 1), ("abcd", 1), ("abcde", 2), ("ä" * 4, 2)])
-def test_a_token_is_four_utf8_bytes_begun(text: str, tokens: int) -> None:
+def test_a_token_is_four_utf8_bytes_rounded_up(text: str, tokens: int) -> None:
     assert text_tokens(text) == tokens
 
 
@@ -75,7 +75,7 @@ def test_drawn_lengths_have_the_stated_mean_and_spread() -> None:
         (b', "max_tokens": 25, "ignore_eos": true', 25, True),
     ],
 )
-def test_an_answer_is_cut_at_max_tokens_and_goes_on_to_it_when_eos_is_ignored(
+def test_max_tokens_truncates_an_answer_and_is_its_length_when_eos_is_ignored(
     options: bytes, tokens: int, truncated: bool
 ) -> None:
     settings = SimulationSettings(output_tokens=10)
@@ -84,7 +84,7 @@ def test_an_answer_is_cut_at_max_tokens_and_goes_on_to_it_when_eos_is_ignored(
     assert (read.output_tokens, read.truncated) == (tokens, truncated)
 
 
-def test_tgi_answers_twenty_tokens_where_nothing_is_asked() -> None:
+def test_tgi_answers_twenty_tokens_by_default() -> None:
     assert (
         parse_request(SimulationSettings(output_tokens=50), ApiStyle.TGI, True, b'{"inputs": "x"}').output_tokens == 20
     )
@@ -98,7 +98,7 @@ def test_a_prompt_beyond_the_context_is_refused() -> None:
     assert refused.value.status == 400
 
 
-def test_faults_are_dealt_in_their_shares_and_again_the_same() -> None:
+def test_faults_are_picked_in_their_shares_and_reproducibly() -> None:
     def dealt() -> list[str | None]:
         dealer = FaultPicker({"http_500": 0.2, "reset": 0.1}, seed=7)
         return [dealer.next() for _ in range(10_000)]
@@ -121,12 +121,12 @@ def test_faults_are_dealt_in_their_shares_and_again_the_same() -> None:
         ({"faults": {"reset": 0.6, "stall": 0.6}}, "1.2"),
     ],
 )
-def test_a_knob_that_cannot_be_is_named_with_its_value(overrides: dict[str, object], named: str) -> None:
+def test_an_impossible_setting_is_named_with_its_value(overrides: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         SimulationSettings(**overrides)
 
 
-def test_settings_survive_the_way_to_the_process_and_keep_the_key_out_of_repr() -> None:
+def test_settings_reach_the_process_unchanged_and_repr_hides_the_key() -> None:
     settings = SimulationSettings(api_key="hush", faults={"reset": 0.5}, output_tokens=3)
 
     assert from_line(to_line(settings)) == settings

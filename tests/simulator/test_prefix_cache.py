@@ -24,7 +24,7 @@ def test_the_whole_blocks_of_a_prompt_that_came_before_are_cached() -> None:
     assert cache.take(tokens(100)) == 32
 
 
-def test_the_last_token_is_computed_however_often_it_came() -> None:
+def test_the_last_token_is_always_computed() -> None:
     cache = PrefixCache(10_000)
     cache.take(tokens(32))
 
@@ -32,14 +32,14 @@ def test_the_last_token_is_computed_however_often_it_came() -> None:
     assert cache.take(tokens(33)) == 32
 
 
-def test_another_beginning_is_another_prompt() -> None:
+def test_a_prompt_with_another_beginning_is_not_cached() -> None:
     cache = PrefixCache(10_000)
     cache.take(tokens(64))
 
     assert cache.take(tokens(64, first="b")) == 0
 
 
-def test_what_was_used_least_recently_goes_first() -> None:
+def test_the_least_recently_used_block_is_dropped_first() -> None:
     cache = PrefixCache(4 * BLOCK_TOKENS)
     cache.take(tokens(32, first="a"))
     cache.take(tokens(32, first="b"))
@@ -50,7 +50,7 @@ def test_what_was_used_least_recently_goes_first() -> None:
     assert cache.take(tokens(33, first="b")) == 0
 
 
-def test_fewer_than_no_tokens_cannot_be_kept() -> None:
+def test_a_negative_cache_size_is_refused() -> None:
     with pytest.raises(ConfigError, match="prefix_cache_tokens = -1"):
         SimulationSettings(prefix_cache_tokens=-1)
 
@@ -71,7 +71,7 @@ def test_a_cached_prompt_is_answered_sooner_and_says_so(start: Callable[..., Any
     assert metrics['vllm:prefix_cache_hits_total{model_name="simulated"}'] == 144
 
 
-def test_an_answer_says_what_was_cached_and_nothing_where_there_is_no_cache(start: Callable[..., Any]) -> None:
+def test_an_answer_reports_cached_tokens_only_with_a_cache(start: Callable[..., Any]) -> None:
     overrides = {"ttft_s": 0.01, "prefill_s_per_token": 0.0, "itl_s": 0.001, "output_tokens": 2}
     details = []
     for client in (start(**overrides), start(**overrides, prefix_cache_tokens=1000)):

@@ -57,7 +57,7 @@ def raw_request(text: str) -> bytes:
 
 
 def ask_in_turn(client: Any, texts: list[str], apart_s: float) -> None:
-    """Send each request on a connection of its own, `apart_s` after the one before; read all to the end."""
+    """Send each request on a new connection, `apart_s` after the one before; read all to the end."""
     threads = [threading.Thread(target=client.chat, args=(text,), kwargs={"quiet_s": 5}) for text in texts]
     for thread in threads:
         thread.start()

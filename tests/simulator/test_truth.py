@@ -22,15 +22,15 @@ def test_totals_under_vllms_names_equal_the_truth_log(start: Callable[..., Any])
     assert metrics[f"vllm:generation_tokens_total{{{NAME}}}"] == sum(row["output_tokens"] for row in rows)
     assert metrics[f"vllm:prompt_tokens_total{{{NAME}}}"] == sum(row["prompt_tokens"] or 0 for row in rows)
     for reason in ("stop", "length", "abort", "error"):
-        told = [row for row in rows if row["finish"] == reason and row["status"] == 200]
-        assert metrics[f'vllm:request_success_total{{finished_reason="{reason}",{NAME}}}'] == len(told)
+        good = [row for row in rows if row["finish"] == reason and row["status"] == 200]
+        assert metrics[f'vllm:request_success_total{{finished_reason="{reason}",{NAME}}}'] == len(good)
     assert metrics[f"vllm:time_to_first_token_seconds_count{{{NAME}}}"] == len(first_ns) == 8
     assert metrics[f"vllm:time_to_first_token_seconds_sum{{{NAME}}}"] == sum(first_ns) / 1e9
     assert metrics[f"vllm:inter_token_latency_seconds_sum{{{NAME}}}"] == sum(itl_ns) / 1e9
     assert metrics[f"vllm:e2e_request_latency_seconds_count{{{NAME}}}"] == len(answered) == 7
 
 
-def test_gauges_tell_what_runs_what_waits_and_what_the_cache_holds(start: Callable[..., Any]) -> None:
+def test_gauges_show_running_and_waiting_requests_and_cache_usage(start: Callable[..., Any]) -> None:
     client = start(slots=1, kv_cache_tokens=100, ttft_s=5.0)
     with client.connect() as running, client.connect() as waiting:
         for connection in (running, waiting):
@@ -46,7 +46,7 @@ def test_gauges_tell_what_runs_what_waits_and_what_the_cache_holds(start: Callab
     assert metrics[f"vllm:kv_cache_usage_perc{{{NAME}}}"] == 0.1
 
 
-def test_a_client_that_leaves_is_an_abort_and_frees_its_slot(start: Callable[..., Any]) -> None:
+def test_a_disconnected_client_is_an_abort_and_frees_its_slot(start: Callable[..., Any]) -> None:
     client = start(slots=1, ttft_s=0.01, prefill_s_per_token=0.0, itl_s=0.01, output_tokens=1000)
     with client.connect() as connection:
         connection.sendall(
@@ -61,7 +61,7 @@ def test_a_client_that_leaves_is_an_abort_and_frees_its_slot(start: Callable[...
     assert client.metrics()[f"vllm:num_requests_running{{{NAME}}}"] == 0
 
 
-def test_every_series_is_there_from_the_start(start: Callable[..., Any]) -> None:
+def test_every_series_is_present_from_the_start(start: Callable[..., Any]) -> None:
     metrics = start().metrics()
 
     assert metrics[f'vllm:request_success_total{{finished_reason="length",{NAME}}}'] == 0
