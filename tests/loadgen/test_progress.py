@@ -7,8 +7,8 @@ import pty
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,33 +120,28 @@ def test_a_terminal_is_redrawn_and_the_json_beside_it_stays_clean(
     file = write_scenario(engine(**ENGINE).url, LOAD)
     ours, theirs = pty.openpty()
     command = ["-m", "locust", "--config", str(file), "--headless", "--summary", "json", "--metrics-port", "off"]
-    process = subprocess.Popen(
-        [sys.executable, *command, "--out", str(tmp_path / "runs")],
-        cwd=ROOT,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    shown: list[bytes] = []
-
-    def read() -> None:
-        while True:
-            try:
+    with (tmp_path / "summary.json").open("w+b") as out:
+        process = subprocess.Popen(
+            [sys.executable, *command, "--out", str(tmp_path / "runs")],
+            cwd=ROOT,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        shown: list[bytes] = []
+        with suppress(OSError):  # what reading raises when the process has closed its end
+            while True:
                 shown.append(os.read(ours, 65536))
-            except OSError:  # the other end is closed
-                return
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    out, _ = process.communicate(timeout=60)
-    reader.join(timeout=10)
-    os.close(ours)
+        process.wait(timeout=60)
+        os.close(ours)
+        summary = json.loads((tmp_path / "summary.json").read_bytes())
     screen = b"".join(shown).decode()
 
     assert process.returncode == 0, screen
-    assert json.loads(out)["requests"]["completed"] > 0
+    assert summary["requests"]["completed"] > 0
     assert len(re.findall(r"last 10 s", screen)) >= 3
     assert "\x1b[1A" in screen  # the cursor goes up again
     assert "All users spawned" in screen  # Locust's own words stay
