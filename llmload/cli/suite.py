@@ -1,4 +1,4 @@
-"""`llmload suite`: a matrix of engines, models and protocols from one file, filling the original document's tables."""
+"""`llmload suite`: measures a matrix of engines, models and protocols from one file."""
 
 import shlex
 import signal
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @click.argument("suite_file", metavar="SUITE")
 @click.option("--dry-run", is_flag=True, help="Print the plan with every command, and start nothing.")
 @click.option("--only", multiple=True, metavar="E/M/P", help="Only these cells: engine/model/protocol, * for any.")
-@click.option("--restart", is_flag=True, help="Measure cells anew that are done; with --only, those.")
-@click.option("--retry-failed", is_flag=True, help="Measure cells anew that have failed.")
+@click.option("--restart", is_flag=True, help="Measure all cells again, with --only those.")
+@click.option("--retry-failed", is_flag=True, help="Measure failed cells again.")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="The suite's folder, instead of the file's."
 )
@@ -33,10 +33,10 @@ def suite(
     """
     Measure every deployment that SUITE lists, a file or the name of one that comes with llmload.
 
-    Each engine is started with each model, waited for, checked, warmed up, measured by every protocol and stopped. A
-    cell that fails is noted and the next one begins. Called again, it goes on where it stopped.
+    Each engine is started with each model, checked, warmed up, measured by every protocol and stopped. A failed cell is
+    recorded and the next one begins. Called again, it continues with the cells that are left.
 
-    0: all cells good; 1: a cell failed; 2: wrong use, nothing was started; 3: a measurement is INVALID; 130: stopped.
+    Exit codes: 0 all cells are good, 1 a cell failed, 2 wrong use, 3 a measurement is INVALID, 130 stopped.
 
     \b
     Examples:
@@ -50,23 +50,23 @@ def suite(
 
     plan = make_plan(find_suite(suite_file), folder=out)
     selection = Selection(only or ["*"], "--only")
-    asked_for = {cell.name for cell in plan.cells if selection.has(cell.name)}
+    selected = {cell.name for cell in plan.cells if selection.has(cell.name)}
     selection.check_all_matched()
     if dry_run:
-        _show_plan(plan, asked_for)
+        _show_plan(plan, selected)
         return
-    plan.check_environment(asked_for)
+    plan.check_environment(selected)
     with FolderLock(plan.folder):
         state = SuiteState(plan.folder) if restart and not only else SuiteState.read(plan.folder)
         failed = {name for name, cell in state.cells.items() if cell.status is Status.FAILED}
-        state.forget(asked_for if restart else asked_for & failed if retry_failed else set())
-        run = SuiteRun(plan, state, SuiteProgress(), asked_for)
+        state.forget(selected if restart else selected & failed if retry_failed else set())
+        run = SuiteRun(plan, state, SuiteProgress(), selected)
         _run_to_its_end(run, suite_file)
         _show_outcome(run, as_json=as_json)
 
 
 def _run_to_its_end(run: "SuiteRun", suite_file: str) -> None:
-    """Run it; where it is stopped, by Ctrl-C or otherwise, say how to go on."""
+    """Run the suite; if it is stopped, by Ctrl-C or a signal, print the command that continues it."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, signal.default_int_handler)
@@ -77,9 +77,9 @@ def _run_to_its_end(run: "SuiteRun", suite_file: str) -> None:
         words = [word for word in sys.argv[1:] if word not in ("--restart", "--retry-failed")]
         again = shlex.join(["llmload", *(words or ["suite", suite_file])])
         click.echo(
-            f"\nstopped, and all that was started with it: {done} of {len(run.plan.cells)} cells are done", err=True
+            f"\nstopped, with everything it had started: {done} of {len(run.plan.cells)} cells are done", err=True
         )
-        click.echo(f"go on with: {again}", err=True)
+        click.echo(f"continue with: {again}", err=True)
         sys.exit(ExitCode.INTERRUPTED)
 
 
@@ -88,7 +88,7 @@ def _show_outcome(run: "SuiteRun", *, as_json: bool) -> None:
 
     from llmload.suite.outcome import read_outcome, to_json, to_markdown, write_outcome
 
-    outcome = read_outcome(run.plan, run.state, run.asked_for)
+    outcome = read_outcome(run.plan, run.state, run.selected)
     write_outcome(outcome, run.plan.folder)
     if as_json:
         click.echo(orjson.dumps(to_json(outcome), option=orjson.OPT_INDENT_2).decode())
@@ -98,27 +98,27 @@ def _show_outcome(run: "SuiteRun", *, as_json: bool) -> None:
     sys.exit(outcome.exit_code)
 
 
-def _show_plan(plan: "SuitePlan", asked_for: set[str]) -> None:
-    """Print every command in its order; a port that is picked at the start is called PORT."""
+def _show_plan(plan: "SuitePlan", selected: set[str]) -> None:
+    """Print every command in order; a port that is chosen at the start is shown as PORT."""
     from llmload.suite.run import run_arguments, warmup_arguments
 
     requests = plan.suite.suite.warmup_requests
-    chosen = [deployment for deployment in plan.deployments if asked_for & {cell.name for cell in deployment.cells}]
-    click.echo(f"{plan.suite.suite.name}: {len(asked_for)} cells on {len(chosen)} deployments, kept in {plan.folder}")
+    chosen = [deployment for deployment in plan.deployments if selected & {cell.name for cell in deployment.cells}]
+    click.echo(f"{plan.suite.suite.name}: {len(selected)} cells on {len(chosen)} deployments, results in {plan.folder}")
     for deployment in chosen:
         entry = deployment.entry
         port = entry.port or "PORT"
         url = entry.url or f"http://127.0.0.1:{port}"
         command = None if entry.url else deployment.shown_command(port)
         click.secho(f"\n{deployment.name}", bold=True)
-        click.echo(f"  start  {command or f'nothing: it runs at {url}'}")
+        click.echo(f"  start  {command or f'nothing: it is running at {url}'}")
         click.echo(f"  wait   until {url} answers, {entry.ready_timeout_s:g} s at most")
         if requests:
             prompts = plan.folder / "warm-up" / "prompts.jsonl"
             arguments = warmup_arguments(deployment, url, plan.folder / "warm-up" / deployment.name, prompts, requests)
             click.echo(f"  warm   {shlex.join(['locust', *arguments])}")
         for cell in deployment.cells:
-            if cell.name in asked_for:
+            if cell.name in selected:
                 arguments = run_arguments(cell, url, plan.folder / "runs" / cell.name, command)
                 click.echo(f"  {cell.protocol}\n         {shlex.join(['locust', *arguments])}")
         stop = shlex.join(deployment.stop_command) or "SIGTERM to it, then to its process group"

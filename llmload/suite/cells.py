@@ -1,4 +1,4 @@
-"""The cells of the shipped suites as scenarios, such as `reference/vllm-llama2-70b-chat-speed`."""
+"""The cells of shipped suites as scenarios, such as `reference/vllm-llama2-70b-chat-speed`."""
 
 import shlex
 import tempfile
@@ -11,7 +11,7 @@ from llmload.scenario.shipped import find_scenario, shipped_scenarios, shipped_s
 from llmload.suite.plan import HOST, Cell, DeploymentPlan, make_plan
 
 _DEFAULT_PORT = 8000
-"""Where an engine is expected that would get a free port from the suite."""
+"""The port of an engine to which the suite would give a free one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class ShippedCell:
 
     @property
     def description(self) -> str:
-        """Return what the scenario says of itself."""
+        """Return the scenario's description."""
         return self.cell.scenario.scenario.description or ""
 
     def toml(self) -> str:

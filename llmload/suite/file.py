@@ -1,4 +1,4 @@
-"""Which cells of a suite are meant: `engine/model/protocol` with * for any."""
+"""A suite file as types: its engines, models and protocols by name, and patterns that select cells."""
 
 import fnmatch
 import re
@@ -15,10 +15,8 @@ from llmload.scenario.reading import explain, read_toml
 from llmload.scenario.sections import Count, Positive, Table
 from llmload.suite.templates import TEMPLATES, names_in
 
-# A suite file as types: engines, models and protocols by name, and what joins them.
-
 SCENARIO_COMMAND: Final = "{scenario_command}"
-"""A word that stands for the words of the scenario's `deployment.command`."""
+"""A word that is replaced by the words of the scenario's `deployment.command`."""
 _SECRET: Final = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)$", re.IGNORECASE)
 _SECRET_OPTION: Final = re.compile(r"--(api[-_]key|token|password)(=|$)")
 _NAME: Final = re.compile(r"[\w.-]+")
@@ -26,7 +24,7 @@ _NAME: Final = re.compile(r"[\w.-]+")
 
 def _checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError("a name here has letters, digits, '.', '-' and '_' only: it becomes a part of a path")
+        raise ValueError("a name here has letters, digits, '.', '-' and '_' only, since it becomes part of a path")
     return name
 
 
@@ -36,7 +34,7 @@ def _checked_words(words: object) -> object:
     for index, word in enumerate(words, start=1):
         for part in word if isinstance(word, list) else [word]:
             if not isinstance(part, str):
-                raise ValueError(f"word {index} is no text: put quotes around {part!r}")  # noqa: TRY004 - the same
+                raise ValueError(f"word {index} is not a text: put quotes around {part!r}")  # noqa: TRY004 - the same
             _check_word(part)
     return words
 
@@ -48,51 +46,51 @@ def _check_word(word: str) -> None:
         except ConfigError as error:
             raise ValueError(str(error)) from None
     if _SECRET_OPTION.match(word):
-        raise ValueError("a password in a command is one in a log: engines read it from the environment")
+        raise ValueError("a password in a command would appear in logs: pass it in the environment")
 
 
 def _checked_env(env: dict[str, str]) -> dict[str, str]:
     for name in env:
         if _SECRET.search(name):
-            raise ValueError(f"a password or key such as {name} does not stand in a file: name it in pass_env")
+            raise ValueError(f"a password or key such as {name} does not belong in a file: name it in pass_env")
     return env
 
 
 Name = Annotated[str, AfterValidator(_checked_name)]
 Text = Annotated[str, Field(min_length=1)]
 Words = Annotated[list[Any], BeforeValidator(_checked_words)]
-"""Words of a command; a list among them is left out whole where a name in it has no value."""
+"""Words of a command; an inner list is left out as a whole if a name in it has no value."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class EngineEntry(Table):
-    """An engine of the matrix: what it is, how it is started, how long it may take."""
+    """An engine of the matrix: its type, its start command, its timeouts."""
 
     kind: Literal["process", "docker", "running"] = "process"
     engine: EngineName | None = None
-    """Which engine it is, where its name in the file does not say."""
+    """The type of engine, where its name in the file is not one."""
     label: Text | None = None
-    """What tables call it."""
+    """Its name in tables."""
     api: Literal["openai-chat", "tgi-generate"] | None = None
     api_key_env: Text | None = None
     command: Words | None = None
-    """The whole command, or what follows the image; instead of the template's."""
+    """The whole command, in a container what follows the image; it replaces the template's."""
     program: Words | None = None
-    """What the template's command begins with, where the engine is not on the PATH."""
+    """The beginning of the template's command, where the engine is not on the PATH."""
     options: Words = Field(default_factory=list)
-    """Words behind the command."""
+    """Words appended to the command."""
     env: Annotated[dict[str, str], AfterValidator(_checked_env)] = Field(default_factory=dict)
     pass_env: list[Text] = Field(default_factory=list)
-    """Variables that must be set where the suite is run, and are handed on."""
+    """Variables that must be set in the environment of the suite and are passed to the engine."""
     image: Text | None = None
     docker_options: Words | None = None
     container_port: Port = 8000
     url: Text | None = None
-    """Where an engine that runs already answers."""
+    """The address of an engine that is running already."""
     port: Port | None = None
-    """A free one where absent."""
+    """A free port if absent."""
     version: Text | None = None
-    """What the engine has to say its version is, where it says one."""
+    """The version that the engine must report, if it reports any."""
     set: list[str] = Field(default_factory=list)
     ready_timeout_s: Positive = 900.0
     stop_grace_s: Positive = 30.0
@@ -104,67 +102,67 @@ class EngineEntry(Table):
             if self.url is None:
                 raise ValueError("kind = 'running' needs url")
             if started:
-                raise ValueError(f"kind = 'running' is not started here, so it has no {started[0]}")
+                raise ValueError(f"kind = 'running' is not started by the suite, so it cannot have {started[0]}")
             parts = urlsplit(self.url)
             if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
-                raise ValueError("url looks like http://127.0.0.1:8000 and carries no password")
+                raise ValueError("url looks like http://127.0.0.1:8000 and contains no password")
         elif self.url is not None:
             raise ValueError(f"url belongs to kind = 'running', not {self.kind!r}")
         if self.kind != "docker" and (self.image is not None or self.docker_options is not None):
             raise ValueError("image and docker_options belong to kind = 'docker'")
         if self.command is not None and self.program is not None:
-            raise ValueError("command replaces all that program begins: give one of them")
+            raise ValueError("command replaces the whole command and program its beginning: give one of them")
         return self
 
 
 class ModelEntry(Table):
-    """A model of the matrix: what each engine loads, what requests call it, what the sizing knows it as."""
+    """A model of the matrix: its id for each engine, its name in requests, its name in the sizing catalogue."""
 
     id: Text | None = None
-    """A hub id or a path, for every engine that `ids` does not name."""
+    """A hub id or a path, for every engine that is not in `ids`."""
     ids: dict[str, Text] = Field(default_factory=dict)
-    """By the engine's name in the file."""
+    """Ids by the engine's name in the file."""
     served_as: Text | None = None
     catalogue: Text | None = None
-    """The name under which `llmload vram` knows it, or the path of its config."""
+    """Its name in `llmload vram models`, or the path of its config."""
     gpus: Annotated[int, Field(ge=0)] | None = None
     tensor_parallel: Count | None = None
     precision: Precision | None = None
     options: dict[str, Words] = Field(default_factory=dict)
-    """Further words of the command, by the engine's name in the file."""
+    """Words appended to the command, by the engine's name in the file."""
     set: list[str] = Field(default_factory=list)
 
 
 class ProtocolEntry(Table):
-    """A protocol of the matrix: a scenario and what is changed of it."""
+    """A protocol of the matrix: a scenario with changed settings."""
 
     scenario: Text
-    """A shipped scenario's name or a file, beside the suite file or in the working directory; {engine} and {model} in
-    it stand for the cell's."""
+    """A shipped scenario's name or a file, beside the suite file or in the working directory; {engine} and {model} are
+    replaced by the cell's."""
     set: list[str] = Field(default_factory=list)
-    """As `llmload run --set`: KEY=VALUE."""
+    """KEY=VALUE, as for `llmload run --set`."""
     processes: int | None = None
     engines: list[str] | None = None
     models: list[str] | None = None
 
 
 class SuiteHead(Table):
-    """What the suite is called and what holds for all of it."""
+    """The suite's name and its settings for all cells."""
 
     name: Name
     description: str | None = None
     folder: Text | None = None
-    """Where everything is kept; `suites/NAME` where absent."""
+    """The folder of all results; `suites/NAME` if absent."""
     gpu: str | None = None
-    """The card, as `llmload vram gpus` names it: for the MBU."""
+    """The GPU by its name in `llmload vram gpus`, for the MBU."""
     warmup_requests: Annotated[int, Field(ge=0)] = 4
     """Sent to each deployment before the first measurement, one at a time."""
     skip: list[str] = Field(default_factory=list)
-    """Cells that are left out: engine/model/protocol, with * for any."""
+    """Patterns of cells to leave out: engine/model/protocol, with * for any."""
 
 
 class SuiteFile(Table):
-    """Everything that a suite file says."""
+    """A whole suite file."""
 
     suite: SuiteHead
     engines: Annotated[dict[Name, EngineEntry], Field(min_length=1)]
@@ -183,16 +181,16 @@ class SuiteFile(Table):
             template = TEMPLATES.get(self.engine_of(name))
             needs = engine.kind == "docker" and not engine.image and not (template and template.image)
             if engine.kind != "running" and engine.command is None and (template is None or needs):
-                raise ValueError(f"engines.{name}: llmload has no template for this; give {_instead(engine)}")
+                raise ValueError(f"engines.{name}: llmload has no template for this engine; give {_instead(engine)}")
             if needs:
-                raise ValueError(f"engines.{name}: llmload knows no image for this; give image")
+                raise ValueError(f"engines.{name}: llmload has no image for this engine; give image")
         return self
 
     def engine_of(self, name: str) -> EngineName:
-        """Return which engine an entry is: what it says, or what its name says."""
-        said = self.engines[name].engine
-        if said is not None:
-            return said
+        """Return the type of an engine: its `engine`, or else its name if that is a type."""
+        given = self.engines[name].engine
+        if given is not None:
+            return given
         known: dict[str, EngineName] = {each: each for each in _ENGINE_NAMES}
         return known.get(name, "other")
 
@@ -210,7 +208,7 @@ _ENGINE_NAMES: Final[tuple[EngineName, ...]] = (
 
 
 def load_suite(path: Path) -> SuiteFile:
-    """Return what the file says; ConfigError has a line for every fault, naming file, key and value."""
+    """Read a suite file; ConfigError has a line for every fault, naming file, key and value."""
     tables = read_toml(path, "suite")
     _check_quotes(path, tables)
     try:
@@ -220,14 +218,16 @@ def load_suite(path: Path) -> SuiteFile:
 
 
 def _check_quotes(path: Path, tables: dict[str, Any]) -> None:
-    """TOML reads [models.llama-3.1-8b] as a table in a table: whoever wrote that is told what is missing."""
+    """Name the missing quotes where TOML has read [models.llama-3.1-8b] as a table in a table."""
     for kind, entry in (("engines", EngineEntry), ("models", ModelEntry), ("protocols", ProtocolEntry)):
         named = tables.get(kind)
         for name, keys in named.items() if isinstance(named, dict) else ():
             for key in keys if isinstance(keys, dict) else ():
                 if isinstance(keys[key], dict) and key not in entry.model_fields:
-                    quoted = f'[{kind}."{name}.{key}"]'
-                    raise ConfigError(f"{path}: {kind}.{name}.{key}: a name with a dot in it needs quotes: {quoted}")
+                    log_excerpt = f'[{kind}."{name}.{key}"]'
+                    raise ConfigError(
+                        f"{path}: {kind}.{name}.{key}: a name with a dot in it needs quotes: {log_excerpt}"
+                    )
 
 
 def _known(key: str, names: Any, entries: dict[str, Any]) -> None:
@@ -241,20 +241,20 @@ def _instead(engine: EngineEntry) -> str:
 
 
 class Selection:
-    """Patterns of cells, `engine/model/protocol` with * for any; what a pattern leaves out at its end is any."""
+    """Patterns of cells, `engine/model/protocol` with * for any; parts missing at the end match any."""
 
     def __init__(self, patterns: Sequence[str], key: str) -> None:
         self._patterns, self._key = list(patterns), key
         self._unmatched = set(patterns)
 
     def has(self, name: str) -> bool:
-        """Say whether a pattern matches the cell's name."""
+        """Return whether a pattern matches the cell's name."""
         matching = {pattern for pattern in self._patterns if _matches(pattern, name)}
         self._unmatched -= matching
         return bool(matching)
 
     def check_all_matched(self) -> None:
-        """Raise ConfigError for a pattern that has matched nothing: it is misspelt."""
+        """Raise ConfigError for a pattern that has matched no cell, since it is misspelt."""
         for pattern in self._patterns:
             if pattern in self._unmatched:
                 raise ConfigError(f"{self._key}: {pattern!r} matches no engine/model/protocol of this suite")
@@ -263,5 +263,5 @@ class Selection:
 def _matches(pattern: str, name: str) -> bool:
     parts = pattern.split("/")
     return len(parts) <= 3 and all(
-        fnmatch.fnmatchcase(given, asked) for asked, given in zip(parts, name.split("/"), strict=False)
+        fnmatch.fnmatchcase(part, pattern_part) for pattern_part, part in zip(parts, name.split("/"), strict=False)
     )

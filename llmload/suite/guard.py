@@ -1,16 +1,15 @@
 """
-A process that starts another and sees to its end, so that nothing outlives the program that asked for it.
+A process that starts a command and ends it with everything it started, so that nothing outlives the calling program.
 
     python -m llmload.suite.guard --grace-s 30 [--stop-command '["docker", "stop", "NAME"]'] -- COMMAND...
 
-Its standard input is a pipe whose other end the asking program holds. When that closes, because the program wants it
-or because it was killed, or at a SIGTERM, the guard ends the command: the stop command where there is one, SIGTERM to
-it, then to its whole process group and whatever else it started, SIGKILL to what is left after the grace time. A second
-SIGTERM cuts the grace short. It adopts what its children leave behind, so that a process that left the group is found
-as well. Its exit code is the command's, 128 more than the signal for one that was killed, 127 for one that could not be
-started.
+Its standard input is a pipe from the calling program. When the pipe closes, because the program closes it or was
+killed, or at a SIGTERM, the guard ends the command: it runs the stop command if there is one, sends SIGTERM to the
+command, then to all its descendants, and SIGKILL to what is left after the grace time. A second SIGTERM cuts the grace
+time short. The guard is a subreaper: it adopts orphans of the command, so that a process that left the process group is
+found too. Its exit code is the command's, 128 plus the signal's number if it was killed, 127 if it did not start.
 
-Only the standard library is imported: a guard is there in a few hundredths of a second.
+Only the standard library is imported, so that a guard starts within a few hundredths of a second.
 """
 
 import argparse
@@ -28,30 +27,30 @@ from pathlib import Path
 from typing import Final
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-PERIOD_S: Final = 0.1
+POLL_S: Final = 0.1
 NOT_STARTED: Final = 127
 KILLED: Final = 128
 LEFT_WAIT_S: Final = 5.0
-"""How long what a command has started may outlive it before it is asked too."""
+"""Time for the command's descendants to end by themselves before they get SIGTERM."""
 STOPPED_WAIT_S: Final = 5.0
-"""How long a command may take to notice that the stop command has done its work."""
+"""Time for the command to end after the stop command has ended."""
 KILL_WAIT_S: Final = 10.0
-"""How long a killed process may take to go: one that waits for a disk or a GPU's driver does not go at once."""
+"""Time for killed processes to go: one that waits for a disk or a GPU driver stays for a while."""
 
 
 class Guard:
-    """One command and everything that it starts."""
+    """One command and its descendants."""
 
     def __init__(self, command: Sequence[str], *, grace_s: float, stop_command: Sequence[str] = ()) -> None:
         self._command, self._grace_s, self._stop_command = list(command), grace_s, list(stop_command)
-        self._asked = 0
+        self._stop_requests = 0
         self._status: int | None = None
         self._pid = 0
 
     def run(self) -> int:
-        """Start the command, wait until it ends or its end is asked for, leave nothing behind; return its exit code."""
+        """Start the command, wait until it ends or is to be stopped, end all descendants; return its exit code."""
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the asking program to answer
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling program handles Ctrl-C
         signal.signal(signal.SIGTERM, self._on_term)
         guard = os.getpid()
         try:
@@ -65,23 +64,23 @@ class Guard:
             sys.stderr.write(f"llmload: cannot start {self._command[0]}: {error.strerror or error}\n")
             return NOT_STARTED
         self._pid = child.pid
-        self._wait_until_asked()
+        self._wait_for_stop_request()
         self._end()
-        child.returncode = self._status if self._status is not None else KILLED  # it was reaped here, not by Popen
+        child.returncode = self._status if self._status is not None else KILLED  # reaped here, not by Popen
         if self._status is None:
             return KILLED + signal.SIGKILL
         code = os.waitstatus_to_exitcode(self._status)
         return KILLED - code if code < 0 else code
 
     def _on_term(self, *_: object) -> None:
-        self._asked += 1
+        self._stop_requests += 1
 
-    def _wait_until_asked(self) -> None:
+    def _wait_for_stop_request(self) -> None:
         pipe: list[int] = [sys.stdin.fileno()]
-        while not self._asked and self._status is None:
-            readable, _, _ = select.select(pipe, [], [], PERIOD_S)
+        while not self._stop_requests and self._status is None:
+            readable, _, _ = select.select(pipe, [], [], POLL_S)
             if readable and not os.read(pipe[0], 4096):
-                self._asked = 1
+                self._stop_requests = 1
             self._reap()
 
     def _end(self) -> None:
@@ -89,31 +88,31 @@ class Guard:
             self._run_stop_command()
             self._wait_until_gone(min(self._grace_s, STOPPED_WAIT_S))
         deadline = time.monotonic() + self._grace_s
-        self._ask_the_command(deadline)
-        for pid in _descendants():  # the rest of its process group, and who has left it
+        self._terminate_command(deadline)
+        for pid in _descendants():  # in its process group or not
             _send(pid, signal.SIGTERM)
         self._wait_until_gone(deadline - time.monotonic())
         deadline = time.monotonic() + KILL_WAIT_S
         while not self._gone() and time.monotonic() < deadline:
             for pid in _descendants():
                 _send(pid, signal.SIGKILL)
-            time.sleep(PERIOD_S / 2)
+            time.sleep(POLL_S / 2)
 
-    def _ask_the_command(self, deadline: float) -> None:
-        """Let it end its own: an engine whose workers are ended for it takes that for a crash."""
+    def _terminate_command(self, deadline: float) -> None:
+        """Let the command end its own workers: an engine whose workers are terminated reports a crash."""
         if self._status is None:
             _send(self._pid, signal.SIGTERM)
         half_s = (deadline - time.monotonic()) / 2
         ends = time.monotonic() + half_s
-        while self._asked < 2 and self._status is None and time.monotonic() < ends:
+        while self._stop_requests < 2 and self._status is None and time.monotonic() < ends:
             self._reap()
-            time.sleep(PERIOD_S / 2)
+            time.sleep(POLL_S / 2)
         self._wait_until_gone(min(half_s, LEFT_WAIT_S))
 
     def _wait_until_gone(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while self._asked < 2 and time.monotonic() < deadline and not self._gone():
-            time.sleep(PERIOD_S / 2)
+        while self._stop_requests < 2 and time.monotonic() < deadline and not self._gone():
+            time.sleep(POLL_S / 2)
 
     def _run_stop_command(self) -> None:
         try:
@@ -122,17 +121,17 @@ class Guard:
             sys.stderr.write(f"llmload: cannot run {self._stop_command[0]}: {error.strerror or error}\n")
             return
         deadline = time.monotonic() + self._grace_s
-        while self._asked < 2 and time.monotonic() < deadline and stopping.pid in _descendants():
+        while self._stop_requests < 2 and time.monotonic() < deadline and stopping.pid in _descendants():
             self._reap()
-            time.sleep(PERIOD_S / 2)
-        stopping.returncode = 0  # reaped here, whatever it was
+            time.sleep(POLL_S / 2)
+        stopping.returncode = 0  # reaped here, whatever its status
 
     def _gone(self) -> bool:
         self._reap()
         return not _descendants()
 
     def _reap(self) -> None:
-        """Take in every child that has ended, the command and what it left to this process."""
+        """Reap every child that has ended: the command and adopted orphans."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -145,7 +144,7 @@ class Guard:
 
 
 def _end_with(guard: int) -> None:
-    """In the child: have the kernel send SIGTERM should the guard itself be killed."""
+    """In the child: let the kernel send SIGTERM if the guard itself is killed."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != guard:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -166,7 +165,7 @@ def _descendants() -> set[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                # the name in brackets may hold anything, so fields count from its end: state, parent
+                # the name in brackets may contain anything, so fields are counted from its end: state, parent
                 state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
                 if state not in "ZX":
                     children.setdefault(int(parent), []).append(int(entry.name))
@@ -180,13 +179,13 @@ def _descendants() -> set[int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Guard the command that the arguments name; return its exit code."""
+    """Guard the command of the arguments; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m llmload.suite.guard", allow_abbrev=False)
     parser.add_argument("--grace-s", type=float, default=30.0)
     parser.add_argument("--stop-command", type=json.loads, default=[])
     parser.add_argument("command", nargs="+")
-    asked = parser.parse_args(arguments)
-    return Guard(asked.command, grace_s=asked.grace_s, stop_command=asked.stop_command).run()
+    given = parser.parse_args(arguments)
+    return Guard(given.command, grace_s=given.grace_s, stop_command=given.stop_command).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a suite has found: the original document's three tables, a line for each cell, and JSON."""
+"""The results of a suite: the three reference tables, a line per cell with its verdict, and JSON."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ NOT_DONE = "not done"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellOutcome:
-    """One cell as it is reported; None is unknown."""
+    """One cell in the report; None is unknown."""
 
     cell: str
     engine: str
@@ -35,36 +35,36 @@ class CellOutcome:
     mbu: float | None
     implausible: str | None
     requests: int | None
-    """How many were completed."""
+    """Completed requests."""
     engine_version: str | None
-    """What the engine said itself."""
+    """As the engine reports it."""
     run_folder: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """All cells of a suite, and the memory that its models need."""
+class SuiteOutcome:
+    """All cells of a suite, and its models' memory."""
 
     name: str
     cells: tuple[CellOutcome, ...]
     figures: tuple[Figure, ...]
     memory: tuple[ReferenceRow, ...]
     unknown_models: Mapping[str, str]
-    """Models that the sizing does not know, and why."""
-    asked_for: frozenset[str]
-    """The cells that were to be done; the others may be not done."""
+    """Models that are not in the sizing catalogue, with the reason."""
+    selected: frozenset[str]
+    """The cells that count for the exit code."""
 
     @property
     def exit_code(self) -> ExitCode:
-        """Of the cells asked for: 0: all are good; 3: a measurement is INVALID; 1: one failed or was not done."""
-        statuses = {cell.status for cell in self.cells if cell.cell in self.asked_for}
+        """GOOD if all selected cells are good, INVALID if one is, else FAILED: one failed or is not done."""
+        statuses = {cell.status for cell in self.cells if cell.cell in self.selected}
         if Status.INVALID in statuses:
             return ExitCode.INVALID
         return ExitCode.GOOD if statuses <= {Status.GOOD} else ExitCode.FAILED
 
 
-def read_outcome(plan: SuitePlan, state: SuiteState, asked_for: Collection[str] | None = None) -> Outcome:
-    """Return what the suite's folder holds by now, of every cell; `asked_for` are those that count, all where None."""
+def read_outcome(plan: SuitePlan, state: SuiteState, selected: Collection[str] | None = None) -> SuiteOutcome:
+    """Read the results of every cell from the suite's folder; `selected` count for the exit code, None means all."""
     cells, figures = [], []
     for deployment in plan.deployments:
         for cell in deployment.cells:
@@ -73,18 +73,18 @@ def read_outcome(plan: SuitePlan, state: SuiteState, asked_for: Collection[str] 
             cells.append(found)
             figures += [figure] if figure else []
     rows, unknown = _memory(plan)
-    return Outcome(
+    return SuiteOutcome(
         name=plan.suite.suite.name,
         cells=tuple(cells),
         figures=tuple(figures),
         memory=rows,
         unknown_models=unknown,
-        asked_for=frozenset(cell.cell for cell in cells) if asked_for is None else frozenset(asked_for),
+        selected=frozenset(cell.cell for cell in cells) if selected is None else frozenset(selected),
     )
 
 
-def to_markdown(outcome: Outcome) -> str:
-    """Return the three tables, then a line for each cell, then the reasons."""
+def to_markdown(outcome: SuiteOutcome) -> str:
+    """Return the three tables, the table of cells and the reasons of failed cells."""
     parts = ["## Inference Memory", f"{REFERENCE_RULE}. Its GB is GiB."]
     parts += (
         [reference_markdown(outcome.memory)] if outcome.memory else ["(no model of the suite is known to the sizing)"]
@@ -95,8 +95,8 @@ def to_markdown(outcome: Outcome) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def to_json(outcome: Outcome) -> dict[str, Any]:
-    """Return the same for programs."""
+def to_json(outcome: SuiteOutcome) -> dict[str, Any]:
+    """Return the results as JSON values."""
     return {
         "suite": outcome.name,
         "exit_code": outcome.exit_code,
@@ -178,7 +178,7 @@ def _cell_table(cells: Iterable[CellOutcome]) -> str:
 
 
 def _failures(cells: Iterable[CellOutcome]) -> Iterable[str]:
-    """The failed cells with their reasons, those of one reason together; what spoils a figure stands by the tables."""
+    """The failed cells grouped by reason; reasons against a measured figure are below the tables."""
     by_reason: dict[str, list[str]] = {}
     for cell in cells:
         if cell.status == Status.FAILED:
@@ -189,7 +189,7 @@ def _failures(cells: Iterable[CellOutcome]) -> Iterable[str]:
         yield from (f"  {line}" for line in further)
 
 
-def write_outcome(outcome: Outcome, folder: Path) -> None:
+def write_outcome(outcome: SuiteOutcome, folder: Path) -> None:
     """Write `suite.md` and `suite.json` into the suite's folder."""
     RunFolder(folder).write("suite.json", to_json(outcome))
     draft = folder / "suite.md.tmp"

@@ -1,4 +1,4 @@
-"""A suite file as a plan: each deployment with its command, each cell with its scenario, all checked beforehand."""
+"""A suite file as a plan: each deployment with its commands, each cell with its scenario, all validated."""
 
 import hashlib
 import json
@@ -25,11 +25,9 @@ from llmload.suite.file import (
 )
 from llmload.suite.templates import TEMPLATES, EngineTemplate, Word, dtype_of, fill
 
-# One deployment as it will be: its cells, and the commands that start and stop it.
-
 HOST: Final = "127.0.0.1"
 DOCKER_STOP_MARGIN_S: Final = 15.0
-"""What docker may take beyond the grace time that it gives a container."""
+"""Time for docker itself, beyond the grace time that it gives a container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +39,7 @@ class Cell:
     protocol: str
     scenario_file: Path
     settings: tuple[str, ...]
-    """As `--set` takes them."""
+    """KEY=VALUE, as for `llmload run --set`."""
     processes: int | None
     scenario: Scenario
 
@@ -58,7 +56,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentPlan:
-    """One engine with one model: how it is started, and its cells."""
+    """One engine with one model: the commands that start and stop it, and its cells."""
 
     engine: str
     model: str
@@ -68,7 +66,7 @@ class DeploymentPlan:
     values: Mapping[str, object]
     scenario_command: str | None
     container: str
-    """What its container is called: the same for each start, so that one left behind is found."""
+    """Its container's name, the same at each start, so that a leftover container is found."""
     cells: tuple[Cell, ...]
 
     @property
@@ -78,45 +76,45 @@ class DeploymentPlan:
 
     @property
     def served_as(self) -> str:
-        """Return what requests call the model."""
+        """Return the model's name in requests."""
         return self.cells[0].scenario.model.request_name
 
     @property
     def loaded(self) -> str:
-        """Return what the engine was told to load."""
+        """Return the id of the model that the engine loads."""
         return str(self.values["id"])
 
     def start_command(self, port: int | str) -> list[str]:
-        """Return the command that starts it on the port; empty for an engine that runs already."""
+        """Return the command that starts it on the port; empty for an engine that is running already."""
         if self.entry.kind == "running":
             return []
         if self.entry.kind == "docker":
             return self._docker_run(port)
         values = {**self.values, "host": HOST, "port": port}
-        return self._filled(self._own_words(), values)
+        return self._fill_words(self._command_words(), values)
 
     @property
     def stop_command(self) -> list[str]:
-        """Return the command that stops its container; empty where it has none and signals do."""
+        """Return the command that stops its container; empty for a process, which gets signals."""
         if self.entry.kind != "docker":
             return []
         return ["docker", "stop", "-t", f"{self.entry.stop_grace_s:.0f}", self.container]
 
     @property
     def grace_s(self) -> float:
-        """Return how long it may take to stop, in seconds."""
+        """Return the time that it may take to stop, in seconds."""
         return self.entry.stop_grace_s + (DOCKER_STOP_MARGIN_S if self.entry.kind == "docker" else 0.0)
 
     @property
     def env(self) -> dict[str, str]:
-        """Return what is laid over the environment of its process."""
+        """Return the variables that are added to the environment of its process."""
         return {} if self.entry.kind == "docker" else dict(self.entry.env)
 
     def shown_command(self, port: int | str) -> str:
-        """Return the command for people, with what it has of an environment."""
+        """Return the command as a shell line, with its own environment variables."""
         return shlex.join([*(f"{key}={value}" for key, value in self.env.items()), *self.start_command(port)])
 
-    def _own_words(self) -> list[Word]:
+    def _command_words(self) -> list[Word]:
         entry = self.entry
         if entry.command is not None:
             words: list[Word] = list(entry.command)
@@ -127,7 +125,7 @@ class DeploymentPlan:
 
     def _template(self) -> EngineTemplate:
         if self.template is None:
-            raise ConfigError(f"engines.{self.engine}: llmload has no template for it")
+            raise ConfigError(f"engines.{self.engine}: llmload has no template for this engine")
         return self.template
 
     def _docker_run(self, port: int | str) -> list[str]:
@@ -136,7 +134,7 @@ class DeploymentPlan:
         if entry.docker_options is None and self.template is not None:
             options = self.template.docker_options
         image = entry.image or self._template().image or ""
-        words = self._own_words()
+        words = self._command_words()
         if entry.command is None and entry.program is None:
             words = [*self._template().image_program, *words[len(self._template().program) :]]
         publish = f"{HOST}:{port}:{entry.container_port}"
@@ -145,18 +143,18 @@ class DeploymentPlan:
             command += ["--env", name]  # without a value: docker takes it from its own environment
         for name, value in entry.env.items():
             command += ["--env", f"{name}={value}"]
-        return [*command, *self._filled([*options, image, *words], inside)]
+        return [*command, *self._fill_words([*options, image, *words], inside)]
 
-    def _filled(self, words: Sequence[Word], values: Mapping[str, object]) -> list[str]:
+    def _fill_words(self, words: Sequence[Word], values: Mapping[str, object]) -> list[str]:
         try:
             spread: list[Word] = []
             for word in words:
-                spread += self._words_of_scenario() if word == SCENARIO_COMMAND else [word]
+                spread += self._scenario_words() if word == SCENARIO_COMMAND else [word]
             return fill(spread, values)
         except ConfigError as error:
             raise ConfigError(f"engines.{self.engine}: {error}") from None
 
-    def _words_of_scenario(self) -> list[str]:
+    def _scenario_words(self) -> list[str]:
         if self.scenario_command is None:
             raise ConfigError(f"{SCENARIO_COMMAND}: the scenario has no deployment.command")
         return shlex.split(self.scenario_command)
@@ -164,7 +162,7 @@ class DeploymentPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuitePlan:
-    """Everything that a suite will do."""
+    """All deployments and cells of a suite, in the order of their measurement."""
 
     file: Path
     suite: SuiteFile
@@ -173,11 +171,11 @@ class SuitePlan:
 
     @property
     def cells(self) -> list[Cell]:
-        """Return every cell, in the order of its measurement."""
+        """Return every cell, in the order of measurement."""
         return [cell for deployment in self.deployments for cell in deployment.cells]
 
     def check_environment(self, names: Collection[str]) -> None:
-        """Raise ConfigError where a variable that one of the named cells needs is not set."""
+        """Raise ConfigError if a variable that one of the named cells needs is not set."""
         for deployment in self.deployments:
             if not any(cell.name in names for cell in deployment.cells):
                 continue
@@ -188,18 +186,18 @@ class SuitePlan:
             deployment.cells[0].scenario.api_key()
 
     def fingerprint(self, deployment: DeploymentPlan, cell: Cell) -> str:
-        """Return what changes when a cell's definition does: another command, scenario, version or setting."""
-        said = {
+        """Return a hash of a cell's definition: its command, URL, version, scenario and settings."""
+        definition = {
             "command": deployment.shown_command("PORT"),
             "url": deployment.entry.url,
             "version": deployment.entry.version,
-            "scenario": cell.scenario.model_dump(mode="json", exclude_defaults=True),  # new keys change nothing
+            "scenario": cell.scenario.model_dump(mode="json", exclude_defaults=True),  # a new key does not change it
         }
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def make_plan(file: Path, *, folder: Path | None = None) -> SuitePlan:
-    """Return the plan of a suite file; ConfigError names the file and the key of whatever cannot be."""
+    """Return the plan of a suite file; ConfigError names file and key of every fault."""
     suite = load_suite(file)
     home = folder or Path(suite.suite.folder or f"suites/{suite.suite.name}")
     deployments = []
@@ -224,8 +222,10 @@ def make_plan(file: Path, *, folder: Path | None = None) -> SuitePlan:
 
 def _cells(file: Path, suite: SuiteFile, engine: str, model: str, skipped: Selection) -> Iterator[Cell]:
     for protocol, entry in suite.protocols.items():
-        left_out = engine not in (entry.engines or suite.engines) or model not in (entry.models or suite.models)
-        if left_out or skipped.has(f"{engine}/{model}/{protocol}"):
+        skipped_by_protocol = engine not in (entry.engines or suite.engines) or model not in (
+            entry.models or suite.models
+        )
+        if skipped_by_protocol or skipped.has(f"{engine}/{model}/{protocol}"):
             continue
         try:
             yield _cell(file, suite, engine, model, protocol)
@@ -237,11 +237,11 @@ def _cells(file: Path, suite: SuiteFile, engine: str, model: str, skipped: Selec
 def _cell(file: Path, suite: SuiteFile, engine: str, model: str, protocol: str) -> Cell:
     entry = suite.protocols[protocol]
     names = {"{engine}": engine, "{model}": model, "{gpus}": str(suite.models[model].gpus or 1)}
-    scenario_file = _scenario_file(file, _with_names(entry.scenario, names))
-    written = [*entry.set, *suite.engines[engine].set, *suite.models[model].set]
+    scenario_file = _scenario_file(file, _substituted(entry.scenario, names))
+    given = [*entry.set, *suite.engines[engine].set, *suite.models[model].set]
     settings = {
-        **_own_settings(suite, engine, model),
-        **dict(_setting(_with_names(text, names)) for text in written),
+        **_cell_settings(suite, engine, model),
+        **dict(_setting(_substituted(text, names)) for text in given),
     }
     try:
         scenario = load_scenario(scenario_file, settings)
@@ -265,7 +265,7 @@ def _setting(text: str) -> tuple[str, Any]:
         raise ConfigError(str(error).replace("command line: --set", "set:")) from None
 
 
-def _with_names(text: str, names: Mapping[str, str]) -> str:
+def _substituted(text: str, names: Mapping[str, str]) -> str:
     for name, value in names.items():
         text = text.replace(name, value)
     return text
@@ -276,11 +276,11 @@ def _scenario_file(file: Path, name: str) -> Path:
     return beside if beside.is_file() else find_scenario(name)
 
 
-def _own_settings(suite: SuiteFile, engine: str, model: str) -> dict[str, Any]:
-    """What the suite's own tables say of a cell, as settings of its scenario."""
+def _cell_settings(suite: SuiteFile, engine: str, model: str) -> dict[str, Any]:
+    """The settings of a cell's scenario that follow from the suite's tables."""
     engines, models = suite.engines[engine], suite.models[model]
     name = suite.engine_of(engine)
-    said: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "engine.name": name,
         "engine.label": engines.label or (None if engine == name else engine),
         "engine.api": engines.api,
@@ -294,7 +294,7 @@ def _own_settings(suite: SuiteFile, engine: str, model: str) -> dict[str, Any]:
         "deployment.precision": models.precision,
         "deployment.engine_version": engines.version,
     }
-    return {key: value for key, value in said.items() if value is not None}
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def _served_as(suite: SuiteFile, engine: str, model: str) -> str | None:
@@ -304,13 +304,13 @@ def _served_as(suite: SuiteFile, engine: str, model: str) -> str | None:
     template = TEMPLATES.get(suite.engine_of(engine))
     own_id = entry.ids.get(engine, entry.id)
     started_by_it = template is not None and suite.engines[engine].kind != "running"
-    return own_id if not started_by_it or (template and template.asked_by == "id") else None
+    return own_id if not started_by_it or (template and template.request_name_is == "id") else None
 
 
 def _deployment(suite: SuiteFile, engine: str, model: str, cells: tuple[Cell, ...], folder: Path) -> DeploymentPlan:
     entry, models, scenario = suite.engines[engine], suite.models[model], cells[0].scenario
     if len({cell.scenario.model.request_name for cell in cells}) > 1:
-        raise ConfigError(f"{engine}/{model}: its protocols call the model by different names")
+        raise ConfigError(f"{engine}/{model}: its protocols use different names for the model")
     commands = {cell.scenario.deployment.command for cell in cells}
     if len(commands) > 1 and SCENARIO_COMMAND in (entry.command or []):
         raise ConfigError(f"{engine}/{model}: the scenarios of its protocols have different deployment.command")
@@ -341,7 +341,7 @@ def _deployment(suite: SuiteFile, engine: str, model: str, cells: tuple[Cell, ..
 
 
 def _check_labels(deployments: Sequence[DeploymentPlan]) -> None:
-    """Two engines under one label would share a column, and a cell would be the median of both."""
+    """Refuse two engines with one label: they would share a column, and a cell would be the median of both."""
     columns: dict[str, str] = {}
     for deployment in deployments:
         column = deployment.cells[0].scenario.engine.display_name

@@ -1,4 +1,4 @@
-"""A suite at work: one deployment after the other, one cell after the other, whatever fails on the way."""
+"""Runs a suite: one deployment after the other, in each one cell after the other; a failed cell does not end it."""
 
 import shlex
 import shutil
@@ -19,14 +19,12 @@ from llmload.report.checks import failed
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.scenario.shipped import find_scenario
 from llmload.sizing.gpus import local_gpus
-from llmload.suite.launch import POLL_S, RunningDeployment, deployed, launch, quoted, wait_until_freed
+from llmload.suite.launch import POLL_S, RunningDeployment, deployed, launch, log_excerpt, wait_until_memory_is_free
 from llmload.suite.plan import Cell, DeploymentPlan, SuitePlan
 from llmload.suite.state import Status, SuiteProgress, SuiteState, time_left_s
 
-# One measurement: the Locust command that `llmload run` would start, watched until it ends or its engine does.
-
 RUN_GRACE_S: Final = 5.0
-"""Whoever stops a run half way wants none of its figures, so it is not drained."""
+"""A run that is stopped early is discarded, so it is not drained."""
 WARMUP_MAX_TOKENS: Final = 32
 WARMUP_PROMPTS: Final = (
     "Name a colour.",
@@ -36,12 +34,12 @@ WARMUP_PROMPTS: Final = (
     "Say good morning in three languages.",
     "Which animals sleep in winter?",
 )
-"""Prompts of its own, so that no measured prompt is in the engine's prefix cache."""
+"""Not from any prompt set, so that no measured prompt is in the engine's prefix cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """How a measurement ended."""
+class Measurement:
+    """The result of one measurement."""
 
     status: Status
     reason: str | None
@@ -60,7 +58,7 @@ def run_arguments(cell: Cell, url: str, out: Path, command: str | None) -> list[
 def warmup_arguments(plan: DeploymentPlan, url: str, out: Path, prompts: Path, requests: int) -> list[str]:
     """Return the arguments of the Locust command that warms a deployment up: few requests, one at a time."""
     scenario = plan.cells[0].scenario
-    said = {
+    values = {
         "engine.name": scenario.engine.name,
         "engine.api": scenario.engine.api,
         "engine.api_key_env": scenario.engine.api_key_env,
@@ -73,13 +71,13 @@ def warmup_arguments(plan: DeploymentPlan, url: str, out: Path, prompts: Path, r
         "prompts.count": min(requests, len(WARMUP_PROMPTS)),
         "request.max_tokens": min(WARMUP_MAX_TOKENS, scenario.request.max_tokens or WARMUP_MAX_TOKENS),
     }
-    settings = [f"{key}={orjson.dumps(value).decode()}" for key, value in said.items() if value is not None]
+    settings = [f"{key}={orjson.dumps(value).decode()}" for key, value in values.items() if value is not None]
     changes: dict[str, str | int | None] = {"base_url": url, "out": str(out), "requests": requests}
     return locust_arguments(find_scenario("lima-speed"), changes, settings)
 
 
 def warm_up(plan: DeploymentPlan, running: RunningDeployment, folder: Path, requests: int) -> None:
-    """Send a few requests whose figures are dropped; EngineError if none of them was answered."""
+    """Send a few requests and discard their figures; EngineError if none was answered."""
     if not requests:
         return
     out = folder / "warm-up" / plan.engine / plan.model
@@ -95,62 +93,64 @@ def warm_up(plan: DeploymentPlan, running: RunningDeployment, folder: Path, requ
         raise EngineError(f"warm-up: {ended.reason}")
 
 
-def measure(plan: DeploymentPlan, cell: Cell, running: RunningDeployment, folder: Path) -> Measured:
-    """Measure the cell; whatever goes wrong is in what comes back."""
+def measure(plan: DeploymentPlan, cell: Cell, running: RunningDeployment, folder: Path) -> Measurement:
+    """Measure the cell with the Locust command that `llmload run` would start; a failure is in the result."""
     out = folder / "runs" / cell.name
-    _drop_half_runs(out)
+    _remove_unfinished_runs(out)
     log = folder / "logs" / plan.engine / plan.model / f"{cell.protocol}.log"
     return _run(run_arguments(cell, running.url, out, running.command), running, out, log)
 
 
-def _run(arguments: list[str], running: RunningDeployment, out: Path, log: Path) -> Measured:
+def _run(arguments: list[str], running: RunningDeployment, out: Path, log: Path) -> Measurement:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {shlex.join(['locust', *arguments])}\n")
     before = _folders(out)
     with launch([sys.executable, "-m", "locust", *arguments], log=log, grace_s=RUN_GRACE_S) as locust:
         while not locust.wait(POLL_S):
-            if running.end_text() is not None:
+            if running.describe_end() is not None:
                 locust.stop()
-        died = running.end_text()
+        died = running.describe_end()
         if died is None:
-            time.sleep(POLL_S / 2)  # an engine that died may have ended the run before it was seen to be dead
-            died = running.end_text()
+            time.sleep(POLL_S / 2)  # its death may have ended the run before it was noticed
+            died = running.describe_end()
         made = sorted(_folders(out) - before)
         folder = made[-1] if made else None
         if died is not None:
-            return Measured(status=Status.FAILED, reason=f"while it was measured, {died}", folder=None)
+            return Measurement(status=Status.FAILED, reason=f"while it was measured, {died}", folder=None)
         if locust.exit_code not in MEASURED or folder is None:
-            return Measured(status=Status.FAILED, reason=f"Locust {locust.end_text()}{quoted(locust)}", folder=None)
-    return judged(folder)
+            return Measurement(
+                status=Status.FAILED, reason=f"Locust {locust.describe_end()}{log_excerpt(locust)}", folder=None
+            )
+    return judge_run(folder)
 
 
-def judged(folder: Path) -> Measured:
-    """How a run that came to its end stands, by its own exit code's order: nothing measured, INVALID, failed, good."""
+def judge_run(folder: Path) -> Measurement:
+    """Return the result of a finished run, in the order of its exit codes: INVALID, good, failed."""
     try:
         summary = RunFolder(folder).read(SUMMARY)
     except RunFolderError as error:
-        return Measured(status=Status.FAILED, reason=str(error), folder=None)
+        return Measurement(status=Status.FAILED, reason=str(error), folder=None)
     verdict, completed = summary["verdict"], summary["requests"]["completed"]
     if completed and verdict["level"] == Level.INVALID:
         reasons = [reason["text"] for reason in verdict["reasons"] if reason["level"] == Level.INVALID]
-        return Measured(status=Status.INVALID, reason="; ".join(reasons), folder=folder)
+        return Measurement(status=Status.INVALID, reason="; ".join(reasons), folder=folder)
     if completed and not failed(summary):
-        return Measured(status=Status.GOOD, reason=None, folder=folder)
-    return Measured(status=Status.FAILED, reason=_failures(folder, summary), folder=folder if completed else None)
+        return Measurement(status=Status.GOOD, reason=None, folder=folder)
+    return Measurement(status=Status.FAILED, reason=_failures(folder, summary), folder=folder if completed else None)
 
 
 def _failures(folder: Path, summary: Mapping[str, Any]) -> str:
     requests = summary["requests"]
-    missed = [gate["text"] for gate in summary["gates"] if not gate["kept"]]
-    if not requests["failed"] and missed:
-        return f"gates were missed: {'; '.join(missed)}"
+    failed_gates = [gate["text"] for gate in summary["gates"] if not gate["kept"]]
+    if not requests["failed"] and failed_gates:
+        return f"gates failed: {'; '.join(failed_gates)}"
     errors = ", ".join(f"{name} {count}" for name, count in requests["errors"].items())
-    said = _first_error(folder)
+    first = _first_error(folder)
     parts = [
         f"{requests['failed']} of {requests['started']} requests failed" + (f": {errors}" if errors else ""),
-        *([f"the first: {said}"] if said else []),
-        *([f"gates were missed: {', '.join(missed)}"] if missed else []),
+        *([f"the first: {first}"] if first else []),
+        *([f"gates failed: {', '.join(failed_gates)}"] if failed_gates else []),
     ]
     return "; ".join(parts)
 
@@ -167,8 +167,8 @@ def _folders(out: Path) -> set[Path]:
     return set(out.iterdir()) if out.is_dir() else set()
 
 
-def _drop_half_runs(out: Path) -> None:
-    """Remove what a killed suite left of this cell: a run without a summary holds no figure."""
+def _remove_unfinished_runs(out: Path) -> None:
+    """Remove runs of this cell without a summary, left by a killed suite."""
     for folder in _folders(out):
         if not (folder / SUMMARY).is_file():
             shutil.rmtree(folder, ignore_errors=True)
@@ -179,13 +179,13 @@ STYLES: Final = {Status.GOOD: "green", Status.FAILED: "red", Status.INVALID: "ye
 
 @dataclass(slots=True)
 class SuiteRun:
-    """The cells of a plan that are still to be done, and the doing."""
+    """Measures the pending cells of a plan."""
 
     plan: SuitePlan
     state: SuiteState
     progress: SuiteProgress
-    asked_for: Collection[str]
-    """Names of the cells that are to be done at all."""
+    selected: Collection[str]
+    """Names of the cells to measure; the others are left alone."""
     _pending: set[str] = field(default_factory=set)
     _running: str | None = None
 
@@ -194,54 +194,54 @@ class SuiteRun:
         return [cell for deployment in self.plan.deployments for cell in self._pending_of(deployment)]
 
     def run(self) -> None:
-        """Measure what is pending; a cell that fails has its reason in the state, and the next one begins."""
+        """Measure the pending cells; a failed cell gets its reason in the state, and the next one begins."""
         todo = [(deployment, self._pending_of(deployment)) for deployment in self.plan.deployments]
         self._pending = {cell.name for _, cells in todo for cell in cells}
-        self._tell_what_is_there()
+        self._report_done()
         with self.progress:
             for deployment, cells in todo:
-                self._run_deployment(deployment, cells)
+                self._measure_deployment(deployment, cells)
 
     def _pending_of(self, deployment: DeploymentPlan) -> list[Cell]:
         return [
             cell
             for cell in deployment.cells
-            if cell.name in self.asked_for and not self.state.done(cell.name, self.plan.fingerprint(deployment, cell))
+            if cell.name in self.selected and not self.state.done(cell.name, self.plan.fingerprint(deployment, cell))
         ]
 
-    def _tell_what_is_there(self) -> None:
-        if there := len(self.asked_for) - len(self._pending):
-            self.progress.line(f"{there} of {len(self.asked_for)} cells are done already, {len(self._pending)} to go")
+    def _report_done(self) -> None:
+        if there := len(self.selected) - len(self._pending):
+            self.progress.line(f"{there} of {len(self.selected)} cells are done already, {len(self._pending)} to go")
 
-    def _run_deployment(self, deployment: DeploymentPlan, cells: Sequence[Cell]) -> None:
-        """Measure the cells; an engine that dies is started anew for what is left."""
+    def _measure_deployment(self, deployment: DeploymentPlan, cells: Sequence[Cell]) -> None:
+        """Measure the cells; if the engine dies, start it again for the remaining ones."""
         left = list(cells)
         while left:
             memory_before = [] if deployment.entry.kind == "running" else local_gpus()
             try:
-                self._measure_while_it_lives(deployment, left)
+                self._measure_while_running(deployment, left)
             except EngineError as error:
                 for cell in left:
                     self.state.begin(cell.name, self.plan.fingerprint(deployment, cell))
-                    self._end(cell, Measured(status=Status.FAILED, reason=str(error), folder=None))
+                    self._end(cell, Measurement(status=Status.FAILED, reason=str(error), folder=None))
                 left.clear()
             finally:
                 self._running = None
-            if not wait_until_freed(memory_before):
-                text = "its GPU memory is still not free; what is measured next may lack it"
+            if not wait_until_memory_is_free(memory_before):
+                text = "its GPU memory is still in use; the next deployment may lack it"
                 self.progress.line(f"{deployment.name}: {text}", STYLES[Status.INVALID])
 
-    def _measure_while_it_lives(self, deployment: DeploymentPlan, left: list[Cell]) -> None:
-        """Start the deployment, take cells from `left` while its engine lives; EngineError if it came to none."""
+    def _measure_while_running(self, deployment: DeploymentPlan, left: list[Cell]) -> None:
+        """Start the deployment, take cells from `left` while its engine runs; EngineError if it measured none."""
         begun, before = time.monotonic(), len(left)
         self._show(f"{deployment.name}: starting")
         with deployed(deployment, self._log_of(deployment)) as running:
             self._show(f"{deployment.name}: warming up")
             warm_up(deployment, running, self.plan.folder, self.plan.suite.suite.warmup_requests)
             self.state.starts_s[deployment.name] = time.monotonic() - begun
-            self._tell_start(deployment, running, time.monotonic() - begun)
+            self._report_start(deployment, running, time.monotonic() - begun)
             self._running = deployment.name
-            while left and (ended := running.end_text()) is None:
+            while left and (ended := running.describe_end()) is None:
                 self._measure(deployment, left[0], running)
                 left.pop(0)
             if len(left) == before:
@@ -254,28 +254,28 @@ class SuiteRun:
         self._show(f"{cell.name}: measuring")
         measured = measure(deployment, cell, running, self.plan.folder)
         state = self.state.cells[cell.name]
-        state.engine_version = running.answers.version
+        state.engine_version = running.info.version
         if measured.status is not Status.FAILED:
             state.measured_s = time.monotonic() - begun
         if measured.folder is not None:
             state.run_folder = str(measured.folder.relative_to(self.plan.folder))
         self._end(cell, measured)
 
-    def _end(self, cell: Cell, measured: Measured) -> None:
+    def _end(self, cell: Cell, measured: Measurement) -> None:
         self.state.end(cell.name, measured.status, measured.reason)
         self._pending.discard(cell.name)
         figure = headline(measured.folder, cell)
         what = f"{cell.name}: {measured.status}" + (f", {figure}" if figure else "")
         self.progress.line(what + (f": {measured.reason}" if measured.reason else ""), STYLES[measured.status])
 
-    def _tell_start(self, deployment: DeploymentPlan, running: RunningDeployment, took_s: float) -> None:
-        said = running.answers
-        version = f"version {said.version}" if said.version else "tells no version"
-        models = f"serves {', '.join(said.models)}" if said.models else "lists no models"
+    def _report_start(self, deployment: DeploymentPlan, running: RunningDeployment, took_s: float) -> None:
+        info = running.info
+        version = f"version {info.version}" if info.version else "reports no version"
+        models = f"serves {', '.join(info.models)}" if info.models else "lists no models"
         self.progress.line(f"{deployment.name}: ready at {running.url} after {took_s:.1f} s; {version}, {models}")
 
     def _show(self, text: str) -> None:
-        total = len(self.asked_for)
+        total = len(self.selected)
         left_s = time_left_s(self.plan, self.state, self._pending, self._running)
         self.progress.show(text, total - len(self._pending), total, left_s)
 
@@ -284,7 +284,7 @@ class SuiteRun:
 
 
 def headline(folder: Path | None, cell: Cell) -> str | None:
-    """Return the cell's figure with its unit; None where nothing was measured."""
+    """Return the cell's figure with its unit; None if nothing was measured."""
     if folder is None:
         return None
     summary = RunFolder(folder).read(SUMMARY)

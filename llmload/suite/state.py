@@ -1,4 +1,4 @@
-"""What a suite shows while it works: a line for each thing done, and on a terminal a bar with the time left."""
+"""A suite's progress: its state file, the lock of its folder, the lines and bar of a terminal, the time left."""
 
 import fcntl
 import os
@@ -20,16 +20,14 @@ from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.suite.plan import Cell, SuitePlan
 from llmload.units import S_PER_H, S_PER_MIN
 
-# What a suite has done so far, in a file that is whole at any moment; one suite at a time works in a folder.
-
 STATE: Final = "state.json"
 LOCK: Final = "suite.lock"
 
 
 class Status(StrEnum):
-    """How a cell stands."""
+    """The status of a cell that was begun."""
 
-    RUNNING = "running"  # found at a start: half done, so it is done anew
+    RUNNING = "running"  # in the file of a killed suite: it is measured again
     GOOD = "good"
     FAILED = "failed"
     INVALID = "invalid"
@@ -37,33 +35,33 @@ class Status(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class CellState:
-    """What became of a cell."""
+    """One cell in the state file."""
 
     status: Status
     fingerprint: str
     started_unix_s: float
     ended_unix_s: float | None = None
     reason: str | None = None
-    """Why it failed, or what makes it INVALID."""
+    """Why it failed or is INVALID."""
     run_folder: str | None = None
-    """Relative to the suite's folder; None where nothing was measured."""
+    """Relative to the suite's folder; None if nothing was measured."""
     engine_version: str | None = None
     measured_s: float | None = None
-    """How long the measurement took, without the engine's start."""
+    """Duration of the measurement, without the engine's start."""
 
 
 @dataclass(slots=True)
 class SuiteState:
-    """The cells that were begun, and how long deployments took to start."""
+    """The cells that were begun, and the start times of deployments; written to a file at each change."""
 
     folder: Path
     cells: dict[str, CellState] = field(default_factory=dict)
     starts_s: dict[str, float] = field(default_factory=dict)
-    """By deployment: from its command to the end of its warm-up, in seconds."""
+    """Seconds from the start command to the end of the warm-up, by deployment."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Return what stands in the folder, nothing where there is none; ConfigError if it cannot be read."""
+        """Read the folder's state, empty if there is none; ConfigError if it cannot be read."""
         if not (folder / STATE).exists():
             return cls(folder)
         try:
@@ -71,7 +69,9 @@ class SuiteState:
             cells = {name: _cell_of(values) for name, values in content["cells"].items()}
             return cls(folder, cells, dict(content["starts_s"]))
         except (RunFolderError, KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"{folder / STATE}: cannot be read ({error}); --restart begins anew") from None
+            raise ConfigError(
+                f"{folder / STATE}: cannot be read ({error}); --restart starts from the beginning"
+            ) from None
 
     def write(self) -> None:
         """Write the file whole or not at all."""
@@ -79,24 +79,24 @@ class SuiteState:
         RunFolder(self.folder).write(STATE, {"cells": cells, "starts_s": self.starts_s})
 
     def forget(self, names: Collection[str]) -> None:
-        """Make these cells undone; their runs stay where they are."""
+        """Remove these cells from the state; their runs stay."""
         self.cells = {name: cell for name, cell in self.cells.items() if name not in names}
         self.write()
 
     def begin(self, name: str, fingerprint: str) -> CellState:
-        """Note that a cell has begun."""
+        """Record that a cell has begun."""
         self.cells[name] = CellState(status=Status.RUNNING, fingerprint=fingerprint, started_unix_s=time.time())
         self.write()
         return self.cells[name]
 
     def end(self, name: str, status: Status, reason: str | None = None) -> None:
-        """Note how a cell has ended."""
+        """Record how a cell has ended."""
         cell = self.cells[name]
         cell.status, cell.reason, cell.ended_unix_s = status, reason, time.time()
         self.write()
 
     def done(self, name: str, fingerprint: str) -> bool:
-        """Say whether a cell has ended, was defined then as it is now, and still has its figures."""
+        """Return whether a cell has ended, with the same definition, and still has its run folder."""
         cell = self.cells.get(name)
         if cell is None or cell.status is Status.RUNNING or cell.fingerprint != fingerprint:
             return False
@@ -108,7 +108,7 @@ def _cell_of(values: dict[str, Any]) -> CellState:
 
 
 class FolderLock:
-    """Holds a suite's folder while in its context; ConfigError where another process does."""
+    """A lock on a suite's folder while in its context; ConfigError if another process has it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -122,16 +122,16 @@ class FolderLock:
         except OSError:
             os.close(self._file)
             raise ConfigError(
-                f"{self._folder}: another llmload suite is at work here; wait for it, or stop it"
+                f"{self._folder}: another llmload suite is running in this folder; wait for it, or stop it"
             ) from None
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._file)  # and with it the lock, as it would be were this process killed
+        os.close(self._file)  # releases the lock, as the end of the process does
 
 
 class SuiteProgress:
-    """Lines on standard error, and while in its context a bar below them where that is a terminal."""
+    """Lines on standard error; in its context also a progress bar if that is a terminal."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
@@ -140,11 +140,11 @@ class SuiteProgress:
         self._task = self._bar.add_task("", total=None, visible=False)
 
     def line(self, text: str, style: str = "") -> None:
-        """Write a line that stays."""
+        """Print a line above the bar."""
         self.console.print(Text(text, style=style), soft_wrap=True)
 
     def show(self, text: str, done: int, total: int, left_s: float | None) -> None:
-        """Say what goes on now, how many cells are done, and how long the rest may take."""
+        """Set the bar to the current step, the number of cells done and the time left."""
         ends = None if left_s is None else time.monotonic() + left_s
         self._bar.update(self._task, description=text, completed=done, total=total, visible=True, ends=ends)
 
@@ -161,16 +161,16 @@ class SuiteProgress:
 
 
 class _TimeLeft(ProgressColumn):
-    """The time left as it was last told, less what has passed since."""
+    """The last estimate of the time left, minus the time since."""
 
     def render(self, task: Task) -> Text:
-        """Return it in words."""
+        """Return it as text."""
         ends = task.fields.get("ends")
         return Text(left_text(None if ends is None else max(0.0, ends - time.monotonic())))
 
 
 def left_text(left_s: float | None) -> str:
-    """Return a time left in words; n/a where nothing has been measured to tell it from."""
+    """Return the time left as text; n/a if it is not known."""
     if left_s is None:
         return "time left n/a"
     if left_s < 90:
@@ -180,10 +180,10 @@ def left_text(left_s: float | None) -> str:
 
 def time_left_s(plan: SuitePlan, state: SuiteState, pending: Collection[str], running: str | None) -> float | None:
     """
-    Return how long the pending cells may take, by what cells and starts have taken so far; None while that is unknown.
+    Estimate the time for the pending cells from the cells and starts so far; None while that is unknown.
 
-    A cell takes what others of its protocol took (median), or else the time that its scenario has; a deployment that
-    is not `running` takes the median of the starts. What is under way counts less the time since it began.
+    A cell takes the median of its protocol's cells, or else its scenario's duration; a deployment that is not `running`
+    takes the median of all starts. For the current cell the time since it began is subtracted.
     """
     took: dict[str, list[float]] = {}
     for name, cell in state.cells.items():

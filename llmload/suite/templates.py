@@ -1,4 +1,4 @@
-"""How each engine is started: commands with names in braces, which a suite file fills in or replaces."""
+"""The start command of each engine, with names in braces for the values of a suite file."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,37 +8,37 @@ from typing import Final, Literal
 from llmload.errors import ConfigError
 
 Word = str | Sequence[str]
-"""A word of a command, or several that are left out together where a name in them has no value."""
+"""A word of a command, or several that are left out together if a name in them has no value."""
 
 NAMES: Final[Mapping[str, str]] = {
     "engine": "the engine's name in the suite file",
     "model": "the model's name in the suite file",
-    "id": "what the engine loads: a hub id or a path",
-    "served_as": "what a request calls the model",
+    "id": "the model that the engine loads: a hub id or a path",
+    "served_as": "the model's name in requests",
     "host": "the address to listen on: 127.0.0.1, inside a container 0.0.0.0",
     "port": "the port to listen on",
     "dtype": "the precision as most engines write it: float16, bfloat16, float32",
     "gpus": "the model's number of GPUs",
     "tensor_parallel": "its tensor parallelism",
-    "version": "the engine's version as the suite file demands it",
+    "version": "the engine's version in the suite file",
     "hf_home": "the Hugging Face cache of this machine",
-    "python": "the Python that llmload runs in",
+    "python": "the Python that runs llmload",
 }
 _NAME: Final = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineTemplate:
-    """The command of one engine: `program` and `arguments` here, `image`, `image_program` and `arguments` in docker."""
+    """One engine's command: `program` and `arguments`, in docker `image`, `image_program` and `arguments`."""
 
     program: tuple[str, ...]
     arguments: tuple[Word, ...]
     image: str | None = None
     image_program: tuple[str, ...] = ()
-    """What stands between the image and the arguments, where the image's entry point wants it."""
+    """Words between the image and the arguments, if the image's entry point needs them."""
     docker_options: tuple[str, ...] = ("--gpus", "all", "--ipc", "host", "-v", "{hf_home}:/root/.cache/huggingface")
-    asked_by: Literal["name", "id"] = "name"
-    """Whether a request calls the model by a name of ours or by what was loaded."""
+    request_name_is: Literal["name", "id"] = "name"
+    """Whether requests name the model by the suite's name for it or by its id."""
 
 
 _OPENAI: Final = ("--served-model-name", "{served_as}", "--host", "{host}", "--port", "{port}", ("--dtype", "{dtype}"))
@@ -57,12 +57,12 @@ TEMPLATES: Final[Mapping[str, EngineTemplate]] = {
         ),
         image="ghcr.io/huggingface/text-generation-inference:{version}",
         docker_options=("--gpus", "all", "--shm-size", "1g", "-v", "{hf_home}/hub:/data"),
-        asked_by="id",
+        request_name_is="id",
     ),
     "transformers": EngineTemplate(
         program=("transformers", "serve"),
         arguments=("{id}", "--host", "{host}", "--port", "{port}", ("--dtype", "{dtype}")),
-        asked_by="id",
+        request_name_is="id",
     ),
     "sglang": EngineTemplate(
         program=("{python}", "-m", "sglang.launch_server"),
@@ -85,12 +85,12 @@ DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def dtype_of(precision: str | None) -> str | None:
-    """Return a precision as engines write it; None for a quantised one, which the model itself says."""
+    """Return the engines' name of a precision; None for a quantised one, which the model's config defines."""
     return None if precision is None else DTYPES.get(precision)
 
 
 def fill(words: Sequence[Word], values: Mapping[str, object]) -> list[str]:
-    """Return the command with the values in the names' places; ConfigError for a name that is unknown or has none."""
+    """Return the command with names replaced by values; ConfigError for a name that is unknown or has no value."""
     filled: list[str] = []
     for word in words:
         if isinstance(word, str):
@@ -105,7 +105,7 @@ def names_in(word: str) -> list[str]:
     found: list[str] = _NAME.findall(word)
     for name in found:
         if name not in NAMES:
-            raise ConfigError(f"{{{name}}} is not known here; known: {', '.join(NAMES)}")
+            raise ConfigError(f"{{{name}}} is not a known name; known: {', '.join(NAMES)}")
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmload.suite.launch import Launched, launch
+from llmload.suite.launch import GuardedProcess, launch
 
 MARK = "3141.5926"
 """A sleep that no one else sleeps."""
@@ -49,7 +49,7 @@ def test_how_a_process_ended_is_told_with_its_last_lines(tmp_path: Path) -> None
         with launch(["sh", "-c", "echo one; echo two >&2; exit 3"], log=log) as process:
             assert process.wait(20)
 
-    assert process.end_text() == "ended with exit code 3"
+    assert process.describe_end() == "ended with exit code 3"
     assert process.last_lines() == ["one", "two"], "of this start, not of the one before"
     assert log.read_text() == "one\ntwo\n" * 2
 
@@ -64,7 +64,7 @@ def test_an_end_by_a_signal_and_one_before_the_start_are_told_apart(
     with launch(command, log=tmp_path / "x.log") as process:
         assert process.wait(20)
 
-    assert process.end_text() == text
+    assert process.describe_end() == text
 
 
 def test_a_command_that_is_not_there_says_so_in_the_log(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_stop_reaches_what_left_the_process_group_and_what_ignores_it(tmp_path
     process.stop()
 
     assert sleepers(mark) == []
-    assert process.end_text() == "was killed by SIGKILL"
+    assert process.describe_end() == "was killed by SIGKILL"
 
 
 def test_an_engine_that_listens_to_sigterm_has_its_time(tmp_path: Path) -> None:
@@ -99,14 +99,14 @@ def test_an_engine_that_listens_to_sigterm_has_its_time(tmp_path: Path) -> None:
 
     process.stop()
 
-    assert (process.end_text(), process.last_lines()[-1]) == ("ended with exit code 0", "bye")
+    assert (process.describe_end(), process.last_lines()[-1]) == ("ended with exit code 0", "bye")
 
 
 def test_what_a_dead_engine_left_behind_is_ended_too(tmp_path: Path, mark: str) -> None:
     with launch(["sh", "-c", f"sleep {mark} & exit 1"], log=tmp_path / "x.log", grace_s=1) as process:
         assert process.wait(20)
 
-    assert process.end_text() == "ended with exit code 1"
+    assert process.describe_end() == "ended with exit code 1"
     assert sleepers(mark) == []
 
 
@@ -137,7 +137,7 @@ def test_an_engine_is_told_to_end_when_its_guard_is_killed(tmp_path: Path, mark:
 
     assert until(lambda: not sleepers(mark))
     process.stop()
-    assert process.end_text() == "was killed by SIGKILL"
+    assert process.describe_end() == "was killed by SIGKILL"
 
 
 def test_a_ctrl_c_while_it_stops_cuts_the_grace_time_short(
@@ -146,14 +146,14 @@ def test_a_ctrl_c_while_it_stops_cuts_the_grace_time_short(
     process = launch(["sh", "-c", f"trap '' TERM; sleep {mark}; sleep {mark}"], log=tmp_path / "x.log", grace_s=600)
     assert until(lambda: sleepers(mark))
     waits = iter([KeyboardInterrupt()])
-    really = Launched.wait
+    really = GuardedProcess.wait
 
-    def interrupted_once(self: Launched, timeout_s: float) -> bool:
+    def interrupted_once(self: GuardedProcess, timeout_s: float) -> bool:
         for interrupt in waits:
             raise interrupt
         return really(self, timeout_s)
 
-    monkeypatch.setattr(Launched, "wait", interrupted_once)
+    monkeypatch.setattr(GuardedProcess, "wait", interrupted_once)
     with pytest.raises(KeyboardInterrupt):
         process.stop()
 
@@ -168,5 +168,5 @@ def test_a_stop_command_goes_before_the_signals(tmp_path: Path) -> None:
 
     process.stop()
 
-    assert process.end_text() == "ended with exit code 0"
+    assert process.describe_end() == "ended with exit code 0"
     assert process.last_lines() == ["stopped by command"]

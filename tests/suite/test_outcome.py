@@ -12,10 +12,10 @@ from rich.console import Console
 from llmload.client.engine_info import EngineInfo
 from llmload.errors import ConfigError
 from llmload.sizing.gpus import LocalGpu
-from llmload.suite.launch import mismatch, wait_until_freed
+from llmload.suite.launch import describe_mismatch, wait_until_memory_is_free
 from llmload.suite.outcome import read_outcome, to_json, to_markdown
 from llmload.suite.plan import SuitePlan, make_plan
-from llmload.suite.run import judged
+from llmload.suite.run import judge_run
 from llmload.suite.state import Status, SuiteProgress, SuiteState, left_text, time_left_s
 
 FURTHER = """
@@ -131,7 +131,7 @@ def test_a_cell_half_done_or_defined_otherwise_or_without_its_run_is_not_done(
 def test_a_state_file_that_is_broken_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text('{"cells": {"a": {"status": "odd"}}}')
 
-    with pytest.raises(ConfigError, match=r"state\.json: cannot be read .*--restart begins anew"):
+    with pytest.raises(ConfigError, match=r"state\.json: cannot be read .*--restart starts from the beginning"):
         SuiteState.read(tmp_path)
 
 
@@ -177,10 +177,10 @@ def gpu(used_gib: float) -> LocalGpu:
 def test_the_next_engine_waits_until_the_gpu_is_free() -> None:
     readings = iter([[gpu(70.0)], [gpu(30.0)], [gpu(1.2)]])
 
-    assert wait_until_freed([gpu(1.0)], timeout_s=20, read=lambda: next(readings))
+    assert wait_until_memory_is_free([gpu(1.0)], timeout_s=20, read=lambda: next(readings))
     assert next(readings, None) is None
-    assert not wait_until_freed([gpu(1.0)], timeout_s=0.0, read=lambda: [gpu(70.0)])
-    assert wait_until_freed([], read=lambda: [gpu(70.0)]), "no NVML, nothing to wait for"
+    assert not wait_until_memory_is_free([gpu(1.0)], timeout_s=0.0, read=lambda: [gpu(70.0)])
+    assert wait_until_memory_is_free([], read=lambda: [gpu(70.0)]), "no NVML, nothing to wait for"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_an_engine_that_is_another_is_told(
     changes = (("[models.one]", '[models.one]\nid = "org/one"'), ("options", 'version = "2.0"\noptions'))
     deployment = make_plan(write_suite(*changes)).deployments[0]
 
-    told = mismatch(deployment, EngineInfo(base_url="http://a", answers=answers))
+    told = describe_mismatch(deployment, EngineInfo(base_url="http://a", answers=answers))
 
     assert (told is None) if says is None else says in str(told)
 
@@ -213,8 +213,8 @@ def test_an_engine_that_is_another_is_told(
         ({"failed": 1}, Status.FAILED, "1 of 4 requests failed: http_5xx 1; the first: out of memory"),
         ({"level": "INVALID"}, Status.INVALID, "too late"),
         ({"level": "INVALID", "completed": 0, "failed": 4}, Status.FAILED, "4 of 4 requests failed"),
-        ({"kept": False}, Status.FAILED, "gates were missed: ttft_s p95 0.7, promised < 0.5"),
-        ({"kept": False, "failed": 1}, Status.FAILED, "gates were missed: ttft_s p95 0.7"),
+        ({"kept": False}, Status.FAILED, "gates failed: ttft_s p95 0.7, promised < 0.5"),
+        ({"kept": False, "failed": 1}, Status.FAILED, "gates failed: ttft_s p95 0.7"),
     ],
 )
 def test_a_run_is_a_cell_by_its_verdict_its_requests_and_its_gates(
@@ -244,7 +244,7 @@ def test_a_run_is_a_cell_by_its_verdict_its_requests_and_its_gates(
     line = {"error": {"type": "http_5xx", "message": "out of\n memory"} if failed else None}
     (tmp_path / "requests.jsonl").write_text(json.dumps(line) + "\n")
 
-    measured = judged(tmp_path)
+    measured = judge_run(tmp_path)
 
     assert measured.status is status
     assert (measured.reason is None) if reason is None else reason in str(measured.reason)

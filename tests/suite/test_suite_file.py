@@ -26,22 +26,28 @@ def complaint(file: Path) -> str:
     [
         (('engine = "simulated"', 'engin = "simulated"'), "engines.quick.engin: unknown key (value 'simulated'); did"),
         (('engine = "simulated"', 'engine = "vlm"'), "engines.quick.engine: input should be 'transformers', 'vllm'"),
-        (('engine = "simulated"', ""), "engines.quick: llmload has no template for this; give command"),
+        (('engine = "simulated"', ""), "engines.quick: llmload has no template for this engine; give command"),
         (('engine = "simulated"', 'engine = "vllm"\nkind = "container"'), "engines.quick.kind: input should be"),
         (('engine = "simulated"', 'engine = "transformers"\nkind = "docker"'), "engines.quick: llmload has no"),
-        (('engine = "simulated"', 'engine = "vllm"\nkind = "docker"'), "needs version, the engine's version as"),
+        (('engine = "simulated"', 'engine = "vllm"\nkind = "docker"'), "needs version, the engine's version in"),
         (
             ('options = ["', 'command = ["{modle}", "'),
-            "engines.quick.command: {modle} is not known here; known: engine",
+            "engines.quick.command: {modle} is not a known name; known: engine",
         ),
-        (('"--itl-s", "0.01"', '"--itl-s", 0.01'), "engines.quick.options: word 4 is no text: put quotes around 0.01"),
+        (
+            ('"--itl-s", "0.01"', '"--itl-s", 0.01'),
+            "engines.quick.options: word 4 is not a text: put quotes around 0.01",
+        ),
         (('"0.01", "--itl-s"', '"0.01", "--api-key=x", "--itl-s"'), "engines read it from the environment"),
         (
             ("options", 'env = { HF_TOKEN = "hf_abc" }\noptions'),
-            "a password or key such as HF_TOKEN does not stand in a file",
+            "a password or key such as HF_TOKEN does not belong in a file",
         ),
         (("options", 'kind = "running"\noptions'), "engines.quick: kind = 'running' needs url"),
-        (("options", 'kind = "running"\nurl = "http://a"\noptions'), "is not started here, so it has no options"),
+        (
+            ("options", 'kind = "running"\nurl = "http://a"\noptions'),
+            "is not started by the suite, so it cannot have options",
+        ),
         (("options", 'url = "http://a"\noptions'), "url belongs to kind = 'running', not 'process'"),
         (
             ("options", "port = 70000\noptions"),

@@ -132,7 +132,7 @@ def test_an_engine_that_never_answers_is_stopped_with_its_last_lines(
     code, out, _ = suites.run(write_suite(further=text), "--only", "never")
 
     assert code == 1
-    assert "nothing ready answered at http://127.0.0.1:" in out
+    assert "no engine was ready at http://127.0.0.1:" in out
     assert "within 1 s; the last lines of suites/sim/logs/never/one/engine.log:\n      loading weights" in out
     assert "quick/one/speed" in out
 
@@ -176,8 +176,8 @@ def test_whatever_ends_a_suite_ends_what_it_started(
         assert process.returncode == -number
     else:
         assert process.returncode == 130
-        assert "stopped, and all that was started with it: 0 of 2 cells are done" in err
-        assert f"go on with: llmload suite {suites.folder / 'x-suite.toml'} --only never" in err
+        assert "stopped, with everything it had started: 0 of 2 cells are done" in err
+        assert f"continue with: llmload suite {suites.folder / 'x-suite.toml'} --only never" in err
 
 
 def read(file: Path) -> str:
@@ -192,7 +192,7 @@ def test_two_suites_do_not_work_in_one_folder(suites: Suites, write_suite: Calla
     code, _, err = suites.run(file, "--only", "never")
 
     assert (code, first.poll()) == (2, None)
-    assert err == "llmload: suites/sim: another llmload suite is at work here; wait for it, or stop it\n"
+    assert err == "llmload: suites/sim: another llmload suite is running in this folder; wait for it, or stop it\n"
 
 
 def test_what_has_failed_is_tried_again_only_when_that_is_asked(
@@ -237,14 +237,14 @@ def test_a_port_that_is_taken_fails_the_cell(suites: Suites, write_suite: Callab
         code, out, _ = suites.run(write_suite(("options", f"port = {port}\noptions")))
 
     assert code == 1
-    assert f"failed: engines.quick.port: {port} cannot be had: Address already in use" in out
+    assert f"failed: engines.quick.port: {port} cannot be used: Address already in use" in out
 
 
 @pytest.mark.parametrize(
     ("served", "further", "says"),
     [
         ("other", "", "serves other, not 'one'"),
-        ("one", 'version = "9.9"', "says that its version is 0.1.0, not 9.9 (engines.quick.version)"),
+        ("one", 'version = "9.9"', "reports version 0.1.0, not 9.9 (engines.quick.version)"),
     ],
 )
 def test_an_engine_that_runs_already_is_asked_who_it_is(
@@ -293,7 +293,7 @@ command = ["sleep", "986"]
 
     calls = [line.split() for line in (tmp_path / "calls").read_text().splitlines()]
     name = calls[0][-1]
-    assert (code, "nothing ready answered" in out) == (1, True)
+    assert (code, "no engine was ready" in out) == (1, True)
     assert [call[0] for call in calls] == ["rm", "run", "stop"]
     assert calls[1][calls[1].index("--name") + 1] == calls[2][-1] == name
     pid = int((tmp_path / name).read_text())
