@@ -7,7 +7,6 @@ on a machine that does nothing else, the wall clock shows the same time.
 """
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -19,6 +18,12 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
+
+from llmload.prompts.workload import PromptPlan
+from llmload.prompts.workload import load as load_prompts
+from llmload.runs.folder import MANIFEST, RunFolder
+from llmload.runs.manifest import Manifest, RunTimes
+from llmload.scenario import Scenario
 
 REQUESTS: Final = 1_000_000
 WORKERS: Final = 2
@@ -36,22 +41,28 @@ def write_folder(folder: Path, requests: int, gaps: int) -> None:
     folder.mkdir()
     started_s, rng = 1_750_000_000.0, np.random.default_rng(gaps)
     length_s = requests * 1.0 / USERS
-    times = {"window_start_unix_s": started_s + WARMUP_S, "window_end_unix_s": started_s + length_s, "stages": []}
-    manifest = {
-        "run_id": folder.name,
-        "started_unix_s": started_s,
-        "ended_unix_s": None,
-        "timeline": times,
-        "simulated": True,
-        "scenario": {
+    warmup_s = min(WARMUP_S, length_s / 2)
+    scenario = Scenario.model_validate(
+        {
             "scenario": {"name": "long", "protocol": "throughput"},
-            "engine": {"name": "simulated", "label": None},
+            "engine": {"name": "simulated", "base_url": ["http://127.0.0.1:1"]},
             "model": {"name": "made up"},
-            "load": {"kind": "closed_loop", "users": USERS, "duration_s": length_s, "warmup_s": WARMUP_S},
-            "slo": {"ttft_s": 0.2, "tpot_s": None, "e2e_s": None},
-        },
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+            "load": {"kind": "closed_loop", "users": USERS, "duration_s": length_s, "warmup_s": warmup_s},
+            "slo": {"ttft_s": 0.2},
+        }
+    )
+    manifest = Manifest.at_start(
+        run_id=folder.name,
+        started_unix_s=started_s,
+        scenario=scenario,
+        scenario_file=Path("long.toml"),
+        workload=load_prompts(PromptPlan(), Path.cwd()),
+        engine=None,
+        simulated=True,
+        workers=WORKERS,
+    )
+    times = RunTimes(window_start_unix_s=started_s + warmup_s, window_end_unix_s=started_s + length_s, stages=())
+    RunFolder(folder).write(MANIFEST, manifest.with_times(times, None))
     for worker in range(WORKERS):
         count = requests // WORKERS
         with (folder / f"requests.worker-{worker}.jsonl").open("wb") as file:

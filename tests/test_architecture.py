@@ -41,7 +41,7 @@ DOORS = {
     "openai": {"client"},
     "datasets": {"prompts"},
     "huggingface_hub": {"hub"},
-    "pydantic": {"scenario", "runs", "compare", "suite", "loadgen"},
+    "pydantic": {"metrics", "scenario", "runs", "compare", "suite", "loadgen"},
     "pandas": {"runs"},
     "prometheus_client": {"prometheus", "simulator"},
     "numpy": {"record", "stats", "metrics", "compare", "definitions", "client", "runs", "report"},

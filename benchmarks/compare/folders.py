@@ -12,12 +12,13 @@ import orjson
 
 from benchmarks.compare.virtual_engine import Asked, Clock, Floats, Load, Noise, VirtualEngine
 from llmload.metrics.totals import RunTotals, Window
-from llmload.metrics.validity import judge
+from llmload.metrics.validity import Verdict
 from llmload.prompts.workload import PromptPlan, Workload
 from llmload.prompts.workload import load as load_prompts
-from llmload.record import METRICS_VERSION, ErrorType, Outcome, RequestError, RequestRecord, StampSource, TokenSource
+from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, StampSource, TokenSource
+from llmload.runs.build_summary import RunOutcome, build_summary
 from llmload.runs.folder import MANIFEST, SUMMARY, RequestLog, RunFolder
-from llmload.runs.summary import summarise
+from llmload.runs.manifest import Manifest
 from llmload.scenario import Scenario
 from llmload.simulator import SimulationSettings
 from llmload.simulator.protocol import ApiStyle, parse_request
@@ -77,33 +78,29 @@ def write_run(folder: Path, system: System, load: Load, seed: int, *, changes: M
         log.append([record])
     log.close()
     window_s = (end_ns - warmup_ns) / NS_PER_S
-    summary = {
-        "run_id": folder.name,
-        "scenario": scenario.scenario.name,
-        "protocol": scenario.scenario.protocol,
-        "engine": scenario.engine.display_name,
-        "model": scenario.model.name,
-        "simulated": True,
-        "load": scenario.load.model_dump(mode="json", exclude_none=True),
-        "window_started_unix_s": (began_ns + warmup_ns + offset_ns) / NS_PER_S,
-        **summarise(totals, window_s=window_s, verdict=judge({})),
-        "stages": [],
-    }
-    run.write(SUMMARY, summary)
-    run.write(MANIFEST, _manifest(folder.name, scenario, workload))
+    outcome = RunOutcome(
+        run_id=folder.name,
+        scenario=scenario,
+        simulated=True,
+        totals=totals,
+        judged=totals,
+        window_s=window_s,
+        window_started_unix_s=(began_ns + warmup_ns + offset_ns) / NS_PER_S,
+        verdict=Verdict.of(),
+    )
+    run.write(SUMMARY, build_summary(outcome))
+    manifest = Manifest.at_start(
+        run_id=folder.name,
+        started_unix_s=(began_ns + offset_ns) / NS_PER_S,
+        scenario=scenario,
+        scenario_file=Path("virtual.toml"),
+        workload=workload,
+        engine={"base_url": "", "version": "virtual", "models": [], "simulated": True, "answers": {}},
+        simulated=True,
+        workers=1,
+    )
+    run.write(MANIFEST, manifest)
     return folder
-
-
-def _manifest(run_id: str, scenario: Scenario, workload: Workload) -> dict[str, Any]:
-    return {
-        "run_id": run_id,
-        "scenario": scenario.model_dump(mode="json"),
-        "seed": scenario.scenario.seed,
-        "prompts": workload.manifest(),
-        "engine": {"version": "virtual", "models": [], "simulated": True},
-        "simulated": True,
-        "metrics_version": METRICS_VERSION,
-    }
 
 
 @cache

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals
@@ -120,16 +120,6 @@ class Standing:
             return f"{self.objective.name} not measured"
         between = "" if self.interval is None else f" ({self.interval[0]:.3g} to {self.interval[1]:.3g})"
         return f"{self.objective.name} {self.figure:.3g}{between}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the standing as plain values."""
-        return {
-            "objective": str(self.objective),
-            "figure": self.figure,
-            "interval": None if self.interval is None else list(self.interval),
-            "kept": self.kept,
-            "sure": self.sure,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,22 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from rich.table import Table
 from rich.text import Text
 
-from llmload.capacity.judge import Judgement, StepJudge, figure_of
+from llmload.capacity.judge import Judgement, Standing, StepJudge, figure_of
 from llmload.capacity.search import CapacitySearch, knee
 from llmload.formatting import UNKNOWN, number
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals
-from llmload.runs.summary import figures
+from llmload.runs.build_summary import figures
+from llmload.runs.summary import CapacityResult, CurvePoint, Distribution, ObjectiveResult
 from llmload.scenario.loads import Capacity
 from llmload.units import MS_PER_S
 
-CURVE: Final = ("requests_per_min", "output_tokens_per_s", "goodput_share", "error_share")
-CURVE_LATENCIES: Final = ("ttft_s", "tpot_s", "e2e_s")
 HELD: Final = {True: "holds", False: "breaks"}
 STYLES: Final = {True: "green", False: "red", None: "dim"}
 
@@ -70,33 +69,33 @@ def describe(
     *,
     stages: Mapping[str, RunTotals],
     windows_s: Mapping[str, float | None],
-) -> dict[str, Any]:
-    """Return the `capacity` of a summary; docs/capacity.md says what each key means."""
-    curve = [_point(load, step, stages.get(step.name, RunTotals()), windows_s.get(step.name)) for step in steps]
+) -> CapacityResult:
+    """Return the `capacity` of a summary."""
+    curve = tuple(_point(load, step, stages.get(step.name, RunTotals()), windows_s.get(step.name)) for step in steps)
     found = best_step(steps, plan.holds_at, stages)
-    index = None if found is None else steps.index(found)
+    point = None if found is None else curve[steps.index(found)]
     breaks = plan.breaks_at
-    return {
-        "search": load.search,
-        "objectives": [str(objective) for objective in promises],
-        "confidence": load.confidence,
-        "precision": load.precision,
-        "holds": None if found is None else found.load,
-        "breaks": breaks,
-        "ended": _ended(plan, breaks),
-        "sure": found is not None and found.judgement is not None and found.judgement.sure,
-        "step": None if found is None else found.name,
-        "requests_per_min": None if index is None else curve[index]["requests_per_min"],
-        "requests_per_min_interval": None if index is None else curve[index]["requests_per_min_interval"],
-        "output_tokens_per_s": None if index is None else curve[index]["output_tokens_per_s"],
-        "output_tokens_per_s_interval": None if index is None else curve[index]["output_tokens_per_s_interval"],
-        "knee": knee(
-            (point["load"], point["requests_per_min"], point["e2e_s"]["mean"])
-            for point in curve
-            if point["requests_per_min"] and point["e2e_s"]
+    return CapacityResult(
+        search=load.search,
+        objectives=tuple(str(objective) for objective in promises),
+        confidence=load.confidence,
+        precision=load.precision,
+        holds=None if found is None else found.load,
+        breaks=breaks,
+        ended=_ended(plan, breaks),
+        sure=found is not None and found.judgement is not None and found.judgement.sure,
+        step=None if found is None else found.name,
+        requests_per_min=None if point is None else point.requests_per_min,
+        requests_per_min_interval=None if point is None else point.requests_per_min_interval,
+        output_tokens_per_s=None if point is None else point.output_tokens_per_s,
+        output_tokens_per_s_interval=None if point is None else point.output_tokens_per_s_interval,
+        knee=knee(
+            (each.load, each.requests_per_min, each.e2e_s.mean)
+            for each in curve
+            if each.requests_per_min and each.e2e_s
         ),
-        "curve": curve,
-    }
+        curve=curve,
+    )
 
 
 def _ended(plan: CapacitySearch, breaks: float | None) -> str:
@@ -108,7 +107,7 @@ def _ended(plan: CapacitySearch, breaks: float | None) -> str:
     return "at_most" if breaks is None else "precision"
 
 
-def _point(load: Capacity, step: StepResult, totals: RunTotals, window_s: float | None) -> dict[str, Any]:
+def _point(load: Capacity, step: StepResult, totals: RunTotals, window_s: float | None) -> CurvePoint:
     judgement, measured = step.judgement, figures(totals, window_s)
     if step.invalidated:
         judgement = None
@@ -116,86 +115,104 @@ def _point(load: Capacity, step: StepResult, totals: RunTotals, window_s: float 
     reason = step.invalidated or ("the run ended before it was judged" if judgement is None else judgement.reason)
     if late is not None:
         reason = f"its last answers broke it: {late.told(figure_of(late, totals))}"
-    return {
-        "name": step.name,
-        "load": step.load,
-        "users": int(step.load) if load.has_users else None,
-        "rate_per_s": None if load.has_users else step.load,
-        "held": None if judgement is None else judgement.held and late is None,
-        "sure": judgement is not None and judgement.sure and late is None,
-        "reason": reason,
-        "objectives": [] if judgement is None else [standing.to_dict() for standing in judgement.standings],
-        "window_s": window_s,
-        "completed": totals.completed_in_window,
-        "in_flight_mean": totals.busy_s / window_s if window_s else None,
-        **{name: measured[name] for name in (*CURVE, *CURVE_LATENCIES)},
-        "requests_per_min_interval": _per(step.judge.rate_interval("completed", load.confidence), 60),
-        "output_tokens_per_s_interval": _per(step.judge.rate_interval("tokens", load.confidence), 1),
-    }
+    return CurvePoint(
+        name=step.name,
+        load=step.load,
+        users=int(step.load) if load.has_users else None,
+        rate_per_s=None if load.has_users else step.load,
+        held=None if judgement is None else judgement.held and late is None,
+        sure=judgement is not None and judgement.sure and late is None,
+        reason=reason,
+        objectives=() if judgement is None else tuple(_result(standing) for standing in judgement.standings),
+        window_s=window_s,
+        completed=totals.completed_in_window,
+        in_flight_mean=totals.busy_s / window_s if window_s else None,
+        requests_per_min=measured.requests_per_min,
+        output_tokens_per_s=measured.output_tokens_per_s,
+        goodput_share=measured.goodput_share,
+        error_share=measured.error_share,
+        ttft_s=measured.ttft_s,
+        tpot_s=measured.tpot_s,
+        e2e_s=measured.e2e_s,
+        requests_per_min_interval=_per(step.judge.rate_interval("completed", load.confidence), 60),
+        output_tokens_per_s_interval=_per(step.judge.rate_interval("tokens", load.confidence), 1),
+    )
 
 
-def _per(interval: tuple[float, float] | None, factor: float) -> list[float] | None:
-    return None if interval is None else [max(0.0, end) * factor for end in interval]
+def _result(standing: Standing) -> ObjectiveResult:
+    return ObjectiveResult(
+        objective=str(standing.objective),
+        figure=standing.figure,
+        interval=standing.interval,
+        kept=standing.kept,
+        sure=standing.sure,
+    )
 
 
-def capacity_report(capacity: Mapping[str, Any]) -> list[Table | Text]:
+def _per(interval: tuple[float, float] | None, factor: float) -> tuple[float, float] | None:
+    return None if interval is None else (max(0.0, interval[0]) * factor, max(0.0, interval[1]) * factor)
+
+
+def capacity_report(capacity: CapacityResult) -> list[Table | Text]:
     """Return what was found in a few lines, and the curve as a table."""
-    none = capacity["holds"] is None
+    none = capacity.holds is None
     head = Text("capacity  ")
     head.append(capacity_text(capacity), style="bold red" if none else "bold green")
-    promised = Text(f"  promised: {', '.join(capacity['objectives'])}", style="dim")
+    promised = Text(f"  promised: {', '.join(capacity.objectives)}", style="dim")
     return [head, promised, Text(f"  {capacity_notes(capacity)}", style="dim"), _curve(capacity)]
 
 
-def capacity_text(capacity: Mapping[str, Any]) -> str:
+def capacity_text(capacity: CapacityResult) -> str:
     """Return what was found in a line."""
-    if capacity["holds"] is None:
-        return "not even the smallest load holds" if capacity["ended"] == "at_least" else "none found"
-    rates = (_with_interval(capacity, "requests_per_min"), _with_interval(capacity, "output_tokens_per_s"))
-    return f"{capacity['holds']:g} {_unit(capacity)}: {rates[0]} requests/min, {rates[1]} tok/s"
+    if capacity.holds is None:
+        return "not even the smallest load holds" if capacity.ended == "at_least" else "none found"
+    rates = (
+        _with_interval(capacity.requests_per_min, capacity.requests_per_min_interval),
+        _with_interval(capacity.output_tokens_per_s, capacity.output_tokens_per_s_interval),
+    )
+    return f"{capacity.holds:g} {_unit(capacity)}: {rates[0]} requests/min, {rates[1]} tok/s"
 
 
-def capacity_notes(capacity: Mapping[str, Any]) -> str:
+def capacity_notes(capacity: CapacityResult) -> str:
     """Return in a line how the search ended, and what it says besides."""
     unit, notes = _unit(capacity), []
-    if capacity["ended"] == "at_most":
+    if capacity.ended == "at_most":
         notes.append("at_most was reached: the engine may hold more")
-    elif capacity["ended"] == "stopped":
+    elif capacity.ended == "stopped":
         notes.append("the search was stopped before it was over")
-    if capacity["breaks"] is not None:
-        notes.append(f"{capacity['breaks']:g} {unit} break the promise")
-    if capacity["holds"] is not None and not capacity["sure"]:
+    if capacity.breaks is not None:
+        notes.append(f"{capacity.breaks:g} {unit} break the promise")
+    if capacity.holds is not None and not capacity.sure:
         notes.append("the interval leaves it undecided: longer steps would tell (step_max_s)")
-    if capacity["knee"] is not None:
-        notes.append(f"knee at {capacity['knee']:g} {unit}")
+    if capacity.knee is not None:
+        notes.append(f"knee at {capacity.knee:g} {unit}")
     return "; ".join(notes)
 
 
-def _with_interval(capacity: Mapping[str, Any], name: str) -> str:
-    value, interval = capacity[name], capacity[f"{name}_interval"]
+def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
     if value is None:
         return UNKNOWN
     return f"{value:,.1f}" + ("" if interval is None else f" ({interval[0]:,.1f} to {interval[1]:,.1f})")
 
 
-def _curve(capacity: Mapping[str, Any]) -> Table:
+def _curve(capacity: CapacityResult) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column(_unit(capacity), justify="right")
     for column in ("window, s", "requests/min", "tok/s", "TTFT p50", "p95", "TPOT p50", "p95", "e2e p50", "p95, ms"):
         table.add_column(column, justify="right")
     table.add_column("")
-    for point in sorted(capacity["curve"], key=lambda each: float(each["load"])):
-        latencies = [_ms(point[name], q) for name in CURVE_LATENCIES for q in ("p50", "p95")]
-        held = f"{HELD[point['held']]}{'' if point['sure'] else '?'}" if point["held"] is not None else ""
-        why = "" if point["held"] else f"{held and ': '}{point['reason']}"
-        figures_of = [number(point[name], 1) for name in ("window_s", "requests_per_min", "output_tokens_per_s")]
-        table.add_row(f"{point['load']:g}", *figures_of, *latencies, Text(held + why, style=STYLES[point["held"]]))
+    for point in sorted(capacity.curve, key=lambda each: each.load):
+        latencies = [_ms(of, q) for of in (point.ttft_s, point.tpot_s, point.e2e_s) for q in ("p50", "p95")]
+        held = f"{HELD[point.held]}{'' if point.sure else '?'}" if point.held is not None else ""
+        why = "" if point.held else f"{held and ': '}{point.reason}"
+        figures_of = [number(of, 1) for of in (point.window_s, point.requests_per_min, point.output_tokens_per_s)]
+        table.add_row(f"{point.load:g}", *figures_of, *latencies, Text(held + why, style=STYLES[point.held]))
     return table
 
 
-def _unit(capacity: Mapping[str, Any]) -> str:
-    return "users" if capacity["search"] == "users" else "requests/s"
+def _unit(capacity: CapacityResult) -> str:
+    return "users" if capacity.search == "users" else "requests/s"
 
 
-def _ms(distribution: Mapping[str, Any] | None, quantile: str) -> str:
-    return number(None if distribution is None else distribution[quantile] * MS_PER_S, 0)
+def _ms(distribution: Distribution | None, quantile: str) -> str:
+    return number(None if distribution is None else distribution.value(quantile) * MS_PER_S, 0)

@@ -75,7 +75,7 @@ def compare(
     from llmload.runs.folder import runs_in
 
     base, cand = ([read_run(run) for path in side for run in runs_in(path)] for side in _sides(folders))
-    asked = read_comparison_request(config, cand[0].manifest["scenario"].get("compare"), thresholds, only, allow)
+    asked = read_comparison_request(config, cand[0].manifest.scenario.compare, thresholds, only, allow)
     notes = check_comparable(base, cand, asked.allow)
     comparison = compare_samples(
         [run.sample() for run in base],

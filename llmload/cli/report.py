@@ -4,11 +4,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from llmload.runs.folder import REPORT, SUMMARY, RunFolder, runs_in
+from llmload.runs.summary import Summary
 
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
 LONG_BYTES: Final = 20_000_000
@@ -74,8 +75,8 @@ def report(
     if junit is not None:
         from llmload.report.checks import run_checks, write_junit
 
-        summaries = [run.read(SUMMARY) for run in runs]
-        write_junit(junit, [(summary["run_id"], run_checks(summary)) for summary in summaries])
+        summaries = [run.summary() for run in runs]
+        write_junit(junit, [(summary.run_id, run_checks(summary)) for summary in summaries])
     wrote = _write_files(runs, html, csv_file, parquet)
     if definitions is not None:
         _show_definitions(runs, definitions, as_json=as_json, svg=svg)
@@ -90,7 +91,8 @@ def report(
     elif as_json:
         import orjson
 
-        click.echo(orjson.dumps(_summaries(runs), option=orjson.OPT_INDENT_2).decode())
+        content = [summary.model_dump(mode="json") for summary in _summaries(runs)]
+        click.echo(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())
     elif svg is not None or not wrote:
         from llmload.report.terminal import console, run_report
 
@@ -144,9 +146,9 @@ def _progress(runs: list[RunFolder], file: str) -> Iterator[Callable[[int], None
     click.echo(f"wrote {file}", err=True)
 
 
-def _summaries(runs: list[RunFolder]) -> list[dict[str, Any]]:
+def _summaries(runs: list[RunFolder]) -> list[Summary]:
     if all((run.path / SUMMARY).is_file() for run in runs):
-        return [run.read(SUMMARY) for run in runs]
+        return [run.summary() for run in runs]
     from llmload.runs.loaded_run import read_summary
 
     return [read_summary(run) for run in runs]
@@ -157,7 +159,7 @@ def _show_definitions(runs: list[RunFolder], name: str, *, as_json: bool, svg: P
     from llmload.definitions.sample import read_sample
     from llmload.report.terminal import console
 
-    samples = [(run.read(SUMMARY)["run_id"], read_sample(run)) for run in runs]
+    samples = [(run.summary().run_id, read_sample(run)) for run in runs]
     if as_json:
         import orjson
 

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import click
 
 from llmload.exit_codes import ExitCode, worst
 from llmload.loadgen.command import locust_arguments
+from llmload.runs.summary import Summary
 from llmload.suite.cells import scenario_file
 
 # `llmload run --repeat N`: the same run N times, one after the other, and how far its figures spread.
@@ -68,7 +68,7 @@ def repeat_runs(
         if runs.stopped or codes[-1] not in (ExitCode.GOOD, ExitCode.FAILED):
             break
     folders = [folder for folder in runs_in(group) if (folder / SUMMARY).is_file()] if group.is_dir() else []
-    summaries = [RunFolder(folder).read(SUMMARY) for folder in folders]
+    summaries = [RunFolder(folder).summary() for folder in folders]
     if summaries:
         _show(group, repeat, folders, summaries, changes, as_json=as_json)
     return worst(codes)
@@ -94,7 +94,7 @@ def _show(
     group: Path,
     asked: int,
     folders: Sequence[Path],
-    summaries: Sequence[Mapping[str, Any]],
+    summaries: Sequence[Summary],
     changes: Mapping[str, str | float | None],
     *,
     as_json: bool,
@@ -110,14 +110,14 @@ def _show(
     if as_json:
         import orjson
 
-        whole = content | {"folder": str(group), "runs": list(summaries)}
+        whole = content | {"folder": str(group), "runs": [summary.model_dump(mode="json") for summary in summaries]}
         click.echo(orjson.dumps(whole, option=orjson.OPT_INDENT_2).decode())
     else:
         terminal = console()
         terminal.print(repeat_report(asked, summaries))
         terminal.print(f"runs in: {group}", soft_wrap=True)
     if junit := changes.get("junit"):
-        write_junit(Path(str(junit)), [(summary["run_id"], run_checks(summary)) for summary in summaries])
+        write_junit(Path(str(junit)), [(summary.run_id, run_checks(summary)) for summary in summaries])
     if markdown := changes.get("markdown"):
         pages = [repeat_markdown(asked, summaries), *map(job_summary, summaries)]
         write_page(Path(str(markdown)), "\n".join(pages))

@@ -8,7 +8,9 @@ from typing import Any, Final
 from llmload.compare.sample import RunSample
 from llmload.errors import ConfigError, NotComparableError, RunFolderError
 from llmload.metrics.validity import Level
-from llmload.runs.folder import MANIFEST, SUMMARY, RunFolder
+from llmload.runs.folder import SUMMARY, RunFolder
+from llmload.runs.manifest import Manifest
+from llmload.runs.summary import Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,31 +18,31 @@ class FinishedRun:
     """A run folder's content."""
 
     folder: RunFolder
-    summary: Mapping[str, Any]
-    manifest: Mapping[str, Any]
+    summary: Summary
+    manifest: Manifest
 
     @property
     def name(self) -> str:
         """What the run is called."""
-        return str(self.summary["run_id"])
+        return self.summary.run_id
 
     @property
     def engine(self) -> str:
         """Engine and version, as far as they are known."""
-        own, scenario = self.manifest.get("engine") or {}, self.manifest["scenario"]
-        version = own.get("version") or scenario["deployment"]["engine_version"]
-        return f"{self.summary['engine']} {version}" if version else str(self.summary["engine"])
+        own, deployment = self.manifest.engine, self.manifest.scenario.deployment
+        version = (own.version if own else None) or deployment.engine_version
+        return f"{self.summary.engine} {version}" if version else self.summary.engine
 
     def sample(self) -> RunSample:
         """Return the requests of the run."""
-        return RunSample.of(self.folder.requests(), opened_s=self._opened_s(), window_s=self.summary["window_s"])
+        return RunSample.of(self.folder.requests(), opened_s=self._opened_s(), window_s=self.summary.window_s)
 
     def _opened_s(self) -> float | None:
-        opened_s = self.summary.get("window_started_unix_s")
-        if opened_s is None and self.manifest["scenario"]["load"].get("warmup_s"):
+        opened_s = self.summary.window_started_unix_s
+        if opened_s is None and self.manifest.scenario.load.window_warmup_s:
             raise RunFolderError(
-                f"{self.folder.path / SUMMARY}: window_started_unix_s is missing, so which requests belong to the "
-                "window is not known: the run was made by an earlier llmload; run it again"
+                f"{self.folder.path / SUMMARY}: window_started_unix_s is null, so the run has no window to compare: it "
+                "ended before its warm-up did"
             )
         return opened_s
 
@@ -48,42 +50,38 @@ class FinishedRun:
 def read_run(path: Path) -> FinishedRun:
     """Return what a run folder holds; RunFolderError if it holds no finished run."""
     folder = RunFolder(path)
-    return FinishedRun(folder=folder, summary=folder.read(SUMMARY), manifest=folder.read(MANIFEST))
+    return FinishedRun(folder=folder, summary=folder.summary(), manifest=folder.manifest())
 
 
 def _prompts(run: FinishedRun) -> dict[str, Any]:
-    held = run.manifest["prompts"]
-    salt = held.get("salt") or {}
-    return {name: held[name] for name in ("drawn", "turns", "repeat", "seed", "techniques")} | {
-        "salt": salt.get("mode")
+    prompts = run.manifest.prompts
+    return {
+        **prompts.model_dump(include={"drawn", "turns", "repeat", "seed", "techniques"}),
+        "salt": None if prompts.salt is None else prompts.salt.mode,
     }
 
 
-def _request(run: FinishedRun) -> dict[str, Any]:
-    return {name: value for name, value in run.manifest["scenario"]["request"].items() if name != "max_tokens"}
-
-
 def _deployment(*names: str) -> Callable[[FinishedRun], dict[str, Any]]:
-    return lambda run: {name: run.manifest["scenario"]["deployment"][name] for name in names}
+    return lambda run: run.manifest.scenario.deployment.model_dump(include=set(names))
 
 
 ALIKE: Final[Mapping[str, Callable[[FinishedRun], dict[str, Any]]]] = {
-    "model": lambda run: {"name": run.summary["model"]},
-    "data": lambda run: {"sha256": run.manifest["prompts"]["sha256"]},
+    "model": lambda run: {"name": run.summary.model},
+    "data": lambda run: {"sha256": run.manifest.prompts.sha256},
     "prompts": _prompts,
-    "sampling": _request,
-    "max_tokens": lambda run: {"max_tokens": run.manifest["scenario"]["request"]["max_tokens"]},
-    "load": lambda run: run.manifest["scenario"]["load"],
+    "sampling": lambda run: run.manifest.scenario.request.model_dump(exclude={"max_tokens"}),
+    "max_tokens": lambda run: {"max_tokens": run.manifest.scenario.request.max_tokens},
+    "load": lambda run: run.manifest.scenario.load.model_dump(),
     "gpu": _deployment("gpu", "gpus"),
     "tensor_parallel": _deployment("tensor_parallel"),
     "precision": _deployment("precision"),
-    "replicas": lambda run: {"base_url": len(run.manifest["scenario"]["engine"]["base_url"])},
-    "api": lambda run: {"api": run.manifest["scenario"]["engine"]["api"]},
-    "client": lambda run: {"kind": run.manifest["scenario"]["client"]["kind"]},
-    "stamps": lambda run: {"stamp_source": run.summary["stamp_source"]},
-    "tokens": lambda run: {"token_source": run.summary["token_source"]},
-    "metrics": lambda run: {"metrics_version": run.manifest.get("metrics_version")},
-    "simulated": lambda run: {"simulated": run.manifest["simulated"]},
+    "replicas": lambda run: {"base_url": len(run.manifest.scenario.engine.base_url)},
+    "api": lambda run: {"api": run.manifest.scenario.engine.api},
+    "client": lambda run: {"kind": run.manifest.scenario.client.kind},
+    "stamps": lambda run: {"stamp_source": run.summary.stamp_source},
+    "tokens": lambda run: {"token_source": run.summary.token_source},
+    "metrics": lambda run: {"metrics_version": run.manifest.metrics_version},
+    "simulated": lambda run: {"simulated": run.manifest.simulated},
 }
 """What two runs must have in common, each under the name that `--allow` takes."""
 INVALID_RUN: Final = "invalid"
@@ -129,10 +127,10 @@ def _differences(base: Sequence[FinishedRun], cand: Sequence[FinishedRun]) -> It
             if run.engine != side[0].engine:
                 yield ENGINE, f"{ENGINE}: {side[0].engine} and {run.engine} on one side ({side[0].name}, {run.name})"
     for run in [*base, *cand]:
-        if run.summary["load"]["kind"] == SEARCH:
+        if run.summary.load.kind == SEARCH:
             yield "load", f"load: {run.name} searched for a capacity, so its figures are of many loads"
-        if run.summary["verdict"]["level"] == Level.INVALID:
-            reasons = "; ".join(r["text"] for r in run.summary["verdict"]["reasons"] if r["level"] == Level.INVALID)
+        if run.summary.verdict.level is Level.INVALID:
+            reasons = "; ".join(r.text for r in run.summary.verdict.reasons if r.level is Level.INVALID)
             yield INVALID_RUN, f"{run.name} is INVALID: {reasons}"
 
 
@@ -144,7 +142,7 @@ def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _short(value: object) -> str:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"[{len(value)} of them, first {', '.join(map(str, value[:3]))}]"
     return "unknown" if value is None else str(value)[:60]
 
@@ -153,8 +151,8 @@ def _worth_saying(base: Sequence[FinishedRun], cand: Sequence[FinishedRun]) -> I
     if base[0].engine != cand[0].engine:
         yield f"engine: {base[0].engine} against {cand[0].engine}"
     for run in [*base, *cand]:
-        for reason in run.summary["verdict"]["reasons"]:
-            if reason["level"] == Level.DEGRADED:
-                yield f"{run.name} is DEGRADED: {reason['text']}"
-    if base[0].manifest["simulated"] or cand[0].manifest["simulated"]:
+        for reason in run.summary.verdict.reasons:
+            if reason.level is Level.DEGRADED:
+                yield f"{run.name} is DEGRADED: {reason.text}"
+    if base[0].manifest.simulated or cand[0].manifest.simulated:
         yield "simulated engine: figures of llmload's own simulation, not of any real engine"

@@ -4,7 +4,6 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -25,7 +24,7 @@ class ComparisonRequest:
 
 def read_comparison_request(
     config: Path | None,
-    recorded: Mapping[str, Any] | None,
+    recorded: Compare,
     options: Sequence[str],
     only: Sequence[str],
     allow: Sequence[str],
@@ -35,7 +34,7 @@ def read_comparison_request(
 
     ConfigError names whatever of it is wrong.
     """
-    tables = [Compare.model_validate(recorded or {})] + ([] if config is None else [_table_of(config)])
+    tables = [recorded] + ([] if config is None else [_table_of(config)])
     limits: dict[str, float] = {}
     asked_for: set[str] = set()
     for key, value in (*(pair for table in tables for pair in _general_first(table.thresholds)), *_parsed(options)):

@@ -127,7 +127,7 @@ def _percent(finding: Finding, change: float | None) -> str:
 def _sides(base: Sequence[FinishedRun], cand: Sequence[FinishedRun]) -> Iterator[str]:
     for title, side in (("base", base), ("candidate", cand)):
         names = ", ".join(run.name for run in side)
-        yield f"{title:9}  {side[0].summary['model']} on {side[0].engine}: {names}"
+        yield f"{title:9}  {side[0].summary.model} on {side[0].engine}: {names}"
 
 
 def _grounds(comparison: Comparison) -> Iterator[str]:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from llmload.errors import RunFolderError
 from llmload.record import Outcome, RequestRecord, StampArray
-from llmload.runs.folder import MANIFEST, SUMMARY, RunFolder, record_of
+from llmload.runs.folder import RunFolder, record_of
+from llmload.runs.summary import Summary
 from llmload.units import NS_PER_S
 
 # What a tool prints: figures under its own names, in sections.
@@ -171,9 +172,9 @@ class Sample:
 
 def read_sample(folder: RunFolder) -> Sample:
     """Return the sample of a finished run; RunFolderError where the folder holds none, or no requests."""
-    summary, manifest = folder.read(SUMMARY), folder.read(MANIFEST)
-    load = manifest["scenario"]["load"]
-    window = _window(summary, timed=load.get("duration_s") is not None or "stages" in load)
+    summary, scenario = folder.summary(), folder.manifest().scenario
+    load = scenario.load
+    window = _window(summary, timed=load.ends_after_s is not None)
     answers: list[Answer] = []
     tally = dict.fromkeys(("outside", "censored", "failed", "without_text", "without_gaps", "no_textless"), 0)
     lines = 0
@@ -193,20 +194,19 @@ def read_sample(folder: RunFolder) -> Sample:
             answers.append(Answer(record=record, start_unix_s=line["time_s"]))
     if not lines:
         raise RunFolderError(f"{folder.path}: holds no requests*.jsonl with a request in it")
-    scenario = manifest["scenario"]
     return Sample(
         answers=tuple(answers),
         failed=tally["failed"],
-        users=load.get("users"),
-        rate_per_s=load.get("rate_per_s"),
-        slo_s={name: limit for name, limit in (scenario.get("slo") or {}).items() if limit is not None},
-        notes=_notes(tally, unknown_window=window is None and load.get("warmup_s", 0) > 0),
+        users=load.constant_users,
+        rate_per_s=load.constant_rate_per_s,
+        slo_s=scenario.slo.model_dump(exclude_none=True),
+        notes=_notes(tally, unknown_window=window is None and load.window_warmup_s > 0),
     )
 
 
-def _window(summary: dict[str, Any], *, timed: bool) -> tuple[float, float] | None:
+def _window(summary: Summary, *, timed: bool) -> tuple[float, float] | None:
     """Return between which moments a request must have started; a counted run's window ends with its last answer."""
-    start_s, length_s = summary.get("window_started_unix_s"), summary["window_s"]
+    start_s, length_s = summary.window_started_unix_s, summary.window_s
     if start_s is None or length_s is None:
         return None
     return start_s - _SLACK_S, start_s + length_s + _SLACK_S if timed else float("inf")

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import gevent
 
@@ -14,6 +14,7 @@ from llmload.capacity.search import CapacitySearch, Trial, Try
 from llmload.loadgen.phases import PhaseTimeline, StepCommand, StepTimeline
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals, Window
+from llmload.runs.summary import CapacityResult
 from llmload.scenario import Scenario
 from llmload.scenario.loads import Capacity
 from llmload.stats.histogram import Histogram
@@ -221,7 +222,7 @@ class CapacityDriver:
         view.censored, view.dropped = phase.censored, phase.dropped
         return view
 
-    def summary(self, stages: Mapping[str, RunTotals]) -> dict[str, Any]:
+    def summary(self, stages: Mapping[str, RunTotals]) -> CapacityResult:
         """Return what the search found, and the curve of its steps."""
         windows = {step.name: self.clock.window_s(step.name) for step in self.steps}
         return describe(self.load, self.promises, self.steps, self.plan, stages=stages, windows_s=windows)

@@ -1,14 +1,11 @@
 """The report that a run leaves in its folder without being asked, where that is quick."""
 
 import logging
-import os
-import platform
 import sys
 import time
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import gevent
 
@@ -20,22 +17,19 @@ from llmload.loadgen.phases import PhaseTimeline, Span, timeline_of
 from llmload.metrics.totals import RunTotals, Window
 from llmload.metrics.validity import Level, Reason, Verdict, health, judge
 from llmload.prometheus.scrape import EngineScraper
-from llmload.prompts.queue import ADDED_CHARS
 from llmload.prompts.workload import Workload
-from llmload.record import METRICS_VERSION
-from llmload.report.checks import failed, judge_gates
+from llmload.report.checks import failed
 from llmload.report.html.page import write_html
-from llmload.runs.cost import cost_of
+from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
 from llmload.runs.folder import MANIFEST, REPORT, SUMMARY, RunFolder, new_run_id
 from llmload.runs.loaded_run import request_bytes
-from llmload.runs.plausibility import bandwidth_use, memory_estimate
-from llmload.runs.summary import figures, summarise
+from llmload.runs.manifest import Manifest, RunTimes, StageTimes
+from llmload.runs.plausibility import memory_estimate
+from llmload.runs.summary import Summary
 from llmload.scenario import Scenario
 from llmload.units import NS_PER_S
 
 # What the node that steers a run keeps: the judged span, the run folder, the verdict and the exit code.
-
-_PACKAGES: Final = ("llmload", "locust", "gevent", "openai", "datasets", "httptools", "numpy", "pydantic")
 
 
 class RunCoordinator:
@@ -54,7 +48,7 @@ class RunCoordinator:
         self.run_id = new_run_id(scenario.scenario.name)
         self.folder = RunFolder(Path(scenario.run.folder) / self.run_id)
         self.span = Span(scenario.load)
-        self.summary: dict[str, Any] | None = None
+        self.summary: Summary | None = None
         self.timeline = timeline_of(scenario.load, self.span.start_ns)
         self.search = search_of(self.timeline, scenario)
         self._found = Window(start_ns=None)
@@ -64,19 +58,28 @@ class RunCoordinator:
         self.other_version_workers: set[str] = set()
         self.worst_cpu_share: float | None = None
         self.users_changed = False
-        self._scenario_file, self._workload, self._deployment = scenario_file, workload, deployment
-        self._workers = workers
+        self._deployment = deployment
         self._ended_ns: int | None = None
         self.started_unix_s = time.time()
         self._unix_offset_ns = time.time_ns() - time.monotonic_ns()
         self._noted_users: int | None = None
-        self._known: dict[str, Any] = {}
         self.ended_unix_s: float | None = None
         engine = scenario.engine
         self.engine_scraper = EngineScraper(
             scenario.monitor, self.folder.path, ca_file=engine.ca_file, verify_tls=engine.verify_tls
         )
         self.memory_estimate = memory_estimate(scenario)
+        self._manifest = Manifest.at_start(
+            run_id=self.run_id,
+            started_unix_s=self.started_unix_s,
+            scenario=scenario,
+            scenario_file=scenario_file,
+            workload=workload,
+            engine=None if deployment is None else deployment.to_dict(),
+            simulated=self.simulated,
+            workers=workers,
+            command=["locust", *sys.argv[1:]],
+        )
 
     @property
     def simulated(self) -> bool:
@@ -112,13 +115,11 @@ class RunCoordinator:
     def open_folder(self) -> None:
         """Make the run folder with its manifest, so that a run that crashes can still be read."""
         self.folder.create()
-        self._known = self._manifest()
         self.note_times()
 
     def note_times(self) -> None:
         """Write down when window and stages began, so that a run that crashes can still be judged by them."""
-        times = {"ended_unix_s": self.ended_unix_s, "timeline": self._timeline()}
-        self.folder.write(MANIFEST, {**self._known, **times})
+        self.folder.write(MANIFEST, self._manifest.with_times(self._times(), self.ended_unix_s))
 
     def note_users(self, users: int) -> None:
         """Write down how many users run, where that has changed."""
@@ -155,7 +156,7 @@ class RunCoordinator:
             return None
         return None if self.users_changed else 1 - totals.busy_s / (users * window_s)
 
-    def finish(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> dict[str, Any]:
+    def finish(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Summary:
         """Write summary and manifest of the run, and return the summary."""
         self._ended_ns = time.monotonic_ns()
         judged, window_s, opened_unix_s = totals, self.span.length_s(totals), self.span.opened_unix_s(totals)
@@ -163,27 +164,22 @@ class RunCoordinator:
             judged, window = self.search.judged(totals, stages)
             self._found = window
             window_s, opened_unix_s = window.length_s, self._unix_s(window.start_ns)
-        self.summary = {
-            "run_id": self.run_id,
-            "scenario": self.scenario.scenario.name,
-            "protocol": self.scenario.scenario.protocol,
-            "engine": self.scenario.engine.display_name,
-            "model": self.scenario.model.name,
-            "simulated": self.simulated,
-            "prompt_salt": self.scenario.prompts.salt,
-            "load": self.scenario.load.model_dump(mode="json", exclude_none=True),
-            "window_started_unix_s": opened_unix_s,
-            **summarise(judged, window_s=window_s, verdict=self.verdict(totals, stages)),
-            "stages": [] if self.timeline is None else _stages(self.timeline, stages),
-        }
-        if self.search is not None:
-            self.summary["capacity"] = self.search.summary(stages)
-        speed = self.summary["request_output_tokens_per_s"]
-        self.summary |= self.engine_scraper.summary(totals, self.memory_estimate)
-        self.summary["bandwidth"] = bandwidth_use(self.scenario, speed and speed["mean"])
-        window_s, gpu_metrics = self.summary["window_s"], self.summary["gpu_metrics"]
-        self.summary["cost"] = cost_of(self.scenario, totals, window_s, gpu_metrics)
-        self.summary["gates"] = judge_gates(self.scenario.gates.parsed(), self.summary)
+        engine_metrics, gpu_metrics = self.engine_scraper.summary(totals, self.memory_estimate)
+        outcome = RunOutcome(
+            run_id=self.run_id,
+            scenario=self.scenario,
+            simulated=self.simulated,
+            totals=totals,
+            judged=judged,
+            window_s=window_s,
+            window_started_unix_s=opened_unix_s,
+            verdict=self.verdict(totals, stages),
+            stages=() if self.timeline is None else _stages(self.timeline, stages),
+            capacity=None if self.search is None else self.search.summary(stages),
+            engine_metrics=engine_metrics,
+            gpu_metrics=gpu_metrics,
+        )
+        self.summary = build_summary(outcome)
         self.folder.write(SUMMARY, self.summary)
         self.ended_unix_s = time.time()
         self.note_times()
@@ -194,70 +190,44 @@ class RunCoordinator:
         """0: good; 1: a gate was missed or requests failed; 2: the run never started; 3: the measurement is INVALID."""
         if self.summary is None:
             return ExitCode.WRONG_USE
-        if self.summary["verdict"]["level"] == Level.INVALID:
+        if self.summary.verdict.level == Level.INVALID:
             return ExitCode.INVALID
         return ExitCode.FAILED if failed(self.summary) else ExitCode.GOOD
 
-    def _timeline(self) -> dict[str, Any]:
-        """Where the window and the stages lie, in unix time; None for what has not come about or has no set end."""
+    def _times(self) -> RunTimes:
+        """When window and stages began and end, None for what has not come about or has no set end."""
         window = self.span.window if self.search is None else self._found
-        return {
-            "window_start_unix_s": self._unix_s(window.start_ns),
-            "window_end_unix_s": self._unix_s(window.end_ns),
-            "stages": [] if self.timeline is None else self._stage_times(self.timeline),
-        }
+        clock = self.timeline
+        return RunTimes(
+            window_start_unix_s=self._unix_s(window.start_ns),
+            window_end_unix_s=self._unix_s(window.end_ns),
+            stages=() if clock is None else tuple(self._stage_times(clock)),
+        )
 
-    def _stage_times(self, clock: PhaseTimeline) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": span.phase.name,
-                "users": span.phase.users,
-                "rate_per_s": span.phase.rate_per_s,
-                "start_unix_s": self._unix_s(span.begin_ns),
-                "window_start_unix_s": self._unix_s(span.window.start_ns),
-                "end_unix_s": self._unix_s(span.window.end_ns),
-            }
-            for span in clock.spans()
-        ]
+    def _stage_times(self, clock: PhaseTimeline) -> Iterator[StageTimes]:
+        for span in clock.spans():
+            yield StageTimes(
+                name=span.phase.name,
+                users=span.phase.users,
+                rate_per_s=span.phase.rate_per_s,
+                start_unix_s=self._unix_s(span.begin_ns),
+                window_start_unix_s=self._unix_s(span.window.start_ns),
+                end_unix_s=self._unix_s(span.window.end_ns),
+            )
 
     def _unix_s(self, moment_ns: int | None) -> float | None:
         return None if moment_ns is None else (moment_ns + self._unix_offset_ns) / NS_PER_S
 
-    def _salt(self) -> dict[str, Any] | None:
-        """Return what a reader needs to salt prompts as this run did; None where it salts none."""
-        prompts = self.scenario.prompts
-        if prompts.salt is None:
-            return None
-        return {"mode": prompts.salt, "key": prompts.salt_key or self.run_id, "added_chars": ADDED_CHARS}
 
-    def _manifest(self) -> dict[str, Any]:
-        return {
-            "run_id": self.run_id,
-            "started_unix_s": self.started_unix_s,
-            "ended_unix_s": None,
-            "timeline": None,
-            "scenario_file": self._scenario_file.name,
-            "scenario": self.scenario.model_dump(mode="json"),
-            "seed": self.scenario.scenario.seed,
-            "prompts": {**self._workload.manifest(), "salt": self._salt()},
-            "engine": None if self._deployment is None else self._deployment.to_dict(),
-            "simulated": self.simulated,
-            "metrics_version": METRICS_VERSION,
-            "workers": self._workers,
-            "command": ["locust", *sys.argv[1:]],
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
-            "host": {"system": platform.platform(), "cpus": os.cpu_count()},
-        }
-
-
-def _stages(clock: PhaseTimeline, totals: Mapping[str, RunTotals]) -> list[dict[str, Any]]:
+def _stages(clock: PhaseTimeline, totals: Mapping[str, RunTotals]) -> list[StageTotals]:
     return [
-        {
-            "name": phase.name,
-            "users": phase.users,
-            "rate_per_s": phase.rate_per_s,
-            **figures(totals.get(phase.name, RunTotals()), clock.window_s(phase.name)),
-        }
+        StageTotals(
+            name=phase.name,
+            users=phase.users,
+            rate_per_s=phase.rate_per_s,
+            totals=totals.get(phase.name, RunTotals()),
+            window_s=clock.window_s(phase.name),
+        )
         for phase in clock.phases
     ]
 

@@ -127,7 +127,7 @@ class LiveView:
             "output_tokens_per_s": totals.window_tokens / window_s if window_s else None,
             **{name: _quantiles(totals.distributions[name]) for name in (*LIVE_LATENCIES, LAG)},
             "stages": [] if coordinator.timeline is None else self._stage_rows(coordinator.timeline),
-            "verdict": coordinator.verdict(totals).to_dict(),
+            "verdict": coordinator.verdict(totals).model_dump(mode="json"),
         }
 
     def _stage_rows(self, clock: PhaseTimeline) -> list[dict[str, Any]]:

@@ -278,11 +278,11 @@ def write_for_ci(coordinator: RunCoordinator, junit: str | None, markdown: str |
 
 def show_summary(coordinator: RunCoordinator, form: str) -> None:
     """Print the run's summary as tables or JSON, and where its folder lies."""
-    summary: dict[str, Any] | None = coordinator.summary
+    summary = coordinator.summary
     if summary is None or form == "none":
         return
     if form == "json":
-        sys.stdout.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2).decode() + "\n")
+        sys.stdout.write(orjson.dumps(summary.model_dump(mode="json"), option=orjson.OPT_INDENT_2).decode() + "\n")
         sys.stdout.flush()
         return
     terminal = console()

@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Protocol, Self
 
 DISTRIBUTIONS: Final = (
     "ttft_s",
@@ -36,6 +36,13 @@ _COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
 _PROMISE: Final = re.compile(
     r"\s*(?P<metric>\w+)(?:\s+(?P<statistic>\w+))?\s*(?P<comparison><=|>=|<|>)\s*(?P<limit>\S+)\s*"
 )
+
+
+class Measured(Protocol):
+    """What has figures: a run's summary, or a stage of it."""
+
+    def value(self, name: str, statistic: str | None = None) -> float | None:
+        """Return a figure, of a distribution the statistic; None where it was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +85,9 @@ class Objective:
         """Whether the figure must stay below the limit, rather than above it."""
         return self.comparison[0] == "<"
 
-    def figure(self, summary: Mapping[str, Any]) -> float | None:
-        """Return the figure that the promise is about from a summary, or a stage of one; None if not measured."""
-        value = summary.get(self.metric)
-        if self.statistic is not None:
-            value = value.get(self.statistic) if isinstance(value, Mapping) else None
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    def figure(self, measured: Measured) -> float | None:
+        """Return the figure that the promise is about, of a run or of a stage; None if not measured."""
+        return measured.value(self.metric, self.statistic)
 
     def kept(self, value: float | None) -> bool:
         """Return whether a figure keeps the promise; one that was not measured does not."""

@@ -3,11 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final, Self
+
+from pydantic import BaseModel, ConfigDict
 
 from llmload.metrics.totals import RunTotals
 
 # Can the figures of a run be trusted? Every limit stands in one table, with its reason.
+
+_CONTRACT: Final = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Level(StrEnum):
@@ -152,42 +156,40 @@ CHECKS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
-    """A check that did not pass: its figure and the limit it passed."""
+class Reason(BaseModel):
+    """A check that did not pass."""
+
+    model_config = _CONTRACT
 
     check: str
+    """The check's name."""
     level: Level
-    text: str
+    """`DEGRADED` or `INVALID`."""
     figure: float | None = None
+    """The check's figure; `null` where the check has none."""
     limit: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the reason as plain values."""
-        return {
-            "check": self.check,
-            "level": self.level.value,
-            "figure": self.figure,
-            "limit": self.limit,
-            "text": self.text,
-        }
+    """The limit that the figure passed."""
+    text: str
+    """The same in words, with the reason for the limit."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(BaseModel):
     """How far the run can be trusted, and why not further."""
 
-    reasons: tuple[Reason, ...] = ()
+    model_config = _CONTRACT
 
-    @property
-    def level(self) -> Level:
-        """The worst of the reasons' levels; VALID where there is none."""
-        levels = {reason.level for reason in self.reasons}
-        return next((level for level in (Level.INVALID, Level.DEGRADED) if level in levels), Level.VALID)
+    level: Level
+    """`VALID`, `DEGRADED` (read the reasons), or `INVALID` (do not use the figures)."""
+    reasons: tuple[Reason, ...]
+    """The checks that did not pass."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the verdict as plain values."""
-        return {"level": self.level.value, "reasons": [reason.to_dict() for reason in self.reasons]}
+    @classmethod
+    def of(cls, reasons: Iterable[Reason] = ()) -> Self:
+        """Return the verdict of the worst reason; VALID where there is none."""
+        reasons = tuple(reasons)
+        levels = {reason.level for reason in reasons}
+        worst = next((level for level in (Level.INVALID, Level.DEGRADED) if level in levels), Level.VALID)
+        return cls(level=worst, reasons=reasons)
 
 
 def judge(figures: dict[str, float | None], further: Iterable[Reason] = ()) -> Verdict:
@@ -207,7 +209,7 @@ def judge(figures: dict[str, float | None], further: Iterable[Reason] = ()) -> V
                 text = f"{name} {figure:.4g} {check.unit}, limit {limit:g}: {check.why}"
                 reasons.append(Reason(check=name, level=level, figure=figure, limit=limit, text=text))
                 break
-    return Verdict(reasons=(*reasons, *further))
+    return Verdict.of((*reasons, *further))
 
 
 def health(totals: RunTotals) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,6 +17,7 @@ from llmload.errors import ConfigError
 from llmload.http_get import http_get, ssl_context
 from llmload.metrics.totals import RunTotals
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS
+from llmload.runs.summary import EngineMetrics, GpuMetrics
 from llmload.scenario.sections import Monitor
 from llmload.units import GIB, MIB_PER_GIB, MJ_PER_J
 
@@ -263,16 +264,18 @@ class EngineScraper:
             time.sleep(max(0.0, due_s - time.monotonic()))
             self.sample()
 
-    def summary(self, totals: RunTotals, memory_estimate: Mapping[str, float] | None = None) -> dict[str, Any]:
+    def summary(
+        self, totals: RunTotals, memory_estimate: Mapping[str, float] | None = None
+    ) -> tuple[EngineMetrics | None, GpuMetrics | None]:
         """
         Return the summary's `engine_metrics` and `gpu_metrics`, None where the scenario names no URL.
 
         `memory_estimate` is what sizing expects on each GPU: bytes by purpose.
         """
-        return {
-            "engine_metrics": engine_summary(self._engines, totals) if self._engines else None,
-            "gpu_metrics": gpu_summary(self._gpus, totals, memory_estimate) if self._gpus else None,
-        }
+        return (
+            engine_summary(self._engines, totals) if self._engines else None,
+            gpu_summary(self._gpus, totals, memory_estimate) if self._gpus else None,
+        )
 
 
 def _tls(ca_file: str | None, verify_tls: bool) -> ssl.SSLContext:
@@ -282,62 +285,62 @@ def _tls(ca_file: str | None, verify_tls: bool) -> ssl.SSLContext:
         raise ConfigError(f"engine.ca_file: {ca_file} cannot be used: {error.strerror or error}") from None
 
 
-def engine_summary(engines: Sequence[ScrapeTarget], totals: RunTotals) -> dict[str, Any]:
+def engine_summary(engines: Sequence[ScrapeTarget], totals: RunTotals) -> EngineMetrics:
     """Return the engine's figures and the client's for comparison, over the whole run including warm-up."""
     ttft_s, itl_s = _mean(engines, "ttft"), _mean(engines, "itl")
     client_ttft_s, client_itl_s = totals.whole("ttft_s").mean, totals.whole("itl_s").mean
     output, hits = _increase(engines, "output_tokens"), _increase(engines, "prefix_cache_hits")
     queries = _increase(engines, "prefix_cache_queries")
-    return {
-        "samples": sum(target.samples for target in engines),
-        "failed_reads": sum(target.failed_reads for target in engines),
-        "ttft_mean_s": ttft_s,
-        "client_ttft_mean_s": client_ttft_s,
-        "ttft_gap_s": _difference(client_ttft_s, ttft_s),
-        "itl_mean_s": itl_s,
-        "client_itl_mean_s": client_itl_s,
-        "itl_gap_s": _difference(client_itl_s, itl_s),
-        "e2e_mean_s": _mean(engines, "e2e"),
-        "running_max": _sum_of_maxima(engines, "running"),
-        "waiting_max": _sum_of_maxima(engines, "waiting"),
-        "kv_cache_usage_max": _max(engines, "kv_cache_usage"),
-        "preemptions": _increase(engines, "preemptions"),
-        "prefix_cache_hit_share": hits / queries if hits is not None and queries else None,
-        "prompt_tokens": _increase(engines, "prompt_tokens"),
-        "client_prompt_tokens": totals.arrived_prompt_tokens,
-        "output_tokens": output,
-        "client_output_tokens": totals.arrived_tokens,
-        "output_tokens_gap": _difference(output, totals.arrived_tokens),
-    }
+    return EngineMetrics(
+        samples=sum(target.samples for target in engines),
+        failed_reads=sum(target.failed_reads for target in engines),
+        ttft_mean_s=ttft_s,
+        client_ttft_mean_s=client_ttft_s,
+        ttft_gap_s=_difference(client_ttft_s, ttft_s),
+        itl_mean_s=itl_s,
+        client_itl_mean_s=client_itl_s,
+        itl_gap_s=_difference(client_itl_s, itl_s),
+        e2e_mean_s=_mean(engines, "e2e"),
+        running_max=_sum_of_maxima(engines, "running"),
+        waiting_max=_sum_of_maxima(engines, "waiting"),
+        kv_cache_usage_max=_max(engines, "kv_cache_usage"),
+        preemptions=_increase(engines, "preemptions"),
+        prefix_cache_hit_share=hits / queries if hits is not None and queries else None,
+        prompt_tokens=_increase(engines, "prompt_tokens"),
+        client_prompt_tokens=totals.arrived_prompt_tokens,
+        output_tokens=output,
+        client_output_tokens=totals.arrived_tokens,
+        output_tokens_gap=_difference(output, totals.arrived_tokens),
+    )
 
 
 def gpu_summary(
     gpus: Sequence[ScrapeTarget], totals: RunTotals, memory_estimate: Mapping[str, float] | None = None
-) -> dict[str, Any]:
+) -> GpuMetrics:
     """Return the GPUs' figures summed over all of them; the estimate, which is for one GPU, times their number."""
     energy_mj, memory_mib = _increase(gpus, "energy_mj"), _sum_of_maxima(gpus, "memory_used_mib")
     energy_j = None if energy_mj is None else energy_mj / MJ_PER_J
     count = sum(len(target.maxima("memory_used_mib")) for target in gpus)
     parts = None if not memory_estimate or not count else memory_estimate
     needed = None if parts is None else sum(size for part, size in parts.items() if part != "kv_cache")
-    return {
-        "samples": sum(target.samples for target in gpus),
-        "failed_reads": sum(target.failed_reads for target in gpus),
-        "gpus": count,
-        "memory_used_max_gib": None if memory_mib is None else memory_mib / MIB_PER_GIB,
-        "memory_estimate_gib": None if needed is None else needed * count / GIB,
-        "memory_estimate_with_kv_cache_gib": None if parts is None else sum(parts.values()) * count / GIB,
-        "power_max_w": _sum_of_maxima(gpus, "power_w"),
-        "energy_j": energy_j,
-        "energy_j_per_output_token": None
+    return GpuMetrics(
+        samples=sum(target.samples for target in gpus),
+        failed_reads=sum(target.failed_reads for target in gpus),
+        gpus=count,
+        memory_used_max_gib=None if memory_mib is None else memory_mib / MIB_PER_GIB,
+        memory_estimate_gib=None if needed is None else needed * count / GIB,
+        memory_estimate_with_kv_cache_gib=None if parts is None else sum(parts.values()) * count / GIB,
+        power_max_w=_sum_of_maxima(gpus, "power_w"),
+        energy_j=energy_j,
+        energy_j_per_output_token=None
         if energy_j is None or not totals.arrived_tokens
         else energy_j / totals.arrived_tokens,
-        "tensor_active_max": _max(gpus, "tensor_active"),
-        "nvlink_tx_max_bytes_per_s": _sum_of_maxima(gpus, "nvlink_tx_bytes_per_s"),
-        "nvlink_rx_max_bytes_per_s": _sum_of_maxima(gpus, "nvlink_rx_bytes_per_s"),
-        "nvlink_tx_bytes": _integral(gpus, "nvlink_tx_bytes_per_s"),
-        "nvlink_rx_bytes": _integral(gpus, "nvlink_rx_bytes_per_s"),
-    }
+        tensor_active_max=_max(gpus, "tensor_active"),
+        nvlink_tx_max_bytes_per_s=_sum_of_maxima(gpus, "nvlink_tx_bytes_per_s"),
+        nvlink_rx_max_bytes_per_s=_sum_of_maxima(gpus, "nvlink_rx_bytes_per_s"),
+        nvlink_tx_bytes=_integral(gpus, "nvlink_tx_bytes_per_s"),
+        nvlink_rx_bytes=_integral(gpus, "nvlink_rx_bytes_per_s"),
+    )
 
 
 def _increase(targets: Sequence[ScrapeTarget], name: str) -> float | None:

@@ -1,17 +1,16 @@
 """The checks of a run: its measurement, requests, capacity search and gates; what fails a pipeline; JUnit XML."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from llmload.capacity.result import capacity_text
 from llmload.errors import RunFolderError
-from llmload.metrics.objective import Objective
 from llmload.metrics.validity import Level
+from llmload.runs.summary import Summary
 
 
 class Judgement(StrEnum):
@@ -56,58 +55,44 @@ def _case(suite: str, check: Check) -> TestCase:
     return case
 
 
-def judge_gates(objectives: Iterable[Objective], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return each gate as `{objective, figure, kept, text}`; a figure that was not measured fails its gate."""
-    return [
-        {
-            "objective": str(objective),
-            "figure": (figure := objective.figure(summary)),
-            "kept": objective.kept(figure),
-            "text": objective.told(figure),
-        }
-        for objective in objectives
-    ]
-
-
-def failed(summary: Mapping[str, Any]) -> bool:
+def failed(summary: Summary) -> bool:
     """
     Return whether a run fails a pipeline: a gate failed, or a request failed and no gate limits `error_share`.
 
     A capacity search fails if it found none; requests that fail beyond the capacity are expected.
     """
-    missed = any(not gate["kept"] for gate in summary.get("gates", ()))
+    missed = any(not gate.kept for gate in summary.gates)
     return missed or _failed_requests(summary) or _found_nothing(summary)
 
 
-def _failed_requests(summary: Mapping[str, Any]) -> bool:
-    gated = any(gate["objective"].split()[0] == "error_share" for gate in summary.get("gates", ()))
-    return bool(summary["requests"]["failed"]) and not gated and "capacity" not in summary
+def _failed_requests(summary: Summary) -> bool:
+    gated = any(gate.objective.split()[0] == "error_share" for gate in summary.gates)
+    return bool(summary.requests.failed) and not gated and summary.capacity is None
 
 
-def _found_nothing(summary: Mapping[str, Any]) -> bool:
-    return "capacity" in summary and summary["capacity"]["holds"] is None
+def _found_nothing(summary: Summary) -> bool:
+    return summary.capacity is not None and summary.capacity.holds is None
 
 
-def _capacity_checks(summary: Mapping[str, Any]) -> list[Check]:
-    if "capacity" not in summary:
+def _capacity_checks(summary: Summary) -> list[Check]:
+    if summary.capacity is None:
         return []
-    found = capacity_text(summary["capacity"])
     judgement = Judgement.FAILED if _found_nothing(summary) else Judgement.PASSED
-    return [Check(name="capacity", judgement=judgement, text=found)]
+    return [Check(name="capacity", judgement=judgement, text=capacity_text(summary.capacity))]
 
 
-def run_checks(summary: Mapping[str, Any]) -> list[Check]:
+def run_checks(summary: Summary) -> list[Check]:
     """Return a run's checks: its measurement, its requests, its capacity search and its gates."""
-    verdict, requests = summary["verdict"], summary["requests"]
-    invalid = verdict["level"] == Level.INVALID
-    reasons = "; ".join(f"{reason['level']}: {reason['text']}" for reason in verdict["reasons"])
-    counts = f"{requests['failed']} of {requests['started']} failed"
-    errors = ", ".join(f"{name} {count}" for name, count in requests["errors"].items())
+    verdict, requests = summary.verdict, summary.requests
+    invalid = verdict.level is Level.INVALID
+    reasons = "; ".join(f"{reason.level}: {reason.text}" for reason in verdict.reasons)
+    counts = f"{requests.failed} of {requests.started} failed"
+    errors = ", ".join(f"{name} {count}" for name, count in requests.errors.items())
     return [
         Check(
             name="measurement",
             judgement=Judgement.UNDECIDED if invalid else Judgement.PASSED,
-            text=reasons or str(verdict["level"]),
+            text=reasons or str(verdict.level),
         ),
         Check(
             name="requests",
@@ -117,10 +102,10 @@ def run_checks(summary: Mapping[str, Any]) -> list[Check]:
         *_capacity_checks(summary),
         *(
             Check(
-                name=gate["objective"],
-                judgement=Judgement.PASSED if gate["kept"] else Judgement.FAILED,
-                text=gate["text"],
+                name=gate.objective,
+                judgement=Judgement.PASSED if gate.kept else Judgement.FAILED,
+                text=gate.text,
             )
-            for gate in summary.get("gates", ())
+            for gate in summary.gates
         ),
     ]

@@ -4,17 +4,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from llmload.errors import RunFolderError
 from llmload.formatting import UNKNOWN, bold, code, escaped, markdown_table, milliseconds, number, percent
 from llmload.report.checks import Judgement, run_checks
-from llmload.report.terminal import COLUMNS, LATENCIES, load_text, prefix_cache_rows
+from llmload.report.terminal import COLUMNS, LATENCIES, prefix_cache_rows
 from llmload.runs.cost import cost_rows
+from llmload.runs.summary import Summary
 
 # The figures of runs in one table, a column a run: for the page, for Markdown, for whoever compares.
-
-Summary = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +56,13 @@ def as_markdown(summaries: Sequence[Summary]) -> str:
         unit = ", ms" if prefix else ""
         rows += [[f"{prefix}{row.name}{unit if row.name != 'count' else ''}", *row.cells] for row in shown]
     notes = [
-        f"- {escaped(summary['run_id'])}: {reason['level']}: {escaped(reason['text'])}"
+        f"- {escaped(summary.run_id)}: {reason.level}: {escaped(reason.text)}"
         for summary in summaries
-        for reason in summary["verdict"]["reasons"]
+        for reason in summary.verdict.reasons
     ]
     simulated = ["- Simulated engine: figures of llmload's own simulation, not of any real engine."]
-    notes += simulated if any(summary["simulated"] for summary in summaries) else []
-    header = ["", *(str(summary["run_id"]) for summary in summaries)]
+    notes += simulated if any(summary.simulated for summary in summaries) else []
+    header = ["", *(summary.run_id for summary in summaries)]
     table = markdown_table(header, rows, right=range(1, len(header)))
     return "\n".join([table, *(["", *notes] if notes else [])]) + "\n"
 
@@ -78,40 +77,40 @@ def _row(summaries: Sequence[Summary], name: str, text: Callable[[Summary], str]
 
 def _latency(key: str, column: str) -> Callable[[Summary], str]:
     def text(summary: Summary) -> str:
-        value = (summary.get(key) or {}).get(column)
+        value = summary.value(key, column)
         return number(value, 0) if column == "count" else milliseconds(value)
 
     return text
 
 
 def _mean(key: str, digits: int = 2) -> Callable[[Summary], str]:
-    return lambda summary: number((summary.get(key) or {}).get("mean"), digits)
+    return lambda summary: number(summary.value(key, "mean"), digits)
 
 
 def _plain(key: str, digits: int) -> Callable[[Summary], str]:
-    return lambda summary: number(summary.get(key), digits)
+    return lambda summary: number(summary.value(key), digits)
 
 
 def _count(key: str) -> Callable[[Summary], str]:
-    return lambda summary: number(summary["requests"].get(key), 0)
+    return lambda summary: number(getattr(summary.requests, key), 0)
 
 
 def _engine(summary: Summary) -> str:
     """The engine, and that it is simulated where its name does not say so."""
-    engine = str(summary["engine"])
-    return f"{engine} (simulated engine)" if summary["simulated"] and "simulated" not in engine else engine
+    engine = summary.engine
+    return f"{engine} (simulated engine)" if summary.simulated and "simulated" not in engine else engine
 
 
 def _errors(summary: Summary) -> str:
-    return ", ".join(f"{name} {count}" for name, count in summary["requests"]["errors"].items()) or "none"
+    return ", ".join(f"{name} {count}" for name, count in summary.requests.errors.items()) or "none"
 
 
 _RUN: Final[Mapping[str, Callable[[Summary], str]]] = {
-    "verdict": lambda summary: str(summary["verdict"]["level"]),
-    "scenario": lambda summary: str(summary["scenario"]),
-    "model": lambda summary: str(summary["model"]),
+    "verdict": lambda summary: str(summary.verdict.level),
+    "scenario": lambda summary: summary.scenario,
+    "model": lambda summary: summary.model,
     "engine": lambda summary: _engine(summary),
-    "load": lambda summary: load_text(summary["load"]),
+    "load": lambda summary: summary.load.text,
     "window, s": _plain("window_s", 1),
 }
 _THROUGHPUT: Final[Mapping[str, Callable[[Summary], str]]] = {
@@ -119,7 +118,9 @@ _THROUGHPUT: Final[Mapping[str, Callable[[Summary], str]]] = {
     "requests/min": _plain("requests_per_min", 1),
     "goodput, requests/min": _plain("goodput_per_min", 1),
     "system output tokens/s": _plain("output_tokens_per_s", 1),
-    "memory bandwidth use (MBU)": lambda summary: percent((summary.get("bandwidth") or {}).get("mbu"), 2),
+    "memory bandwidth use (MBU)": lambda summary: percent(
+        None if summary.bandwidth is None else summary.bandwidth.mbu, 2
+    ),
 }
 _REQUESTS: Final[Mapping[str, Callable[[Summary], str]]] = {
     "started": _count("started"),
@@ -131,8 +132,8 @@ _REQUESTS: Final[Mapping[str, Callable[[Summary], str]]] = {
     "prompt tokens a request (mean)": _mean("request_prompt_tokens", 1),
     "output tokens a request (mean)": _mean("request_output_tokens", 1),
     "output tokens": _plain("output_tokens", 0),
-    "tokens counted by": lambda summary: str(summary.get("token_source") or UNKNOWN),
-    "time stamps by": lambda summary: str(summary.get("stamp_source") or UNKNOWN),
+    "tokens counted by": lambda summary: summary.token_source or UNKNOWN,
+    "time stamps by": lambda summary: summary.stamp_source or UNKNOWN,
 }
 
 
@@ -144,15 +145,15 @@ SHOWN: Final = {
 }
 
 
-def job_summary(summary: Mapping[str, Any]) -> str:
+def job_summary(summary: Summary) -> str:
     """Return checks, figures and latencies of a run."""
     checks = run_checks(summary)
     bad = [check for check in checks if check.judgement in {Judgement.FAILED, Judgement.UNDECIDED}]
-    simulated = " Simulated engine: no real engine was measured." if summary["simulated"] else ""
+    simulated = " Simulated engine: no real engine was measured." if summary.simulated else ""
     return "\n\n".join(
         [
-            f"## llmload {summary['scenario']}: {'failed' if bad else 'good'}",
-            f"{summary['model']} on {summary['engine']}, {load_text(summary['load'])}.{simulated}",
+            f"## llmload {summary.scenario}: {'failed' if bad else 'good'}",
+            f"{summary.model} on {summary.engine}, {summary.load.text}.{simulated}",
             markdown_table(
                 ["", "check", "what came of it"], [[SHOWN[c.judgement], code(c.name), c.text] for c in checks]
             ),
@@ -160,11 +161,11 @@ def job_summary(summary: Mapping[str, Any]) -> str:
             markdown_table(
                 ["latency, ms", *COLUMNS],
                 [
-                    [name, *(milliseconds((summary[key] or {}).get(column)) for column in COLUMNS)]
+                    [name, *(milliseconds(summary.value(key, column)) for column in COLUMNS)]
                     for name, key in LATENCIES.items()
                 ],
             ),
-            f"Run `{summary['run_id']}`\n",
+            f"Run `{summary.run_id}`\n",
         ]
     )
 
@@ -179,14 +180,14 @@ def write_page(file: Path, text: str) -> None:
         raise RunFolderError(f"{file}: cannot be written: {error.strerror}") from None
 
 
-def _figures(summary: Mapping[str, Any]) -> list[list[str]]:
-    requests, speed = summary["requests"], summary["request_output_tokens_per_s"]
-    counts = f"{requests['completed']} completed, {requests['failed']} failed, {requests['censored']} censored"
+def _figures(summary: Summary) -> list[list[str]]:
+    requests = summary.requests
+    counts = f"{requests.completed} completed, {requests.failed} failed, {requests.censored} censored"
     return [
-        ["output tokens/s of a request (mean)", number(speed and speed["mean"])],
-        ["requests/min", number(summary["requests_per_min"], 1)],
-        ["system output tokens/s", number(summary["output_tokens_per_s"], 1)],
+        ["output tokens/s of a request (mean)", number(summary.value("request_output_tokens_per_s", "mean"))],
+        ["requests/min", number(summary.requests_per_min, 1)],
+        ["system output tokens/s", number(summary.output_tokens_per_s, 1)],
         ["requests", counts],
-        *([title, text] for title, text in (*prefix_cache_rows(summary), *cost_rows(summary))),
-        ["window", f"{number(summary['window_s'], 1)} s"],
+        *([title, text] for title, text in (*prefix_cache_rows(summary), *cost_rows(summary.cost))),
+        ["window", f"{number(summary.window_s, 1)} s"],
     ]

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 from llmload.formatting import bold, markdown_table
-from llmload.runs.folder import MANIFEST, SUMMARY, RunFolder
+from llmload.metrics.validity import Verdict
+from llmload.runs.folder import RunFolder
+from llmload.runs.summary import BandwidthUse
 
 FIRST_COLUMNS: Final = ("Transformers", "vLLM", "TGI")
 SPEED, THROUGHPUT = "speed", "throughput"
@@ -22,8 +24,9 @@ class Figure:
     model: str
     value: float | None
     simulated: bool
-    verdict: dict[str, Any]
-    bandwidth: dict[str, Any] | None = None
+    verdict: Verdict | None
+    """None where nothing was measured."""
+    bandwidth: BandwidthUse | None = None
     """What the speed is of the GPUs' memory bandwidth, where model and GPU are known."""
     failed: bool = False
     """Whether the measurement was tried and there is no figure; whoever tried names the reason."""
@@ -31,22 +34,20 @@ class Figure:
 
 def read_figure(folder: RunFolder) -> Figure:
     """Return what a run folder has to say in a cell; RunFolderError if it holds no finished run."""
-    summary, manifest = folder.read(SUMMARY), folder.read(MANIFEST)
-    protocol = manifest["scenario"]["scenario"]["protocol"]
-    speed = summary["request_output_tokens_per_s"]
-    value = summary["requests_per_min"] if protocol == THROUGHPUT else speed and speed["mean"]
-    engine = summary["engine"]
-    if manifest["simulated"] and "simulated" not in engine:
+    summary, manifest = folder.summary(), folder.manifest()
+    protocol, engine = manifest.scenario.scenario.protocol, summary.engine
+    value = summary.value("request_output_tokens_per_s", "mean")
+    if manifest.simulated and "simulated" not in engine:
         engine = f"{engine} (simulated engine)"
     return Figure(
-        run_id=summary["run_id"],
+        run_id=summary.run_id,
         protocol=protocol,
         engine=engine,
-        model=summary["model"],
-        value=value,
-        simulated=manifest["simulated"],
-        verdict=summary["verdict"],
-        bandwidth=summary.get("bandwidth"),
+        model=summary.model,
+        value=summary.requests_per_min if protocol == THROUGHPUT else value,
+        simulated=manifest.simulated,
+        verdict=summary.verdict,
+        bandwidth=summary.bandwidth,
     )
 
 
@@ -98,9 +99,9 @@ def _notes(figures: Sequence[Figure]) -> Iterator[str]:
         elif figure.value is None and not figure.failed:
             yield f"{cell}: nothing was measured."
         if figure.bandwidth is not None:
-            doubt = figure.bandwidth["implausible"]
-            yield f"{cell}: MBU {figure.bandwidth['mbu']:.1%}{f'; implausible: {doubt}' if doubt else ''}."
-        for reason in figure.verdict["reasons"]:
-            yield f"{cell}: {reason['level']}: {reason['text']}."
+            doubt = figure.bandwidth.implausible
+            yield f"{cell}: MBU {figure.bandwidth.mbu:.1%}{f'; implausible: {doubt}' if doubt else ''}."
+        for reason in () if figure.verdict is None else figure.verdict.reasons:
+            yield f"{cell}: {reason.level}: {reason.text}."
     if any(figure.simulated for figure in figures):
         yield "Simulated engine: figures of llmload's own simulation, not of any real engine."

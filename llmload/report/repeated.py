@@ -1,6 +1,6 @@
 """A repeated run: the spread of each figure over its runs, as a terminal, JSON and Markdown show it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from rich.console import Group, RenderableType
@@ -9,25 +9,25 @@ from rich.text import Text
 
 from llmload.formatting import UNKNOWN, markdown_table, milliseconds, percent
 from llmload.metrics.compared import METRICS, Metric
-from llmload.metrics.objective import Objective
+from llmload.runs.summary import Summary
 from llmload.stats.intervals import Spread
 
 REPEAT: Final = "repeat.json"
 COLUMNS: Final = ("figure", "median", "min", "max", "mean of such runs (95 %)")
 
 
-def spread_of(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
+def spread_of(summaries: Sequence[Summary]) -> dict[str, Spread]:
     """Return the spread of each figure that every run measured, by the metric's name."""
     spreads = {}
     for metric in METRICS:
-        values = [Objective(metric.figure, metric.statistic, "<", 0.0).figure(summary) for summary in summaries]
+        values = [summary.value(metric.figure, metric.statistic) for summary in summaries]
         known = [value for value in values if value is not None]
         if known and len(known) == len(summaries):
             spreads[metric.name] = Spread.of(known)
     return spreads
 
 
-def repeated(asked: int, names: Sequence[str], summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def repeated(asked: int, names: Sequence[str], summaries: Sequence[Summary]) -> dict[str, Any]:
     """Return what `repeat.json` holds: how many runs were asked for, which came about, and their spread."""
     return {
         "asked": asked,
@@ -36,7 +36,7 @@ def repeated(asked: int, names: Sequence[str], summaries: Sequence[Mapping[str, 
     }
 
 
-def repeat_report(asked: int, summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
+def repeat_report(asked: int, summaries: Sequence[Summary]) -> RenderableType:
     """Return the table of spreads."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for index, column in enumerate(COLUMNS):
@@ -46,18 +46,18 @@ def repeat_report(asked: int, summaries: Sequence[Mapping[str, Any]]) -> Rendera
     return Group(Text(f"\n{_title(asked, summaries)}", style="bold"), table)
 
 
-def repeat_markdown(asked: int, summaries: Sequence[Mapping[str, Any]]) -> str:
+def repeat_markdown(asked: int, summaries: Sequence[Summary]) -> str:
     """Return the table of spreads as Markdown."""
     table = markdown_table(COLUMNS, _rows(summaries), right=range(1, len(COLUMNS)))
     return f"## {_title(asked, summaries)}\n\n{table}\n"
 
 
-def _title(asked: int, summaries: Sequence[Mapping[str, Any]]) -> str:
+def _title(asked: int, summaries: Sequence[Summary]) -> str:
     done = len(summaries)
     return f"{done} runs of the same prompts" if done == asked else f"{done} of {asked} runs, then stopped"
 
 
-def _rows(summaries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _rows(summaries: Sequence[Summary]) -> list[list[str]]:
     spreads = spread_of(summaries)
     return [_row(metric, spreads[metric.name]) for metric in METRICS if metric.name in spreads]
 

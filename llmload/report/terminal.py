@@ -1,7 +1,7 @@
 """A run's summary as a terminal shows it."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -10,55 +10,60 @@ from rich.text import Text
 from llmload.capacity.result import capacity_report
 from llmload.formatting import UNKNOWN, amount, milliseconds, number, percent
 from llmload.runs.cost import cost_rows
+from llmload.runs.summary import EngineMetrics, GpuMetrics, Summary
 from llmload.units import GB, MS_PER_S
 
 # What engine and GPUs said of themselves during a run, beside what the client measured, as a terminal shows it.
 
 
-def watched(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
+def watched(summary: Summary) -> Iterator[RenderableType]:
     """Yield a table for the engine and one for the GPUs, where the run has watched them."""
-    if engine := summary.get("engine_metrics"):
+    if engine := summary.engine_metrics:
         yield _engine(engine)
-    if gpus := summary.get("gpu_metrics"):
+    if gpus := summary.gpu_metrics:
         yield _gpus(gpus)
 
 
-def _engine(engine: Mapping[str, Any]) -> Table:
+def _engine(engine: EngineMetrics) -> Table:
     table = _table("engine's own word, whole run")
-    if not engine["samples"]:
+    if not engine.samples:
         table.add_row("", f"nothing: {_failed(engine)}, as of an engine that serves no metrics")
         return table
-    for name, key in (("TTFT", "ttft"), ("ITL", "itl")):
-        own, client, gap = (engine[key] for key in (f"{key}_mean_s", f"client_{key}_mean_s", f"{key}_gap_s"))
+    for name, own, client, gap in (
+        ("TTFT", engine.ttft_mean_s, engine.client_ttft_mean_s, engine.ttft_gap_s),
+        ("ITL", engine.itl_mean_s, engine.client_itl_mean_s, engine.itl_gap_s),
+    ):
         table.add_row(f"{name}, mean", f"{_ms(own)}, client's {_ms(client)}, gap {_ms(gap)}")
-    table.add_row("running, waiting", f"{amount(engine['running_max'])}, {amount(engine['waiting_max'])} at most")
-    table.add_row("KV cache in use", f"{percent(engine['kv_cache_usage_max'])} at most")
-    table.add_row("preemptions", amount(engine["preemptions"]))
-    table.add_row("prefix cache hits", percent(engine["prefix_cache_hit_share"]))
-    counted = f"{amount(engine['output_tokens'])}, client's {amount(engine['client_output_tokens'])}"
-    table.add_row("output tokens", f"{counted}, gap {amount(engine['output_tokens_gap'])}")
-    table.add_row("read", f"{engine['samples']:,} times, {_failed(engine)}")
+    table.add_row("running, waiting", f"{amount(engine.running_max)}, {amount(engine.waiting_max)} at most")
+    table.add_row("KV cache in use", f"{percent(engine.kv_cache_usage_max)} at most")
+    table.add_row("preemptions", amount(engine.preemptions))
+    table.add_row("prefix cache hits", percent(engine.prefix_cache_hit_share))
+    counted = f"{amount(engine.output_tokens)}, client's {amount(engine.client_output_tokens)}"
+    table.add_row("output tokens", f"{counted}, gap {amount(engine.output_tokens_gap)}")
+    table.add_row("read", f"{engine.samples:,} times, {_failed(engine)}")
     return table
 
 
-def _gpus(gpus: Mapping[str, Any]) -> Table:
+def _gpus(gpus: GpuMetrics) -> Table:
     table = _table("GPUs' own word, whole run")
-    if not gpus["samples"]:
+    if not gpus.samples:
         table.add_row("", f"nothing: {_failed(gpus)}")
         return table
-    table.add_row("GPUs", amount(gpus["gpus"]))
-    used, needed = amount(gpus["memory_used_max_gib"], " GiB"), gpus.get("memory_estimate_gib")
-    filled = amount(gpus.get("memory_estimate_with_kv_cache_gib"), " GiB")
+    table.add_row("GPUs", amount(gpus.gpus))
+    used, needed = amount(gpus.memory_used_max_gib, " GiB"), gpus.memory_estimate_gib
+    filled = amount(gpus.memory_estimate_with_kv_cache_gib, " GiB")
     sized = "" if needed is None else f"; sizing expects {amount(needed, ' GiB')}, and {filled} with the KV cache"
     table.add_row("memory in use", f"{used} at most{sized}")
-    table.add_row("power", f"{amount(gpus['power_max_w'], ' W')} at most")
-    energy = amount(gpus["energy_j_per_output_token"], " J")
-    table.add_row("energy", f"{amount(gpus['energy_j'], ' J')}, {energy} an output token")
-    table.add_row("tensor cores active", f"{percent(gpus['tensor_active_max'])} at most")
-    for name, way in (("NVLink, sent", "tx"), ("NVLink, received", "rx")):
-        most, whole = gpus[f"nvlink_{way}_max_bytes_per_s"], gpus[f"nvlink_{way}_bytes"]
+    table.add_row("power", f"{amount(gpus.power_max_w, ' W')} at most")
+    energy = amount(gpus.energy_j_per_output_token, " J")
+    table.add_row("energy", f"{amount(gpus.energy_j, ' J')}, {energy} an output token")
+    table.add_row("tensor cores active", f"{percent(gpus.tensor_active_max)} at most")
+    for name, most, whole in (
+        ("NVLink, sent", gpus.nvlink_tx_max_bytes_per_s, gpus.nvlink_tx_bytes),
+        ("NVLink, received", gpus.nvlink_rx_max_bytes_per_s, gpus.nvlink_rx_bytes),
+    ):
         table.add_row(name, f"{_gigabytes(most)}/s at most, {_gigabytes(whole)} in all")
-    table.add_row("read", f"{gpus['samples']:,} times, {_failed(gpus)}")
+    table.add_row("read", f"{gpus.samples:,} times, {_failed(gpus)}")
     return table
 
 
@@ -69,8 +74,8 @@ def _table(name: str) -> Table:
     return table
 
 
-def _failed(figures: Mapping[str, Any]) -> str:
-    return f"{figures['failed_reads']:,} reads failed"
+def _failed(figures: EngineMetrics | GpuMetrics) -> str:
+    return f"{figures.failed_reads:,} reads failed"
 
 
 def _ms(value_s: float | None) -> str:
@@ -93,52 +98,52 @@ def console(*, record: bool = False) -> Console:
     return plain if plain.is_terminal else Console(highlight=False, record=record, width=PLAIN_WIDTH)
 
 
-def run_report(summary: Mapping[str, Any]) -> RenderableType:
+def run_report(summary: Summary) -> RenderableType:
     """Return the verdict, the figures and the latencies of a run."""
-    found = capacity_report(summary["capacity"]) if "capacity" in summary else []
+    found = [] if summary.capacity is None else capacity_report(summary.capacity)
     parts = (_title(summary), _figures(summary), _latencies(summary), *found, *watched(summary))
     return Group(*parts, *_verdict(summary), *_gates(summary))
 
 
-def _title(summary: Mapping[str, Any]) -> Text:
-    text = Text(f"\n{summary['scenario']}", style="bold")
-    text.append(f"  {summary['model']} on {summary['engine']}", style="default")
-    if summary["simulated"]:
+def _title(summary: Summary) -> Text:
+    text = Text(f"\n{summary.scenario}", style="bold")
+    text.append(f"  {summary.model} on {summary.engine}", style="default")
+    if summary.simulated:
         text.append("  simulated engine: no real engine was measured", style="bold magenta")
     return text
 
 
-def _figures(summary: Mapping[str, Any]) -> Table:
-    requests, speed = summary["requests"], summary["request_output_tokens_per_s"]
+def _figures(summary: Summary) -> Table:
+    requests = summary.requests
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("output tokens/s of a request (mean)", number(speed and speed["mean"]))
-    if bandwidth := summary.get("bandwidth"):
-        used = f"{percent(bandwidth['mbu'])} of the {number(bandwidth['bound_tokens_per_s'])} tok/s that it allows"
-        table.add_row("memory bandwidth", f"{used}{'; implausible' if bandwidth['implausible'] else ''}")
-    table.add_row("requests/min", number(summary["requests_per_min"], 1))
-    table.add_row("system output tokens/s", number(summary["output_tokens_per_s"], 1))
-    counts = f"{requests['started']} started = {requests['completed']} completed + {requests['failed']} failed"
-    table.add_row("requests", f"{counts} + {requests['censored']} censored")
-    if requests["errors"]:
-        table.add_row("errors", ", ".join(f"{name} {count}" for name, count in requests["errors"].items()))
-    tokens = number(summary["output_tokens"], 0)
-    table.add_row("output tokens", f"{tokens}, counted by {summary['token_source'] or UNKNOWN}")
-    if summary["finish_reasons"]:
-        reasons = ", ".join(f"{name} {count}" for name, count in summary["finish_reasons"].items())
+    table.add_row("output tokens/s of a request (mean)", number(summary.value("request_output_tokens_per_s", "mean")))
+    if bandwidth := summary.bandwidth:
+        used = f"{percent(bandwidth.mbu)} of the {number(bandwidth.bound_tokens_per_s)} tok/s that it allows"
+        table.add_row("memory bandwidth", f"{used}{'; implausible' if bandwidth.implausible else ''}")
+    table.add_row("requests/min", number(summary.requests_per_min, 1))
+    table.add_row("system output tokens/s", number(summary.output_tokens_per_s, 1))
+    counts = f"{requests.started} started = {requests.completed} completed + {requests.failed} failed"
+    table.add_row("requests", f"{counts} + {requests.censored} censored")
+    if requests.errors:
+        table.add_row("errors", ", ".join(f"{name} {count}" for name, count in requests.errors.items()))
+    tokens = number(summary.output_tokens, 0)
+    table.add_row("output tokens", f"{tokens}, counted by {summary.token_source or UNKNOWN}")
+    if summary.finish_reasons:
+        reasons = ", ".join(f"{name} {count}" for name, count in summary.finish_reasons.items())
         table.add_row("finish reasons", reasons)
-    for title, text in (*prefix_cache_rows(summary), *cost_rows(summary)):
+    for title, text in (*prefix_cache_rows(summary), *cost_rows(summary.cost)):
         table.add_row(title, text)
-    table.add_row("window", f"{number(summary['window_s'], 1)} s, {load_text(summary['load'])}")
+    table.add_row("window", f"{number(summary.window_s, 1)} s, {summary.load.text}")
     return table
 
 
-def prefix_cache_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def prefix_cache_rows(summary: Summary) -> list[tuple[str, str]]:
     """Return what is known of prompt tokens that the engine had cached, by its answers and by its own series."""
     rows = []
-    if salt := summary.get("prompt_salt"):
+    if salt := summary.prompt_salt:
         rows.append(("prompts", f"salted, so that no prefix cache answers them: a salt for each {salt}"))
-    told, engine = summary.get("cached_token_share"), summary.get("engine_metrics") or {}
-    own = engine.get("prefix_cache_hit_share")
+    told = summary.cached_token_share
+    own = None if summary.engine_metrics is None else summary.engine_metrics.prefix_cache_hit_share
     if told is not None or own is not None:
         rows.append(
             ("prefix cache", f"{percent(told)} of prompt tokens by the answers, {percent(own)} by the engine's series")
@@ -146,46 +151,28 @@ def prefix_cache_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def load_text(load: Mapping[str, Any]) -> str:
-    """Return a load in words."""
-    match load["kind"]:
-        case "closed_loop":
-            return f"{load['users']} users in a closed loop"
-        case "open_loop":
-            return f"{load['rate_per_s']:g} requests/s in an open loop, {load['arrivals']} arrivals"
-        case "staged":
-            return f"{len(load['stages'])} stages"
-        case "capacity":
-            return f"search over {load['search']}"
-        case kind:
-            return f"{kind} of {load.get('trace', 'a trace')}"
-
-
-def _latencies(summary: Mapping[str, Any]) -> Table:
+def _latencies(summary: Summary) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("latency, ms")
     for column in COLUMNS:
         table.add_column(column, justify="right")
     for name, key in LATENCIES.items():
-        distribution = summary[key] or {}
-        table.add_row(name, *(milliseconds(distribution.get(column)) for column in COLUMNS))
+        table.add_row(name, *(milliseconds(summary.value(key, column)) for column in COLUMNS))
     return table
 
 
-def _verdict(summary: Mapping[str, Any]) -> list[Text]:
-    verdict = summary["verdict"]
+def _verdict(summary: Summary) -> list[Text]:
+    verdict = summary.verdict
     head = Text("verdict ", style="default")
-    head.append(verdict["level"], style=STYLES[verdict["level"]])
+    head.append(verdict.level, style=STYLES[verdict.level])
     stamps = {"kernel": "time stamps by the kernel", "user": "time stamps by the process"}
-    head.append(f"  {stamps.get(summary['stamp_source'], '')}", style="dim")
-    return [head, *(Text(f"  {reason['level']}: {reason['text']}") for reason in verdict["reasons"])]
+    head.append(f"  {stamps.get(summary.stamp_source or '', '')}", style="dim")
+    return [head, *(Text(f"  {reason.level}: {reason.text}") for reason in verdict.reasons)]
 
 
-def _gates(summary: Mapping[str, Any]) -> list[Text]:
+def _gates(summary: Summary) -> list[Text]:
     """A line for each gate; what is red made the exit code 1."""
     return [
-        Text.assemble(
-            "gate ", ("kept  ", "bold green") if gate["kept"] else ("MISSED", "bold red"), f"  {gate['text']}"
-        )
-        for gate in summary.get("gates", ())
+        Text.assemble("gate ", ("kept  ", "bold green") if gate.kept else ("MISSED", "bold red"), f"  {gate.text}")
+        for gate in summary.gates
     ]

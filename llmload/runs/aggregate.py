@@ -2,19 +2,20 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level, Reason, health, judge
 from llmload.record import Slo
+from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
+from llmload.runs.manifest import Manifest
 from llmload.runs.request_table import Columns, Floats, Mask
-from llmload.runs.summary import figures, summarise
-from llmload.scenario.model import ENGINE_LABELS
+from llmload.runs.summary import Summary
 from llmload.stats.histogram import Histogram
 
 # A run's totals, counted anew from its requests: `RunTotals.add` of many requests at a time.
@@ -194,51 +195,41 @@ class Periods:
         return WindowS(from_s=max(first_s, window.from_s), to_s=last_s)
 
 
-def read_periods(
-    manifest: Mapping[str, Any], summary: Mapping[str, Any] | None, *, last_s: float, span_s: float
-) -> Periods:
+def read_periods(manifest: Manifest, *, last_s: float, span_s: float) -> Periods:
     """
-    Return when window and stages lay; `summary` is None where the run left none.
+    Return when window and stages lay.
 
     `last_s` is when the last request ended, `span_s` the length of the whole run, both since the run's start.
     """
-    load, times = manifest["scenario"]["load"], manifest.get("timeline")
-    duration_s = load.get("duration_s") or sum(stage["duration_s"] for stage in load.get("stages") or ()) or None
+    times, duration_s = manifest.timeline, manifest.scenario.load.ends_after_s
     end_s = None if duration_s is None else min(last_s, duration_s)
-    if times is None:
-        return Periods(window=_estimated(load, summary, end_s), estimated=True, stages=())
-    from_s, to_s = (_since(times[f"window_{of}_unix_s"], manifest) for of in ("start", "end"))
+    to_s = _since(times.window_end_unix_s, manifest)
     return Periods(
-        window=WindowS(from_s=from_s, to_s=end_s if to_s is None else to_s),
+        window=WindowS(from_s=_since(times.window_start_unix_s, manifest), to_s=end_s if to_s is None else to_s),
         estimated=to_s is None and end_s is not None,
-        stages=_stages_of_manifest(times["stages"], manifest, span_s),
+        stages=_stages_of_manifest(manifest, span_s),
     )
 
 
-def _estimated(load: Mapping[str, Any], summary: Mapping[str, Any] | None, end_s: float | None) -> WindowS:
-    if summary is not None and summary.get("window_s") is not None and end_s is not None:
-        return WindowS(from_s=max(0.0, end_s - summary["window_s"]), to_s=end_s)
-    return WindowS(from_s=load.get("warmup_s") or 0.0, to_s=end_s)
-
-
-def _stages_of_manifest(times: list[dict[str, Any]], manifest: Mapping[str, Any], span_s: float) -> tuple[Stage, ...]:
-    begun = [(start_s, each) for each in times if (start_s := _since(each["start_unix_s"], manifest)) is not None]
+def _stages_of_manifest(manifest: Manifest, span_s: float) -> tuple[Stage, ...]:
+    times = manifest.timeline.stages
+    begun = [(start_s, each) for each in times if (start_s := _since(each.start_unix_s, manifest)) is not None]
     following = [*(start_s for start_s, _ in begun[1:]), span_s]
     return tuple(
         Stage(
-            name=each["name"],
+            name=each.name,
             from_s=start_s,
-            judged_from_s=_since(each["window_start_unix_s"], manifest),
-            to_s=_since(each["end_unix_s"], manifest) or next_s,
-            users=each.get("users"),
-            rate_per_s=each.get("rate_per_s"),
+            judged_from_s=_since(each.window_start_unix_s, manifest),
+            to_s=_since(each.end_unix_s, manifest) or next_s,
+            users=each.users,
+            rate_per_s=each.rate_per_s,
         )
         for (start_s, each), next_s in zip(begun, following, strict=False)
     )
 
 
-def _since(unix_s: float | None, manifest: Mapping[str, Any]) -> float | None:
-    return None if unix_s is None else float(unix_s - manifest["started_unix_s"])
+def _since(unix_s: float | None, manifest: Manifest) -> float | None:
+    return None if unix_s is None else unix_s - manifest.started_unix_s
 
 
 SILENT_S: Final = 60.0
@@ -254,39 +245,38 @@ def why_recomputed(started_unix_s: float, files: Sequence[Path]) -> str:
 
 
 def recomputed_summary(
-    manifest: Mapping[str, Any], totals: RunTotals, periods: Periods, of_stages: Mapping[str, RunTotals], why: str
-) -> dict[str, Any]:
-    """Return what `summary.json` would say, `recomputed` besides; what only the run itself knew is None."""
-    scenario = manifest["scenario"]
-    figures_of_health = {name: value for name, value in health(totals).items() if name not in _ONLY_THE_RUN_KNEW}
-    verdict = judge(figures_of_health, [Reason(check="unfinished", level=Level.INVALID, text=why)])
-    summary = {
-        "run_id": manifest["run_id"],
-        "scenario": scenario["scenario"]["name"],
-        "protocol": scenario["scenario"]["protocol"],
-        "engine": scenario["engine"]["label"] or ENGINE_LABELS[scenario["engine"]["name"]],
-        "model": scenario["model"]["name"],
-        "simulated": manifest["simulated"],
-        "load": {key: value for key, value in scenario["load"].items() if value is not None},
-        "recomputed": why,
-        **summarise(totals, window_s=periods.drawn(totals).length_s, verdict=verdict),
-        "stages": _stages(periods, of_stages),
-    }
-    summary["requests"]["dropped"] = None
-    return summary
+    manifest: Manifest, totals: RunTotals, periods: Periods, of_stages: Mapping[str, RunTotals], why: str
+) -> Summary:
+    """Return the summary that the run would have left, `recomputed` besides; what only the run itself knew is None."""
+    known = {name: value for name, value in health(totals).items() if name not in _ONLY_THE_RUN_KNEW}
+    window = periods.drawn(totals)
+    opened_s = None if window.length_s is None else window.from_s
+    return build_summary(
+        RunOutcome(
+            run_id=manifest.run_id,
+            scenario=manifest.scenario,
+            simulated=manifest.simulated,
+            totals=totals,
+            judged=totals,
+            window_s=window.length_s,
+            window_started_unix_s=None if opened_s is None else manifest.started_unix_s + opened_s,
+            verdict=judge(known, [Reason(check="unfinished", level=Level.INVALID, text=why)]),
+            stages=list(_stages(periods, of_stages)),
+            recomputed=why,
+        )
+    )
 
 
-def _stages(periods: Periods, totals: Mapping[str, RunTotals]) -> list[dict[str, Any]]:
-    """Return a row for each name of a stage: stages of one name are measured together."""
+def _stages(periods: Periods, totals: Mapping[str, RunTotals]) -> Iterator[StageTotals]:
+    """Yield the totals of each name of a stage: stages of one name are measured together."""
     of_name: dict[str, list[Stage]] = {}
     for stage in periods.stages:
         of_name.setdefault(stage.name, []).append(stage)
-    return [
-        {
-            "name": name,
-            "users": stages[0].users,
-            "rate_per_s": stages[0].rate_per_s,
-            **figures(totals[name], sum(stage.window.length_s or 0.0 for stage in stages) or None),
-        }
-        for name, stages in of_name.items()
-    ]
+    for name, stages in of_name.items():
+        yield StageTotals(
+            name=name,
+            users=stages[0].users,
+            rate_per_s=stages[0].rate_per_s,
+            totals=totals[name],
+            window_s=sum(stage.window.length_s or 0.0 for stage in stages) or None,
+        )

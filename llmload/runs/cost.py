@@ -1,10 +1,10 @@
 """What a run's answers cost, from prices that the scenario names; docs/cost.md has the formulas."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from llmload.formatting import significant
 from llmload.metrics.totals import RunTotals
+from llmload.runs.summary import CostByTime, CostByTokens, CostShares, CostSummary, EnergyCost
 from llmload.scenario import Scenario
 from llmload.units import J_PER_KWH, S_PER_H
 
@@ -13,27 +13,26 @@ MILLION: Final = 1_000_000
 
 
 def cost_of(
-    scenario: Scenario, totals: RunTotals, window_s: float | None, gpu_metrics: Mapping[str, Any] | None
-) -> dict[str, Any] | None:
+    scenario: Scenario, judged: RunTotals, window_s: float | None, *, whole: RunTotals, energy_j: float | None
+) -> CostSummary | None:
     """
-    Return `{currency, by_time, by_tokens, energy}`, in the scenario's currency and joules.
+    Return what the judged window cost by time and by tokens, and the whole run in energy.
 
-    None where the scenario names no price and no energy was measured; each part is None where it was not asked for
-    or cannot be told, and so is each figure in it.
+    None where the scenario names no price and no energy was measured; each part is None where the scenario has no
+    such price, and each figure in it where it cannot be known.
     """
-    energy = _energy(scenario, totals, None if gpu_metrics is None else gpu_metrics["energy_j"])
+    energy = _energy(scenario, whole, energy_j)
     if scenario.cost is None and energy is None:
         return None
-    return {
-        "currency": None if scenario.cost is None else scenario.cost.currency,
-        "by_time": _by_time(scenario, totals, window_s),
-        "by_tokens": _by_tokens(scenario, totals),
-        "energy": energy,
-    }
+    return CostSummary(
+        currency=None if scenario.cost is None else scenario.cost.currency,
+        by_time=_by_time(scenario, judged, window_s),
+        by_tokens=_by_tokens(scenario, judged),
+        energy=energy,
+    )
 
 
-def _by_time(scenario: Scenario, totals: RunTotals, window_s: float | None) -> dict[str, Any] | None:
-    """The price of the window's hours, over what was answered in it."""
+def _by_time(scenario: Scenario, totals: RunTotals, window_s: float | None) -> CostByTime | None:
     cost = scenario.cost
     if cost is None or (cost.price_per_hour is None and cost.price_per_gpu_hour is None):
         return None
@@ -41,11 +40,10 @@ def _by_time(scenario: Scenario, totals: RunTotals, window_s: float | None) -> d
     window = per_hour * window_s / S_PER_H if window_s else None
     tokens_known = totals.completed_in_window > 0 and totals.uncounted_answers == 0
     tokens = totals.window_tokens if tokens_known else None
-    return {"per_hour": per_hour, "window": window, **_shares(window, totals.completed_in_window, tokens)}
+    return CostByTime(per_hour=per_hour, window=window, **_shares(window, totals.completed_in_window, tokens))
 
 
-def _by_tokens(scenario: Scenario, totals: RunTotals) -> dict[str, Any] | None:
-    """The price of all prompt and output tokens of the answers whose request started in the window."""
+def _by_tokens(scenario: Scenario, totals: RunTotals) -> CostByTokens | None:
     cost = scenario.cost
     if cost is None or cost.price_per_million_output_tokens is None or cost.price_per_million_input_tokens is None:
         return None
@@ -55,23 +53,22 @@ def _by_tokens(scenario: Scenario, totals: RunTotals) -> dict[str, Any] | None:
     if answers and counted == answers:
         input_cost = cost.price_per_million_input_tokens * totals.prompt_tokens / MILLION
         window = input_cost + cost.price_per_million_output_tokens * totals.output_tokens / MILLION
-    return {"window": window, **_shares(window, answers, totals.output_tokens)}
+    return CostByTokens(window=window, **_shares(window, answers, totals.output_tokens))
 
 
-def _energy(scenario: Scenario, totals: RunTotals, energy_j: float | None) -> dict[str, Any] | None:
-    """The GPUs' energy over the whole run, and its price where the scenario names one."""
+def _energy(scenario: Scenario, totals: RunTotals, energy_j: float | None) -> EnergyCost | None:
     if energy_j is None:
         return None
     price = None if scenario.cost is None else scenario.cost.price_per_kwh
     run = None if price is None else price * energy_j / J_PER_KWH
     tokens = None if totals.uncounted_answers else totals.arrived_tokens
-    return {
-        "energy_j": energy_j,
-        "j_per_request": energy_j / totals.completed if totals.completed else None,
-        "j_per_output_token": energy_j / tokens if tokens else None,
-        "run": run,
+    return EnergyCost(
+        energy_j=energy_j,
+        j_per_request=energy_j / totals.completed if totals.completed else None,
+        j_per_output_token=energy_j / tokens if tokens else None,
+        run=run,
         **_shares(run, totals.completed, tokens),
-    }
+    )
 
 
 def _shares(cost: float | None, answers: int, output_tokens: float | None) -> dict[str, float | None]:
@@ -81,26 +78,22 @@ def _shares(cost: float | None, answers: int, output_tokens: float | None) -> di
     }
 
 
-def cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def cost_rows(cost: CostSummary | None) -> list[tuple[str, str]]:
     """Return what a report says of a run's cost and energy, a title and a text a row; none where nothing is known."""
-    cost = summary.get("cost")
     if cost is None:
         return []
     rows = []
-    if by_time := cost["by_time"]:
-        rows.append(("cost by time", f"{_priced(by_time, cost)} at {by_time['per_hour']:,.2f} an hour"))
-    if by_tokens := cost["by_tokens"]:
+    if by_time := cost.by_time:
+        rows.append(("cost by time", f"{_priced(by_time, cost)} at {by_time.per_hour:,.2f} an hour"))
+    if by_tokens := cost.by_tokens:
         rows.append(("cost by tokens", f"{_priced(by_tokens, cost)}, input included"))
-    if energy := cost["energy"]:
-        rows.append(("GPU energy", f"{significant(energy['j_per_request'])} J a request, {_energy_text(energy, cost)}"))
+    if energy := cost.energy:
+        requests, tokens = significant(energy.j_per_request), significant(energy.j_per_output_token)
+        text = f"{requests} J a request, {tokens} J an output token"
+        rows.append(("GPU energy", text if energy.run is None else f"{text}; {_priced(energy, cost)}"))
     return rows
 
 
-def _energy_text(energy: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
-    text = f"{significant(energy['j_per_output_token'])} J an output token"
-    return text if energy["run"] is None else f"{text}; {_priced(energy, cost)}"
-
-
-def _priced(part: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
-    requests, tokens = significant(part["per_1000_requests"]), significant(part["per_million_output_tokens"])
-    return f"{requests} {cost['currency']} per 1,000 requests, {tokens} per million output tokens"
+def _priced(part: CostShares, cost: CostSummary) -> str:
+    requests, tokens = significant(part.per_1000_requests), significant(part.per_million_output_tokens)
+    return f"{requests} {cost.currency} per 1,000 requests, {tokens} per million output tokens"

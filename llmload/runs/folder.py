@@ -10,9 +10,10 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
+from pydantic import BaseModel, ValidationError
 
 from llmload.errors import RunFolderError
 from llmload.record import (
@@ -25,7 +26,12 @@ from llmload.record import (
     TokenSource,
     stamps_of,
 )
+from llmload.runs import manifest, summary
+from llmload.runs.manifest import Manifest
+from llmload.runs.summary import Summary
 from llmload.units import NS_PER_S
+
+Contract = TypeVar("Contract", bound=BaseModel)
 
 SUMMARY, MANIFEST, REPORT = "summary.json", "manifest.json", "report.html"
 ENGINE_METRICS, GPU_METRICS = "engine_metrics.csv", "gpu_metrics.csv"
@@ -52,9 +58,11 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"{self.path}: cannot make the run folder: {error.strerror}") from None
 
-    def write(self, name: str, content: Mapping[str, Any]) -> None:
+    def write(self, name: str, content: BaseModel | Mapping[str, Any]) -> None:
         """Write a JSON file whole or not at all."""
         target = self.path / name
+        if isinstance(content, BaseModel):
+            content = content.model_dump(mode="json")
         draft = target.with_suffix(".tmp")
         draft.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         draft.replace(target)
@@ -73,6 +81,32 @@ class RunFolder:
         if not isinstance(content, dict):
             raise RunFolderError(f"{target}: holds no JSON object")
         return content
+
+    def summary(self) -> Summary:
+        """Return the summary; RunFolderError where it is missing, broken, or of another schema version."""
+        return self._validated(SUMMARY, Summary, summary.SCHEMA_VERSION)
+
+    def manifest(self) -> Manifest:
+        """Return the manifest; RunFolderError where it is missing, broken, or of another schema version."""
+        return self._validated(MANIFEST, Manifest, manifest.SCHEMA_VERSION)
+
+    def _validated(self, name: str, model: type[Contract], reads: int) -> Contract:
+        content, target = self.read(name), self.path / name
+        found = content.get("schema_version")
+        if found != reads:
+            raise RunFolderError(
+                f"{target}: schema_version is {'missing' if found is None else found}, and this llmload reads version "
+                f"{reads}: the run was made by {'an earlier' if found is None else 'another'} llmload"
+            )
+        try:
+            return model.model_validate(content)
+        except ValidationError as error:
+            raise RunFolderError(
+                "\n".join(
+                    f"{target}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+                    for fault in error.errors(include_url=False)
+                )
+            ) from None
 
     def append_users(self, unix_s: float, users: int) -> None:
         """Note how many users run from a moment on."""

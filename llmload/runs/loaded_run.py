@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import orjson
@@ -16,7 +16,9 @@ from llmload.record import Slo
 from llmload.runs import aggregate as recount
 from llmload.runs.aggregate import Periods, Stage, read_periods, recomputed_summary, why_recomputed
 from llmload.runs.folder import MANIFEST, SUMMARY, USERS, RunFolder
+from llmload.runs.manifest import Manifest
 from llmload.runs.request_table import Columns, read_columns
+from llmload.runs.summary import Summary
 from llmload.runs.timeline import Timeline, bin_width_s
 
 # What engine and GPUs said of themselves while a run went on, read from its folder.
@@ -95,8 +97,8 @@ class LoadedRun:
     """A run, read; times are seconds since its start."""
 
     folder: Path
-    manifest: dict[str, Any]
-    summary: dict[str, Any]
+    manifest: Manifest
+    summary: Summary
     """`summary.json`, or the same counted anew where the run left none: then `recomputed` says why."""
     periods: Periods
     span_s: float
@@ -111,9 +113,8 @@ class LoadedRun:
     @property
     def missing_requests(self) -> int:
         """How many requests ended, by the summary, whose lines are not in the folder: on another machine."""
-        requests = self.summary["requests"]
-        ended = requests["completed"] + requests["failed"] + requests["censored"]
-        return max(0, int(ended) - self.totals.ended)
+        requests = self.summary.requests
+        return max(0, requests.completed + requests.failed + requests.censored - self.totals.ended)
 
 
 def load_run(folder: RunFolder, progress: Callable[[int], None] = lambda _: None) -> LoadedRun:
@@ -122,15 +123,14 @@ def load_run(folder: RunFolder, progress: Callable[[int], None] = lambda _: None
 
     `progress` is told of bytes that were read. RunFolderError for a folder that is no run's, or a file that is broken.
     """
-    manifest, summary = _read_manifest(folder), None
-    if (folder.path / SUMMARY).is_file():
-        summary = folder.read(SUMMARY)
-    files, origin_s = folder.request_files(), float(manifest["started_unix_s"])
+    manifest = folder.manifest()
+    summary = folder.summary() if (folder.path / SUMMARY).is_file() else None
+    files, origin_s = folder.request_files(), manifest.started_unix_s
     last_s, about = _extent(files, origin_s)
-    ended_s = (manifest.get("ended_unix_s") or origin_s) - origin_s
+    ended_s = (manifest.ended_unix_s or origin_s) - origin_s
     span_s = max(last_s, ended_s, LEAST_SPAN_S)
-    periods = read_periods(manifest, summary, last_s=last_s, span_s=span_s)
-    count = _Count(periods, span_s, about, Slo(**(manifest["scenario"].get("slo") or {})), with_stages=summary is None)
+    periods = read_periods(manifest, last_s=last_s, span_s=span_s)
+    count = _Count(periods, span_s, about, manifest.scenario.slo_limits(), with_stages=summary is None)
     held = {file.name: sum(map(count.add, read_columns([file], origin_s, progress))) for file in files}
     if summary is None:
         why = why_recomputed(origin_s, files)
@@ -148,10 +148,10 @@ def load_run(folder: RunFolder, progress: Callable[[int], None] = lambda _: None
     )
 
 
-def read_summary(folder: RunFolder, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+def read_summary(folder: RunFolder, progress: Callable[[int], None] = lambda _: None) -> Summary:
     """Return a run's summary, counted anew where it left none; RunFolderError as for `load_run`."""
     if (folder.path / SUMMARY).is_file() or not (folder.path / MANIFEST).is_file():
-        return folder.read(SUMMARY)
+        return folder.summary()
     return load_run(folder, progress).summary
 
 
@@ -182,14 +182,6 @@ class _Count:
         touches = (columns.start_s <= stage.to_s) & (columns.done_s >= stage.from_s)
         if touches.any():
             recount.add(totals, columns.where(touches), window=stage.window, slo=self.slo)
-
-
-def _read_manifest(folder: RunFolder) -> dict[str, Any]:
-    manifest = folder.read(MANIFEST)
-    for key in ("run_id", "started_unix_s", "scenario", "simulated"):
-        if key not in manifest:
-            raise RunFolderError(f"{folder.path / MANIFEST}: has no {key}; is {folder.path} a run's folder?")
-    return manifest
 
 
 def _extent(files: Sequence[Path], origin_s: float) -> tuple[float, float]:

@@ -1,8 +1,9 @@
 """A measured speed beside what the GPU's memory bandwidth allows, a load beside what its memory holds."""
 
-from typing import Any, Final
+from typing import Final
 
 from llmload.errors import ConfigError
+from llmload.runs.summary import BandwidthUse
 from llmload.scenario import Scenario
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.catalogue import load_model
@@ -13,14 +14,14 @@ from llmload.sizing.speed import decode_bound_tokens_per_s, implausible, mbu
 FORMATS: Final = {"fp32": "fp32", "fp16": "bf16", "bf16": "bf16", "fp8": "fp8", "int8": "int8", "int4": "w4a16"}
 
 
-def bandwidth_use(scenario: Scenario, request_output_tokens_per_s: float | None) -> dict[str, Any] | None:
+def bandwidth_use(scenario: Scenario, request_output_tokens_per_s: float | None) -> BandwidthUse | None:
     """
-    Return `{mbu, bound_tokens_per_s, implausible}` of a single request's speed.
+    Return a single request's speed beside what the GPU's memory bandwidth allows.
 
     None where it is not known: no speed, several users at a time, or a GPU or model that the catalogue does not have.
     """
     deployment = scenario.deployment
-    if request_output_tokens_per_s is None or getattr(scenario.load, "users", None) != 1 or not deployment.gpu:
+    if request_output_tokens_per_s is None or scenario.load.constant_users != 1 or not deployment.gpu:
         return None
     try:
         model, gpu = _model_of(scenario), find_gpu(deployment.gpu)
@@ -29,12 +30,12 @@ def bandwidth_use(scenario: Scenario, request_output_tokens_per_s: float | None)
     except ConfigError:
         return None
     used = mbu(request_output_tokens_per_s, bound)
-    return {"mbu": used, "bound_tokens_per_s": bound, "implausible": implausible(used)}
+    return BandwidthUse(mbu=used, bound_tokens_per_s=bound, implausible=implausible(used))
 
 
 def memory_warning(scenario: Scenario, tokens_a_request: int) -> str | None:
     """Return what to tell before a load that may not fit the KV cache; None where it does, or nothing is known."""
-    users = getattr(scenario.load, "users", None)
+    users = scenario.load.constant_users
     if users is None:
         return None
     try:

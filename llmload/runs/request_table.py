@@ -17,7 +17,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]  # the same
 
 from llmload.errors import RunFolderError
 from llmload.record import Outcome
-from llmload.runs.folder import MANIFEST, RunFolder
+from llmload.runs.folder import RunFolder
 from llmload.units import NS_PER_S
 
 # A run's requests as columns, some thousand at a time: what a long run's report is computed from.
@@ -317,7 +317,7 @@ def write_csv(file: Path, runs: Sequence[RunFolder], progress: Callable[[int], N
 def blocks(runs: Sequence[RunFolder], progress: Callable[[int], None]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Yield the runs' lines, some thousand at a time, each with its run's id."""
     for run in runs:
-        run_id = run.read(MANIFEST)["run_id"]
+        run_id = run.manifest().run_id
         for lines in read_lines(run.request_files(), progress):
             yield run_id, lines
 

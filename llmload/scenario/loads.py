@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
+from typing import Annotated, ClassVar, Final, Literal, Self, get_args
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, model_validator
 
 from llmload.errors import ConfigError
 from llmload.metrics.objective import Objective
@@ -403,9 +403,3 @@ LOADS: Final[Mapping[str, type[Load]]] = {
     get_args(load.model_fields["kind"].annotation)[0]: load for load in get_args(get_args(AnyLoad)[0])
 }
 """Every load type by its `kind`."""
-
-
-def read_load(values: Mapping[str, Any]) -> Load:
-    """Return the load that a manifest or summary describes; pydantic's ValidationError where it describes none."""
-    load: Load = TypeAdapter(AnyLoad).validate_python(dict(values))
-    return load

@@ -9,7 +9,7 @@ from llmload.errors import ConfigError
 from llmload.exit_codes import ExitCode
 from llmload.formatting import UNKNOWN, markdown_table, percent
 from llmload.report.reference_tables import THROUGHPUT, Figure, read_figure, reference_tables
-from llmload.runs.folder import SUMMARY, RunFolder
+from llmload.runs.folder import RunFolder
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.size_table import REFERENCE_RULE, ReferenceRow, reference_json, reference_markdown, reference_row
 from llmload.suite.plan import Cell, SuitePlan
@@ -124,10 +124,10 @@ def _read_cell(plan: SuitePlan, state: SuiteState, cell: Cell, *, done: bool) ->
         reason=found.reason if found is not None else None,
         value=figure.value if figure else None,
         unit="requests/min" if scenario.scenario.protocol == THROUGHPUT else "tok/s",
-        verdict=figure.verdict["level"] if folder is not None and figure else None,
-        mbu=bandwidth["mbu"] if bandwidth else None,
-        implausible=bandwidth["implausible"] if bandwidth else None,
-        requests=RunFolder(folder).read(SUMMARY)["requests"]["completed"] if folder is not None else None,
+        verdict=figure.verdict.level if figure and figure.verdict else None,
+        mbu=bandwidth.mbu if bandwidth else None,
+        implausible=bandwidth.implausible if bandwidth else None,
+        requests=RunFolder(folder).summary().requests.completed if folder is not None else None,
         engine_version=found.engine_version if found is not None else None,
         run_folder=found.run_folder if found is not None else None,
     )
@@ -143,7 +143,7 @@ def _failed_figure(cell: Cell) -> Figure:
         model=scenario.model.name,
         value=None,
         simulated=False,
-        verdict={"level": None, "reasons": []},
+        verdict=None,
         failed=True,
     )
 

@@ -17,6 +17,7 @@ from llmload.loadgen.command import locust_arguments
 from llmload.metrics.validity import Level
 from llmload.report.checks import failed
 from llmload.runs.folder import SUMMARY, RunFolder
+from llmload.runs.summary import Summary
 from llmload.scenario.shipped import find_scenario
 from llmload.sizing.gpus import local_gpus
 from llmload.suite.launch import POLL_S, RunningDeployment, deployed, launch, log_excerpt, wait_until_memory_is_free
@@ -128,27 +129,27 @@ def _run(arguments: list[str], running: RunningDeployment, out: Path, log: Path)
 def judge_run(folder: Path) -> Measurement:
     """Return the result of a finished run, in the order of its exit codes: INVALID, good, failed."""
     try:
-        summary = RunFolder(folder).read(SUMMARY)
+        summary = RunFolder(folder).summary()
     except RunFolderError as error:
         return Measurement(status=Status.FAILED, reason=str(error), folder=None)
-    verdict, completed = summary["verdict"], summary["requests"]["completed"]
-    if completed and verdict["level"] == Level.INVALID:
-        reasons = [reason["text"] for reason in verdict["reasons"] if reason["level"] == Level.INVALID]
+    verdict, completed = summary.verdict, summary.requests.completed
+    if completed and verdict.level is Level.INVALID:
+        reasons = [reason.text for reason in verdict.reasons if reason.level is Level.INVALID]
         return Measurement(status=Status.INVALID, reason="; ".join(reasons), folder=folder)
     if completed and not failed(summary):
         return Measurement(status=Status.GOOD, reason=None, folder=folder)
     return Measurement(status=Status.FAILED, reason=_failures(folder, summary), folder=folder if completed else None)
 
 
-def _failures(folder: Path, summary: Mapping[str, Any]) -> str:
-    requests = summary["requests"]
-    failed_gates = [gate["text"] for gate in summary["gates"] if not gate["kept"]]
-    if not requests["failed"] and failed_gates:
+def _failures(folder: Path, summary: Summary) -> str:
+    requests = summary.requests
+    failed_gates = [gate.text for gate in summary.gates if not gate.kept]
+    if not requests.failed and failed_gates:
         return f"gates failed: {'; '.join(failed_gates)}"
-    errors = ", ".join(f"{name} {count}" for name, count in requests["errors"].items())
+    errors = ", ".join(f"{name} {count}" for name, count in requests.errors.items())
     first = _first_error(folder)
     parts = [
-        f"{requests['failed']} of {requests['started']} requests failed" + (f": {errors}" if errors else ""),
+        f"{requests.failed} of {requests.started} requests failed" + (f": {errors}" if errors else ""),
         *([f"the first: {first}"] if first else []),
         *([f"gates failed: {', '.join(failed_gates)}"] if failed_gates else []),
     ]
@@ -287,9 +288,9 @@ def headline(folder: Path | None, cell: Cell) -> str | None:
     """Return the cell's figure with its unit; None if nothing was measured."""
     if folder is None:
         return None
-    summary = RunFolder(folder).read(SUMMARY)
+    summary = RunFolder(folder).summary()
     if cell.scenario.scenario.protocol == "throughput":
-        per_min = summary["requests_per_min"]
+        per_min = summary.requests_per_min
         return None if per_min is None else f"{per_min:.1f} requests/min"
-    speed = summary["request_output_tokens_per_s"]
-    return None if speed is None else f"{speed['mean']:.2f} tok/s"
+    speed = summary.value("request_output_tokens_per_s", "mean")
+    return None if speed is None else f"{speed:.2f} tok/s"

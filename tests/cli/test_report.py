@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from run_files import manifest_of, scenario_of, summary_of, write_json
 
 from llmload.cli.main import main
 
@@ -24,34 +25,25 @@ def write_run(
     reasons: tuple[str, ...] = (),
 ) -> Path:
     folder.mkdir()
-    summary: dict[str, Any] = {
-        "run_id": folder.name,
-        "scenario": "s",
-        "engine": engine,
-        "model": model,
-        "load": {"kind": "closed_loop", "users": 1},
-        "simulated": simulated,
-        "requests": {"started": 3, "completed": 3, "failed": 0, "censored": 0, "errors": {}},
-        "window_s": 10.0,
-        "requests_per_min": value if protocol == "throughput" else 18.0,
-        "output_tokens": None,
-        "output_tokens_per_s": None,
-        "request_output_tokens_per_s": None if value is None else {"mean": value},
-        "ttft_s": None,
-        "itl_s": None,
-        "tpot_s": None,
-        "e2e_s": {"mean": 1.5, "p50": 1.5, "p90": 1.5, "p95": 1.5, "p99": 1.5, "max": 1.5, "count": 3},
-        "token_source": "usage",
-        "stamp_source": "kernel",
-        "finish_reasons": {"stop": 3},
-        "verdict": {
-            "level": "DEGRADED" if reasons else "VALID",
-            "reasons": [{"level": "DEGRADED", "text": text} for text in reasons],
-        },
-    }
-    (folder / "summary.json").write_text(json.dumps(summary))
-    manifest = {"scenario": {"scenario": {"protocol": protocol}}, "simulated": simulated}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    level = "DEGRADED" if reasons else "VALID"
+    summary = summary_of(
+        run_id=folder.name,
+        engine=engine,
+        model=model,
+        protocol=protocol,
+        simulated=simulated,
+        requests={"started": 3, "completed": 3},
+        requests_per_min=value if protocol == "throughput" else 18.0,
+        request_output_tokens_per_s=None if value is None else {"mean": value},
+        e2e_s={"mean": 1.5, "p50": 1.5, "p90": 1.5, "p95": 1.5, "p99": 1.5, "max": 1.5, "count": 3},
+        token_source="usage",
+        stamp_source="kernel",
+        finish_reasons={"stop": 3},
+        verdict={"level": level, "reasons": [{"level": "DEGRADED", "text": text} for text in reasons]},
+    )
+    write_json(folder / "summary.json", summary)
+    scenario = scenario_of(scenario={"name": "s", "protocol": protocol})
+    write_json(folder / "manifest.json", manifest_of(scenario, simulated=simulated))
     return folder
 
 

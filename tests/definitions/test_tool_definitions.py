@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from run_files import manifest_of, scenario_of, summary_of, write_json
 
 from llmload.cli.main import main
 from llmload.definitions.catalogue import TOOL_DEFINITIONS, definitions_json
@@ -74,10 +75,11 @@ FAILED = request(0, (), tokens=None, done_ms=5, outcome="failed", prompt_tokens=
 def folder(path: Path, *lines: dict[str, Any], load: dict[str, Any] | None = None, **summary: Any) -> RunFolder:
     path.mkdir(exist_ok=True)
     (path / "requests.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    whole = {"run_id": "r", "window_s": 100.0, "window_started_unix_s": UNIX_S} | summary
-    scenario = {"load": load or {"kind": "closed_loop", "users": 2}, "slo": {"ttft_s": 0.15, "tpot_s": None}}
-    (path / "summary.json").write_text(json.dumps(whole))
-    (path / "manifest.json").write_text(json.dumps({"scenario": scenario}))
+    tables = {"slo": {"ttft_s": 0.15}, **({} if load is None else {"load": load})}
+    scenario = scenario_of(**{"load": {"kind": "closed_loop", "users": 2, "requests": 2}} | tables)
+    whole = {"window_s": 100.0, "window_started_unix_s": UNIX_S} | summary
+    write_json(path / "summary.json", summary_of(**whole))
+    write_json(path / "manifest.json", manifest_of(scenario))
     return RunFolder(path)
 
 
@@ -198,7 +200,7 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
 
 
 def test_a_warm_up_whose_end_is_not_known_is_told_of(tmp_path: Path) -> None:
-    load = {"kind": "closed_loop", "users": 2, "warmup_s": 3.0}
+    load = {"kind": "closed_loop", "users": 2, "requests": 2, "warmup_s": 3.0}
     run = folder(tmp_path / "run", FIRST, load=load, window_started_unix_s=None)
 
     assert "it is counted" in read_sample(run).notes[0]

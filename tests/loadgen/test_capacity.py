@@ -230,23 +230,23 @@ def test_the_search_drives_step_after_step(monkeypatch: pytest.MonkeyPatch) -> N
     search, engine = searched(monkeypatch)
     found = search.summary(engine.stages)
 
-    assert (found["holds"], found["breaks"], found["ended"], found["sure"]) == (10, 11, "precision", True)
-    assert [point["users"] for point in found["curve"]][:6] == [1, 2, 4, 8, 16, 11]
-    assert found["requests_per_min_interval"] is not None
+    assert (found.holds, found.breaks, found.ended, found.sure) == (10, 11, "precision", True)
+    assert [point.users for point in found.curve][:6] == [1, 2, 4, 8, 16, 11]
+    assert found.requests_per_min_interval is not None
     assert search.most_users == 16
 
 
 def test_a_load_is_not_blamed_for_a_late_load_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     search, engine = searched(monkeypatch, lag_s=0.2, at_most=16)
     tried = [step for step in search.steps if step.load == 16]
-    curve = {point["name"]: point for point in search.summary(engine.stages)["curve"]}
+    curve = {point.name: point for point in search.summary(engine.stages).curve}
 
     assert [step.invalidated is not None for step in tried] == [True, True, False]
-    assert curve[tried[0].name]["held"] is None
-    assert curve[tried[0].name]["reason"] == "invalidated: llmload itself ran 0.2 s late"
-    assert curve[tried[2].name]["held"] is False
-    assert curve[tried[2].name]["sure"] is False
-    assert curve[tried[2].name]["reason"].endswith(", but llmload itself ran 0.2 s late")
+    assert curve[tried[0].name].held is None
+    assert curve[tried[0].name].reason == "invalidated: llmload itself ran 0.2 s late"
+    assert curve[tried[2].name].held is False
+    assert curve[tried[2].name].sure is False
+    assert curve[tried[2].name].reason.endswith(", but llmload itself ran 0.2 s late")
     assert search.plan.holds_at == 10
 
 
@@ -257,14 +257,14 @@ def test_last_answers_that_break_the_promise_break_the_step(monkeypatch: pytest.
             engine.stages[step.name].distributions["ttft_s"].add_many(np.full(400, 9.0))
     found = search.summary(engine.stages)
 
-    assert found["holds"] == 9
-    late = next(point for point in found["curve"] if point["load"] == 10)
-    assert late["held"] is False
-    assert late["reason"].startswith("its last answers broke it: ttft_s p95 ")
+    assert found.holds == 9
+    late = next(point for point in found.curve if point.load == 10)
+    assert late.held is False
+    assert late.reason.startswith("its last answers broke it: ttft_s p95 ")
 
 
 def test_a_search_that_is_out_of_time_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     search, engine = searched(monkeypatch, duration_s=0.03)
 
     assert search.finished
-    assert search.summary(engine.stages)["ended"] == "stopped"
+    assert search.summary(engine.stages).ended == "stopped"

@@ -58,7 +58,7 @@ def test_known_delays_come_back_within_three_per_cent_at_8_users(
     assert f"{summary['ttft_s']['p95'] * 1000:.1f}" in page
     assert users[0] == "unix_s,users"
     (ended.folder / "summary.json").unlink()
-    again = read_summary(RunFolder(ended.folder))
+    again = read_summary(RunFolder(ended.folder)).model_dump(mode="json")
     for name in (*true, "requests_per_min", "output_tokens_per_s", "goodput_per_min"):
         assert again[name] == pytest.approx(summary[name]), "counted anew from the requests"
     assert again["requests"] | {"dropped": 0} == summary["requests"]

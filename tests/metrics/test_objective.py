@@ -1,23 +1,20 @@
 """A promise names a figure and a limit, and says clearly what it cannot understand."""
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from run_files import summary_of
 
 from llmload.metrics.objective import DISTRIBUTIONS, METRICS, RATES, SHARES, STATISTICS, Objective
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import Verdict
-from llmload.runs import summary as report
+from llmload.runs import build_summary
+from llmload.runs.build_summary import figures
 
-SUMMARY: dict[str, Any] = {
-    "ttft_s": {"mean": 0.2, "p50": 0.15, "p90": 0.3, "p95": 0.4, "p99": 0.6, "max": 0.7, "count": 100},
-    "tpot_s": None,
-    "error_share": 0.02,
-    "goodput_share": None,
-    "requests_per_min": 30.0,
-}
+SUMMARY = summary_of(
+    ttft_s={"mean": 0.2, "p50": 0.15, "p90": 0.3, "p95": 0.4, "p99": 0.6, "max": 0.7, "count": 100},
+    error_share=0.02,
+    requests_per_min=30.0,
+)
 
 
 @st.composite
@@ -117,9 +114,9 @@ def test_a_summary_has_every_figure_that_can_be_promised() -> None:
     totals = RunTotals(completed=19, completed_in_window=19, good_in_window=17, failed=1, failed_in_window=1)
     for name in DISTRIBUTIONS:
         totals.distributions[name].add(2.0)
-    summary = report.summarise(totals, window_s=60.0, verdict=Verdict())
+    summary = figures(totals, 60.0)
 
-    assert set(DISTRIBUTIONS) == set(report.DISTRIBUTIONS)
+    assert set(DISTRIBUTIONS) == set(build_summary.DISTRIBUTIONS)
     for name in DISTRIBUTIONS:
         assert [Objective.parse(f"{name} {which} < 3").figure(summary) for which in STATISTICS] == [2.0] * 6
     assert [Objective.parse(f"{name} >= 0").figure(summary) for name in (*SHARES, *RATES)] == [
@@ -132,6 +129,6 @@ def test_a_summary_has_every_figure_that_can_be_promised() -> None:
 
 
 def test_shares_of_nothing_are_not_measured() -> None:
-    figures = report.figures(RunTotals(), 10.0)
+    measured = figures(RunTotals(), 10.0)
 
-    assert [Objective.parse(f"{name} <= 0.5").figure(figures) for name in SHARES] == [None, None]
+    assert [Objective.parse(f"{name} <= 0.5").figure(measured) for name in SHARES] == [None, None]

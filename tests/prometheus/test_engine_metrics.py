@@ -178,12 +178,12 @@ def test_the_summary_lays_the_engines_means_beside_the_clients(tmp_path: Path) -
 
     summary = engine_summary([target], totals)
 
-    assert summary["ttft_mean_s"] == pytest.approx(0.4 / 4)
-    assert summary["client_ttft_mean_s"] == pytest.approx(0.13)
-    assert summary["ttft_gap_s"] == pytest.approx(0.03)
-    assert (summary["output_tokens"], summary["output_tokens_gap"]) == (100, 2)
-    assert (summary["running_max"], summary["waiting_max"], summary["preemptions"]) == (7, None, None)
-    assert summary["prefix_cache_hit_share"] == 0.25
+    assert summary.ttft_mean_s == pytest.approx(0.4 / 4)
+    assert summary.client_ttft_mean_s == pytest.approx(0.13)
+    assert summary.ttft_gap_s == pytest.approx(0.03)
+    assert (summary.output_tokens, summary.output_tokens_gap) == (100, 2)
+    assert (summary.running_max, summary.waiting_max, summary.preemptions) == (7, None, None)
+    assert summary.prefix_cache_hit_share == 0.25
     rows = list(csv.DictReader((tmp_path / ENGINE_METRICS).read_text().splitlines()))
     assert [(row["running"], row["waiting"]) for row in rows] == [("0.0", ""), ("7.0", ""), ("2.0", "")]
 
@@ -191,7 +191,7 @@ def test_the_summary_lays_the_engines_means_beside_the_clients(tmp_path: Path) -
 def test_an_engine_that_was_restarted_has_no_difference_to_show(tmp_path: Path) -> None:
     target = grown(tmp_path, "vllm:generation_tokens_total 50\n", "vllm:generation_tokens_total 10\n")
 
-    assert engine_summary([target], RunTotals())["output_tokens"] is None
+    assert engine_summary([target], RunTotals()).output_tokens is None
 
 
 def test_gpus_are_kept_apart_in_the_file_and_added_up_in_the_summary(tmp_path: Path) -> None:
@@ -203,13 +203,13 @@ def test_gpus_are_kept_apart_in_the_file_and_added_up_in_the_summary(tmp_path: P
 
     summary = gpu_summary([target], RunTotals(arrived_tokens=3))
 
-    assert (summary["gpus"], summary["memory_used_max_gib"], summary["power_max_w"]) == (2, 3.0, 300.5)
-    assert (summary["energy_j"], summary["energy_j_per_output_token"]) == (6.0, 2.0)
-    assert summary["nvlink_rx_max_bytes_per_s"] is summary["nvlink_rx_bytes"] is None
-    assert 1e6 * 0.2 <= summary["nvlink_tx_bytes"] < 1e6 * 20, "a million bytes a second, over two tenths of a second"
-    assert summary["memory_estimate_gib"] is None
+    assert (summary.gpus, summary.memory_used_max_gib, summary.power_max_w) == (2, 3.0, 300.5)
+    assert (summary.energy_j, summary.energy_j_per_output_token) == (6.0, 2.0)
+    assert summary.nvlink_rx_max_bytes_per_s is summary.nvlink_rx_bytes is None
+    assert 1e6 * 0.2 <= summary.nvlink_tx_bytes < 1e6 * 20, "a million bytes a second, over two tenths of a second"
+    assert summary.memory_estimate_gib is None
     sized = gpu_summary([target], RunTotals(), {"weights": 2**30, "overhead": 2**29, "kv_cache": 2**31})
-    assert (sized["memory_estimate_gib"], sized["memory_estimate_with_kv_cache_gib"]) == (3.0, 7.0)
+    assert (sized.memory_estimate_gib, sized.memory_estimate_with_kv_cache_gib) == (3.0, 7.0)
     assert parse_figures("DCGM_FI_DEV_FB_USED 9223372036854775794\n", GPU) == {}, "DCGM's way to say: not known"
     assert [row["part"] for row in csv.DictReader((tmp_path / GPU_METRICS).read_text().splitlines())] == [
         "0",
@@ -223,11 +223,12 @@ def test_the_simulated_engine_is_read_and_an_absent_one_is_no_error(tmp_path: Pa
         watch = EngineScraper(Monitor(engine_metrics_url=urls), tmp_path)
         watch.sample()
 
-    summary = watch.summary(RunTotals())
+    engine, gpus = watch.summary(RunTotals())
 
-    assert summary["gpu_metrics"] is None
-    assert (summary["engine_metrics"]["samples"], summary["engine_metrics"]["failed_reads"]) == (1, 1)
-    assert summary["engine_metrics"]["running_max"] == 0
+    assert gpus is None
+    assert engine is not None
+    assert (engine.samples, engine.failed_reads) == (1, 1)
+    assert engine.running_max == 0
 
 
 def test_an_engine_behind_https_is_read_as_the_scenario_trusts_it(tmp_path: Path) -> None:
@@ -243,10 +244,10 @@ def test_an_engine_behind_https_is_read_as_the_scenario_trusts_it(tmp_path: Path
             (tmp_path / name).mkdir()
             watch = EngineScraper(monitor, tmp_path / name, **trust)
             watch.sample()
-            found[name] = watch.summary(RunTotals())["engine_metrics"]
+            found[name] = watch.summary(RunTotals())[0]
 
-    assert [found[name]["running_max"] for name in ("ca", "unverified", "default")] == [3, 3, None]
-    assert found["default"]["failed_reads"] == 1
+    assert [found[name].running_max for name in ("ca", "unverified", "default")] == [3, 3, None]
+    assert found["default"].failed_reads == 1
 
 
 def test_a_ca_file_of_no_use_is_named(tmp_path: Path) -> None:

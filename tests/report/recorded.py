@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import run_files
+from run_files import scenario_of
 
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, StampSource, TokenSource, stamps_of
 from llmload.runs.folder import RequestLog
@@ -74,17 +76,13 @@ def write_folder(
 
 def manifest_of(load: dict[str, Any] | None = None) -> dict[str, Any]:
     now_s = time.time()
-    return {
-        "run_id": "20260101-000000-known-0001",
-        "started_unix_s": now_s,
-        "ended_unix_s": None,
-        "timeline": {"window_start_unix_s": now_s + 5.0, "window_end_unix_s": now_s + 20.0, "stages": []},
-        "simulated": True,
-        "scenario": {
-            "scenario": {"name": "known", "protocol": "throughput", "description": None, "seed": 0},
-            "engine": {"name": "vllm", "label": None, "base_url": ["http://127.0.0.1:1"]},
-            "model": {"name": "m", "served_as": None},
-            "load": load or LOAD,
-            "slo": LIMITS,
-        },
-    }
+    scenario = scenario_of(
+        scenario={"name": "known", "protocol": "throughput"},
+        load=load or LOAD,
+        slo=LIMITS,
+    )
+    timeline = {"window_start_unix_s": now_s + 5.0, "window_end_unix_s": now_s + 20.0, "stages": []}
+    manifest = run_files.manifest_of(
+        scenario, run_id="20260101-000000-known-0001", started_unix_s=now_s, timeline=timeline, simulated=True
+    )
+    return manifest.model_dump(mode="json")

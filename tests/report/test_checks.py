@@ -5,10 +5,13 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from run_files import summary_of
 
 from llmload.errors import ConfigError, RunFolderError
-from llmload.report.checks import Check, Judgement, failed, judge_gates, run_checks, write_junit
+from llmload.report.checks import Check, Judgement, failed, run_checks, write_junit
 from llmload.report.markdown import job_summary, write_page
+from llmload.runs.build_summary import judge_gates
+from llmload.runs.summary import Summary
 from llmload.scenario import load_scenario
 from llmload.scenario.sections import Gates
 
@@ -25,28 +28,26 @@ JUNIT_10 = {
 LATENCY = {"mean": 0.2, "p50": 0.2, "p90": 0.3, "p95": 0.4, "p99": 0.5, "max": 0.6, "count": 100}
 
 
-def summary(*objectives: str, **changes: Any) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "run_id": "20260101-s",
-        "scenario": "s",
-        "engine": "vLLM",
-        "model": "m|n",
-        "simulated": False,
-        "load": {"kind": "closed_loop", "users": 1},
-        "requests": {"started": 100, "completed": 100, "failed": 0, "censored": 0, "errors": {}},
-        "window_s": 60.0,
-        "requests_per_min": 100.0,
-        "error_share": 0.0,
-        "goodput_share": 0.9,
-        "output_tokens_per_s": 50.0,
-        "request_output_tokens_per_s": {**LATENCY, "mean": 40.0},
-        "ttft_s": LATENCY,
-        "itl_s": None,
-        "tpot_s": LATENCY,
-        "e2e_s": LATENCY,
-        "verdict": {"level": "VALID", "reasons": []},
-    } | changes
-    return content | {"gates": judge_gates(Gates(objectives=list(objectives)).parsed(), content)}
+def summary(*objectives: str, **changes: Any) -> Summary:
+    content = summary_of(
+        **{
+            "run_id": "20260101-s",
+            "model": "m|n",
+            "load": {"kind": "closed_loop", "users": 1, "requests": 100},
+            "requests": {"started": 100, "completed": 100},
+            "window_s": 60.0,
+            "requests_per_min": 100.0,
+            "error_share": 0.0,
+            "goodput_share": 0.9,
+            "output_tokens_per_s": 50.0,
+            "request_output_tokens_per_s": {**LATENCY, "mean": 40.0},
+            "ttft_s": LATENCY,
+            "tpot_s": LATENCY,
+            "e2e_s": LATENCY,
+        }
+        | changes
+    )
+    return content.model_copy(update={"gates": judge_gates(Gates(objectives=list(objectives)).parsed(), content)})
 
 
 def test_a_job_summary_says_what_answers_cost_and_what_was_cached() -> None:
@@ -75,18 +76,16 @@ ONE_FAILED = {"requests": {"started": 100, "completed": 99, "failed": 1, "censor
         (summary("error_share < 0.01", **ONE_FAILED, error_share=0.01), True),
         (summary("ttft_s p95 < 0.5", **ONE_FAILED, error_share=0.01), True),
     ],
-    ids=lambda value: (
-        "; ".join(gate["objective"] for gate in value["gates"]) if isinstance(value, dict) else str(value)
-    ),
+    ids=lambda value: "; ".join(gate.objective for gate in value.gates) if isinstance(value, Summary) else str(value),
 )
-def test_a_missed_gate_or_a_failed_request_without_a_gate_fails_a_run(judged: dict[str, Any], fails: bool) -> None:
+def test_a_missed_gate_or_a_failed_request_without_a_gate_fails_a_run(judged: Summary, fails: bool) -> None:
     assert failed(judged) is fails
 
 
 def test_a_gate_on_what_was_not_measured_is_missed_and_says_so() -> None:
-    (gate,) = summary("itl_s p99 < 9")["gates"]
+    (gate,) = summary("itl_s p99 < 9").gates
 
-    assert gate == {
+    assert gate.model_dump() == {
         "objective": "itl_s p99 < 9",
         "figure": None,
         "kept": False,

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from llmload.metrics.totals import RunTotals, Window
 from llmload.record import Outcome, RequestRecord, Slo, TokenSource
-from llmload.runs.cost import cost_of, cost_rows
+from llmload.runs import cost as costs
+from llmload.runs.cost import cost_rows
+from llmload.runs.summary import CostSummary
 from llmload.scenario import Scenario, load_scenario
 from llmload.units import NS_PER_S
 
@@ -62,20 +65,29 @@ def totals(answers: int = 10, *, prompt: int | None = 500, output: int | None = 
     return sums
 
 
-def known(cost: dict[str, Any] | None) -> dict[str, Any]:
-    assert cost is not None
-    return cost
+def cost_of(run: Scenario, answered: RunTotals, window_s: float | None, energy_j: float | None) -> CostSummary | None:
+    return costs.cost_of(run, answered, window_s, whole=answered, energy_j=energy_j)
+
+
+def known(found: CostSummary | None) -> CostSummary:
+    assert found is not None
+    return found
+
+
+def values(part: BaseModel | None) -> dict[str, Any]:
+    assert part is not None
+    return part.model_dump()
 
 
 def test_gpu_hours_are_shared_by_what_was_answered_in_the_window(tmp_path: Path) -> None:
     """4 GPUs at 2.5 are 10 an hour; 36 s of it are 0.1, for 10 answers and 1,000 output tokens."""
     cost = known(cost_of(scenario(tmp_path, "price_per_gpu_hour = 2.5"), totals(), 36.0, None))
 
-    assert cost["currency"] == "EUR"
-    assert cost["by_time"] == pytest.approx(
+    assert cost.currency == "EUR"
+    assert values(cost.by_time) == pytest.approx(
         {"per_hour": 10.0, "window": 0.1, "per_1000_requests": 10.0, "per_million_output_tokens": 100.0}
     )
-    assert (cost["by_tokens"], cost["energy"]) == (None, None)
+    assert (cost.by_tokens, cost.energy) == (None, None)
 
 
 def test_tokens_cost_by_the_tariff(tmp_path: Path) -> None:
@@ -83,28 +95,28 @@ def test_tokens_cost_by_the_tariff(tmp_path: Path) -> None:
     prices = "price_per_million_input_tokens = 2.0\nprice_per_million_output_tokens = 8.0"
     cost = known(cost_of(scenario(tmp_path, prices), totals(), 36.0, None))
 
-    assert cost["by_tokens"] == pytest.approx(
+    assert values(cost.by_tokens) == pytest.approx(
         {"window": 0.018, "per_1000_requests": 1.8, "per_million_output_tokens": 18.0}
     )
 
 
 def test_energy_is_told_without_a_price_and_priced_with_one(tmp_path: Path) -> None:
     """36,000 J are 0.01 kWh: 0.003 at 0.3."""
-    gpu_metrics = {"energy_j": 36_000.0}
-    free = known(cost_of(scenario(tmp_path, ""), totals(), 36.0, gpu_metrics))
-    paid = known(cost_of(scenario(tmp_path, "price_per_kwh = 0.3"), totals(), 36.0, gpu_metrics))
+    energy_j = 36_000.0
+    free = known(cost_of(scenario(tmp_path, ""), totals(), 36.0, energy_j))
+    paid = known(cost_of(scenario(tmp_path, "price_per_kwh = 0.3"), totals(), 36.0, energy_j))
 
-    assert (free["energy"]["j_per_request"], free["energy"]["j_per_output_token"]) == (3600.0, 36.0)
-    assert (free["currency"], free["energy"]["run"], free["energy"]["per_1000_requests"]) == (None, None, None)
-    assert paid["energy"]["run"] == pytest.approx(0.003)
-    assert paid["energy"]["per_1000_requests"] == pytest.approx(0.3)
-    assert cost_rows({"cost": free}) == [("GPU energy", "3,600 J a request, 36 J an output token")]
+    assert (free.energy.j_per_request, free.energy.j_per_output_token) == (3600.0, 36.0)
+    assert (free.currency, free.energy.run, free.energy.per_1000_requests) == (None, None, None)
+    assert paid.energy.run == pytest.approx(0.003)
+    assert paid.energy.per_1000_requests == pytest.approx(0.3)
+    assert cost_rows(free) == [("GPU energy", "3,600 J a request, 36 J an output token")]
 
 
 def test_without_prices_and_energy_there_is_no_cost(tmp_path: Path) -> None:
     assert cost_of(scenario(tmp_path, ""), totals(), 36.0, None) is None
-    assert cost_of(scenario(tmp_path, ""), totals(), 36.0, {"energy_j": None}) is None
-    assert cost_rows({"cost": None}) == []
+    assert cost_of(scenario(tmp_path, ""), totals(), 36.0, None) is None
+    assert cost_rows(None) == []
 
 
 @pytest.mark.parametrize(
@@ -120,15 +132,15 @@ def test_what_was_not_measured_costs_nothing_that_can_be_told(
 ) -> None:
     cost = known(cost_of(scenario(tmp_path, "price_per_hour = 10.0"), answered, window_s, None))
 
-    assert {name for name, value in cost["by_time"].items() if value is None} == unknown
-    assert "n/a" in cost_rows({"cost": cost})[0][1]
+    assert {name for name, value in values(cost.by_time).items() if value is None} == unknown
+    assert "n/a" in cost_rows(cost)[0][1]
 
 
 def test_a_tariff_without_a_count_of_prompt_tokens_says_nothing(tmp_path: Path) -> None:
     prices = "price_per_million_input_tokens = 2.0\nprice_per_million_output_tokens = 8.0"
     cost = known(cost_of(scenario(tmp_path, prices), totals(prompt=None), 36.0, None))
 
-    assert set(cost["by_tokens"].values()) == {None}
+    assert set(values(cost.by_tokens).values()) == {None}
 
 
 @settings(deadline=None, max_examples=30)
@@ -137,8 +149,8 @@ def test_all_answers_together_cost_the_window(
     price: float, window_s: float, answers: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     run = scenario(tmp_path_factory.getbasetemp(), f"price_per_hour = {price!r}")
-    by_time = known(cost_of(run, totals(answers), window_s, None))["by_time"]
+    by_time = known(cost_of(run, totals(answers), window_s, None)).by_time
 
-    assert by_time["window"] == pytest.approx(price * window_s / 3600)
-    assert by_time["per_1000_requests"] * answers / 1000 == pytest.approx(by_time["window"])
-    assert by_time["per_million_output_tokens"] * answers * 100 / 1e6 == pytest.approx(by_time["window"])
+    assert by_time.window == pytest.approx(price * window_s / 3600)
+    assert by_time.per_1000_requests * answers / 1000 == pytest.approx(by_time.window)
+    assert by_time.per_million_output_tokens * answers * 100 / 1e6 == pytest.approx(by_time.window)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from recorded import manifest_of, records, write_folder
+from run_files import filled, laid_over
 
 from llmload.errors import RunFolderError
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, stamps_of
@@ -28,7 +29,8 @@ EVIL = "<script>alert(1)</script>\"'&</script><img src=x onerror=alert(1)>"
 
 def finish(folder: Path, **changes: Any) -> Path:
     """Give the folder the summary that a run would have left."""
-    summary = {**read_summary(RunFolder(folder)), "verdict": {"level": "VALID", "reasons": []}, **changes}
+    counted = read_summary(RunFolder(folder)).model_dump(mode="json")
+    summary = laid_over(counted, filled({"verdict": {"level": "VALID", "reasons": []}, **changes}))
     del summary["recomputed"]
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
@@ -220,8 +222,8 @@ class TestOrigins:
         digest = load_run(RunFolder(crashed))
         text = words(render([digest]))
 
-        assert digest.summary["requests"]["completed"] == sum(r.ok for r in records(200))
-        assert digest.summary["verdict"]["level"] == "INVALID"
+        assert digest.summary.requests.completed == sum(r.ok for r in records(200))
+        assert digest.summary.verdict.level == "INVALID"
         assert "it left no summary.json, so these figures are counted from the requests" in text
         assert "Built from 200 requests in requests.jsonl (200)." in text
 
@@ -250,7 +252,9 @@ class TestOrigins:
         with pytest.raises(RunFolderError, match=r"manifest\.json: no such file"):
             load_run(RunFolder(tmp_path))
         (tmp_path / "manifest.json").write_text("{}")
-        with pytest.raises(RunFolderError, match=r"manifest\.json: has no run_id"):
+        with pytest.raises(
+            RunFolderError, match=r"manifest\.json: schema_version is missing, and this llmload reads version 1"
+        ):
             load_run(RunFolder(tmp_path))
 
     def test_a_page_that_cannot_be_written_is_refused_in_a_line(self, run: Path, tmp_path: Path) -> None:
@@ -283,9 +287,16 @@ class TestSafety:
         manifest = manifest_of()
         manifest["run_id"] = manifest["scenario"]["scenario"]["name"] = EVIL
         manifest["scenario"]["engine"]["label"] = manifest["scenario"]["model"]["name"] = EVIL
-        manifest["scenario"]["load"] = {**manifest["scenario"]["load"], "kind": EVIL, "trace": EVIL}
+        manifest["scenario"]["load"] = {"kind": "replay", "trace": EVIL, "duration_s": 30.0}
         start_s = manifest["started_unix_s"]
-        stage = {"name": EVIL, "start_unix_s": start_s, "window_start_unix_s": start_s, "end_unix_s": start_s + 9}
+        stage = {
+            "name": EVIL,
+            "users": None,
+            "rate_per_s": None,
+            "start_unix_s": start_s,
+            "window_start_unix_s": start_s,
+            "end_unix_s": start_s + 9,
+        }
         manifest["timeline"]["stages"] = [stage]
         error = RequestError(type=ErrorType.RESET, message=EVIL)
         of = [*records(30), *records(1)]
@@ -300,8 +311,13 @@ class TestSafety:
         )
         finish(write_folder(folder, of, manifest=manifest))
         summary = json.loads((folder / "summary.json").read_text())
-        summary |= {"token_source": EVIL, "stamp_source": EVIL, "gates": [{"kept": False, "text": EVIL}]}
-        summary["verdict"] = {"level": "DEGRADED", "reasons": [{"level": EVIL, "text": EVIL}]}
+        summary |= {
+            "token_source": EVIL,
+            "stamp_source": EVIL,
+            "gates": [{"objective": EVIL, "figure": None, "kept": False, "text": EVIL}],
+        }
+        reason = {"check": EVIL, "level": "DEGRADED", "figure": None, "limit": None, "text": EVIL}
+        summary["verdict"] = {"level": "DEGRADED", "reasons": [reason]}
         summary["requests"]["errors"] = {EVIL: 1}
         (folder / "summary.json").write_text(json.dumps(summary))
         row = f'{start_s},"http://{EVIL.replace(chr(34), "")}","{EVIL.replace(chr(34), "")}",1\n'

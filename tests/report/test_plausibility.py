@@ -19,16 +19,16 @@ def test_the_originals_speeds_come_out_as_shares_of_their_bounds() -> None:
 
     assert slow is not None
     assert usual is not None
-    assert slow["mbu"] == pytest.approx(0.267, abs=0.005)  # where its neighbours have 55 to 61 %
-    assert 0.5 < usual["mbu"] < 0.62
+    assert slow.mbu == pytest.approx(0.267, abs=0.005)  # where its neighbours have 55 to 61 %
+    assert 0.5 < usual.mbu < 0.62
 
 
 def test_a_speed_beyond_the_bandwidth_is_implausible() -> None:
     impossible = bandwidth_use(scenario("vllm-vicuna-7b-v1.3-speed"), 400.0)
 
     assert impossible is not None
-    assert impossible["mbu"] > 1
-    assert "faster than the weights can be read" in impossible["implausible"]
+    assert impossible.mbu > 1
+    assert "faster than the weights can be read" in str(impossible.implausible)
 
 
 @pytest.mark.parametrize(

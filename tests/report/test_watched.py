@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from run_files import summary_of
 
 from llmload.metrics.totals import RunTotals
 from llmload.prometheus.scrape import engine_summary, gpu_summary
@@ -46,7 +47,8 @@ GPUS: dict[str, Any] = {
 }
 
 
-def shown(summary: dict[str, Any]) -> str:
+def shown(**changes: Any) -> str:
+    summary = summary_of(**changes)
     console = Console(width=120, file=io.StringIO())
     for table in watched(summary):
         console.print(table)
@@ -54,7 +56,7 @@ def shown(summary: dict[str, Any]) -> str:
 
 
 def test_every_figure_is_shown_with_its_unit() -> None:
-    text = shown({"engine_metrics": ENGINE, "gpu_metrics": GPUS})
+    text = shown(engine_metrics=ENGINE, gpu_metrics=GPUS)
 
     for line in (
         "TTFT, mean 100.00 ms, client's 123.40 ms, gap 23.40 ms",
@@ -74,17 +76,17 @@ def test_every_figure_is_shown_with_its_unit() -> None:
 
 
 def test_a_run_that_watched_nothing_says_nothing_and_an_engine_without_metrics_is_no_fault() -> None:
-    assert shown({"engine_metrics": None, "gpu_metrics": None}) == shown({}) == ""
-    silent = engine_summary([], RunTotals()) | {"failed_reads": 12}
-    assert "nothing: 12 reads failed, as of an engine that serves no metrics" in shown({"engine_metrics": silent})
+    assert shown(engine_metrics=None, gpu_metrics=None) == shown() == ""
+    silent = engine_summary([], RunTotals()).model_dump() | {"failed_reads": 12}
+    assert "nothing: 12 reads failed, as of an engine that serves no metrics" in shown(engine_metrics=silent)
 
 
 def test_the_summaries_own_keys_are_those_that_are_shown() -> None:
     totals = RunTotals(arrived_tokens=3)
     totals.distributions["ttft_s"].add_many(np.array([0.1]))
-    engine, gpus = engine_summary([], totals) | {"samples": 1}, gpu_summary([], totals) | {"samples": 1}
+    engine, gpus = (of([], totals).model_dump() | {"samples": 1} for of in (engine_summary, gpu_summary))
 
-    text = shown({"engine_metrics": engine, "gpu_metrics": gpus})
+    text = shown(engine_metrics=engine, gpu_metrics=gpus)
 
     assert "TTFT, mean n/a, client's 100.00 ms, gap n/a" in text
     assert set(ENGINE) <= set(engine)

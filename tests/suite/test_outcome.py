@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from run_files import manifest_of, summary_of, write_json
 
 from llmload.client.engine_info import EngineInfo
 from llmload.errors import ConfigError
@@ -49,19 +50,17 @@ def write_run(folder: Path, name: str, cell: Any, value: float, level: str) -> s
     run = folder / "runs" / name / "r"
     run.mkdir(parents=True)
     reasons = [] if level == "VALID" else [{"level": level, "text": "too late"}]
-    summary = {
-        "run_id": "r",
-        "engine": cell.scenario.engine.display_name,
-        "model": cell.scenario.model.name,
-        "requests_per_min": value,
-        "request_output_tokens_per_s": {"mean": value},
-        "requests": {"completed": 7},
-        "verdict": {"level": level, "reasons": reasons},
-        "bandwidth": {"mbu": 0.5, "bound_tokens_per_s": 2 * value, "implausible": None},
-    }
-    (run / "summary.json").write_text(json.dumps(summary))
-    manifest = {"scenario": {"scenario": {"protocol": cell.scenario.scenario.protocol}}, "simulated": False}
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    summary = summary_of(
+        engine=cell.scenario.engine.display_name,
+        model=cell.scenario.model.name,
+        requests_per_min=value,
+        request_output_tokens_per_s={"mean": value},
+        requests={"completed": 7},
+        verdict={"level": level, "reasons": reasons},
+        bandwidth={"mbu": 0.5, "bound_tokens_per_s": 2 * value, "implausible": None},
+    )
+    write_json(run / "summary.json", summary)
+    write_json(run / "manifest.json", manifest_of(cell.scenario))
     return str(run.relative_to(folder))
 
 
@@ -221,26 +220,26 @@ def test_a_run_is_a_cell_by_its_verdict_its_requests_and_its_gates(
     tmp_path: Path, changes: dict[str, Any], status: Status, reason: str | None
 ) -> None:
     failed = changes.get("failed", 0)
-    summary = {
-        "requests": {
+    summary = summary_of(
+        requests={
             "started": 4,
             "completed": changes.get("completed", 3),
             "failed": failed,
             "errors": {"http_5xx": failed} if failed else {},
         },
-        "verdict": {
+        verdict={
             "level": changes.get("level", "VALID"),
             "reasons": [{"level": "INVALID", "text": "too late"}] if "level" in changes else [],
         },
-        "gates": [
+        gates=[
             {
                 "objective": "ttft_s p95 < 0.5",
                 "kept": changes.get("kept", True),
                 "text": "ttft_s p95 0.7, promised < 0.5",
             }
         ],
-    }
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    )
+    write_json(tmp_path / "summary.json", summary)
     line = {"error": {"type": "http_5xx", "message": "out of\n memory"} if failed else None}
     (tmp_path / "requests.jsonl").write_text(json.dumps(line) + "\n")
 

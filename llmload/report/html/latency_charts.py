@@ -65,13 +65,12 @@ def _percentile_marks(histogram: Histogram) -> list[Mark]:
 
 def slo_marks(runs: Sequence[ShownRun], key: str, axis: Literal["x", "y"]) -> list[Mark]:
     """Return a line at each limit that the runs set for the latency."""
-    slos = [each.run.manifest["scenario"].get("slo") or {} for each in runs]
-    limits = {float(slo[key]) for slo in slos if slo.get(key) is not None}
-    return [Mark(axis=axis, at=limit * MS_PER_S, label="SLO") for limit in sorted(limits)]
+    limits = {getattr(each.run.manifest.scenario.slo, key, None) for each in runs}
+    return [Mark(axis=axis, at=limit * MS_PER_S, label="SLO") for limit in sorted(filter(None, limits))]
 
 
 def _why_unmeasured(runs: Sequence[ShownRun], key: str) -> str:
-    if key == "itl_s" and any(each.run.summary.get(key) for each in runs):
+    if key == "itl_s" and any(each.run.summary.itl_s for each in runs):
         return NO_CHUNKS
     return why_empty(runs, "Not measured in the judged window.")
 

@@ -1,13 +1,14 @@
 """Charts of latency and throughput against load, and against each other."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, Self
 
 from llmload.report.html.chart import Chart, Colour, Mark, Section, Series, ShownRun
 from llmload.report.html.latency_charts import PERCENTILE_COLOURS, PERCENTILES, slo_marks
 from llmload.report.terminal import LATENCIES
 from llmload.runs.loaded_run import LoadedRun
+from llmload.runs.summary import Figures
 from llmload.units import MS_PER_S
 
 BY_LOAD: Final = (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("e2e latency", "e2e_s"))
@@ -20,7 +21,14 @@ class _Point:
     name: str
     load: float | None
     unit: str
-    figures: Mapping[str, Any]
+    figures: Figures
+
+    @classmethod
+    def of(cls, name: str, users: int | None, rate_per_s: float | None, figures: Figures) -> Self:
+        """Return the point of a closed loop's users or of an open loop's rate."""
+        load = f": {users} users" if users else f": {rate_per_s:g} requests/s" if rate_per_s else ""
+        unit = "users" if users else "requests/s asked for"
+        return cls(name=f"{name}{load}", load=users or rate_per_s, unit=unit, figures=figures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +42,7 @@ class _Curve:
 
 def load_sections(runs: Sequence[ShownRun]) -> list[Section]:
     """Return latency and throughput by load: over stages, over several runs, or over an open loop's time bins."""
-    staged = any(each.run.summary.get("stages") for each in runs)
+    staged = any(each.run.summary.stages for each in runs)
     if not staged and len(runs) == 1:
         return _in_flight_sections(runs[0].run)
     curves = [_Curve(each.name, each.colour, _points(each)) for each in runs]
@@ -52,7 +60,7 @@ def load_sections(runs: Sequence[ShownRun]) -> list[Section]:
 
 
 def _in_flight_sections(run: LoadedRun) -> list[Section]:
-    if run.summary["load"]["kind"] == "closed_loop":
+    if run.summary.load.constant_users:
         return []  # the number in flight is constant
     note = "Each point is a span of time: the median latency of what started in it, at the mean number in flight."
     charts = [_by_in_flight(run, name, key) for name, key in LATENCIES.items()]
@@ -61,25 +69,10 @@ def _in_flight_sections(run: LoadedRun) -> list[Section]:
 
 def _points(shown: ShownRun) -> list[_Point]:
     """The run's stages in the order of their load, or the run itself if it has none."""
-    summary = shown.run.summary
-    load = summary["load"]
-    whole = {**summary, "name": shown.name, "users": load.get("users"), "rate_per_s": load.get("rate_per_s")}
-    found = [
-        _Point(
-            name=_stage_name(each),
-            load=each.get("users") or each.get("rate_per_s"),
-            unit="users" if each.get("users") else "requests/s asked for",
-            figures=each,
-        )
-        for each in summary.get("stages") or [whole]
-    ]
-    return sorted(found, key=lambda point: (point.load is None, point.load or 0.0))
-
-
-def _stage_name(stage: Mapping[str, Any]) -> str:
-    if stage.get("users") is not None:
-        return f"{stage['name']}: {stage['users']} users"
-    return f"{stage['name']}: {stage['rate_per_s']:g} requests/s" if stage.get("rate_per_s") else str(stage["name"])
+    summary, load = shown.run.summary, shown.run.summary.load
+    points = [_Point.of(stage.name, stage.users, stage.rate_per_s, stage) for stage in summary.stages]
+    whole = _Point.of(shown.name, load.constant_users, load.constant_rate_per_s, summary)
+    return sorted(points or [whole], key=lambda point: (point.load is None, point.load or 0.0))
 
 
 def _throughput_by_load(curves: Sequence[_Curve]) -> Chart:
@@ -92,7 +85,7 @@ def _throughput_by_load(curves: Sequence[_Curve]) -> Chart:
             _xy(
                 curve.name,
                 Colour.RATE if len(curves) == 1 else curve.colour,
-                [(point.load, point.figures.get("output_tokens_per_s")) for point in curve.points],
+                [(point.load, point.figures.output_tokens_per_s) for point in curve.points],
             )
             for curve in curves
         ],
@@ -112,10 +105,10 @@ def _latency_by_load(curves: Sequence[_Curve], runs: Sequence[ShownRun], name: s
 
 def _latency_by_throughput(curves: Sequence[_Curve], runs: Sequence[ShownRun], name: str, key: str) -> Chart:
     def throughput(point: _Point) -> float | None:
-        return point.figures.get("output_tokens_per_s")
+        return point.figures.output_tokens_per_s
 
     single = len(curves) == 1
-    drawn = [p.name for p in curves[0].points if throughput(p) is not None and p.figures[key]] if single else ()
+    points = [p for p in curves[0].points if throughput(p) is not None and p.figures.distribution(key)]
     return Chart(
         title=f"{name} against throughput" if single else f"{name} p95 against throughput",
         unit="ms",
@@ -123,17 +116,21 @@ def _latency_by_throughput(curves: Sequence[_Curve], runs: Sequence[ShownRun], n
         x_label="system output tokens/s",
         series=_latency_series(curves, key, throughput),
         marks=slo_marks(runs, key, "y"),
-        point_names=drawn,
+        point_names=[point.name for point in points] if single else (),
     )
 
 
 def _latency_series(curves: Sequence[_Curve], key: str, x: Callable[[_Point], float | None]) -> list[Series]:
     def points(curve: _Curve, percentile: str) -> list[tuple[float | None, float | None]]:
-        return [(x(p), p.figures[key] and p.figures[key][percentile] * MS_PER_S) for p in curve.points]
+        return [(x(p), _ms(p.figures.value(key, percentile))) for p in curve.points]
 
     if len(curves) == 1:
         return [_xy(name, PERCENTILE_COLOURS[name], points(curves[0], name)) for name in PERCENTILES]
     return [_xy(curve.name, curve.colour, points(curve, "p95")) for curve in curves]
+
+
+def _ms(value_s: float | None) -> float | None:
+    return None if value_s is None else value_s * MS_PER_S
 
 
 def _xy(name: str, colour: str, points: Sequence[tuple[float | None, float | None]], width: float = 1.75) -> Series:
@@ -145,9 +142,11 @@ def _xy(name: str, colour: str, points: Sequence[tuple[float | None, float | Non
 
 def _capacity_marks(runs: Sequence[ShownRun]) -> list[Mark]:
     """Lines at the result of a search: the highest load that passed, the lowest that failed, the knee."""
-    capacity = runs[0].run.summary.get("capacity") if len(runs) == 1 else None
-    names = ("holds", "breaks", "knee") if capacity else ()
-    return [Mark(axis="x", at=capacity[name], label=name) for name in names if capacity and capacity[name] is not None]
+    capacity = runs[0].run.summary.capacity if len(runs) == 1 else None
+    if capacity is None:
+        return []
+    found = {"holds": capacity.holds, "breaks": capacity.breaks, "knee": capacity.knee}
+    return [Mark(axis="x", at=load, label=name) for name, load in found.items() if load is not None]
 
 
 def _load_unit(curves: Sequence[_Curve]) -> str:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -23,9 +23,10 @@ from llmload.report.html.latency_charts import cdf_chart, latency_over_time, tok
 from llmload.report.html.load_charts import load_sections
 from llmload.report.html.time_charts import sample_sections, time_charts
 from llmload.report.markdown import groups
-from llmload.report.terminal import COLUMNS, LATENCIES, load_text
+from llmload.report.terminal import COLUMNS, LATENCIES
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import LoadedRun, load_run
+from llmload.runs.summary import CapacityResult, Distribution, Summary
 
 ADVICE: Final = {
     "VALID": "Every check passed.",
@@ -153,48 +154,46 @@ def _names(loaded: Sequence[LoadedRun]) -> list[str]:
     return [f"{name} #{index}" for index, name in enumerate(short, start=1)]
 
 
-def _parts(summary: dict[str, Any]) -> list[str]:
-    load = summary["load"]
-    size = f"{load['users']} users" if load.get("users") else load_text(load).partition(" in ")[0]
-    return [summary["model"], summary["engine"], summary["scenario"], size]
+def _parts(summary: Summary) -> list[str]:
+    return [summary.model, summary.engine, summary.scenario, summary.load.brief]
 
 
 def _title(loaded: Sequence[LoadedRun]) -> str:
     first = loaded[0].summary
     if len(loaded) == 1:
-        return f"{first['scenario']}: {first['model']} on {first['engine']}"
+        return f"{first.scenario}: {first.model} on {first.engine}"
     return f"{len(loaded)} runs compared"
 
 
 def _run(shown: ShownRun, *, several: bool) -> dict[str, Any]:
     summary, manifest = shown.run.summary, shown.run.manifest
-    started = time.gmtime(manifest["started_unix_s"])
+    started = time.gmtime(manifest.started_unix_s)
     return {
         "name": shown.name,
-        "run_id": summary["run_id"],
-        "scenario": summary["scenario"],
-        "simulated": summary["simulated"],
-        "verdict": summary["verdict"],
-        "capacity": _capacity(summary.get("capacity")),
-        "gates": summary.get("gates") or (),
-        "advice": ADVICE[summary["verdict"]["level"]],
+        "run_id": summary.run_id,
+        "scenario": summary.scenario,
+        "simulated": summary.simulated,
+        "verdict": summary.verdict,
+        "capacity": _capacity(summary.capacity),
+        "gates": summary.gates,
+        "advice": ADVICE[summary.verdict.level],
         "facts": [
-            *([f"{summary['scenario']}: {summary['model']} on {summary['engine']}"] if several else []),
-            load_text(summary["load"]),
-            "nothing judged" if summary["window_s"] is None else f"{number(summary['window_s'], 1)} s judged",
+            *([f"{summary.scenario}: {summary.model} on {summary.engine}"] if several else []),
+            summary.load.text,
+            "nothing judged" if summary.window_s is None else f"{number(summary.window_s, 1)} s judged",
             time.strftime("started %Y-%m-%d %H:%M:%S UTC", started),
-            f"run {summary['run_id']}",
+            f"run {summary.run_id}",
         ],
         "sources": _sources(shown.run),
-        "manifest": orjson.dumps(manifest, option=orjson.OPT_INDENT_2).decode(),
+        "manifest": orjson.dumps(manifest.model_dump(mode="json"), option=orjson.OPT_INDENT_2).decode(),
     }
 
 
-def _capacity(capacity: dict[str, Any] | None) -> list[str]:
+def _capacity(capacity: CapacityResult | None) -> list[str]:
     """Return what a search for a capacity found, in lines; none of another run."""
     if capacity is None:
         return []
-    promised = f"promised: {', '.join(capacity['objectives'])}"
+    promised = f"promised: {', '.join(capacity.objectives)}"
     return [line for line in (f"capacity: {capacity_text(capacity)}", promised, capacity_notes(capacity)) if line]
 
 
@@ -203,8 +202,8 @@ def _sources(run: LoadedRun) -> list[str]:
     held = sum(run.files.values())
     files = ", ".join(f"{name} ({number(count, 0)})" for name, count in run.files.items()) or "no file"
     found = [f"Built from {number(held, 0)} requests in {files}."]
-    if run.summary.get("recomputed"):
-        found.append(f"Counted anew: {run.summary['recomputed']}.")
+    if run.summary.recomputed:
+        found.append(f"Counted anew: {run.summary.recomputed}.")
     if run.missing_requests:
         found.append(
             f"{number(run.missing_requests, 0)} requests that the summary counts are in no file of this folder: "
@@ -218,33 +217,33 @@ def _sources(run: LoadedRun) -> list[str]:
     return found
 
 
-def _tiles(summary: dict[str, Any]) -> list[dict[str, str]]:
-    speed, goodput = summary["request_output_tokens_per_s"] or {}, summary.get("goodput_per_min")
-    has_slo = goodput is not None and goodput != summary["requests_per_min"]
+def _tiles(summary: Summary) -> list[dict[str, str]]:
+    speed, goodput = summary.value("request_output_tokens_per_s", "mean"), summary.goodput_per_min
+    has_slo = goodput is not None and goodput != summary.requests_per_min
     good = f"goodput {number(goodput, 1)}" if has_slo else ""
     return [
-        _tile("request speed", number(speed.get("mean"), 1), "tok/s", "mean" if speed else ""),
-        _tile("requests/min", number(summary["requests_per_min"], 1), "", good),
-        _tile("system output", number(summary["output_tokens_per_s"], 1), "tok/s"),
-        *(_latency_tile(name, summary[key] or {}) for name, key in LATENCIES.items()),
+        _tile("request speed", number(speed, 1), "tok/s", "" if speed is None else "mean"),
+        _tile("requests/min", number(summary.requests_per_min, 1), "", good),
+        _tile("system output", number(summary.output_tokens_per_s, 1), "tok/s"),
+        *(_latency_tile(name, summary.distribution(key)) for name, key in LATENCIES.items()),
     ]
 
 
-def _latency_tile(name: str, distribution: Mapping[str, float]) -> dict[str, str]:
-    p95 = f"p95 {milliseconds(distribution.get('p95'))} ms" if distribution else ""
-    return _tile(f"{name} p50", milliseconds(distribution.get("p50")), "ms", p95)
+def _latency_tile(name: str, distribution: Distribution | None) -> dict[str, str]:
+    if distribution is None:
+        return _tile(f"{name} p50", UNKNOWN, "ms")
+    return _tile(f"{name} p50", milliseconds(distribution.p50), "ms", f"p95 {milliseconds(distribution.p95)} ms")
 
 
 def _tile(name: str, value: str, unit: str, beside: str = "") -> dict[str, str]:
     return {"name": name, "value": value, "unit": "" if value == UNKNOWN else unit, "beside": beside}
 
 
-def _latencies(summary: dict[str, Any]) -> dict[str, Any]:
+def _latencies(summary: Summary) -> dict[str, Any]:
     rows = []
     for name, key in LATENCIES.items():
-        distribution = summary[key] or {}
-        cells = [milliseconds(distribution.get(column)) for column in COLUMNS]
-        rows.append((name, [*cells, number(distribution.get("count"), 0)]))
+        cells = [milliseconds(summary.value(key, column)) for column in COLUMNS]
+        rows.append((name, [*cells, number(summary.value(key, "count"), 0)]))
     return {"columns": (*COLUMNS, "count"), "rows": rows}
 
 

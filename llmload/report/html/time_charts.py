@@ -84,8 +84,7 @@ def _load(runs: Sequence[ShownRun]) -> list[Series]:
 
 def _users(run: LoadedRun) -> list[Series]:
     """The number of users, where users make the load: in an open loop they are idle."""
-    load = run.summary["load"]
-    of_users = load["kind"] == "closed_loop" or any(stage["users"] for stage in run.summary.get("stages") or ())
+    of_users = run.summary.load.constant_users or any(stage.users for stage in run.summary.stages)
     if not of_users or not run.users:
         return []
     middles_s, changes = run.timeline.middles_s, sorted(run.users)
@@ -176,7 +175,7 @@ _GPU: Final = (
 
 def sample_sections(run: LoadedRun) -> list[Section]:
     """Return a section for the engine's samples and one for the GPUs', each if the run has any."""
-    origin_s, own_bands = run.manifest["started_unix_s"], bands(run)
+    origin_s, own_bands = run.manifest.started_unix_s, bands(run)
     engines = read_monitored(run.folder, ENGINE_METRICS, origin_s)
     gpus = read_monitored(run.folder, GPU_METRICS, origin_s)
     found = []
