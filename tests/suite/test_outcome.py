@@ -190,7 +190,7 @@ def test_the_next_engine_waits_until_the_gpu_is_free() -> None:
         ({"/v1/models": {"data": [{"id": "one"}, {"id": "x"}]}}, None),
         ({"/v1/models": {"data": [{"id": "x"}]}}, "serves x, not 'one'"),
         ({"/info": {"model_id": "org/other"}}, "has loaded org/other, not 'org/one'"),
-        ({"/info": {"model_id": "org/one", "version": "1.0.1"}}, "version is 1.0.1, not 2.0"),
+        ({"/info": {"model_id": "org/one", "version": "1.0.1"}}, "reports version 1.0.1, not 2.0"),
         ({"/version": {"version": "v2.0"}}, None),
     ],
 )

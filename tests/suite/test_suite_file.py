@@ -38,7 +38,7 @@ def complaint(file: Path) -> str:
             ('"--itl-s", "0.01"', '"--itl-s", 0.01'),
             "engines.quick.options: word 4 is not a text: put quotes around 0.01",
         ),
-        (('"0.01", "--itl-s"', '"0.01", "--api-key=x", "--itl-s"'), "engines read it from the environment"),
+        (('"0.01", "--itl-s"', '"0.01", "--api-key=x", "--itl-s"'), "pass it in the environment"),
         (
             ("options", 'env = { HF_TOKEN = "hf_abc" }\noptions'),
             "a password or key such as HF_TOKEN does not belong in a file",
