@@ -259,9 +259,9 @@ max_tokens = 512
 temperature = 0.0
 
 [load]
-duration_s = 330.0
-warmup_s = 30.0
 kind = "closed_loop"
+warmup_s = 30.0
+duration_s = 330.0
 users = 16
 """
     )
