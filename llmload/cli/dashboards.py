@@ -1,4 +1,4 @@
-"""`llmload dashboards`: the Grafana dashboard, built from code."""
+"""`llmload dashboards`: build the Grafana dashboard from code."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,13 +8,13 @@ import click
 from llmload.errors import ConfigError
 
 FOLDER = "grafana/dashboards"
-_OUT = click.option("--out", default=FOLDER, show_default=True, metavar="DIR", help="Where the JSON files lie.")
+_OUT = click.option("--out", default=FOLDER, show_default=True, metavar="DIR", help="Folder of the JSON files.")
 
 
 @click.group()
 def dashboards() -> None:
     """
-    Build the Grafana dashboard of a load test, or check that what is there is what would be built.
+    Build the Grafana dashboard of a load test, or check that its files are up to date.
 
     Needs the `dashboards` extra: pip install "llmload[dashboards]".
 
@@ -38,14 +38,14 @@ def build(out: str) -> None:
 @dashboards.command()
 @_OUT
 def check(out: str) -> None:
-    """End with exit code 1 where a file is missing or differs from what would be built now."""
+    """End with exit code 1 if a file is missing or out of date."""
     _need_the_sdk()
     from llmload.prometheus.grafana import drifted
 
     if files := drifted(Path(out)):
         names = ", ".join(map(str, files))
-        raise click.ClickException(f"not as they would be built now: {names}; run llmload dashboards build")
-    click.echo("as they would be built now")
+        raise click.ClickException(f"out of date: {names}; run llmload dashboards build")
+    click.echo("up to date")
 
 
 def _need_the_sdk() -> None:

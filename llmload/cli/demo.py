@@ -1,4 +1,4 @@
-"""`llmload demo`: the three questions answered on the simulated engine, through real Locust, in about a minute."""
+"""`llmload demo`: speed, throughput and sizing on the simulated engine, with Locust, in about a minute."""
 
 import subprocess
 import sys
@@ -15,10 +15,10 @@ MODEL: Final = "simulated"
 
 
 @click.command()
-@click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where the run folders are made.")
+@click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where the run folders are created.")
 def demo(out: str) -> None:
     """
-    Try everything on the embedded simulated engine: speed, throughput, sizing. Nothing is downloaded.
+    Measure speed and throughput of the embedded simulated engine, and show the sizing table. Nothing is downloaded.
 
     \b
     Example:
@@ -27,7 +27,7 @@ def demo(out: str) -> None:
     from llmload.simulator import SimulationSettings, spawn
 
     settings = SimulationSettings(model=MODEL, slots=8, ttft_s=0.03, itl_s=0.005, output_tokens_mean=48.0)
-    _step("1/4", "starting the simulated engine: no model runs, its times follow stated formulas")
+    _step("1/4", "starting the simulated engine: it runs no model, and its times follow documented formulas")
     with spawn(settings) as engine:
         click.echo(f"ready at {engine.url}")
         _step("2/4", "speed: 100 prompts, one at a time (about 30 s)")
@@ -50,7 +50,7 @@ def _run(scenario: str, changes: dict[str, str | int | None]) -> Path:
     arguments = locust_arguments(find_scenario(scenario), {**changes, "prompts": "builtin"})
     code = subprocess.run([sys.executable, "-m", "locust", *arguments], check=False).returncode  # noqa: S603 - our own command
     if code != ExitCode.GOOD:
-        raise click.ClickException(f"the run of {scenario} ended with exit code {code}; its output above says why")
+        raise click.ClickException(f"the run of {scenario} ended with exit code {code}; see its output above")
     (made,) = _folders(Path(str(changes["out"]))) - before
     return made
 

@@ -1,4 +1,4 @@
-"""`llmload engine`: the embedded simulated engine, for trying and testing."""
+"""`llmload engine`: the embedded simulated engine, to try and test llmload."""
 
 import os
 from pathlib import Path
@@ -10,15 +10,15 @@ _HELP = """
 Run the embedded simulated engine until Ctrl-C.
 
 It answers /v1/chat/completions, /v1/completions, /generate_stream, /generate, /v1/models, /version, /info, /health and
-/metrics like vLLM and TGI do. No model runs: every time follows from these formulas, and every answer says that it is
+/metrics as vLLM and TGI do. No model runs: all times follow from these formulas, and each answer says that it is
 simulated.
 
 \b
-  prompt tokens  ceil(UTF-8 bytes / 4), plus 4 a message in a chat
+  prompt tokens  ceil(UTF-8 bytes / 4), plus 4 for each chat message
   TTFT           wait for a slot + ttft-s + prompt tokens * prefill-s-per-token
   gap            itl-s * (1 + itl-load-factor * (running - 1) / slots)
   answer tokens  --output-tokens, else lognormal around --output-tokens-mean,
-                 fixed by prompt and seed; cut at max_tokens
+                 determined by prompt and seed; cut at max_tokens
 
 \b
 Examples:
@@ -27,14 +27,14 @@ Examples:
   llmload engine simulate --fault http_500=0.05 --fault reset=0.01 --log truth.jsonl
 
 \b
-A single request gets a fault by its header:
+A header gives a single request a fault:
   curl -N http://127.0.0.1:8100/v1/completions -H 'X-Simulate-Fault: stall' \\
        -d '{"prompt": "hello", "stream": true}'
 """
 
 
 class _OneLineErrors(click.Command):
-    """A wrong flag is answered with one line, not with the usage; the help ends with the faults."""
+    """A command that reports a wrong option in one line, without its usage; its help ends with the faults."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
         from llmload.simulator.settings import FAULTS
@@ -64,7 +64,7 @@ def _read_faults(_context: click.Context, _parameter: click.Parameter, given: tu
         try:
             faults[kind] = float(share)
         except ValueError:
-            raise click.BadParameter(f"{fault!r} is not KIND=SHARE, such as http_500=0.05") from None
+            raise click.BadParameter(f"{fault!r} is not KIND=FRACTION, such as http_500=0.05") from None
     return faults
 
 
@@ -84,51 +84,63 @@ def engine() -> None:
 @engine.command(cls=_OneLineErrors, help=_HELP)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8100, show_default=True, help="Port to listen on; 0 picks a free one.")
-@click.option("--model", default="simulated", show_default=True, help="Model name; any other is answered with 404.")
 @click.option(
-    "--slots", default=32, show_default=True, help="Requests that run at a time; more wait, first in first out."
+    "--model", default="simulated", show_default=True, help="Model name; a request for another one gets status 404."
+)
+@click.option(
+    "--slots",
+    default=32,
+    show_default=True,
+    help="Requests that run at the same time; others wait, first in, first out.",
 )
 @click.option("--ttft-s", default=0.05, show_default=True, help="Seconds to the first token, without prefill.")
-@click.option("--prefill-s-per-token", default=0.0002, show_default=True, help="Seconds of prefill a prompt token.")
-@click.option("--itl-s", default=0.02, show_default=True, help="Seconds between two tokens of a request alone.")
-@click.option("--itl-load-factor", default=1.0, show_default=True, help="How much a full batch stretches the gap.")
-@click.option("--output-tokens", type=int, help="Length of every answer; else it is drawn.")
-@click.option("--output-tokens-mean", default=128.0, show_default=True, help="Mean length of drawn answers.")
 @click.option(
-    "--output-tokens-spread", default=0.5, show_default=True, help="Standard deviation of the length's logarithm."
+    "--prefill-s-per-token", default=0.0002, show_default=True, help="Seconds of prefill for each prompt token."
+)
+@click.option("--itl-s", default=0.02, show_default=True, help="Seconds between two tokens when one request runs.")
+@click.option(
+    "--itl-load-factor", default=1.0, show_default=True, help="Relative increase of that time with all slots in use."
+)
+@click.option("--output-tokens", type=int, help="Tokens of every answer. [default: drawn]")
+@click.option("--output-tokens-mean", default=128.0, show_default=True, help="Mean tokens of drawn answers.")
+@click.option(
+    "--output-tokens-spread",
+    default=0.5,
+    show_default=True,
+    help="Standard deviation of the logarithm of their tokens.",
 )
 @click.option(
-    "--max-model-len-tokens", default=32768, show_default=True, help="Context length; more is refused with 400."
+    "--max-model-len-tokens", default=32768, show_default=True, help="Context length; a longer request gets status 400."
 )
-@click.option(
-    "--kv-cache-tokens", default=65536, show_default=True, help="Tokens that fill the KV cache, for its gauge."
-)
+@click.option("--kv-cache-tokens", default=65536, show_default=True, help="Size of the KV cache, for its gauge.")
 @click.option(
     "--prefix-cache-tokens",
     default=0,
     show_default=True,
-    help="Prompt tokens that a prefix cache keeps, in blocks of 16: what it knows costs no prefill.",
+    help="Prompt tokens in the prefix cache, in blocks of 16; a cached token needs no prefill.",
 )
-@click.option("--seed", default=0, show_default=True, help="Fixes lengths, words and which requests get a fault.")
+@click.option("--seed", default=0, show_default=True, help="Seed of lengths, words and faults.")
 @click.option(
     "--fault",
     "faults",
     multiple=True,
     callback=_read_faults,
-    metavar="KIND=SHARE",
-    help="Share of requests that get a fault; repeatable, kinds below.",
+    metavar="KIND=FRACTION",
+    help="Fraction of requests with a fault, of the kinds below; may be repeated.",
 )
 @click.option(
     "--api-key-env",
     "api_key",
     callback=_read_key,
     metavar="NAME",
-    help="Environment variable with the bearer key to ask for.",
+    help="Environment variable with the bearer key that requests need.",
 )
 @click.option(
-    "--log", type=click.Path(dir_okay=False, path_type=Path), help="Append one JSON line a request: the truth."
+    "--log",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append a JSON line for each request: what was really sent and when.",
 )
-@click.option("--log-chunks", is_flag=True, help="The log also holds the time of each token.")
+@click.option("--log-chunks", is_flag=True, help="Add the time of each token to the log.")
 def simulate(**flags: Any) -> None:
     """Run the embedded simulated engine."""
     from llmload.errors import ConfigError, EngineError

@@ -1,4 +1,4 @@
-"""`llmload`: the verbs, each loaded when it is called, so that a small question gets a quick answer."""
+"""`llmload`: its verbs, each imported when it is called, so that quick ones stay quick."""
 
 import sys
 from importlib import import_module
@@ -10,28 +10,28 @@ from llmload.errors import LlmloadError
 from llmload.exit_codes import ExitCode
 
 VERBS: Final = {
-    "demo": ("llmload.cli.demo:demo", "Try everything on a simulated engine: speed, throughput, sizing."),
+    "demo": ("llmload.cli.demo:demo", "Try llmload on a simulated engine: speed, throughput, sizing."),
     "run": ("llmload.cli.run:run", "Run a scenario against an engine, through Locust."),
-    "report": ("llmload.cli.report:report", "Show finished runs, or the tables that several of them fill."),
-    "compare": ("llmload.cli.compare:compare", "Say whether one build is worse than another, metric by metric."),
-    "suite": ("llmload.cli.suite:suite", "Measure a matrix of engines, models and protocols, and fill the tables."),
-    "vram": ("llmload.cli.vram:vram", "How much GPU memory models need."),
-    "prompts": ("llmload.cli.prompts:prompts", "Look at the prompts that a run would send."),
-    "scenarios": ("llmload.cli.scenarios:scenarios", "List the scenarios that come with llmload."),
-    "engine": ("llmload.cli.engine:engine", "The embedded simulated engine."),
-    "dashboards": ("llmload.cli.dashboards:dashboards", "The Grafana dashboard, built from code."),
+    "report": ("llmload.cli.report:report", "Show finished runs, or tables of several."),
+    "compare": ("llmload.cli.compare:compare", "Compare the runs of two builds, metric by metric."),
+    "suite": ("llmload.cli.suite:suite", "Measure a matrix of engines, models and protocols."),
+    "vram": ("llmload.cli.vram:vram", "Size the GPU memory and the speed of a model."),
+    "prompts": ("llmload.cli.prompts:prompts", "Show the prompts that a run would send."),
+    "scenarios": ("llmload.cli.scenarios:scenarios", "List the scenarios that come with llmload, or print one."),
+    "engine": ("llmload.cli.engine:engine", "Run the embedded simulated engine."),
+    "dashboards": ("llmload.cli.dashboards:dashboards", "Build the Grafana dashboard from code."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group whose verbs are imported on use; a fault that the user can mend is a line a fault, and exit code 2."""
+    """A group whose verbs are imported on use; faults of the user's input end it with a line each and exit code 2."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Return the verbs in the order of their use."""
+        """Return the verbs in the order in which a user meets them."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """Return the verb, imported now; None for a name that is none."""
+        """Import and return the verb; None for an unknown name."""
         if cmd_name not in VERBS:
             return None
         module, _, attribute = VERBS[cmd_name][0].partition(":")
@@ -39,12 +39,12 @@ class LazyGroup(click.Group):
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
-        """Write the verbs with their help, importing none of them."""
+        """Write the verbs with their help, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; end with a line a fault and exit code 2 where the user can mend it."""
+        """Run the verb; a fault of the user's input ends it with a line for each and exit code 2."""
         try:
             return super().invoke(ctx)
         except LlmloadError as error:

@@ -1,4 +1,4 @@
-"""`llmload prompts`: look at the prompts that a run would send, before it sends them."""
+"""`llmload prompts`: show the prompts that a run would send."""
 
 from collections import Counter
 from pathlib import Path
@@ -17,7 +17,7 @@ _QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 @click.group()
 def prompts() -> None:
     """
-    Look at the prompts that a run would send.
+    Show the prompts that a run would send.
 
     SOURCE is `builtin`, `lima` (GAIR/lima on the Hugging Face hub, gated), `hf:OWNER/NAME/FILE` for one file of a hub
     data set, or a file (.jsonl, .json, .parquet) or folder in the form of LIMA, ShareGPT or OpenAI's messages.
@@ -26,21 +26,25 @@ def prompts() -> None:
 
 @prompts.command()
 @click.argument("source", default="builtin")
-@click.option("--split", help="Which split of a source that has several; train where left out.")
-@click.option("--count", type=click.IntRange(min=1), default=3, show_default=True, help="Rows that are drawn.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Fixes the draw and the examples.")
+@click.option("--split", help="The split of a source that has several. [default: train]")
+@click.option("--count", type=click.IntRange(min=1), default=3, show_default=True, help="Number of rows to draw.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw and the examples.")
 @click.option(
     "--turns",
     type=click.Choice(["first", "all"]),
     default="first",
     show_default=True,
-    help="Each row's first question, or every question after the data set's own answers.",
+    help="Each row's first question, or every question, after the data set's own answers.",
 )
 @click.option(
-    "--n-shot", type=click.IntRange(min=0), default=0, show_default=True, help="Examples before each question."
+    "--n-shot",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Number of examples before each question.",
 )
 @click.option("--chain-of-thought", is_flag=True, help="Add `Let's think step by step.` to each question.")
-@click.option("--instruction", help="The text to add in its place; asks for chain of thought by itself.")
+@click.option("--instruction", help="Another text to add; implies --chain-of-thought.")
 def show(
     source: str,
     split: str | None,
@@ -52,7 +56,7 @@ def show(
     instruction: str | None,
 ) -> None:
     """
-    Print drawn prompts, message by message, exactly as a run with the same seed sends them.
+    Print drawn prompts, message by message, as a run with the same seed sends them.
 
     \b
     Examples:
@@ -80,10 +84,10 @@ def show(
 
 @prompts.command()
 @click.argument("source", default="builtin")
-@click.option("--split", help="Which split of a source that has several; train where left out.")
+@click.option("--split", help="The split of a source that has several. [default: train]")
 def stats(source: str, split: str | None) -> None:
     """
-    Print what a data set holds: rows, turns, lengths in characters, and the sha256 of its bytes.
+    Print the rows of a data set, its turns, its lengths in characters, and the sha256 of its bytes.
 
     \b
     Examples:
@@ -115,9 +119,9 @@ def _print_identity(prompt_set: "PromptSet") -> None:
     split = f", split {prompt_set.split}" if prompt_set.split else ""
     click.echo(f"data set  {prompt_set.name}{split}, licence {prompt_set.licence or 'not known'}")
     click.echo(f"sha256    {prompt_set.sha256}")
-    click.echo(f"rows      {prompt_set.row_count}, {len(prompt_set.dialogues)} of which can be sent")
+    click.echo(f"rows      {prompt_set.row_count}, {len(prompt_set.dialogues)} of them usable")
     for reason, rows in sorted(prompt_set.skipped_by_reason().items()):
-        click.echo(f"left out  {rows}: {reason}")
+        click.echo(f"skipped   {rows}: {reason}")
 
 
 def _print_lengths(name: str, texts: list[str]) -> None:

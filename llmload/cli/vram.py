@@ -1,4 +1,4 @@
-"""`llmload vram`: how much GPU memory a model needs, whether it fits, how fast it can be: from its config alone."""
+"""`llmload vram`: how much GPU memory a model needs, whether it fits, how fast it can be, all from its config."""
 
 import json
 import sys
@@ -10,25 +10,25 @@ import click
 
 from llmload.exit_codes import ExitCode
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, every unit in its key.")
-_hub = click.option("--hub", is_flag=True, help="Ask the Hugging Face Hub for a config that is not in the catalogue.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, units in the keys.")
+_hub = click.option("--hub", is_flag=True, help="Read a config that is not in the catalogue from the Hugging Face hub.")
 _kv_dtype = click.option(
     "--kv-dtype",
     type=click.Choice(["bf16", "fp16", "fp8", "fp32"]),
     default="bf16",
     show_default=True,
-    help="How the KV cache is stored.",
+    help="Format of the KV cache.",
 )
 _precision = click.option(
     "--precision",
     "weight_format",
     metavar="FORMAT",
-    help="How weights are stored: bf16, fp8, w4a16 ... [default: as the model comes]",
+    help="Format of the weights: bf16, fp8, w4a16 ... [default: as the model comes]",
 )
 
 
 def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
-    """Several options as one decorator, in the order of the help text."""
+    """Return several options as one decorator, in the order of the help text."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
@@ -36,6 +36,11 @@ def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
         return command
 
     return decorate
+
+
+def _show(content: object) -> None:
+    """Print text as it is, other content as JSON."""
+    click.echo(content if isinstance(content, str) else json.dumps(content, indent=2))
 
 
 @click.group()
@@ -66,7 +71,8 @@ def table(models: tuple[str, ...], rule: str, precisions: tuple[str, ...], as_cs
     Print the sizing table: without MODEL, the eleven models of the reference document.
 
     The reference rule is 1.2 x bytes x (P + R) / 2^30, where P are the parameters without the language
-    model head and R the rotary caches of Transformers 4.31. Its "GB" is GiB. No rule knows KV cache or engine: ask fit.
+    model head and R the rotary caches of Transformers 4.31. Its "GB" is GiB. No rule includes KV cache
+    or engine: see fit.
 
     \b
     Examples:
@@ -93,16 +99,13 @@ def table(models: tuple[str, ...], rule: str, precisions: tuple[str, ...], as_cs
     if rule == "reference":
         rows = [reference_row(load_model(name)) for name in models] if models else reference_rows()
         if not precisions and not as_csv:
-            click.echo(json.dumps(reference_json(rows), indent=2) if as_json else reference_markdown(rows))
+            _show(reference_json(rows) if as_json else reference_markdown(rows))
             return
         sizes = reference_table(rows, precisions)
     else:
         found = [load_model(name) for name in models] if models else reference_models()
         sizes = (total_table if rule == "total" else exact_table)(found, precisions)
-    if as_json:
-        click.echo(json.dumps(table_json(sizes), indent=2))
-    else:
-        click.echo(table_csv(sizes) if as_csv else table_markdown(sizes))
+    _show(table_json(sizes) if as_json else table_csv(sizes) if as_csv else table_markdown(sizes))
 
 
 @vram.command()
@@ -110,7 +113,7 @@ def table(models: tuple[str, ...], rule: str, precisions: tuple[str, ...], as_cs
 @_options(_kv_dtype, _hub, _json)
 def show(model: str, kv_dtype: str, hub: bool, as_json: bool) -> None:
     """
-    Show a model's parameters, its weights in each format, and its KV cache a token and a context.
+    Show a model's parameters, its weights in each format, and its KV cache by token and by context.
 
     \b
     Examples:
@@ -122,30 +125,40 @@ def show(model: str, kv_dtype: str, hub: bool, as_json: bool) -> None:
     from llmload.sizing.text import model_sheet, sheet_json, sheet_text
 
     sheet = model_sheet(load_model(model, hub=hub), kv_dtype)
-    click.echo(json.dumps(sheet_json(sheet), indent=2) if as_json else sheet_text(sheet))
+    _show(sheet_json(sheet) if as_json else sheet_text(sheet))
 
 
 @vram.command()
 @click.argument("model")
-@click.option("--gpu", required=True, metavar="NAME", help="The card, as `llmload vram gpus` names it.")
-@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="How many cards there are.")
-@click.option("--tp", "tensor", type=click.IntRange(1), help="Tensor parallelism. [default: as much as fits the count]")
-@click.option("--pp", "pipeline", type=click.IntRange(1), help="Pipeline stages. [default: what is left of the count]")
-@click.option("--ep", "expert", is_flag=True, help="Deal whole experts to the tensor ranks.")
+@click.option("--gpu", required=True, metavar="NAME", help="The GPU, as `llmload vram gpus` names it.")
+@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="Number of GPUs.")
+@click.option(
+    "--tp",
+    "tensor",
+    type=click.IntRange(1),
+    help="Tensor parallelism. [default: as much as the count and the model allow]",
+)
+@click.option("--pp", "pipeline", type=click.IntRange(1), help="Pipeline stages. [default: the rest of the count]")
+@click.option("--ep", "expert", is_flag=True, help="Expert parallelism: whole experts on each tensor rank.")
 @click.option(
     "--context", "context_tokens", type=click.IntRange(1), metavar="TOKENS",
-    help="Of one request. [default: the model's limit]",
+    help="Tokens of one request. [default: the model's limit]",
 )  # fmt: skip
-@click.option("--users", type=click.IntRange(1), metavar="N", help="Requests of that context at once.")
+@click.option("--users", type=click.IntRange(1), metavar="N", help="Requests of that context at the same time.")
 @click.option("--engine", type=click.Choice(["vllm", "sglang"]), default="vllm", show_default=True)
-@click.option("--engine-version", metavar="VERSION", help="Such as 0.19. [default: the newest known]")
-@click.option("--utilization", type=float, metavar="SHARE", help="Of the card's memory. [default: the engine's]")
+@click.option("--engine-version", metavar="VERSION", help="The version, such as 0.19. [default: the newest known]")
+@click.option(
+    "--utilization",
+    type=float,
+    metavar="FRACTION",
+    help="Fraction of the GPU's memory for the engine. [default: the engine's]",
+)
 @_options(_precision, _kv_dtype, _hub, _json)
 def fit(model: str, gpu: str, hub: bool, as_json: bool, **asked: Any) -> None:
     """
-    Say whether MODEL fits on COUNT cards, and how many requests they then hold; exit code 1 when it does not.
+    Say whether MODEL fits on COUNT GPUs, and how many requests fit then; exit code 1 if it does not fit.
 
-    FITS: even by the low estimate. MAY FIT: by the best one only.
+    FITS: even by the low estimate. MAY FIT: only by the best estimate.
 
     \b
     Examples:
@@ -161,29 +174,42 @@ def fit(model: str, gpu: str, hub: bool, as_json: bool, **asked: Any) -> None:
 
     request = DeploymentRequest(model=load_model(model, hub=hub), gpu=find_gpu(gpu), **asked)
     found = fit_deployment(plan_deployment(request))
-    click.echo(json.dumps(fit_json(found), indent=2) if as_json else fit_text(found))
+    _show(fit_json(found) if as_json else fit_text(found))
     if found.verdict == "does not fit":
         sys.exit(ExitCode.FAILED)
 
 
 @vram.command()
 @click.argument("model", required=False)
-@click.option("--gpu", metavar="NAME", help="The card, as `llmload vram gpus` names it; needed with MODEL.")
-@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="Cards that share one copy.")
+@click.option("--gpu", metavar="NAME", help="The GPU, as `llmload vram gpus` names it; needed with MODEL.")
 @click.option(
-    "--context", type=click.IntRange(0), default=0, show_default=True, metavar="TOKENS", help="Of each sequence."
+    "--count", type=click.IntRange(1), default=1, show_default=True, help="GPUs that share one copy of the model."
 )
-@click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Sequences at once; may be repeated.")
-@click.option("--measured", type=click.FloatRange(0, min_open=True), metavar="TOKENS/S", help="A speed to judge.")
+@click.option(
+    "--context",
+    "context_tokens",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="TOKENS",
+    help="Tokens of each sequence.",
+)
+@click.option(
+    "--batch", "batches", type=click.IntRange(1), multiple=True, help="Sequences at the same time; may be repeated."
+)
+@click.option(
+    "--measured",
+    "measured_tokens_per_s",
+    type=click.FloatRange(0, min_open=True),
+    metavar="TOKENS/S",
+    help="A measured speed to compare with the bound.",
+)
 @_options(_precision, _kv_dtype, _hub, _json)
-def bound(
-    model: str | None, gpu: str | None, count: int, context: int, batches: tuple[int, ...], measured: float | None,
-    weight_format: str | None, kv_dtype: str, hub: bool, as_json: bool,
-) -> None:  # fmt: skip
+def bound(model: str | None, gpu: str | None, hub: bool, as_json: bool, **asked: Any) -> None:
     """
-    Say how fast MODEL can generate at best, by what memory can be read; and what share of that a measured speed is.
+    Say how fast MODEL can generate at best, by memory bandwidth, and what fraction of it a measured speed is.
 
-    Without MODEL: the speed table of the reference document beside its bounds, the cell that cannot be believed marked.
+    Without MODEL: the speed table of the reference document beside its bounds, implausible cells marked.
 
     \b
     Examples:
@@ -194,44 +220,35 @@ def bound(
     from dataclasses import asdict
 
     from llmload.sizing.catalogue import load_model
-    from llmload.sizing.fit import default_format
     from llmload.sizing.gpus import find_gpu
-    from llmload.sizing.speed import reference_speed_rows
+    from llmload.sizing.speed import BoundRequest, reference_speed_rows, speed_bounds
     from llmload.sizing.text import bound_json, bound_text, reference_speed_markdown
 
     if model is None:
         rows = reference_speed_rows()
-        click.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else reference_speed_markdown(rows))
+        _show([asdict(row) for row in rows] if as_json else reference_speed_markdown(rows))
         return
     if gpu is None:
         raise click.UsageError("--gpu is needed with MODEL")
-    spec = load_model(model, hub=hub)
-    found = bound_json(
-        spec,
-        find_gpu(gpu),
-        gpus=count,
-        weight_format=weight_format or default_format(spec),
-        kv_dtype=kv_dtype,
-        context_tokens=context,
-        batches=batches or ((1,) if measured else (1, 8, 64)),
-        measured_tokens_per_s=measured,
-    )
-    click.echo(json.dumps(found, indent=2) if as_json else bound_text(found))
+    found = speed_bounds(BoundRequest(model=load_model(model, hub=hub), gpu=find_gpu(gpu), **asked))
+    _show(bound_json(found) if as_json else bound_text(found))
 
 
 @vram.command("check-log")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--model", metavar="MODEL", help="The model that was served. [default: as the log names it]")
-@click.option("--gpu", metavar="NAME", help="The card, where the log does not tell its memory.")
-@click.option("--tp", type=click.IntRange(1), help="Tensor parallelism, where it is not told: /metrics never does.")
+@click.option("--model", metavar="MODEL", help="The served model. [default: as the log names it]")
+@click.option("--gpu", metavar="NAME", help="The GPU, where the log does not state its memory.")
+@click.option(
+    "--tp", type=click.IntRange(1), help="Tensor parallelism, where FILE does not state it: /metrics never does."
+)
 @_options(_precision, _hub, _json)
 def check_log(
     file: Path, model: str | None, gpu: str | None, tp: int | None, weight_format: str | None, hub: bool, as_json: bool
 ) -> None:
     """
-    Lay what an engine says about its memory beside the estimate: FILE is its start-up log, or what /metrics answers.
+    Compare what an engine says about its memory with the estimate: FILE is its start-up log, or what /metrics answers.
 
-    vLLM (V0, V1 in the old and the new wording) and SGLang are understood.
+    The logs of vLLM (V0, and V1 in the old and the new wording) and SGLang can be read.
 
     \b
     Examples:
@@ -248,19 +265,18 @@ def check_log(
     facts = read_engine(file.read_text(encoding="utf-8", errors="replace"))
     spec = load_served(model or facts.model, hub=hub)
     rows = compare(facts, spec, find_gpu(gpu) if gpu else None, weight_format, tp)
-    if as_json:
-        found = [asdict(row) | {"difference_percent": row.difference_percent} for row in rows]
-        click.echo(json.dumps({"facts": asdict(facts), "comparison": found}, indent=2))
-    else:
-        click.echo(comparison_text(facts, rows))
+    found = [asdict(row) | {"difference_percent": row.difference_percent} for row in rows]
+    _show({"facts": asdict(facts), "comparison": found} if as_json else comparison_text(facts, rows))
 
 
 @vram.command("gpus")
-@click.option("--local", is_flag=True, help="The NVIDIA GPUs of this machine instead, by their driver.")
+@click.option(
+    "--local", is_flag=True, help="List the NVIDIA GPUs of this machine instead, as their driver reports them."
+)
 @_json
 def list_gpus(local: bool, as_json: bool) -> None:
     """
-    List the graphics cards llmload knows: memory as CUDA reports it, bandwidth and 16-bit speed.
+    List the GPU models that llmload knows: memory as CUDA reports it, bandwidth and 16-bit speed.
 
     \b
     Examples:
@@ -275,9 +291,9 @@ def list_gpus(local: bool, as_json: bool) -> None:
 
     if local:
         here = local_gpus()
-        click.echo(json.dumps([asdict(gpu) for gpu in here], indent=2) if as_json else local_gpus_text(here))
-        return
-    click.echo(json.dumps([asdict(gpu) for gpu in gpus()], indent=2) if as_json else gpus_text(gpus()))
+        _show([asdict(gpu) for gpu in here] if as_json else local_gpus_text(here))
+    else:
+        _show([asdict(gpu) for gpu in gpus()] if as_json else gpus_text(gpus()))
 
 
 @vram.command("models")
@@ -293,7 +309,5 @@ def list_models(as_json: bool) -> None:
     """
     from llmload.sizing.catalogue import model_entries
 
-    if as_json:
-        click.echo(json.dumps(model_entries(), indent=2))
-    else:
-        click.echo("\n".join(f"{entry['name']:<34}{entry['hf_id'] or ''}".rstrip() for entry in model_entries()))
+    lines = [f"{entry['name']:<34}{entry['hf_id'] or ''}".rstrip() for entry in model_entries()]
+    _show(model_entries() if as_json else "\n".join(lines))

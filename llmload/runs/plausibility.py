@@ -7,9 +7,10 @@ from llmload.runs.summary import BandwidthUse
 from llmload.scenario import Scenario
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.fit import DeploymentRequest, Fit, default_format, fit, plan_deployment, pool_warning
+from llmload.sizing.fit import DeploymentRequest, Fit, fit, plan_deployment, pool_warning
 from llmload.sizing.gpus import find_gpu
 from llmload.sizing.speed import decode_bound_tokens_per_s, implausible, mbu
+from llmload.sizing.weights import default_format
 
 FORMATS: Final = {"fp32": "fp32", "fp16": "bf16", "bf16": "bf16", "fp8": "fp8", "int8": "int8", "int4": "w4a16"}
 

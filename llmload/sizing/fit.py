@@ -27,6 +27,7 @@ from llmload.sizing.weights import (
     WEIGHT_FORMATS,
     Parallelism,
     check_parallelism,
+    default_format,
     parallel_problems,
     rank_counts,
     rank_model,
@@ -122,15 +123,6 @@ def plan_parallelism(
             f"{gpus} GPUs cannot be divided evenly into copies of TP {found.tensor} x PP {found.pipeline}"
         )
     return found, gpus // found.gpus
-
-
-def default_format(model: ModelSpec) -> str:
-    """Return the format of a model's files, else that of its config; raises ConfigError where it is unknown."""
-    if model.checkpoint is not None:
-        return FROM_FILE
-    if model.weight_format is None:
-        raise ConfigError(f"{model.source}: quantisation {model.quantisation!r} is not known: give --precision")
-    return model.weight_format
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

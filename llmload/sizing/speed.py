@@ -10,8 +10,8 @@ from llmload.sizing.architecture import Experts, ModelSpec, ParameterCounts, cou
 from llmload.sizing.catalogue import load_model, read_data
 from llmload.sizing.gpus import Gpu, find_gpu
 from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
-from llmload.sizing.weights import FROM_FILE, WEIGHT_FORMATS, weights_bytes
-from llmload.units import GB
+from llmload.sizing.weights import FROM_FILE, WEIGHT_FORMATS, default_format, weights_bytes
+from llmload.units import GB, GIB
 
 _PEERS_NEEDED = 4
 _FAR_FROM_PEERS = 5.0  # deviations; for normal scatter that is 1 in 1,000
@@ -57,6 +57,10 @@ def decode_bound_tokens_per_s(
     step_bytes = decode_step_bytes(
         model, weight_format=weight_format, kv_dtype=kv_dtype, context_tokens=context_tokens, batch=batch
     )
+    return _bound_tokens_per_s(model, gpu, gpus, batch, step_bytes)
+
+
+def _bound_tokens_per_s(model: ModelSpec, gpu: Gpu, gpus: int, batch: int, step_bytes: float) -> float:
     by_memory = batch * gpus * gpu.bandwidth_gb_per_s * GB / step_bytes
     by_arithmetic = prefill_bound_tokens_per_s(model, gpu, gpus=gpus)
     return by_memory if by_arithmetic is None else min(by_memory, by_arithmetic)
@@ -113,6 +117,68 @@ def _experts_read_fraction(model: ModelSpec, batch: int) -> float:
             size += weight
             read += weight * (1 - (1 - block.per_token / block.count) ** batch)
     return read / size if size else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundRequest:
+    """A model on the GPUs of one copy, and the batches whose bounds are wanted; the first is the measured one."""
+
+    model: ModelSpec
+    gpu: Gpu
+    count: int = 1  # GPUs
+    weight_format: str | None = None  # None: as the model comes
+    kv_dtype: str = "bf16"
+    context_tokens: int = 0  # of each sequence
+    batches: tuple[int, ...] = ()  # none: 1, 8 and 64 sequences, or the one that was measured
+    measured_tokens_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeBound:
+    """The bound of one batch, all its sequences together."""
+
+    batch: int
+    step_gib: float  # read from memory at each step
+    bound_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedBounds:
+    """The answer to a BoundRequest; None where nothing was measured or the GPU's arithmetic is unknown."""
+
+    request: BoundRequest
+    weight_format: str
+    decode: tuple[DecodeBound, ...]
+    prefill_bound_tokens_per_s: float | None
+    mbu: float | None
+    implausible: str | None
+
+
+def speed_bounds(request: BoundRequest) -> SpeedBounds:
+    """Return the bounds of each batch and the measured fraction of the first; ConfigError for an unknown format."""
+    model, gpu, measured = request.model, request.gpu, request.measured_tokens_per_s
+    weight_format = request.weight_format or default_format(model)
+
+    rows = []
+    for batch in request.batches or ((1,) if measured else (1, 8, 64)):
+        step_bytes = decode_step_bytes(
+            model,
+            weight_format=weight_format,
+            kv_dtype=request.kv_dtype,
+            context_tokens=request.context_tokens,
+            batch=batch,
+        )
+        bound = _bound_tokens_per_s(model, gpu, request.count, batch, step_bytes)
+        rows.append(DecodeBound(batch=batch, step_gib=step_bytes / GIB, bound_tokens_per_s=bound))
+    used = None if measured is None else mbu(measured, rows[0].bound_tokens_per_s)
+    return SpeedBounds(
+        request=request,
+        weight_format=weight_format,
+        decode=tuple(rows),
+        prefill_bound_tokens_per_s=prefill_bound_tokens_per_s(model, gpu, gpus=request.count),
+        mbu=used,
+        implausible=None if used is None else implausible(used),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

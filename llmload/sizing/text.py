@@ -10,15 +10,7 @@ from llmload.sizing.engine_memory import Estimate
 from llmload.sizing.fit import Fit, command_line, engine_flags, remedies
 from llmload.sizing.gpus import Gpu, LocalGpu
 from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
-from llmload.sizing.speed import (
-    SpeedCell,
-    SpeedRow,
-    decode_bound_tokens_per_s,
-    decode_step_bytes,
-    implausible,
-    mbu,
-    prefill_bound_tokens_per_s,
-)
+from llmload.sizing.speed import SpeedBounds, SpeedCell, SpeedRow
 from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
 from llmload.units import GIB, KIB
 
@@ -268,68 +260,42 @@ def _gib(estimate: Estimate) -> Estimate:
     return Estimate(estimate.low / GIB, estimate.best / GIB, estimate.high / GIB)
 
 
-def bound_json(
-    model: ModelSpec,
-    gpu: Gpu,
-    *,
-    gpus: int,
-    weight_format: str,
-    kv_dtype: str,
-    context_tokens: int,
-    batches: Sequence[int],
-    measured_tokens_per_s: float | None = None,
-) -> dict[str, object]:
-    """Return the bounds by batch size, units in the keys; a measured speed is that of the first batch."""
-    rows = []
-    for batch in batches:
-        step_bytes = decode_step_bytes(
-            model, weight_format=weight_format, kv_dtype=kv_dtype, context_tokens=context_tokens, batch=batch
-        )
-        bound = decode_bound_tokens_per_s(
-            model,
-            gpu,
-            gpus=gpus,
-            weight_format=weight_format,
-            kv_dtype=kv_dtype,
-            context_tokens=context_tokens,
-            batch=batch,
-        )
-        rows.append({"batch": batch, "step_gib": step_bytes / GIB, "bound_tokens_per_s": bound})
-    prefill = prefill_bound_tokens_per_s(model, gpu, gpus=gpus)
-    found: dict[str, object] = {
-        "model": model.name,
-        "gpu": gpu.name,
-        "gpus": gpus,
-        "precision": weight_format,
-        "kv_dtype": kv_dtype,
-        "context_tokens": context_tokens,
-        "decode": rows,
-        "prefill_bound_tokens_per_s": prefill,
+def bound_json(found: SpeedBounds) -> dict[str, object]:
+    """Return the bounds for programs, units in the keys."""
+    request = found.request
+    content: dict[str, object] = {
+        "model": request.model.name,
+        "gpu": request.gpu.name,
+        "gpus": request.count,
+        "precision": found.weight_format,
+        "kv_dtype": request.kv_dtype,
+        "context_tokens": request.context_tokens,
+        "decode": [asdict(row) for row in found.decode],
+        "prefill_bound_tokens_per_s": found.prefill_bound_tokens_per_s,
     }
-    if measured_tokens_per_s is not None:
-        used = mbu(measured_tokens_per_s, float(rows[0]["bound_tokens_per_s"]))
-        found |= {"measured_tokens_per_s": measured_tokens_per_s, "mbu": used, "implausible": implausible(used)}
-    return found
+    if found.mbu is not None:
+        measured = request.measured_tokens_per_s
+        content |= {"measured_tokens_per_s": measured, "mbu": found.mbu, "implausible": found.implausible}
+    return content
 
 
-def bound_text(found: dict[str, object]) -> str:
+def bound_text(found: SpeedBounds) -> str:
     """Return the bounds for people."""
+    request = found.request
     lines = [
-        f"{found['model']} on {found['gpus']} x {found['gpu']}: at best",
-        f"  weights {found['precision']}, KV cache {found['kv_dtype']}, {found['context_tokens']:,} tokens of context",
+        f"{request.model.name} on {request.count} x {request.gpu.name}: at best",
+        f"  weights {found.weight_format}, KV cache {request.kv_dtype}, {request.context_tokens:,} tokens of context",
         "",
         f"{'sequences':>11}{'GiB a step':>12}{'tokens/s':>12}{'each':>10}",
     ]
-    rows = found["decode"]
-    for row in rows if isinstance(rows, list) else []:
-        bound, batch = row["bound_tokens_per_s"], row["batch"]
-        lines.append(f"{batch:>11,}{row['step_gib']:>12.2f}{bound:>12,.1f}{bound / batch:>10,.1f}")
-    prefill = found["prefill_bound_tokens_per_s"]
-    if isinstance(prefill, float):
-        lines += ["", f"prompt tokens, at most {prefill:,.0f} a second"]
-    if "mbu" in found:
-        lines += ["", f"measured {found['measured_tokens_per_s']:,.2f} tokens/s: MBU {found['mbu']:.1%}"]
-        lines += [f"implausible: {found['implausible']}"] if found["implausible"] else []
+    for row in found.decode:
+        bound = row.bound_tokens_per_s
+        lines.append(f"{row.batch:>11,}{row.step_gib:>12.2f}{bound:>12,.1f}{bound / row.batch:>10,.1f}")
+    if found.prefill_bound_tokens_per_s is not None:
+        lines += ["", f"prompt tokens, at most {found.prefill_bound_tokens_per_s:,.0f} a second"]
+    if found.mbu is not None:
+        lines += ["", f"measured {request.measured_tokens_per_s:,.2f} tokens/s: MBU {found.mbu:.1%}"]
+        lines += [f"implausible: {found.implausible}"] if found.implausible else []
     return "\n".join(lines)
 
 

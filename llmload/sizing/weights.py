@@ -68,6 +68,15 @@ def weights_bytes(counts: ParameterCounts, weight_format: WeightFormat) -> int:
     return ceil((narrow * weight_format.bits + (counts.total - narrow) * kept_bits) / 8)
 
 
+def default_format(model: ModelSpec) -> str:
+    """Return the format of a model's files, else that of its config; raises ConfigError where it is unknown."""
+    if model.checkpoint is not None:
+        return FROM_FILE
+    if model.weight_format is None:
+        raise ConfigError(f"{model.source}: quantisation {model.quantisation!r} is not known: give --precision")
+    return model.weight_format
+
+
 _VOCAB_STEP = 64  # vLLM pads the vocabulary to a multiple of this before it splits it
 
 

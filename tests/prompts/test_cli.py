@@ -34,7 +34,7 @@ def test_stats_prints_identity_turns_and_lengths(ten_rows: Path) -> None:
     lines = invoke("stats", str(ten_rows)).output.splitlines()
 
     assert f"sha256    {hashlib.sha256(ten_rows.read_bytes()).hexdigest()}" in lines
-    assert "rows      10, 10 of which can be sent" in lines
+    assert "rows      10, 10 of them usable" in lines
     assert "requests  10 with turns = first, 10 with turns = all" in lines
     assert "first question       10      12      12      12      12      12" in lines
 

@@ -7,8 +7,8 @@ import pytest
 from llmload.errors import ConfigError
 from llmload.sizing.catalogue import catalogue, load_model
 from llmload.sizing.families import model_from_config
-from llmload.sizing.fit import default_format
 from llmload.sizing.hf_config import HfConfig, declared_format
+from llmload.sizing.weights import default_format
 
 
 @pytest.mark.parametrize(
