@@ -97,10 +97,10 @@ def test_locust_knows_every_option() -> None:
         text=True,
         check=True,
     ).stdout
-    asked = {word.partition("=")[0] for name in ("llmload-master", "llmload-workers") for word in args(name)}
+    used = {word.partition("=")[0] for name in ("llmload-master", "llmload-workers") for word in args(name)}
 
-    own = (ROOT / "llmload" / "swarm" / "options.py").read_text()  # Locust's help leaves a locustfile's options out
-    assert asked <= set(re.findall(r"--[a-z-]+", known + own))
+    own = (ROOT / "llmload" / "loadgen" / "options.py").read_text()  # Locust's help leaves a locustfile's options out
+    assert used <= set(re.findall(r"--[a-z-]+", known + own))
 
 
 def args(name: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""While a run goes on: totals as Prometheus series, the engine's and the GPUs' own, dashboards as code."""
+"""A run's totals as Prometheus series, the engine's and the GPUs' own series, and the Grafana dashboard as code."""

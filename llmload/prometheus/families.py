@@ -1,4 +1,4 @@
-"""Every series that llmload exports: its name, its unit, what it says, and which figure of the run it shows."""
+"""Every series that llmload exports: its name, type, labels and help text, and how it is read from a run."""
 
 import math
 import sys
@@ -17,25 +17,25 @@ INFO_LABELS: Final = ["run_id", "scenario", "engine", "engine_version", "model",
 WORKER_STATES: Final = ("ready", "spawning", "running", "cleanup", "stopping", "stopped", "missing")
 
 
-def ladder(least: float, most: float, ratio: float) -> tuple[float, ...]:
-    """Return bounds that rise by a ratio from the least to the first at or above the most, in three digits."""
-    bounds = [least]
-    while bounds[-1] < most:
-        bounds.append(float(f"{least * ratio ** len(bounds):.3g}"))
-    return (*bounds[:-1], most)
+def geometric_bounds(first: float, last: float, ratio: float) -> tuple[float, ...]:
+    """Return bounds from `first` to `last`, each the previous one times `ratio`, rounded to three digits."""
+    bounds = [first]
+    while bounds[-1] < last:
+        bounds.append(float(f"{first * ratio ** len(bounds):.3g}"))
+    return (*bounds[:-1], last)
 
 
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 LATENCY_S: Final = bounds(0.001, 240.0, 10)
-"""Bounds 5.1 % apart, at those of the totals' own buckets: a quantile between them is within 6 % of summary.json's."""
-LAG_S: Final = ladder(0.0001, 10.0, 1.5)
-SPEED_PER_S: Final = ladder(1.0, 1_000.0, 1.2)
+"""Every tenth bound of the totals' own buckets, 5.1 % apart: quantiles are within 6 % of summary.json's."""
+LAG_S: Final = geometric_bounds(0.0001, 10.0, 1.5)
+SPEED_PER_S: Final = geometric_bounds(1.0, 1_000.0, 1.2)
 TOKENS: Final = tuple(float(2**power) for power in range(18))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Where a run stands at a moment; before the first run, `info` and the times are None and all counts 0."""
+    """The state of a run at one moment; before the first run, `info` and the times are None and all counts 0."""
 
     labels: Mapping[str, str]
     totals: RunTotals = field(default_factory=RunTotals)
@@ -48,13 +48,13 @@ class Snapshot:
     workers: Mapping[str, int] = field(default_factory=dict)
     cpu_ratio: Mapping[str, float] = field(default_factory=dict)
     memory_estimate_bytes: Mapping[str, float] = field(default_factory=dict)
-    """What sizing expects on each GPU, by what it is for; empty where model or GPU is not known."""
+    """The memory that sizing expects on each GPU, by purpose; empty if model or GPU is not known."""
     level: Level | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """A counter or gauge; with a `label`, `read` gives a figure for each of its values, else one for ""."""
+    """A counter or gauge; `read` returns a figure by value of `label`, or one figure under "" if there is no label."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -65,16 +65,16 @@ class Family:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistogramFamily:
-    """A histogram over one distribution of the whole run, bounded by a ladder and its SLO limit."""
+    """A histogram of one distribution over the whole run, with its SLO limit as an additional bound."""
 
     name: str
     text: str
     distribution: str
-    ladder: tuple[float, ...]
+    base_bounds: tuple[float, ...]
 
     def bounds(self, slo: Slo) -> list[float]:
-        """Return the ladder with the limit, if there is one, as an exact bound."""
-        return sorted({*self.ladder, *(slo.limits[name] for name in [self.distribution] if name in slo.limits)})
+        """Return the bounds, with the SLO's limit among them if there is one."""
+        return sorted({*self.base_bounds, *(slo.limits[name] for name in [self.distribution] if name in slo.limits)})
 
 
 def _one(read: Callable[[Snapshot], float | None]) -> Callable[[Snapshot], Mapping[str, float]]:
@@ -95,7 +95,7 @@ def _quantiles(name: str, distribution: str) -> Family:
         name=f"llmload_{name}_quantile_seconds",
         kind="gauge",
         label="percentile",
-        text="Exact quantile over the judged window so far, as in summary.json; NaN while nothing is measured.",
+        text="Quantile over the measurement window so far, as in summary.json; NaN while nothing is measured.",
         read=read,
     )
 
@@ -106,60 +106,66 @@ FAMILIES: Final = (
         name="llmload_requests_total",
         kind="counter",
         label="outcome",
-        text="Requests that ended, by how: censored ones were cut by the run's end, not by the engine.",
+        text="Requests that ended, by outcome; a censored request was cut by the end of the run, not by the engine.",
         read=lambda s: {outcome.value: float(getattr(s.totals, outcome.value)) for outcome in Outcome},
     ),
     Family(
         name="llmload_request_errors_total",
         kind="counter",
         label="error_type",
-        text="Requests that failed, by type.",
+        text="Failed requests, by error type.",
         read=lambda s: {each.value: float(s.totals.errors[each.value]) for each in ErrorType},
     ),
-    _count("llmload_requests_good_total", "Complete answers that met every SLO limit that is set.", "good"),
-    _count("llmload_arrivals_dropped_total", "Due requests that max_in_flight kept from being sent.", "dropped"),
+    _count("llmload_requests_good_total", "Complete answers that met every limit of the SLO.", "good"),
+    _count(
+        "llmload_arrivals_dropped_total", "Arrivals that were not sent, because max_in_flight was reached.", "dropped"
+    ),
     _count("llmload_prompt_tokens_total", "Prompt tokens of complete answers.", "arrived_prompt_tokens"),
-    _count("llmload_cached_prompt_tokens_total", "Those the engine took from its cache.", "arrived_cached_tokens"),
+    _count(
+        "llmload_cached_prompt_tokens_total",
+        "Prompt tokens of complete answers that the engine took from its prefix cache.",
+        "arrived_cached_tokens",
+    ),
     _count("llmload_output_tokens_total", "Output tokens of complete answers.", "arrived_tokens"),
     Family(
         name="llmload_requests_in_flight",
         kind="gauge",
-        text="Requests on their way.",
+        text="Requests in flight.",
         read=_one(lambda s: float(s.totals.in_flight)),
     ),
     Family(
         name="llmload_users",
         kind="gauge",
         label="state",
-        text="Locust users: running now, and the target.",
+        text="Locust users: running now, and targeted.",
         read=lambda s: {state: float(s.users.get(state, 0)) for state in ("running", "target")},
     ),
     Family(
         name="llmload_workers",
         kind="gauge",
         label="state",
-        text="Worker processes by state; all 0 where one process does everything.",
+        text="Worker processes by state; all 0 in a run of a single process.",
         read=lambda s: {state: float(s.workers.get(state, 0)) for state in WORKER_STATES},
     ),
     Family(
         name="llmload_worker_cpu_ratio",
         kind="gauge",
         label="worker",
-        text="CPU of each llmload process, 1 is a whole core; near 1 it sends and counts late.",
+        text="CPU use of each llmload process, 1 is a whole core; near 1 it sends and counts late.",
         read=lambda s: s.cpu_ratio,
     ),
     Family(
         name="llmload_gpu_memory_estimate_bytes",
         kind="gauge",
         label="part",
-        text="What sizing expects on each GPU: weights, overhead, KV cache; absent where model or GPU is not known.",
+        text="Memory that sizing expects on each GPU: weights, overhead, KV cache; absent if model or GPU is unknown.",
         read=lambda s: s.memory_estimate_bytes,
     ),
     Family(
         name="llmload_verdict",
         kind="gauge",
         label="level",
-        text="1 at how far the figures can be trusted by now; all 0 until a request has ended.",
+        text="1 for the level of the verdict so far, 0 for the others; all 0 until a request has ended.",
         read=lambda s: {level.value: float(level is s.level) for level in Level},
     ),
     Family(
@@ -171,7 +177,7 @@ FAMILIES: Final = (
     Family(
         name="llmload_run_end_timestamp_seconds",
         kind="gauge",
-        text="Unix time of the run's end; 0 while it goes on.",
+        text="Unix time of the run's end; 0 until then.",
         read=_one(lambda s: s.ended_unix_s),
     ),
     _quantiles("time_to_first_token", "ttft_s"),
@@ -180,78 +186,78 @@ FAMILIES: Final = (
     _quantiles("e2e_request_latency", "e2e_s"),
 )
 RUN_INFO: Final = "llmload_run_info"
-RUN_INFO_TEXT: Final = "What is measured: 1 while the run goes on, 0 after it; absent before the first."
+RUN_INFO_TEXT: Final = "The run's identity as labels: 1 during the run, 0 after it; absent before the first run."
 
 HISTOGRAMS: Final = (
     HistogramFamily(
         name="llmload_time_to_first_token_seconds",
         text="Time from a request's start to its first chunk with text.",
         distribution="ttft_s",
-        ladder=LATENCY_S,
+        base_bounds=LATENCY_S,
     ),
     HistogramFamily(
         name="llmload_inter_token_latency_seconds",
-        text="Every gap between neighbouring chunks with text.",
+        text="Gap between two consecutive chunks with text.",
         distribution="itl_s",
-        ladder=LATENCY_S,
+        base_bounds=LATENCY_S,
     ),
     HistogramFamily(
         name="llmload_request_time_per_output_token_seconds",
-        text="A request's mean time per output token after the first.",
+        text="Mean time per output token of a request, after the first token.",
         distribution="tpot_s",
-        ladder=LATENCY_S,
+        base_bounds=LATENCY_S,
     ),
     HistogramFamily(
         name="llmload_e2e_request_latency_seconds",
         text="Time from a request's start to the last byte of its answer.",
         distribution="e2e_s",
-        ladder=LATENCY_S,
+        base_bounds=LATENCY_S,
     ),
     HistogramFamily(
         name="llmload_request_output_tokens_per_second",
-        text="A request's output tokens over its whole time.",
+        text="Output tokens of a request divided by its e2e latency.",
         distribution="request_output_tokens_per_s",
-        ladder=SPEED_PER_S,
+        base_bounds=SPEED_PER_S,
     ),
     HistogramFamily(
         name="llmload_request_prompt_tokens",
         text="Prompt tokens of a request.",
         distribution="request_prompt_tokens",
-        ladder=TOKENS,
+        base_bounds=TOKENS,
     ),
     HistogramFamily(
         name="llmload_request_output_tokens",
         text="Output tokens of a request.",
         distribution="request_output_tokens",
-        ladder=TOKENS,
+        base_bounds=TOKENS,
     ),
     HistogramFamily(
         name="llmload_schedule_lag_seconds",
-        text="How late an open loop's requests left.",
+        text="Delay of an open loop's requests against their schedule.",
         distribution="schedule_lag_s",
-        ladder=LAG_S,
+        base_bounds=LAG_S,
     ),
     HistogramFamily(
         name="llmload_event_loop_lag_seconds",
-        text="How late a sleeping process woke up: what a saturated load generator shows first.",
+        text="Delay with which a sleeping process woke up, the first sign of a saturated load generator.",
         distribution="event_loop_lag_s",
-        ladder=LAG_S,
+        base_bounds=LAG_S,
     ),
 )
 
 
 def sample_names() -> set[str]:
-    """Return every name that a query may use."""
+    """Return the name of every exported sample."""
     names = {RUN_INFO, *(family.name for family in FAMILIES)}
     return names | {f"{each.name}_{suffix}" for each in HISTOGRAMS for suffix in ("bucket", "count", "sum")}
 
 
 def table() -> str:
-    """Return all series as the table that docs/monitoring.md holds."""
+    """Return all series as the table in docs/monitoring.md."""
     rows: list[tuple[str, ...]] = [(code(each.name), each.kind, each.label or "", each.text) for each in FAMILIES]
     rows += [(code(each.name), "histogram", "le", each.text) for each in HISTOGRAMS]
     rows.append((code(RUN_INFO), "gauge", ", ".join(INFO_LABELS), RUN_INFO_TEXT))
-    return markdown_table(["series", "kind", "labels besides the common", "what it says"], rows)
+    return markdown_table(["series", "kind", "labels besides the common", "meaning"], rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The Grafana dashboard as code: built from `panels`, committed, and held against what would be built now."""
+"""The Grafana dashboard as code: its panels, and the JSON that is built from them and committed."""
 
 import json
 import string
@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-# What the dashboard shows: each panel's question, unit and queries; drawn by `dashboards`.
-
 RATE: Final = "$__rate_interval"
 RECORDED: Final = "30s"
-"""What the recording rules look back on; whatever stands beside them looks back as far, or a ramp looks like a gap."""
+"""The range of the recording rules; queries beside them use the same, or a ramp would look like a gap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """A panel: its queries by legend, its unit, and the question that it answers."""
+    """A panel: its title, help text, unit, and queries by legend."""
 
     title: str
     text: str
@@ -25,18 +23,18 @@ class Panel:
     kind: Literal["stat", "lines", "heatmap"] = "lines"
     decimals: int | None = None
     exemplars: bool = False
-    """Whether the slowest requests are shown as points of their own."""
+    """Whether exemplars (the slowest requests) are shown as points."""
     needs: Literal["llmload", "engine", "gpu"] = "llmload"
-    """Whose series it shows: without them it stays empty, which is no fault."""
+    """The source of its series; without that source the panel stays empty."""
 
 
 def quantile(share: float, name: str) -> str:
-    """Return the quantile of a histogram of llmload over the last interval."""
+    """Return the query for a quantile of a histogram over the rate interval."""
     return f"histogram_quantile({share}, sum by (le) (rate({name}_bucket[{RATE}])))"
 
 
 def mean(name: str) -> str:
-    """Return the exact mean of a histogram over as long as the engine's recorded means look back."""
+    """Return the query for the mean of a histogram over the range of the recording rules."""
     return f"sum(rate({name}_sum[{RECORDED}])) / sum(rate({name}_count[{RECORDED}]))"
 
 
@@ -50,7 +48,7 @@ _ENDED: Final = f"sum(rate(llmload_requests_total[{RATE}]))"
 _STATS: Final = (
     Panel(
         title="Output tokens/s",
-        text="Output tokens of complete answers; over answers that ended, so it steps where answers are long.",
+        text="Output tokens of answers as they end, so the curve has steps if answers are long.",
         unit="short",
         decimals=0,
         queries={"tokens/s": f"sum(rate(llmload_output_tokens_total[{RATE}]))"},
@@ -58,7 +56,7 @@ _STATS: Final = (
     ),
     Panel(
         title="Requests/min",
-        text="Complete answers a minute.",
+        text="Complete answers per minute.",
         unit="short",
         decimals=0,
         queries={"requests/min": f'60 * sum(rate(llmload_requests_total{{outcome="completed"}}[{RATE}]))'},
@@ -66,7 +64,7 @@ _STATS: Final = (
     ),
     Panel(
         title="Goodput",
-        text="Complete answers a minute that met every SLO limit of the scenario.",
+        text="Complete answers per minute that met every limit of the scenario's SLO.",
         unit="short",
         decimals=0,
         queries={"good/min": f"60 * sum(rate(llmload_requests_good_total[{RATE}]))"},
@@ -74,21 +72,21 @@ _STATS: Final = (
     ),
     Panel(
         title="Failed",
-        text="Failed requests as a share of those that ended.",
+        text="Failed requests as a fraction of all that ended.",
         unit="percentunit",
         queries={"failed": f'sum(rate(llmload_requests_total{{outcome="failed"}}[{RATE}])) / {_ENDED}'},
         kind="stat",
     ),
     Panel(
         title="Verdict",
-        text="How far the figures can be trusted: the level whose series is 1. The report names the reasons.",
+        text="Whether the figures can be trusted: the level whose series is 1. The report names the reasons.",
         unit="none",
         queries={"{{level}}": "max by (level) (llmload_verdict) == 1"},
         kind="stat",
     ),
     Panel(
         title="In flight",
-        text="Requests on their way; workers report every 3 s.",
+        text="Requests in flight; workers report every 3 s.",
         unit="short",
         queries={"in flight": "sum(llmload_requests_in_flight)"},
         kind="stat",
@@ -97,7 +95,7 @@ _STATS: Final = (
 _CLIENT: Final = (
     Panel(
         title="Throughput, client and engine",
-        text="Output tokens/s by the client's count (of answers that ended) and by the engine's own counter.",
+        text="Output tokens/s as counted by the client (answers that ended) and by the engine.",
         unit="short",
         queries={
             "client": f"sum(rate(llmload_output_tokens_total[{RECORDED}]))",
@@ -106,7 +104,7 @@ _CLIENT: Final = (
     ),
     Panel(
         title="Users and requests",
-        text="Locust users, requests in flight by the client, running and waiting by the engine.",
+        text="Locust users and requests in flight by the client, requests running and waiting by the engine.",
         unit="short",
         queries={
             "users": 'sum(llmload_users{state="running"})',
@@ -117,7 +115,7 @@ _CLIENT: Final = (
     ),
     Panel(
         title="Errors",
-        text="Failed requests a second, all and by the types that have come up.",
+        text="Failed requests per second, in total and by the error types that occurred.",
         unit="reqps",
         queries={
             "all": f"sum(rate(llmload_request_errors_total[{RATE}]))",
@@ -127,14 +125,14 @@ _CLIENT: Final = (
     ),
     Panel(
         title="Time to first token",
-        text="Quantiles of answers that ended, within 6 %, since buckets are 5 % wide; the report's are closer.",
+        text="Quantiles of answers that ended, within 6 %, since buckets are 5 % wide; the report is more exact.",
         unit="s",
         queries=_quantiles(TTFT),
         exemplars=True,
     ),
     Panel(
         title="Time to first token: gap of client and engine",
-        text="Exact means; the gap is network, proxy, client's queue. The client counts at an answer's end and lags.",
+        text="Exact means; the gap is network, proxy and client. The client counts an answer at its end, so it lags.",
         unit="s",
         queries={
             "client mean": mean(TTFT),
@@ -144,13 +142,13 @@ _CLIENT: Final = (
     ),
     Panel(
         title="Inter-token latency",
-        text="Every gap between neighbouring chunks with text.",
+        text="Gaps between consecutive chunks with text.",
         unit="s",
         queries=_quantiles(ITL),
     ),
     Panel(
-        title="Time to first token, all of it",
-        text="How many answers had which time to first token: two bands are two populations, such as cached and new.",
+        title="Time to first token, distribution",
+        text="Number of answers by time to first token: two bands are two populations, such as cached and new prompts.",
         unit="s",
         queries={"{{le}}": f"sum by (le) (increase({TTFT}_bucket[{RATE}]))"},
         kind="heatmap",
@@ -159,7 +157,7 @@ _CLIENT: Final = (
 _ENGINE: Final = (
     Panel(
         title="KV cache",
-        text="Share of the KV cache in use: near 1 the engine queues or preempts.",
+        text="Fraction of the KV cache in use: near 1 the engine queues or preempts.",
         unit="percentunit",
         queries={
             "in use": "max(engine:kv_cache_usage:ratio)",
@@ -169,7 +167,7 @@ _ENGINE: Final = (
     ),
     Panel(
         title="Preemptions and queue",
-        text="Requests that the engine put back to make room, a second, and requests that wait.",
+        text="Requests per second that the engine preempted to free KV cache, and requests that wait.",
         unit="short",
         queries={
             "preemptions/s": "sum(engine:preemptions:rate30s)",
@@ -181,14 +179,14 @@ _ENGINE: Final = (
 _GPU: Final = (
     Panel(
         title="Tensor cores active",
-        text="Share of cycles in which the tensor cores worked; low while memory bandwidth is the limit.",
+        text="Fraction of cycles in which the tensor cores were active; low while memory bandwidth is the limit.",
         unit="percentunit",
         queries={"GPU {{gpu}}": "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE"},
         needs="gpu",
     ),
     Panel(
         title="NVLink",
-        text="Bytes a second sent and received: DCGM gives a rate already, so it is not derived again.",
+        text="Bytes per second sent and received; DCGM reports a rate already.",
         unit="Bps",
         queries={
             "GPU {{gpu}} sent": "DCGM_FI_PROF_NVLINK_TX_BYTES",
@@ -198,7 +196,7 @@ _GPU: Final = (
     ),
     Panel(
         title="GPU memory",
-        text="Memory in use on each GPU, and what sizing expects of the scenario's model on such GPUs, if known.",
+        text="Memory in use on each GPU, and the sizing estimate for the scenario's model, if known.",
         unit="bytes",
         queries={
             "GPU {{gpu}}": "DCGM_FI_DEV_FB_USED * 1048576",
@@ -218,7 +216,7 @@ _GPU: Final = (
 _GENERATOR: Final = (
     Panel(
         title="Load generator: event loop lag",
-        text="How late a sleeping process woke up; above 50 ms (p99) the client measures itself.",
+        text="Delay with which a sleeping process woke up; above 50 ms (p99) the client measures itself.",
         unit="s",
         queries={
             "p50": quantile(0.5, "llmload_event_loop_lag_seconds"),
@@ -227,13 +225,13 @@ _GENERATOR: Final = (
     ),
     Panel(
         title="Load generator: CPU",
-        text="CPU of each llmload process; 1 is a whole core, and near it the client sends and counts late.",
+        text="CPU use of each llmload process; 1 is a whole core, and near 1 the client sends and counts late.",
         unit="percentunit",
         queries={"{{worker}}": "max by (worker) (llmload_worker_cpu_ratio)"},
     ),
     Panel(
-        title="Load generator: workers and lateness",
-        text="Worker processes by state, and how late an open loop's requests left (p99, s).",
+        title="Load generator: workers and schedule lag",
+        text="Worker processes by state, and the delay of an open loop's requests against their schedule (p99, s).",
         unit="short",
         queries={
             "{{state}}": "sum by (state) (llmload_workers)",
@@ -242,12 +240,12 @@ _GENERATOR: Final = (
     ),
 )
 ROWS: Final = (_STATS, _CLIENT[:3], _CLIENT[3:6], (*_CLIENT[6:], *_ENGINE), _GPU, _GENERATOR)
-"""What stands side by side, from the top."""
+"""The panels of each row, from the top."""
 RUN_REGIONS: Final = "llmload_run_info == 1"
 
 
 with warnings.catch_warnings():
-    # Importing it warns that a newer model exists; the older one is what older Grafanas read too.
+    # Its import warns of a newer model; the older one can be read by older Grafanas too.
     warnings.simplefilter("ignore", DeprecationWarning)
     from grafana_foundation_sdk.builders import common as common_builders
     from grafana_foundation_sdk.builders import dashboard, heatmap, prometheus, stat, timeseries
@@ -263,13 +261,13 @@ _WIDTH, _HEIGHT, _STAT_HEIGHT = 24, 7, 4
 
 
 def build() -> dict[str, str]:
-    """Return each file's name and content; the same every time."""
+    """Return the content of each file by name; the same at every call."""
     content = json.loads(JSONEncoder().encode(_dashboard().build()))
     return {FILES[0]: json.dumps(content, indent=2, sort_keys=True) + "\n"}
 
 
 def write(folder: Path) -> list[Path]:
-    """Write every file into the folder, and return which."""
+    """Write every file into the folder; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, text in build().items():
@@ -279,7 +277,7 @@ def write(folder: Path) -> list[Path]:
 
 
 def drifted(folder: Path) -> list[Path]:
-    """Return the files that are missing or differ from what would be built now."""
+    """Return the files that are missing or differ from a new build."""
     files = {folder / name: text for name, text in build().items()}
     return [file for file, text in files.items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
 

@@ -100,7 +100,7 @@ def test_text_that_is_kept_from_scrape_to_scrape_is_the_librarys_own(accept: str
     counter = CounterMetricFamily("llmload_requests_started", "Requests sent.", labels=tuple(labels))
     gauge = GaugeMetricFamily(
         "llmload_worker_cpu_ratio",
-        "CPU of each llmload process, 1 is a whole core; near 1 it sends and counts late.",
+        "CPU use of each llmload process, 1 is a whole core; near 1 it sends and counts late.",
         labels=(*labels, "worker"),
     )
     for started, busy in ((0, {"local": 0.5}), (7_000_000, {"0": 0.25, "1": 1e-7}), (7_000_001, {"0": 0.5, "1": 0.0})):
