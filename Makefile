@@ -23,7 +23,7 @@ demo: $(VENV)/.ready
 	@$(BIN)/llmload demo
 
 suite: $(VENV)/.ready
-	$(BIN)/python -m benchmarks.cpu_engines install transformers vllm model
+	$(BIN)/python -m benchmarks.tools.cpu_engines install transformers vllm model
 	$(BIN)/llmload suite benchmarks/cpu-suite.toml
 
 test: lint unit engine-test
@@ -37,8 +37,8 @@ unit: $(VENV)/.ready
 	$(BIN)/pytest -m "not engine"
 
 engine-test: $(VENV)/.ready
-	$(BIN)/python -m benchmarks.cpu_engines install transformers
-	$(BIN)/python -m benchmarks.cpu_engines install model
+	$(BIN)/python -m benchmarks.tools.cpu_engines install transformers
+	$(BIN)/python -m benchmarks.tools.cpu_engines install model
 	$(BIN)/pytest -m engine
 
 clean:

@@ -1,1 +1,7 @@
-"""Programs around llmload that no installation needs: real engines for its tests, and what the harness itself costs."""
+"""Programs around llmload: comparisons with other tools, trials with PASS or FAIL, and the tools that both use."""
+
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+"""The checkout."""

@@ -120,3 +120,16 @@ def test_the_package_itself_imports_nothing() -> None:
 
 def test_no_module_is_called_after_nothing() -> None:
     assert not {module.stem for module in MODULES} & {"utils", "util", "common", "helpers", "manager", "misc"}
+
+
+def part_of(name: str) -> str:
+    """The part of `benchmarks` that a module is in: `tools`, `trials` or `comparisons`; empty for the package itself."""
+    return name.split(".")[1] if name.count(".") else ""
+
+
+@pytest.mark.parametrize("module", sorted((PACKAGE.parent / "benchmarks").rglob("*.py")), ids=lambda path: path.stem)
+def test_trials_and_comparisons_import_tools_but_not_each_other(module: Path) -> None:
+    name = name_of(module)
+    for imported in imports_of(module):
+        if imported.startswith("benchmarks.") and part_of(name):
+            assert part_of(imported) in {part_of(name), "tools", "ROOT"}, f"{name} imports {imported}"

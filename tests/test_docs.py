@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import click
 import pytest
 
 from llmload.cli.main import VERBS, main
+from llmload.loadgen.command import free_port
 from llmload.simulator import SimulationSettings, SpawnedEngine, spawn
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 INVALID = 3
 ELSEWHERE = {
     "make": "CI calls make test; make demo is `llmload demo`, see tests/cli/test_demo.py; make suite: tests/suite",
-    "python -m benchmarks.cpu_engines": "tests/loadgen/test_real_engine.py",
+    "python -m benchmarks.tools.cpu_engines": "tests/loadgen/test_real_engine.py",
     "python -m benchmarks.": "figures of minutes to an hour; tests/benchmarks runs them in short",
     "curl": "a request to a real engine by hand, as an example of its protocol",
     "llmload demo": "tests/cli/test_demo.py",
@@ -90,13 +90,6 @@ def on(command: str, engine: SpawnedEngine, out: Path) -> list[str]:
         port = str(free_port())  # another test's master may be listening on Locust's own
         words += ["--master-port", port, "--master-bind-port", port]
     return words
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("command", RUN_HERE)

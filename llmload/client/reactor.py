@@ -254,7 +254,7 @@ class Reactor:
 
         Most reads are a small chunk in the middle of an answer. They are appended right here: each call, and each
         object touched, costs several times as much between the reads of hundreds of streams as in its own loop.
-        Measure every change with `python -m benchmarks.wire`.
+        Measure every change with `python -m benchmarks.comparisons.client_cost`.
         """
         offset_ns, second, second_ns = self.clock.offset_ns, -1, 0
         usual_mask = _NO_MASK if self.clock.stepped else _ARRIVED

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.capacity import KINDS, Kind, engine_of, load_of
+from benchmarks.trials.capacity import KINDS, Kind, engine_of, load_of
 from llmload.scenario.loads import Capacity
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.compare.folders import SETTINGS, System, write_run
-from benchmarks.compare.rates import Tally, compare_pairs, wilson
-from benchmarks.compare.virtual_engine import Asked, Clock, Load, Noise, VirtualEngine
+from benchmarks.tools.virtual_engine import Asked, Clock, Load, Noise, VirtualEngine
+from benchmarks.tools.virtual_runs import SETTINGS, System, write_run
+from benchmarks.trials.compare.rates import Tally, compare_pairs, wilson
 from llmload.compare.comparison import Outcome
 
 STEADY = Noise(wander=0.0, stalls_per_s=0.0)

@@ -8,13 +8,13 @@ import pytest
 from click import ClickException
 from click.testing import CliRunner
 
-from benchmarks import dialects
-from benchmarks.dialects import Tool, compare, ended, flat, main, relative, run
-from benchmarks.spaced_engine import END_S, FINISH_S, PROMPT_TOKENS, ROLE_S, TEXTS_S, SpacedEngine
-from benchmarks.wire.llmload_client import Llmload
-from benchmarks.wire.load_client import Command, LoadClient, Reported, Task
-from benchmarks.wire.vllm_bench import VllmBench
-from benchmarks.wire.work import Work
+from benchmarks.comparisons import definitions as dialects
+from benchmarks.comparisons.client_cost.vllm_bench import VllmBench
+from benchmarks.comparisons.definitions import Tool, compare, ended, flat, main, relative, run
+from benchmarks.tools.llmload_client import Llmload
+from benchmarks.tools.load_client import Command, LoadClient, Reported, Task
+from benchmarks.tools.spaced_engine import END_S, FINISH_S, PROMPT_TOKENS, ROLE_S, TEXTS_S, SpacedEngine
+from benchmarks.tools.work import Work
 from llmload.definitions.catalogue import TOOL_DEFINITIONS
 from llmload.definitions.sample import read_sample
 from llmload.runs.folder import RunFolder

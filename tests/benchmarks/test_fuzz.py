@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fuzz
+from benchmarks.trials import fuzz
 from llmload.client.sse import EventsBody
 
 
@@ -31,7 +31,7 @@ def test_a_client_that_counts_what_it_should_not_is_found(tmp_path: Path, monkey
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris has no build for this Python")
 def test_some_seconds_of_fuzzing_find_nothing() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.fuzz", "--seconds", "4"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "benchmarks.trials.fuzz", "--seconds", "4"], capture_output=True, text=True, check=False
     )
 
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks.trials import report
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import load_run
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from benchmarks.scraping import Pair, Reading, judge_pairs, scraping
-from benchmarks.wire.work import Work
+from benchmarks.tools.work import Work
+from benchmarks.trials.scraping import Pair, Reading, judge_pairs, scraping
 from llmload.prometheus.families import Snapshot
 from llmload.prometheus.server import MetricsServer, wsgi_app
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.swarm.__main__ import main
-from benchmarks.swarm.arrivals import Gaps, Reading, by_worker, percentile_error, steady
-from benchmarks.swarm.demands import judge_arrivals
-from benchmarks.swarm.hosts import Network
-from benchmarks.swarm.ledger import Ledger
-from benchmarks.swarm.lost import Loss, judge_losses
-from benchmarks.swarm.trials import ENDS, draw_trials
+from benchmarks.tools.hosts import Network
+from benchmarks.trials.runs.__main__ import main
+from benchmarks.trials.runs.arrivals import Gaps, Reading, by_worker, percentile_error, steady
+from benchmarks.trials.runs.ledger import Ledger
+from benchmarks.trials.runs.lost import Loss, judge_losses
+from benchmarks.trials.runs.requirements import judge_arrivals
+from benchmarks.trials.runs.trials import ENDS, draw_trials
 from llmload.scenario import load_scenario
 
 COUNTED = {"started": 3, "completed": 1, "failed": 1, "censored": 1}

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.truth_engine.build import has_tls
-from benchmarks.truth_engine.engine import Schedule, TruthEngine
-from benchmarks.truth_engine.log import TruthLog
+from benchmarks.tools.truth_engine.build import has_tls
+from benchmarks.tools.truth_engine.engine import Schedule, TruthEngine
+from benchmarks.tools.truth_engine.log import TruthLog
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the truth engine is compiled with gcc")
 

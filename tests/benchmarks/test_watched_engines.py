@@ -1,6 +1,6 @@
 """The benchmark says whether engine and client counted the same, and of an engine without metrics that it has none."""
 
-from benchmarks.watched_engines import judgement, measured, row
+from benchmarks.trials.watched_engines import judgement, measured, row
 from llmload.simulator import SimulationSettings, spawn
 
 

@@ -12,19 +12,19 @@ import pytest
 from click import ClickException
 from click.testing import CliRunner
 
-from benchmarks.peers import PEERS, Peer, write_tokenizer
-from benchmarks.truth_engine.log import TrueAnswer, TruthLog
-from benchmarks.wire.__main__ import main
-from benchmarks.wire.comparison import Comparison, Reading, reading
-from benchmarks.wire.demands import cost_and_truth
-from benchmarks.wire.llmload_client import Llmload
-from benchmarks.wire.load_client import Reported, Task
-from benchmarks.wire.other_tools import Aiperf, GenaiBench, Guidellm
-from benchmarks.wire.pinned import Usage, run_pinned
-from benchmarks.wire.sglang_bench import SglangBench
-from benchmarks.wire.stamps import Stamps
-from benchmarks.wire.trial import Bench, Cores, Trial, run_trial
-from benchmarks.wire.work import Work
+from benchmarks.comparisons.client_cost.__main__ import main
+from benchmarks.comparisons.client_cost.comparison import Comparison, Reading, reading
+from benchmarks.comparisons.client_cost.other_tools import Aiperf, GenaiBench, Guidellm
+from benchmarks.comparisons.client_cost.requirements import cost_and_truth
+from benchmarks.comparisons.client_cost.sglang_bench import SglangBench
+from benchmarks.comparisons.client_cost.stamps import Stamps
+from benchmarks.tools.bench_run import Bench, Cores, Trial, run_trial
+from benchmarks.tools.llmload_client import Llmload
+from benchmarks.tools.load_client import Reported, Task
+from benchmarks.tools.peers import PEERS, Peer, write_tokenizer
+from benchmarks.tools.pinned import Usage, run_pinned
+from benchmarks.tools.truth_engine.log import TrueAnswer, TruthLog
+from benchmarks.tools.work import Work
 
 MS = 1_000_000
 WORK = Work(streams=4, tokens_per_s=100, tokens=16)
@@ -256,13 +256,13 @@ class TestClients:
     def test_a_peer_that_is_absent_says_how_it_is_installed(self) -> None:
         absent = Peer(name="absent", pins=("absent==1",))
 
-        assert absent.missing() == "not installed: python -m benchmarks.peers install absent"
+        assert absent.missing() == "not installed: python -m benchmarks.tools.peers install absent"
         assert {client.name for client in (SglangBench(), Aiperf(), GenaiBench(), Guidellm())} <= PEERS.keys()
 
     def test_the_tokenizer_for_tools_that_demand_one_knows_its_words(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("benchmarks.peers.HOME", tmp_path)
+        monkeypatch.setattr("benchmarks.tools.peers.HOME", tmp_path)
 
         model = json.loads((write_tokenizer() / "tokenizer.json").read_text())["model"]
 

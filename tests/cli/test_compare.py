@@ -10,8 +10,8 @@ from xml.etree import ElementTree as ET
 import pytest
 from click.testing import CliRunner, Result
 
-from benchmarks.compare.folders import System, write_run
-from benchmarks.compare.virtual_engine import Load, Noise
+from benchmarks.tools.virtual_engine import Load, Noise
+from benchmarks.tools.virtual_runs import System, write_run
 from llmload.cli.main import main
 from llmload.compare.folders import ALIKE
 

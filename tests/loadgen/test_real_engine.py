@@ -1,9 +1,8 @@
-"""A real engine on this machine's CPU: Transformers, installed by `python -m benchmarks.cpu_engines install`."""
+"""A real engine on this machine's CPU: Transformers, installed by `python -m benchmarks.tools.cpu_engines install`."""
 
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,16 +11,11 @@ from typing import Any
 
 import pytest
 
+from llmload.loadgen.command import free_port
+
 ROOT = Path(__file__).parents[2]
-ENGINES = [sys.executable, "-m", "benchmarks.cpu_engines"]
+ENGINES = [sys.executable, "-m", "benchmarks.tools.cpu_engines"]
 pytestmark = pytest.mark.engine
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

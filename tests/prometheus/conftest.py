@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,16 +18,11 @@ from urllib.request import urlopen
 
 import pytest
 
+from llmload.loadgen.command import free_port
+
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "grafana" / "prometheus" / "rules"
 NO_PROMETHEUS = "needs prometheus and promtool, of Debian's package prometheus"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, openmetrics
 from prometheus_client.openmetrics.exposition import ALLOWUTF8
 
-from benchmarks.truth_engine.engine import certificate_files
+from benchmarks.tools.truth_engine.engine import certificate_files
 from llmload.errors import ConfigError
 from llmload.metrics.totals import RunTotals
 from llmload.prometheus.scrape import (

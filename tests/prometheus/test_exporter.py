@@ -15,7 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.exporter import histogram_quantile
+from benchmarks.trials.exporter import histogram_quantile
 from llmload.metrics.totals import RunTotals, Window
 from llmload.metrics.validity import Level
 from llmload.prometheus.families import INFO_LABELS, LATENCY_S, Snapshot, sample_names

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.exporter import histogram_quantile, scrape_ms
+from benchmarks.trials.exporter import histogram_quantile, scrape_ms
 
 INF = float("inf")
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.dashboard_picture.page import DASHBOARD, page
-from benchmarks.dashboard_picture.picture import browser
-from benchmarks.dashboard_picture.prometheus import Prometheus as Recorded
+from benchmarks.tools.dashboard_picture.page import DASHBOARD, page
+from benchmarks.tools.dashboard_picture.picture import browser
+from benchmarks.tools.dashboard_picture.prometheus import Prometheus as Recorded
 from llmload.prometheus.grafana import RATE, ROWS, RUN_REGIONS
 
 from .conftest import NO_PROMETHEUS, RULES

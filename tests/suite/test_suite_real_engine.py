@@ -1,4 +1,4 @@
-"""A suite on a real engine, started by llmload's own template: Transformers, installed by benchmarks.cpu_engines."""
+"""A suite on a real engine started from llmload's own template: Transformers, from `benchmarks.tools.cpu_engines`."""
 
 import json
 import subprocess

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.suite_trial import Trial, descendants, until
+from benchmarks.trials.suite import Trial, descendants, until
 from llmload.simulator import SimulationSettings, spawn
 
 

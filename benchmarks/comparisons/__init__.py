@@ -1,0 +1,1 @@
+"""llmload beside other load generators on the same work."""

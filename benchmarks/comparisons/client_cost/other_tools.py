@@ -1,0 +1,151 @@
+"""Load generators in Python that have a command line of their own: AIPerf, genai-bench, GuideLLM."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.tools.load_client import Command, Reported, Task
+from benchmarks.tools.peers import PEERS, write_tokenizer
+
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Aiperf:
+    """AIPerf with one worker and one record processor, for the one core that it has."""
+
+    name: str = "aiperf"
+
+    def missing(self) -> str | None:
+        """Return what has to be done before it can run; None if nothing."""
+        return PEERS[self.name].missing()
+
+    def command(self, task: Task) -> Command:
+        """Return how to run the task."""
+        work = task.work
+        options: dict[str, object] = {
+            "model": task.model,
+            "url": task.base_url,
+            "endpoint-type": "chat",
+            "tokenizer": write_tokenizer(),
+            "concurrency": work.streams,
+            "request-count": task.requests,
+            "isl": work.prompt_words,
+            "osl": work.tokens,
+            "num-dataset-entries": task.requests,
+            "random-seed": 1,
+            "workers-max": 1,
+            "record-processors": 1,
+            "ui": "none",
+            "export-level": "summary",
+            "artifact-dir": "artifacts",
+        }
+        flags = ("streaming", "use-server-token-count", "no-gpu-telemetry", "no-server-metrics", "no-auto-plot")
+        program = PEERS[self.name].program(self.name)
+        return Command(arguments=(program, "profile", *_long(options), *(f"--{flag}" for flag in flags)))
+
+    def reported(self, task: Task) -> Reported:
+        """Return what its export says; its `inter_token_latency` is a mean per request, so chunk gaps are read."""
+        file = task.folder / "artifacts" / "profile_export_aiperf.json"
+        export = json.loads(file.read_text(encoding="utf-8"))
+        ttft, gaps = export["time_to_first_token"], export.get("inter_chunk_latency") or {}
+        return Reported(
+            completed=round(export["request_count"]["avg"]),
+            failed=round((export.get("error_request_count") or {"avg": 0})["avg"]),
+            ttft_mean_s=ttft["avg"] / 1000,
+            ttft_p99_s=ttft["p99"] / 1000,
+            itl_p50_s=_seconds(gaps.get("p50")),
+            itl_p99_s=_seconds(gaps.get("p99")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GenaiBench:
+    """genai-bench in one process, on Locust like llmload."""
+
+    name: str = "genai-bench"
+
+    def missing(self) -> str | None:
+        """Return what has to be done before it can run; None if nothing."""
+        return PEERS[self.name].missing()
+
+    def command(self, task: Task) -> Command:
+        """Return how to run the task."""
+        work = task.work
+        options: dict[str, object] = {
+            "api-backend": "openai",
+            "api-base": task.base_url,
+            "api-key": "none",
+            "task": "text-to-text",
+            "api-model-name": task.model,
+            "model": task.model,
+            "model-tokenizer": write_tokenizer(),
+            "num-concurrency": work.streams,
+            "traffic-scenario": f"D({work.prompt_words},{work.tokens})",
+            "max-time-per-run": 60,
+            "max-requests-per-run": task.requests,
+            "spawn-rate": work.streams,
+            "metrics-refresh-interval": 5,
+            "experiment-base-dir": "experiments",
+            "experiment-folder-name": "run",
+            "log-dir": "logs",
+        }
+        program = PEERS[self.name].program(self.name)
+        return Command(arguments=(program, "benchmark", *_long(options)), environment=OFFLINE)
+
+    def reported(self, task: Task) -> Reported:
+        """Return what its result says; it keeps no gaps between chunks."""
+        (file,) = (task.folder / "experiments" / "run").glob("D*_time_*.json")
+        metrics = json.loads(file.read_text(encoding="utf-8"))["aggregated_metrics"]
+        ttft = metrics["stats"]["ttft"]
+        return Reported(
+            completed=metrics["num_completed_requests"],
+            failed=metrics["num_error_requests"],
+            ttft_mean_s=ttft["mean"],
+            ttft_p99_s=ttft["p99"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Guidellm:
+    """GuideLLM with its own worker processes, all on the one core."""
+
+    name: str = "guidellm"
+
+    def missing(self) -> str | None:
+        """Return what has to be done before it can run; None if nothing."""
+        return PEERS[self.name].missing()
+
+    def command(self, task: Task) -> Command:
+        """Return how to run the task."""
+        work = task.work
+        options: dict[str, object] = {
+            "backend": f"kind=openai_http,target={task.base_url},model={task.model}",
+            "profile": f"kind=concurrent,streams={work.streams}",
+            "constraint": f"kind=max_requests,count={task.requests}",
+            "tokenizer": f"kind=huggingface_auto,model={write_tokenizer()}",
+            "data": f"kind=synthetic_text,prompt_tokens={work.prompt_words},output_tokens={work.tokens}",
+            "output": "kind=json,path=report.json",
+        }
+        program = PEERS[self.name].program(self.name)
+        return Command(arguments=(program, "run", *_long(options), "--disable-console"), environment=OFFLINE)
+
+    def reported(self, task: Task) -> Reported:
+        """Return what its report says; its ITL is a mean per request, not a distribution over chunks."""
+        report = json.loads((task.folder / "report.json").read_text(encoding="utf-8"))
+        metrics: dict[str, Any] = report["benchmarks"][0]["metrics"]
+        ttft, totals = metrics["time_to_first_token_ms"]["successful"], metrics["request_totals"]
+        return Reported(
+            completed=totals["successful"],
+            failed=totals["errored"],
+            ttft_mean_s=ttft["mean"] / 1000,
+            ttft_p99_s=ttft["percentiles"]["p99"] / 1000,
+        )
+
+
+def _long(options: dict[str, object]) -> list[str]:
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+def _seconds(value_ms: float | None) -> float | None:
+    return None if value_ms is None else value_ms / 1000

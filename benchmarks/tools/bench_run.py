@@ -1,0 +1,106 @@
+"""One run of one client against an engine of its own."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from click import ClickException
+
+from benchmarks.tools.load_client import LoadClient, Reported, Task
+from benchmarks.tools.pinned import Usage, last_lines, run_pinned
+from benchmarks.tools.truth_engine.engine import TruthEngine
+from benchmarks.tools.truth_engine.log import TruthLog
+from benchmarks.tools.work import Work
+from llmload.exit_codes import ExitCode
+
+PATIENCE: Final = 8.0
+"""How many times the ideal length a run may take."""
+START_UP_S: Final = 60.0
+MEASURED_CODES: Final = {ExitCode.GOOD, ExitCode.INVALID}
+"""Exit codes of a run that was measured: INVALID says that its figures are not to be trusted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cores:
+    """Which core the client has, and which the engine; everything else of the benchmark runs on the engine's."""
+
+    client: int
+    engine: int
+
+    @classmethod
+    def of_this_machine(cls) -> "Cores":
+        """Return the last two that may be used; ClickException where there is one alone."""
+        usable = sorted(os.sched_getaffinity(0))
+        if len(usable) < 2:
+            raise ClickException("client and engine need a core each, and there is only one")
+        return cls(client=usable[-1], engine=usable[-2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Where and how trials run."""
+
+    cores: Cores
+    folder: Path
+    repeat: int
+    keep: bool
+    """Whether the files of trials stay when they have been read."""
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trial:
+    """What a run used, what its client said, and what was true."""
+
+    client: str
+    work: Work
+    requests: int
+    usage: Usage
+    reported: Reported
+    truth: TruthLog
+    connections: int
+    most_streams: int
+    folder: Path
+
+
+def run_trial(client: LoadClient, work: Work, requests: int, *, bench: Bench, place: str) -> Trial:
+    """Run the client once, its files in a place of their own; ClickException if it fails or leaves requests out."""
+    cores, folder = bench.cores, bench.folder / place
+    folder.mkdir(parents=True)
+    with TruthEngine(work.schedule, folder, cpu=cores.engine, tls=work.tls) as engine:
+        task = Task(
+            work=work,
+            requests=requests,
+            base_url=engine.base_url,
+            ca_file=engine.ca_file,
+            model=engine.model,
+            folder=folder,
+        )
+        command = client.command(task)
+        usage = run_pinned(
+            command.arguments,
+            cpu=cores.client,
+            folder=folder,
+            environment=command.environment,
+            timeout_s=START_UP_S + PATIENCE * work.answer_s * requests / work.streams,
+        )
+    if usage.exit_code not in MEASURED_CODES:
+        raise ClickException(f"{client.name}: exit code {usage.exit_code}\n{last_lines(usage.output)}")
+    truth, reported = engine.log, client.reported(task)
+    if len(truth.complete) < requests:
+        raise ClickException(
+            f"{client.name}: {requests} requests asked for, {len(truth.complete)} answered\n{last_lines(usage.output)}"
+        )
+    return Trial(
+        client=client.name,
+        work=work,
+        requests=requests,
+        usage=usage,
+        reported=reported,
+        truth=truth,
+        connections=engine.connections,
+        most_streams=engine.most_streams,
+        folder=folder,
+    )

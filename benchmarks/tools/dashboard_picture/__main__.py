@@ -1,0 +1,102 @@
+"""`python -m benchmarks.tools.dashboard_picture`: a run on the simulated engine, as the dashboard shows it."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import click
+
+from benchmarks import ROOT
+from benchmarks.tools.dashboard_picture.page import DASHBOARD, page
+from benchmarks.tools.dashboard_picture.picture import screenshot
+from benchmarks.tools.dashboard_picture.prometheus import running
+from llmload.loadgen.command import free_port
+from llmload.simulator import SimulationSettings, spawn
+
+SCRAPE_S: Final = 2.0
+RATE_S: Final = 4 * SCRAPE_S
+"""What Grafana makes of $__rate_interval."""
+MARGIN_S: Final = 4.0
+"""How long before the run's end the picture is taken: while it goes on."""
+SIZE: Final = (1600, 1236)
+ENGINE: Final = SimulationSettings(
+    model="simulated",
+    slots=10,
+    itl_load_factor=2.5,
+    output_tokens_mean=60,
+    prefix_cache_tokens=20_000,
+    faults={"http_500": 0.01},
+)
+LOAD: Final = """\
+kind = "staged"
+stages = [
+    { users = 4, duration_s = 45 },
+    { users = 8, duration_s = 45 },
+    { users = 16, duration_s = 45 },
+    { users = 6, duration_s = 45 },
+]
+"""
+
+
+def scenario(url: str) -> str:
+    """Return a scenario of four stages, of which the third is more than the engine takes at a time."""
+    return (
+        f'[tool.locust]\nlocustfile = "{ROOT}/locustfiles/chat_staged.py"\n[scenario]\nname = "four-stages"\nseed = 1\n'
+        f'[engine]\nname = "simulated"\nbase_url = "{url}"\n[model]\nname = "simulated"\n[prompts]\nrepeat = true\n'
+        f"[slo]\nttft_s = 0.5\n[load]\n{LOAD}"
+    )
+
+
+def recorded_page(folder: Path) -> str:
+    """Run llmload on the simulated engine under a Prometheus, and return the dashboard's page of it."""
+    port = free_port()
+    with spawn(ENGINE) as engine:
+        jobs = {"llmload": f"127.0.0.1:{port}", "engine": engine.url.removeprefix("http://")}
+        with running(folder, jobs, SCRAPE_S) as prometheus:
+            file = folder / "four-stages.toml"
+            file.write_text(scenario(engine.url), encoding="utf-8")
+            command = [
+                sys.executable,
+                "-m",
+                "locust",
+                "--config",
+                str(file),
+                "--headless",
+                "--out",
+                str(folder / "runs"),
+            ]
+            command += ["--metrics-port", str(port), "--llmload-linger", "30", "--processes", "2"]
+            command += ["--master-port", (meeting := str(free_port())), "--master-bind-port", meeting]
+            begun_s = time.time()
+            subprocess.run(command, cwd=folder, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            going = prometheus.over_time("max(llmload_run_info) == 1", begun_s, time.time(), SCRAPE_S)
+            ended_s = float(going[-1]["values"][-1][0]) - MARGIN_S
+            about = f"A run on llmload's simulated engine, two workers, scraped by Prometheus {prometheus.version()}"
+            return page(
+                json.loads(DASHBOARD.read_text(encoding="utf-8")),
+                lambda expression: prometheus.over_time(expression, begun_s, ended_s, SCRAPE_S),
+                RATE_S,
+                about,
+            )
+
+
+@click.command()
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=ROOT / "docs" / "dashboard.png")
+@click.option("--page", "page_file", type=click.Path(dir_okay=False, path_type=Path), help="Keep the page itself here.")
+def main(out: Path, page_file: Path | None) -> None:
+    """Run for three minutes, scraped by a real Prometheus, and draw what every panel's queries then answer."""
+    with tempfile.TemporaryDirectory(prefix="llmload-picture-") as name:
+        folder = Path(name)
+        html = recorded_page(folder)
+        file = page_file or folder / "dashboard.html"
+        file.write_text(html, encoding="utf-8")
+        screenshot(file, out.absolute(), folder / "browser", SIZE)
+    click.echo(f"{out}: {out.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.tools.dashboard_picture")

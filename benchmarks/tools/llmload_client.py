@@ -1,0 +1,114 @@
+"""llmload itself, as its users run it: `locust --headless` with a scenario, statistics and a run folder."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import ROOT
+from benchmarks.tools.load_client import Command, Reported, Task
+from benchmarks.tools.prompts import write_prompts
+
+SCENARIO: Final = """\
+[tool.locust]
+locustfile = "{locustfile}"
+
+[scenario]
+name = "wire-benchmark"
+
+[engine]
+name = "simulated"
+base_url = "{base_url}"
+{ca_file}
+[model]
+name = "{model}"
+
+[prompts]
+source = "{prompts}"
+repeat = {repeat}
+
+[request]
+max_tokens = {tokens}
+
+[client]
+kind = "{kind}"
+
+[load]
+kind = "closed_loop"
+users = {users}
+requests = {requests}
+spawn_rate_per_s = {spawn_rate_per_s:g}
+warmup_s = {warmup_s}
+
+[run]
+folder = "runs"
+"""
+RAMP_S: Final = 5.0
+"""Over how long users are started, so that connections are not all opened in one moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Llmload:
+    """llmload with its own wire client, or with the openai SDK behind the same interface."""
+
+    name: str = "llmload"
+    kind: str = "wire"
+    locustfile: Path = ROOT / "locustfiles" / "chat.py"
+    warmup_s: float = 0.0
+    """How long after the last user has started figures begin: leaves out the opening of connections."""
+    ramp_s: float = RAMP_S
+
+    def missing(self) -> str | None:
+        """Return what has to be done before it can run; None if nothing."""
+        return None
+
+    def command(self, task: Task) -> Command:
+        """Return how to run the task, with its scenario written."""
+        work = task.work
+        prompts = write_prompts(task)
+        scenario = SCENARIO.format(
+            locustfile=self.locustfile,
+            base_url=task.base_url,
+            ca_file=f'ca_file = "{task.ca_file}"\n' if task.ca_file else "",
+            model=task.model,
+            prompts=prompts,
+            repeat=str(work.prompts is not None).lower(),
+            tokens=work.tokens,
+            kind=self.kind,
+            users=work.streams,
+            requests=task.requests,
+            spawn_rate_per_s=work.streams / self.ramp_s,
+            warmup_s=self.warmup_s,
+        )
+        (task.folder / "scenario.toml").write_text(scenario, encoding="utf-8")
+        return Command(arguments=(sys.executable, "-m", "locust", "--headless", "--config", "scenario.toml"))
+
+    def reported(self, task: Task) -> Reported:
+        """Return what the run's summary says."""
+        summary = json.loads((run_folder(task.folder) / "summary.json").read_text(encoding="utf-8"))
+        ttft, itl = summary["ttft_s"] or {}, summary["itl_s"] or {}
+        return Reported(
+            completed=summary["requests"]["completed"],
+            failed=summary["requests"]["failed"] + summary["requests"]["censored"],
+            ttft_mean_s=ttft.get("mean"),
+            ttft_p99_s=ttft.get("p99"),
+            itl_p50_s=itl.get("p50"),
+            itl_p99_s=itl.get("p99"),
+            coalesced_share=summary["coalesced_share"],
+            verdict=summary["verdict"]["level"],
+        )
+
+
+def run_folder(folder: Path) -> Path:
+    """Return the one run folder that lies in the task's."""
+    (found,) = (folder / "runs").iterdir()
+    return found
+
+
+def request_lines(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of the run folder that lies in the task's."""
+    with (run_folder(folder) / "requests.jsonl").open("rb") as lines:
+        for line in lines:
+            yield json.loads(line)

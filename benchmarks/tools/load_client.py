@@ -1,0 +1,60 @@
+"""What the benchmark asks of a load generator: a command line, and its own figures afterwards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from benchmarks.tools.work import Work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One run of one client."""
+
+    work: Work
+    requests: int
+    base_url: str
+    ca_file: Path | None
+    model: str
+    folder: Path
+    """The run's own: working directory of the client, place of its files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """A tool's own figures by its own words; None where it gives none."""
+
+    completed: int
+    failed: int = 0
+    ttft_mean_s: float | None = None
+    ttft_p99_s: float | None = None
+    itl_p50_s: float | None = None
+    itl_p99_s: float | None = None
+    coalesced_share: float | None = None
+    verdict: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A program to run, and what it wants in its environment."""
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class LoadClient(Protocol):
+    """A load generator that the benchmark can drive."""
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+
+    def missing(self) -> str | None:
+        """Return what has to be done before it can run; None if nothing."""
+
+    def command(self, task: Task) -> Command:
+        """Return how to run the task, with every file that it needs written into the task's folder."""
+
+    def reported(self, task: Task) -> Reported:
+        """Return what the tool said, read from the files or output that it left in the task's folder."""

@@ -1,0 +1,120 @@
+"""The engine as a process of its own."""
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from click import ClickException
+
+from benchmarks.tools.truth_engine.build import HOME, executable
+from benchmarks.tools.truth_engine.log import TruthLog
+
+STOP_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """When chunks are written: the first `ttft_s` after the request came, the others `gap_s` apart."""
+
+    tokens: int = 128
+    ttft_s: float = 0.050
+    ttft_spread_s: float = 0.0
+    """The first chunk's time varies evenly by this much to either side, so that streams do not beat in step."""
+    gap_s: float = 0.010
+    jitter_s: float = 0.0
+    """Every later chunk's time varies evenly by this much to either side of its place."""
+    chunk_bytes: int = 0
+    """Text in a chunk; 0: a word."""
+    large_first: int = 0
+    """Only so many answers carry `chunk_bytes`; 0: all."""
+
+    def arguments(self) -> list[str]:
+        """Return the engine's options."""
+        ms = {"ttft": self.ttft_s, "ttft-spread": self.ttft_spread_s, "gap": self.gap_s, "jitter": self.jitter_s}
+        counts = {"tokens": self.tokens, "chunk-bytes": self.chunk_bytes, "large-first": self.large_first}
+        options = {f"{name}-ms": f"{value_s * 1000:g}" for name, value_s in ms.items()} | counts
+        return [f"-{name}={value}" for name, value in options.items()]
+
+
+class TruthEngine:
+    """
+    A running engine on loopback: `with TruthEngine(Schedule(), folder) as engine: ...`, then `engine.log`.
+
+    `cpu` pins it to a core; `tls` makes it speak https with a certificate of its own, `ca_file`.
+    """
+
+    def __init__(
+        self, schedule: Schedule, folder: Path, *, cpu: int | None = None, tls: bool = False, model: str = "truth"
+    ) -> None:
+        self.schedule, self.model, self.tls = schedule, model, tls
+        self.port = 0
+        self.connections = 0
+        self.most_streams = 0
+        self._log_file = folder / "truth.log"
+        self._command = [str(executable()), "-port=0", f"-model={model}", f"-log={self._log_file}"]
+        self._command += schedule.arguments() + ([] if cpu is None else [f"-cpu={cpu}"])
+        if tls:
+            certificate, key = certificate_files()
+            self.ca_file: Path | None = certificate
+            self._command += [f"-tls-cert={certificate}", f"-tls-key={key}"]
+        else:
+            self.ca_file = None
+
+    @property
+    def base_url(self) -> str:
+        """Where it listens, without the API's prefix."""
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
+    def log(self) -> TruthLog:
+        """What it did; complete once it has stopped."""
+        return TruthLog.read(self._log_file)
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        first = self._process.stdout.readline()
+        if not first:
+            raise ClickException(f"the truth engine did not start: exit code {self._process.wait()}")
+        self.port = json.loads(first)["port"]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        try:
+            rest, _ = self._process.communicate(timeout=STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+            raise
+        if self._process.returncode == 0:
+            told = json.loads(rest)
+            self.connections, self.most_streams = told["connections"], told["most_streams"]
+        elif error is None:
+            raise ClickException(f"the truth engine broke down: exit code {self._process.returncode}")
+
+
+def certificate_files() -> tuple[Path, Path]:
+    """Return a certificate for loopback, made on first use, and its key."""
+    certificate, key = HOME / "loopback.pem", HOME / "loopback.key"
+    if certificate.is_file() and key.is_file():
+        return certificate, key
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        raise ClickException("https needs a certificate, and openssl is not there to make one: apt-get install openssl")
+    HOME.mkdir(parents=True, exist_ok=True)
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", "/CN=truth-engine"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key

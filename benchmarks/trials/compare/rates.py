@@ -1,0 +1,82 @@
+"""How often a comparison says what, over many pairs of runs."""
+
+import itertools
+import math
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import NormalDist
+
+from benchmarks.tools.virtual_engine import Load
+from benchmarks.tools.virtual_runs import System, write_run
+from llmload.compare.comparison import Comparison, Outcome, compare
+from llmload.compare.folders import check_comparable, read_run, same_prompts
+
+
+@dataclass(slots=True)
+class Tally:
+    """Outcomes of many comparisons: of each whole, and of each metric."""
+
+    wholes: Counter[str] = field(default_factory=Counter)
+    metrics: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, comparison: Comparison) -> None:
+        """Count a comparison."""
+        self.wholes[comparison.outcome.value] += 1
+        for finding in comparison.findings:
+            self.metrics.setdefault(finding.metric.name, Counter())[finding.outcome.value] += 1
+
+    def seen(self) -> list[Outcome]:
+        """Return the outcomes that came, and FAIL."""
+        return [outcome for outcome in Outcome if self.wholes[outcome.value] or outcome is Outcome.FAIL]
+
+    def line(self, outcome: Outcome) -> str:
+        """Return how often an outcome came, with the interval that its true rate lies in."""
+        return f"{outcome.value} {self.wholes[outcome.value]} = {self.share(outcome)}"
+
+    def share(self, outcome: Outcome) -> str:
+        """Return an outcome's share, with the interval that its true rate lies in."""
+        count, of = self.wholes[outcome.value], sum(self.wholes.values())
+        low, high = wilson(count, of)
+        return f"{count / of:.1%} ({low:.1%} to {high:.1%})"
+
+
+def wilson(count: int, of: int, sure: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a true rate, of which `count` of `of` were seen (Wilson 1927)."""
+    z = NormalDist().inv_cdf((1 + sure) / 2)
+    share, weight = count / of, z * z / of
+    middle = (share + weight / 2) / (1 + weight)
+    reach = z / (1 + weight) * math.sqrt(share * (1 - share) / of + weight / (4 * of))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def strictly(comparison: Comparison) -> Comparison:
+    """Return what it says where no worsening is accepted: of equal systems, what then fails is the interval's error."""
+    return replace(comparison, findings=tuple(finding.by(0.0) for finding in comparison.findings))
+
+
+def compare_pairs(
+    base: System, cand: System, load: Load, *, pairs: int, runs: int = 1, first_seed: int = 1
+) -> Iterator[Comparison]:
+    """Yield the comparison of each pair, from run folders to findings."""
+    with tempfile.TemporaryDirectory(prefix="llmload-compare-") as place:
+        for pair in range(pairs):
+            base_runs, cand_runs = ([Path(place) / f"{name}-{run}" for run in range(runs)] for name in ("base", "cand"))
+            seeds = itertools.count(first_seed + pair * 2 * runs)
+            for system, side in ((base, base_runs), (cand, cand_runs)):
+                for folder in side:
+                    write_run(folder, system, load, next(seeds))
+            yield compare_folders(base_runs, cand_runs)
+            for folder in (*base_runs, *cand_runs):
+                shutil.rmtree(folder)
+
+
+def compare_folders(base: Sequence[Path], cand: Sequence[Path], allow: Sequence[str] = ()) -> Comparison:
+    """Return the comparison of run folders as the command makes it; NotComparableError if they are not comparable."""
+    sides = [[read_run(folder) for folder in side] for side in (base, cand)]
+    check_comparable(sides[0], sides[1], allow)
+    samples = [[run.sample() for run in side] for side in sides]
+    return compare(samples[0], samples[1], paired=same_prompts(sides[0], sides[1]))

@@ -1,0 +1,154 @@
+"""
+Real engines on this machine's CPU, watched while llmload measures them: `python -m benchmarks.trials.watched_engines`.
+
+Each engine is started, warmed up and loaded; printed is what it said of itself beside what llmload measured: the gap of
+the means, and whether both counted the same tokens. An engine without metrics is measured all the same, and said.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from benchmarks import ROOT
+from llmload.loadgen.command import free_port
+
+ENGINES: Final = {"vllm": "vllm", "llamacpp": "llama.cpp", "transformers": "transformers"}
+"""Each by the name that a scenario has for it."""
+SCENARIO: Final = """\
+[tool.locust]
+locustfile = "{root}/locustfiles/chat.py"
+[scenario]
+name = "watched-{engine}"
+seed = 1
+[engine]
+name = "{name}"
+base_url = "{url}"
+[model]
+name = "{model}"
+served_as = "{served_as}"
+[prompts]
+repeat = true
+[request]
+max_tokens = {tokens}
+[load]
+kind = "closed_loop"
+users = {users}
+requests = {requests}
+[monitor]
+engine_metrics_url = "{url}/metrics"
+"""
+START_S: Final = 240
+RUN_S: Final = 900
+HEADER: Final = (
+    "| engine | requests | TTFT mean, ms: engine / client / gap | ITL mean, ms: engine / client / gap "
+    "| output tokens: engine / client | running, waiting at most | reads |\n|---|---|---|---|---|---|---|"
+)
+
+
+@contextmanager
+def serving(engine: str, model: str) -> Iterator[str]:
+    """Serve the model with the engine while the context lasts, and yield its address."""
+    port, program = str(free_port()), [sys.executable, "-m", "benchmarks.tools.cpu_engines"]
+    command = [*program, "serve", engine, "--model", model, "--port", port]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        subprocess.run([*program, "wait", "--port", port, "--timeout", str(START_S)], cwd=ROOT, check=True)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def measured(engine: str, model: str, url: str, users: int, requests: int, tokens: int) -> dict[str, Any]:
+    """Return the summary of a run."""
+    served_as = f".engines/models/{model}" if engine == "transformers" else model
+    with tempfile.TemporaryDirectory(prefix="llmload-watched-") as name:
+        file = Path(name) / "scenario.toml"
+        text = SCENARIO.format(
+            root=ROOT,
+            engine=engine,
+            name=ENGINES[engine],
+            url=url,
+            model=model,
+            served_as=served_as,
+            users=users,
+            requests=requests,
+            tokens=tokens,
+        )
+        file.write_text(text, encoding="utf-8")
+        command = [sys.executable, "-m", "locust", "--config", str(file), "--headless", "--out", name]
+        command += ["--metrics-port", "off", "--loglevel", "ERROR", "--summary", "none"]
+        subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL, timeout=RUN_S)
+        (summary,) = Path(name).glob("*/summary.json")
+        read: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+        return read
+
+
+def row(engine: str, summary: dict[str, Any]) -> str:
+    """Return a line of the table."""
+    said, requests = summary["engine_metrics"], summary["requests"]
+    counts = f"{requests['completed']} of {requests['started']}"
+    if not said["samples"]:
+        return f"| {ENGINES[engine]} | {counts} | it serves no metrics | | | | 0 of {said['failed_reads']} |"
+    means = (_means(said, name) for name in ("ttft", "itl"))
+    tokens = f"{_count(said['output_tokens'])} / {said['client_output_tokens']:,}"
+    most = f"{_count(said['running_max'])}, {_count(said['waiting_max'])}"
+    reads = f"{said['samples']} of {said['samples'] + said['failed_reads']}"
+    return f"| {ENGINES[engine]} | {counts} | {' | '.join(means)} | {tokens} | {most} | {reads} |"
+
+
+def judgement(engine: str, summary: dict[str, Any]) -> tuple[str, bool]:
+    """Return whether both counted the same tokens, in words; an engine that counts none is not judged."""
+    said, requests = summary["engine_metrics"], summary["requests"]
+    gap = said["output_tokens_gap"]
+    if gap is None:
+        return f"{ENGINES[engine]}: counts no tokens for all to see; nothing to compare", True
+    if requests["completed"] != requests["started"]:
+        return f"FAIL {ENGINES[engine]}: not every request was answered, so the counts cannot agree", False
+    return f"{'FAIL' if gap else 'PASS'} {ENGINES[engine]}: counts agree to {gap:g} tokens", gap == 0
+
+
+def _means(said: dict[str, Any], name: str) -> str:
+    figures = (said[f"{name}_mean_s"], said[f"client_{name}_mean_s"], said[f"{name}_gap_s"])
+    return " / ".join("n/a" if each is None else f"{each * 1000:.2f}" for each in figures)
+
+
+def _count(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:,.0f}"
+
+
+@click.command()
+@click.argument("engines", nargs=-1, type=click.Choice(list(ENGINES)))
+@click.option("--model", default="smollm2", show_default=True, type=click.Choice(["smollm2", "tiny"]))
+@click.option("--users", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--requests", type=click.IntRange(1), default=40, show_default=True)
+@click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens of an answer.")
+def main(engines: tuple[str, ...], model: str, users: int, requests: int, tokens: int) -> None:
+    """Watch ENGINES, all of them unless some are named; exit code 1 where counts that should agree do not."""
+    judgements = []
+    click.echo(f"{users} users, answers of at most {tokens} tokens\n\n{HEADER}")
+    for engine in engines or ENGINES:
+        click.echo(f"{engine}: starting", err=True)
+        with serving(engine, "smollm2" if engine == "llamacpp" else model) as url:
+            measured(engine, model, url, users, users * 2, tokens)  # what a first batch compiles is not measured
+            summary = measured(engine, model, url, users, requests, tokens)
+        click.echo(row(engine, summary))
+        judgements.append(judgement(engine, summary))
+    click.echo("\n".join(["", *(text for text, _ in judgements)]))
+    sys.exit(not all(passed for _, passed in judgements))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.trials.watched_engines")
