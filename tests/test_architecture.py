@@ -123,7 +123,7 @@ def test_no_module_is_called_after_nothing() -> None:
 
 
 def part_of(name: str) -> str:
-    """The part of `benchmarks` that a module is in: `tools`, `trials` or `comparisons`; empty for the package itself."""
+    """The part of `benchmarks` a module is in (`tools`, `trials`, `comparisons`); empty for the package itself."""
     return name.split(".")[1] if name.count(".") else ""
 
 

@@ -65,9 +65,9 @@ class Trial:
     folder: Path
 
 
-def run_trial(client: LoadClient, work: Work, requests: int, *, bench: Bench, place: str) -> Trial:
+def run_trial(client: LoadClient, work: Work, requests: int, *, bench: Bench, subfolder: str) -> Trial:
     """Run the client once, its files in a place of their own; ClickException if it fails or leaves requests out."""
-    cores, folder = bench.cores, bench.folder / place
+    cores, folder = bench.cores, bench.folder / subfolder
     folder.mkdir(parents=True)
     with TruthEngine(work.schedule, folder, cpu=cores.engine, tls=work.tls) as engine:
         task = Task(

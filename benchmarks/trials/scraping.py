@@ -125,13 +125,13 @@ def run_pair(number: int, work: Work, requests: int, every_s: float, bench: Benc
     """Run the work scraped and alone; which comes first changes from pair to pair."""
     trials, scrapes = {}, 0
     for name in ("scraped", "alone") if number % 2 else ("alone", "scraped"):
-        client, place = Watched(port=free_port()), f"{name}-{number}"
+        client, subfolder = Watched(port=free_port()), f"{name}-{number}"
         if name == "scraped":
             with scraping(client.port, every_s) as sizes:
-                trials[name] = run_trial(client, work, requests, bench=bench, place=place)
+                trials[name] = run_trial(client, work, requests, bench=bench, subfolder=subfolder)
             scrapes = len(sizes)
         else:
-            trials[name] = run_trial(client, work, requests, bench=bench, place=place)
+            trials[name] = run_trial(client, work, requests, bench=bench, subfolder=subfolder)
     return Pair(scraped=Reading.of(trials["scraped"]), alone=Reading.of(trials["alone"]), scrapes=scrapes)
 
 

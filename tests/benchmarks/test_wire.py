@@ -280,7 +280,7 @@ class TestClients:
 def test_llmload_is_run_as_its_users_run_it_and_matched_chunk_by_chunk(tmp_path: Path) -> None:
     bench = Bench(cores=Cores.of_this_machine(), folder=tmp_path, repeat=1, keep=True, say=print)
 
-    done = run_trial(Llmload(), WORK, 48, bench=bench, index="small")
+    done = run_trial(Llmload(), WORK, 48, bench=bench, subfolder="small")
     stamps = Stamps.of(done)
 
     assert done.reported.completed == len(done.truth.complete) == 48

@@ -115,15 +115,15 @@ def compare(clients: Sequence[LoadClient], work: Work, requests: Requests, bench
     comparison = Comparison(work)
     for repetition in range(bench.repeat):
         for client in clients if repetition % 2 == 0 else clients[::-1]:
-            place = f"{work.label}/{client.name}-{repetition}"
+            subfolder = f"{work.label}/{client.name}-{repetition}"
             short, long = (
-                run_trial(client, work, count, bench=bench, place=f"{place}/{count}")
+                run_trial(client, work, count, bench=bench, subfolder=f"{subfolder}/{count}")
                 for count in (requests.short, requests.long)
             )
             latest = reading(short, long)
             comparison.add(latest)
             if not bench.keep:
-                shutil.rmtree(bench.folder / place)
+                shutil.rmtree(bench.folder / subfolder)
             bench.say(
                 f"{work.label}  {repetition + 1}/{bench.repeat}  {client.name}: "
                 f"{latest.cpu_us_per_token:.2f} us/token, {latest.carried_tokens_per_s / 1000:.1f}k tokens/s"

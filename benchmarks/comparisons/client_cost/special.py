@@ -26,7 +26,7 @@ FEW: Final = 10
 def trial_of(bench: Bench, name: str, work: Work, requests: int, client: Llmload | None = None) -> Trial:
     """Run llmload once."""
     bench.say(f"{name}: {work.label}, {requests} requests ...")
-    return run_trial(client or Llmload(), work, requests, bench=bench, place=name)
+    return run_trial(client or Llmload(), work, requests, bench=bench, subfolder=name)
 
 
 def stalled_reader(bench: Bench) -> list[Requirement]:
