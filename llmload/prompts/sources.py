@@ -198,7 +198,7 @@ def read(files: tuple[Path, ...]) -> Columns:
 
     for file in files:
         if not file.is_file():
-            raise DataError(f"{file}: there is no such file")
+            raise DataError(f"{file}: no such file")
         if not file.stat().st_size:
             raise DataError(f"{file}: is empty")
     with _quiet(), tempfile.TemporaryDirectory(prefix="llmload-") as cache:

@@ -31,7 +31,7 @@ class HfConfig:
         return self.text("model_type")
 
     def text(self, key: str, default: str | None = None) -> str:
-        """The string under key; raises ConfigError when it is missing without a default, or not a string."""
+        """Return the string under key; ConfigError when it is missing without a default, or not a string."""
         value = self.values.get(key, default)
         if value is None:
             raise self.refusal(f"{key} is missing")
@@ -40,11 +40,11 @@ class HfConfig:
         return value
 
     def has(self, key: str) -> bool:
-        """Whether the config states key, under any of its names, with a value other than null."""
+        """Return whether the config states key, under any of its names, with a value other than null."""
         return self._find(key)[1] is not None
 
     def count(self, key: str, default: int | None = None) -> int:
-        """The positive whole number under key; raises ConfigError when it is missing without a default."""
+        """Return the positive whole number under key; raises ConfigError when it is missing without a default."""
         name, value = self._find(key)
         if value is None:
             value = default
@@ -57,11 +57,11 @@ class HfConfig:
         return value
 
     def optional_count(self, key: str) -> int | None:
-        """The positive whole number under key, or None where the config says null or nothing."""
+        """Return the positive whole number under key, or None where the config has none."""
         return self.count(key) if self.has(key) else None
 
     def flag(self, key: str, *, default: bool) -> bool:
-        """The boolean under key; raises ConfigError when it is something else."""
+        """Return the boolean under key; raises ConfigError when it is something else."""
         value = self.values.get(key)
         if value is None:
             return default
@@ -70,7 +70,7 @@ class HfConfig:
         return value
 
     def fraction(self, key: str, default: float) -> float:
-        """The number in (0, 1] under key, looked for in rope_parameters too; raises ConfigError when it is not one."""
+        """Return the number in (0, 1] under key, here or in rope_parameters; raises ConfigError for another value."""
         rope = self.values.get("rope_parameters")
         value = self.values.get(key)
         if value is None and isinstance(rope, Mapping):

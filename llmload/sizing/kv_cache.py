@@ -26,7 +26,7 @@ class KvCache:
     tensor_parallel: int = 1
 
     def layer_bytes_per_token(self, mixer: Mixer) -> int:
-        """Bytes that one token adds to one layer; 0 for a layer whose memory does not grow."""
+        """Return the bytes that one token adds to one layer; 0 for a layer whose memory does not grow."""
         if isinstance(mixer, Attention):
             return 2 * self._kv_heads(mixer) * mixer.head_dim * self.element_bytes
         if isinstance(mixer, LatentAttention):
@@ -34,7 +34,7 @@ class KvCache:
         return 0
 
     def layer_state_bytes(self, mixer: Mixer) -> int:
-        """Bytes of recurrent state that one layer keeps for a sequence; 0 for attention."""
+        """Return the bytes of recurrent state that one layer keeps for a sequence; 0 for attention."""
         if not isinstance(mixer, LinearAttention):
             return 0
         keys, values = mixer.key_heads * mixer.key_dim, mixer.value_heads * mixer.value_dim

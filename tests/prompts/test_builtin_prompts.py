@@ -161,7 +161,7 @@ def test_it_is_read_just_as_any_file_of_its_form() -> None:
     assert all(list(own(column)) == list(values(column)) for column in names)
 
 
-def test_reading_it_starts_no_library() -> None:
+def test_reading_it_imports_no_library() -> None:
     program = (
         "import sys; from pathlib import Path; from llmload.prompts.sources import load_prompt_set;"
         "print(len(load_prompt_set('builtin', None, Path()).dialogues), 'datasets' in sys.modules)"

@@ -26,7 +26,7 @@ def test_show_prints_the_messages_of_the_drawn_prompts(ten_rows: Path) -> None:
     assert output.count("\n\nLet's think step by step.\n") == 2
 
 
-def test_show_takes_an_instruction_of_ones_own(ten_rows: Path) -> None:
+def test_show_takes_another_instruction(ten_rows: Path) -> None:
     assert "\n\nShow your work.\n" in invoke("show", str(ten_rows), "--instruction", "Show your work.").output
 
 

@@ -77,7 +77,7 @@ class TestRowsThatAreLeftOut:
         assert [skipped.row for skipped in prompt_set.skipped] == [1]
         assert (prompt_set.row_count, len(prompt_set.dialogues)) == (2, 1)
 
-    def test_turns_in_parts_and_calls_without_text_are_left_out(self, write_rows: Any) -> None:
+    def test_turns_in_parts_and_calls_without_text_are_skipped(self, write_rows: Any) -> None:
         parts = [{"type": "text", "text": "q"}]
         file = write_rows(
             "x.jsonl", [openai(("user", "q")), openai(("user", parts)), openai(("user", "q"), ("assistant", None))]

@@ -156,7 +156,7 @@ def test_a_refusal_says_what_to_do_at_once(
     assert time.monotonic() - began_s < 5
 
 
-def test_offline_is_said_within_three_seconds(tmp_path: Path) -> None:
+def test_offline_is_reported_within_three_seconds(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}"

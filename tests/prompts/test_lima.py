@@ -22,7 +22,7 @@ def test_the_row_that_ends_on_the_user_is_a_request_for_each_question(lima_dir: 
     assert [len(prompt.messages) for prompt in odd.prompts] == [1, 3, 5]
 
 
-def test_the_seeds_hundred_prompts_are_the_same_ones_everywhere(lima_dir: Path) -> None:
+def test_the_hundred_prompts_of_a_seed_are_the_same_everywhere(lima_dir: Path) -> None:
     workload = load(PromptPlan(source=str(lima_dir), count=100, seed=0), Path())
 
     assert workload.manifest()["drawn"][:5] == [968, 23, 160, 838, 150]

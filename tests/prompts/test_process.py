@@ -67,7 +67,7 @@ def test_a_process_forked_after_loading_loads_the_same(ten_rows: Path, tmp_path:
     assert done.returncode == 0, done.stderr
 
 
-def test_asking_for_a_plan_imports_no_heavy_library(ten_rows: Path, tmp_path: Path) -> None:
+def test_a_plan_imports_no_heavy_library(ten_rows: Path, tmp_path: Path) -> None:
     script = """
 import sys
 import llmload.prompts.workload

@@ -62,7 +62,7 @@ class TestDraw:
         with pytest.raises(DataError, match="count = 11, but the data set has only 10"):
             load(PromptPlan(source=str(ten_rows), count=11), Path())
 
-    def test_drawn_rows_are_rows_of_the_file_even_where_some_are_left_out(self, write_rows: Any) -> None:
+    def test_drawn_rows_are_rows_of_the_file_even_where_some_are_skipped(self, write_rows: Any) -> None:
         file = write_rows("x.jsonl", [{"conversations": [""]}, {"conversations": ["q"]}, {"conversations": []}])
 
         workload = load(PromptPlan(source=str(file)), Path())
@@ -74,7 +74,7 @@ class TestDraw:
 
 class TestPlan:
     @pytest.mark.parametrize("wrong", [{"count": 0}, {"n_shot": -1}, {"chain_of_thought": " "}])
-    def test_values_that_mean_nothing_are_refused_by_name(self, wrong: dict[str, Any]) -> None:
+    def test_values_out_of_range_are_refused_by_name(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(DataError, match=next(iter(wrong))):
             PromptPlan(**wrong)
 
@@ -101,11 +101,11 @@ class TestWhereAPathIsLookedFor:
         assert texts(load(PromptPlan(source="x.jsonl"), tmp_path / "here")) == [["here"]]
         assert texts(load(PromptPlan(source="y.jsonl"), tmp_path / "here")) == [["only there"]]
 
-    def test_a_source_that_is_nowhere_is_refused_and_nothing_stands_in(self, tmp_path: Path) -> None:
+    def test_a_source_that_is_not_found_is_refused_and_not_replaced(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"'bultin' is not builtin, lima or hf:.*there is no '.*bultin'"):
             load(PromptPlan(source="bultin"), tmp_path)
 
-    def test_a_folder_gives_the_split_that_is_asked_for_and_train_otherwise(self, write_rows: Any) -> None:
+    def test_a_folder_gives_the_named_split_else_train(self, write_rows: Any) -> None:
         folder = write_rows("d/train.jsonl", [{"conversations": ["from train"]}]).parent
         write_rows("d/test.jsonl", [{"conversations": ["from test"]}])
 
@@ -146,7 +146,7 @@ class TestWhereAPathIsLookedFor:
             ("notes.txt", None, r"ends in '\.txt'"),
         ],
     )
-    def test_what_cannot_be_meant_is_refused(
+    def test_a_source_that_cannot_be_read_is_refused(
         self, ten_rows: Path, source: str, split: str | None, message: str
     ) -> None:
         (ten_rows.parent / "notes.txt").write_text("x")

@@ -58,14 +58,14 @@ class TestDraw:
 
 class TestQueue:
     @given(count=st.integers(1, 60), workers=st.integers(1, 9))
-    def test_workers_shares_are_disjoint_and_together_all_that_was_drawn(self, count: int, workers: int) -> None:
+    def test_the_workers_queues_are_disjoint_and_together_all_that_was_drawn(self, count: int, workers: int) -> None:
         shares = [list(rows_of(queue)) for queue in queues(count, workers)]
 
         assert sorted(row for share in shares for row in share) == list(range(count))
         assert shares == [list(range(index, count, workers)) for index in range(workers)]
 
     @given(count=st.integers(1, 30), workers=st.integers(1, 7), rounds=st.integers(1, 4), seed=SEEDS)
-    def test_repeating_deals_each_place_of_each_round_once_among_all_workers(
+    def test_repeating_takes_each_index_of_each_round_once_among_all_workers(
         self, count: int, workers: int, rounds: int, seed: int
     ) -> None:
         taken: dict[int, int] = {}
@@ -79,7 +79,7 @@ class TestQueue:
         assert [sorted(rows) for rows in by_round] == [list(range(count))] * rounds
 
     @given(count=st.integers(1, 30), workers=st.integers(1, 7), seed=SEEDS)
-    def test_the_same_seed_deals_the_same_again(self, count: int, workers: int, seed: int) -> None:
+    def test_the_same_seed_gives_the_same_again(self, count: int, workers: int, seed: int) -> None:
         first, second = (queues(count, workers, seed=seed, repeat=True) for _ in range(2))
 
         assert [list(islice(rows_of(queue), 50)) for queue in first] == [
@@ -100,7 +100,7 @@ class TestQueue:
         assert rows[:20] == list(range(20))
         assert len({tuple(rows[:20]), tuple(rows[20:40]), tuple(rows[40:])}) == 3
 
-    def test_counts_requests_not_conversations_and_those_that_were_dealt_before(self) -> None:
+    def test_counts_requests_not_conversations_and_those_taken_before(self) -> None:
         queue = PromptQueue(conversations(2, prompts=3), seed=0, repeat=True, worker_index=0, worker_count=1)
 
         for _ in range(3):
@@ -112,7 +112,7 @@ class TestQueue:
         assert [queue.next() is None for queue in queues(2, 3)] == [False, False, True]
         assert [queue.next() is None for queue in queues(2, 3, repeat=True)] == [False, False, False]
 
-    def test_without_conversations_it_deals_nothing(self) -> None:
+    def test_without_conversations_it_is_empty(self) -> None:
         assert PromptQueue((), seed=0, repeat=True, worker_index=0, worker_count=1).next() is None
 
     @pytest.mark.parametrize(("index", "count"), [(-1, 2), (2, 2), (0, 0)])

@@ -34,7 +34,7 @@ def test_seed_and_key_give_the_same_salts_on_any_number_of_workers(seed: int, wo
 
 @settings(deadline=None, max_examples=30)
 @given(workers=WORKERS, size=st.integers(1, 30))
-def test_a_place_of_the_drawn_order_has_the_same_salt_whoever_sends_it(workers: int, size: int) -> None:
+def test_an_index_of_the_drawn_order_has_the_same_salt_whichever_worker_sends_it(workers: int, size: int) -> None:
     conversations = [Conversation(row, (Prompt(str(row), (as_message("user", "?"),)),)) for row in range(size)]
 
     def sent(count: int) -> dict[tuple[int, int], str]:
@@ -72,7 +72,7 @@ def test_a_run_has_one_salt_for_all_its_workers() -> None:
     assert len({worker.next() for worker in workers for _ in range(3)}) == 1
 
 
-def test_the_salt_stands_before_the_first_message_whoever_speaks_it() -> None:
+def test_the_salt_is_before_the_first_message_of_any_role() -> None:
     messages = (as_message("system", "Be brief."), as_message("user", "Why?"))
     salted = Prompt("1", messages).salted("abc")
 

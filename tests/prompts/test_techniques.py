@@ -32,7 +32,7 @@ POOL = ExamplePool(dialogue(row) for row in range(20))
 
 
 class TestNShot:
-    def test_pairs_stand_between_the_system_message_and_the_question(self) -> None:
+    def test_pairs_are_between_the_system_message_and_the_question(self) -> None:
         conversation = apply(asked(("system", "s"), ("user", "q0")), Techniques(n_shot=2), POOL, seed=0)
 
         roles = [message["role"] for message in conversation.prompts[0].messages]
@@ -49,14 +49,14 @@ class TestNShot:
         assert len(set(questions)) == n_shot
         assert f"q{row}" not in questions
 
-    def test_a_row_that_asks_the_same_is_no_example_either(self) -> None:
+    def test_a_row_with_the_same_question_is_never_an_example_either(self) -> None:
         pool = ExamplePool([dialogue(0, "same"), dialogue(1, " same\n"), dialogue(2, "other")])
 
         assert contents(apply(asked(("user", "same")), Techniques(n_shot=1), pool, seed=0)) == ["other", "a2", "same"]
         with pytest.raises(DataError, match="n_shot = 2, but row 0 has only 1 other"):
             apply(asked(("user", "same")), Techniques(n_shot=2), pool, seed=0)
 
-    def test_rows_without_an_answer_are_no_examples(self) -> None:
+    def test_rows_without_an_answer_are_never_examples(self) -> None:
         pool = ExamplePool([dialogue(0), dialogue(1, answered=False)])
 
         with pytest.raises(DataError, match="n_shot = 1, but row 0 has only 0 other"):

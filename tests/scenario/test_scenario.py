@@ -157,7 +157,7 @@ requests = 8
         ("kind = 'capacity'\nrequests = 5", "load.requests: unknown key"),
     ],
 )
-def test_a_load_that_cannot_be_is_refused(tmp_path: Path, load: str, says: str) -> None:
+def test_an_impossible_load_is_refused(tmp_path: Path, load: str, says: str) -> None:
     assert says in complaint(tmp_path, GOOD.replace(CLOSED, load))
 
 
@@ -167,7 +167,7 @@ def test_every_fault_has_a_line(tmp_path: Path) -> None:
     assert len(text.splitlines()) == 2
 
 
-def test_a_fault_of_an_override_is_the_command_lines(tmp_path: Path) -> None:
+def test_a_fault_of_an_override_names_the_command_line(tmp_path: Path) -> None:
     assert complaint(tmp_path, GOOD, {"load.users": "many"}).startswith("command line: load.users:")
 
 
@@ -211,7 +211,7 @@ def test_every_shipped_scenario_is_valid_and_named_after_its_file(name: str) -> 
     assert shipped_locustfile(Path(locustfile_named_by(file) or "").name).is_file()
 
 
-def test_the_original_deployments_are_all_there() -> None:
+def test_the_reference_deployments_are_all_there() -> None:
     cells = shipped_cells()
 
     assert len([name for name in cells if name.endswith("-speed")]) == 17  # 6 models x 3 engines, one cell was empty

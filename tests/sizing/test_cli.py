@@ -19,14 +19,14 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "locust", "pandas", "datasets", "numpy", "pydantic", "rich", "openai", "gevent")
 
 
-def test_the_seed_table_is_printed_as_the_seed_has_it() -> None:
+def test_the_reference_table_is_printed_as_in_the_document() -> None:
     result = CliRunner().invoke(vram, ["table", "--rule", "reference"])
 
     assert result.exit_code == 0
     assert result.stdout == (Path(__file__).parent / "data" / "seed_table.md").read_text()
 
 
-def test_named_models_replace_the_seeds() -> None:
+def test_named_models_replace_those_of_the_reference_table() -> None:
     result = CliRunner().invoke(vram, ["table", "--json", "Qwen3-32B", "llama-2-70b"])
 
     rows = json.loads(result.stdout)["rows"]
@@ -34,7 +34,7 @@ def test_named_models_replace_the_seeds() -> None:
     assert rows[1]["memory_gib"]["FP16/BF16"] == 153.78
 
 
-def test_an_unknown_model_raises_what_the_program_prints_as_one_line() -> None:
+def test_an_unknown_model_is_an_error_of_one_line() -> None:
     result = CliRunner().invoke(vram, ["table", "no-such-model"])
 
     assert isinstance(result.exception, ConfigError)
@@ -73,7 +73,7 @@ def test_show_gives_the_same_as_json_in_bytes() -> None:
     assert sheet["sequence_bytes_by_context_tokens"]["8192"] == 4096 * (8 * 8192 + 40 * 1024)
 
 
-def test_show_says_what_it_leaves_out_and_what_the_config_declares(tmp_path: Path) -> None:
+def test_show_says_what_it_omits_and_what_the_config_declares(tmp_path: Path) -> None:
     inner = dict(catalogue()["gemma-3-4b-it"]["config"])
     outer = {
         "model_type": "gemma3",
@@ -88,7 +88,7 @@ def test_show_says_what_it_leaves_out_and_what_the_config_declares(tmp_path: Pat
     assert "The config declares quantised weights: awq" in text
 
 
-def test_show_tells_an_encoders_input_from_the_decoders_context() -> None:
+def test_show_separates_an_encoders_input_from_the_decoders_context() -> None:
     text = CliRunner().invoke(vram, ["show", "t5-v1_1-xxl"]).stdout
 
     assert "24 + 24 layers" in text
@@ -124,7 +124,7 @@ def examples() -> list[list[str]]:
     return [shlex.split(line, comments=True)[2:] for line in lines]
 
 
-def test_each_verb_has_two_examples_at_least() -> None:
+def test_each_verb_has_at_least_two_examples() -> None:
     verbs = [args[0] for args in examples()]
 
     assert all(verbs.count(verb) >= 2 for verb in vram.commands)
@@ -188,7 +188,7 @@ def test_other_rules_and_formats_of_the_table() -> None:
     assert isinstance(refused.exception, ConfigError)
 
 
-def test_bounds_judge_a_measured_speed() -> None:
+def test_a_measured_speed_is_compared_with_its_bound() -> None:
     code, text = run("bound", "vicuna-7b-v1.3", "--gpu", "A100-SXM4-80GB", "--measured", "160")
 
     assert code == 0
@@ -197,7 +197,7 @@ def test_bounds_judge_a_measured_speed() -> None:
     assert run("bound", "vicuna-7b-v1.3")[0] == 2
 
 
-def test_a_log_is_laid_beside_its_estimate(tmp_path: Path) -> None:
+def test_a_log_is_compared_with_its_estimate(tmp_path: Path) -> None:
     log = tmp_path / "vllm.log"
     log.write_text(SERVED_LOG)
     rows = json.loads(run("check-log", str(log), "--json")[1])["comparison"]

@@ -74,7 +74,7 @@ def test_the_blocks_of_a_v0_log_follow_from_its_pool() -> None:
     assert rows["concurrency"].agrees(0.6)
 
 
-def test_sglang_tells_keys_and_values_apart_or_latents_together() -> None:
+def test_sglang_logs_keys_and_values_apart_or_latents_together() -> None:
     heads = facts("sglang-issue-12726.log")
     latent = facts("sglang-mla.log")
 
@@ -83,7 +83,7 @@ def test_sglang_tells_keys_and_values_apart_or_latents_together() -> None:
     assert rows_of("sglang-issue-12726.log", load_model("Qwen3-8B"))["tokens"].agrees(0.1)
 
 
-def test_a_log_with_the_cards_memory_has_its_pool_estimated_too() -> None:
+def test_a_log_with_the_gpus_memory_has_its_pool_estimated_too() -> None:
     text = """
 (APIServer pid=1) version 0.19.0
 non-default args: {'model': 'meta-llama/Llama-3.1-8B-Instruct', 'gpu_memory_utilization': 0.95}
@@ -113,7 +113,7 @@ def test_quantisations_are_taken_from_the_log_then_from_the_config() -> None:
         log_weight_format(EngineFacts(engine="vllm", quantization="compressed-tensors"), plain)
 
 
-def test_a_text_that_tells_nothing_is_refused_and_a_log_without_model_asks_for_it() -> None:
+def test_a_text_without_facts_is_refused_and_a_log_without_model_needs_one() -> None:
     with pytest.raises(ConfigError, match="neither a start-up log nor /metrics"):
         read_engine("hello\nworld")
     with pytest.raises(ConfigError, match="give --model"):

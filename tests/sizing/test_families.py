@@ -93,7 +93,7 @@ def test_values_of_the_wrong_kind_are_refused(key: str, value: object, problem: 
         model_from_config(HfConfig({**OPT, key: value}, "here"), "m")
 
 
-def test_a_rotary_share_is_read_from_either_place_and_must_be_a_fraction() -> None:
+def test_a_rotary_fraction_is_read_from_either_key_and_must_be_one() -> None:
     phi = next(built["config"] for built in BUILT if built["config"]["model_type"] == "phi")
     bare = {key: value for key, value in phi.items() if key not in {"partial_rotary_factor", "rope_parameters"}}
 

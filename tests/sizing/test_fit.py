@@ -74,7 +74,7 @@ def test_concurrency_is_off_by_a_third_of_a_percent_on_average() -> None:
     assert sorted(errors)[-3] < 0.01  # the two above are a pool of 3 GiB, off by 0.1
 
 
-def test_a_vision_tower_that_the_config_names_is_held_against_the_low_estimate() -> None:
+def test_a_vision_tower_that_the_config_names_is_subtracted_from_the_low_estimate() -> None:
     run = next(run for run in RUNS if run["run_of"] == "google/gemma-3-12b-it")
     model = replace(load_model("gemma-3-12b-it"), uncounted=("vision_config",))
     seen = replace(fit_of_run(run).deployment, model=model)
@@ -83,7 +83,7 @@ def test_a_vision_tower_that_the_config_names_is_held_against_the_low_estimate()
     assert any("not counted: vision_config" in note for note in fit_notes(fit(seen)))
 
 
-def test_the_seeds_70b_model_fits_on_its_two_cards_though_the_seeds_rule_says_no() -> None:
+def test_the_reference_70b_model_fits_on_its_two_gpus_though_the_reference_rule_says_no() -> None:
     found = fit(deployment("llama-2-70b", "A100-SXM4-80GB", 2))
 
     assert found.verdict == "fits"
@@ -91,7 +91,7 @@ def test_the_seeds_70b_model_fits_on_its_two_cards_though_the_seeds_rule_says_no
     assert found.stages[0].weights_bytes.best / GIB == pytest.approx(64.24, abs=0.01)
 
 
-def test_what_does_not_fit_is_told_what_would_make_it_fit_and_each_of_these_does() -> None:
+def test_each_change_that_is_suggested_makes_the_model_fit() -> None:
     found = fit(deployment("Llama-3.1-70B-Instruct", "H100-SXM5-80GB", 1, context_tokens=8192))
     changes = remedies(found)
 
@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_told_what_would_make_it_fit_and_each_of_these_does
     assert fit(replace(found.deployment, weight_format="w4a16")).verdict == "fits"
 
 
-def test_users_beyond_the_pool_are_offered_fewer_users_a_shorter_context_or_copies() -> None:
+def test_for_users_beyond_the_pool_fewer_users_a_shorter_context_or_copies_are_suggested() -> None:
     found = fit(deployment("Qwen3-8B", "L40S", 1, context_tokens=32768, users=40))
     changes = remedies(found)
 
@@ -122,7 +122,7 @@ def test_between_the_low_and_the_best_estimate_a_model_may_fit() -> None:
     assert fit(plan).verdict == "fits"
 
 
-def test_a_scenario_that_exceeds_the_pool_is_told_so() -> None:
+def test_a_load_that_exceeds_the_pool_gets_a_warning() -> None:
     found = fit(deployment("Llama-3.1-8B-Instruct", "A100-SXM4-40GB", 1, context_tokens=8192))
 
     assert pool_warning(found, users=2, tokens=2048) is None
@@ -131,13 +131,13 @@ def test_a_scenario_that_exceeds_the_pool_is_told_so() -> None:
     assert warning.startswith("500 users x 4,096 tokens are 2,048,000 tokens of KV cache; A100-SXM4-40GB holds")
 
 
-def test_pipeline_stages_are_cut_as_vllm_cuts_them() -> None:
+def test_pipeline_stages_are_split_as_in_vllm() -> None:
     assert [len(stage) for stage in stage_layers(32, 3)] == [11, 11, 10]
     assert [len(stage) for stage in stage_layers(61, 4)] == [15, 15, 16, 15]
     assert [index for stage in stage_layers(61, 4) for index in stage] == list(range(61))
 
 
-def test_ends_of_a_pipeline_hold_embedding_and_head() -> None:
+def test_the_ends_of_a_pipeline_have_embedding_and_head() -> None:
     model = load_model("Llama-3.1-8B-Instruct")
     four = Parallelism(pipeline=4)
     first, middle, last = (rank_counts(model, four, stage) for stage in (0, 1, 3))
@@ -148,7 +148,7 @@ def test_ends_of_a_pipeline_hold_embedding_and_head() -> None:
     assert sum(rank_counts(model, four, stage).total for stage in range(4)) == rank_counts(model, Parallelism()).total
 
 
-def test_expert_parallelism_deals_whole_experts_and_keeps_the_router() -> None:
+def test_expert_parallelism_divides_whole_experts_and_copies_the_router() -> None:
     model = load_model("Qwen3-30B-A3B")
     sliced, dealt = (rank_counts(model, Parallelism(tensor=4, expert=flag)) for flag in (False, True))
 
@@ -156,7 +156,7 @@ def test_expert_parallelism_deals_whole_experts_and_keeps_the_router() -> None:
     assert dealt.router == 48 * 128 * 2048
 
 
-def test_cuts_that_engines_refuse_are_named() -> None:
+def test_splits_that_engines_refuse_are_named() -> None:
     llama, mixed = load_model("Llama-3.1-8B-Instruct"), load_model("Qwen3-14B")
 
     assert parallel_problems(llama, Parallelism(tensor=16)) == []
@@ -173,7 +173,7 @@ def test_cuts_that_engines_refuse_are_named() -> None:
         rank_weights(llama, "bf16", Parallelism(tensor=3))
 
 
-def test_cards_are_dealt_to_tensor_ranks_then_stages_then_copies() -> None:
+def test_gpus_become_tensor_ranks_then_stages_then_copies() -> None:
     llama = load_model("Llama-3.1-8B-Instruct")
 
     assert plan_parallelism(llama, 8) == (Parallelism(tensor=8), 1)
@@ -184,7 +184,7 @@ def test_cards_are_dealt_to_tensor_ranks_then_stages_then_copies() -> None:
         plan_parallelism(llama, 8, tensor=3)
 
 
-def test_engines_defaults_follow_card_version_and_name() -> None:
+def test_engines_defaults_depend_on_gpu_version_and_name() -> None:
     a100, b200 = find_gpu("A100-SXM4-80GB"), find_gpu("B200")
 
     assert (engine_for(a100).max_num_seqs, engine_for(a100).max_num_batched_tokens) == (256, 2048)
@@ -211,7 +211,7 @@ def test_engines_that_are_not_known_are_refused(asked: dict[str, Any], problem: 
     assert parse_version("0.8.5.post1") == (0, 8)
 
 
-def test_a_card_whose_memory_nobody_reported_gets_less_than_any_that_was() -> None:
+def test_a_gpu_of_unknown_memory_has_less_than_any_known_one() -> None:
     for gpu in gpus():
         assert replace(gpu, total_gib=None).usable_gib < (gpu.total_gib or gpu.nominal_gb)
 
@@ -232,7 +232,7 @@ def test_the_command_starts_the_engine_as_it_was_computed() -> None:
     )
 
 
-def test_the_sheet_is_no_wider_than_80_columns_and_json_says_the_same() -> None:
+def test_the_sheet_is_at_most_80_columns_wide_and_json_says_the_same() -> None:
     found = fit(deployment("gpt-oss-120b", "MI300X", 1, users=4))
     lines = fit_text(found).splitlines()
     values = fit_json(found)

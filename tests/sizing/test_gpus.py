@@ -7,14 +7,14 @@ from llmload.sizing.gpus import find_gpu, gpus
 from llmload.sizing.text import gpus_text
 
 
-def test_cuda_reports_less_than_the_name_promises() -> None:
+def test_cuda_reports_less_than_the_name_says() -> None:
     h100 = find_gpu("H100-SXM5-80GB")
 
     assert (h100.nominal_gb, h100.total_gib) == (80, 79.19)
     assert all(gpu.total_gib < gpu.nominal_gb for gpu in gpus() if gpu.total_gib is not None)
 
 
-def test_a_unique_beginning_finds_a_card_whatever_its_case() -> None:
+def test_a_unique_beginning_finds_a_gpu_in_any_case() -> None:
     assert find_gpu("h200").name == "H200-SXM-141GB"
     assert find_gpu("l4-").name == "L4-24GB"
 
@@ -32,6 +32,6 @@ def test_an_unknown_memory_is_a_dash_and_not_zero() -> None:
     assert line.split() == ["A10G-24GB", "-", "600", "70", "0"]
 
 
-def test_names_are_unique_and_each_card_has_a_source() -> None:
+def test_names_are_unique_and_each_gpu_has_a_source() -> None:
     assert len({gpu.name.lower() for gpu in gpus()}) == len(gpus())
     assert all(gpu.source for gpu in gpus())

@@ -36,7 +36,7 @@ def test_llama_cpp_logs_256_mib_for_2048_tokens_of_llama_3_8b_and_mixtral() -> N
         assert KvCache(model=load_model(name)).sequence_bytes(2048) == 256 * 2**20
 
 
-def test_gpt2_xl_keeps_300_kib_a_token() -> None:
+def test_gpt2_xl_has_300_kib_a_token() -> None:
     config = {
         "model_type": "gpt2",
         "vocab_size": 50257,
@@ -49,14 +49,14 @@ def test_gpt2_xl_keeps_300_kib_a_token() -> None:
     assert KvCache(model=model_from_config(HfConfig(config, "here"), "gpt2-xl")).bytes_per_token == 300 * 1024
 
 
-def test_a_falcon_with_one_key_head_keeps_it_on_every_gpu() -> None:
+def test_a_falcon_with_one_key_head_has_it_on_every_gpu() -> None:
     model = load_model("falcon-7b-instruct")
 
     assert KvCache(model=model).bytes_per_token == 2 * 32 * 1 * 64 * 2
     assert KvCache(model=model, tensor_parallel=2).bytes_per_token == 2 * 32 * 1 * 64 * 2
 
 
-def test_key_heads_are_shared_out_until_each_gpu_has_one() -> None:
+def test_key_heads_are_divided_until_each_gpu_has_one() -> None:
     model = load_model("Llama-3.1-8B-Instruct")  # 8 key heads
 
     per_gpu = [KvCache(model=model, tensor_parallel=n).bytes_per_token for n in (1, 2, 8, 16)]

@@ -51,7 +51,7 @@ def test_a_size_that_is_missing_is_named_and_not_guessed(key: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("value", [0, -1, "32", 1.5, True])
-def test_a_size_that_is_no_positive_whole_number_is_refused_with_its_value(value: object) -> None:
+def test_a_size_that_is_not_a_positive_whole_number_is_refused_with_its_value(value: object) -> None:
     with pytest.raises(ConfigError, match=r"here: num_hidden_layers = .* is not a positive whole number"):
         model_from_config(HfConfig(LLAMA | {"num_hidden_layers": value}, "here"), "m")
 
@@ -109,7 +109,7 @@ def test_falcon_with_multi_query_has_one_key_head() -> None:
     assert {layer.mixer.kv_heads for layer in load_model("falcon-7b-instruct").decoder} == {1}  # type: ignore[union-attr]
 
 
-def test_a_window_that_qwen_states_but_switches_off_is_no_window() -> None:
+def test_a_window_that_qwen_states_but_switches_off_is_ignored() -> None:
     stated = dict(catalogue()["qwen2.5-7b-instruct"]["config"]) | {"sliding_window": 131072, "max_window_layers": 28}
 
     off = model_from_config(HfConfig(stated | {"use_sliding_window": False}, "here"), "m")

@@ -11,7 +11,7 @@ from llmload.sizing.catalogue import load_model, model_entries
 EXPECTED = json.loads((Path(__file__).parent / "data" / "model_counts.json").read_text())
 
 
-def test_the_catalogue_holds_the_sixty_models_whose_counts_are_known() -> None:
+def test_the_catalogue_has_the_sixty_models_whose_counts_are_known() -> None:
     assert sorted([entry["name"] for entry in model_entries()]) == sorted(EXPECTED)
     assert len(EXPECTED) == 60
 
@@ -35,7 +35,7 @@ def test_counts_computed_from_the_config_equal_the_known_ones_to_the_parameter(n
     assert {key: computed[key] for key in expected} == expected
 
 
-def test_the_split_of_llama_2_7b_is_what_its_shapes_give_by_hand() -> None:
+def test_the_parts_of_llama_2_7b_are_what_its_shapes_give_by_hand() -> None:
     counts = count_parameters(load_model("llama-2-7b"))
 
     assert counts.embed == 32000 * 4096

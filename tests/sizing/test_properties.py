@@ -33,7 +33,7 @@ def test_more_context_never_needs_less_memory(model: ModelSpec, context: int, mo
 
 
 @given(model=decoders, tensor=tensors)
-def test_blocks_of_a_request_hold_what_the_sequence_keeps(model: ModelSpec, tensor: int) -> None:
+def test_the_blocks_of_a_request_are_enough_for_its_sequence(model: ModelSpec, tensor: int) -> None:
     if not parallel_problems(model, Parallelism(tensor=tensor)):
         cache = KvCache(model=model, tensor_parallel=tensor)
         pool = block_pool(cache)
@@ -41,7 +41,7 @@ def test_blocks_of_a_request_hold_what_the_sequence_keeps(model: ModelSpec, tens
 
 
 @given(model=decoders, tensor=tensors, expert=st.booleans())
-def test_more_tensor_ranks_never_hold_more_each_and_together_hold_the_whole(
+def test_more_tensor_ranks_never_have_more_each_and_together_have_all(
     model: ModelSpec, tensor: int, expert: bool
 ) -> None:
     narrow, wide = Parallelism(tensor=tensor, expert=expert), Parallelism(tensor=2 * tensor, expert=expert)
@@ -53,7 +53,7 @@ def test_more_tensor_ranks_never_hold_more_each_and_together_hold_the_whole(
 
 
 @given(model=decoders, stages=st.integers(1, 16))
-def test_pipeline_stages_together_hold_the_whole(model: ModelSpec, stages: int) -> None:
+def test_pipeline_stages_together_have_all(model: ModelSpec, stages: int) -> None:
     cut = Parallelism(pipeline=stages)
     if parallel_problems(model, cut):
         return
@@ -77,7 +77,7 @@ def test_narrower_formats_are_never_larger(model: ModelSpec) -> None:
 @given(
     model=decoders, gpu=cards, context=st.integers(256, 32_768), more=st.integers(1, 32_768), share=st.floats(0.3, 0.9)
 )
-def test_a_longer_context_or_a_smaller_share_never_serves_more(
+def test_a_longer_context_or_a_lower_utilization_never_serves_more(
     model: ModelSpec, gpu: Gpu, context: int, more: int, share: float
 ) -> None:
     plan = Deployment(model=model, gpu=gpu, engine=engine_for(gpu, utilization=share), context_tokens=context)

@@ -42,6 +42,6 @@ def test_the_mxfp4_checkpoints_of_gpt_oss_are_as_large_as_their_card_says() -> N
 
 
 def test_a_real_4_bit_layout_of_an_8b_model_is_far_above_half_a_byte_a_parameter() -> None:
-    """The seed's rule says 3.74 GiB before its factor; a w4a16 checkpoint was measured at 5.38."""
+    """The reference rule says 3.74 GiB before its factor; a w4a16 checkpoint was measured at 5.38."""
     assert count_parameters(load_model("Llama-3.1-8B-Instruct")).total / 2 / GIB == pytest.approx(3.74, abs=0.005)
     assert size_gib("Llama-3.1-8B-Instruct", "w4a16") == pytest.approx(5.38, rel=0.01)

@@ -1,4 +1,4 @@
-"""Speed bounds by hand, and the seed's speed table beside them."""
+"""Speed bounds by hand, and the reference document's speed table beside them."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def test_more_than_the_bound_is_impossible_and_far_below_all_peers_is_doubtful()
     assert implausible(0.17, peers=[0.19, 0.38, 0.47, 0.32]) is None  # these scatter as widely
 
 
-def test_one_cell_of_the_seeds_speed_table_cannot_be_believed() -> None:
+def test_one_cell_of_the_reference_speed_table_is_implausible() -> None:
     rows = reference_speed_rows()
     flagged = {
         (row.model, engine): cell for row in rows for engine, cell in row.cells.items() if cell and cell.implausible
@@ -82,5 +82,5 @@ def test_one_cell_of_the_seeds_speed_table_cannot_be_believed() -> None:
     assert sum(cell is not None for row in rows for cell in row.cells.values()) == 17
 
 
-def test_the_page_on_sizing_holds_the_table_as_it_is_computed() -> None:
+def test_the_page_on_sizing_has_the_table_as_it_is_computed() -> None:
     assert reference_speed_markdown(reference_speed_rows()) in SIZING.read_text(encoding="utf-8")

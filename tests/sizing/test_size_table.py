@@ -1,4 +1,4 @@
-"""The seed's sizing table, cell by cell and byte by byte."""
+"""The reference document's sizing table, cell by cell and byte by byte."""
 
 import json
 from decimal import Decimal
@@ -15,7 +15,7 @@ ROWS = {f"{row.model} {row.parameters}": row for row in reference_rows()}
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell['model']} {cell['precision']}")
-def test_each_cell_of_the_seed_is_computed_to_the_cent(cell: dict[str, Decimal]) -> None:
+def test_each_cell_of_the_reference_table_is_computed_to_the_cent(cell: dict[str, Decimal]) -> None:
     row = ROWS[str(cell["model"])]
 
     assert row.memory_gib[str(cell["precision"])] == cell["seed_gb"]
@@ -23,18 +23,18 @@ def test_each_cell_of_the_seed_is_computed_to_the_cent(cell: dict[str, Decimal])
     assert row.rotary_cache_elements == cell["rope_buffers"]
 
 
-def test_the_fixture_has_all_forty_four_cells_of_the_seed() -> None:
+def test_the_fixture_has_all_forty_four_cells_of_the_reference_table() -> None:
     assert len(CELLS) == 44
     assert {(f"{row.model} {row.parameters}", p) for row in reference_rows() for p in PRECISION_BYTES} == {
         (cell["model"], cell["precision"]) for cell in CELLS
     }
 
 
-def test_the_markdown_is_the_seeds_byte_for_byte() -> None:
+def test_the_markdown_is_the_documents_byte_for_byte() -> None:
     assert reference_markdown(reference_rows()) + "\n" == (DATA / "seed_table.md").read_text()
 
 
-def test_a_model_outside_the_seed_is_sized_by_the_same_rule() -> None:
+def test_a_model_outside_the_reference_table_is_sized_by_the_same_rule() -> None:
     row = reference_row(load_model("Llama-3.1-8B-Instruct"))
 
     assert row.backbone_params == 7_504_924_672
@@ -60,7 +60,7 @@ def test_whole_numbers_of_gib_are_printed_without_a_point() -> None:
     assert "7.40 GB" not in table
 
 
-def test_the_json_form_carries_the_inputs_of_each_cell() -> None:
+def test_the_json_has_the_inputs_of_each_cell() -> None:
     document = json.loads(json.dumps(reference_json(reference_rows())))
 
     first = document["rows"][0]
