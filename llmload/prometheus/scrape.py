@@ -176,7 +176,7 @@ class ScrapeTarget:
         self._max: dict[str, dict[str, float]] = {}
         self._integrals: dict[str, float] = {}
         self._sampled_s: float | None = None
-        self.samples = self.failed_reads = 0
+        self.samples = self.failed_reads = self._failed_writes = 0
 
     def sample(self) -> None:
         """Read the URL once; a failed read is counted and does not end the run."""
@@ -203,7 +203,12 @@ class ScrapeTarget:
         for part, values in parts.items():
             so_far = self._max.setdefault(part, {})
             so_far |= {name: max(value, so_far.get(name, value)) for name, value in values.items()}
-        self._append(parts)
+        try:
+            self._append(parts)
+        except OSError as error:  # a full disk must not end the run, nor the sampling
+            if not self._failed_writes:
+                logger.warning("%s cannot be written: %s", self._file, error.strerror or error)
+            self._failed_writes += 1
 
     def _append(self, parts: Mapping[str, Mapping[str, float]]) -> None:
         names = [figure.name for figure in self._figures]

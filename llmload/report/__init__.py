@@ -1,1 +1,1 @@
-"""What a run leaves behind, and what is read off it."""
+"""What people and CI systems read of a run: terminal, Markdown, JUnit, HTML."""

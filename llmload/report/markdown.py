@@ -1,4 +1,4 @@
-"""A run as a page of Markdown for a CI system's job."""
+"""Runs as Markdown: the table of their figures, a column per run, and the page of one run for a CI job."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,10 @@ from llmload.report.terminal import COLUMNS, LATENCIES, prefix_cache_rows
 from llmload.runs.cost import cost_rows
 from llmload.runs.summary import Summary
 
-# The figures of runs in one table, a column a run: for the page, for Markdown, for whoever compares.
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A figure: its name with unit, and what each run says."""
+    """A figure: its name with unit, and its text for each run."""
 
     name: str
     cells: tuple[str, ...]
@@ -33,7 +31,7 @@ class Group:
 
 
 def groups(summaries: Sequence[Summary]) -> list[Group]:
-    """Return every figure of the runs; what a run did not measure is n/a, what none of them has is left out."""
+    """Return every figure of the runs; one that a run has not measured is n/a."""
     return [
         Group("Run", _rows(summaries, _RUN)),
         Group("Throughput", _rows(summaries, _THROUGHPUT)),
@@ -48,7 +46,7 @@ def groups(summaries: Sequence[Summary]) -> list[Group]:
 
 
 def as_markdown(summaries: Sequence[Summary]) -> str:
-    """Return the figures as a GitHub Markdown table, a column a run, and below it what limits their use."""
+    """Return a table of the figures that any run has, a column per run, and the reasons of their verdicts below."""
     rows = []
     for group in groups(summaries):
         shown = [row for row in group.rows if any(cell != UNKNOWN for cell in row.cells)]
@@ -96,7 +94,7 @@ def _count(key: str) -> Callable[[Summary], str]:
 
 
 def _engine(summary: Summary) -> str:
-    """The engine, and that it is simulated where its name does not say so."""
+    """The engine's name, marked as simulated if the name does not say so."""
     engine = summary.engine
     return f"{engine} (simulated engine)" if summary.simulated and "simulated" not in engine else engine
 
@@ -137,7 +135,7 @@ _REQUESTS: Final[Mapping[str, Callable[[Summary], str]]] = {
 }
 
 
-SHOWN: Final = {
+JUDGEMENT_TEXTS: Final = {
     Judgement.PASSED: "passed",
     Judgement.FAILED: bold("FAILED"),
     Judgement.UNDECIDED: bold("INVALID"),
@@ -146,7 +144,7 @@ SHOWN: Final = {
 
 
 def job_summary(summary: Summary) -> str:
-    """Return checks, figures and latencies of a run."""
+    """Return the page of one run: checks, figures and latencies."""
     checks = run_checks(summary)
     bad = [check for check in checks if check.judgement in {Judgement.FAILED, Judgement.UNDECIDED}]
     simulated = " Simulated engine: no real engine was measured." if summary.simulated else ""
@@ -155,7 +153,7 @@ def job_summary(summary: Summary) -> str:
             f"## llmload {summary.scenario}: {'failed' if bad else 'good'}",
             f"{summary.model} on {summary.engine}, {summary.load.text}.{simulated}",
             markdown_table(
-                ["", "check", "what came of it"], [[SHOWN[c.judgement], code(c.name), c.text] for c in checks]
+                ["", "check", "result"], [[JUDGEMENT_TEXTS[c.judgement], code(c.name), c.text] for c in checks]
             ),
             markdown_table(["figure", ""], _figures(summary)),
             markdown_table(
@@ -171,7 +169,7 @@ def job_summary(summary: Summary) -> str:
 
 
 def write_page(file: Path, text: str) -> None:
-    """Write a page, or append it to the job summary that GitHub names; RunFolderError if that cannot be done."""
+    """Write a page, or append it if the file is GitHub's job summary; RunFolderError if it cannot be written."""
     named = os.environ.get("GITHUB_STEP_SUMMARY")
     try:
         with file.open("a" if named and Path(named) == file else "w", encoding="utf-8") as page:

@@ -1,4 +1,4 @@
-"""The two measured tables of the document that llmload grew from: engines as columns, models as rows, best in bold."""
+"""The two measured tables of the reference document: engines as columns, models as rows, the best in bold."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SPEED, THROUGHPUT = "speed", "throughput"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One run's figure for a cell; `value` is None where the run measured none."""
+    """One run's figure for a cell; `value` is None if the run measured none."""
 
     run_id: str
     protocol: str | None
@@ -25,15 +25,15 @@ class Figure:
     value: float | None
     simulated: bool
     verdict: Verdict | None
-    """None where nothing was measured."""
+    """None if nothing was measured."""
     bandwidth: BandwidthUse | None = None
-    """What the speed is of the GPUs' memory bandwidth, where model and GPU are known."""
+    """The use of the GPUs' memory bandwidth, if model and GPU are known."""
     failed: bool = False
-    """Whether the measurement was tried and there is no figure; whoever tried names the reason."""
+    """Whether the measurement was tried and gave no figure; the suite reports the reason."""
 
 
 def read_figure(folder: RunFolder) -> Figure:
-    """Return what a run folder has to say in a cell; RunFolderError if it holds no finished run."""
+    """Read a run folder's figure; RunFolderError if the run is not finished."""
     summary, manifest = folder.summary(), folder.manifest()
     protocol, engine = manifest.scenario.scenario.protocol, summary.engine
     value = summary.value("request_output_tokens_per_s", "mean")
@@ -52,7 +52,7 @@ def read_figure(folder: RunFolder) -> Figure:
 
 
 def reference_tables(figures: Sequence[Figure]) -> str:
-    """Return both tables and their notes as Markdown; an unmeasured cell is empty, one of several runs their median."""
+    """Return both tables and their notes as Markdown; an unmeasured cell is empty, several runs give their median."""
     parts = [
         "## Generative Inference Speed",
         "Mean output tokens/s of a single request, full round trip. Bigger is better.",
@@ -95,7 +95,7 @@ def _notes(figures: Sequence[Figure]) -> Iterator[str]:
     for figure in figures:
         cell = f"{figure.model} on {figure.engine} ({figure.run_id})"
         if figure.protocol is None:
-            yield f"{cell}: in no table, since its scenario names no protocol (scenario.protocol)."
+            yield f"{cell}: in no table, since its scenario has no protocol (scenario.protocol)."
         elif figure.value is None and not figure.failed:
             yield f"{cell}: nothing was measured."
         if figure.bandwidth is not None:

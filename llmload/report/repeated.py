@@ -1,4 +1,4 @@
-"""A repeated run: the spread of each figure over its runs, as a terminal, JSON and Markdown show it."""
+"""The spread of each figure over repeated runs, for terminal, JSON and Markdown."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -13,7 +13,7 @@ from llmload.runs.summary import Summary
 from llmload.stats.intervals import Spread
 
 REPEAT: Final = "repeat.json"
-COLUMNS: Final = ("figure", "median", "min", "max", "mean of such runs (95 %)")
+COLUMNS: Final = ("figure", "median", "min", "max", "mean of runs (95 %)")
 
 
 def spread_of(summaries: Sequence[Summary]) -> dict[str, Spread]:
@@ -28,7 +28,7 @@ def spread_of(summaries: Sequence[Summary]) -> dict[str, Spread]:
 
 
 def repeated(asked: int, names: Sequence[str], summaries: Sequence[Summary]) -> dict[str, Any]:
-    """Return what `repeat.json` holds: how many runs were asked for, which came about, and their spread."""
+    """Return the content of `repeat.json`: the number of runs requested, the names of those done, and their spread."""
     return {
         "asked": asked,
         "runs": list(names),

@@ -1,4 +1,4 @@
-"""A run's summary as a terminal shows it."""
+"""A run's summary on a terminal: verdict, figures, latencies, the engine's and the GPUs' metrics, gates."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -13,79 +13,6 @@ from llmload.runs.cost import cost_rows
 from llmload.runs.summary import EngineMetrics, GpuMetrics, Summary
 from llmload.units import GB, MS_PER_S
 
-# What engine and GPUs said of themselves during a run, beside what the client measured, as a terminal shows it.
-
-
-def watched(summary: Summary) -> Iterator[RenderableType]:
-    """Yield a table for the engine and one for the GPUs, where the run has watched them."""
-    if engine := summary.engine_metrics:
-        yield _engine(engine)
-    if gpus := summary.gpu_metrics:
-        yield _gpus(gpus)
-
-
-def _engine(engine: EngineMetrics) -> Table:
-    table = _table("engine's own word, whole run")
-    if not engine.samples:
-        table.add_row("", f"nothing: {_failed(engine)}, as of an engine that serves no metrics")
-        return table
-    for name, own, client, gap in (
-        ("TTFT", engine.ttft_mean_s, engine.client_ttft_mean_s, engine.ttft_gap_s),
-        ("ITL", engine.itl_mean_s, engine.client_itl_mean_s, engine.itl_gap_s),
-    ):
-        table.add_row(f"{name}, mean", f"{_ms(own)}, client's {_ms(client)}, gap {_ms(gap)}")
-    table.add_row("running, waiting", f"{amount(engine.running_max)}, {amount(engine.waiting_max)} at most")
-    table.add_row("KV cache in use", f"{percent(engine.kv_cache_usage_max)} at most")
-    table.add_row("preemptions", amount(engine.preemptions))
-    table.add_row("prefix cache hits", percent(engine.prefix_cache_hit_share))
-    counted = f"{amount(engine.output_tokens)}, client's {amount(engine.client_output_tokens)}"
-    table.add_row("output tokens", f"{counted}, gap {amount(engine.output_tokens_gap)}")
-    table.add_row("read", f"{engine.samples:,} times, {_failed(engine)}")
-    return table
-
-
-def _gpus(gpus: GpuMetrics) -> Table:
-    table = _table("GPUs' own word, whole run")
-    if not gpus.samples:
-        table.add_row("", f"nothing: {_failed(gpus)}")
-        return table
-    table.add_row("GPUs", amount(gpus.gpus))
-    used, needed = amount(gpus.memory_used_max_gib, " GiB"), gpus.memory_estimate_gib
-    filled = amount(gpus.memory_estimate_with_kv_cache_gib, " GiB")
-    sized = "" if needed is None else f"; sizing expects {amount(needed, ' GiB')}, and {filled} with the KV cache"
-    table.add_row("memory in use", f"{used} at most{sized}")
-    table.add_row("power", f"{amount(gpus.power_max_w, ' W')} at most")
-    energy = amount(gpus.energy_j_per_output_token, " J")
-    table.add_row("energy", f"{amount(gpus.energy_j, ' J')}, {energy} an output token")
-    table.add_row("tensor cores active", f"{percent(gpus.tensor_active_max)} at most")
-    for name, most, whole in (
-        ("NVLink, sent", gpus.nvlink_tx_max_bytes_per_s, gpus.nvlink_tx_bytes),
-        ("NVLink, received", gpus.nvlink_rx_max_bytes_per_s, gpus.nvlink_rx_bytes),
-    ):
-        table.add_row(name, f"{_gigabytes(most)}/s at most, {_gigabytes(whole)} in all")
-    table.add_row("read", f"{gpus.samples:,} times, {_failed(gpus)}")
-    return table
-
-
-def _table(name: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
-    table.add_column(name, min_width=35)
-    table.add_column("")
-    return table
-
-
-def _failed(figures: EngineMetrics | GpuMetrics) -> str:
-    return f"{figures.failed_reads:,} reads failed"
-
-
-def _ms(value_s: float | None) -> str:
-    return number(None if value_s is None else value_s * MS_PER_S, 2, " ms")
-
-
-def _gigabytes(value: float | None) -> str:
-    return number(None if value is None else value / GB, 2, " GB")
-
-
 PLAIN_WIDTH: Final = 120
 LATENCIES: Final = {"TTFT": "ttft_s", "ITL": "itl_s", "TPOT": "tpot_s", "e2e latency": "e2e_s"}
 COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
@@ -93,7 +20,7 @@ STYLES: Final = {"VALID": "bold green", "DEGRADED": "bold yellow", "INVALID": "b
 
 
 def console(*, record: bool = False) -> Console:
-    """Return a console as wide as the terminal, or wide enough for the tables where there is none."""
+    """Return a console as wide as the terminal, or wide enough for the tables if there is no terminal."""
     plain = Console(highlight=False, record=record)
     return plain if plain.is_terminal else Console(highlight=False, record=record, width=PLAIN_WIDTH)
 
@@ -101,7 +28,7 @@ def console(*, record: bool = False) -> Console:
 def run_report(summary: Summary) -> RenderableType:
     """Return the verdict, the figures and the latencies of a run."""
     found = [] if summary.capacity is None else capacity_report(summary.capacity)
-    parts = (_title(summary), _figures(summary), _latencies(summary), *found, *watched(summary))
+    parts = (_title(summary), _figures(summary), _latencies(summary), *found, *sampled_tables(summary))
     return Group(*parts, *_verdict(summary), *_gates(summary))
 
 
@@ -138,15 +65,18 @@ def _figures(summary: Summary) -> Table:
 
 
 def prefix_cache_rows(summary: Summary) -> list[tuple[str, str]]:
-    """Return what is known of prompt tokens that the engine had cached, by its answers and by its own series."""
+    """Return title and text of what is known of cached prompt tokens, by the engine's answers and by its metrics."""
     rows = []
     if salt := summary.prompt_salt:
-        rows.append(("prompts", f"salted, so that no prefix cache answers them: a salt for each {salt}"))
-    told = summary.cached_token_share
+        rows.append(("prompts", f"salted, so that the prefix cache has none of them: one salt per {salt}"))
+    reported = summary.cached_token_share
     own = None if summary.engine_metrics is None else summary.engine_metrics.prefix_cache_hit_share
-    if told is not None or own is not None:
+    if reported is not None or own is not None:
         rows.append(
-            ("prefix cache", f"{percent(told)} of prompt tokens by the answers, {percent(own)} by the engine's series")
+            (
+                "prefix cache",
+                f"{percent(reported)} of prompt tokens by the answers, {percent(own)} by the engine's metrics",
+            )
         )
     return rows
 
@@ -171,8 +101,81 @@ def _verdict(summary: Summary) -> list[Text]:
 
 
 def _gates(summary: Summary) -> list[Text]:
-    """A line for each gate; what is red made the exit code 1."""
+    """A line for each gate; a red one sets the exit code 1."""
     return [
-        Text.assemble("gate ", ("kept  ", "bold green") if gate.kept else ("MISSED", "bold red"), f"  {gate.text}")
+        Text.assemble("gate ", ("passed", "bold green") if gate.kept else ("FAILED", "bold red"), f"  {gate.text}")
         for gate in summary.gates
     ]
+
+
+# The engine's and the GPUs' own metrics
+
+
+def sampled_tables(summary: Summary) -> Iterator[RenderableType]:
+    """Yield a table for the engine and one for the GPUs, if the run has read their metrics."""
+    if engine := summary.engine_metrics:
+        yield _engine(engine)
+    if gpus := summary.gpu_metrics:
+        yield _gpus(gpus)
+
+
+def _engine(engine: EngineMetrics) -> Table:
+    table = _table("engine's metrics, whole run")
+    if not engine.samples:
+        table.add_row("", f"none: {_failed(engine)}, as for an engine that serves no metrics")
+        return table
+    for name, own, client, gap in (
+        ("TTFT", engine.ttft_mean_s, engine.client_ttft_mean_s, engine.ttft_gap_s),
+        ("ITL", engine.itl_mean_s, engine.client_itl_mean_s, engine.itl_gap_s),
+    ):
+        table.add_row(f"{name}, mean", f"{_ms(own)}, client's {_ms(client)}, gap {_ms(gap)}")
+    table.add_row("running, waiting", f"{amount(engine.running_max)}, {amount(engine.waiting_max)} at most")
+    table.add_row("KV cache in use", f"{percent(engine.kv_cache_usage_max)} at most")
+    table.add_row("preemptions", amount(engine.preemptions))
+    table.add_row("prefix cache hits", percent(engine.prefix_cache_hit_share))
+    counted = f"{amount(engine.output_tokens)}, client's {amount(engine.client_output_tokens)}"
+    table.add_row("output tokens", f"{counted}, gap {amount(engine.output_tokens_gap)}")
+    table.add_row("read", f"{engine.samples:,} times, {_failed(engine)}")
+    return table
+
+
+def _gpus(gpus: GpuMetrics) -> Table:
+    table = _table("GPUs' metrics, whole run")
+    if not gpus.samples:
+        table.add_row("", f"none: {_failed(gpus)}")
+        return table
+    table.add_row("GPUs", amount(gpus.gpus))
+    used, needed = amount(gpus.memory_used_max_gib, " GiB"), gpus.memory_estimate_gib
+    filled = amount(gpus.memory_estimate_with_kv_cache_gib, " GiB")
+    sized = "" if needed is None else f"; sizing expects {amount(needed, ' GiB')}, and {filled} with the KV cache"
+    table.add_row("memory in use", f"{used} at most{sized}")
+    table.add_row("power", f"{amount(gpus.power_max_w, ' W')} at most")
+    energy = amount(gpus.energy_j_per_output_token, " J")
+    table.add_row("energy", f"{amount(gpus.energy_j, ' J')}, {energy} an output token")
+    table.add_row("tensor cores active", f"{percent(gpus.tensor_active_max)} at most")
+    for name, most, whole in (
+        ("NVLink, sent", gpus.nvlink_tx_max_bytes_per_s, gpus.nvlink_tx_bytes),
+        ("NVLink, received", gpus.nvlink_rx_max_bytes_per_s, gpus.nvlink_rx_bytes),
+    ):
+        table.add_row(name, f"{_gigabytes(most)}/s at most, {_gigabytes(whole)} in all")
+    table.add_row("read", f"{gpus.samples:,} times, {_failed(gpus)}")
+    return table
+
+
+def _table(name: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+    table.add_column(name, min_width=35)
+    table.add_column("")
+    return table
+
+
+def _failed(figures: EngineMetrics | GpuMetrics) -> str:
+    return f"{figures.failed_reads:,} reads failed"
+
+
+def _ms(value_s: float | None) -> str:
+    return number(None if value_s is None else value_s * MS_PER_S, 2, " ms")
+
+
+def _gigabytes(value: float | None) -> str:
+    return number(None if value is None else value / GB, 2, " GB")

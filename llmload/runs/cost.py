@@ -1,4 +1,4 @@
-"""What a run's answers cost, from prices that the scenario names; docs/cost.md has the formulas."""
+"""The cost of a run's answers, from the scenario's prices; docs/cost.md has the formulas."""
 
 from typing import Final
 
@@ -16,10 +16,10 @@ def cost_of(
     scenario: Scenario, judged: RunTotals, window_s: float | None, *, whole: RunTotals, energy_j: float | None
 ) -> CostSummary | None:
     """
-    Return what the judged window cost by time and by tokens, and the whole run in energy.
+    Return the cost of the measurement window by time and by tokens, and the energy of the whole run.
 
-    None where the scenario names no price and no energy was measured; each part is None where the scenario has no
-    such price, and each figure in it where it cannot be known.
+    None if the scenario has no price and no energy was measured; each part is None if the scenario lacks its price, and
+    each figure if it is not known.
     """
     energy = _energy(scenario, whole, energy_j)
     if scenario.cost is None and energy is None:
@@ -79,7 +79,7 @@ def _shares(cost: float | None, answers: int, output_tokens: float | None) -> di
 
 
 def cost_rows(cost: CostSummary | None) -> list[tuple[str, str]]:
-    """Return what a report says of a run's cost and energy, a title and a text a row; none where nothing is known."""
+    """Return title and text for each known cost and for the energy, for a report."""
     if cost is None:
         return []
     rows = []

@@ -1,4 +1,4 @@
-"""A measured speed beside what the GPU's memory bandwidth allows, a load beside what its memory holds."""
+"""Compares a measured speed with the bound of the GPU's memory bandwidth, and a load with its memory."""
 
 from typing import Final
 
@@ -17,9 +17,9 @@ FORMATS: Final = {"fp32": "fp32", "fp16": "bf16", "bf16": "bf16", "fp8": "fp8", 
 
 def bandwidth_use(scenario: Scenario, request_output_tokens_per_s: float | None) -> BandwidthUse | None:
     """
-    Return a single request's speed beside what the GPU's memory bandwidth allows.
+    Return a single request's speed as a fraction of the bound by the GPU's memory bandwidth (MBU).
 
-    None where it is not known: no speed, several users at a time, or a GPU or model that the catalogue does not have.
+    None without a speed, with several users at a time, or for a GPU or model that is not in the catalogue.
     """
     deployment = scenario.deployment
     if request_output_tokens_per_s is None or scenario.load.constant_users != 1 or not deployment.gpu:
@@ -35,7 +35,7 @@ def bandwidth_use(scenario: Scenario, request_output_tokens_per_s: float | None)
 
 
 def memory_warning(scenario: Scenario, tokens_a_request: int) -> str | None:
-    """Return what to tell before a load that may not fit the KV cache; None where it does, or nothing is known."""
+    """Return a warning if the load may not fit the KV cache; None if it does or that is not known."""
     users = scenario.load.constant_users
     if users is None:
         return None
@@ -50,8 +50,8 @@ def memory_estimate(scenario: Scenario) -> dict[str, float] | None:
     """
     Return the bytes that sizing expects on each GPU: `weights`, `overhead`, and `kv_cache`, which fills the rest.
 
-    Of a pipeline, those of its tightest stage. None where the catalogue does not have the GPU or the model, or where
-    the weights alone are too much.
+    For a pipeline, those of its tightest stage. None if GPU or model is not in the catalogue, or if the weights alone
+    do not fit.
     """
     try:
         found = _fit_of(scenario)
@@ -68,7 +68,7 @@ def memory_estimate(scenario: Scenario) -> dict[str, float] | None:
 
 
 def _fit_of(scenario: Scenario) -> Fit | None:
-    """The scenario's deployment as sizing sees it; None without a GPU, ConfigError where something is not known."""
+    """The scenario's deployment in the sizing; None without a GPU, ConfigError if GPU or model is not known."""
     deployment = scenario.deployment
     if not deployment.gpu:
         return None
@@ -83,7 +83,7 @@ def _fit_of(scenario: Scenario) -> Fit | None:
 
 
 def _model_of(scenario: Scenario) -> ModelSpec:
-    """The model as the sizing knows it, else as tables or requests call it; ConfigError where none is known."""
+    """The model by its catalogue name, its name or its name in requests; ConfigError if none is in the catalogue."""
     if scenario.model.catalogue is not None:
         return load_model(scenario.model.catalogue)
     try:

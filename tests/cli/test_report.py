@@ -93,7 +93,7 @@ def test_what_spoils_a_cell_is_noted(tmp_path: Path) -> None:
 
     assert "- m on vLLM (late): DEGRADED: event_loop_lag_p99_s 0.2 s, limit 0.05." in text
     assert "- m on TGI (none): nothing was measured." in text
-    assert "- m on TGI (stray): in no table, since its scenario names no protocol" in text
+    assert "- m on TGI (stray): in no table, since its scenario has no protocol" in text
 
 
 def test_a_cell_with_a_known_model_and_gpu_has_its_bandwidth_use_and_its_doubt(tmp_path: Path) -> None:

@@ -194,6 +194,17 @@ def test_an_engine_that_was_restarted_has_no_difference_to_show(tmp_path: Path) 
     assert engine_summary([target], RunTotals()).output_tokens is None
 
 
+def test_a_file_that_cannot_be_written_ends_neither_sampling_nor_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = ScrapeTarget("http://engine/metrics", ENGINE, tmp_path / "missing" / ENGINE_METRICS)
+    for tokens in (50, 60, 80):
+        target.record(parse_figures(f"vllm:generation_tokens_total {tokens}\n", ENGINE))
+
+    assert engine_summary([target], RunTotals()).output_tokens == 30
+    assert [record.message.partition(": ")[2] for record in caplog.records] == ["No such file or directory"]
+
+
 def test_gpus_are_kept_apart_in_the_file_and_added_up_in_the_summary(tmp_path: Path) -> None:
     target = ScrapeTarget("http://gpu/metrics", GPU, tmp_path / GPU_METRICS, by="gpu")
     for used, energy in ((512, 1000), (1024, 4000), (256, 7000)):

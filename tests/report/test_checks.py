@@ -56,8 +56,8 @@ def test_a_job_summary_says_what_answers_cost_and_what_was_cached() -> None:
     page = job_summary(summary(cost=cost, cached_token_share=0.25, prompt_salt="run"))
 
     assert "| cost by time | 10 EUR per 1,000 requests, n/a per million output tokens at 10.00 an hour |" in page
-    assert "| prefix cache | 25.0% of prompt tokens by the answers, n/a by the engine's series |" in page
-    assert "a salt for each run |" in page
+    assert "| prefix cache | 25.0% of prompt tokens by the answers, n/a by the engine's metrics |" in page
+    assert "one salt per run |" in page
 
 
 ONE_FAILED = {"requests": {"started": 100, "completed": 99, "failed": 1, "censored": 0, "errors": {"reset": 1}}}

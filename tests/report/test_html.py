@@ -80,12 +80,12 @@ class TestFigures:
         assert text.index("DEGRADED Read the reasons") < text.index("reason 1") < text.index("Latency, ms")
         assert "reason 2" in text
 
-    def test_gates_are_shown_kept_or_missed(self, tmp_path: Path) -> None:
+    def test_gates_are_shown_as_passed_or_failed(self, tmp_path: Path) -> None:
         gates = [{"kept": True, "text": "ttft_s p95 < 9"}, {"kept": False, "text": "error_share < 0"}]
         text = words(page_of(finish(write_folder(tmp_path / "run", records(20)), gates=gates)))
 
-        assert "gate kept ttft_s p95 < 9" in text
-        assert "gate MISSED error_share < 0" in text
+        assert "gate passed ttft_s p95 < 9" in text
+        assert "gate FAILED error_share < 0" in text
 
     def test_the_definitions_are_the_readmes(self, run: Path) -> None:
         assert definitions.markdown() in (ROOT / "README.md").read_text(encoding="utf-8")
@@ -230,7 +230,7 @@ class TestOrigins:
     def test_a_run_before_its_first_request_is_a_page_too(self, tmp_path: Path) -> None:
         text = words(page_of(write_folder(tmp_path / "run", [])))
 
-        assert "The folder holds no request." in text
+        assert "The folder contains no request." in text
         assert "n/a" in text
 
     def test_requests_that_other_machines_hold_are_named_as_missing(self, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from run_files import summary_of
 
 from llmload.metrics.totals import RunTotals
 from llmload.prometheus.scrape import engine_summary, gpu_summary
-from llmload.report.terminal import watched
+from llmload.report.terminal import sampled_tables
 
 ENGINE: dict[str, Any] = {
     "samples": 61,
@@ -50,7 +50,7 @@ GPUS: dict[str, Any] = {
 def shown(**changes: Any) -> str:
     summary = summary_of(**changes)
     console = Console(width=120, file=io.StringIO())
-    for table in watched(summary):
+    for table in sampled_tables(summary):
         console.print(table)
     return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined] # the file above
 
@@ -78,7 +78,7 @@ def test_every_figure_is_shown_with_its_unit() -> None:
 def test_a_run_that_watched_nothing_says_nothing_and_an_engine_without_metrics_is_no_fault() -> None:
     assert shown(engine_metrics=None, gpu_metrics=None) == shown() == ""
     silent = engine_summary([], RunTotals()).model_dump() | {"failed_reads": 12}
-    assert "nothing: 12 reads failed, as of an engine that serves no metrics" in shown(engine_metrics=silent)
+    assert "none: 12 reads failed, as for an engine that serves no metrics" in shown(engine_metrics=silent)
 
 
 def test_the_summaries_own_keys_are_those_that_are_shown() -> None:

@@ -10,6 +10,7 @@ from llmload.runs.loaded_run import LoadedRun
 Numbers = Sequence[float | int | None]
 RUN_COLOURS: Final = 8
 DIGITS: Final = 5
+NO_REQUESTS: Final = "The folder contains no request."
 
 
 class Colour(StrEnum):
@@ -150,4 +151,4 @@ class ShownRun:
 
 def why_empty(runs: Sequence[ShownRun], otherwise: str) -> str:
     """Return why a chart is empty: the folders contain no request, or else the given reason."""
-    return otherwise if any(shown.run.totals.ended for shown in runs) else "The folder holds no request."
+    return otherwise if any(shown.run.totals.ended for shown in runs) else NO_REQUESTS

@@ -21,7 +21,7 @@ MAX_RATIO_TO_MEDIAN: Final = 20.0
 LOG_AXIS_RATIO: Final = 12.0
 """A latency chart gets a log axis where its maximum exceeds this many times its median."""
 TOKEN_BARS: Final = 32
-NO_CHUNKS: Final = "The run recorded no chunk times (run.record_chunks = false): only the table knows the percentiles."
+NO_CHUNKS: Final = "The run recorded no chunk times (run.record_chunks = false): only the table has the percentiles."
 
 
 def cdf_chart(runs: Sequence[ShownRun], name: str, key: str) -> Chart:
@@ -72,7 +72,7 @@ def slo_marks(runs: Sequence[ShownRun], key: str, axis: Literal["x", "y"]) -> li
 def _why_unmeasured(runs: Sequence[ShownRun], key: str) -> str:
     if key == "itl_s" and any(each.run.summary.itl_s for each in runs):
         return NO_CHUNKS
-    return why_empty(runs, "Not measured in the judged window.")
+    return why_empty(runs, "Not measured in the window.")
 
 
 def latency_over_time(runs: Sequence[ShownRun], name: str, key: str) -> Chart:
@@ -163,7 +163,7 @@ def token_chart(runs: Sequence[ShownRun], title: str, key: str) -> Chart:
         ],
         empty="Not known: the engine reported no count."
         if answered
-        else why_empty(runs, "No request was completed in the judged window."),
+        else why_empty(runs, "No request was completed in the window."),
     )
 
 

@@ -1,4 +1,4 @@
-"""The report as one HTML file: no network, no server, whatever it is opened with."""
+"""The report as one HTML file that needs no network and no server."""
 
 import base64
 import hashlib
@@ -31,7 +31,7 @@ from llmload.runs.summary import CapacityResult, Distribution, Summary
 ADVICE: Final = {
     "VALID": "Every check passed.",
     "DEGRADED": "Read the reasons before using the figures.",
-    "INVALID": "Do not use these figures: they do not say what they seem to say.",
+    "INVALID": "Do not use these figures: they do not measure what they seem to measure.",
 }
 _ENVIRONMENT: Final = Environment(
     loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -84,7 +84,7 @@ def _sections(runs: Sequence[ShownRun]) -> list[Section]:
         Section(
             "Latency distributions",
             [cdf_chart(runs, *each) for each in LATENCIES.items()],
-            "Share of values at or below each latency, over the judged window; a curve further left is faster."
+            "Share of values at or below each latency, over the measurement window; a curve further left is faster."
             " Dotted lines: the limits of [slo].",
         ),
         Section(
@@ -124,7 +124,7 @@ def _text(name: str) -> str:
 
 
 def _policy(scripts: Sequence[str], styles: Sequence[str]) -> str:
-    """Return the Content-Security-Policy under which nothing is loaded, and nothing runs but these very texts."""
+    """Return the Content-Security-Policy that loads nothing and runs only these texts."""
     script_src, style_src = (" ".join(map(_hashed, texts)) for texts in (scripts, styles))
     return (
         f"default-src 'none'; script-src {script_src}; style-src {style_src}; img-src data:; "
@@ -137,7 +137,7 @@ def _hashed(text: str) -> str:
 
 
 def _embedded(content: object) -> Markup:
-    """Return JSON that no text in it can end: every character that HTML knows is escaped."""
+    """Return JSON whose texts cannot end the script element: special characters of HTML are escaped."""
     text = orjson.dumps(content).decode()
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -180,7 +180,7 @@ def _run(shown: ShownRun, *, several: bool) -> dict[str, Any]:
         "facts": [
             *([f"{summary.scenario}: {summary.model} on {summary.engine}"] if several else []),
             summary.load.text,
-            "nothing judged" if summary.window_s is None else f"{number(summary.window_s, 1)} s judged",
+            "nothing measured" if summary.window_s is None else f"{number(summary.window_s, 1)} s measured",
             time.strftime("started %Y-%m-%d %H:%M:%S UTC", started),
             f"run {summary.run_id}",
         ],
@@ -203,11 +203,11 @@ def _sources(run: LoadedRun) -> list[str]:
     files = ", ".join(f"{name} ({number(count, 0)})" for name, count in run.files.items()) or "no file"
     found = [f"Built from {number(held, 0)} requests in {files}."]
     if run.summary.recomputed:
-        found.append(f"Counted anew: {run.summary.recomputed}.")
+        found.append(f"Recomputed: {run.summary.recomputed}.")
     if run.missing_requests:
         found.append(
             f"{number(run.missing_requests, 0)} requests that the summary counts are in no file of this folder: "
-            "their workers wrote them elsewhere. The figures include them, the charts do not."
+            "workers on other machines wrote them. The figures include them, the charts do not."
         )
     if run.periods.estimated:
         found.append("Where the judged window lay was not written down: it is estimated from the load.")

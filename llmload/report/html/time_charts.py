@@ -6,7 +6,18 @@ from typing import Final
 
 import numpy as np
 
-from llmload.report.html.chart import Band, Chart, Colour, Numbers, Section, Series, ShownRun, run_colour, why_empty
+from llmload.report.html.chart import (
+    NO_REQUESTS,
+    Band,
+    Chart,
+    Colour,
+    Numbers,
+    Section,
+    Series,
+    ShownRun,
+    run_colour,
+    why_empty,
+)
 from llmload.runs.aggregate import Stage
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS
 from llmload.runs.loaded_run import LoadedRun, Part, read_monitored
@@ -21,7 +32,7 @@ def bands(run: LoadedRun) -> list[Band]:
     if periods.stages:
         return _stage_bands(periods.stages, run.span_s)
     if window.from_s is None:
-        return [Band(from_x=0.0, to_x=run.span_s, label="nothing judged", kind="outside")]
+        return [Band(from_x=0.0, to_x=run.span_s, label="nothing measured", kind="outside")]
     found = [Band(from_x=0.0, to_x=window.from_s, label="warm-up", kind="outside")] if window.from_s > 0 else []
     if window.to_s is not None and run.span_s > window.to_s:
         found.append(Band(from_x=window.to_s, to_x=run.span_s, label="drain", kind="outside"))
@@ -140,7 +151,7 @@ def _errors_by_type(run: LoadedRun, own_bands: Sequence[Band]) -> Chart:
         series=series[::-1],  # the tallest bars are drawn first, behind the others
         bands=own_bands,
         note="Bars are stacked: each type is drawn on top of those below it." if len(counts) > 1 else "",
-        empty="No request failed." if run.totals.ended else "The folder holds no request.",
+        empty="No request failed." if run.totals.ended else NO_REQUESTS,
     )
 
 
