@@ -2,11 +2,11 @@
 
 from locust import events
 
-from llmload.loadgen.run import Run
+from llmload.loadgen.hooks import install
 from llmload.loadgen.users import ChatUser
+
+install(events)
 
 
 class Chat(ChatUser):
     """Replays the scenario's prompts, one request in flight per user."""
-
-    run_of_llmload = Run(events)

@@ -2,20 +2,17 @@
 
 from locust import events
 
-from llmload.loadgen.run import Run
+from llmload.loadgen.hooks import install
 from llmload.loadgen.users import ChatUser, StagedShape
 
-run = Run(events)
+install(events)
 
 
 class Chat(ChatUser):
     """Replays the scenario's prompts, one request in flight per user."""
-
-    run_of_llmload = run
 
 
 class Stages(StagedShape):
     """As many users as the scenario's stage asks for."""
 
     abstract = False
-    run_of_llmload = run

@@ -1,16 +1,11 @@
-"""The report that a run leaves in its folder without being asked, where that is quick."""
+"""A run as the node that coordinates it sees it: its window, its folder, its verdict and its exit code."""
 
-import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
-
-import gevent
 
 from llmload.client.engine_info import EngineInfo
-from llmload.errors import RunFolderError
 from llmload.exit_codes import ExitCode
 from llmload.loadgen.capacity_driver import search_of
 from llmload.loadgen.phases import PhaseTimeline, Span, timeline_of
@@ -19,17 +14,13 @@ from llmload.metrics.validity import Level, Reason, Verdict, health, judge
 from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.workload import Workload
 from llmload.report.checks import failed
-from llmload.report.html.page import write_html
 from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
-from llmload.runs.folder import MANIFEST, REPORT, SUMMARY, RunFolder, new_run_id
-from llmload.runs.loaded_run import request_bytes
+from llmload.runs.folder import MANIFEST, SUMMARY, RunFolder, new_run_id
 from llmload.runs.manifest import Manifest, RunTimes, StageTimes
 from llmload.runs.plausibility import memory_estimate
 from llmload.runs.summary import Summary
 from llmload.scenario import Scenario
 from llmload.units import NS_PER_S
-
-# What the node that steers a run keeps: the judged span, the run folder, the verdict and the exit code.
 
 
 class RunCoordinator:
@@ -230,31 +221,3 @@ def _stages(clock: PhaseTimeline, totals: Mapping[str, RunTotals]) -> list[Stage
         )
         for phase in clock.phases
     ]
-
-
-QUICK_BYTES: Final = 64_000_000
-"""About 70,000 requests with 32 chunks each: some two seconds of work. More is for whoever asks."""
-logger = logging.getLogger(__name__)
-
-
-def report_of(coordinator: RunCoordinator) -> Path | None:
-    """Return the report of a run that has ended, written now if need be; None where that takes long or cannot be."""
-    page = coordinator.folder.path / REPORT
-    if page.is_file():
-        return page
-    if request_bytes(coordinator.folder) > QUICK_BYTES:
-        return None
-    try:
-        write_html(page, [coordinator.folder], lambda _: gevent.sleep())  # workers and the web UI go on meanwhile
-    except RunFolderError as error:
-        logger.warning("no %s: %s", REPORT, error)
-        return None
-    return page
-
-
-def told(coordinator: RunCoordinator) -> str:
-    """Return in a line where the report of a run that has ended lies, or what writes one."""
-    page = report_of(coordinator)
-    if page is not None:
-        return f"report: {page}"
-    return f"report: not written by itself for a run of this length: llmload report {coordinator.folder.path} --html"

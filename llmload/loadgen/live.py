@@ -1,240 +1,356 @@
-"""The live table of Locust's tab "LLM": a figure a row, of the last seconds and of the run so far."""
+"""The run as it is now: a point each second, its state, and the live table of Locust's tab "LLM"."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal, Protocol
 
 import gevent
+from pydantic import BaseModel, ConfigDict
 
 from llmload.formatting import UNKNOWN, milliseconds, number
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.phases import PhaseTimeline
 from llmload.metrics.totals import RunTotals
+from llmload.metrics.validity import Verdict
 from llmload.report.terminal import LATENCIES
 from llmload.stats.histogram import Histogram
 from llmload.units import S_PER_MIN
 
-# The run as it goes on: a point a second, of what the last ten seconds brought.
-
-PERIOD_S: Final = 1.0
-SPAN_S: Final = 10.0
+SAMPLE_S: Final = 1.0
+RECENT_S: Final = 10.0
 """What a point looks back on: longer than the three seconds between two reports of a worker."""
+FRESH_S: Final = 3 * SAMPLE_S
+"""A point older than this is not shown as the current one."""
 POINTS_KEPT: Final = 3_600
-LIVE_LATENCIES: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
-LAG: Final = "schedule_lag_s"
-QUANTILES: Final = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+SCHEMA_VERSION: Final = 1
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Quantiles(_Model):
+    """Quantiles of one distribution."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+    @classmethod
+    def of(cls, histogram: Histogram) -> "Quantiles | None":
+        """Return the quantiles; None if there are no values."""
+        if not histogram.count:
+            return None
+        return cls(p50=histogram.quantile(0.50), p95=histogram.quantile(0.95), p99=histogram.quantile(0.99))
+
+
+class _Latencies(_Model):
+    ttft_s: Quantiles | None = None
+    itl_s: Quantiles | None = None
+    tpot_s: Quantiles | None = None
+    e2e_s: Quantiles | None = None
+
+
+class LivePoint(_Latencies):
+    """The last ten seconds, as seen at a moment; None is not known."""
+
+    t_s: float
+    """Since the run's start."""
+    users: int
+    in_flight: int
+    requests_per_min: float | None = None
+    failed_per_min: float | None = None
+    output_tokens_per_s: float | None = None
+    asked_per_s: float | None = None
+    """The rate that an open loop is to have."""
+    sent_per_s: float | None = None
+    dropped_per_s: float | None = None
+    schedule_lag_s: Quantiles | None = None
+
+
+class LiveStage(_Latencies):
+    """A stage or step that has begun, from the end of its warm-up to now or to its end."""
+
+    name: str
+    begin_s: float
+    """Since the run's start."""
+    users: int | None
+    rate_per_s: float | None
+    judged_s: float | None
+    """How much of it has been measured; None until its warm-up is over."""
+    requests_per_min: float | None
+    output_tokens_per_s: float | None
+    failed: int
+
+
+class LiveState(_Latencies):
+    """The run so far; counts are of the whole run, rates and quantiles of its window."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run_id: str
+    scenario: str
+    engine: str
+    model: str
+    simulated: bool
+    stage: str
+    """A stage's name, or `warm-up`, `measuring`, `draining`, `ended`."""
+    open_loop: bool
+    elapsed_s: float
+    users: int
+    in_flight: int
+    started: int
+    completed: int
+    failed: int
+    censored: int
+    dropped: int
+    asked_per_s: float | None
+    errors: dict[str, int]
+    """Failed requests by error type, the most frequent first."""
+    window_s: float | None
+    """How much of the window has passed; None until it opens."""
+    requests_per_min: float | None
+    output_tokens_per_s: float | None
+    schedule_lag_s: Quantiles | None
+    stages: tuple[LiveStage, ...]
+    verdict: Verdict | None
+    """None until a request has ended: nothing can have been measured, which is not a fault."""
+
+
+class LivePoints(_Model):
+    """The points of a run, as the page fetches them."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run_id: str
+    points: list[LivePoint]
+
+
+class RunSource(Protocol):
+    """Where the figures of a run come from, over all processes that have reported."""
+
+    def totals(self) -> RunTotals:
+        """Return the totals of the run so far."""
+
+    def stages(self) -> dict[str, RunTotals]:
+        """Return the totals of each stage or step so far."""
+
+    def step_totals(self, name: str) -> RunTotals:
+        """Return the totals of one stage or step so far."""
+
+    def busy_users(self) -> int:
+        """Return how many users run and do not rest."""
 
 
 class LiveView:
-    """
-    Keeps the points of a run for charts and tables; `watch` fills it until killed.
-
-    A point is `{t_s, users, in_flight, requests_per_min, output_tokens_per_s, failed_per_min, asked_per_s, sent_per_s,
-    dropped_per_s, ttft_s, itl_s, tpot_s, e2e_s, schedule_lag_s}`, the last five `{p50, p95, p99}` or None; what nothing
-    is known of is None.
-    """
+    """Keeps the points of a run for charts and tables; `watch` fills it until killed."""
 
     def __init__(
         self,
         coordinator: RunCoordinator,
-        totals: Callable[[], RunTotals],
-        users: Callable[[], int],
-        check_workers: Callable[[], None] = lambda: None,
-        stages: Callable[[], dict[str, RunTotals]] = dict,
+        source: RunSource,
         asked_per_s: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """Read totals, users, stages and the open loop's rate when asked; call `check_workers` each second besides."""
-        self._steering, self._totals, self._users, self._look_after = coordinator, totals, users, check_workers
-        self._stages, self._asked_per_s = stages, asked_per_s
+        self._coordinator, self._source, self._asked_per_s = coordinator, source, asked_per_s
         self._past: deque[tuple[float, RunTotals]] = deque()
-        self._points: deque[dict[str, Any]] = deque(maxlen=POINTS_KEPT)
+        self._points: deque[LivePoint] = deque(maxlen=POINTS_KEPT)
 
     def watch(self) -> None:
         """Add a point each second."""
         while True:
-            gevent.sleep(PERIOD_S)
-            self._look_after()
+            gevent.sleep(SAMPLE_S)
             self.add_point()
 
     def add_point(self) -> None:
         """Add the point of this moment."""
-        self._steering.note_users(self._users())
-        now_s = self._steering.elapsed_s
+        self._coordinator.note_users(self._source.busy_users())
+        now_s = self._coordinator.elapsed_s
         now = RunTotals()
-        now.merge(self._totals())
+        now.merge(self._source.totals())
         self._past.append((now_s, now))
-        while len(self._past) > 2 and self._past[1][0] <= now_s - SPAN_S:
+        while len(self._past) > 2 and self._past[1][0] <= now_s - RECENT_S:
             self._past.popleft()
         then_s, then = self._past[0]
         self._points.append(self._point(now_s, now, now_s - then_s, then))
 
-    def _point(self, now_s: float, now: RunTotals, span_s: float, then: RunTotals) -> dict[str, Any]:
-        def per_s(name: str) -> float | None:
-            return (getattr(now, name) - getattr(then, name)) / span_s if span_s else None
+    def _point(self, now_s: float, now: RunTotals, span_s: float, then: RunTotals) -> LivePoint:
+        def per_s(name: str, times: float = 1.0) -> float | None:
+            return (getattr(now, name) - getattr(then, name)) / span_s * times if span_s else None
 
-        def per_min(name: str) -> float | None:
-            rate = per_s(name)
-            return None if rate is None else rate * S_PER_MIN
+        def recent(name: str) -> Quantiles | None:
+            return Quantiles.of(now.distributions[name].since(then.distributions[name]))
 
-        return {
-            "t_s": now_s,
-            "users": self._users(),
-            "in_flight": now.in_flight,
-            "requests_per_min": per_min("completed"),
-            "failed_per_min": per_min("failed"),
-            "output_tokens_per_s": per_s("arrived_tokens"),
-            "asked_per_s": self._asked_now(),
-            "sent_per_s": per_s("started"),
-            "dropped_per_s": per_s("dropped"),
-            **{
-                name: _quantiles(now.distributions[name].since(then.distributions[name]))
-                for name in (*LIVE_LATENCIES, LAG)
-            },
-        }
+        return LivePoint(
+            t_s=now_s,
+            users=self._source.busy_users(),
+            in_flight=now.in_flight,
+            requests_per_min=per_s("completed", S_PER_MIN),
+            failed_per_min=per_s("failed", S_PER_MIN),
+            output_tokens_per_s=per_s("arrived_tokens"),
+            asked_per_s=self._asked_now(),
+            sent_per_s=per_s("started"),
+            dropped_per_s=per_s("dropped"),
+            ttft_s=recent("ttft_s"),
+            itl_s=recent("itl_s"),
+            tpot_s=recent("tpot_s"),
+            e2e_s=recent("e2e_s"),
+            schedule_lag_s=recent("schedule_lag_s"),
+        )
 
     def _asked_now(self) -> float | None:
-        return None if self._steering.stage in {"draining", "ended"} else self._asked_per_s()
+        return None if self._coordinator.stage in {"draining", "ended"} else self._asked_per_s()
 
-    def points(self, after_s: float = -1.0) -> list[dict[str, Any]]:
+    def points(self, after_s: float = -1.0) -> list[LivePoint]:
         """Return the points after a moment, in seconds since the run's start."""
-        return [point for point in self._points if point["t_s"] > after_s]
+        return [point for point in self._points if point.t_s > after_s]
 
-    def state(self) -> dict[str, Any]:
-        """Return where the run stands: its names, counts, window figures so far, errors and verdict."""
-        totals, coordinator = self._totals(), self._steering
-        scenario = coordinator.scenario
+    def latest_point(self, within_s: float) -> LivePoint | None:
+        """Return the latest point; None if it is older than `within_s`."""
+        latest = self._points[-1] if self._points else None
+        return latest if latest is not None and latest.t_s > self._coordinator.elapsed_s - within_s else None
+
+    def state(self) -> LiveState:
+        """Return the run so far."""
+        totals, coordinator = self._source.totals(), self._coordinator
+        scenario, stage = coordinator.scenario, coordinator.stage
         window_s = coordinator.span.length_s(totals)
-        return {
-            "run_id": coordinator.run_id,
-            "scenario": scenario.scenario.name,
-            "engine": scenario.engine.display_name,
-            "model": scenario.model.name,
-            "simulated": coordinator.simulated,
-            "stage": coordinator.stage,
-            "open_loop": scenario.load.is_open_loop,
-            "elapsed_s": coordinator.elapsed_s,
-            "users": self._users(),
-            "in_flight": totals.in_flight,
-            "started": totals.started,
-            "completed": totals.completed,
-            "failed": totals.failed,
-            "censored": totals.censored,
-            "dropped": totals.dropped,
-            "asked_per_s": self._asked_now(),
-            "errors": dict(totals.errors.most_common()),
-            "window_s": window_s,
-            "requests_per_min": totals.completed_in_window / window_s * S_PER_MIN if window_s else None,
-            "output_tokens_per_s": totals.window_tokens / window_s if window_s else None,
-            **{name: _quantiles(totals.distributions[name]) for name in (*LIVE_LATENCIES, LAG)},
-            "stages": [] if coordinator.timeline is None else self._stage_rows(coordinator.timeline),
-            "verdict": coordinator.verdict(totals).model_dump(mode="json"),
-        }
+        judged = stage == "ended" or totals.completed or totals.failed
+        return LiveState(
+            run_id=coordinator.run_id,
+            scenario=scenario.scenario.name,
+            engine=scenario.engine.display_name,
+            model=scenario.model.name,
+            simulated=coordinator.simulated,
+            stage=stage,
+            open_loop=scenario.load.is_open_loop,
+            elapsed_s=coordinator.elapsed_s,
+            users=self._source.busy_users(),
+            in_flight=totals.in_flight,
+            started=totals.started,
+            completed=totals.completed,
+            failed=totals.failed,
+            censored=totals.censored,
+            dropped=totals.dropped,
+            asked_per_s=self._asked_now(),
+            errors=dict(totals.errors.most_common()),
+            window_s=window_s,
+            **rates(totals, window_s),
+            **_latencies(totals),
+            schedule_lag_s=Quantiles.of(totals.distributions["schedule_lag_s"]),
+            stages=() if coordinator.timeline is None else tuple(self._stages(coordinator.timeline)),
+            verdict=coordinator.verdict(totals) if judged else None,
+        )
 
-    def _stage_rows(self, clock: PhaseTimeline) -> list[dict[str, Any]]:
-        """Return what each stage that has begun has come to so far, and when it began."""
-        stages = self._stages()
-        return [
-            _stage(stages.get(phase.name, RunTotals()), clock.measured_s(phase.name))
-            | {"name": phase.name, "begin_s": begin_s, "users": phase.users, "rate_per_s": phase.rate_per_s}
-            for phase in clock.phases
-            if (begin_s := clock.begin_s(phase.name)) is not None
-        ]
+    def _stages(self, timeline: PhaseTimeline) -> Iterator[LiveStage]:
+        stages = self._source.stages()
+        for phase in timeline.phases:
+            begin_s = timeline.begin_s(phase.name)
+            if begin_s is None:
+                continue
+            totals, judged_s = stages.get(phase.name, RunTotals()), timeline.measured_s(phase.name)
+            yield LiveStage(
+                name=phase.name,
+                begin_s=begin_s,
+                users=phase.users,
+                rate_per_s=phase.rate_per_s,
+                judged_s=judged_s,
+                failed=totals.failed,
+                **rates(totals, judged_s),
+                **_latencies(totals),
+            )
 
 
-def _stage(totals: RunTotals, judged_s: float | None) -> dict[str, Any]:
+def rates(totals: RunTotals, window_s: float | None) -> dict[str, Any]:
+    """Return requests/min and output tokens/s of a window so far."""
     return {
-        "judged_s": judged_s,
-        "requests_per_min": totals.completed_in_window / judged_s * S_PER_MIN if judged_s else None,
-        "output_tokens_per_s": totals.window_tokens / judged_s if judged_s else None,
-        "failed": totals.failed,
-        **{name: _quantiles(totals.distributions[name]) for name in LIVE_LATENCIES},
+        "requests_per_min": totals.completed_in_window / window_s * S_PER_MIN if window_s else None,
+        "output_tokens_per_s": totals.window_tokens / window_s if window_s else None,
     }
 
 
-def _quantiles(histogram: Histogram) -> dict[str, float | None] | None:
-    if not histogram.count:
-        return None
-    return {name: histogram.quantile(share) for name, share in QUANTILES.items()}
+def _latencies(totals: RunTotals) -> dict[str, Any]:
+    return {name: Quantiles.of(totals.distributions[name]) for name in _Latencies.model_fields}
 
 
-FRESH_S: Final = 3 * PERIOD_S
-"""A point older than this says nothing of now."""
+# The live table: a figure a row, of the last seconds and of the run so far.
+
 COLUMNS: Final = [
     {"key": "figure", "title": "Figure"},
-    {"key": "recent", "title": f"Last {SPAN_S:g} s"},
+    {"key": "recent", "title": f"Last {RECENT_S:g} s"},
     {"key": "run", "title": "Run"},
 ]
+_NO_POINT: Final = LivePoint(t_s=0.0, users=0, in_flight=0)
+_QUANTILES: Final = " / ".join(Quantiles.model_fields)
 
 
-def rows(state: Mapping[str, Any], point: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    """Return the table's rows; `point` is the run's latest, None where none is fresh."""
-    if state["stage"] is None:
+def rows(state: LiveState | None, point: LivePoint | None) -> list[dict[str, str]]:
+    """Return the table's rows; `state` is None before the first run, `point` where none is fresh."""
+    if state is None:
         return [_row("Run", run="none yet")]
-    now = point or {}
+    now = point or _NO_POINT
     return [
         *_verdict(state),
         _row("Scenario", run=_name(state)),
         _row("Stage", run=_stage_text(state)),
-        *([] if state["open_loop"] else [_row("Users", str(state["users"]))]),
-        _row("In flight", str(state["in_flight"])),
-        *(_arrivals(state, now) if state["open_loop"] else ()),
-        _row("Requests/min", number(now.get("requests_per_min"), 1), number(state["requests_per_min"], 1)),
-        _row("Output tok/s", number(now.get("output_tokens_per_s"), 1), number(state["output_tokens_per_s"], 1)),
+        *([] if state.open_loop else [_row("Users", str(state.users))]),
+        _row("In flight", str(state.in_flight)),
+        *(_arrivals(state, now) if state.open_loop else ()),
+        _row("Requests/min", number(now.requests_per_min, 1), number(state.requests_per_min, 1)),
+        _row("Output tok/s", number(now.output_tokens_per_s, 1), number(state.output_tokens_per_s, 1)),
         *(
-            _row(f"{name} {' / '.join(QUANTILES)}, ms", _quantiles_text(now.get(key)), _quantiles_text(state[key]))
+            _row(f"{name} {_QUANTILES}, ms", _text(getattr(now, key)), _text(getattr(state, key)))
             for name, key in LATENCIES.items()
         ),
-        *map(_of_stage, state["stages"]),
-        _row("Requests", run=", ".join(f"{state[of]} {of}" for of in ("started", "completed", "failed", "censored"))),
-        _row("Errors", run=", ".join(f"{name} {count}" for name, count in state["errors"].items()) or "none"),
+        *map(_of_stage, state.stages),
+        _row("Requests", run=", ".join(f"{getattr(state, of)} {of}" for of in _COUNTS)),
+        _row("Errors", run=", ".join(f"{name} {count}" for name, count in state.errors.items()) or "none"),
     ]
+
+
+_COUNTS: Final = ("started", "completed", "failed", "censored")
 
 
 def _row(figure: str, recent: str = "", run: str = "") -> dict[str, str]:
     return {"figure": figure, "recent": recent, "run": run}
 
 
-def _verdict(state: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    verdict = state["verdict"]
-    if verdict is None:
+def _verdict(state: LiveState) -> Iterator[dict[str, str]]:
+    if state.verdict is None:
         yield _row("Verdict", run="none yet")
         return
-    yield _row("Verdict", run=verdict["level"] + ("" if state["stage"] == "ended" else " so far"))
-    for reason in verdict["reasons"]:
-        yield _row("Reason", run=f"{reason['level']}: {reason['text']}")
+    yield _row("Verdict", run=state.verdict.level + ("" if state.stage == "ended" else " so far"))
+    for reason in state.verdict.reasons:
+        yield _row("Reason", run=f"{reason.level}: {reason.text}")
 
 
-def _name(state: Mapping[str, Any]) -> str:
-    simulated = " (a simulation)" if state["simulated"] else ""
-    return f"{state['scenario']}: {state['model']} on {state['engine']}{simulated}"
+def _name(state: LiveState) -> str:
+    simulated = " (a simulation)" if state.simulated else ""
+    return f"{state.scenario}: {state.model} on {state.engine}{simulated}"
 
 
-def _stage_text(state: Mapping[str, Any]) -> str:
-    since = "" if state["stage"] == "ended" else f", {state['elapsed_s']:.0f} s"
-    judged = "nothing judged yet" if state["window_s"] is None else f"{state['window_s']:.1f} s judged"
-    return f"{state['stage']}{since}, {judged}"
+def _stage_text(state: LiveState) -> str:
+    since = "" if state.stage == "ended" else f", {state.elapsed_s:.0f} s"
+    judged = "nothing judged yet" if state.window_s is None else f"{state.window_s:.1f} s judged"
+    return f"{state.stage}{since}, {judged}"
 
 
-def _arrivals(state: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    yield _row("Asked rate, req/s", number(state["asked_per_s"]))
-    yield _row("Sent, req/s", number(now.get("sent_per_s")))
-    yield _row("Dropped, req/s", number(now.get("dropped_per_s")), f"{state['dropped']} in all")
-    yield _row(f"Schedule lag {' / '.join(QUANTILES)}, ms", _quantiles_text(now.get(LAG)), _quantiles_text(state[LAG]))
+def _arrivals(state: LiveState, now: LivePoint) -> Iterator[dict[str, str]]:
+    yield _row("Asked rate, req/s", number(state.asked_per_s))
+    yield _row("Sent, req/s", number(now.sent_per_s))
+    yield _row("Dropped, req/s", number(now.dropped_per_s), f"{state.dropped} in all")
+    yield _row(f"Schedule lag {_QUANTILES}, ms", _text(now.schedule_lag_s), _text(state.schedule_lag_s))
 
 
-def _of_stage(stage: Mapping[str, Any]) -> dict[str, str]:
-    asked = f"{stage['users']} users" if stage["users"] else f"{stage['rate_per_s']:g} req/s"
-    if stage["judged_s"] is None:
-        return _row(f"{stage['name']}, {asked}", run="nothing judged yet")
-    ttft = _quantiles_text(stage["ttft_s"])
+def _of_stage(stage: LiveStage) -> dict[str, str]:
+    asked = f"{stage.users} users" if stage.users else f"{stage.rate_per_s:g} req/s"
+    if stage.judged_s is None:
+        return _row(f"{stage.name}, {asked}", run="nothing judged yet")
     return _row(
-        f"{stage['name']}, {asked}",
-        run=f"{number(stage['requests_per_min'], 1)} requests/min, {number(stage['output_tokens_per_s'], 1)} tok/s, "
-        f"TTFT {ttft} ms, {stage['failed']} failed",
+        f"{stage.name}, {asked}",
+        run=f"{number(stage.requests_per_min, 1)} requests/min, {number(stage.output_tokens_per_s, 1)} tok/s, "
+        f"TTFT {_text(stage.ttft_s)} ms, {stage.failed} failed",
     )
 
 
-def _quantiles_text(quantiles: Mapping[str, float | None] | None) -> str:
+def _text(quantiles: Quantiles | None) -> str:
     if quantiles is None:
         return UNKNOWN
-    return " / ".join(milliseconds(quantiles[name]) for name in QUANTILES)
+    return " / ".join(milliseconds(value) for value in (quantiles.p50, quantiles.p95, quantiles.p99))

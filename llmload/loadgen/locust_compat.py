@@ -1,33 +1,161 @@
-"""Ctrl-C where it belongs: Python raises it in whichever greenlet happens to run, and its request would be lost."""
+"""Everything of Locust that llmload uses without Locust promising it; tests/loadgen/test_locust_compat.py says why."""
 
-from locust import stats
+from locust import LoadTestShape, stats
+from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
+from locust.runners import STATE_CLEANUP, STATE_INIT, STATE_MISSING, STATE_RUNNING, STATE_STOPPED, STATE_STOPPING
+from locust.web import WebUI
 
+import argparse
+import logging
 import signal
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+import socket
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from typing import Any, Final, Protocol
 
 import gevent
+from flask import Flask
 from gevent import getcurrent
 
 from llmload.record import RequestRecord
 from llmload.stats.histogram import pack_sparse, unpack_sparse
 from llmload.units import MS_PER_S
 
-# Locust's part of a worker's report, made small: its tables of response times grow with how widely times spread.
+PER_CENT: Final = 100.0
+
+
+# Runners: Locust has one class for each kind of process, and types only part of them.
+
+
+class Runner(Protocol):
+    """What llmload uses of every runner."""
+
+    @property
+    def state(self) -> str:
+        """One of Locust's STATE_ constants."""
+
+    @property
+    def user_count(self) -> int:
+        """How many users run, over all workers."""
+
+    @property
+    def target_user_count(self) -> int:
+        """How many users are to run; 0 before the first start."""
+
+    @property
+    def current_cpu_usage(self) -> float:
+        """CPU use of this process, in per cent of one core."""
+
+    def stop(self) -> None:
+        """End the run; the process stays."""
+
+    def quit(self) -> None:
+        """End the run and the process."""
+
+    def register_message(self, msg_type: str, listener: Callable[..., None], concurrent: bool = False) -> None:
+        """Call the listener with `environment` and `msg`; in a greenlet of its own if `concurrent`."""
+
+    def send_message(self, msg_type: str, data: dict[str, Any] | None = None) -> None:
+        """Send to every worker from a master, to the master from a worker."""
+
+
+class Received(Protocol):
+    """A message as Locust hands it to a listener."""
+
+    node_id: str
+    data: Any
+
+
+class WorkerClient(Protocol):
+    """A worker as its master knows it."""
+
+    @property
+    def id(self) -> str:
+        """Host name and a random part."""
+
+    @property
+    def state(self) -> str:
+        """One of Locust's STATE_ constants."""
+
+    @property
+    def heartbeat(self) -> int:
+        """How many more heartbeats may be missed; negative for a silent worker."""
+
+    @property
+    def cpu_usage(self) -> float:
+        """CPU use of the worker's process, in per cent of one core."""
+
+
+class WorkerClients(Protocol):
+    """All workers that have connected to a master."""
+
+    @property
+    def all(self) -> Iterable[WorkerClient]:
+        """The workers, lost ones included."""
+
+
+class Master(Runner, Protocol):
+    """What llmload uses of a master's runner."""
+
+    @property
+    def clients(self) -> WorkerClients:
+        """Its workers."""
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers are ready or running."""
+
+
+class Worker(Runner, Protocol):
+    """What llmload uses of a worker's runner."""
+
+    @property
+    def client_id(self) -> str:
+        """The name that the master knows it by."""
+
+
+def has_a_run(runner: Runner) -> bool:
+    """Return whether a run has been started and has not been stopped."""
+    return runner.state not in (STATE_INIT, STATE_STOPPED)
+
+
+def is_lost(client: WorkerClient) -> bool:
+    """Return whether Locust has given the worker up."""
+    return client.state == STATE_MISSING
+
+
+def runs_here(worker: str) -> bool:
+    """Return whether a worker runs on this machine: Locust begins its id with the host name."""
+    return worker.rpartition("_")[0] == socket.gethostname()
+
+
+def environment_of(shape: LoadTestShape) -> Environment:
+    """Return the environment of a shape that runs."""
+    if shape.runner is None:
+        raise RuntimeError("a shape has no runner before Locust has started")
+    return shape.runner.environment
+
+
+def shape_kind(environment: Environment) -> str | None:
+    """Return the load kind of the locustfile's shape; None if it has no shape of llmload's."""
+    kind: str | None = getattr(environment.shape_class, "load_kind", None)
+    return kind
+
+
+# A worker's report: Locust's tables of response times grow with how widely times spread, so they are packed.
 
 _TENTHS: Final = 10
-"""Times stand in tenths of milliseconds, as `locust_tables` rounds them."""
+"""Packed times are whole tenths of a millisecond: `three_digits` rounds to these at the finest."""
 
 
-def shrink_report(data: dict[str, Any]) -> None:
-    """Replace the response times in a report that Locust has filled in."""
+def shrink_report(data: MutableMapping[str, Any]) -> None:
+    """Pack the response times in a report that Locust has filled in."""
     for entry in _entries(data):
         times = entry["response_times"].items()
         entry["response_times"] = pack_sparse({round(time * _TENTHS): count for time, count in times})
 
 
-def restore(data: dict[str, Any]) -> None:
+def restore_report(data: MutableMapping[str, Any]) -> None:
     """Undo `shrink_report`, before Locust reads the report."""
     for entry in _entries(data):
         if isinstance(entry["response_times"], list):
@@ -35,7 +163,7 @@ def restore(data: dict[str, Any]) -> None:
             entry["response_times"] = {_of_tenths(tenths): count for tenths, count in times}
 
 
-def _entries(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _entries(data: MutableMapping[str, Any]) -> Iterator[dict[str, Any]]:
     yield from data.get("stats", ())
     if "stats_total" in data:
         yield data["stats_total"]
@@ -45,15 +173,15 @@ def _of_tenths(tenths: int) -> float:
     return tenths / _TENTHS if tenths % _TENTHS else tenths // _TENTHS
 
 
-# Rows of ours in Locust's own tables: TTFT and TPOT beside each request, "Aggregated" left as it is.
+# Locust's statistics: finer times, and rows for TTFT and TPOT beside each request ("Aggregated" stays as it is).
 
 DIGITS: Final = 3
 _COARSE_FROM_MS: Final = 10**DIGITS
 _TENTHS_BELOW_MS: Final = 100
 
 
-def with_three_digits() -> None:
-    """Let Locust keep three significant digits of a time in this process, where it keeps two."""
+def use_three_digits() -> None:
+    """Make Locust keep three significant digits of a time in this process, where it keeps two."""
     stats.bucket_response_time = three_digits  # type: ignore[assignment]  # Locust adds these up as any numbers
 
 
@@ -67,23 +195,38 @@ def three_digits(milliseconds: float) -> float:
 
 
 def log_rows(environment: Environment, name: str, record: RequestRecord) -> None:
-    """Add a request's TTFT and TPOT to rows of their own, which Locust sends to the master and adds up there."""
+    """Add a request's TTFT and TPOT to rows that Locust sends to the master and adds up there."""
     if record.ok:
         for row, value_s in (("TTFT", record.ttft_s), ("TPOT", record.tpot_s)):
             if value_s is not None:
                 environment.stats.get(name, row).log(value_s * MS_PER_S, 0)  # type: ignore[arg-type]  # as any number
 
 
+def silence_tables() -> None:
+    """Keep Locust from printing its tables, whose figures ours replace."""
+    logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
+
+
+# The command line.
+
+
+def shown_options(parser: LocustArgumentParser) -> list[argparse.Action]:
+    """Return the parser's options; `default` and `include_in_web_ui` of each are what the start form shows."""
+    actions: list[argparse.Action] = parser._actions
+    return actions
+
+
 class Interrupts:
     """
     Takes this process's SIGINTs; made in the main greenlet.
 
-    Each one calls `answer` in a greenlet of its own, with 1 for the first, 2 for the second and so on.
+    Python would raise KeyboardInterrupt in the greenlet that happens to run, and that one's request would be lost.
+    Each SIGINT calls `on_interrupt` in its own greenlet, with 1 for the first, 2 for the second and so on.
     """
 
-    def __init__(self, answer: Callable[[int], None]) -> None:
+    def __init__(self, on_interrupt: Callable[[int], None]) -> None:
         self._main, self._loop = getcurrent(), gevent.get_hub().loop
-        self._answer, self._count = answer, 0
+        self._on_interrupt, self._count = on_interrupt, 0
         gevent.signal_handler(signal.SIGINT, self._take)
 
     def raise_in_main(self) -> None:
@@ -92,4 +235,73 @@ class Interrupts:
 
     def _take(self) -> None:
         self._count += 1
-        self._answer(self._count)
+        self._on_interrupt(self._count)
+
+
+# The web UI.
+
+INDEX, STATS, START, LOGIN = "locust.index", "locust.request_stats", "locust.swarm", "locust.login"
+"""Flask endpoints of Locust: the page, the figures it polls, the start form, and the login page."""
+_STOPPING: Final = (STATE_CLEANUP, STATE_STOPPING, STATE_STOPPED)
+
+
+def app_of(web_ui: WebUI) -> Flask:
+    """Return the Flask application of the web UI."""
+    if web_ui.app is None:
+        raise RuntimeError("llmload's pages need Locust's Flask application")
+    return web_ui.app
+
+
+def base_path(web_ui: WebUI) -> str | None:
+    """Return the path that all routes begin with; None without `--web-base-path`."""
+    return app_of(web_ui).blueprints["locust"].url_prefix
+
+
+def guard_of(web_ui: WebUI) -> Callable[..., Any]:
+    """Return the decorator that puts a route behind the login, where there is one."""
+    guard: Callable[..., Any] = web_ui.auth_required_if_enabled
+    return guard
+
+
+def add_to_page(
+    web_ui: WebUI, *, tabs: list[dict[str, str]], tables: list[dict[str, Any]], links: list[dict[str, str]]
+) -> None:
+    """Add tabs, tables that `extend_stats` fills, and links beside Locust's CSV downloads."""
+    web_ui.template_args |= {"extended_tabs": tabs, "extended_tables": tables, "extended_csv_files": links}
+
+
+def add_script(page: str, source: str) -> str:
+    """Return Locust's index page with one more script."""
+    return page.replace("</body>", f'<script type="module" src="{source}"></script></body>', 1)
+
+
+def extend_stats(figures: dict[str, Any], key: str, rows: list[dict[str, str]], *, running: bool) -> None:
+    """Add a table's rows to the figures that Locust's page polls."""
+    if running and figures["state"] in _STOPPING:
+        figures["state"] = STATE_RUNNING  # at any other state the page stops polling, and misses the drain's figures
+    figures["extended_stats"] = [{"key": key, "data": rows}]
+
+
+def show_current_options(web_ui: WebUI) -> None:
+    """Let a page that is loaded again show each option as it is now: an edit sends all fields back as it shows them."""
+    by_locust: Callable[[], None] = web_ui.update_template_args
+
+    def update_template_args() -> None:
+        by_locust()
+        for name, option in web_ui.template_args["extra_options"].items():
+            option["default_value"] = getattr(web_ui.environment.parsed_options, name, option["default_value"])
+
+    web_ui.update_template_args = update_template_args  # type: ignore[method-assign]  # Locust has no hook for it
+
+
+def has_own_login(web_ui: WebUI) -> bool:
+    """Return whether the locustfile has set up a login."""
+    manager: Any = web_ui.login_manager
+    return manager._user_callback is not None
+
+
+def set_login(web_ui: WebUI, load_user: Callable[[str], object], route: str) -> None:
+    """Let Locust's login page post user name and password to a route."""
+    manager: Any = web_ui.login_manager
+    manager.user_loader(load_user)
+    web_ui.auth_args |= {"username_password_callback": route}

@@ -1,136 +1,192 @@
 """
-Totals on their way from workers to the master.
+The messages between a master and its workers.
 
-Every report of a worker carries all it has counted in this run, so a report that is lost or comes twice changes
-nothing; the master keeps the latest of each worker and adds them up. While a run goes on, a report has limited room,
-and where latencies spread widely its histograms are coarser; the last one is whole.
+    master --PLAN--> worker             the run that Locust's next start begins
+    master --STAGE | STEP--> worker     a stage begins; a step of a search begins or is measured
+    worker --TOTALS--> master           all that the worker has counted so far
+    worker --EXHAUSTED--> master        nothing more to send, and nothing in flight
+    master --DRAIN--> worker            start nothing, wait until idle, cut the rest
+    master --ABORT--> worker            cut what is in flight now: a second Ctrl-C
+    worker --DRAINED--> master          the worker's last, whole totals
+
+Locust ends a headless distributed run by dropping every request in flight, and those are the slow ones. Here the
+master blocks in `test_stopping` until its workers have drained.
 """
 
+import logging
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any, Final, Protocol
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 import msgpack  # type: ignore[import-untyped] # it ships no types
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
-from llmload.metrics.totals import COARSEST, RunTotals
+from llmload.loadgen.locust_compat import Received, Runner
+from llmload.loadgen.phases import StepCommand
+from llmload.metrics.totals import RunTotals
+from llmload.scenario import Scenario
 
-KEY: Final = "llmload"
-"""Where the totals stand in Locust's report message."""
+SCHEMA_VERSION: Final = 1
+MAX_BODY_BYTES: Final = 64_000_000
+"""Packed or not: a last report of a hundred stages takes less than a tenth."""
+_Name = Annotated[str, Field(max_length=256)]
+
+logger = logging.getLogger(__name__)
 
 
-REPORT_BYTES: Final = 14_500
-"""How large a worker's report grows, Locust's own part in it: what is around it makes less than 15 kB of that."""
-_STAGES_ALWAYS: Final = 2
-"""The stage that goes on, and the one before it, whose last requests are still coming in."""
+class Message(BaseModel):
+    """What every message says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: ClassVar[str]
+    """Its type among Locust's messages."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run_id: _Name
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the message as plain values, for msgpack."""
+        return self.model_dump(mode="json")
 
 
-class Counting(Protocol):
-    """A process's part in a run, as far as it is reported."""
+class WorkerPlan(Message):
+    """What a worker needs to know before a run starts."""
+
+    name = "llmload_plan"
+    scenario: Scenario
+    base_dir: Path
+    """What relative paths in the scenario start from; the same on every machine."""
+    workers: tuple[_Name, ...]
+    """The ids of all workers of the run; a worker's index is its shard."""
+
+
+class BeginStage(Message):
+    """A stage of a staged load with users begins now."""
+
+    name = "llmload_stage"
+    index: NonNegativeInt
+
+
+class Step(Message):
+    """A `StepCommand` of a capacity search."""
+
+    name = "llmload_step"
+    index: NonNegativeInt
+    load: Annotated[FiniteFloat, Field(ge=0)]
+    paused: bool
+    measured: bool
+
+    @classmethod
+    def of(cls, run_id: str, command: StepCommand) -> Self:
+        """Return the message that carries a command."""
+        return cls(run_id=run_id, **asdict(command))
 
     @property
-    def run_id(self) -> str:
-        """Which run it is."""
-
-    @property
-    def totals(self) -> RunTotals:
-        """What the process has counted."""
-
-    @property
-    def stages(self) -> dict[str, RunTotals]:
-        """The same of each stage, in the order in which they began."""
+    def command(self) -> StepCommand:
+        """The command that it carries."""
+        return StepCommand(index=self.index, load=self.load, paused=self.paused, measured=self.measured)
 
 
-def report(session: Counting) -> bytes:
-    """Return a worker's whole report: its last one."""
-    return _report(session, list(session.stages), 0)
+class Exhausted(Message):
+    """A worker has nothing more to send and nothing in flight."""
+
+    name = "llmload_exhausted"
 
 
-class Reports:
-    """The reports of a worker while a run goes on: each as fine as there is room for."""
+class Drain(Message):
+    """Start nothing more, wait until idle for the drain timeout, cut the rest, answer `Drained`."""
 
-    def __init__(self, session: Counting) -> None:
-        self._session = session
-        self._coarseness = 0
-        self._made = 0
-
-    def next(self, room_bytes: int) -> bytes:
-        """Return a report of at most so many bytes, or the coarsest where even that is larger."""
-        self._made += 1
-        self._coarseness = max(0, self._coarseness - 1)  # one that has grown may have shrunk: another stage, say
-        while True:
-            made = _report(self._session, self._stages(), self._coarseness)
-            if self._coarseness == COARSEST or len(made) <= room_bytes:
-                return made
-            self._coarseness += 1
-
-    def fine(self) -> bytes:
-        """Return a report as fine as the last one, however large."""
-        self._made += 1
-        return _report(self._session, self._stages(), 0)
-
-    def _stages(self) -> list[str]:
-        """The last stages, and an older one in turn: those no longer change."""
-        names = list(self._session.stages)
-        older = names[:-_STAGES_ALWAYS]
-        return names[-_STAGES_ALWAYS:] + ([older[self._made % len(older)]] if older else [])
+    name = "llmload_drain"
 
 
-def _report(session: Counting, stages: list[str], coarseness: int) -> bytes:
-    content = {
-        "run_id": session.run_id,
-        "version": version("llmload"),
-        "totals": session.totals.to_message(coarseness=coarseness),
-        "stages": {name: session.stages[name].to_message(with_outside=False, coarseness=coarseness) for name in stages},
-    }
-    return zlib.compress(msgpack.dumps(content))  # its names come again and again
+class Abort(Message):
+    """Cut what is in flight now."""
+
+    name = "llmload_abort"
 
 
-def content_of(report: bytes) -> dict[str, Any]:
-    """Return what a report says."""
-    content: dict[str, Any] = msgpack.loads(zlib.decompress(report))
-    return content
+class Totals(Message):
+    """All that a worker has counted in a run so far, so that a lost or repeated report changes nothing."""
+
+    name = "llmload_totals"
+    version: _Name
+    """Of llmload on the worker."""
+    body: Annotated[bytes, Field(max_length=MAX_BODY_BYTES)]
+    """The totals of run and stages, packed: a report rides on each of Locust's, and must stay small."""
+
+    @classmethod
+    def pack(cls, run_id: str, totals: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]]) -> Self:
+        """Return the message that carries totals, each as its `to_message` gives it."""
+        body = zlib.compress(msgpack.dumps([totals, stages]))  # names come again and again
+        return cls(run_id=run_id, version=version("llmload"), body=body)
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the message as plain values, for msgpack."""
+        return self.model_dump()  # JSON has no bytes
+
+    def unpack(self) -> tuple[RunTotals, dict[str, RunTotals]]:
+        """Return the totals of the run, and of each stage; ValueError if the body does not hold them."""
+        try:
+            totals, stages = msgpack.loads(_inflate(self.body))
+            return _totals(totals), {name: _totals(of) for name, of in stages.items()}
+        except (zlib.error, ValueError, TypeError, LookupError, AttributeError, msgpack.UnpackException) as error:
+            raise ValueError(f"body: {error!r}") from None
 
 
-@dataclass(slots=True)
-class Collected:
-    """What the workers have reported of one run."""
+class Drained(Totals):
+    """A worker's last, whole totals: it has nothing in flight."""
 
-    run_id: str
-    latest: dict[str, RunTotals] = field(default_factory=dict)
-    stages: dict[str, dict[str, RunTotals]] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    final: set[str] = field(default_factory=set)
-    """Workers that have sent their last, whole report."""
-
-    def take(self, worker: str, report: bytes | None, *, final: bool = False) -> None:
-        """Keep a worker's report, unless it speaks of another run or comes after the worker's last."""
-        message = None if report is None else content_of(report)
-        if message is None or message["run_id"] != self.run_id or (worker in self.final and not final):
-            return
-        if final:
-            self.final.add(worker)
-        self.versions[worker] = message["version"]
-        self.latest[worker] = RunTotals.from_message(message["totals"])
-        stages = {name: RunTotals.from_message(of) for name, of in message["stages"].items()}
-        self.stages.setdefault(worker, {}).update(stages)
-
-    def merged(self) -> RunTotals:
-        """Return the sum over all workers."""
-        return _sum(self.latest.values())
-
-    def merged_stage(self, name: str) -> RunTotals:
-        """Return one stage's sum over all workers."""
-        return _sum(of[name] for of in self.stages.values() if name in of)
-
-    def merged_stages(self) -> dict[str, RunTotals]:
-        """Return each stage's sum over all workers."""
-        names = dict.fromkeys(name for stages in self.stages.values() for name in stages)
-        return {name: _sum(of[name] for of in self.stages.values() if name in of) for name in names}
+    name = "llmload_drained"
 
 
-def _sum(phases: Iterable[RunTotals]) -> RunTotals:
-    whole = RunTotals()
-    whole.merge(*phases)
-    return whole
+def _inflate(body: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    plain = inflater.decompress(body, MAX_BODY_BYTES)
+    if not inflater.eof:
+        raise ValueError(f"cut short, or more than {MAX_BODY_BYTES} bytes")
+    return plain
+
+
+def _totals(message: dict[str, Any]) -> RunTotals:
+    """Return the totals; fails now if they cannot be added up later, when no sender is known any more."""
+    totals = RunTotals.from_message(message)
+    RunTotals().merge(totals)
+    return totals
+
+
+M = TypeVar("M", bound=Message)
+
+
+def parse(kind: type[M], data: object, sender: str) -> M | None:
+    """Return the message that the data hold; None, and a line in the log, if they do not hold one."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, fault["loc"])) or "message"
+        ignore(kind, sender, f"{where}: {fault['msg']}")
+        return None
+
+
+def ignore(kind: type[Message], sender: str, why: str) -> None:
+    """Log that a message was not taken."""
+    logger.warning("ignored a %s message from %s: %s", kind.name, sender or "the master", why)
+
+
+def listen(runner: Runner, kind: type[M], take: Callable[[str, M], None], *, concurrent: bool = False) -> None:
+    """Call `take` with the sender's id and each message of a kind; ones that do not parse are logged and ignored."""
+
+    def on_message(msg: Received, **_: object) -> None:
+        message = parse(kind, msg.data, msg.node_id)
+        if message is not None:
+            take(msg.node_id, message)
+
+    runner.register_message(kind.name, on_message, concurrent=concurrent)
+
+
+def send(runner: Runner, message: Message) -> None:
+    """Send to every worker from a master, to the master from a worker."""
+    runner.send_message(message.name, message.to_wire())

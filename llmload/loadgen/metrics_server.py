@@ -1,18 +1,17 @@
-"""What monitors a run: its state for the exporter, and the exporter's place in the process that steers."""
+"""The metrics of a run for Prometheus: on their own port, and as a page of the web UI."""
 
-from locust.runners import STATE_MISSING, MasterRunner
 from locust.web import WebUI
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from flask import Blueprint, Response, request
 
 from llmload.errors import ConfigError
+from llmload.loadgen import locust_compat
 from llmload.loadgen.coordinator import RunCoordinator
-from llmload.loadgen.workers import PER_CENT
+from llmload.loadgen.locust_compat import PER_CENT, Runner
 from llmload.metrics.totals import RunTotals
 from llmload.prometheus.families import Snapshot
 from llmload.prometheus.server import PATH, MetricsServer, wsgi_app
@@ -22,26 +21,34 @@ logger = logging.getLogger(__name__)
 
 
 class MetricsSource(Protocol):
-    """The run that goes on, or the last one."""
+    """The node whose runs are exported."""
+
+    runner: Runner
 
     @property
     def coordinator(self) -> RunCoordinator | None:
-        """What is kept of it; None before the first."""
+        """Of the current or last run; None before the first."""
 
     def totals(self) -> RunTotals:
-        """What it has come to so far."""
+        """Return the totals of the run so far."""
+
+    def worker_states(self) -> list[str]:
+        """Return Locust's state of each worker."""
+
+    def process_cpu_usage(self) -> dict[str, float]:
+        """Return the CPU use of each process, in per cent of one core."""
 
 
 class MetricsEndpoint:
-    """Serves the series of one process's runs, on a port of its own and as a page of the web UI."""
+    """Serves the metrics of one process's runs."""
 
-    def __init__(self, run: MetricsSource, runner: Any, scenario: Scenario) -> None:
-        self._run, self._runner, self._scenario = run, runner, scenario
+    def __init__(self, source: MetricsSource, scenario: Scenario) -> None:
+        self._source, self._scenario = source, scenario
         self._app = wsgi_app(self.snapshot)
         self._server: MetricsServer | None = None
 
     def serve(self, host: str, port: str) -> None:
-        """Listen, unless the port is `off` or 0; ConfigError for no port, a warning for a port that is taken."""
+        """Listen, unless the port is `off` or 0; ConfigError for a wrong port, a warning for one that is taken."""
         number = port_number(port)
         if number is None:
             return
@@ -53,18 +60,16 @@ class MetricsEndpoint:
             )
 
     def add_page(self, web_ui: WebUI) -> None:
-        """Add `/metrics` to the web UI, behind its login where it has one."""
-        if web_ui.app is None:
-            raise RuntimeError("the metrics page needs Locust's Flask application")
-        guarded: Callable[..., Any] = web_ui.auth_required_if_enabled
-        page = Blueprint("llmload_metrics", __name__, url_prefix=web_ui.app.blueprints["locust"].url_prefix)
+        """Add `/metrics` to the web UI, behind its login if it has one."""
+        guard = locust_compat.guard_of(web_ui)
+        page = Blueprint("llmload_metrics", __name__, url_prefix=locust_compat.base_path(web_ui))
 
         @page.route(PATH)
-        @guarded
+        @guard
         def llmload_metrics() -> Any:
             return Response.from_app(self._app, request.environ, buffered=True)
 
-        web_ui.app.register_blueprint(page)
+        locust_compat.app_of(web_ui).register_blueprint(page)
 
     def linger(self, at_most_s: float) -> None:
         """After a headless run, keep serving until Prometheus has seen its end or the time is over."""
@@ -73,17 +78,17 @@ class MetricsEndpoint:
         try:
             if not self._server.linger(at_most_s):
                 logger.warning("no scrape came in the %g s after the run: its last figures were not seen", at_most_s)
-        except KeyboardInterrupt:  # the run is over; whoever does not want to wait need not
+        except KeyboardInterrupt:  # the run is over, so the wait may be cut short
             return
 
     def _ended(self) -> bool:
-        return self._run.coordinator is not None and self._run.coordinator.summary is not None
+        return self._source.coordinator is not None and self._source.coordinator.summary is not None
 
     def snapshot(self) -> Snapshot:
-        """Return where the run stands."""
-        coordinator, runner = self._run.coordinator, self._runner
+        """Return the figures of this moment."""
+        coordinator, runner = self._source.coordinator, self._source.runner
         scenario = self._scenario if coordinator is None else coordinator.scenario
-        totals = self._run.totals()
+        totals = self._source.totals()
         judged = coordinator is not None and totals.ended > 0
         return Snapshot(
             labels={
@@ -98,24 +103,24 @@ class MetricsEndpoint:
             started_unix_s=None if coordinator is None else coordinator.started_unix_s,
             ended_unix_s=None if coordinator is None else coordinator.ended_unix_s,
             users={"running": runner.user_count, "target": runner.target_user_count},
-            workers=_workers(runner),
-            cpu_ratio=_cpu_ratio(runner),
+            workers=Counter(self._source.worker_states()),
+            cpu_ratio={name: usage / PER_CENT for name, usage in self._source.process_cpu_usage().items()},
             memory_estimate_bytes=(None if coordinator is None else coordinator.memory_estimate) or {},
             level=coordinator.verdict(totals).level if coordinator is not None and judged else None,
         )
 
 
 def port_number(text: str) -> int | None:
-    """Return the port that an option names, None for `off` and 0; ConfigError for anything else."""
+    """Return the port of `--metrics-port`; None for `off` and 0; ConfigError for anything else."""
     if text.strip().lower() in {"off", "0", ""}:
         return None
     if not text.isdigit() or int(text) > 65_535:
-        raise ConfigError(f"command line: --metrics-port {text}: is no port; 1 to 65535, or off")
+        raise ConfigError(f"command line: --metrics-port {text}: is not a port number; 1 to 65535, or off")
     return int(text)
 
 
 def info_of(coordinator: RunCoordinator) -> dict[str, str]:
-    """Return what is measured, as labels; what is not known is empty."""
+    """Return what is measured, as labels; an unknown value is empty."""
     scenario, deployment = coordinator.scenario, coordinator.scenario.deployment
     known = {
         "run_id": coordinator.run_id,
@@ -128,15 +133,3 @@ def info_of(coordinator: RunCoordinator) -> dict[str, str]:
         "precision": deployment.precision,
     }
     return {name: "" if value is None else str(value) for name, value in known.items()}
-
-
-def _workers(runner: Any) -> dict[str, int]:
-    return Counter(client.state for client in runner.clients.all) if isinstance(runner, MasterRunner) else {}
-
-
-def _cpu_ratio(runner: Any) -> dict[str, float]:
-    if not isinstance(runner, MasterRunner):
-        return {"local": runner.current_cpu_usage / PER_CENT}
-    present = sorted((client.id, client.cpu_usage) for client in runner.clients.all if client.state != STATE_MISSING)
-    workers = {str(index): usage / PER_CENT for index, (_, usage) in enumerate(present)}
-    return {"master": runner.current_cpu_usage / PER_CENT, **workers}

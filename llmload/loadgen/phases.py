@@ -7,8 +7,8 @@ Each process has its own window and timeline, on its own monotonic clock; no clo
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Self
+from dataclasses import dataclass
+from typing import Final
 
 from llmload.metrics.totals import RunTotals, Window
 from llmload.scenario.load_protocol import Load
@@ -277,15 +277,6 @@ class StepCommand:
     """Nothing is sent in an open loop until the requests that the step before left in flight are answered."""
     measured: bool = False
     """Whether the step's window is open."""
-
-    def to_message(self, run_id: str) -> dict[str, Any]:
-        """Return the command as plain values, fit for msgpack."""
-        return {"run_id": run_id, "order": asdict(self)}
-
-    @classmethod
-    def from_message(cls, message: dict[str, Any]) -> Self:
-        """Return the command that `to_message` described."""
-        return cls(**message["order"])
 
 
 @dataclass(slots=True)

@@ -121,6 +121,7 @@ def open_session(scenario: Scenario, workload: Workload, shard: WorkerShard, run
         run_id=run_id,
         salts=_salts(scenario, shard, run_id),
     )
+    gc.unfreeze()  # what the run before left behind is garbage now
     gc.collect()
     gc.freeze()  # objects that live through the whole run are not traversed again
     gc.set_threshold(*_RARE_COLLECTIONS)

@@ -1,4 +1,4 @@
-"""What a headless run shows at its end: tables or JSON, and files for CI systems."""
+"""How far a headless run is, on standard error: lines redrawn in place on a terminal, or a line now and then."""
 
 import logging
 import math
@@ -6,11 +6,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import gevent
-import orjson
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -19,45 +17,41 @@ from rich.text import Text
 
 from llmload.errors import ConfigError
 from llmload.formatting import milliseconds, number
-from llmload.loadgen.coordinator import RunCoordinator, told
-from llmload.loadgen.live import SPAN_S, LiveView
+from llmload.loadgen.coordinator import RunCoordinator
+from llmload.loadgen.live import RECENT_S, LivePoint, LiveView, RunSource, rates
 from llmload.metrics.totals import RunTotals
-from llmload.report.checks import run_checks, write_junit
-from llmload.report.markdown import job_summary, write_page
-from llmload.report.terminal import STYLES, console, run_report
+from llmload.report.terminal import STYLES
 from llmload.scenario.load_protocol import Load
 from llmload.units import S_PER_MIN
 
-# How far a headless run has come: lines redrawn in place on a terminal, or one line now and then for a log.
-
-PERIOD_S: Final = 0.5
+REDRAW_S: Final = 0.5
 BAR_COLUMNS: Final = 24
 AUTO, OFF = "auto", "off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Requests/min, output tokens/s and TTFT's 95th percentile of some span; None is not known."""
+    """Requests/min, output tokens/s and the 95th percentile of TTFT; None is not known."""
 
-    requests_per_min: float | None
-    output_tokens_per_s: float | None
-    ttft_p95_s: float | None
+    requests_per_min: float | None = None
+    output_tokens_per_s: float | None = None
+    ttft_p95_s: float | None = None
 
     @property
     def cells(self) -> tuple[str, str, str]:
-        """The figures as people read them."""
+        """The figures as text."""
         return number(self.requests_per_min, 1), number(self.output_tokens_per_s, 1), milliseconds(self.ttft_p95_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """Where a run stands."""
+    """How far a run is."""
 
     scenario: str
     stage: str
     elapsed_s: float
     left_s: float | None
-    """How long it will still take; None where nobody knows."""
+    """How long it will still take; None if that is not known."""
     left_is_guess: bool
     in_flight: int
     completed: int
@@ -65,47 +59,43 @@ class Moment:
     recent: Rates
     """Of the last seconds."""
     so_far: Rates
-    """Of the judged window, of the stage's or step's where there are such."""
+    """Of the window, or of the current stage's or step's."""
     level: str | None
-    """The verdict so far; None while there is none."""
+    """The verdict so far; None before the first answer."""
     checks: tuple[str, ...]
-    """Which checks spoil it."""
+    """The checks that did not pass."""
 
     @property
     def share(self) -> float | None:
-        """How much of the run is over, from 0 to 1; None where its end is not known."""
+        """How much of the run is over, from 0 to 1; None if its end is not known."""
         whole = None if self.left_s is None else self.elapsed_s + self.left_s
         return self.elapsed_s / whole if whole else None
 
     @property
     def left(self) -> str:
-        """The time left in words."""
+        """The time left, in words."""
         if self.left_s is None:
             return "time left unknown"
-        return f"{'about ' if self.left_is_guess else ''}{clock(self.left_s)} left"
+        return f"{'about ' if self.left_is_guess else ''}{format_elapsed(self.left_s)} left"
 
     @property
     def verdict(self) -> str:
-        """The verdict so far in words."""
+        """The verdict so far, in words."""
         if self.level is None:
             return "no verdict yet"
         return f"{self.level} so far{': ' if self.checks else ''}{', '.join(self.checks)}"
 
 
-def clock(seconds: float) -> str:
-    """Return a length of time as minutes and seconds, with hours where there are any."""
+def format_elapsed(seconds: float) -> str:
+    """Return a length of time as minutes and seconds, and hours if there are any."""
     whole = math.ceil(max(0.0, seconds))
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def read_moment(
-    coordinator: RunCoordinator,
-    totals: RunTotals,
-    point: dict[str, Any] | None,
-    part_totals: Callable[[str], RunTotals],
-) -> Moment:
-    """Return where a run stands; `point` is the live view's latest, `part_totals` what a stage or step has come to."""
+def read_moment(coordinator: RunCoordinator, live: LiveView, source: RunSource) -> Moment:
+    """Return how far a run is."""
+    totals, point = source.totals(), live.latest_point(RECENT_S)
     left_s, is_guess = _left(coordinator, totals, point)
     verdict = coordinator.verdict(totals) if totals.completed or totals.failed else None
     return Moment(
@@ -118,36 +108,32 @@ def read_moment(
         completed=totals.completed,
         failed=totals.failed,
         recent=_recent(point),
-        so_far=_so_far(coordinator, totals, part_totals),
+        so_far=_so_far(coordinator, totals, source),
         level=None if verdict is None else verdict.level.value,
         checks=() if verdict is None else tuple(reason.check for reason in verdict.reasons),
     )
 
 
-def _recent(point: dict[str, Any] | None) -> Rates:
+def _recent(point: LivePoint | None) -> Rates:
     if point is None:
-        return Rates(requests_per_min=None, output_tokens_per_s=None, ttft_p95_s=None)
-    ttft = point["ttft_s"]
+        return Rates()
     return Rates(
-        requests_per_min=point["requests_per_min"],
-        output_tokens_per_s=point["output_tokens_per_s"],
-        ttft_p95_s=None if ttft is None else ttft["p95"],
+        requests_per_min=point.requests_per_min,
+        output_tokens_per_s=point.output_tokens_per_s,
+        ttft_p95_s=None if point.ttft_s is None else point.ttft_s.p95,
     )
 
 
-def _so_far(coordinator: RunCoordinator, totals: RunTotals, part_totals: Callable[[str], RunTotals]) -> Rates:
-    phase, window_s, phases = totals, coordinator.span.length_s(totals), coordinator.timeline
-    if phases is not None:
-        phase, window_s = part_totals(name := phases.name_of(phases.index)), phases.measured_s(name)
-    return Rates(
-        requests_per_min=phase.completed_in_window / window_s * S_PER_MIN if window_s else None,
-        output_tokens_per_s=phase.window_tokens / window_s if window_s else None,
-        ttft_p95_s=phase.distributions["ttft_s"].quantile(0.95),
-    )
+def _so_far(coordinator: RunCoordinator, totals: RunTotals, source: RunSource) -> Rates:
+    timeline, window_s = coordinator.timeline, coordinator.span.length_s(totals)
+    if timeline is not None:
+        name = timeline.name_of(timeline.index)
+        totals, window_s = source.step_totals(name), timeline.measured_s(name)
+    return Rates(**rates(totals, window_s), ttft_p95_s=totals.distributions["ttft_s"].quantile(0.95))
 
 
-def _left(coordinator: RunCoordinator, totals: RunTotals, point: dict[str, Any] | None) -> tuple[float | None, bool]:
-    """Return how long the run will still take, and whether that is a guess; a drain is not foreseen."""
+def _left(coordinator: RunCoordinator, totals: RunTotals, point: LivePoint | None) -> tuple[float | None, bool]:
+    """Return how long the run will still take, and whether that is a guess; a drain's length is not known."""
     load = coordinator.scenario.load
     if coordinator.stage == "draining":
         return None, True
@@ -159,93 +145,85 @@ def _left(coordinator: RunCoordinator, totals: RunTotals, point: dict[str, Any] 
     return guess_s, True
 
 
-def _left_by_count(load: Load, totals: RunTotals, point: dict[str, Any] | None) -> float | None:
+def _left_by_count(load: Load, totals: RunTotals, point: LivePoint | None) -> float | None:
     asked = load.ends_after_requests
-    per_min = None if point is None else point["requests_per_min"]
+    per_min = None if point is None else point.requests_per_min
     return max(0, asked - totals.ended) / per_min * S_PER_MIN if asked and per_min else None
 
 
-def plain(moment: Moment) -> str:
-    """Return where a run stands in one line, for logs."""
+def log_line(moment: Moment) -> str:
+    """Return how far a run is in one line, for logs."""
     per_min, tokens_per_s, ttft = moment.recent.cells
     return (
-        f"{moment.scenario}: {moment.stage}, {clock(moment.elapsed_s)}, {moment.left}; in flight {moment.in_flight}, "
-        f"completed {moment.completed}, failed {moment.failed}; {per_min} requests/min, {tokens_per_s} tok/s, "
-        f"TTFT p95 {ttft} ms (last {SPAN_S:g} s); {moment.verdict}"
+        f"{moment.scenario}: {moment.stage}, {format_elapsed(moment.elapsed_s)}, {moment.left}; "
+        f"in flight {moment.in_flight}, completed {moment.completed}, failed {moment.failed}; "
+        f"{per_min} requests/min, {tokens_per_s} tok/s, TTFT p95 {ttft} ms (last {RECENT_S:g} s); {moment.verdict}"
     )
 
 
 def drawn(moment: Moment) -> RenderableType:
-    """Return where a run stands as a few lines of a terminal."""
+    """Return how far a run is as a few lines of a terminal."""
     head = Table.grid(padding=(0, 2, 0, 0))
     head.add_row(
         Text(moment.scenario, style="bold"),
         Text(moment.stage, no_wrap=True, overflow="ellipsis"),
-        Text(clock(moment.elapsed_s)),
-        ProgressBar(total=1.0, completed=moment.share or 0.0, width=BAR_COLUMNS) if moment.share is not None else "",
+        Text(format_elapsed(moment.elapsed_s)),
+        "" if moment.share is None else ProgressBar(total=1.0, completed=moment.share, width=BAR_COLUMNS),
         Text(moment.left, style="dim"),
     )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for name in ("", "requests/min", "output tok/s", "TTFT p95, ms", "in flight", "completed", "failed"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     failed = Text(str(moment.failed), style="bold red" if moment.failed else "")
-    table.add_row(f"last {SPAN_S:g} s", *moment.recent.cells, str(moment.in_flight), str(moment.completed), failed)
+    table.add_row(f"last {RECENT_S:g} s", *moment.recent.cells, str(moment.in_flight), str(moment.completed), failed)
     table.add_row("judged so far", *moment.so_far.cells)
     style = "" if moment.level is None else STYLES[moment.level]
     return Group(head, table, Text(moment.verdict, style=style, no_wrap=True, overflow="ellipsis"))
 
 
-def every_s(text: str) -> float | None:
-    """Return the seconds between lines of `--progress`; None for `auto` and `off`; ConfigError for nonsense."""
-    if text in (AUTO, OFF):
+def interval_s(mode: str) -> float | None:
+    """Return the seconds between lines of `--progress`; None for `auto` and `off`; ConfigError for anything else."""
+    if mode in (AUTO, OFF):
         return None
     try:
-        seconds = float(text)
+        seconds = float(mode)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < math.inf:
-        raise ConfigError(f"command line: --progress {text}: is neither auto nor off nor a number of seconds above 0")
+        raise ConfigError(f"command line: --progress {mode}: is neither auto nor off nor a number of seconds above 0")
     return seconds
 
 
-def show(
-    coordinator: RunCoordinator,
-    live: LiveView,
-    totals: Callable[[], RunTotals],
-    phases: Callable[[str], RunTotals],
-    how: str,
-) -> None:
+def show(coordinator: RunCoordinator, live: LiveView, source: RunSource, mode: str) -> None:
     """
-    Show how the run goes on, on standard error, until killed.
+    Show how far the run is, until killed.
 
     `auto` redraws lines on a terminal and is quiet elsewhere, `off` is quiet, a number is the seconds between lines.
     """
 
     def now() -> Moment:
-        points = live.points(coordinator.elapsed_s - SPAN_S)
-        return read_moment(coordinator, totals(), points[-1] if points else None, phases)
+        return read_moment(coordinator, live, source)
 
-    interval_s = every_s(how)
-    if interval_s is not None:
-        while True:
-            gevent.sleep(interval_s)
-            sys.stderr.write(plain(now()) + "\n")
-            sys.stderr.flush()
+    every_s = interval_s(mode)
+    while every_s is not None:
+        gevent.sleep(every_s)
+        sys.stderr.write(log_line(now()) + "\n")
+        sys.stderr.flush()
     console = Console(stderr=True, highlight=False)
-    if how == AUTO and console.is_terminal and not console.is_dumb_terminal:
+    if mode == AUTO and console.is_terminal and not console.is_dumb_terminal:
         _redraw(console, now)
 
 
 def _redraw(console: Console, now: Callable[[], Moment]) -> None:
     with Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as display, _logs_above():
         while True:
-            gevent.sleep(PERIOD_S)
+            gevent.sleep(REDRAW_S)
             display.update(drawn(now()), refresh=True)
 
 
 @contextmanager
 def _logs_above() -> Iterator[None]:
-    """Let log lines be written above what is redrawn: handlers keep the stream that Live has put its own before."""
+    """Write log lines above what is redrawn: handlers hold the stream that Live has replaced."""
     handlers = {
         handler
         for name in (None, *logging.root.manager.loggerDict)
@@ -259,41 +237,3 @@ def _logs_above() -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.setStream(sys.__stderr__)
-
-
-def silence_locust_tables() -> None:
-    """Keep Locust from printing its tables, whose figures ours replace."""
-    logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
-
-
-def write_for_ci(coordinator: RunCoordinator, junit: str | None, markdown: str | None) -> None:
-    """Write what CI systems read; RunFolderError if a file cannot be written."""
-    if coordinator.summary is None:
-        return
-    if junit is not None:
-        write_junit(Path(junit), [(coordinator.scenario.scenario.name, run_checks(coordinator.summary))])
-    if markdown is not None:
-        write_page(Path(markdown), job_summary(coordinator.summary))
-
-
-def show_summary(coordinator: RunCoordinator, form: str) -> None:
-    """Print the run's summary as tables or JSON, and where its folder lies."""
-    summary = coordinator.summary
-    if summary is None or form == "none":
-        return
-    if form == "json":
-        sys.stdout.write(orjson.dumps(summary.model_dump(mode="json"), option=orjson.OPT_INDENT_2).decode() + "\n")
-        sys.stdout.flush()
-        return
-    terminal = console()
-    terminal.print(run_report(summary))
-    terminal.print(f"run folder: {coordinator.folder.path}", soft_wrap=True)
-
-
-def show_report(coordinator: RunCoordinator, form: str) -> None:
-    """Leave the report in the run's folder, and say so beside the tables."""
-    if coordinator.summary is None:
-        return
-    text = told(coordinator)
-    if form == "table":
-        console().print(text, soft_wrap=True)

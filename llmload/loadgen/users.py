@@ -1,14 +1,16 @@
 """Locust's side of a load: the users that chat, and the shapes that say how many of them run."""
 
 from locust import LoadTestShape, User, task
-from locust.runners import MasterRunner
+from locust.env import Environment
 
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Final
 
 import gevent
 
-from llmload.loadgen.run import Run
+from llmload.loadgen.coordinating import coordinating_node
+from llmload.loadgen.locust_compat import environment_of
+from llmload.loadgen.node import REQUEST_NAME, sending_node
 from llmload.loadgen.session import fire_request_event, run_conversation
 
 REST_S: Final = 3600.0
@@ -22,22 +24,25 @@ class ChatUser(User):
     """
 
     abstract = True
-    run_of_llmload: ClassVar[Run]
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self._node = sending_node(environment)
 
     def wait_time(self) -> float:
         """Return how long to think before the next conversation, in seconds."""
-        session = self.run_of_llmload.session
+        session = self._node.session
         return 0.0 if session is None else session.think_time_s
 
     @task
     def chat(self) -> None:
         """Run one conversation: its requests one after the other."""
-        session = self.run_of_llmload.session
+        session = self._node.session
         if session is not None and session.in_closed_loop:
             with session.acquire():
                 conversation = session.next_conversation()
                 if conversation is not None:
-                    count = partial(fire_request_event, self.environment, self.run_of_llmload.request_name)
+                    count = partial(fire_request_event, self.environment, REQUEST_NAME)
                     run_conversation(conversation, session, count)
                     return
         gevent.sleep(REST_S)  # nothing to send: rest until the run ends
@@ -52,17 +57,17 @@ class StagedShape(LoadTestShape):
 
     abstract = True
     load_kind = "staged"
-    run_of_llmload: ClassVar[Run]
 
     def tick(self) -> tuple[int, float] | None:
         """Return users and spawn rate of this moment; None when all stages are over."""
-        coordinator = self.run_of_llmload.coordinator
-        load = self.run_of_llmload.scenario.load if coordinator is None else coordinator.scenario.load
+        node = coordinating_node(environment_of(self))
+        coordinator = node.coordinator
+        load = node.scenario.load if coordinator is None else coordinator.scenario.load
         now = load.users_at(self.get_run_time())  # type: ignore[no-untyped-call]  # Locust has it untyped
         if now is None:
             return None
         index, users, spawn_rate_per_s = now
-        self.run_of_llmload.begin_stage(index)
+        node.begin_stage(index)
         return users, spawn_rate_per_s
 
 
@@ -75,23 +80,22 @@ class CapacityShape(LoadTestShape):
 
     abstract = True
     load_kind = "capacity"
-    run_of_llmload: ClassVar[Run]
 
     def tick(self) -> tuple[int, float] | None:
         """Return users and spawn rate of this moment; None when the search is over."""
-        coordinator = self.run_of_llmload.coordinator
+        node = coordinating_node(environment_of(self))
+        coordinator = node.coordinator
         search = None if coordinator is None or coordinator.summary is not None else coordinator.search
         if search is None:  # the run is about to start
-            users = self.run_of_llmload.scenario.load.locust_users
+            users = node.scenario.load.locust_users
         elif search.finished:
             return None
         else:
             users = search.most_users
-        users = _for_each_worker(users, self.runner)
+        users = _for_each_sender(users, node.sender_count)
         return users, float(min(users, 100))  # Locust warns of more
 
 
-def _for_each_worker(users: int, runner: Any) -> int:
-    """Round up to a multiple of the workers, so that each has enough users for its part of any step."""
-    workers = runner.worker_count if isinstance(runner, MasterRunner) else 1
-    return -(-users // max(1, workers)) * max(1, workers)
+def _for_each_sender(users: int, senders: int) -> int:
+    """Round up to a multiple of the processes that send, so that each has enough users for its shard of any step."""
+    return -(-users // max(1, senders)) * max(1, senders)

@@ -1,69 +1,44 @@
-"""What the steering node watches while a run goes on: whether its workers are there and how busy they are."""
+"""The workers of a run as their master sees them: who takes part, who has answered, who is lost."""
 
-from locust.runners import STATE_MISSING, MasterRunner
-
-import socket
-from collections.abc import Mapping
+from collections.abc import Iterable
 from importlib.metadata import version
-from typing import Any, Final
 
 from gevent.event import Event
 
 from llmload.loadgen.coordinator import RunCoordinator
-from llmload.loadgen.session import Session, WorkerShard
+from llmload.loadgen.locust_compat import WorkerClient, is_lost, runs_here
+from llmload.loadgen.reports import Collected
+from llmload.loadgen.session import WorkerShard
 from llmload.metrics.totals import RunTotals
-from llmload.runs.folder import RunFolder, read_records
-
-# The end of a run: nothing new is sent, what is in flight may finish, what is cut says so.
-#
-# Locust ends a headless distributed run by dropping every request in flight, which drops the slow ones. Here the node
-# that steers the run blocks in `test_stopping` until its requests, or those of every worker, have come to an end:
-#
-#     master --DRAIN(timeout)--> worker   stops starting, waits until idle, cuts the rest
-#     master --ABORT--> worker            does not wait any longer: a second Ctrl-C
-#     worker --DRAINED(totals)--> master  all that the worker has counted
-
-DRAIN, DRAINED, EXHAUSTED = "llmload_drain", "llmload_drained", "llmload_exhausted"
-ABORT = "llmload_abort"
-STAGE = "llmload_stage"
-STEP, TOTALS = "llmload_step", "llmload_totals"
-ANSWER_GRACE_S = 10.0
-"""How long past the drain's time-out a worker may take to answer."""
-
-
-def drain(session: Session, timeout_s: float) -> None:
-    """Let what is in flight finish for up to `timeout_s` seconds, then cut the rest."""
-    session.stop_starting()
-    if not session.wait_until_idle(timeout_s):
-        session.abort()
+from llmload.runs.folder import read_records
 
 
 class WorkerBarrier:
-    """Which workers of a run have answered."""
+    """Waits until every worker of a run has arrived."""
 
-    def __init__(self, workers: set[str]) -> None:
-        self.expected = set(workers)
-        self.answered: set[str] = set()
+    def __init__(self, workers: Iterable[str]) -> None:
+        self.arrived: set[str] = set()
+        self._expected = set(workers)
         self._complete = Event()
         self._check()
 
     @property
     def missing(self) -> set[str]:
-        """Workers that have not answered."""
-        return self.expected - self.answered
+        """Workers that have not arrived."""
+        return self._expected - self.arrived
 
-    def answer(self, worker: str) -> None:
-        """Note a worker's answer."""
-        self.answered.add(worker)
+    def arrive(self, worker: str) -> None:
+        """Note that a worker has arrived."""
+        self.arrived.add(worker)
         self._check()
 
     def drop(self, worker: str) -> None:
-        """Wait for this worker no longer: it is gone."""
-        self.expected.discard(worker)
+        """Wait for this worker no longer: it is lost."""
+        self._expected.discard(worker)
         self._check()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until every worker has answered; False if the time was not enough."""
+        """Wait until every worker has arrived; False if the time was not enough."""
         return bool(self._complete.wait(timeout_s))
 
     def _check(self) -> None:
@@ -71,50 +46,76 @@ class WorkerBarrier:
             self._complete.set()
 
 
-PER_CENT: Final = 100.0
+class Workers:
+    """The workers that take part in one run; what is lost of them is noted with the run's coordinator."""
 
+    def __init__(self, coordinator: RunCoordinator, ids: Iterable[str]) -> None:
+        self.ids = sorted(ids)
+        self.run_id = coordinator.run_id
+        self.collected = Collected(self.run_id)
+        self.exhausted, self.drained = WorkerBarrier(self.ids), WorkerBarrier(self.ids)
+        self._coordinator = coordinator
+        self._draining = False
 
-def check_workers(
-    coordinator: RunCoordinator, runner: Any, planned: list[str], *, reporting: set[str], answered: set[str]
-) -> set[str]:
-    """
-    Note workers that are gone or came late, and the busiest one's CPU, once a second; return who is gone now.
+    @property
+    def all_missing(self) -> bool:
+        """Whether no worker of the run is left."""
+        return bool(self.ids) and self._coordinator.missing_workers >= set(self.ids)
 
-    Who has reported in this run is given up a second before Locust does so; who still starts has Locust's patience.
-    """
-    absent: set[str] = set()
-    if isinstance(runner, MasterRunner):
-        heard = {client.id for client in runner.clients.all if client.state != STATE_MISSING}
-        silent = {client.id for client in runner.clients.all if client.heartbeat < 0}
-        present = heard - (silent & reporting)
-        absent = set(planned) - present - answered
-        coordinator.missing_workers |= absent
-        coordinator.late_workers |= present - set(planned)
-        busy = max((client.cpu_usage for client in runner.clients.all), default=0)
-    else:
-        busy = runner.current_cpu_usage
-    if coordinator.stage not in {"warm-up", "draining", "ended"} and busy:
-        coordinator.worst_cpu_share = max(coordinator.worst_cpu_share or 0.0, busy / PER_CENT)
-    return absent
+    def check(self, clients: Iterable[WorkerClient]) -> None:
+        """
+        Note which workers are missing now, and which came late.
 
+        A worker that has reported in this run is missing a second before Locust says so; one that is still starting
+        gets Locust's patience.
+        """
+        clients = list(clients)
+        heard = {client.id for client in clients if not is_lost(client)}
+        silent = {client.id for client in clients if client.heartbeat < 0}
+        present = heard - (silent & set(self.collected.latest))
+        may_leave = self.drained.arrived if self._draining else set()
+        absent = set(self.ids) - present - may_leave
+        self._coordinator.missing_workers |= absent
+        self._coordinator.late_workers |= present - set(self.ids)
+        if self._draining:
+            for worker in absent:
+                self.drained.drop(worker)
 
-def other_versions(versions: Mapping[str, str]) -> set[str]:
-    """Return the workers that run another version of llmload than this node."""
-    return {worker for worker, theirs in versions.items() if theirs != version("llmload")}
+    def begin_drain(self) -> None:
+        """From now on a worker may leave once it has drained."""
+        self._draining = True
 
+    def await_drained(self, timeout_s: float) -> None:
+        """Wait until every worker has drained; those that have not by then are missing."""
+        if not self.drained.wait(timeout_s):
+            self._coordinator.missing_workers |= self.drained.missing
 
-def ran_here(worker: str) -> bool:
-    """Return whether a worker runs on this machine: Locust begins its name with the machine's."""
-    return worker.rpartition("_")[0] == socket.gethostname()
+    def settle(self) -> None:
+        """
+        Count what lost workers wrote down but could not report.
+
+        If their files are on other machines, their last reports count, and what was in flight then is cut.
+        """
+        coordinator, latest = self._coordinator, self.collected.latest
+        coordinator.other_version_workers |= {
+            worker for worker, theirs in self.collected.versions.items() if theirs != version("llmload")
+        }
+        for worker in sorted(coordinator.missing_workers & set(self.ids) - self.drained.arrived):
+            shard = WorkerShard(index=self.ids.index(worker), count=len(self.ids))
+            written = request_log_of(shard, coordinator) if runs_here(worker) else None
+            if written is not None:
+                latest[worker] = written
+            elif worker in latest:
+                latest[worker].cut_in_flight()
 
 
 def request_log_of(shard: WorkerShard, coordinator: RunCoordinator) -> RunTotals | None:
     """
-    Return what a lost worker of this machine wrote down, counted anew from its file; None where there is none.
+    Return what a lost worker of this machine wrote down, counted again from its file; None if there is none.
 
     A worker of another machine may write to the same folder, but its stamps are of another clock than the window's.
     """
-    records = read_records(RunFolder(coordinator.folder.path), shard.log_name)
+    records = read_records(coordinator.folder, shard.log_name)
     if records is None:
         return None
     totals = RunTotals()

@@ -11,6 +11,7 @@ import pytest
 
 from llmload.errors import ConfigError
 from llmload.loadgen.capacity_driver import CapacityDriver
+from llmload.loadgen.messages import Step
 from llmload.loadgen.phases import StepCommand, StepTimeline
 from llmload.loadgen.session import ConcurrencyLimit
 from llmload.metrics.totals import RunTotals
@@ -179,7 +180,7 @@ def test_an_open_loop_rests_while_it_is_paused() -> None:
 def test_a_command_survives_its_message() -> None:
     command = StepCommand(index=3, load=7.5, paused=False, measured=True)
 
-    assert StepCommand.from_message(command.to_message("run")) == command
+    assert Step.model_validate(Step.of("run", command).to_wire()).command == command
 
 
 class MadeUp:

@@ -9,6 +9,7 @@ import pytest
 from llmload.loadgen.live import LiveView, rows
 from llmload.loadgen.phases import StageTimeline
 from llmload.metrics.totals import RunTotals
+from llmload.metrics.validity import Verdict
 from llmload.scenario.loads import ClosedLoop, OpenLoop, Replay, Stage, Staged
 
 OPEN = OpenLoop(kind="open_loop", rate_per_s=5, duration_s=60)
@@ -17,8 +18,8 @@ STAGES = Staged(
 )
 
 
-class Steered:
-    """What the view asks of a run that is steered."""
+class Coordinator:
+    """What the view asks of a run's coordinator."""
 
     simulated = True
     run_id = "run"
@@ -37,7 +38,26 @@ class Steered:
         self.noted = users
 
     def verdict(self, totals: RunTotals) -> Any:
-        return SimpleNamespace(to_dict=lambda: {"level": "VALID", "reasons": []})
+        return Verdict.of()
+
+
+class Source:
+    """What the processes of a run have counted."""
+
+    def __init__(self, totals: RunTotals | None = None, stages: dict[str, RunTotals] | None = None) -> None:
+        self._totals, self._stages = totals or RunTotals(), stages or {}
+
+    def totals(self) -> RunTotals:
+        return self._totals
+
+    def stages(self) -> dict[str, RunTotals]:
+        return self._stages
+
+    def step_totals(self, name: str) -> RunTotals:
+        return self._stages[name]
+
+    def busy_users(self) -> int:
+        return 1
 
 
 def cells(state: Any, point: Any) -> dict[str, tuple[str, str]]:
@@ -45,17 +65,17 @@ def cells(state: Any, point: Any) -> dict[str, tuple[str, str]]:
 
 
 def test_an_open_loop_shows_what_was_asked_sent_dropped_and_how_late() -> None:
-    steered, totals, rate = Steered(OPEN), RunTotals(), [5.0]
-    view = LiveView(steered, lambda: totals, lambda: 1, asked_per_s=lambda: rate[0])
+    coordinator, totals, rate = Coordinator(OPEN), RunTotals(), [5.0]
+    view = LiveView(coordinator, Source(totals), lambda: rate[0])
     view.add_point()
-    steered.elapsed_s, rate[0] = 10.0, 20.0
+    coordinator.elapsed_s, rate[0] = 10.0, 20.0
     totals.started, totals.completed, totals.dropped = 40, 37, 10
     totals.distributions["schedule_lag_s"].add(0.002)
     view.add_point()
     (_, point), state = view.points(), view.state()
 
-    assert (point["asked_per_s"], point["sent_per_s"], point["dropped_per_s"], point["in_flight"]) == (20, 4, 1, 3)
-    assert point["schedule_lag_s"]["p99"] == pytest.approx(0.002, rel=0.005)
+    assert (point.asked_per_s, point.sent_per_s, point.dropped_per_s, point.in_flight) == (20, 4, 1, 3)
+    assert point.schedule_lag_s.p99 == pytest.approx(0.002, rel=0.005)
     table = cells(state, point)
     assert table["Asked rate, req/s"] == ("20.00", "")
     assert table["Sent, req/s"] == ("4.00", "")
@@ -65,12 +85,12 @@ def test_an_open_loop_shows_what_was_asked_sent_dropped_and_how_late() -> None:
 
 
 def test_at_the_end_nothing_is_asked_any_more() -> None:
-    steered = Steered(OPEN)
-    view = LiveView(steered, RunTotals, lambda: 1, asked_per_s=lambda: 5.0)
+    coordinator = Coordinator(OPEN)
+    view = LiveView(coordinator, Source(), lambda: 5.0)
     asked = []
 
-    for steered.stage in ("warm-up", "measuring", "draining", "ended"):
-        asked.append(view.state()["asked_per_s"])
+    for coordinator.stage in ("warm-up", "measuring", "draining", "ended"):
+        asked.append(view.state().asked_per_s)
 
     assert asked == [5, 5, None, None]
 
@@ -79,18 +99,18 @@ def test_each_stage_that_has_begun_has_figures_of_its_own(monkeypatch: pytest.Mo
     now_ns = [0]
     monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns[0])
     clock, first = StageTimeline(STAGES, 0), RunTotals(completed_in_window=30, window_tokens=90, failed=1)
-    view = LiveView(Steered(STAGES, clock), RunTotals, lambda: 2, stages=lambda: {"stage-1": first})
+    view = LiveView(Coordinator(STAGES, clock), Source(stages={"stage-1": first}))
     now_ns[0] = 4 * 10**9
-    alone = view.state()["stages"]
+    alone = view.state().stages
     now_ns[0] = 10 * 10**9
     clock.begin(1)
     now_ns[0] += 10**9 // 2
     state = view.state()
 
-    assert [(stage["name"], stage["judged_s"]) for stage in alone] == [("stage-1", 3)]
-    one, two = state["stages"]
-    assert (one["begin_s"], one["judged_s"], one["requests_per_min"], one["output_tokens_per_s"]) == (0, 9, 200, 10)
-    assert (two["name"], two["users"], two["begin_s"], two["judged_s"]) == ("peak", 4, 10, None)
+    assert [(stage.name, stage.judged_s) for stage in alone] == [("stage-1", 3)]
+    one, two = state.stages
+    assert (one.begin_s, one.judged_s, one.requests_per_min, one.output_tokens_per_s) == (0, 9, 200, 10)
+    assert (two.name, two.users, two.begin_s, two.judged_s) == ("peak", 4, 10, None)
     table = cells(state, None)
     assert table["stage-1, 2 users"] == ("", "200.0 requests/min, 10.0 tok/s, TTFT n/a ms, 1 failed")
     assert table["peak, 4 users"] == ("", "nothing judged yet")

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from llmload.errors import ConfigError
-from llmload.loadgen.terminal import Moment, Rates, clock, drawn, every_s, plain
+from llmload.loadgen.terminal import Moment, Rates, drawn, format_elapsed, interval_s, log_line
 
 ROOT = Path(__file__).parents[2]
 ENGINE = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 10}
@@ -48,7 +48,7 @@ def text_of(moment: Moment, width: int = 100) -> str:
 
 
 def test_a_line_for_a_log_says_everything() -> None:
-    assert plain(moment()) == (
+    assert log_line(moment()) == (
         "mine: measuring, 0:30, 1:30 left; in flight 8, completed 123, failed 1; 1,345.4 requests/min, 360.3 tok/s, "
         "TTFT p95 54.20 ms (last 10 s); DEGRADED so far: error_share"
     )
@@ -100,18 +100,18 @@ def test_there_is_no_verdict_before_an_answer() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.2, "1:00"), (3599, "59:59"), (3601, "1:00:01")])
 def test_times_are_read_as_a_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
+    assert format_elapsed(seconds) == text
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("auto", None), ("off", None), ("5", 5.0), ("0.5", 0.5)])
 def test_progress_is_asked_for_by_a_word_or_a_number(text: str, seconds: float | None) -> None:
-    assert every_s(text) == seconds
+    assert interval_s(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["often", "0", "-1", "inf", "nan", ""])
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is neither auto nor off nor a number of seconds above 0"):
-        every_s(text)
+        interval_s(text)
 
 
 def test_a_terminal_is_redrawn_and_the_json_beside_it_stays_clean(

@@ -7,8 +7,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from llmload.loadgen.locust_compat import restore, shrink_report
-from llmload.loadgen.messages import REPORT_BYTES, Collected, Reports, content_of, report
+from llmload.loadgen.locust_compat import restore_report, shrink_report
+from llmload.loadgen.reports import REPORT_BYTES, Collected, Reports, last_report, wire_bytes
 from llmload.metrics.totals import COARSEST, DISTRIBUTIONS, EVERY, RunTotals
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
@@ -31,7 +31,7 @@ def test_a_report_has_room_for_any_spread_with_a_warm_up_and_stages(spread: floa
     totals.outside = totals_of(spread, 100_000, seed=3).distributions
     reports = Reports(session(totals, **dict(zip("abcd", stages, strict=True))))
 
-    sizes = [len(reports.next(12_000)) for _ in range(3)]
+    sizes = [wire_bytes(reports.next(12_000)) for _ in range(3)]
 
     assert max(sizes) <= 12_000, "with room for Locust's part"
 
@@ -56,7 +56,7 @@ def test_a_coarse_report_keeps_count_sum_and_bounds_and_quantiles_to_its_step(co
 def test_a_small_report_is_as_fine_as_the_last_one() -> None:
     of = session(totals_of(0.1, 1000))
 
-    assert Reports(of).next(REPORT_BYTES) == report(of)
+    assert Reports(of).next(REPORT_BYTES).body == last_report(of).body
 
 
 def test_one_that_did_not_fit_becomes_fine_again_when_it_does() -> None:
@@ -66,31 +66,31 @@ def test_one_that_did_not_fit_becomes_fine_again_when_it_does() -> None:
     for _ in range(COARSEST):
         last = reports.next(100_000)
 
-    assert len(tight) < 4_000
-    assert last == report(of)
+    assert wire_bytes(tight) < 4_000
+    assert last.body == last_report(of).body
 
 
-def test_old_stages_are_told_in_turn_and_all_of_them_in_the_end() -> None:
+def test_old_stages_are_sent_in_turn_and_all_of_them_in_the_end() -> None:
     stages = {f"stage-{index}": RunTotals(started=index) for index in range(5)}
     of = session(RunTotals(), **stages)
     reports, collected = Reports(of), Collected("run")
-    told = [list(content_of(reports.next(REPORT_BYTES))["stages"]) for _ in range(3)]
+    sent = [list(reports.next(REPORT_BYTES).unpack()[1]) for _ in range(3)]
     for _ in range(3):
         collected.take("w", reports.next(REPORT_BYTES))
 
-    assert all(names[:2] == ["stage-3", "stage-4"] for names in told)
-    assert {names[2] for names in told} == {"stage-0", "stage-1", "stage-2"}
+    assert all(names[:2] == ["stage-3", "stage-4"] for names in sent)
+    assert {names[2] for names in sent} == {"stage-0", "stage-1", "stage-2"}
     assert {name: totals.started for name, totals in collected.merged_stages().items()} == {
         f"stage-{index}": index for index in range(5)
     }
-    assert list(content_of(report(of))["stages"]) == list(stages)
+    assert list(last_report(of).unpack()[1]) == list(stages)
 
 
 def test_nothing_after_the_last_report_changes_what_it_said() -> None:
     collected = Collected("run")
-    collected.take("w", report(session(RunTotals(started=9))), final=True)
-    collected.take("w", report(session(RunTotals(started=3))))
-    collected.take("w", report(SimpleNamespace(run_id="another", totals=RunTotals(started=1), stages={})), final=True)
+    collected.take("w", last_report(session(RunTotals(started=9))))
+    collected.take("w", Reports(session(RunTotals(started=3))).fine())
+    collected.take("w", last_report(SimpleNamespace(run_id="another", totals=RunTotals(started=1), stages={})))
 
     assert collected.merged().started == 9
 
@@ -105,8 +105,8 @@ def test_locusts_tables_come_back_as_they_were_and_are_small_on_the_way() -> Non
     shrink_report(data)
     small = len(msgpack.dumps(data))
     received = msgpack.loads(msgpack.dumps(data), strict_map_key=False)
-    restore(received)
-    restore(received)
+    restore_report(received)
+    restore_report(received)
 
     assert small < whole / 4
     assert received["stats"][0]["response_times"] == received["stats_total"]["response_times"] == times
@@ -116,6 +116,6 @@ def test_locusts_tables_come_back_as_they_were_and_are_small_on_the_way() -> Non
 def test_a_report_without_locusts_part_is_left_alone() -> None:
     data: dict[str, Any] = {"llmload": {}}
     shrink_report(data)
-    restore(data)
+    restore_report(data)
 
     assert data == {"llmload": {}}

@@ -15,7 +15,7 @@ SLOW_TO_READ = """
 from locust import events
 from gevent.monkey import get_original
 from llmload.loadgen import preparation
-from llmload.loadgen.run import Run
+from llmload.loadgen.hooks import install
 from llmload.loadgen.users import ChatUser
 
 read = preparation.load_prompts
@@ -29,19 +29,24 @@ def read_slowly(*arguments):
 preparation.load_prompts = read_slowly
 
 
+install(events)
+
+
 class Chat(ChatUser):
-    run_of_llmload = Run(events)
+    pass
 """
 HASTY = """
 from locust import events
-from llmload.loadgen import run
+from llmload.loadgen import worker
+from llmload.loadgen.hooks import install
 from llmload.loadgen.users import ChatUser
 
-run.ANSWER_GRACE_S = 2.0  # how long a worker that was told to leave waits for its master
+worker.LEAVE_GRACE_S = 2.0
+install(events)
 
 
 class Chat(ChatUser):
-    run_of_llmload = run.Run(events)
+    pass
 """
 QUICK = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 4}
 
@@ -135,9 +140,11 @@ def test_prompts_that_take_long_to_read_lose_no_worker(
     assert ended.summary["requests"]["started"] == len(ended.lines) > 0
 
 
-def test_a_worker_of_another_machine_is_told_by_its_name() -> None:
-    asked = f"ran_here('{socket.gethostname()}_0123456789abcdef'), ran_here('another_machine_0123456789abcdef')"
-    program = f"from llmload.loadgen.workers import ran_here; print({asked})"  # Locust would patch this very process
+def test_a_worker_of_another_machine_has_another_name() -> None:
+    asked = f"runs_here('{socket.gethostname()}_0123456789abcdef'), runs_here('another_machine_0123456789abcdef')"
+    program = (
+        f"from llmload.loadgen.locust_compat import runs_here; print({asked})"  # Locust would patch this very process
+    )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
     assert said == "True False\n"

@@ -210,7 +210,7 @@ def test_what_is_no_port_is_wrong_use(locust: Callable[..., Any], tmp_path: Path
         wrong = locust("--config", scenario(tmp_path, engine.url), "--headless", "--metrics-port", "http")
         _, err = wrong.communicate(timeout=60)
 
-    assert (wrong.returncode, "--metrics-port http: is no port" in err) == (2, True), err
+    assert (wrong.returncode, "--metrics-port http: is not a port number" in err) == (2, True), err
 
 
 def test_the_web_uis_series_are_behind_its_login(locust: Callable[..., Any], tmp_path: Path) -> None:

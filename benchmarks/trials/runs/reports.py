@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from rich.table import Table
 
-from llmload.loadgen.messages import REPORT_BYTES, Reports, report
+from llmload.loadgen.reports import REPORT_BYTES, Reports, last_report, wire_bytes
 from llmload.metrics.totals import RunTotals
 
 SPREADS: Final = (0.1, 0.3, 0.5, 1.0, 2.0)
@@ -45,8 +45,10 @@ def sizes(seed: int = 1) -> Iterator[Size]:
             phase = Phase(totals=RunTotals())
             for histogram in phase.totals.distributions.values():
                 histogram.add_many(dice.lognormal(0.0, spread, count))
-            running_bytes = len(Reports(phase).next(REPORT_BYTES - LOCUST_BYTES))
-            yield Size(spread=spread, count=count, whole_bytes=len(report(phase)), running_bytes=running_bytes)
+            running_bytes = wire_bytes(Reports(phase).next(REPORT_BYTES - LOCUST_BYTES))
+            yield Size(
+                spread=spread, count=count, whole_bytes=wire_bytes(last_report(phase)), running_bytes=running_bytes
+            )
 
 
 def sizes_table(found: Iterator[Size]) -> Table:

@@ -8,21 +8,21 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped] # it ships no types
 
-from llmload.loadgen import messages as totals_channel
-from llmload.loadgen.run import Run
+from llmload.loadgen.hooks import install
+from llmload.loadgen.reports import KEY
 from llmload.loadgen.users import ChatUser
+
+install(events)
 
 
 class Chat(ChatUser):
     """Sends the scenario's prompts."""
 
-    run_of_llmload = Run(events)
-
 
 def note_size(client_id: str, data: dict[str, Any], **_: object) -> None:
     """Append the size of a whole report, and of llmload's part of it, as Locust packs them."""
     whole = msgpack.dumps(data)
-    own = msgpack.dumps(data.get(totals_channel.KEY))
+    own = msgpack.dumps(data.get(KEY))
     with Path(f"report-bytes.{client_id}.txt").open("a", encoding="ascii") as sizes:
         sizes.write(f"{len(whole)} {len(own)}\n")
 

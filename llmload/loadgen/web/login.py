@@ -1,4 +1,4 @@
-"""Who may use the web UI under `--web-login`: one user, whose password comes from the environment."""
+"""The login of `--web-login`: one user, whose password comes from the environment."""
 
 from locust.web import WebUI
 
@@ -11,6 +11,8 @@ import gevent
 from flask import Blueprint, redirect, request, session, url_for
 from flask_login import UserMixin, login_user  # type: ignore[import-untyped] # it ships no types
 
+from llmload.loadgen import locust_compat
+
 USER_ENV: Final = "LLMLOAD_WEB_USER"
 PASSWORD_ENV: Final = "LLMLOAD_WEB_PASSWORD"  # noqa: S105 - the variable's name
 DEFAULT_USER: Final = "llmload"
@@ -18,7 +20,7 @@ WRONG_PAUSE_S: Final = 1.0
 
 
 class WebUser(UserMixin):  # type: ignore[misc] # the same
-    """The one who may log in."""
+    """The user who may log in."""
 
     def __init__(self, name: str) -> None:
         self.id = name
@@ -26,27 +28,26 @@ class WebUser(UserMixin):  # type: ignore[misc] # the same
 
 def install(web_ui: WebUI, pages: Blueprint) -> None:
     """
-    Let the user log in on Locust's login page; a locustfile that has set up its own login keeps that.
+    Let the user log in on Locust's login page, unless the locustfile has set up its own login.
 
     Without a password in the environment nobody can log in, and the page says why.
     """
-    manager: Any = web_ui.login_manager
-    if web_ui.app is None or manager._user_callback is not None:
+    if locust_compat.has_own_login(web_ui):
         return
+    app = locust_compat.app_of(web_ui)
     user, password = os.environ.get(USER_ENV) or DEFAULT_USER, os.environ.get(PASSWORD_ENV)
-    web_ui.app.secret_key = web_ui.app.secret_key or secrets.token_bytes(32)
-    web_ui.app.config.update(SESSION_COOKIE_SAMESITE="Lax")
-    web_ui.auth_args |= {"username_password_callback": "./llm/login"}
-    manager.user_loader(lambda name: WebUser(name) if name == user else None)
+    app.secret_key = app.secret_key or secrets.token_bytes(32)
+    app.config.update(SESSION_COOKIE_SAMESITE="Lax")
+    locust_compat.set_login(web_ui, lambda name: WebUser(name) if name == user else None, "./llm/login")
 
     @pages.route("/llm/login", methods=["POST"])
     def llm_login() -> Any:
         fault = _fault(user, password)
         if fault is None:
             login_user(WebUser(user))
-            return redirect(url_for("locust.index"))
+            return redirect(url_for(locust_compat.INDEX))
         session["auth_error"] = fault
-        return redirect(url_for("locust.login"))
+        return redirect(url_for(locust_compat.LOGIN))
 
 
 def _fault(user: str, password: str | None) -> str | None:

@@ -1,6 +1,5 @@
-"""llmload in Locust's web UI: a tab with the live table, a page of live charts, downloads, and a form that answers."""
+"""llmload in Locust's web UI: a tab with the live table, a page of live charts, downloads, and a checked start form."""
 
-from locust.runners import STATE_CLEANUP, STATE_INIT, STATE_RUNNING, STATE_STOPPED, STATE_STOPPING
 from locust.util.timespan import parse_timespan
 from locust.web import WebUI
 
@@ -8,178 +7,147 @@ import argparse
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 from flask import Blueprint, Response, request, send_from_directory
 
 from llmload.errors import LlmloadError
-from llmload.loadgen import live as live_table
-from llmload.loadgen.coordinator import RunCoordinator
-from llmload.loadgen.live import LiveView
+from llmload.loadgen import live, locust_compat
+from llmload.loadgen.coordinating import CoordinatingNode
+from llmload.loadgen.live import LivePoints, LiveState
 from llmload.loadgen.options import refuse_changes
-from llmload.loadgen.preparation import Preparation
-from llmload.loadgen.web import downloads
-from llmload.loadgen.web import login as web_login
+from llmload.loadgen.web import downloads, login
 from llmload.report.html.assets import PAGE, SHARED, UPLOT
 
 ASSETS: Final = Path(__file__).with_name("assets")
 TAB: Final = "llm"
 CHARTS: Final = "llmload-charts"
-"""The element that Locust puts into the second tab, and that `web/tab.js` fills."""
+"""The element that Locust puts into the second tab, and that `assets/tab.js` fills."""
 _OWN_PAGE: Final = {"Content-Security-Policy": "default-src 'self'; frame-ancestors 'self'"}
 
 
-class RunView(Protocol):
-    """What is looked at: the run that goes on, or the last one; both are None before the first."""
-
-    live: LiveView | None
-
-    @property
-    def coordinator(self) -> RunCoordinator | None:
-        """What is kept of the run."""
-
-
-def install(web_ui: WebUI, run: RunView, preparation: Preparation) -> None:
+def install(web_ui: WebUI, node: CoordinatingNode) -> None:
     """Add llmload's tabs, pages, downloads and checks to a web UI that does not serve yet."""
-    if web_ui.app is None:
-        raise RuntimeError("llmload's pages need Locust's Flask application")
-    base: str | None = web_ui.app.blueprints["locust"].url_prefix
-    pages = Blueprint("llmload", __name__, url_prefix=base)
-    guarded: Callable[..., Any] = web_ui.auth_required_if_enabled
-    _add_pages(pages, guarded, run)
-    downloads.add(pages, guarded, lambda: run.coordinator)
+    app, guard = locust_compat.app_of(web_ui), locust_compat.guard_of(web_ui)
+    pages = Blueprint("llmload", __name__, url_prefix=locust_compat.base_path(web_ui))
+    _add_pages(pages, guard)
+    _add_data(pages, guard, node)
+    downloads.add(pages, guard, lambda: node.coordinator)
     if web_ui.web_login:
-        web_login.install(web_ui, pages)
-    web_ui.app.register_blueprint(pages)
-    web_ui.app.before_request(_form_check(web_ui, guarded, preparation, run))
-    web_ui.app.after_request(Additions(run))
-    _show_current_options(web_ui)
-    web_ui.template_args |= {
-        "extended_tabs": [{"title": "LLM", "key": TAB}, {"title": "LLM charts", "key": CHARTS, "component": CHARTS}],
-        "extended_tables": [{"key": TAB, "structure": live_table.COLUMNS}],
-        "extended_csv_files": downloads.LINKS,
-    }
+        login.install(web_ui, pages)
+    app.register_blueprint(pages)
+    app.before_request(_form_check(guard, node))
+    app.after_request(_Additions(node))
+    locust_compat.show_current_options(web_ui)
+    locust_compat.add_to_page(
+        web_ui,
+        tabs=[{"title": "LLM", "key": TAB}, {"title": "LLM charts", "key": CHARTS, "component": CHARTS}],
+        tables=[{"key": TAB, "structure": live.COLUMNS}],
+        links=downloads.LINKS,
+    )
 
 
-def _show_current_options(web_ui: WebUI) -> None:
-    """Let a page that is opened anew show each option as it is now: an edit sends all fields back as it shows them."""
-    environment: Any = web_ui.environment
-    by_locust: Callable[[], None] = web_ui.update_template_args
-
-    def update_template_args() -> None:
-        by_locust()
-        for name, option in web_ui.template_args["extra_options"].items():
-            option["default_value"] = getattr(environment.parsed_options, name, option["default_value"])
-
-    web_ui.update_template_args = update_template_args  # type: ignore[method-assign]  # Locust has no hook for it
-
-
-def snapshot(run: RunView) -> dict[str, Any]:
-    """Return where the run stands; its `stage` is None before the first run, its `verdict` until there is one."""
-    if run.live is None or run.coordinator is None:
-        return {"run_id": None, "stage": None}
-    state = run.live.state()
-    if state["stage"] != "ended" and not state["completed"] and not state["failed"]:
-        state["verdict"] = None  # nothing can have been measured yet, which is no fault
-    return state
-
-
-def _add_pages(pages: Blueprint, guarded: Callable[..., Any], run: RunView) -> None:
+def _add_pages(pages: Blueprint, guard: Callable[..., Any]) -> None:
     @pages.route("/llm")
-    @guarded
+    @guard
     def llm_page() -> Response:
         page = send_from_directory(ASSETS, "llm.html")
         page.headers.update(_OWN_PAGE)
         return page
 
     @pages.route("/llm/assets/<path:name>")
-    @guarded
+    @guard
     def llm_asset(name: str) -> Response:
         return send_from_directory(PAGE if name in SHARED else ASSETS, name)
 
     @pages.route("/llm/assets/uplot/<path:name>")
-    @guarded
+    @guard
     def llm_uplot(name: str) -> Response:
         return send_from_directory(UPLOT, name)
 
+
+def _add_data(pages: Blueprint, guard: Callable[..., Any], node: CoordinatingNode) -> None:
     @pages.route("/llm/state")
-    @guarded
+    @guard
     def llm_state() -> Response:
-        return _json(snapshot(run))
+        state = _state_of(node)
+        return _json('{"run_id":null,"stage":null}' if state is None else state.model_dump_json())
 
     @pages.route("/llm/points")
-    @guarded
+    @guard
     def llm_points() -> Response:
         after_s = request.args.get("after", default=-1.0, type=float)
-        if run.live is None or run.coordinator is None:
-            return _json({"run_id": None, "points": []})
-        return _json({"run_id": run.coordinator.run_id, "points": run.live.points(after_s)})
+        if node.live is None or node.coordinator is None:
+            return _json('{"run_id":null,"points":[]}')
+        points = LivePoints(run_id=node.coordinator.run_id, points=node.live.points(after_s))
+        return _json(points.model_dump_json())
 
 
-def _json(content: object) -> Response:
-    return Response(orjson.dumps(content), mimetype="application/json", headers={"Cache-Control": "no-store"})
+def _json(content: str | bytes) -> Response:
+    return Response(content, mimetype="application/json", headers={"Cache-Control": "no-store"})
 
 
-class Additions:
-    """Adds to what Locust answers: our rows to its figures, our script to its page."""
+def _state_of(node: CoordinatingNode) -> LiveState | None:
+    """Return the state of the current or last run; None before the first."""
+    return None if node.live is None or node.coordinator is None else node.live.state()
 
-    def __init__(self, run: RunView) -> None:
-        self._run = run
+
+class _Additions:
+    """Adds to Locust's responses: our rows to its figures, our script to its page."""
+
+    def __init__(self, node: CoordinatingNode) -> None:
+        self._node = node
 
     def __call__(self, response: Response) -> Response:
-        """Return the response with what belongs to it."""
         if response.status_code != 200:
             return response
-        if request.endpoint == "locust.request_stats" and response.is_json:
-            response.set_data(orjson.dumps(self._stats(response.get_json())))
-        elif request.endpoint == "locust.index":
-            script = '<script type="module" src="./llm/assets/tab.js"></script></body>'
-            response.set_data(response.get_data(as_text=True).replace("</body>", script, 1))
+        if request.endpoint == locust_compat.STATS and response.is_json:
+            figures = response.get_json()
+            self._extend(figures)
+            response.set_data(orjson.dumps(figures))
+        elif request.endpoint == locust_compat.INDEX:
+            page = response.get_data(as_text=True)
+            response.set_data(locust_compat.add_script(page, "./llm/assets/tab.js"))
         return response
 
-    def _stats(self, stats: dict[str, Any]) -> dict[str, Any]:
-        state = snapshot(self._run)
-        if state["stage"] not in (None, "ended") and stats["state"] in (STATE_CLEANUP, STATE_STOPPING, STATE_STOPPED):
-            stats["state"] = STATE_RUNNING  # at any other, Locust's page asks no more and keeps the drain's figures
-        stats["extended_stats"] = [{"key": TAB, "data": live_table.rows(state, self._fresh_point(state))}]
-        return stats
-
-    def _fresh_point(self, state: dict[str, Any]) -> dict[str, Any] | None:
-        if self._run.live is None or state["stage"] in (None, "ended"):
-            return None
-        points = self._run.live.points(state["elapsed_s"] - live_table.FRESH_S)
-        return points[-1] if points else None
+    def _extend(self, figures: dict[str, Any]) -> None:
+        state = _state_of(self._node)
+        running = state is not None and state.stage != "ended"
+        point = self._node.live.latest_point(live.FRESH_S) if running and self._node.live is not None else None
+        locust_compat.extend_stats(figures, TAB, live.rows(state, point), running=running)
 
 
-def _form_check(
-    web_ui: WebUI, guarded: Callable[..., Any], preparation: Preparation, run: RunView
-) -> Callable[[], Any]:
-    """Refuse a start form that describes no possible run, so that the form itself says why."""
-    environment: Any = web_ui.environment
+def _form_check(guard: Callable[..., Any], node: CoordinatingNode) -> Callable[[], Any]:
+    """Return the check that answers a start form that cannot be run, so that the form itself says why."""
 
-    @guarded
+    @guard
     def refusal() -> Response | None:
         try:
-            asked = as_options(request.form, environment.parsed_options)
+            asked = as_options(request.form, node.options)
         except ValueError:
-            return None  # Locust has an answer of its own to what is no number
+            return None  # Locust itself answers to a number that does not parse
         try:
-            scenario = preparation.scenario(asked)
-            if environment.runner.state in (STATE_INIT, STATE_STOPPED):
-                preparation.meet_engine(scenario)
-            elif run.coordinator is not None:
-                refuse_changes(run.coordinator.scenario, scenario)
+            _check_form(node, asked)
         except LlmloadError as error:
-            message = str(error).removeprefix("command line: ")  # the form is another place to write the same
-            return _json({"success": False, "message": message, "host": environment.host})
+            message = str(error).removeprefix("command line: ")  # a form's fields are the same options
+            answer = {"success": False, "message": message, "host": node.environment.host}
+            return _json(orjson.dumps(answer))
         return None
 
-    return lambda: refusal() if request.endpoint == "locust.swarm" else None
+    return lambda: refusal() if request.endpoint == locust_compat.START else None
+
+
+def _check_form(node: CoordinatingNode, asked: argparse.Namespace) -> None:
+    scenario = node.preparation.scenario(asked)
+    if not locust_compat.has_a_run(node.runner):
+        node.preparation.meet_engine(scenario)
+    elif node.coordinator is not None:
+        refuse_changes(node.coordinator.scenario, scenario)
 
 
 def as_options(form: Mapping[str, str], parsed: argparse.Namespace) -> argparse.Namespace:
-    """Return the options as Locust will have them once it takes the form; ValueError for what is no number."""
+    """Return the options as Locust will have them once it takes the form; ValueError for a number that is none."""
     asked = copy.copy(parsed)
     for name, text in form.items():
         if name == "user_count":

@@ -7,18 +7,18 @@ from typing import Final
 import gevent
 from gevent.monkey import get_original
 
-from llmload.loadgen.run import Run
+from llmload.loadgen.hooks import install
 from llmload.loadgen.users import ChatUser
 
 PERIOD_S: Final = 1.0
 STALL_S: Final = 0.2
 stand_still = get_original("time", "sleep")
 
+install(events)
+
 
 class Chat(ChatUser):
     """Replays the scenario's prompts, one request in flight per user."""
-
-    run_of_llmload = Run(events)
 
 
 def stall(**_: object) -> None:

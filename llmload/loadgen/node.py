@@ -1,0 +1,229 @@
+"""What every process of a run is: a node. One that sends has a session; one that coordinates has a coordinator."""
+
+from locust.env import Environment
+
+import argparse
+import logging
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import gevent
+from gevent import Greenlet
+
+from llmload.errors import LlmloadError
+from llmload.exit_codes import ExitCode
+from llmload.loadgen.locust_compat import Interrupts, Runner, has_a_run, log_rows
+from llmload.loadgen.open_loop import open_schedule
+from llmload.loadgen.preparation import Preparation, open_session
+from llmload.loadgen.session import Session, WorkerShard, watch_loop_lag
+from llmload.prompts.workload import Workload
+from llmload.record import RequestRecord
+from llmload.scenario import Scenario
+
+REQUEST_NAME: Final = "chat"
+"""The name of requests in Locust's tables."""
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def exit_on_wrong_use() -> Iterator[None]:
+    """End the process with exit code 2 and a line for each fault, instead of a traceback."""
+    try:
+        yield
+    except LlmloadError as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"llmload: {line}\n")
+        sys.stderr.flush()
+        sys.exit(ExitCode.WRONG_USE)
+
+
+class Node(ABC):
+    """A process of a run, from Locust's `init` to its end; the runs that it starts come one after the other."""
+
+    runner: Runner
+
+    def __init__(self, environment: Environment, preparation: Preparation) -> None:
+        self.environment, self.preparation = environment, preparation
+        self._greenlets: list[Greenlet[..., Any]] = []
+        self._interrupts = Interrupts(self._on_interrupt)
+        events = environment.events
+        events.test_start.add_listener(self._on_test_start)
+        events.spawning_complete.add_listener(self._on_spawning_complete)
+        events.test_stopping.add_listener(self._on_test_stopping)
+        events.test_stop.add_listener(self._on_test_stop)
+        events.quitting.add_listener(self._on_quitting)  # fired in reverse: before the runner's own listener
+
+    @property
+    def scenario(self) -> Scenario:
+        """The scenario with the command line's and the start form's changes."""
+        return self.preparation.scenario(self.options)
+
+    @property
+    def options(self) -> argparse.Namespace:
+        """Locust's options; the start form's fields are among them."""
+        parsed: argparse.Namespace | None = self.environment.parsed_options
+        if parsed is None:
+            raise RuntimeError("llmload needs Locust's command-line options on the environment")
+        return parsed
+
+    @property
+    def headless(self) -> bool:
+        """Whether the process ends with its run: there is no web UI to start another."""
+        return bool(self.options.headless)
+
+    def spawn(self, run: Callable[..., object], *arguments: object) -> None:
+        """Run a function in a greenlet that ends with the run."""
+        self._greenlets.append(gevent.spawn(run, *arguments))
+
+    def end(self) -> None:
+        """End the run, and the process if it is headless."""
+        if self.headless:
+            self.runner.quit()
+        else:
+            self.runner.stop()
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Begin a run; LlmloadError if it cannot be."""
+
+    @abstractmethod
+    def _cancel_start(self) -> None:
+        """Leave nothing of a run that could not begin."""
+
+    @abstractmethod
+    def _on_spawning_complete(self, **_: object) -> None:
+        """All users run."""
+
+    @abstractmethod
+    def _on_test_stopping(self, **_: object) -> None:
+        """Wait until nothing is in flight."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """The run is over."""
+
+    @abstractmethod
+    def _abort(self) -> None:
+        """Cut what is in flight: a second Ctrl-C."""
+
+    def _on_test_start(self, **_: object) -> None:
+        if self.headless:
+            with exit_on_wrong_use():
+                self._start()
+            return
+        try:
+            self._start()
+        except LlmloadError as error:  # a wrong start form must not end the web UI
+            logger.error("%s", error)  # noqa: TRY400 - the line says it all, a traceback would hide it
+            self._cancel_start()
+            gevent.spawn(self.runner.stop)
+
+    def _on_test_stop(self, **_: object) -> None:
+        gevent.killall(self._greenlets, block=False)
+        self._greenlets.clear()
+        self._stop()
+
+    def _on_interrupt(self, count: int) -> None:  # noqa: ARG002 - a worker counts them
+        self._interrupts.raise_in_main()
+
+    def _on_quitting(self, **_: object) -> None:
+        if has_a_run(self.runner):
+            try:
+                self.runner.stop()
+            except KeyboardInterrupt:  # a second Ctrl-C: report what there is
+                self._abort()
+                self._on_test_stop()
+
+
+class SendingNode(Node):
+    """A node that sends requests: alone, or as a worker."""
+
+    def __init__(self, environment: Environment, preparation: Preparation) -> None:
+        super().__init__(environment, preparation)
+        self.session: Session | None = None
+        """This process's part in the current or last run; None before the first."""
+        environment.events.request.add_listener(self._on_request)
+
+    def _open_session(
+        self, scenario: Scenario, workload: Workload, shard: WorkerShard, run_id: str, base_dir: Path
+    ) -> Session:
+        session = open_session(scenario, workload, shard, run_id)
+        schedule = open_schedule(session, shard, self.environment, REQUEST_NAME, base_dir)
+        self.session = session
+        self.spawn(session.keep_counting)
+        self.spawn(watch_loop_lag, session.totals)
+        self.spawn(self._end_when_exhausted, session)
+        if schedule is not None:
+            self.spawn(schedule.run)
+        return session
+
+    def _end_when_exhausted(self, session: Session) -> None:
+        session.exhausted.wait()
+        self._on_exhausted(session)
+
+    @abstractmethod
+    def _on_exhausted(self, session: Session) -> None:
+        """Nothing is left to send, and nothing is in flight."""
+
+    def _open_window(self) -> None:
+        if self.session is not None:
+            self.session.span.open()
+
+    def _begin_own_stage(self, index: int) -> None:
+        timeline = None if self.session is None else self.session.timeline
+        if timeline is not None and timeline.begun_by_master:
+            timeline.begin(index) if index else timeline.restart_first()
+
+    def _on_request(self, context: dict[str, Any], **_: object) -> None:
+        record = context.get("record")
+        if isinstance(record, RequestRecord) and self.session is not None:
+            self.session.record(record)
+            log_rows(self.environment, REQUEST_NAME, record)
+
+    def _drain(self) -> None:
+        """Let what is in flight finish for up to the drain timeout, then cut the rest."""
+        session = self.session
+        if session is not None:
+            session.stop_starting()
+            if not session.wait_until_idle(session.scenario.run.drain_timeout_s):
+                session.abort()
+
+    def _abort(self) -> None:
+        if self.session is not None:
+            self.session.abort()
+
+    def _close_session(self) -> None:
+        if self.session is not None:
+            self.session.close()
+
+
+# Users and shapes find their process's node by Locust's environment.
+
+_NODES: Final[WeakKeyDictionary[Environment, Node]] = WeakKeyDictionary()
+
+
+def set_node(environment: Environment, node: Node) -> None:
+    """Make a node its process's."""
+    _NODES[environment] = node
+
+
+def node_of(environment: Environment) -> Node:
+    """Return the process's node; RuntimeError if the locustfile has not called `install`."""
+    try:
+        return _NODES[environment]
+    except KeyError:
+        raise RuntimeError("a locustfile must call llmload.loadgen.hooks.install(locust.events)") from None
+
+
+def sending_node(environment: Environment) -> SendingNode:
+    """Return the node of a process that sends."""
+    node = node_of(environment)
+    if not isinstance(node, SendingNode):
+        raise TypeError(f"users run where requests are sent, not on a {type(node).__name__}")
+    return node

@@ -1,0 +1,129 @@
+"""A worker of a distributed run: it sends its shard of the load, and reports to its master."""
+
+from locust.env import Environment
+
+import logging
+from typing import Any, Final
+
+import gevent
+import msgpack  # type: ignore[import-untyped] # it ships no types
+
+from llmload.loadgen.capacity_driver import REPORT_S
+from llmload.loadgen.locust_compat import Worker, shrink_report
+from llmload.loadgen.messages import Abort, BeginStage, Drain, Exhausted, Message, Step, WorkerPlan, listen, send
+from llmload.loadgen.node import SendingNode
+from llmload.loadgen.preparation import Preparation
+from llmload.loadgen.reports import KEY, REPORT_BYTES, Reports, last_report
+from llmload.loadgen.session import Session, WorkerShard
+
+LEAVE_GRACE_S: Final = 10.0
+"""How long a worker that got Ctrl-C waits for its master to end the run; both may run in one terminal."""
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerNode(SendingNode):
+    """A process that a master starts and stops."""
+
+    runner: Worker
+
+    def __init__(self, environment: Environment, runner: Worker, preparation: Preparation) -> None:
+        self.runner = runner
+        super().__init__(environment, preparation)
+        self._plan: WorkerPlan | None = None
+        self._reports: Reports | None = None
+        preparation.scenario(self.options)  # a wrong scenario ends the process now, and prompts are read
+        listen(runner, WorkerPlan, self._on_plan)
+        listen(runner, BeginStage, self._on_stage)
+        listen(runner, Step, self._on_step)
+        listen(runner, Drain, self._on_drain, concurrent=True)
+        listen(runner, Abort, self._on_abort, concurrent=True)
+        environment.events.report_to_master.add_listener(self._on_report_to_master)  # after Locust's own listeners
+
+    def _on_plan(self, _: str, plan: WorkerPlan) -> None:
+        self._plan = plan
+
+    def _start(self) -> None:
+        plan, self._plan, self.session = self._plan, None, None
+        if plan is None or self.runner.client_id not in plan.workers:
+            logger.warning("this worker came after the run's start and takes no part in it")
+            return
+        shard = WorkerShard(index=plan.workers.index(self.runner.client_id), count=len(plan.workers))
+        workload = self.preparation.workload(plan.scenario, plan.base_dir)
+        session = self._open_session(plan.scenario, workload, shard, plan.run_id, plan.base_dir)
+        self._reports = Reports(session)
+        if session.scenario.load.measures_steps:
+            self.spawn(self._report_often, self._reports)
+
+    def _cancel_start(self) -> None:
+        self.session = None
+
+    def _session_of(self, message: Message) -> Session | None:
+        """Return the session, if the message is for its run."""
+        return self.session if self.session is not None and self.session.run_id == message.run_id else None
+
+    def _on_spawning_complete(self, **_: object) -> None:
+        self._open_window()
+
+    def _on_stage(self, _: str, message: BeginStage) -> None:
+        if self._session_of(message) is not None:
+            self._begin_own_stage(message.index)
+
+    def _on_step(self, _: str, message: Step) -> None:
+        session = self._session_of(message)
+        if session is not None:
+            session.apply(message.command)
+
+    # Reports
+
+    def _report_often(self, reports: Reports) -> None:
+        while True:
+            gevent.sleep(REPORT_S)
+            send(self.runner, reports.fine())
+
+    def _on_report_to_master(self, data: dict[str, Any], **_: object) -> None:
+        shrink_report(data)
+        session, reports = self.session, self._reports
+        if session is None or reports is None:
+            return
+        if not session.scenario.load.measures_steps:  # a search has its own reports, more often and finer
+            room_bytes = REPORT_BYTES - len(msgpack.dumps(data))
+            data[KEY] = reports.next(room_bytes).to_wire()
+
+    def _on_exhausted(self, session: Session) -> None:
+        send(self.runner, Exhausted(run_id=session.run_id))
+
+    # End
+
+    def _on_test_stopping(self, **_: object) -> None:
+        self._drain()
+
+    def _on_drain(self, _: str, message: Drain) -> None:
+        session = self._session_of(message)
+        if session is not None:
+            self._drain()
+            send(self.runner, last_report(session))
+
+    def _on_abort(self, _: str, message: Abort) -> None:
+        session = self._session_of(message)
+        if session is not None:
+            session.abort()  # `_on_drain`, which waits for it, then reports what was cut
+
+    def _stop(self) -> None:
+        self._close_session()
+
+    def _on_interrupt(self, count: int) -> None:
+        session = self.session
+        if session is None or session.closed:
+            self._interrupts.raise_in_main()
+        elif count == 1:
+            self._leave(session)
+        else:
+            session.abort()
+
+    def _leave(self, session: Session) -> None:
+        """Drain and report; if the master runs in this terminal it got Ctrl-C too, and ends the run meanwhile."""
+        self._drain()
+        send(self.runner, last_report(session))
+        gevent.sleep(LEAVE_GRACE_S)
+        self._interrupts.raise_in_main()
