@@ -1,0 +1,230 @@
+"""What llmload uses of Locust without Locust promising it: each test names what is lost when Locust changes it."""
+
+import locust as package
+from locust import stats
+from locust.argument_parser import get_parser, ui_extra_args_dict
+from locust.env import Environment
+from locust.event import Events
+from locust.runners import LocalRunner
+from locust.stats import RequestStats, setup_distributed_stats_event_listeners
+from locust.web import WebUI
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from llmload.loadgen import locust_compat
+from llmload.loadgen.command import free_port
+
+WEB = Path(package.__file__).parent / "webui" / "dist"
+RUNNERS = """
+import json, sys
+from locust import User
+from locust.env import Environment
+import gevent
+from llmload.loadgen import locust_compat as compat
+
+USED = {
+    "master": [name for base in (compat.Runner, compat.Master) for name in vars(base) if not name.startswith("_")],
+    "worker": [name for base in (compat.Runner, compat.Worker) for name in vars(base) if not name.startswith("_")],
+    "client": [name for name in vars(compat.WorkerClient) if not name.startswith("_")],
+}
+port = int(sys.argv[1])
+class Nobody(User):
+    def task(self):
+        pass
+
+    tasks = [task]
+
+
+master = Environment(user_classes=[Nobody]).create_master_runner("127.0.0.1", port)
+worker = Environment(user_classes=[Nobody]).create_worker_runner("127.0.0.1", port)
+heard = []
+worker.register_message("plan", lambda environment, msg: heard.append(["plan", msg.data]))
+master.register_message("done", lambda environment, msg: heard.append([msg.node_id == worker.client_id, msg.data]))
+worker.environment.events.test_start.add_listener(lambda **_: heard.append("start"))
+while not list(master.clients.all):
+    gevent.sleep(0.05)
+master.environment.events.test_start.add_listener(lambda **_: master.send_message("plan", {"a": b"b"}))
+master.start(1, 1)
+gevent.sleep(0.3)
+worker.send_message("done", {"c": 1})
+gevent.sleep(0.3)
+(client,) = master.clients.all
+objects = {"master": master, "worker": worker, "client": client}
+print(json.dumps({
+    "missing": [f"{kind}.{name}" for kind, names in USED.items() for name in names if not hasattr(objects[kind], name)],
+    "runs_here": compat.runs_here(worker.client_id),
+    "is_lost": compat.is_lost(client),
+    "heard": [each if isinstance(each, str) else [each[0], repr(each[1])] for each in heard],
+}))
+"""
+
+
+@pytest.fixture(autouse=True)
+def command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locust parses the process's own command line again and again; here that is pytest's."""
+    monkeypatch.setattr(sys, "argv", ["locust"])
+
+
+@pytest.fixture(scope="module")
+def runners() -> dict[str, Any]:
+    """A master and a worker that have met, in a process of their own."""
+    command = [sys.executable, "-c", RUNNERS, str(free_port())]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert said.returncode == 0, said.stderr
+    found: dict[str, Any] = json.loads(said.stdout.splitlines()[-1])
+    return found
+
+
+def test_runners_have_what_our_protocols_name(runners: dict[str, Any]) -> None:
+    """Else: nodes fail with AttributeError at the first run."""
+    assert runners["missing"] == []
+
+
+def test_a_worker_is_named_after_its_host(runners: dict[str, Any]) -> None:
+    """Else: what a lost worker of this machine wrote down is not counted."""
+    assert runners["runs_here"]
+    assert not runners["is_lost"]
+
+
+def test_a_message_sent_in_test_start_arrives_before_the_worker_starts(runners: dict[str, Any]) -> None:
+    """Else: every worker says that it came too late, since its plan comes after its start."""
+    assert runners["heard"][:2] == [["plan", "{'a': b'b'}"], "start"]
+
+
+def test_a_message_names_its_sender(runners: dict[str, Any]) -> None:
+    """Else: totals and drained workers cannot be told apart."""
+    assert runners["heard"][2:] == [[True, "{'c': 1}"]]
+
+
+def test_a_runner_that_has_not_started_has_no_run() -> None:
+    """Else: the start form checks an edit where it should check a start."""
+    runner = Environment().create_local_runner()
+
+    assert isinstance(runner, LocalRunner)
+    assert not locust_compat.has_a_run(runner)
+    runner.quit()
+
+
+def test_locusts_times_are_rounded_by_one_function_of_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else: Locust's tables and charts show two significant digits again."""
+    monkeypatch.setattr(stats, "bucket_response_time", stats.bucket_response_time)
+    locust_compat.use_three_digits()
+    table = RequestStats()
+
+    for milliseconds in (12.34, 123.4, 1234.5):
+        table.log_request("LLM", "chat", milliseconds, 0)
+
+    assert set(table.get("chat", "LLM").response_times) == {12.3, 123, 1230}
+
+
+def test_a_report_holds_response_times_where_we_pack_them() -> None:
+    """Else: reports of workers grow with the spread of latencies, up to megabytes."""
+    events, table, received = Events(), RequestStats(), RequestStats()
+    setup_distributed_stats_event_listeners(events, table)
+    for milliseconds in range(100, 1000):
+        table.log_request("LLM", "chat", milliseconds, 10)
+    data: dict[str, Any] = {}
+    events.report_to_master.fire(client_id="w", data=data)
+    whole = len(msgpack.dumps(data))
+
+    locust_compat.shrink_report(data)
+    small = len(msgpack.dumps(data))
+    locust_compat.restore_report(data)
+    onward = Events()
+    setup_distributed_stats_event_listeners(onward, received)
+    onward.worker_report.fire(client_id="w", data=data | {"errors": {}})
+
+    assert small < whole
+    assert received.get("chat", "LLM").num_requests == 900
+    assert received.total.get_response_time_percentile(0.5) == pytest.approx(550, abs=10)
+
+
+def test_locusts_tables_go_through_one_logger() -> None:
+    """Else: a headless run prints Locust's tables above ours."""
+    assert stats.console_logger.name == "locust.stats_logger"
+
+
+def test_the_start_form_shows_what_the_parsers_actions_say() -> None:
+    """Else: the form does not begin with the scenario's values, or shows fields that its load does not have."""
+    parser = get_parser()
+    parser.add_argument("--of-ours", default="", help="An option of ours")
+    (ours,) = (action for action in locust_compat.shown_options(parser) if action.dest == "of_ours")
+
+    ours.default = "shown"
+    assert vars(parser.parse_args([]))["of_ours"] == "shown"
+    assert ours.include_in_web_ui  # type: ignore[attr-defined] # Locust's parser adds it
+    assert isinstance(ui_extra_args_dict(), dict)
+
+
+@pytest.fixture
+def web_ui() -> Iterator[WebUI]:
+    """Locust's web UI with a login, not served."""
+    environment = Environment(parsed_options=get_parser().parse_args([]))
+    runner = environment.create_local_runner()
+    yield environment.create_web_ui("127.0.0.1", free_port(), web_login=True, delayed_start=True)
+    runner.quit()
+
+
+def test_the_web_ui_has_the_endpoints_and_the_blueprint_that_ours_stand_beside(web_ui: WebUI) -> None:
+    """Else: the start form is not checked, the live table has no rows, and our pages are under another path."""
+    endpoints = {rule.endpoint for rule in locust_compat.app_of(web_ui).url_map.iter_rules()}
+
+    assert {locust_compat.INDEX, locust_compat.STATS, locust_compat.START, locust_compat.LOGIN} <= endpoints
+    assert locust_compat.base_path(web_ui) in (None, "")
+    assert callable(locust_compat.guard_of(web_ui))
+
+
+def test_the_form_shows_options_as_they_are_now(web_ui: WebUI) -> None:
+    """Else: an edit sends back the values that the run began with, and is refused or undoes the edit before."""
+    locust_compat.show_current_options(web_ui)
+    options: Any = web_ui.environment.parsed_options
+    name = next(iter(ui_extra_args_dict()), None)
+    web_ui.update_template_args()
+
+    assert "extra_options" in web_ui.template_args
+    if name is not None:
+        setattr(options, name, "edited")
+        web_ui.update_template_args()
+        assert web_ui.template_args["extra_options"][name]["default_value"] == "edited"
+
+
+def test_a_login_is_set_where_locust_reads_it(web_ui: WebUI) -> None:
+    """Else: `--web-login` lets nobody in, or a locustfile's own login is overridden."""
+    assert not locust_compat.has_own_login(web_ui)
+
+    locust_compat.set_login(web_ui, lambda name: name, "./llm/login")
+
+    assert locust_compat.has_own_login(web_ui)
+    assert web_ui.auth_args["username_password_callback"] == "./llm/login"
+
+
+@pytest.mark.parametrize("key", ["extendedTabs", "extendedTables", "extendedCsvFiles", "extendedStats"])
+def test_locusts_page_reads_the_keys_that_we_fill(key: str) -> None:
+    """Else: the tabs "LLM" and "LLM charts", the live table or the downloads are gone from Locust's page."""
+    assert any(key in script.read_text(encoding="utf-8") for script in WEB.glob("assets/*.js"))
+
+
+def test_locusts_page_has_a_body_to_add_a_script_to() -> None:
+    """Else: the tab "LLM charts" is empty."""
+    page = (WEB / "index.html").read_text(encoding="utf-8")
+
+    assert 'src="./llm/assets/tab.js"></script></body>' in locust_compat.add_script(page, "./llm/assets/tab.js")
+
+
+def test_the_page_polls_on_while_a_run_drains() -> None:
+    """Else: Locust's page keeps the figures of before the drain."""
+    figures: dict[str, Any] = {"state": "stopping"}
+    locust_compat.extend_stats(figures, "llm", [{"figure": "Run"}], running=True)
+    ended: dict[str, Any] = {"state": "stopped"}
+    locust_compat.extend_stats(ended, "llm", [], running=False)
+
+    assert figures == {"state": "running", "extended_stats": [{"key": "llm", "data": [{"figure": "Run"}]}]}
+    assert ended["state"] == "stopped"

@@ -1,0 +1,147 @@
+"""Messages between nodes: typed at both ends, bounded, and ignored by name when they do not parse."""
+
+import zlib
+from types import SimpleNamespace
+from typing import Any
+
+import msgpack
+import pytest
+
+from llmload.loadgen.messages import (
+    MAX_BODY_BYTES,
+    Abort,
+    BeginStage,
+    Drain,
+    Drained,
+    Exhausted,
+    Message,
+    Step,
+    Totals,
+    WorkerPlan,
+    listen,
+    parse,
+    send,
+)
+from llmload.loadgen.phases import StepCommand
+from llmload.loadgen.reports import Collected, last_report
+from llmload.metrics.totals import RunTotals
+from llmload.scenario import load_scenario
+from llmload.scenario.shipped import find_scenario
+
+TOTALS = Totals.pack("run", RunTotals(started=3).to_message(), {"stage-1": RunTotals(started=2).to_message()})
+DEMO = find_scenario("demo")
+EVERY: tuple[Message, ...] = (
+    WorkerPlan(
+        run_id="run",
+        scenario=load_scenario(find_scenario("demo")),
+        base_dir=find_scenario("demo").parent,
+        workers=("a",),
+    ),
+    BeginStage(run_id="run", index=1),
+    Step.of("run", StepCommand(index=2, load=1.5, paused=True)),
+    Exhausted(run_id="run"),
+    Drain(run_id="run"),
+    Abort(run_id="run"),
+    TOTALS,
+    Drained.pack("run", {}, {}),
+)
+
+
+class Runner:
+    """One that sends to itself, by msgpack as Locust does."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[str, Any] = {}
+
+    def register_message(self, msg_type: str, listener: Any, concurrent: bool = False) -> None:
+        self.listeners[msg_type] = listener
+
+    def send_message(self, msg_type: str, data: Any = None) -> None:
+        packed = msgpack.loads(msgpack.dumps(data), strict_map_key=False)
+        self.listeners[msg_type](environment=None, msg=SimpleNamespace(data=packed, node_id="w"))
+
+
+@pytest.mark.parametrize("message", EVERY, ids=lambda message: message.name)
+def test_a_message_arrives_as_it_was_sent(message: Message) -> None:
+    runner: Any = Runner()
+    got: list[Any] = []
+    listen(runner, type(message), lambda sender, taken: got.append((sender, taken)))
+
+    send(runner, message)
+
+    assert got == [("w", message)]
+    assert message.to_wire()["schema_version"] == 1
+
+
+def test_every_kind_has_a_name_of_ours() -> None:
+    names = [message.name for message in EVERY]
+
+    assert len(set(names)) == len(names)
+    assert all(name.startswith("llmload_") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (None, "message: Input should be"),
+        (b"\x93", "message: Input should be"),
+        ({}, "run_id: Field required"),
+        ({"run_id": "run", "index": -1}, "index: Input should be greater than or equal to 0"),
+        ({"run_id": "run", "index": 1, "more": 2}, "more: Extra inputs are not permitted"),
+        ({"run_id": "run", "index": 1, "schema_version": 2}, "schema_version: Input should be 1"),
+        ({"run_id": "r" * 1000, "index": 1}, "run_id: String should have at most 256 characters"),
+    ],
+)
+def test_what_does_not_parse_is_logged_by_name_and_ignored(
+    caplog: pytest.LogCaptureFixture, data: Any, says: str
+) -> None:
+    runner: Any = Runner()
+    got: list[Any] = []
+    listen(runner, BeginStage, lambda _, message: got.append(message))
+
+    runner.send_message(BeginStage.name, data)
+
+    assert got == []
+    assert f"ignored a llmload_stage message from w: {says}" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("load", [float("nan"), float("inf"), -1.0])
+def test_a_step_has_a_load_that_can_be_sent(load: float) -> None:
+    data = {"run_id": "run", "index": 0, "load": load, "paused": False, "measured": False}
+
+    assert parse(Step, data, "master") is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not zlib",
+        zlib.compress(b"\xc1"),
+        zlib.compress(msgpack.dumps([1, 2, 3])),
+        zlib.compress(msgpack.dumps([{"no such figure": 1}, {}])),
+        zlib.compress(msgpack.dumps([{"started": "many"}, {}])),
+        zlib.compress(msgpack.dumps([{"distributions": {"ttft_s": 3}}, {}])),
+        zlib.compress(msgpack.dumps([{"errors": 5}, {}])),
+        TOTALS.body[:-9],
+        zlib.compress(bytes(MAX_BODY_BYTES + 1)),
+    ],
+    ids=["empty", "plain", "msgpack", "shape", "name", "count", "histogram", "tally", "cut", "large"],
+)
+def test_totals_that_cannot_be_added_up_change_nothing(caplog: pytest.LogCaptureFixture, body: bytes) -> None:
+    collected = Collected("run")
+    collected.take("w", last_report(SimpleNamespace(run_id="run", totals=RunTotals(started=9), stages={})))
+    collected.final.clear()
+
+    collected.take("w", Totals(run_id="run", version="1", body=body))
+
+    assert collected.merged().started == 9
+    assert "ignored a llmload_totals message from w: body: " in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_totals_say_what_was_counted() -> None:
+    totals, stages = TOTALS.unpack()
+
+    assert (totals.started, {name: of.started for name, of in stages.items()}) == (3, {"stage-1": 2})
