@@ -4,8 +4,10 @@ import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
+from llmload.errors import ConfigError
 from llmload.scenario.reading import locustfile_named_by, to_toml
 from llmload.scenario.shipped import find_scenario, shipped_scenarios, shipped_suites
 from llmload.suite.plan import HOST, Cell, DeploymentPlan, make_plan
@@ -62,9 +64,11 @@ def scenario_file(name: str) -> Path:
     """
     if "/" not in name or name in shipped_scenarios() or Path(name).is_file():
         return find_scenario(name)
-    cell = shipped_cells().get(name)
-    if cell is None:
-        return find_scenario(name)
+    cells = shipped_cells()
+    if name not in cells:
+        near = " or ".join(get_close_matches(name, cells)) or "one that `llmload scenarios` lists"
+        raise ConfigError(f"{name}: no such scenario file, and no shipped scenario of that name; did you mean {near}?")
+    cell = cells[name]
     file = Path(tempfile.mkdtemp(prefix="llmload-")) / f"{cell.cell.scenario.scenario.name}.toml"
     file.write_text(cell.toml(), encoding="utf-8")
     return file

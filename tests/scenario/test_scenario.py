@@ -221,8 +221,10 @@ def test_the_reference_deployments_are_all_there() -> None:
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match="no shipped scenario of that name; shipped are capacity, demo"):
         find_scenario("lima-sped")
-    with pytest.raises(ConfigError, match="reference/vllm-speed: no such scenario file, and no shipped scenario"):
-        scenario_file("reference/vllm-speed")
+    with pytest.raises(
+        ConfigError, match="no shipped scenario of that name; did you mean reference/vllm-oasst-30b-speed"
+    ):
+        scenario_file("reference/vllm-oast-30b-speed")
 
 
 @pytest.mark.parametrize("module", ["model", "sections"])
