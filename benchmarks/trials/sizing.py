@@ -20,7 +20,7 @@ from llmload.sizing.gpus import find_gpu
 from llmload.sizing.text import comparison_text
 from llmload.sizing.weights import Parallelism
 
-RUNS = ROOT / "tests" / "vram" / "data" / "vllm_runs.json"
+RUNS = ROOT / "tests" / "sizing" / "data" / "vllm_runs.json"
 MODELS = Path(".engines") / "models"
 TOLERANCE_PERCENT = 2.0
 
