@@ -106,14 +106,14 @@ class RunCoordinator:
     def open_folder(self) -> None:
         """Make the run folder with its manifest, so that a run that crashes can still be read."""
         self.folder.create()
-        self.note_times()
+        self.folder.write(MANIFEST, self._manifest.with_times(self._times(), None))
 
     def note_times(self) -> None:
-        """Write down when window and stages began, so that a run that crashes can still be judged by them."""
-        self.folder.write(MANIFEST, self._manifest.with_times(self._times(), self.ended_unix_s))
+        """Write when window and stages began into the manifest, so that a run that crashes can still be judged."""
+        self.folder.note_manifest(self._manifest.with_times(self._times(), self.ended_unix_s))
 
     def note_users(self, users: int) -> None:
-        """Write down how many users run, where that has changed."""
+        """Write down how many users run, if that has changed."""
         if users != self._noted_users:
             self._noted_users = users
             self.folder.append_users(time.time(), users)

@@ -4,7 +4,6 @@ One process's part in a run: which prompts it sends, what is in flight, what end
 
 from locust.env import Environment
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -40,8 +39,6 @@ _OPEN_LOOP_BATCH: Final = 4
 ABSENT: Final = frozenset({ErrorType.DNS, ErrorType.CONNECT_REFUSED, ErrorType.CONNECT_FAILED, ErrorType.TLS})
 ABSENT_PAUSE_S: Final = 1.0
 """How long a user waits after an error of `ABSENT`: without a pause, it would only fill the disk with failures."""
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,10 +201,7 @@ class Session:
                     stage = self._stages.setdefault(name, RunTotals())
                     stage.add(record, window=window, slo=self._slo, run_start_ns=self.span.start_ns)
         self._totals.reused_prompts = self._queue.reused
-        try:
-            self._log.append(ended)
-        except OSError:
-            _logger.exception("%d requests are counted, but not in the run's file", len(ended))
+        self._log.append(ended)
 
     def keep_counting(self) -> None:
         """Count requests that have ended every 50 ms, until killed."""

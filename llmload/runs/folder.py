@@ -5,10 +5,12 @@ Each process that sends requests appends to a file of its own: `requests.jsonl` 
 `requests.worker-K.jsonl` for worker K of several.
 """
 
+import logging
 import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -38,6 +40,8 @@ ENGINE_METRICS, GPU_METRICS = "engine_metrics.csv", "gpu_metrics.csv"
 USERS: Final = "users.csv"
 """How many users ran, a line each time that changed."""
 
+logger = logging.getLogger(__name__)
+
 
 def new_run_id(scenario: str) -> str:
     """Return a name that sorts by start time and collides with no other run's."""
@@ -45,11 +49,29 @@ def new_run_id(scenario: str) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{safe}-{secrets.token_hex(2)}"
 
 
+class WriteFaults:
+    """Lets a run continue without a file that cannot be written: the first fault of each file is logged."""
+
+    def __init__(self) -> None:
+        self._logged: set[str] = set()
+
+    @contextmanager
+    def tolerated(self, file: Path, what: str) -> Iterator[None]:
+        """Log an OSError, naming what the file then lacks, instead of raising it."""
+        try:
+            yield
+        except OSError as error:
+            if file.name not in self._logged:
+                self._logged.add(file.name)
+                logger.error("%s cannot be written: %s; the run continues without %s", file, error.strerror, what)  # noqa: TRY400 - no traceback
+
+
 class RunFolder:
-    """Where a run's files lie."""
+    """The files of a run; what is appended or rewritten during the run may fail without ending it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._faults = WriteFaults()
 
     def create(self) -> None:
         """Make the folder; RunFolderError if it cannot be made."""
@@ -108,9 +130,15 @@ class RunFolder:
                 )
             ) from None
 
+    def note_manifest(self, content: Manifest) -> None:
+        """Write the manifest as it is now; a fault is logged once."""
+        with self._faults.tolerated(self.path / MANIFEST, "the times of its window and stages"):
+            self.write(MANIFEST, content)
+
     def append_users(self, unix_s: float, users: int) -> None:
-        """Note how many users run from a moment on."""
-        with (self.path / USERS).open("a", encoding="utf-8") as file:
+        """Note how many users run from a moment on; a fault is logged once."""
+        path = self.path / USERS
+        with self._faults.tolerated(path, "its number of users over time"), path.open("a", encoding="utf-8") as file:
             if not file.tell():
                 file.write("unix_s,users\n")
             file.write(f"{unix_s:.3f},{users}\n")
@@ -136,16 +164,27 @@ class RequestLog:
     """Appends a line per request to a file, whole ones with each write, so that a crash cuts at most the last."""
 
     def __init__(self, path: Path, *, with_chunks: bool) -> None:
+        self._path, self._faults = path, WriteFaults()
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._with_chunks = with_chunks
         self._unix_offset_ns = time.time_ns() - time.monotonic_ns()
 
     def append(self, records: Iterable[RequestRecord]) -> None:
-        """Write the records' lines, together; OSError where they cannot be written."""
+        """Write the records' lines, together and whole or not at all; a fault is logged once."""
         form = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
         lines = b"".join([orjson.dumps(self._line(record), option=form) for record in records])
-        while lines:
-            lines = lines[os.write(self._file, lines) :]
+        with self._faults.tolerated(self._path, "lines of requests that it counts"):
+            self._write(lines)
+
+    def _write(self, lines: bytes) -> None:
+        end = os.fstat(self._file).st_size
+        try:
+            while lines:
+                lines = lines[os.write(self._file, lines) :]
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file, end)  # half a line would make the next one unreadable too
+            raise
 
     def close(self) -> None:
         """Close the file."""
