@@ -10,7 +10,7 @@ class ExitCode(IntEnum):
 
     GOOD = 0
     FAILED = 1
-    """Requests failed, a gate was missed, a cell was not measured, a build is worse, or a model does not fit."""
+    """Requests failed, a gate failed, a cell was not measured, a build is worse, or a model does not fit."""
     WRONG_USE = 2
     """Nothing was measured: an option, a file or a run folder cannot be used."""
     INVALID = 3

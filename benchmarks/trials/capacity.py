@@ -26,7 +26,7 @@ KINDS: Final[tuple[Kind, ...]] = ("users", "rate_per_s")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """
-    An engine with a capacity that can be computed, and the promise that defines it.
+    An engine with a capacity that can be computed, and the objective that defines it.
 
     Every answer takes `service_s` = ttft_s + (output tokens - 1) x itl_s on one of `slots` slots, first in first out.
     Up to `slots` users never wait; of one more, somebody always does. Arrivals at even times never wait up to
@@ -47,7 +47,7 @@ class Known:
         return self.ttft_s + (self.output_tokens - 1) * self.itl_s
 
     def truth(self, kind: Kind) -> float:
-        """The highest load that keeps the promise."""
+        """The highest load that meets the objective."""
         return float(self.slots) if kind == "users" else self.slots / self.service_s
 
     def settings(self) -> SimulationSettings:
@@ -98,7 +98,7 @@ def load_of(kind: Kind, known: Known) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a search came to beside the truth."""
+    """What a search found, beside the truth."""
 
     kind: Kind
     known: Known
@@ -107,15 +107,15 @@ class Found:
     verdict: str
 
     @property
-    def holds(self) -> float | None:
+    def passes(self) -> float | None:
         """The load that was found."""
-        return None if self.capacity is None else self.capacity["holds"]
+        return None if self.capacity is None else self.capacity["passes"]
 
     @property
     def error(self) -> float | None:
         """How far it is from the truth, as a share of it."""
         truth = self.known.truth(self.kind)
-        return None if self.holds is None else self.holds / truth - 1
+        return None if self.passes is None else self.passes / truth - 1
 
     @property
     def passed(self) -> bool:
@@ -126,11 +126,11 @@ class Found:
     def line(self) -> str:
         """The row that is printed."""
         steps = 0 if self.capacity is None else len(self.capacity["curve"])
-        holds = "none" if self.holds is None else f"{self.holds:.4g}"
+        passes = "none" if self.passes is None else f"{self.passes:.4g}"
         error = "n/a" if self.error is None else f"{self.error:+.1%}"
         return (
             f"{self.kind:<11}{self.known.seed:>4}{self.known.slots:>6}{self.known.service_s:>11.3f}"
-            f"{self.known.truth(self.kind):>9.4g}{holds:>9}{error:>8}{steps:>6}  {self.verdict:<9}"
+            f"{self.known.truth(self.kind):>9.4g}{passes:>9}{error:>8}{steps:>6}  {self.verdict:<9}"
             f"{'PASS' if self.passed else 'FAIL'}"
         )
 
@@ -176,12 +176,12 @@ def repeat_on(url: str, model: str, objective: str, max_tokens: int, times: int,
     for number in range(1, times + 1):
         code, summary = run_search("capacity", url, folder / str(number), asked, "--model", model)
         capacity = summary.get("capacity", {})
-        holds, per_min = capacity.get("holds"), capacity.get("requests_per_min")
+        passes, per_min = capacity.get("passes"), capacity.get("requests_per_min")
         steps = len(capacity.get("curve", ()))
         click.echo(
-            f"{number}: {holds} users, {per_min and round(per_min)} requests/min, {steps} steps, exit code {code}"
+            f"{number}: {passes} users, {per_min and round(per_min)} requests/min, {steps} steps, exit code {code}"
         )
-        found += [] if holds is None else [holds]
+        found += [] if passes is None else [passes]
     spread = (max(found) - min(found)) / mean(found) if len(found) == times else None
     passed = spread is not None and spread <= REPEATED
     click.echo(f"spread {'n/a' if spread is None else f'{spread:.1%}'} of the mean: {'PASS' if passed else 'FAIL'}")
@@ -191,7 +191,7 @@ def repeat_on(url: str, model: str, objective: str, max_tokens: int, times: int,
 @click.command()
 @click.option("--engine-url", metavar="URL", help="Search on this engine, several times, not on simulated ones.")
 @click.option("--model", default="default", show_default=True, help="Model that this engine serves.")
-@click.option("--objective", default="e2e_s p95 < 1", show_default=True, help="What is promised there.")
+@click.option("--objective", default="e2e_s p95 < 1", show_default=True, help="The objective of that search.")
 @click.option("--max-tokens", type=click.IntRange(1), default=8, show_default=True, help="Of each answer there.")
 @click.option("--times", type=click.IntRange(2), default=3, show_default=True, help="How often.")
 @click.option("--seeds", type=click.IntRange(min=1), default=10, show_default=True, help="Engines for each search.")

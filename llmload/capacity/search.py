@@ -1,4 +1,4 @@
-"""Which load to try next on the way to the highest one that holds, and where the curve has its knee."""
+"""Which load to try next on the way to the highest one that passes, and where the curve has its knee."""
 
 import math
 from collections.abc import Iterable
@@ -9,43 +9,43 @@ from llmload.scenario.loads import Capacity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class StepOutcome:
     """
-    A load that was tried, and whether it held.
+    Whether a load passed.
 
-    `firm` where it was judged by its interval or for as long as a step may last; else it only looked well.
+    `confirmed` if its step was evaluated in full; a quick check only shows that the load seems to pass.
     """
 
     load: float
-    held: bool
-    firm: bool
+    passed: bool
+    confirmed: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
-    """The load to try next; `firm` where a glance is not enough."""
+class NextStep:
+    """The load to try next; with `confirm` a quick check is not enough."""
 
     load: float
-    firm: bool
+    confirm: bool
 
 
 @dataclass(slots=True, kw_only=True)
 class CapacitySearch:
     """
-    Doubles the load until it breaks the promises, then halves the span between what holds and what does not.
+    Doubles the load until it fails, then bisects between the highest that passes and the lowest that fails.
 
-    Loads below `at_least` and above `at_most` are never tried; `whole` loads are users. While nothing has broken yet a
-    glance is enough, since the load is to grow anyway. What the search ends with is looked at again: the load that
-    holds where it was only glanced at, the one that breaks where it did so once, since a hiccup breaks any load. Where
-    that comes out otherwise the search goes on from there: the last trial of a load counts.
+    Loads stay between `at_least` and `at_most`; with `whole_numbers` (users) no load between two integers is tried.
+    A quick check is enough until a load fails, since the load is to grow anyway. At the end both bounds are confirmed:
+    the load that passed only a quick check is evaluated in full, the one that failed once is tried again, since a
+    hiccup fails any load. If the confirmation differs, the search resumes: the last outcome of a load counts.
     """
 
     start: float
     at_least: float
     at_most: float
     precision: float
-    whole: bool
-    trials: list[Trial] = field(default_factory=list)
+    whole_numbers: bool
+    outcomes: list[StepOutcome] = field(default_factory=list)
 
     @classmethod
     def of(cls, load: Capacity) -> Self:
@@ -55,69 +55,70 @@ class CapacitySearch:
             at_least=load.lowest,
             at_most=load.at_most,
             precision=load.precision,
-            whole=load.has_users,
+            whole_numbers=load.has_users,
         )
 
     @property
-    def breaks_at(self) -> float | None:
-        """The lowest load that broke a promise; None while none has."""
-        return min((load for load, trial in self._latest().items() if not trial.held), default=None)
+    def fails_at(self) -> float | None:
+        """The lowest load that failed; None while none has."""
+        return min((load for load, outcome in self._latest().items() if not outcome.passed), default=None)
 
     @property
-    def holds_at(self) -> float | None:
-        """The highest load that held, of those below every one that broke; None while none has."""
-        trial = self._best()
-        return None if trial is None else trial.load
+    def passes_at(self) -> float | None:
+        """The highest load that passed below every one that failed; None while none has."""
+        best = self._best()
+        return None if best is None else best.load
 
     @property
     def converged(self) -> bool:
-        """Whether the span between what holds and what does not is as narrow as asked for."""
-        holds, breaks = self.holds_at, self.breaks_at
-        if holds is None:
-            return breaks is not None and breaks <= self.at_least
-        if breaks is None:
-            return holds >= self.at_most
-        return breaks <= holds * (1 + self.precision) * (1 + 1e-9) or (self.whole and breaks - holds <= 1)
+        """Whether the bounds are as close to each other as `precision` wants."""
+        passes, fails = self.passes_at, self.fails_at
+        if passes is None:
+            return fails is not None and fails <= self.at_least
+        if fails is None:
+            return passes >= self.at_most
+        return fails <= passes * (1 + self.precision) * (1 + 1e-9) or (self.whole_numbers and fails - passes <= 1)
 
-    def next(self) -> Try | None:
+    def next(self) -> NextStep | None:
         """Return what to try next; None when the search is over."""
-        best, breaks = self._best(), self.breaks_at
+        best, fails = self._best(), self.fails_at
         if self.converged:
-            if best is not None and not best.firm:
-                return Try(best.load, firm=True)
-            return None if breaks is None or self._broke_twice(breaks) else Try(breaks, firm=True)
+            if best is not None and not best.confirmed:
+                return NextStep(best.load, confirm=True)
+            return None if fails is None or self._failed_twice(fails) else NextStep(fails, confirm=True)
         if best is None:
-            return Try(self.start if breaks is None else max(self._rounded(breaks / 2), self.at_least), firm=False)
-        if breaks is None:
-            return Try(min(best.load * 2, self.at_most), firm=False)
-        return Try(self._between(best.load, breaks), firm=True)
+            lower = self.start if fails is None else max(self._rounded(fails / 2), self.at_least)
+            return NextStep(lower, confirm=False)
+        if fails is None:
+            return NextStep(min(best.load * 2, self.at_most), confirm=False)
+        return NextStep(self._between(best.load, fails), confirm=True)
 
-    def take(self, trial: Trial) -> None:
-        """Note how a load that was tried has done."""
-        self.trials.append(trial)
+    def record(self, outcome: StepOutcome) -> None:
+        """Add the outcome of a step."""
+        self.outcomes.append(outcome)
 
-    def _broke_twice(self, load: float) -> bool:
-        return [trial.held for trial in self.trials if trial.load == load][-2:] == [False, False]
+    def _failed_twice(self, load: float) -> bool:
+        return [outcome.passed for outcome in self.outcomes if outcome.load == load][-2:] == [False, False]
 
-    def _latest(self) -> dict[float, Trial]:
-        return {trial.load: trial for trial in self.trials}
+    def _latest(self) -> dict[float, StepOutcome]:
+        return {outcome.load: outcome for outcome in self.outcomes}
 
-    def _best(self) -> Trial | None:
-        breaks = self.breaks_at
-        held = [t for t in self._latest().values() if t.held and (breaks is None or t.load < breaks)]
-        return max(held, key=lambda trial: trial.load, default=None)
+    def _best(self) -> StepOutcome | None:
+        fails = self.fails_at
+        passed = [each for each in self._latest().values() if each.passed and (fails is None or each.load < fails)]
+        return max(passed, key=lambda outcome: outcome.load, default=None)
 
     def _between(self, low: float, high: float) -> float:
         middle = self._rounded(math.sqrt(low * high))
-        return min(max(middle, low + 1), high - 1) if self.whole else middle
+        return min(max(middle, low + 1), high - 1) if self.whole_numbers else middle
 
     def _rounded(self, load: float) -> float:
-        return float(round(load)) if self.whole else float(f"{load:.4g}")
+        return float(round(load)) if self.whole_numbers else float(f"{load:.4g}")
 
 
 def knee(points: Iterable[tuple[float, float, float]]) -> float | None:
     """
-    Return the load at which throughput / latency is greatest, of points (load, throughput, latency); None for none.
+    Return the load with the greatest throughput / latency, of points (load, throughput, latency); None without points.
 
     Below it more load brings more throughput at little cost, above it mostly waiting (power: Kleinrock, Power and
     deterministic rules of thumb for probabilistic problems in computer communications, ICC 1979).

@@ -170,7 +170,7 @@ def run(
     """
     Run SCENARIO, a file or the name of one that comes with llmload, and pass on Locust's exit code.
 
-    0: good; 1: a gate was missed or requests failed; 2: wrong use; 3: the measurement is INVALID. With --repeat, the
+    0: good; 1: a gate failed or requests failed; 2: wrong use; 3: the measurement is INVALID. With --repeat, the
     worst of all runs; Ctrl-C ends the run that goes on and shows what there is.
 
     \b

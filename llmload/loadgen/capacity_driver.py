@@ -1,4 +1,4 @@
-"""The search for the highest load that holds, as it is driven through a run by the node that steers it."""
+"""The search for the highest load that passes, as the master drives it through a run."""
 
 import math
 import time
@@ -8,9 +8,10 @@ from typing import Final, Protocol
 
 import gevent
 
-from llmload.capacity.judge import Judgement, StepJudge, StepRules
-from llmload.capacity.result import StepResult, best_step, describe
-from llmload.capacity.search import CapacitySearch, Trial, Try
+from llmload.capacity.evidence import Decision
+from llmload.capacity.judge import StepJudge, StepLimits, StepVerdict
+from llmload.capacity.result import StepResult, best_step, capacity_summary
+from llmload.capacity.search import CapacitySearch, NextStep, StepOutcome
 from llmload.loadgen.phases import PhaseTimeline, StepCommand, StepTimeline
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals, Window
@@ -20,21 +21,21 @@ from llmload.scenario.loads import Capacity
 from llmload.stats.histogram import Histogram
 
 PERIOD_S: Final = 0.25
-"""How often a step is looked at."""
+"""How often a step is sampled and judged."""
 REPORT_S: Final = 0.5
 """How often workers report while a search goes on: Locust's own three seconds are a third of a short step."""
 FIRST_ANSWERS: Final = 3
 """How many requests of an open-loop step itself end, at least, before its window opens."""
-LOOKS_AGAIN: Final = 2
-"""What holds and what breaks is each looked at again in the end, mostly."""
+CONFIRMATIONS: Final = 2
+"""In most searches both bounds are confirmed at the end."""
 INVALID_LAG_S: Final = 0.05
 """
-A step that breaks while this process or a worker ran so late (99th percentile) shows the load generator's limits.
+A step that fails while a process ran later than this (99th percentile) shows the load generator's limits.
 
 It is the limit beyond which the verdict calls a run DEGRADED.
 """
 INVALID_RETRIES: Final = 2
-"""So often is a load tried anew after a spoilt step, before the next one is judged as it is."""
+"""How often a load is tried again after an invalidated step; then its verdict counts, but is not significant."""
 _OF_THE_RUN: Final = (
     "started",
     "completed",
@@ -71,11 +72,11 @@ class CapacityDriver:
     Tries one load after the other; `run` returns when the search is over, `next_users` is what the shape asks for.
 
     Each step waits until what an overload left behind is answered, warms up for at least one turnover of what is in
-    flight, and is then watched until it is judged.
+    flight, and is then sampled until it is decided.
     """
 
-    def __init__(self, load: Capacity, promises: tuple[Objective, ...], clock: StepTimeline, drain_s: float) -> None:
-        self.load, self.promises, self.clock = load, promises, clock
+    def __init__(self, load: Capacity, objectives: tuple[Objective, ...], clock: StepTimeline, drain_s: float) -> None:
+        self.load, self.objectives, self.clock = load, objectives, clock
         self.steps: list[StepResult] = []
         self.plan: CapacitySearch = CapacitySearch.of(load)
         self.phase = "warm-up"
@@ -96,7 +97,7 @@ class CapacityDriver:
         return int(self.steps[-1].load) if self.load.has_users and self.steps else 1
 
     def run(self, driven: SearchHost) -> None:
-        """Search until the highest load that holds is found, or the time is over."""
+        """Search until the highest load that passes is found, or the time is over."""
         while not self._out_of_time and (following := self.plan.next()) is not None:
             self._take(driven, following)
         self.phase = "over"
@@ -107,27 +108,28 @@ class CapacityDriver:
         limit_s = self.load.duration_s
         return limit_s is not None and time.monotonic() - self._started_s >= limit_s
 
-    def _take(self, driven: SearchHost, asked: Try) -> None:
+    def _take(self, driven: SearchHost, asked: NextStep) -> None:
         index, load = len(self.steps), asked.load
         if self.load.has_users:
             self.most_users = max(self.most_users, int(load))
         self._settle(driven, index, load)
         driven.command_step(StepCommand(index=index, load=load))
         step = StepResult(
-            name=self.clock.name_of(index), load=load, judge=StepJudge(self.promises, StepRules.of(self.load, load))
+            name=self.clock.name_of(index), load=load, judge=StepJudge(self.objectives, StepLimits.of(self.load, load))
         )
         self.steps.append(step)
         self._warm_up(driven, load)
         driven.command_step(StepCommand(index=index, load=load, measured=True))
-        step.judgement = self._watch(driven, step, firm=asked.firm)
-        if step.judgement is not None and not step.invalidated:
-            firm = asked.firm or step.judgement.sure
-            self.plan.take(Trial(load=load, held=step.judgement.held, firm=firm))
+        step.verdict = self._watch(driven, step, confirm=asked.confirm)
+        if step.verdict is not None and not step.invalidated:
+            decision = step.verdict.decision
+            confirmed = asked.confirm or decision.significant
+            self.plan.record(StepOutcome(load=load, passed=decision.passed, confirmed=confirmed))
 
     def _settle(self, driven: SearchHost, index: int, load: float) -> None:
-        """After an open-loop step that broke, send nothing until its queue is answered, or for the drain's time."""
-        last = self.steps[-1].judgement if self.steps else None
-        if self.load.has_users or last is None or last.held:
+        """After an open-loop step that failed, send nothing until its queue is answered or `drain_s` is over."""
+        last = self.steps[-1].verdict if self.steps else None
+        if self.load.has_users or last is None or last.decision.passed:
             return
         self._enter("settling")
         driven.command_step(StepCommand(index=index, load=load, paused=True))
@@ -145,27 +147,27 @@ class CapacityDriver:
             if here and self.elapsed_s >= self.load.warmup_s and driven.counts()[0] >= turnover:
                 return
 
-    def _watch(self, driven: SearchHost, step: StepResult, *, firm: bool) -> Judgement | None:
+    def _watch(self, driven: SearchHost, step: StepResult, *, confirm: bool) -> StepVerdict | None:
         self._enter("measuring")
         lag_before = Histogram()
         lag_before.merge(driven.loop_lag())
-        step.judge.open(driven.counts()[1])
+        step.judge.evidence.open(driven.counts()[1])
         while not self._out_of_time:
             gevent.sleep(PERIOD_S)
-            step.judge.add(driven.step_totals(step.name), self.elapsed_s, driven.counts()[1])
-            judgement = step.judge.look(firm=firm)
-            if judgement is not None:
-                return self._but_for_the_generator(step, judgement, driven.loop_lag().since(lag_before).quantile(0.99))
+            step.judge.evidence.add(driven.step_totals(step.name), self.elapsed_s, driven.counts()[1])
+            verdict = step.judge.evaluate(confirm=confirm)
+            if verdict is not None:
+                return self._but_for_the_generator(step, verdict, driven.loop_lag().since(lag_before).quantile(0.99))
         return None
 
-    def _but_for_the_generator(self, step: StepResult, judgement: Judgement, lag_s: float | None) -> Judgement:
-        """Return the judgement, less sure where the load generator was late itself and no load is to be blamed."""
-        if judgement.held or lag_s is None or lag_s <= INVALID_LAG_S:
-            return judgement
+    def _but_for_the_generator(self, step: StepResult, verdict: StepVerdict, lag_s: float | None) -> StepVerdict:
+        """Return the verdict, not significant if the load generator itself was late when the step failed."""
+        if verdict.decision.passed or lag_s is None or lag_s <= INVALID_LAG_S:
+            return verdict
         late = f"llmload itself ran {lag_s:.2g} s late"
         if sum(each.invalidated is not None for each in self.steps if each.load == step.load) < INVALID_RETRIES:
             step.invalidated = f"invalidated: {late}"
-        return replace(judgement, sure=False, reason=f"{judgement.reason}, but {late}")
+        return replace(verdict, decision=Decision.SEEMS_TO_FAIL, reason=f"{verdict.reason}, but {late}")
 
     def _enter(self, phase: str) -> None:
         self.phase, self._begun_s = phase, time.monotonic()
@@ -177,21 +179,21 @@ class CapacityDriver:
         """Where the search stands, in words."""
         unit = "users" if self.load.has_users else "requests/s"
         going_on = f"{self.steps[-1].load:g} {unit}, {self.phase} " if self.steps else ""
-        holds, breaks = self.plan.holds_at, self.plan.breaks_at
-        found = "nothing holds yet" if holds is None else f"{holds:g} {unit} hold"
-        return f"{going_on}({found if breaks is None else f'{found}, {breaks:g} break'})"
+        passes, fails = self.plan.passes_at, self.plan.fails_at
+        found = "none passes yet" if passes is None else f"{passes:g} {unit} pass"
+        return f"{going_on}({found if fails is None else f'{found}, {fails:g} fail'})"
 
     @property
     def left_s(self) -> float | None:
-        """About how long the search will still take, by the steps so far; None while nothing has broken yet."""
-        holds, breaks = self.plan.holds_at, self.plan.breaks_at
-        if holds is None or breaks is None or not self.plan.trials:
+        """About how long the search will still take, by the steps so far; None until a load has failed."""
+        passes, fails = self.plan.passes_at, self.plan.fails_at
+        if passes is None or fails is None or not self.plan.outcomes:
             return None
-        halvings = math.log2(max(1.0, math.log(breaks / holds) / math.log(1 + self.load.precision)))
+        halvings = math.log2(max(1.0, math.log(fails / passes) / math.log(1 + self.load.precision)))
         if self.load.has_users:
-            halvings = min(halvings, math.log2(max(1.0, breaks - holds)))
+            halvings = min(halvings, math.log2(max(1.0, fails - passes)))
         a_step_s = (time.monotonic() - self._started_s) / len(self.steps)
-        return (math.ceil(halvings) + LOOKS_AGAIN) * a_step_s
+        return (math.ceil(halvings) + CONFIRMATIONS) * a_step_s
 
     def judged(self, whole: RunTotals, stages: Mapping[str, RunTotals]) -> tuple[RunTotals, Window]:
         """
@@ -200,7 +202,7 @@ class CapacityDriver:
         These are the counts of the whole run, and everything else of the step that the search found; nothing else, and
         no window, where it found none.
         """
-        found = best_step(self.steps, self.plan.holds_at, stages)
+        found = best_step(self.steps, self.plan.passes_at, stages)
         view, window = RunTotals(), Window(start_ns=None)
         if found is not None:
             view.merge(stages.get(found.name, RunTotals()))
@@ -213,7 +215,7 @@ class CapacityDriver:
 
     def health(self, whole: RunTotals, stages: Mapping[str, RunTotals]) -> RunTotals:
         """Return the totals that the verdict speaks of: of the step that was found, or of the run where none was."""
-        found = best_step(self.steps, self.plan.holds_at, stages)
+        found = best_step(self.steps, self.plan.passes_at, stages)
         if found is None:
             return whole
         view, _ = self.judged(whole, stages)
@@ -225,7 +227,7 @@ class CapacityDriver:
     def summary(self, stages: Mapping[str, RunTotals]) -> CapacityResult:
         """Return what the search found, and the curve of its steps."""
         windows = {step.name: self.clock.window_s(step.name) for step in self.steps}
-        return describe(self.load, self.promises, self.steps, self.plan, stages=stages, windows_s=windows)
+        return capacity_summary(self.load, self.objectives, self.steps, self.plan, stages=stages, windows_s=windows)
 
 
 def search_of(timeline: PhaseTimeline | None, scenario: Scenario) -> CapacityDriver | None:

@@ -178,7 +178,7 @@ class RunCoordinator:
 
     @property
     def exit_code(self) -> ExitCode:
-        """0: good; 1: a gate was missed or requests failed; 2: the run never started; 3: the measurement is INVALID."""
+        """0: good; 1: a gate failed or requests failed; 2: the run never started; 3: the measurement is INVALID."""
         if self.summary is None:
             return ExitCode.WRONG_USE
         if self.summary.verdict.level == Level.INVALID:

@@ -1,17 +1,19 @@
-"""The figures by which two runs are compared, and how far each may worsen unless told otherwise."""
+"""The metrics by which two runs are compared, and how much worse each may be by default."""
 
 import difflib
 import math
 from dataclasses import dataclass
 from typing import Final
 
+from llmload.metrics.objective import quantile_of
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """
-    A figure that two runs are compared by, as docs/summary.md names it.
+    A figure of docs/summary.md that two runs are compared by.
 
-    `threshold` is the worsening that is still accepted: relative, but for a share, whose difference it limits.
+    `threshold` is the accepted worsening: a fraction of the base's figure; for a share, the difference.
     """
 
     figure: str
@@ -22,18 +24,18 @@ class Metric:
 
     @property
     def name(self) -> str:
-        """The name of figure and statistic: `ttft_s p95`."""
+        """Figure and statistic: `ttft_s p95`."""
         return f"{self.figure} {self.statistic}" if self.statistic else self.figure
 
     @property
     def is_share(self) -> bool:
-        """Whether the change is a difference, not a ratio."""
+        """Whether its change is a difference, not a ratio."""
         return self.figure == "error_share"
 
     @property
     def quantile(self) -> float | None:
-        """The share (0 to 1) that a percentile stands for."""
-        return int(self.statistic[1:]) / 100 if self.statistic and self.statistic[0] == "p" else None
+        """The percentile as a fraction, 0.95 for `p95`; None if the statistic is not a percentile."""
+        return quantile_of(self.statistic)
 
 
 CENTRE, P95, P99 = 0.02, 0.05, 0.10
@@ -69,7 +71,7 @@ FIGURES: Final = tuple(dict.fromkeys(metric.figure for metric in METRICS))
 
 
 def share(value: object) -> float:
-    """Return the share that `0.05` or `5%` is; ValueError for what is none."""
+    """Return `0.05` or `5%` as a fraction; ValueError for anything else."""
     text = str(value).strip()
     try:
         number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -81,7 +83,7 @@ def share(value: object) -> float:
 
 
 def metrics_named(key: str) -> tuple[str, ...]:
-    """Return the metrics that `ttft_s.p95`, `ttft_s p95`, `ttft_s` or `all` names; ValueError for a name of none."""
+    """Return the names of the metrics that `ttft_s.p95`, `ttft_s p95`, `ttft_s` or `all` means; ValueError for none."""
     name = " ".join(key.replace(".", " ").split())
     found = tuple(metric.name for metric in METRICS if name in {ALL, metric.figure, metric.name})
     if not found:

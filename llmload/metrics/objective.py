@@ -1,4 +1,4 @@
-"""The grammar of a promise: one line that names a figure of a summary and the limit that it must keep."""
+"""An objective for a run: one line that names a figure of its summary and the limit the figure must meet."""
 
 import difflib
 import math
@@ -20,7 +20,7 @@ DISTRIBUTIONS: Final = (
     "request_prompt_tokens",
     "request_output_tokens",
 )
-"""Figures that need a statistic: `ttft_s p95`."""
+"""Figures that need a statistic, as in `ttft_s p95`."""
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
 SHARES: Final = ("error_share", "goodput_share")
 RATES: Final = ("requests_per_min", "goodput_per_min", "output_tokens_per_s")
@@ -33,7 +33,7 @@ _COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_PROMISE: Final = re.compile(
+_OBJECTIVE: Final = re.compile(
     r"\s*(?P<metric>\w+)(?:\s+(?P<statistic>\w+))?\s*(?P<comparison><=|>=|<|>)\s*(?P<limit>\S+)\s*"
 )
 
@@ -48,7 +48,7 @@ class Measured(Protocol):
 @dataclass(frozen=True, slots=True)
 class Objective:
     """
-    A promise such as `ttft_s p95 < 0.5`: a figure as docs/summary.md names it, and the limit that it must keep.
+    A limit for one figure of docs/summary.md, such as `ttft_s p95 < 0.5`.
 
     `statistic` is one of `STATISTICS` for a distribution, None for a share or a rate; the limit has the figure's unit.
     """
@@ -60,10 +60,10 @@ class Objective:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the promise that a line makes; ValueError naming what is known where it makes none."""
-        found = _PROMISE.fullmatch(text)
+        """Return the objective that a line states; ValueError names the fault and what is known."""
+        found = _OBJECTIVE.fullmatch(text)
         if found is None:
-            raise ValueError(f"a promise looks like {EXAMPLES}")
+            raise ValueError(f"an objective looks like {EXAMPLES}")
         metric, statistic = found["metric"], found["statistic"]
         _check_figure(metric, statistic)
         limit = _limit(found["limit"])
@@ -72,13 +72,13 @@ class Objective:
 
     @property
     def name(self) -> str:
-        """What the promise is about: `ttft_s p95`, `error_share`."""
+        """Its figure: `ttft_s p95`, `error_share`."""
         return f"{self.metric} {self.statistic}" if self.statistic else self.metric
 
     @property
     def quantile(self) -> float | None:
-        """The share (0 to 1) that a percentile stands for; None where the promise is about no percentile."""
-        return int(self.statistic[1:]) / 100 if self.statistic and self.statistic[0] == "p" else None
+        """The percentile as a fraction, 0.95 for `p95`; None if the statistic is not a percentile."""
+        return quantile_of(self.statistic)
 
     @property
     def is_upper(self) -> bool:
@@ -86,22 +86,27 @@ class Objective:
         return self.comparison[0] == "<"
 
     def figure(self, measured: Measured) -> float | None:
-        """Return the figure that the promise is about, of a run or of a stage; None if not measured."""
+        """Return the figure, of a run or of a stage; None if not measured."""
         return measured.value(self.metric, self.statistic)
 
-    def kept(self, value: float | None) -> bool:
-        """Return whether a figure keeps the promise; one that was not measured does not."""
+    def passed(self, value: float | None) -> bool:
+        """Return whether a figure meets the objective; one that was not measured does not."""
         return value is not None and _COMPARISONS[self.comparison](value, self.limit)
 
-    def told(self, value: float | None) -> str:
-        """Return how a figure stands to the promise, in words: `ttft_s p95 0.62, promised < 0.5`."""
+    def describe(self, value: float | None) -> str:
+        """Return the figure beside its limit: `ttft_s p95 0.62, required < 0.5`."""
         figure = "not measured" if value is None else f"{value:.4g}"
-        if value is not None and float(figure) != value and self.kept(float(figure)) != self.kept(value):
-            figure = repr(value)  # rounding would tell the opposite
-        return f"{self.name} {figure}, promised {self.comparison} {_written(self.limit)}"
+        if value is not None and float(figure) != value and self.passed(float(figure)) != self.passed(value):
+            figure = repr(value)  # rounded, it would be on the other side of the limit
+        return f"{self.name} {figure}, required {self.comparison} {_written(self.limit)}"
 
     def __str__(self) -> str:
         return f"{self.name} {self.comparison} {_written(self.limit)}"
+
+
+def quantile_of(statistic: str | None) -> float | None:
+    """Return a percentile as a fraction, 0.95 for `p95`; None for any other statistic."""
+    return int(statistic[1:]) / 100 if statistic and statistic[0] == "p" else None
 
 
 def _check_figure(metric: str, statistic: str | None) -> None:
@@ -121,7 +126,7 @@ def _limit(text: str) -> float:
     try:
         limit = float(text)
     except ValueError:
-        raise ValueError(f"the limit {text} is not a number; a promise looks like {EXAMPLES}") from None
+        raise ValueError(f"the limit {text} is not a number; an objective looks like {EXAMPLES}") from None
     if not math.isfinite(limit):
         raise ValueError(f"the limit {text} is not a finite number")
     return limit
@@ -132,7 +137,7 @@ def _check_limit(metric: str, comparison: str, limit: float) -> None:
     if not 0 <= limit <= most:
         raise ValueError(f"{metric} lies between 0 and 1" if metric in SHARES else f"{metric} is never negative")
     if (comparison == "<" and limit == 0) or (comparison == ">" and limit == most):
-        raise ValueError(f"{metric} {comparison} {limit:g} can never be kept")
+        raise ValueError(f"{metric} {comparison} {limit:g} can never be met")
 
 
 def _written(limit: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
-from llmload.capacity.result import capacity_text
+from llmload.capacity.text import capacity_text
 from llmload.errors import RunFolderError
 from llmload.metrics.validity import Level
 from llmload.runs.summary import Summary
@@ -61,7 +61,7 @@ def failed(summary: Summary) -> bool:
 
     A capacity search fails if it found none; requests that fail beyond the capacity are expected.
     """
-    missed = any(not gate.kept for gate in summary.gates)
+    missed = any(not gate.passed for gate in summary.gates)
     return missed or _failed_requests(summary) or _found_nothing(summary)
 
 
@@ -71,7 +71,7 @@ def _failed_requests(summary: Summary) -> bool:
 
 
 def _found_nothing(summary: Summary) -> bool:
-    return summary.capacity is not None and summary.capacity.holds is None
+    return summary.capacity is not None and summary.capacity.passes is None
 
 
 def _capacity_checks(summary: Summary) -> list[Check]:
@@ -103,7 +103,7 @@ def run_checks(summary: Summary) -> list[Check]:
         *(
             Check(
                 name=gate.objective,
-                judgement=Judgement.PASSED if gate.kept else Judgement.FAILED,
+                judgement=Judgement.PASSED if gate.passed else Judgement.FAILED,
                 text=gate.text,
             )
             for gate in summary.gates

@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llmload.capacity.result import capacity_report
+from llmload.capacity.text import capacity_report
 from llmload.formatting import UNKNOWN, amount, milliseconds, number, percent
 from llmload.runs.cost import cost_rows
 from llmload.runs.summary import EngineMetrics, GpuMetrics, Summary
@@ -103,7 +103,7 @@ def _verdict(summary: Summary) -> list[Text]:
 def _gates(summary: Summary) -> list[Text]:
     """A line for each gate; a red one sets the exit code 1."""
     return [
-        Text.assemble("gate ", ("passed", "bold green") if gate.kept else ("FAILED", "bold red"), f"  {gate.text}")
+        Text.assemble("gate ", ("passed", "bold green") if gate.passed else ("FAILED", "bold red"), f"  {gate.text}")
         for gate in summary.gates
     ]
 

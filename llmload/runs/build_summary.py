@@ -147,13 +147,13 @@ def distribution(histogram: Histogram) -> Distribution | None:
 
 
 def judge_gates(objectives: Iterable[Objective], measured: Figures) -> tuple[GateResult, ...]:
-    """Return what came of each gate; a figure that was not measured keeps none."""
+    """Return what came of each gate; a figure that was not measured fails its gate."""
     return tuple(
         GateResult(
             objective=str(objective),
             figure=(figure := objective.figure(measured)),
-            kept=objective.kept(figure),
-            text=objective.told(figure),
+            passed=objective.passed(figure),
+            text=objective.describe(figure),
         )
         for objective in objectives
     )

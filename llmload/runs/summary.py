@@ -188,10 +188,10 @@ class ObjectiveResult(Part):
     """The measured figure."""
     interval: Interval | None
     """The figure's confidence interval."""
-    kept: bool
-    """Whether the figure keeps the objective."""
-    sure: bool
-    """Whether the interval lies wholly on that side of the limit."""
+    passed: bool
+    """Whether the figure meets the objective."""
+    significant: bool
+    """Whether the whole interval is on that side of the limit."""
 
 
 class CurvePoint(Part):
@@ -205,12 +205,12 @@ class CurvePoint(Part):
     """Users, where these are searched."""
     rate_per_s: PerSecond | None
     """Requests a second, where these are searched."""
-    held: bool | None
-    """Whether every objective was kept; `null`: not judged, or the judgement does not count."""
-    sure: bool
+    passed: bool | None
+    """Whether every objective was met; `null`: not decided, or invalidated."""
+    significant: bool
     """Whether the step was decided with the search's confidence."""
     reason: str
-    """Why the step was judged so."""
+    """Why it passed or failed."""
     objectives: tuple[ObjectiveResult, ...]
     """Each objective with its figure."""
     window_s: Seconds | None
@@ -245,19 +245,19 @@ class CapacityResult(Part):
     search: str
     """What was searched: `users` or `rate_per_s`."""
     objectives: tuple[str, ...]
-    """The objectives that a load must keep."""
+    """The objectives that a load must meet."""
     confidence: float
-    """How sure each judgement is to be."""
+    """Confidence of each step's verdict."""
     precision: float
-    """The search ends when `breaks` is at most this share above `holds`."""
-    holds: float | None
-    """The highest load that holds; `null` where none was found."""
-    breaks: float | None
-    """The lowest load above it that breaks an objective."""
+    """The search ends when `fails` is at most this share above `passes`."""
+    passes: float | None
+    """The highest load that passes; `null` where none was found."""
+    fails: float | None
+    """The lowest load that fails an objective."""
     ended: str
-    """`precision` (found), `at_most` (the limit holds), `at_least` (not even the smallest holds), or `stopped`."""
-    sure: bool
-    """Whether the load that holds was decided with the search's confidence."""
+    """`precision` (found), `at_most` (even this load passes), `at_least` (not even this load passes), or `stopped`."""
+    significant: bool
+    """Whether the load that passes was decided with the search's confidence."""
     step: str | None
     """Name of the step that was found."""
     requests_per_min: PerMinute | None
@@ -280,9 +280,9 @@ class GateResult(Part):
     objective: str
     """The gate as the scenario writes it."""
     figure: float | None
-    """The measured figure; one that was not measured keeps no gate."""
-    kept: bool
-    """Whether the figure keeps the gate."""
+    """The measured figure; one that was not measured fails its gate."""
+    passed: bool
+    """Whether the figure meets the gate's objective."""
     text: str
     """The same in words."""
 

@@ -29,7 +29,7 @@ Batch = tuple[float, float]
 """Part and whole of a span: answers within a limit and answers, seconds and answers, answers and seconds."""
 BATCHES: Final = 12
 """How many spans a window is cut into, at most."""
-FEWEST: Final = 4
+MIN_BATCHES: Final = 4
 """With fewer batches nothing is known of their spread."""
 
 
@@ -55,10 +55,10 @@ def ratio(batches: Sequence[Batch]) -> float | None:
 
 
 def ratio_error(batches: Sequence[Batch]) -> float | None:
-    """Return the ratio's standard error; None with fewer than `FEWEST` batches that hold anything."""
+    """Return the ratio's standard error; None with fewer than `MIN_BATCHES` batches that hold anything."""
     held = [batch for batch in batches if batch[1] > 0]
     value = ratio(held)
-    if value is None or len(held) < FEWEST:
+    if value is None or len(held) < MIN_BATCHES:
         return None
     squares = sum((part - value * whole) ** 2 for part, whole in held)
     return math.sqrt(len(held) / (len(held) - 1) * squares) / sum(whole for _, whole in held)
@@ -76,7 +76,7 @@ def ratio_interval(batches: Sequence[Batch], confidence: float) -> tuple[float, 
 def trend(batches: Sequence[Batch]) -> tuple[float, float] | None:
     """Return by how much the ratio of the second half lies above the first's, and that number's standard error."""
     held = [batch for batch in batches if batch[1] > 0]
-    if len(held) < FEWEST:
+    if len(held) < MIN_BATCHES:
         return None
     half = len(held) // 2
     first, second = ratio(held[:half]), ratio(held[-half:])

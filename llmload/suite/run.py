@@ -143,7 +143,7 @@ def judge_run(folder: Path) -> Measurement:
 
 def _failures(folder: Path, summary: Summary) -> str:
     requests = summary.requests
-    failed_gates = [gate.text for gate in summary.gates if not gate.kept]
+    failed_gates = [gate.text for gate in summary.gates if not gate.passed]
     if not requests.failed and failed_gates:
         return f"gates failed: {'; '.join(failed_gates)}"
     errors = ", ".join(f"{name} {count}" for name, count in requests.errors.items())

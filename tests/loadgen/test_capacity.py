@@ -1,4 +1,4 @@
-"""A search for a capacity as a real Locust run: found where the engine's slots say, drained, told and written down."""
+"""A search for a capacity as a real Locust run: found where the engine's slots say, drained, shown and written down."""
 
 import time
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def unless_invalid(code: int, ended: Any) -> int:
 def test_the_search_finds_the_users_that_the_slots_answer_in_time(
     engine: Any, locust: Any, write_scenario: Callable[..., Path]
 ) -> None:
-    """Each of U users waits U / 4 service times once the slots are full: 1.6 of them are promised, so six may come."""
+    """Each of U users waits U / 4 service times once the slots are full: 1.6 of them are allowed, so six may come."""
     url = engine(**ENGINE, output_tokens=5).url
     load = f"""
 objectives = ["e2e_s mean < {1.62 * SERVICE_S}"]
@@ -55,11 +55,11 @@ step_min_requests = 20
 
     capacity, requests = ended.summary["capacity"], ended.summary["requests"]
     assert ended.code == unless_invalid(0, ended), ended.err
-    assert 4 <= capacity["holds"] <= 6
-    assert capacity["holds"] < capacity["breaks"] <= 8
+    assert 4 <= capacity["passes"] <= 6
+    assert capacity["passes"] < capacity["fails"] <= 8
     assert capacity["ended"] == "precision"
     step = next(point for point in capacity["curve"] if point["name"] == capacity["step"])
-    assert step["held"]
+    assert step["passed"]
     assert ended.summary["requests_per_min"] == capacity["requests_per_min"] == step["requests_per_min"]
     assert ended.summary["window_s"] == step["window_s"]
     assert step["requests_per_min"] == pytest.approx(4 / SERVICE_S * 60, rel=0.2)
@@ -69,10 +69,10 @@ step_min_requests = 20
     steps = ended.manifest["timeline"]["stages"]
     assert [each["name"] for each in steps] == [point["name"] for point in capacity["curve"]]
     assert all(each["start_unix_s"] < each["window_start_unix_s"] < each["end_unix_s"] for each in steps)
-    assert f"capacity  {capacity['holds']:g} users" in ended.out
+    assert f"capacity  {capacity['passes']:g} users" in ended.out
 
 
-def test_a_search_by_rate_that_nothing_holds_ends_with_exit_code_1(
+def test_a_search_by_rate_in_which_nothing_passes_ends_with_exit_code_1(
     engine: Any, locust: Any, write_scenario: Callable[..., Path]
 ) -> None:
     url = engine(**ENGINE | {"ttft_s": 0.8, "slots": 64}, output_tokens=2).url
@@ -89,13 +89,13 @@ step_max_s = 3
 
     capacity = ended.summary["capacity"]
     assert ended.code == unless_invalid(1, ended), ended.err
-    assert (capacity["holds"], capacity["breaks"], capacity["ended"]) == (None, 20, "at_least")
+    assert (capacity["passes"], capacity["fails"], capacity["ended"]) == (None, 20, "at_least")
     assert ended.summary["requests_per_min"] is None
     assert ended.summary["ttft_s"] is None
-    assert "not even the smallest load holds" in ended.out
+    assert "not even the smallest load passes" in ended.out
 
 
-def test_a_search_that_promises_nothing_is_refused_before_anything_is_sent(
+def test_a_search_without_objectives_is_refused_before_anything_is_sent(
     engine: Any, locust: Any, write_scenario: Callable[..., Path]
 ) -> None:
     ended = locust.run("--config", searching(write_scenario, engine().url, ""))
@@ -231,7 +231,7 @@ def test_the_search_drives_step_after_step(monkeypatch: pytest.MonkeyPatch) -> N
     search, engine = searched(monkeypatch)
     found = search.summary(engine.stages)
 
-    assert (found.holds, found.breaks, found.ended, found.sure) == (10, 11, "precision", True)
+    assert (found.passes, found.fails, found.ended, found.significant) == (10, 11, "precision", True)
     assert [point.users for point in found.curve][:6] == [1, 2, 4, 8, 16, 11]
     assert found.requests_per_min_interval is not None
     assert search.most_users == 16
@@ -243,25 +243,25 @@ def test_a_load_is_not_blamed_for_a_late_load_generator(monkeypatch: pytest.Monk
     curve = {point.name: point for point in search.summary(engine.stages).curve}
 
     assert [step.invalidated is not None for step in tried] == [True, True, False]
-    assert curve[tried[0].name].held is None
+    assert curve[tried[0].name].passed is None
     assert curve[tried[0].name].reason == "invalidated: llmload itself ran 0.2 s late"
-    assert curve[tried[2].name].held is False
-    assert curve[tried[2].name].sure is False
+    assert curve[tried[2].name].passed is False
+    assert curve[tried[2].name].significant is False
     assert curve[tried[2].name].reason.endswith(", but llmload itself ran 0.2 s late")
-    assert search.plan.holds_at == 10
+    assert search.plan.passes_at == 10
 
 
-def test_last_answers_that_break_the_promise_break_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_fails_if_its_last_answers_fail_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     search, engine = searched(monkeypatch)
     for step in search.steps:
         if step.load == 10:
             engine.stages[step.name].distributions["ttft_s"].add_many(np.full(400, 9.0))
     found = search.summary(engine.stages)
 
-    assert found.holds == 9
+    assert found.passes == 9
     late = next(point for point in found.curve if point.load == 10)
-    assert late.held is False
-    assert late.reason.startswith("its last answers broke it: ttft_s p95 ")
+    assert late.passed is False
+    assert late.reason.startswith("fails with its last answers: ttft_s p95 ")
 
 
 def test_a_search_that_is_out_of_time_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

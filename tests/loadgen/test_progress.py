@@ -74,7 +74,7 @@ def test_a_terminal_shows_the_same_in_few_lines() -> None:
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_a_narrow_terminal_gets_no_more_lines(width: int) -> None:
-    long = moment(stage="step-12, 16 users, measuring (8 users hold, 16 break)", checks=("error_share",) * 9)
+    long = moment(stage="step-12, 16 users, measuring (8 users pass, 16 fail)", checks=("error_share",) * 9)
 
     assert len(text_of(long, width).splitlines()) <= 7
 

@@ -1,4 +1,4 @@
-"""A promise names a figure and a limit, and says clearly what it cannot understand."""
+"""An objective names a figure and a limit, and a faulty one is refused with a clear error."""
 
 import pytest
 from hypothesis import given
@@ -27,32 +27,32 @@ def objectives(draw: st.DrawFn) -> Objective:
 
 
 @given(objectives())
-def test_what_a_promise_is_written_as_is_read_as_the_same_promise(objective: Objective) -> None:
+def test_an_objective_as_text_is_parsed_to_the_same_objective(objective: Objective) -> None:
     assert Objective.parse(str(objective)) == objective
 
 
 @given(objectives(), st.text(alphabet=" \t", max_size=3))
-def test_space_around_a_promise_and_its_comparison_means_nothing(objective: Objective, space: str) -> None:
+def test_space_around_an_objective_and_its_comparison_means_nothing(objective: Objective, space: str) -> None:
     text = f"{space}{objective.name}{space}{objective.comparison}{space}{objective.limit!r}{space}"
 
     assert Objective.parse(text) == objective
 
 
 @given(objectives(), st.floats(min_value=0, max_value=1e9))
-def test_a_figure_keeps_a_promise_or_breaks_it_and_never_keeps_the_opposite(objective: Objective, value: float) -> None:
+def test_a_figure_passes_an_objective_or_its_opposite_never_both(objective: Objective, value: float) -> None:
     opposite = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}[objective.comparison]
     other = Objective(objective.metric, objective.statistic, opposite, objective.limit)
 
-    assert objective.kept(value) != other.kept(value)
+    assert objective.passed(value) != other.passed(value)
 
 
 @given(objectives(), st.floats(min_value=0, max_value=1e9))
-def test_what_is_told_of_a_figure_does_not_say_the_opposite_of_the_judgement(
+def test_the_text_of_a_figure_is_on_the_same_side_of_the_limit_as_the_figure(
     objective: Objective, value: float
 ) -> None:
-    told = objective.told(value).removeprefix(f"{objective.name} ").split(",")[0]
+    text = objective.describe(value).removeprefix(f"{objective.name} ").split(",")[0]
 
-    assert objective.kept(float(told)) == objective.kept(value)
+    assert objective.passed(float(text)) == objective.passed(value)
 
 
 @given(st.text(max_size=40))
@@ -68,8 +68,8 @@ def test_any_other_text_is_refused_with_a_sentence(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("ttft_s", "a promise looks like 'ttft_s p95 < 0.5'"),
-        ("ttft_s p95 = 0.5", "a promise looks like"),
+        ("ttft_s", "an objective looks like 'ttft_s p95 < 0.5'"),
+        ("ttft_s p95 = 0.5", "an objective looks like"),
         ("ttft p95 < 0.5", "no figure is called ttft; did you mean ttft_s? known: ttft_s, tpot_s"),
         ("zebra < 1", "no figure is called zebra; known: ttft_s"),
         ("ttft_s < 0.5", "ttft_s is a distribution and needs a statistic; known: mean, p50, p90, p95, p99, max"),
@@ -79,38 +79,40 @@ def test_any_other_text_is_refused_with_a_sentence(text: str) -> None:
         ("ttft_s p95 < inf", "the limit inf is not a finite number"),
         ("goodput_share >= 95", "goodput_share lies between 0 and 1"),
         ("ttft_s p95 < -1", "ttft_s is never negative"),
-        ("ttft_s p95 < 0", "ttft_s < 0 can never be kept"),
-        ("goodput_share > 1", "goodput_share > 1 can never be kept"),
+        ("ttft_s p95 < 0", "ttft_s < 0 can never be met"),
+        ("goodput_share > 1", "goodput_share > 1 can never be met"),
     ],
 )
-def test_a_line_that_promises_nothing_is_refused_naming_what_is_known(text: str, complaint: str) -> None:
+def test_a_line_that_states_no_objective_is_refused_naming_what_is_known(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint.replace("?", r"\?")):
         Objective.parse(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "figure", "kept", "told"),
+    ("text", "figure", "passed", "described"),
     [
-        ("ttft_s p95 < 0.5", 0.4, True, "ttft_s p95 0.4, promised < 0.5"),
-        ("ttft_s p95 < 0.4", 0.4, False, "ttft_s p95 0.4, promised < 0.4"),
-        ("ttft_s p95<=0.4", 0.4, True, "ttft_s p95 0.4, promised <= 0.4"),
-        ("ttft_s max < 0.5", 0.7, False, "ttft_s max 0.7, promised < 0.5"),
-        ("tpot_s p99 < 10", None, False, "tpot_s p99 not measured, promised < 10"),
-        ("e2e_s mean < 10", None, False, "e2e_s mean not measured, promised < 10"),
-        ("error_share <= 0.01", 0.02, False, "error_share 0.02, promised <= 0.01"),
-        ("goodput_share >= 0.95", None, False, "goodput_share not measured, promised >= 0.95"),
-        ("requests_per_min >= 30", 30.0, True, "requests_per_min 30, promised >= 30"),
+        ("ttft_s p95 < 0.5", 0.4, True, "ttft_s p95 0.4, required < 0.5"),
+        ("ttft_s p95 < 0.4", 0.4, False, "ttft_s p95 0.4, required < 0.4"),
+        ("ttft_s p95<=0.4", 0.4, True, "ttft_s p95 0.4, required <= 0.4"),
+        ("ttft_s max < 0.5", 0.7, False, "ttft_s max 0.7, required < 0.5"),
+        ("tpot_s p99 < 10", None, False, "tpot_s p99 not measured, required < 10"),
+        ("e2e_s mean < 10", None, False, "e2e_s mean not measured, required < 10"),
+        ("error_share <= 0.01", 0.02, False, "error_share 0.02, required <= 0.01"),
+        ("goodput_share >= 0.95", None, False, "goodput_share not measured, required >= 0.95"),
+        ("requests_per_min >= 30", 30.0, True, "requests_per_min 30, required >= 30"),
     ],
 )
-def test_a_figure_is_read_from_a_summary_and_judged(text: str, figure: float | None, kept: bool, told: str) -> None:
+def test_a_figure_is_read_from_a_summary_and_judged(
+    text: str, figure: float | None, passed: bool, described: str
+) -> None:
     objective = Objective.parse(text)
 
     assert objective.figure(SUMMARY) == figure
-    assert objective.kept(figure) is kept
-    assert objective.told(figure) == told
+    assert objective.passed(figure) is passed
+    assert objective.describe(figure) == described
 
 
-def test_a_summary_has_every_figure_that_can_be_promised() -> None:
+def test_a_summary_has_every_figure_that_an_objective_can_name() -> None:
     totals = RunTotals(completed=19, completed_in_window=19, good_in_window=17, failed=1, failed_in_window=1)
     for name in DISTRIBUTIONS:
         totals.distributions[name].add(2.0)

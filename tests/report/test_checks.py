@@ -1,4 +1,4 @@
-"""Gates held against summaries: what is missed, what fails a pipeline, and how a CI system shows it."""
+"""Gates held against summaries: what fails, what fails a pipeline, and how a CI system shows it."""
 
 from pathlib import Path
 from typing import Any
@@ -78,18 +78,18 @@ ONE_FAILED = {"requests": {"started": 100, "completed": 99, "failed": 1, "censor
     ],
     ids=lambda value: "; ".join(gate.objective for gate in value.gates) if isinstance(value, Summary) else str(value),
 )
-def test_a_missed_gate_or_a_failed_request_without_a_gate_fails_a_run(judged: Summary, fails: bool) -> None:
+def test_a_failed_gate_or_a_failed_request_without_a_gate_fails_a_run(judged: Summary, fails: bool) -> None:
     assert failed(judged) is fails
 
 
-def test_a_gate_on_what_was_not_measured_is_missed_and_says_so() -> None:
+def test_a_gate_on_what_was_not_measured_fails_and_says_so() -> None:
     (gate,) = summary("itl_s p99 < 9").gates
 
     assert gate.model_dump() == {
         "objective": "itl_s p99 < 9",
         "figure": None,
-        "kept": False,
-        "text": "itl_s p99 not measured, promised < 9",
+        "passed": False,
+        "text": "itl_s p99 not measured, required < 9",
     }
 
 
@@ -130,12 +130,12 @@ def test_junit_is_of_the_form_that_ci_systems_read(tmp_path: Path) -> None:
     assert two.get("tests") == "1"
 
 
-def test_the_page_names_what_was_missed_and_escapes_what_would_break_its_tables() -> None:
+def test_the_page_names_what_failed_and_escapes_what_would_break_its_tables() -> None:
     page = job_summary(summary("ttft_s p95 < 0.4", "requests_per_min >= 30"))
 
     assert page.startswith("## llmload s: failed\n\nm|n on vLLM, 1 users in a closed loop.\n")
-    assert "| **FAILED** | `ttft_s p95 < 0.4` | ttft_s p95 0.4, promised < 0.4 |" in page
-    assert "| passed | `requests_per_min >= 30` | requests_per_min 100, promised >= 30 |" in page
+    assert "| **FAILED** | `ttft_s p95 < 0.4` | ttft_s p95 0.4, required < 0.4 |" in page
+    assert "| passed | `requests_per_min >= 30` | requests_per_min 100, required >= 30 |" in page
     assert "| ITL | n/a | n/a |" in page
     assert "| TTFT | 200.0 | 200.0 | 300.0 | 400.0 | 500.0 | 600.0 |" in page
 

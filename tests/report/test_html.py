@@ -80,8 +80,8 @@ class TestFigures:
         assert text.index("DEGRADED Read the reasons") < text.index("reason 1") < text.index("Latency, ms")
         assert "reason 2" in text
 
-    def test_gates_are_shown_as_passed_or_failed(self, tmp_path: Path) -> None:
-        gates = [{"kept": True, "text": "ttft_s p95 < 9"}, {"kept": False, "text": "error_share < 0"}]
+    def test_gates_are_shown_passed_or_failed(self, tmp_path: Path) -> None:
+        gates = [{"passed": True, "text": "ttft_s p95 < 9"}, {"passed": False, "text": "error_share < 0"}]
         text = words(page_of(finish(write_folder(tmp_path / "run", records(20)), gates=gates)))
 
         assert "gate passed ttft_s p95 < 9" in text
@@ -183,10 +183,10 @@ class TestCharts:
         capacity = {
             "search": "users",
             "objectives": ["ttft_s p95 < 0.5"],
-            "holds": 2.0,
-            "breaks": 4.0,
+            "passes": 2.0,
+            "fails": 4.0,
             "ended": "precision",
-            "sure": True,
+            "significant": True,
             "knee": None,
             "requests_per_min": 60.0,
             "requests_per_min_interval": [55.0, 65.0],
@@ -196,9 +196,9 @@ class TestCharts:
         page = page_of(finish(write_folder(tmp_path / "run", records(50)), stages=stages, capacity=capacity))
 
         assert "capacity: 2 users: 60.0 (55.0 to 65.0) requests/min, 9.0 tok/s" in words(page)
-        assert "promised: ttft_s p95 < 0.5 4 users break the promise" in words(page)
+        assert "objectives: ttft_s p95 < 0.5 4 users fail" in words(page)
         marks = {mark["label"]: mark["at"] for mark in chart(page, "TTFT by load")["marks"] if mark["axis"] == "x"}
-        assert marks == {"holds": 2, "breaks": 4}
+        assert marks == {"passes": 2, "fails": 4}
 
     def test_engine_and_gpu_series_are_on_the_runs_time_axis(self, run: Path) -> None:
         start_s = json.loads((run / "manifest.json").read_text())["started_unix_s"]
@@ -314,7 +314,7 @@ class TestSafety:
         summary |= {
             "token_source": EVIL,
             "stamp_source": EVIL,
-            "gates": [{"objective": EVIL, "figure": None, "kept": False, "text": EVIL}],
+            "gates": [{"objective": EVIL, "figure": None, "passed": False, "text": EVIL}],
         }
         reason = {"check": EVIL, "level": "DEGRADED", "figure": None, "limit": None, "text": EVIL}
         summary["verdict"] = {"level": "DEGRADED", "reasons": [reason]}

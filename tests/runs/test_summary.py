@@ -106,7 +106,7 @@ class TestBuilt:
         assert summary.cost.by_time.per_1000_requests == pytest.approx(10.0)
         assert summary.cost.energy is not None
         assert summary.cost.energy.j_per_request == 360_000.0
-        assert [(gate.kept, gate.figure is None) for gate in summary.gates] == [
+        assert [(gate.passed, gate.figure is None) for gate in summary.gates] == [
             (True, False),
             (True, False),
             (False, True),
@@ -119,7 +119,7 @@ class TestBuilt:
         assert summary.including_failures.ttft_s is not None
         assert summary.including_failures.ttft_s.p99 is None, "beyond all answers"
         assert summary.including_failures.ttft_s.p50 == pytest.approx(0.2, rel=0.003)
-        assert [gate.kept for gate in summary.gates] == [True, False, False]
+        assert [gate.passed for gate in summary.gates] == [True, False, False]
 
     def test_a_search_costs_what_the_step_that_it_found_cost(self) -> None:
         """The whole run answered more than the step, in a longer time than the step's window."""
@@ -143,7 +143,7 @@ class TestBuilt:
 
         assert {summary.requests_per_min, summary.ttft_s, summary.error_share, summary.token_source} == {None}
         assert summary.requests.started == 0
-        assert not any(gate.kept for gate in summary.gates)
+        assert not any(gate.passed for gate in summary.gates)
 
     def test_a_recomputed_summary_does_not_know_what_was_dropped(self) -> None:
         summary = build_summary(outcome(recomputed="it crashed"))

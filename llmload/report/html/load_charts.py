@@ -145,7 +145,7 @@ def _capacity_marks(runs: Sequence[ShownRun]) -> list[Mark]:
     capacity = runs[0].run.summary.capacity if len(runs) == 1 else None
     if capacity is None:
         return []
-    found = {"holds": capacity.holds, "breaks": capacity.breaks, "knee": capacity.knee}
+    found = {"passes": capacity.passes, "fails": capacity.fails, "knee": capacity.knee}
     return [Mark(axis="x", at=load, label=name) for name, load in found.items() if load is not None]
 
 

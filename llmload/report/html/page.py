@@ -13,7 +13,7 @@ import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from llmload.capacity.result import capacity_notes, capacity_text
+from llmload.capacity.text import capacity_notes, capacity_text
 from llmload.errors import RunFolderError
 from llmload.formatting import UNKNOWN, milliseconds, number
 from llmload.report.definitions import DEFINITIONS
@@ -193,8 +193,8 @@ def _capacity(capacity: CapacityResult | None) -> list[str]:
     """Return what a search for a capacity found, in lines; none of another run."""
     if capacity is None:
         return []
-    promised = f"promised: {', '.join(capacity.objectives)}"
-    return [line for line in (f"capacity: {capacity_text(capacity)}", promised, capacity_notes(capacity)) if line]
+    objectives = f"objectives: {', '.join(capacity.objectives)}"
+    return [line for line in (f"capacity: {capacity_text(capacity)}", objectives, capacity_notes(capacity)) if line]
 
 
 def _sources(run: LoadedRun) -> list[str]:
