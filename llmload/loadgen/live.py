@@ -328,7 +328,7 @@ def _name(state: LiveState) -> str:
 
 def _stage_text(state: LiveState) -> str:
     since = "" if state.stage == "ended" else f", {state.elapsed_s:.0f} s"
-    judged = "nothing judged yet" if state.window_s is None else f"{state.window_s:.1f} s judged"
+    judged = "nothing measured yet" if state.window_s is None else f"{state.window_s:.1f} s measured"
     return f"{state.stage}{since}, {judged}"
 
 
@@ -342,7 +342,7 @@ def _arrivals(state: LiveState, now: LivePoint) -> Iterator[dict[str, str]]:
 def _of_stage(stage: LiveStage) -> dict[str, str]:
     asked = f"{stage.users} users" if stage.users else f"{stage.rate_per_s:g} req/s"
     if stage.judged_s is None:
-        return _row(f"{stage.name}, {asked}", run="nothing judged yet")
+        return _row(f"{stage.name}, {asked}", run="nothing measured yet")
     return _row(
         f"{stage.name}, {asked}",
         run=f"{number(stage.requests_per_min, 1)} requests/min, {number(stage.output_tokens_per_s, 1)} tok/s, "

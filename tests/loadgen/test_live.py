@@ -113,7 +113,7 @@ def test_each_stage_that_has_begun_has_figures_of_its_own(monkeypatch: pytest.Mo
     assert (two.name, two.users, two.begin_s, two.judged_s) == ("peak", 4, 10, None)
     table = cells(state, None)
     assert table["stage-1, 2 users"] == ("", "200.0 requests/min, 10.0 tok/s, TTFT n/a ms, 1 failed")
-    assert table["peak, 4 users"] == ("", "nothing judged yet")
+    assert table["peak, 4 users"] == ("", "nothing measured yet")
     assert "Asked rate, req/s" not in table
 
 

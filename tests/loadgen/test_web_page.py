@@ -327,7 +327,7 @@ class TestBrowser:
         until(lambda: len(page.drawn()) == 10)
         before = page.drawn()
         assert "requests/min" in page.text("#figures")
-        until(lambda: "30.0\nrequests/s asked" in page.text("#figures").replace("\n\n", "\n"))
+        until(lambda: "30.0\nrequests/s target" in page.text("#figures").replace("\n\n", "\n"))
         until(lambda: all(now != then for now, then in zip(page.drawn()[:4], before[:4], strict=True)))
         until(lambda: served.json("llm/points")["points"][-1]["sent_per_s"] > 20)
 

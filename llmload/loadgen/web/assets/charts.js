@@ -15,7 +15,7 @@ const ARRIVALS = [
   {
     title: "Arrivals: requests/s",
     lines: [
-      line("asked", "level", (p) => p.asked_per_s, number, 5), // where all is well, what is sent lies on top of it
+      line("target", "level", (p) => p.asked_per_s, number, 5), // if all is well, "sent" lies on top of it
       line("sent", "second", (p) => p.sent_per_s),
       line("dropped", "fault", (p) => p.dropped_per_s),
     ],
@@ -27,7 +27,7 @@ const USERS = [
   {
     title: "Users and requests in flight",
     lines: [
-      line("users", "level", (p) => p.users, whole, 5), // a closed loop has as many in flight: seen on top of it
+      line("users", "level", (p) => p.users, whole, 5), // a closed loop has as many in flight: drawn on top of it
       line("in flight", "second", (p) => p.in_flight, whole),
     ],
   },
@@ -54,7 +54,7 @@ function moment(plot, value) {
   return seconds === undefined ? "n/a" : clock(Math.round(seconds));
 }
 
-// A thin line where each stage after the first begins, its name beside it.
+// A thin line at the start of each stage after the first, with its name.
 function markStages(plot, stages) {
   const { ctx, bbox } = plot;
   const [from, to] = [plot.scales.x.min, plot.scales.x.max];

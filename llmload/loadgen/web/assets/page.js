@@ -31,7 +31,7 @@ function showVerdict(state) {
   at("verdict").dataset.level = verdict?.level ?? "";
   at("level").textContent = verdict ? verdict.level + (ended ? "" : " so far") : "No verdict yet";
   at("simulated").hidden = !state.simulated;
-  const window = state.window_s === null ? "nothing judged yet" : `${number(state.window_s)} s judged`;
+  const window = state.window_s === null ? "nothing measured yet" : `${number(state.window_s)} s measured`;
   at("stage").textContent = ended ? `ended, ${window}` : `${stage}, ${number(state.elapsed_s, 0)} s, ${window}`;
   const reasons = (verdict?.reasons ?? []).map(({ level, text }) => element("li", `${level}: ${text}`));
   at("reasons").replaceChildren(...reasons);
@@ -39,7 +39,7 @@ function showVerdict(state) {
 
 function arrivals(state) {
   return {
-    "requests/s asked": number(state.asked_per_s),
+    "requests/s target": number(state.asked_per_s),
     "requests/s sent": number(state.stage === "ended" ? null : points.at(-1)?.sent_per_s),
     "schedule lag p99, ms": milliseconds(state.schedule_lag_s?.p99),
     dropped: number(state.dropped, 0),
@@ -47,7 +47,7 @@ function arrivals(state) {
 }
 
 function showStages(stages) {
-  const head = ["", "asked", "judged, s", "requests/min", "output tok/s"];
+  const head = ["", "load", "window, s", "requests/min", "output tok/s"];
   const latencies = Object.entries(LATENCIES).flatMap(([name, key]) => ["p50", "p99"].map((q) => [name, key, q]));
   const columns = [...head, ...latencies.map(([name, , q]) => `${name} ${q}, ms`), "failed"];
   const rows = stages.map((stage) =>
@@ -68,7 +68,7 @@ function showFigures(state) {
   const tiles = {
     "requests/min so far": number(state.requests_per_min),
     "output tokens/s so far": number(state.output_tokens_per_s),
-    ...(state.open_loop ? {} : { users: number(state.users, 0) }), // in an open loop they rest
+    ...(state.open_loop ? {} : { users: number(state.users, 0) }), // in an open loop they are idle
     "in flight": number(state.in_flight, 0),
     ...(state.open_loop ? arrivals(state) : {}),
   };
@@ -92,37 +92,37 @@ function show(state) {
   showStages(state.stages);
   if (charts?.openLoop !== state.open_loop) {
     at("charts").replaceChildren();
-    charts = new Charts(at("charts"), state.open_loop); // not before there is a run: what is hidden has no width
+    charts = new Charts(at("charts"), state.open_loop); // not before there is a run: a hidden element has no width
   }
   charts.show(points, state.stages);
 }
 
-async function ask(path) {
+async function fetchJson(path) {
   const answer = await fetch(path);
   if (answer.redirected || !answer.headers.get("content-type")?.includes("json")) throw new Error("logged out");
   return answer.json();
 }
 
-async function look() {
-  const state = await ask("./llm/state");
+async function update() {
+  const state = await fetchJson("./llm/state");
   if (state.run_id !== run) [run, points] = [state.run_id, []];
-  const news = await ask(`./llm/points?after=${points.at(-1)?.t_s ?? -1}`);
-  if (news.run_id === run) points.push(...news.points);
+  const added = await fetchJson(`./llm/points?after=${points.at(-1)?.t_s ?? -1}`);
+  if (added.run_id === run) points.push(...added.points);
   show(state);
   return state.run_id && state.stage !== "ended" ? RUNNING_MS : IDLE_MS;
 }
 
-async function watch() {
+async function poll() {
   let pause = IDLE_MS;
   try {
-    pause = await look();
+    pause = await update();
     at("trouble").hidden = true;
   } catch (error) {
     const out = error.message === "logged out";
-    at("trouble").textContent = out ? "Logged out: log in to Locust again." : "Locust does not answer; asking again.";
+    at("trouble").textContent = out ? "Logged out: log in to Locust again." : "Locust does not answer; trying again.";
     at("trouble").hidden = false;
   }
-  setTimeout(watch, pause);
+  setTimeout(poll, pause);
 }
 
 showTheme();
@@ -133,4 +133,4 @@ const retheme = () => {
 };
 dark.addEventListener("change", retheme);
 addEventListener("storage", retheme);
-watch();
+poll();

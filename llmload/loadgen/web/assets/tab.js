@@ -1,4 +1,4 @@
-// Locust makes the element that a tab names as its component; this fills it with the page of charts.
+// Locust creates the element that a tab names as its component; this fills it with the page of charts.
 
 class Charts extends HTMLElement {
   connectedCallback() {
@@ -18,20 +18,20 @@ class Charts extends HTMLElement {
 
 customElements.define("llmload-charts", Charts);
 
-// Locust's form for a run that goes on closes whatever the answer is; a refused edit is said here.
-const ask = window.fetch;
+// Locust's form for editing a run closes even if the edit is refused, so the reason is shown here.
+const locustsFetch = window.fetch;
 window.fetch = async (...request) => {
   const editing = document.querySelector("[role=presentation] input[name=userCount]") !== null;
-  const answer = await ask(...request);
+  const answer = await locustsFetch(...request);
   if (editing && new URL(answer.url).pathname.endsWith("/swarm")) {
     const { success, message } = await answer.clone().json();
     document.getElementById("llmload-refused")?.remove();
-    if (!success) say(`Nothing was changed: ${message}`);
+    if (!success) showRefusal(`Nothing was changed: ${message}`);
   }
   return answer;
 };
 
-function say(text) {
+function showRefusal(text) {
   const bar = document.createElement("div");
   bar.setAttribute("role", "alert");
   bar.id = "llmload-refused";
