@@ -1,17 +1,15 @@
 """Finished runs shown: the original document's tables from any number of folders, and one line for what is missing."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from recorded import records, write_folder
 from run_files import manifest_of, scenario_of, summary_of, write_json
 
 from llmload.cli.main import main
-
-REPORT_TESTS = Path(__file__).parents[1] / "report"
 
 
 def write_run(
@@ -159,9 +157,6 @@ def test_the_folder_of_a_repeated_run_is_shown_as_its_runs(tmp_path: Path) -> No
 class TestFiles:
     @pytest.fixture
     def run(self, tmp_path: Path) -> Path:
-        sys.path.insert(0, str(REPORT_TESTS))
-        from recorded import records, write_folder
-
         return Path(write_folder(tmp_path / "run", records(60)))
 
     def invoke(self, *arguments: object) -> Any:

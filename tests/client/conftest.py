@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_server import ScriptedServer, Step
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # the folder's own modules: tests are imported by path, not as a package
-
-from scripted_server import ScriptedServer, Step  # noqa: E402 - found through the line above
 
 
 class PatchedProcess:
