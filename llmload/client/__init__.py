@@ -3,13 +3,12 @@ A prompt in, a `RequestRecord` out; time stamps are taken at the socket.
 
 The life of a request, in the order of the files:
 
-    settings        where and what to send, headers, time limits
-    client          ChatClient.complete(): one prompt, one record, whatever happens
-    retry           attempts, pauses between them, and the record at the end
+    settings        where and what to send, headers, TLS context, time limits
+    client          ChatClient.complete(): attempts, pauses between them, and always one record
     wire            WireClient: the request's bytes, a connection from the pool, HttpRequest.run()
     http_request    one request on one connection; its greenlet waits here until the answer ended
-    transport, tls  the URL, the proxy, the TLS session; dial() opens a connection, Pool keeps it alive
-    connection      reads with the kernel's stamp of arrival, on the monotonic clock
+    transport       the URL and the proxy; dial() opens a connection, Pool keeps it alive
+    connection      reads with the kernel's stamp of arrival, on the monotonic clock; TLS in memory
     reactor         polls all sockets of the process, appends reads, decodes them later in slices
     http_response   HTTP/1.1: status, headers, pieces of the body with their stamps
     sse             the body: events, one JSON object, or the text of an error

@@ -1,15 +1,71 @@
-"""What every client does with a prompt: encode it, send it with retries, and return the record of what happened."""
+"""A prompt in, a record out: what every client does around sending, the attempts at a request and their record."""
 
+import logging
 import time
 from abc import ABC, abstractmethod
-from typing import final
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, NamedTuple, final
 
-from llmload.client.answer import ApiProtocol
-from llmload.client.retry import RequestInfo, Send, send_with_retries
+import gevent
+from gevent import GreenletExit
+
+from llmload.client.answer import ApiProtocol, StreamState
+from llmload.client.errors import AttemptError, request_error, without_secrets
 from llmload.client.settings import ClientSettings, secrets_in
 from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt
-from llmload.record import RequestRecord
+from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, StampSource
+
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 8.0
+_RETRYABLE: Final = frozenset(
+    {
+        ErrorType.DNS,
+        ErrorType.CONNECT_REFUSED,
+        ErrorType.CONNECT_TIMEOUT,
+        ErrorType.CONNECT_FAILED,
+        ErrorType.FIRST_TOKEN_TIMEOUT,
+        ErrorType.BETWEEN_TOKENS_TIMEOUT,
+        ErrorType.RESET,
+        ErrorType.INCOMPLETE,
+        ErrorType.ENGINE_ERROR,
+        ErrorType.RATE_LIMITED,
+        ErrorType.HTTP_SERVER_ERROR,
+        ErrorType.PROTOCOL,
+    }
+)
+"""Failures after which another attempt may succeed."""
+
+_logger = logging.getLogger(__name__)
+
+
+class RequestInfo(NamedTuple):
+    """The caller's part of a record: whose request it is and when it started; monotonic ns."""
+
+    request_id: str
+    prompt_id: str
+    stage: str | None
+    scheduled_ns: int | None
+    started_ns: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """What one attempt came to, filled in while it runs; monotonic ns."""
+
+    answer: StreamState
+    connected_ns: int | None = None
+    sent_ns: int | None = None
+    done_ns: int | None = None
+    reconnects: int = 0
+    stamp_source: StampSource = StampSource.NONE
+    error: RequestError | None = None
+    censored: bool = False
+
+
+Send = Callable[[RequestInfo, Attempt], None]
+"""Makes one attempt and fills it in; raises `AttemptError`, or what killed its wait."""
 
 
 class ChatClient(ABC):
@@ -66,3 +122,74 @@ class ChatClient(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close every connection of this process."""
+
+
+def send_with_retries(
+    request: RequestInfo,
+    new_answer: Callable[[], StreamState],
+    send: Send,
+    *,
+    retries: int,
+    secrets: Iterable[str],
+) -> RequestRecord:
+    """
+    Send the request until it succeeds, at most `retries` times again, and return its record.
+
+    A retry waits as long as the engine's Retry-After says, or else half a second and twice as long each time; at
+    most 8 s.
+    """
+    retried = reconnects = 0
+    while True:
+        attempt = Attempt(answer=new_answer())
+        _send_once(request, attempt, send)
+        reconnects += attempt.reconnects
+        again = attempt.error is not None and attempt.error.type in _RETRYABLE and retried < retries
+        if attempt.censored or not again or not _pause(attempt, retried):
+            break
+        retried += 1
+    attempt.reconnects = reconnects
+    if attempt.error is not None:
+        attempt.error = without_secrets(attempt.error, secrets)
+    return _record(request, attempt, retried)
+
+
+def _send_once(request: RequestInfo, attempt: Attempt, send: Send) -> None:
+    try:
+        send(request, attempt)
+    except AttemptError as failure:
+        attempt.error = failure.error
+    except (GreenletExit, gevent.Timeout):
+        attempt.censored = True
+    except Exception as bug:
+        _logger.exception("a request failed in the client itself")
+        attempt.error = request_error(ErrorType.CLIENT, repr(bug))
+
+
+def _pause(attempt: Attempt, retried: int) -> bool:
+    """Wait before the next attempt; return whether there is to be one."""
+    retry_after_s = attempt.error.retry_after_s if attempt.error is not None else None
+    pause_s = _FIRST_PAUSE_S * 2**retried if retry_after_s is None else retry_after_s
+    try:
+        gevent.sleep(min(pause_s, _LONGEST_PAUSE_S))
+    except (GreenletExit, gevent.Timeout):
+        attempt.censored = True
+        attempt.done_ns = time.monotonic_ns()
+    return not attempt.censored
+
+
+def _record(request: RequestInfo, attempt: Attempt, retried: int) -> RequestRecord:
+    outcome = Outcome.COMPLETED if attempt.error is None else Outcome.FAILED
+    if attempt.censored:
+        outcome = Outcome.CENSORED
+    return RequestRecord(
+        **request._asdict(),
+        **attempt.answer.record_fields(),
+        connected_ns=attempt.connected_ns,
+        sent_ns=attempt.sent_ns,
+        done_ns=time.monotonic_ns() if attempt.done_ns is None else attempt.done_ns,
+        outcome=outcome,
+        error=None if attempt.censored else attempt.error,
+        stamp_source=attempt.stamp_source,
+        reconnects=attempt.reconnects,
+        retries=retried,
+    )

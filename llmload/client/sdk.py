@@ -14,11 +14,9 @@ import openai
 
 from llmload.client.answer import StreamState
 from llmload.client.api import ChatApi
-from llmload.client.client import ChatClient
+from llmload.client.client import Attempt, ChatClient, RequestInfo, Send
 from llmload.client.errors import AttemptError, error_in_object, from_connect_error, from_status, request_error
-from llmload.client.retry import Attempt, RequestInfo, Send
-from llmload.client.settings import ClientSettings, TimeLimits, checked_headers
-from llmload.client.tls import tls_context
+from llmload.client.settings import ClientSettings, TimeLimits, checked_headers, tls_context
 from llmload.client.transport import endpoint_of
 from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt

@@ -1,11 +1,13 @@
-"""The settings of a client: where and what to send, with which headers, and how long to wait."""
+"""The settings of a client: where and what to send, with which headers and TLS context, and how long to wait."""
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from llmload.client.errors import request_error
 from llmload.errors import ConfigError
+from llmload.http_get import ssl_context
 from llmload.record import ErrorType, RequestError
 from llmload.units import NS_PER_S
 
@@ -129,3 +131,13 @@ class TimeLimits:
         if now_ns < limit_ns:
             return limit_ns, None
         return limit_ns, request_error(error_type, f"{error_type.value}: nothing within {limit_s} s")
+
+
+def tls_context(settings: ClientSettings) -> ssl.SSLContext:
+    """Return the context for HTTPS endpoints; raises `ConfigError` if the CA file cannot be used."""
+    try:
+        context = ssl_context(settings.ca_file, verify=settings.verify_tls)
+    except OSError as error:
+        raise ConfigError(f"ca_file {settings.ca_file!r}: {error}") from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -13,10 +13,9 @@ import gevent
 import gevent.socket
 from gevent import monkey
 
-from llmload.client.connection import Connection, ReceiveClock, enable_timestamps
+from llmload.client.connection import Connection, ReceiveClock, TlsLayer, enable_timestamps
 from llmload.client.errors import AttemptError, attempt_error, from_connect_error, request_error
 from llmload.client.settings import Api
-from llmload.client.tls import TlsLayer
 from llmload.errors import ConfigError
 from llmload.record import ErrorType
 

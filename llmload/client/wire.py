@@ -7,12 +7,10 @@ import time
 from functools import partial
 
 from llmload.client.api import ChatApi, TgiApi
-from llmload.client.client import ChatClient
+from llmload.client.client import Attempt, ChatClient, RequestInfo, Send
 from llmload.client.http_request import HttpRequest
 from llmload.client.reactor import Reactor, current_reactor
-from llmload.client.retry import Attempt, RequestInfo, Send
-from llmload.client.settings import ClientSettings, TimeLimits, request_headers
-from llmload.client.tls import tls_context
+from llmload.client.settings import ClientSettings, TimeLimits, request_headers, tls_context
 from llmload.client.transport import Pool, Route, endpoint_of, proxy_for
 from llmload.prompts.conversation import Prompt
 
