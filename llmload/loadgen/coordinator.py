@@ -79,13 +79,13 @@ class RunCoordinator:
 
     @property
     def engine_version(self) -> str | None:
-        """The engine's version, by its own word or else the scenario's."""
+        """The engine's version: what the engine says, or else the scenario."""
         own = None if self._deployment is None else self._deployment.version
         return own or self.scenario.deployment.engine_version
 
     @property
     def stage(self) -> str:
-        """Where the run stands: a stage's name, or `warm-up`, `measuring`, `draining`, `ended`."""
+        """What the run does now: a stage's name, or `warm-up`, `measuring`, `draining`, `ended`."""
         if self.summary is not None:
             return "ended"
         window, now_ns = self.span.window, time.monotonic_ns()
@@ -100,7 +100,7 @@ class RunCoordinator:
 
     @property
     def elapsed_s(self) -> float:
-        """How long the run has gone on, drain included; it stops at the run's end."""
+        """How long the run has taken so far, drain included."""
         return ((self._ended_ns or time.monotonic_ns()) - self.span.start_ns) / NS_PER_S
 
     def open_folder(self) -> None:

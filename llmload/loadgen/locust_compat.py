@@ -6,7 +6,6 @@ from locust.env import Environment
 from locust.runners import STATE_CLEANUP, STATE_INIT, STATE_MISSING, STATE_RUNNING, STATE_STOPPED, STATE_STOPPING
 from locust.web import WebUI
 
-import argparse
 import logging
 import signal
 import socket
@@ -53,7 +52,7 @@ class Runner(Protocol):
         """End the run and the process."""
 
     def register_message(self, msg_type: str, listener: Callable[..., None], concurrent: bool = False) -> None:
-        """Call the listener with `environment` and `msg`; in a greenlet of its own if `concurrent`."""
+        """Call the listener with `environment` and `msg`; in its own greenlet if `concurrent`."""
 
     def send_message(self, msg_type: str, data: dict[str, Any] | None = None) -> None:
         """Send to every worker from a master, to the master from a worker."""
@@ -210,10 +209,10 @@ def silence_tables() -> None:
 # The command line.
 
 
-def shown_options(parser: LocustArgumentParser) -> list[argparse.Action]:
-    """Return the parser's options; `default` and `include_in_web_ui` of each are what the start form shows."""
-    actions: list[argparse.Action] = parser._actions
-    return actions
+def show_option(parser: LocustArgumentParser, dest: str, default: str, *, in_form: bool) -> None:
+    """Change an option's default, and whether the start form shows it."""
+    action: Any = next(action for action in parser._actions if action.dest == dest)
+    action.default, action.include_in_web_ui = default, in_form
 
 
 class Interrupts:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmload.errors import ConfigError
+from llmload.loadgen.locust_compat import show_option
 from llmload.scenario import Scenario, load_scenario
 from llmload.scenario.load_protocol import Load
 from llmload.scenario.reading import read_setting, read_value
@@ -233,11 +234,8 @@ def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:
     if load.shape is None:
         users, spawn_rate_per_s = load.locust_users, load.locust_spawn_rate_per_s
         parser.set_defaults(num_users=users, spawn_rate=spawn_rate_per_s, run_time=load.ends_after_s)
-    for action in parser._actions:  # Locust's parser keeps there what its start form shows
-        override = next((each for each in OVERRIDES if each.dest == action.dest), None)
-        if override is not None:
-            action.default = override.default(scenario)
-            action.include_in_web_ui = override.fits(scenario)
+    for override in OVERRIDES:
+        show_option(parser, override.dest, override.default(scenario), in_form=override.fits(scenario))
 
 
 def bind_to_loopback(parser: LocustArgumentParser) -> None:

@@ -1,8 +1,8 @@
 """
 Reports of workers: made as fine as there is room for, and added up by the master.
 
-While a run goes on a report has limited room, so histograms are coarser where latencies spread widely; the last
-report is whole.
+During a run a report has limited room, so histograms are coarser where latencies spread widely; the last report is
+whole.
 """
 
 from collections.abc import Iterable

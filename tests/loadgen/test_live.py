@@ -1,4 +1,4 @@
-"""The live view of a run: what an open loop and stages show, and what stops at the end."""
+"""The live view of a run: what an open loop and stages show, and what ends with the load."""
 
 import time
 from types import SimpleNamespace
@@ -64,7 +64,7 @@ def cells(state: Any, point: Any) -> dict[str, tuple[str, str]]:
     return {row["figure"]: (row["recent"], row["run"]) for row in rows(state, point)}
 
 
-def test_an_open_loop_shows_what_was_asked_sent_dropped_and_how_late() -> None:
+def test_an_open_loop_shows_target_rate_sent_dropped_and_lag() -> None:
     coordinator, totals, rate = Coordinator(OPEN), RunTotals(), [5.0]
     view = LiveView(coordinator, Source(totals), lambda: rate[0])
     view.add_point()
@@ -84,7 +84,7 @@ def test_an_open_loop_shows_what_was_asked_sent_dropped_and_how_late() -> None:
     assert "Users" not in table, "they rest"
 
 
-def test_at_the_end_nothing_is_asked_any_more() -> None:
+def test_there_is_no_target_rate_once_the_run_drains() -> None:
     coordinator = Coordinator(OPEN)
     view = LiveView(coordinator, Source(), lambda: 5.0)
     asked = []
@@ -95,7 +95,7 @@ def test_at_the_end_nothing_is_asked_any_more() -> None:
     assert asked == [5, 5, None, None]
 
 
-def test_each_stage_that_has_begun_has_figures_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_stage_that_has_begun_has_its_own_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     now_ns = [0]
     monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns[0])
     clock, first = StageTimeline(STAGES, 0), RunTotals(completed_in_window=30, window_tokens=90, failed=1)

@@ -155,13 +155,14 @@ def test_locusts_tables_go_through_one_logger() -> None:
 def test_the_start_form_shows_what_the_parsers_actions_say() -> None:
     """Else: the form does not begin with the scenario's values, or shows fields that its load does not have."""
     parser = get_parser()
-    parser.add_argument("--of-ours", default="", help="An option of ours")
-    (ours,) = (action for action in locust_compat.shown_options(parser) if action.dest == "of_ours")
+    for name in ("--shown", "--hidden"):
+        parser.add_argument(name, default="")
+    locust_compat.show_option(parser, "shown", "as in the scenario", in_form=True)
+    locust_compat.show_option(parser, "hidden", "", in_form=False)
 
-    ours.default = "shown"
-    assert vars(parser.parse_args([]))["of_ours"] == "shown"
-    assert ours.include_in_web_ui  # type: ignore[attr-defined] # Locust's parser adds it
-    assert isinstance(ui_extra_args_dict(), dict)
+    assert parser.parse_args([]).shown == "as in the scenario"
+    assert "shown" in parser.args_included_in_web_ui
+    assert "hidden" not in parser.args_included_in_web_ui
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from llmload.loadgen.messages import (
 )
 from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.reports import Collected, last_report
+from llmload.loadgen.schema import FILES, SCHEMAS, schema_text
 from llmload.metrics.totals import RunTotals
 from llmload.scenario import load_scenario
 from llmload.scenario.shipped import find_scenario
@@ -145,3 +146,12 @@ def test_totals_say_what_was_counted() -> None:
     totals, stages = TOTALS.unpack()
 
     assert (totals.started, {name: of.started for name, of in stages.items()}) == (3, {"stage-1": 2})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_shipped_schema_is_that_of_the_models(name: str) -> None:
+    assert (SCHEMAS / name).read_text(encoding="utf-8") == schema_text(FILES[name])
+
+
+def test_every_message_has_a_schema() -> None:
+    assert set(FILES["messages.schema.json"]) == {type(message) for message in EVERY}

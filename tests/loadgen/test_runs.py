@@ -79,7 +79,7 @@ def test_the_openai_sdk_agrees_within_two_per_cent_at_4_streams_but_for_its_own_
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
-def test_what_is_counted_is_what_the_engine_saw_and_the_files_hold(
+def test_counts_files_and_the_engines_own_log_agree(
     engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path, processes: list[str]
 ) -> None:
     log = tmp_path / "truth.jsonl"
@@ -129,7 +129,7 @@ def test_the_same_seed_sends_the_same_prompts_in_the_same_order(
     assert orders[0] == orders[1] != orders[2]
 
 
-def told_apart(name: str) -> str:
+def distinguishing_part(name: str) -> str:
     """What a scenario says to Locust and the engine, without what only tables show."""
     scenario = load_scenario(scenario_file(name)).model_dump(mode="json", exclude={"scenario", "model", "deployment"})
     for label in ("name", "label", "base_url"):
@@ -138,7 +138,7 @@ def told_apart(name: str) -> str:
 
 
 DISTINCT = sorted(
-    {told_apart(name): name for name in [*reversed(shipped_cells()), *reversed(shipped_scenarios())]}.values()
+    {distinguishing_part(name): name for name in [*reversed(shipped_cells()), *reversed(shipped_scenarios())]}.values()
 )
 """One of each kind: most cells of the reference suite differ in their names alone."""
 
@@ -282,7 +282,7 @@ def test_users_that_are_set_are_the_users_that_send(
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
-def test_gates_decide_the_exit_code_and_are_told_to_people_and_ci_systems(
+def test_gates_decide_the_exit_code_and_are_reported_to_people_and_ci_systems(
     engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path, processes: list[str]
 ) -> None:
     gates = '[gates]\nobjectives = ["ttft_s p95 < 5", "requests_per_min >= 1e9", "schedule_lag_s p99 < 1"]'

@@ -39,7 +39,7 @@ ROUTES = (
 
 @dataclass
 class Served:
-    """A Locust process with its web UI, and one who asks it."""
+    """A Locust process with its web UI, and a client of it."""
 
     root: str
     opener: OpenerDirector
@@ -73,7 +73,7 @@ class Served:
 def until(true: Callable[[], Any], timeout_s: float = 20.0) -> Any:
     end = time.monotonic() + timeout_s
     while not (found := true()):
-        assert time.monotonic() < end, "it did not come to be"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.1)
     return found
 
@@ -123,9 +123,7 @@ class TestRoutes:
         assert served.status("llm/download/requests.csv") == 404
         assert "<script" in served.get("llm")
 
-    def test_what_is_shown_and_fetched_is_what_the_run_folder_holds(
-        self, serve: Callable[..., Served], locust: Any
-    ) -> None:
+    def test_pages_and_downloads_agree_with_the_run_folder(self, serve: Callable[..., Served], locust: Any) -> None:
         served = serve()
         assert served.swarm(users=2)["success"]
         until(lambda: len(served.json("llm/points")["points"]) >= 3)
@@ -166,7 +164,7 @@ class TestRoutes:
         assert "http://127.0.0.1:9" in nobody["message"]
         assert not locust.out.exists()
 
-    def test_everything_stands_under_the_base_path(self, serve: Callable[..., Served]) -> None:
+    def test_every_page_is_under_the_base_path(self, serve: Callable[..., Served]) -> None:
         served = serve(base="/load")
 
         assert "./llm/assets/tab.js" in served.get("")
@@ -176,7 +174,7 @@ class TestRoutes:
 
 
 class TestLogin:
-    def test_whoever_has_not_logged_in_gets_no_data(self, serve: Callable[..., Served]) -> None:
+    def test_without_a_login_there_is_no_data(self, serve: Callable[..., Served]) -> None:
         served = serve("--web-login", env={"LLMLOAD_WEB_PASSWORD": PASSWORD})
         assert 'src="./assets/' in served.get(""), "the login page"
 
@@ -257,7 +255,7 @@ class Page:
         field.send_keys("\ue009a\ue000", text)  # Ctrl-A, release
 
     def open(self, label: str, within: str = "") -> None:
-        """Unfold a part of a form; what unfolds moves, so wait until it stands."""
+        """Unfold a part of a form, and wait until it no longer moves."""
         phase = f"{within}.MuiAccordionSummary-root"
         found = [each for each in self.browser.find_elements("css selector", phase) if each.text == label]
         found[0].click()

@@ -55,7 +55,7 @@ def test_each_start_from_the_form_is_a_run_with_a_folder(
         assert requests["started"] == requests["completed"] > 0
 
 
-def test_only_this_machine_is_served_unless_told(engine: Any, locust: Any, write_scenario: Callable[..., Path]) -> None:
+def test_by_default_only_this_machine_is_served(engine: Any, locust: Any, write_scenario: Callable[..., Path]) -> None:
     port = free_port()
     scenario = write_scenario(engine(**FIXED).url, "users = 1\nrequests = 1")
     process = locust.start("--config", str(scenario), "--web-port", str(port))
