@@ -85,7 +85,6 @@ ALIKE: Final[Mapping[str, Callable[[FinishedRun], dict[str, Any]]]] = {
 }
 """What two runs must have in common, each under the name that `--allow` takes."""
 INVALID_RUN: Final = "invalid"
-SEARCH: Final = "capacity"
 ENGINE: Final = "engine"
 ALLOWABLE: Final = (*ALIKE, ENGINE, INVALID_RUN)
 SAME_PROMPTS: Final = ("data", "prompts")
@@ -127,7 +126,7 @@ def _differences(base: Sequence[FinishedRun], cand: Sequence[FinishedRun]) -> It
             if run.engine != side[0].engine:
                 yield ENGINE, f"{ENGINE}: {side[0].engine} and {run.engine} on one side ({side[0].name}, {run.name})"
     for run in [*base, *cand]:
-        if run.summary.load.kind == SEARCH:
+        if run.summary.load.measures_steps:
             yield "load", f"load: {run.name} searched for a capacity, so its figures are of many loads"
         if run.summary.verdict.level is Level.INVALID:
             reasons = "; ".join(r.text for r in run.summary.verdict.reasons if r.level is Level.INVALID)

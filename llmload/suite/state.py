@@ -204,8 +204,7 @@ def time_left_s(plan: SuitePlan, state: SuiteState, pending: Collection[str], ru
 def _expected_s(cell: Cell, took: Mapping[str, list[float]]) -> float | None:
     if cell.protocol in took:
         return median(took[cell.protocol])
-    planned = cell.scenario.load.duration_s
-    return float(planned) if planned is not None else None
+    return cell.scenario.load.ends_after_s
 
 
 def _since_s(state: SuiteState, cell: Cell) -> float:
