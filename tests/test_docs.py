@@ -29,6 +29,7 @@ ELSEWHERE = {
     "llmload run capacity": "tests/loadgen/test_capacity.py: a search takes a minute",
     "llmload run demo-capacity": "the same",
     "locust --config scenarios/demo-capacity.toml": "the same",
+    "locust --config scenarios/demo-spike.toml": "tests/loadgen/test_spike.py: it is not cut to less than a period",
     "llmload vram": "tests/sizing runs every example of that room",
     "llmload engine simulate": "tests/simulator",
     "llmload prompts": "tests/prompts",

@@ -92,6 +92,18 @@ OVERRIDES: Final = (
         help="Requests per second in an open loop; may be changed during the run",
     ),
     OptionOverride(
+        option="--base-rate", keys=("load.base_rate_per_s",), help="Requests per second of a spike, between its bursts"
+    ),
+    OptionOverride(
+        option="--burst-rate", keys=("load.burst_rate_per_s",), help="Requests per second of a spike, in its bursts"
+    ),
+    OptionOverride(
+        option="--burst", keys=("load.burst_s",), help="How long a burst lasts, at the end of a period", metavar="S"
+    ),
+    OptionOverride(
+        option="--period", keys=("load.period_s",), help="How long base and burst of a spike take together", metavar="S"
+    ),
+    OptionOverride(
         option="--arrivals",
         keys=("load.arrivals",),
         help="Arrival process of an open loop",

@@ -12,7 +12,7 @@ from typing import Final
 
 from llmload.metrics.totals import RunTotals, Window
 from llmload.scenario.load_protocol import Load
-from llmload.scenario.loads import Capacity, Staged
+from llmload.scenario.loads import Capacity, Spike, Staged
 from llmload.units import NS_PER_S
 
 FOREVER_NS: Final = 2**63 - 1
@@ -136,7 +136,7 @@ class PhaseTimeline(ABC):
     # Phases that begin when the master says so
 
     begun_by_master: bool = False
-    """Whether the master begins each phase, as it also changes the users; otherwise this process's own clock does."""
+    """Whether the master begins the first phase, once all users run, and each later one that `begin` knows."""
 
     def begin(self, index: int) -> None:  # noqa: B027 - for timelines that a master moves on; so are the next two
         """Begin the phase at an index now, unless it has begun."""
@@ -263,6 +263,87 @@ class StageTimeline(PhaseTimeline):
         return round(self.load.stages[index].duration_s * NS_PER_S)
 
 
+class SpikeTimeline(PhaseTimeline):
+    """
+    Base and burst by turns: even indices are base, odd ones are burst.
+
+    The first period begins when the master says so, once all processes send; until then all is base, and nothing is
+    measured. The rest is by this process's own clock.
+    """
+
+    begun_by_master = True
+
+    def __init__(self, load: Spike, start_ns: int) -> None:
+        super().__init__(start_ns)
+        self._load = load
+        self._phases = (
+            Phase(name="base", rate_per_s=load.base_rate_per_s),
+            Phase(name="burst", rate_per_s=load.burst_rate_per_s),
+        )
+        self._period_ns, burst_ns = round(load.period_s * NS_PER_S), round(load.burst_s * NS_PER_S)
+        self._base_ns = self._period_ns - burst_ns
+        self._first_ns, self._begun = start_ns, False
+
+    def restart_first(self) -> None:
+        """Begin the first period now."""
+        self._first_ns, self._begun = time.monotonic_ns(), True
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Base and burst."""
+        return list(self._phases)
+
+    def index_at(self, moment_ns: int) -> int:
+        """Return the index of the phase that a moment lies in."""
+        if not self._begun:
+            return 0
+        periods, since_ns = divmod(max(0, moment_ns - self._first_ns), self._period_ns)
+        return 2 * periods + (since_ns >= self._base_ns)
+
+    @property
+    def index(self) -> int:
+        """The index of the current phase, or of the last one."""
+        return self.index_at(self._end_ns or time.monotonic_ns())
+
+    def name_of(self, index: int) -> str:
+        """Return base or burst."""
+        return self._phases[index % 2].name
+
+    def begin_ns(self, index: int) -> int:
+        """Return when the phase at an index begins, as far as is known before the first period has begun."""
+        return self._first_ns + index // 2 * self._period_ns + index % 2 * self._base_ns
+
+    def window(self, index: int) -> Window:
+        """Return the window of the phase at an index: all of it after the warm-up and before the end."""
+        if not self._begun:
+            return Window(start_ns=None)
+        warm_ns = self._first_ns + round(self._load.warmup_s * NS_PER_S)
+        from_ns, to_ns = max(self.begin_ns(index), warm_ns), self.begin_ns(index + 1)
+        if self._end_ns is not None:
+            to_ns = min(to_ns, self._end_ns)
+        return Window(start_ns=from_ns, end_ns=to_ns) if from_ns < to_ns else Window(start_ns=None)
+
+    def spans(self) -> list[PhaseSpan]:
+        """Return every base and burst of the run, those to come too, so that a run that crashes has them."""
+        planned_end_ns = self._first_ns + round(self._load.duration_s * NS_PER_S)
+        last = self.index_at((self._end_ns or planned_end_ns) - 1)
+        return [
+            PhaseSpan(phase=self._phases[index % 2], begin_ns=self.begin_ns(index), window=self.window(index))
+            for index in range(last + 1)
+        ]
+
+    @property
+    def rate_per_s(self) -> float:
+        """The rate of this moment."""
+        return self.rate_at(time.monotonic_ns())[0]
+
+    def rate_at(self, moment_ns: int) -> tuple[float, int]:
+        """Return the rate at a moment, and when base or burst ends."""
+        index = self.index_at(moment_ns)
+        until_ns = self.begin_ns(index + 1) if self._begun else FOREVER_NS
+        return self._phases[index % 2].rate_per_s or 0.0, until_ns
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCommand:
     """
@@ -354,6 +435,8 @@ def timeline_of(load: Load, start_ns: int) -> PhaseTimeline | None:
     match load:
         case Staged():
             return StageTimeline(load, start_ns)
+        case Spike():
+            return SpikeTimeline(load, start_ns)
         case Capacity():
             return StepTimeline(load, start_ns)
         case _:

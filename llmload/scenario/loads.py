@@ -1,4 +1,4 @@
-"""The load types of a scenario: closed loop, open loop, replay of a trace, stages, the search for a capacity."""
+"""The load types of a scenario: closed loop, open loop, spike, replay of a trace, stages, the search for a capacity."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -107,6 +107,61 @@ class OpenLoop(Arrivals, Bounded):
     def brief(self) -> str:
         """The load in few words."""
         return f"{self.rate_per_s:g} requests/s"
+
+
+class Spike(Arrivals):
+    """An open loop at a base rate, with a burst at the end of each period; base and burst are measured apart."""
+
+    kind: Literal["spike"]
+    base_rate_per_s: Positive
+    """Requests a second over all workers, between the bursts."""
+    burst_rate_per_s: Positive
+    """Requests a second over all workers, in a burst."""
+    burst_s: Positive
+    """How long a burst lasts: the last part of each period."""
+    period_s: Positive
+    """How long base and burst take together; the first period begins with the run."""
+    duration_s: Positive
+    """The run ends this long after its start, warm-up included."""
+
+    @model_validator(mode="after")
+    def _has_bursts(self) -> Self:
+        if self.burst_s >= self.period_s:
+            raise ValueError(
+                f"burst_s = {self.burst_s:g} leaves no time at the base rate in period_s = {self.period_s:g}"
+            )
+        if self.burst_rate_per_s <= self.base_rate_per_s:
+            raise ValueError(
+                f"burst_rate_per_s = {self.burst_rate_per_s:g} is not above base_rate_per_s = {self.base_rate_per_s:g}"
+            )
+        if self.warmup_s + self.period_s > self.duration_s:
+            raise ValueError(
+                f"duration_s = {self.duration_s:g} leaves no whole period of {self.period_s:g} s "
+                f"after warmup_s = {self.warmup_s:g}"
+            )
+        return self
+
+    @property
+    def is_open_loop(self) -> bool:
+        """Requests are sent when they are due."""
+        return True
+
+    @property
+    def ends_after_s(self) -> float:
+        """How long it lasts."""
+        return self.duration_s
+
+    @property
+    def text(self) -> str:
+        """The load in words."""
+        return (
+            f"{self.brief} for {self.burst_s:g} s every {self.period_s:g} s in an open loop, {self.arrivals} arrivals"
+        )
+
+    @property
+    def brief(self) -> str:
+        """The load in few words."""
+        return f"{self.base_rate_per_s:g} requests/s with bursts of {self.burst_rate_per_s:g}"
 
 
 class Replay(Bounded):
@@ -398,7 +453,7 @@ class Capacity(Arrivals):
             raise ValueError("load.kind = 'capacity' needs prompts.repeat = true: a search may need any number of them")
 
 
-AnyLoad = Annotated[ClosedLoop | OpenLoop | Replay | Staged | Capacity, Field(discriminator="kind")]
+AnyLoad = Annotated[ClosedLoop | OpenLoop | Spike | Replay | Staged | Capacity, Field(discriminator="kind")]
 LOADS: Final[Mapping[str, type[Load]]] = {
     get_args(load.model_fields["kind"].annotation)[0]: load for load in get_args(get_args(AnyLoad)[0])
 }

@@ -14,6 +14,7 @@ from llmload.scenario.loads import OpenLoop
 OPEN = 'kind = "open_loop"\nrate_per_s = 2.5\narrivals = "gamma"\ncv = 2\nduration_s = 30\nwarmup_s = 2'
 CLOSED = 'kind = "closed_loop"\nusers = 4\nrequests = 40\nthink_time_s = 0.5'
 STAGED = 'kind = "staged"\nstages = [{rate_per_s = 2, duration_s = 5}, {rate_per_s = 4, duration_s = 5}]'
+SPIKE = 'kind = "spike"\nbase_rate_per_s = 2\nburst_rate_per_s = 9\nburst_s = 3\nperiod_s = 10\nduration_s = 60'
 REPLAY = 'kind = "replay"\ntrace = "trace.csv"'
 
 
@@ -71,18 +72,25 @@ def test_the_form_begins_with_the_scenarios_values(scenario: Any) -> None:
 
 
 def test_only_what_the_load_has_is_in_the_form(scenario: Any) -> None:
-    closed, staged, replay = (shown(scenario(load)) for load in (CLOSED, STAGED, REPLAY))
+    closed, staged, replay, spike = (shown(scenario(load)) for load in (CLOSED, STAGED, REPLAY, SPIKE))
 
     assert closed["think_time"] == "0.5"
     assert not {"rate", "arrivals", "cv", "speed", "max_in_flight"} & closed.keys()
     assert not {"rate", "requests"} & staged.keys()
     assert replay["speed"] == "1"
-    assert {name for fields in (closed, staged, replay, shown(scenario(OPEN))) for name in fields} == {
+    assert {name: spike[name] for name in ("base_rate", "burst_rate", "burst", "period")} == {
+        "base_rate": "2",
+        "burst_rate": "9",
+        "burst": "3",
+        "period": "10",
+    }
+    assert not {"rate", "requests", "think_time"} & spike.keys()
+    assert {name for fields in (closed, staged, replay, spike, shown(scenario(OPEN))) for name in fields} == {
         override.dest for override in OVERRIDES
     }, "each option fits some load"
 
 
-@pytest.mark.parametrize("load", [OPEN, CLOSED, STAGED, REPLAY])
+@pytest.mark.parametrize("load", [OPEN, CLOSED, STAGED, REPLAY, SPIKE])
 def test_an_untouched_form_changes_nothing(scenario: Any, load: str) -> None:
     written = scenario(load)
 

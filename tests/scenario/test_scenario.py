@@ -86,7 +86,7 @@ def test_a_scenario_with_defaults_sends_only_what_it_sets(tmp_path: Path) -> Non
         (('[model]\nname = "m"', ""), "x.toml: model: is missing"),
         (
             ("closed_loop", "open_lop"),
-            "input should be 'closed_loop', 'open_loop', 'replay', 'staged', 'capacity', got 'open_lop'",
+            "input should be 'closed_loop', 'open_loop', 'spike', 'replay', 'staged', 'capacity', got 'open_lop'",
         ),
         (("[load]", "[slo]\nttft_s = 1\n[request]\nstream = false\n[load]"), "not measurable with request.stream"),
         (("[load]", "[request]\nignore_eos = true\n[load]"), "ignore_eos = true never ends without max_tokens"),
@@ -107,6 +107,12 @@ def test_what_is_wrong_is_named_with_file_key_and_value(tmp_path: Path, change: 
     assert says in complaint(tmp_path, GOOD.replace(*change, 1))
 
 
+SPIKE = """kind = 'spike'
+base_rate_per_s = 2
+burst_rate_per_s = 9
+burst_s = 4
+duration_s = 20
+warmup_s = 1"""
 CLOSED = """kind = "closed_loop"
 users = 4
 requests = 8
@@ -120,6 +126,15 @@ requests = 8
         ("kind = 'open_loop'\nrate_per_s = 1\nduration_s = 5\nmax_inflight = 2", "did you mean max_in_flight?"),
         ("kind = 'open_loop'\nrate_per_s = 1\nduration_s = 5\ncv = 2", "cv = 2 belongs to arrivals = 'gamma'"),
         ("kind = 'open_loop'\nrate_per_s = 1", "load: needs requests or duration_s"),
+        (SPIKE, "load.period_s: is missing"),
+        (f"{SPIKE}\nperiod_s = 4", "burst_s = 4 leaves no time at the base rate in period_s = 4"),
+        (f"{SPIKE}\nperiod_s = 20", "duration_s = 20 leaves no whole period of 20 s after warmup_s = 1"),
+        (
+            f"{SPIKE}\nperiod_s = 9".replace("= 9\nburst_s", "= 2\nburst_s"),
+            "burst_rate_per_s = 2 is not above base_rate_per_s = 2",
+        ),
+        (f"{SPIKE}\nperiod_s = 9\ncv = 2", "cv = 2 belongs to arrivals = 'gamma'"),
+        (f"{SPIKE}\nperiod_s = 9\nrequests = 2", "load.requests: unknown key"),
         ("kind = 'staged'\nstages = []", "load.stages: list should have at least 1 item"),
         ("kind = 'staged'\nstages = [{users = 1, rate_per_s = 1, duration_s = 1}]", "either users or rate_per_s"),
         (
