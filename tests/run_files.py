@@ -11,7 +11,8 @@ from llmload.prompts.workload import PromptPlan
 from llmload.prompts.workload import load as load_prompts
 from llmload.runs.build_summary import DISTRIBUTIONS, RunOutcome, build_summary
 from llmload.runs.manifest import Manifest
-from llmload.runs.summary import CapacityResult, CostSummary, EngineMetrics, GpuMetrics, StageSummary, Summary
+from llmload.runs.summary import StageSummary, Summary
+from llmload.runs.summary_parts import CapacityResult, CostSummary, EngineMetrics, GpuMetrics
 from llmload.scenario import Scenario
 
 NOTHING = dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "max"), 0.0) | {"count": 1}

@@ -9,7 +9,7 @@ from llmload.capacity.search import CapacitySearch, knee
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals
 from llmload.runs.build_summary import figures
-from llmload.runs.summary import CapacityResult, CurvePoint, Interval, ObjectiveResult
+from llmload.runs.summary_parts import CapacityResult, CurvePoint, Interval, ObjectiveResult
 from llmload.scenario.loads import Capacity
 from llmload.units import S_PER_MIN
 

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmload.formatting import number
-from llmload.runs.summary import CapacityResult, CurvePoint, Distribution, Interval
+from llmload.runs.summary_parts import CapacityResult, CurvePoint, Distribution, Interval
 from llmload.units import MS_PER_S
 
 PASSED: Final = {True: "passes", False: "fails"}

@@ -15,7 +15,7 @@ from llmload.capacity.search import CapacitySearch, NextStep, StepOutcome
 from llmload.loadgen.phases import PhaseTimeline, StepCommand, StepTimeline
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals, Window
-from llmload.runs.summary import CapacityResult
+from llmload.runs.summary_parts import CapacityResult
 from llmload.scenario import Scenario
 from llmload.scenario.loads import Capacity
 from llmload.stats.histogram import Histogram

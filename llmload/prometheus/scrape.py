@@ -17,7 +17,7 @@ from llmload.errors import ConfigError
 from llmload.http_get import http_get, ssl_context
 from llmload.metrics.totals import RunTotals
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS
-from llmload.runs.summary import EngineMetrics, GpuMetrics
+from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
 from llmload.scenario.sections import Monitor
 from llmload.units import GIB, MIB_PER_GIB, MJ_PER_J
 

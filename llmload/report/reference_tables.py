@@ -8,7 +8,7 @@ from typing import Final
 from llmload.formatting import bold, markdown_table
 from llmload.metrics.validity import Verdict
 from llmload.runs.folder import RunFolder
-from llmload.runs.summary import BandwidthUse
+from llmload.runs.summary_parts import BandwidthUse
 
 FIRST_COLUMNS: Final = ("Transformers", "vLLM", "TGI")
 SPEED, THROUGHPUT = "speed", "throughput"

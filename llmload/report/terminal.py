@@ -10,7 +10,8 @@ from rich.text import Text
 from llmload.capacity.text import capacity_report
 from llmload.formatting import UNKNOWN, amount, milliseconds, number, percent
 from llmload.runs.cost import cost_rows
-from llmload.runs.summary import EngineMetrics, GpuMetrics, Summary
+from llmload.runs.summary import Summary
+from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
 from llmload.units import GB, MS_PER_S
 
 PLAIN_WIDTH: Final = 120

@@ -11,18 +11,15 @@ from llmload.runs.cost import cost_of
 from llmload.runs.plausibility import bandwidth_use
 from llmload.runs.summary import (
     SCHEMA_VERSION,
-    CapacityResult,
-    Distribution,
-    EngineMetrics,
     Figures,
     GateResult,
-    GpuMetrics,
     IncludingFailures,
     PercentilesWithFailures,
     RequestCounts,
     StageSummary,
     Summary,
 )
+from llmload.runs.summary_parts import CapacityResult, Distribution, EngineMetrics, GpuMetrics
 from llmload.scenario import Scenario
 from llmload.stats.histogram import Histogram
 from llmload.units import S_PER_MIN

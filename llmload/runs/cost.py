@@ -4,7 +4,7 @@ from typing import Final
 
 from llmload.formatting import significant
 from llmload.metrics.totals import RunTotals
-from llmload.runs.summary import CostByTime, CostByTokens, CostShares, CostSummary, EnergyCost
+from llmload.runs.summary_parts import CostByTime, CostByTokens, CostShares, CostSummary, EnergyCost
 from llmload.scenario import Scenario
 from llmload.units import J_PER_KWH, S_PER_H
 

@@ -28,8 +28,9 @@ from llmload.record import (
     TokenSource,
     stamps_of,
 )
-from llmload.runs import manifest, summary
+from llmload.runs.manifest import SCHEMA_VERSION as MANIFEST_VERSION
 from llmload.runs.manifest import Manifest
+from llmload.runs.summary import SCHEMA_VERSION as SUMMARY_VERSION
 from llmload.runs.summary import Summary
 from llmload.units import NS_PER_S
 
@@ -106,11 +107,11 @@ class RunFolder:
 
     def summary(self) -> Summary:
         """Return the summary; RunFolderError where it is missing, broken, or of another schema version."""
-        return self._validated(SUMMARY, Summary, summary.SCHEMA_VERSION)
+        return self._validated(SUMMARY, Summary, SUMMARY_VERSION)
 
     def manifest(self) -> Manifest:
         """Return the manifest; RunFolderError where it is missing, broken, or of another schema version."""
-        return self._validated(MANIFEST, Manifest, manifest.SCHEMA_VERSION)
+        return self._validated(MANIFEST, Manifest, MANIFEST_VERSION)
 
     def _validated(self, name: str, model: type[Contract], reads: int) -> Contract:
         content, target = self.read(name), self.path / name

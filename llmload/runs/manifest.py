@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Self
 from llmload.prompts.queue import ADDED_CHARS
 from llmload.prompts.workload import Workload
 from llmload.record import METRICS_VERSION
-from llmload.runs.summary import Part, PerSecond, UnixSeconds
+from llmload.runs.summary_parts import Part, PerSecond, UnixSeconds
 from llmload.scenario import Scenario
 
 SCHEMA_VERSION: Final = 1

@@ -3,7 +3,7 @@
 from typing import Final
 
 from llmload.errors import ConfigError
-from llmload.runs.summary import BandwidthUse
+from llmload.runs.summary_parts import BandwidthUse
 from llmload.scenario import Scenario
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.catalogue import load_model

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from llmload.runs.manifest import Manifest
-from llmload.runs.summary import Distribution, Figures, Summary
+from llmload.runs.summary import Figures, Summary
+from llmload.runs.summary_parts import Distribution
 from llmload.scenario.sections import Table
 
 SCHEMAS: Final = Path(__file__).with_name("schemas")

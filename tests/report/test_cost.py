@@ -13,7 +13,7 @@ from llmload.metrics.totals import RunTotals, Window
 from llmload.record import Outcome, RequestRecord, Slo, TokenSource
 from llmload.runs import cost as costs
 from llmload.runs.cost import cost_rows
-from llmload.runs.summary import CostSummary
+from llmload.runs.summary_parts import CostSummary
 from llmload.scenario import Scenario, load_scenario
 from llmload.units import NS_PER_S
 

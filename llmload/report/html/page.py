@@ -26,7 +26,8 @@ from llmload.report.markdown import groups
 from llmload.report.terminal import COLUMNS, LATENCIES
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import LoadedRun, load_run
-from llmload.runs.summary import CapacityResult, Distribution, Summary
+from llmload.runs.summary import Summary
+from llmload.runs.summary_parts import CapacityResult, Distribution
 
 ADVICE: Final = {
     "VALID": "Every check passed.",
