@@ -82,7 +82,7 @@ def compare(
         [run.sample() for run in cand],
         paired=same_prompts(base, cand),
         thresholds=asked.thresholds,
-        asked_for=asked.asked_for,
+        required=asked.required,
         metrics=asked.metrics,
     )
     _show(comparison, base, cand, notes, as_json=as_json, junit=junit, markdown=markdown)

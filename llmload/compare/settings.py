@@ -1,4 +1,4 @@
-"""How much worse a candidate may be: `[compare]` of a scenario or a pyproject, and what the command line says."""
+"""How much worse a candidate may be, from `[compare]` of a scenario or a pyproject and from the command line."""
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ from llmload.scenario.sections import Compare
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRequest:
-    """What a comparison was asked for: metrics, thresholds by metric, metrics that were named, what may differ."""
+    """The metrics to judge, thresholds by metric, metrics that must be judged, and what may differ."""
 
     metrics: tuple[Metric, ...]
     thresholds: Mapping[str, float]
-    asked_for: frozenset[str]
+    required: frozenset[str]
     allow: tuple[str, ...]
 
 
@@ -30,26 +30,26 @@ def read_comparison_request(
     allow: Sequence[str],
 ) -> ComparisonRequest:
     """
-    Return what is asked for: by the candidate's own scenario, over it by the file, over that by the command line.
+    Merge the candidate's own scenario, the file and the command line; the later ones win.
 
-    ConfigError names whatever of it is wrong.
+    ConfigError names the key or option that is wrong.
     """
     tables = [recorded] + ([] if config is None else [_table_of(config)])
     limits: dict[str, float] = {}
-    asked_for: set[str] = set()
+    required: set[str] = set()
     for key, value in (*(pair for table in tables for pair in _general_first(table.thresholds)), *_parsed(options)):
         names = metrics_named(key)
         limits |= dict.fromkeys(names, value)
-        asked_for |= set(names) if len(names) == 1 else set()
+        required |= set(names) if len(names) == 1 else set()
     for key in only:
         _known("--only", key)
     alone = list(only) or next((table.only for table in reversed(tables) if table.only), [])
     named = {name for key in alone for name in metrics_named(key)}
-    asked_for |= {name for key in alone for name in metrics_named(key) if len(metrics_named(key)) == 1}
+    required |= {name for key in alone for name in metrics_named(key) if len(metrics_named(key)) == 1}
     return ComparisonRequest(
         metrics=tuple(metric for metric in METRICS if not named or metric.name in named),
         thresholds=limits,
-        asked_for=frozenset(asked_for),
+        required=frozenset(required),
         allow=tuple(dict.fromkeys([*(key for table in tables for key in table.allow), *allow])),
     )
 
@@ -62,7 +62,7 @@ def _known(option: str, key: str) -> None:
 
 
 def _general_first(thresholds: Mapping[str, float]) -> list[tuple[str, float]]:
-    """In a table, order says nothing: what names more metrics comes first, so that what names one stands."""
+    """A table has no order: keys that name more metrics come first, so that those that name one win."""
     return sorted(thresholds.items(), key=lambda pair: -len(metrics_named(pair[0])))
 
 

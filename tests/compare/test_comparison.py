@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from llmload.compare import comparison
-from llmload.compare import sample as resampling
 from llmload.compare import sample as sample_module
 from llmload.compare.comparison import ERROR_RATE, Comparison, Finding, Outcome, compare, figure_of
-from llmload.compare.sample import Blocks, RunSample, quantile_of, rates_of
+from llmload.compare.sample import RunSample, blocks_over, rates_of
 from llmload.metrics.compared import METRICS, Metric
+from llmload.stats import bootstrap
+from llmload.stats.bootstrap import Blocks
 
 MEANS = tuple(metric for metric in METRICS if metric.statistic == "mean" and not metric.higher_is_better)
 NO_WORSE = {metric.name: 0.0 for metric in METRICS}
@@ -21,9 +22,8 @@ NO_WORSE = {metric.name: 0.0 for metric in METRICS}
 
 @pytest.fixture(autouse=True)
 def few_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as these tests can tell from more: hundreds of comparisons are made."""
-    for module in (comparison, resampling):
-        monkeypatch.setattr(module, "REPLICATES", 1000)
+    """Hundreds of comparisons are made, and more replicates would not change what they show."""
+    monkeypatch.setattr(bootstrap, "REPLICATES", 1000)
 
 
 def line(time_s: float, e2e_s: float = 1.0, **changes: Any) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def metric(name: str) -> Metric:
 
 
 def most_by_chance(of: int, rate: float) -> int:
-    """So many of `of` come by chance at that rate in all but one of ten thousand test runs."""
+    """The most of `of` that come by chance at that rate, in all but one of ten thousand test runs."""
     share, count = 0.0, 0
     while (share := share + math.comb(of, count) * rate**count * (1 - rate) ** (of - count)) < 0.9999:
         count += 1
@@ -128,7 +128,7 @@ def test_a_run_compared_with_itself_has_not_changed() -> None:
     assert compared.outcome is Outcome.PASS
 
 
-def test_a_slowdown_is_measured_and_fails_what_it_spoils() -> None:
+def test_a_slowdown_is_measured_and_fails_its_metrics() -> None:
     rng = np.random.default_rng(2)
 
     compared = compare([run(rng)], [run(rng, slowness=1.1)], paired=True)
@@ -143,7 +143,7 @@ def test_a_slowdown_is_measured_and_fails_what_it_spoils() -> None:
     assert compared.outcome is Outcome.FAIL
 
 
-def test_getting_better_is_no_failure() -> None:
+def test_an_improvement_passes() -> None:
     rng = np.random.default_rng(3)
 
     assert compare([run(rng)], [run(rng, slowness=0.9)], paired=True).outcome is Outcome.PASS
@@ -158,7 +158,7 @@ def test_a_change_near_the_threshold_is_left_undecided() -> None:
     assert compared.outcome is Outcome.INCONCLUSIVE
 
 
-def test_the_same_prompts_take_out_what_prompts_differ_in() -> None:
+def test_pairing_by_prompt_narrows_the_interval() -> None:
     rng = np.random.default_rng(5)
     base, cand = run(rng), run(rng)
 
@@ -173,7 +173,7 @@ def test_the_same_prompts_take_out_what_prompts_differ_in() -> None:
 
 
 @pytest.mark.parametrize("wander", [0.0, 0.05], ids=["steady", "wandering"])
-def test_equal_systems_fail_no_more_often_than_promised(wander: float) -> None:
+def test_equal_systems_fail_no_more_often_than_the_error_rate(wander: float) -> None:
     rng = np.random.default_rng(6)
     pairs = [
         compare([run(rng, wander=wander)], [run(rng, wander=wander)], paired=True, thresholds=NO_WORSE, metrics=MEANS)
@@ -183,7 +183,7 @@ def test_equal_systems_fail_no_more_often_than_promised(wander: float) -> None:
     assert failures(pairs) <= most_by_chance(60, ERROR_RATE)
 
 
-def test_requests_drawn_one_by_one_would_fail_equal_systems_far_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_drawn_one_by_one_fail_equal_systems_far_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(6)
     pairs = [[[run(rng, 300, wander=0.2, memory=0.95)] for _ in "bc"] for _ in range(40)]
 
@@ -191,12 +191,14 @@ def test_requests_drawn_one_by_one_would_fail_equal_systems_far_more_often(monke
         return failures([compare(b, c, paired=True, thresholds=NO_WORSE, metrics=MEANS[:1]) for b, c in pairs])
 
     in_blocks = failing()
-    monkeypatch.setattr(Blocks, "over", lambda base, *_, **__: Blocks(length=1, first=0, count=len(base[0].gaps)))
+    monkeypatch.setattr(
+        comparison, "blocks_over", lambda base, *_, **__: Blocks.covering(np.arange(len(base[0].gaps)), 1)
+    )
 
     assert in_blocks <= most_by_chance(40, ERROR_RATE) < failing()
 
 
-def test_runs_that_differ_among_themselves_fail_no_more_often_than_promised_once_repeated() -> None:
+def test_equal_systems_whose_runs_differ_fail_no_more_often_than_the_error_rate_once_repeated() -> None:
     rng = np.random.default_rng(8)
 
     def pairs(runs: int) -> list[Comparison]:
@@ -205,7 +207,7 @@ def test_runs_that_differ_among_themselves_fail_no_more_often_than_promised_once
 
     once, repeated = pairs(1), pairs(3)
 
-    assert failures(once) > most_by_chance(40, ERROR_RATE), "a single run cannot know what the next will bring"
+    assert failures(once) > most_by_chance(40, ERROR_RATE), "one run does not show how much the next will differ"
     assert not once[0].sees_runs
     assert failures(repeated) <= most_by_chance(40, ERROR_RATE)
     assert repeated[0].sees_runs
@@ -233,7 +235,7 @@ def test_errors_are_judged_by_their_difference(failed: float, outcome: Outcome) 
         assert finding.high == pytest.approx(3 / 400, rel=0.01), "none of 400 failed, so up to 3/400 may"
 
 
-def test_errors_of_few_requests_leave_open_how_many_there_may_be() -> None:
+def test_few_requests_without_an_error_are_inconclusive() -> None:
     rng = np.random.default_rng(11)
 
     finding = found(compare([run(rng, 100)], [run(rng, 100)], paired=True), "error_share")
@@ -242,12 +244,12 @@ def test_errors_of_few_requests_leave_open_how_many_there_may_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked_for", "outcome"), [(frozenset(), Outcome.UNJUDGED), (frozenset({"ttft_s p99"}), Outcome.INCONCLUSIVE)]
+    ("required", "outcome"), [(frozenset(), Outcome.UNJUDGED), (frozenset({"ttft_s p99"}), Outcome.INCONCLUSIVE)]
 )
-def test_a_percentile_needs_values_beyond_it(asked_for: frozenset[str], outcome: Outcome) -> None:
+def test_a_percentile_needs_values_beyond_it(required: frozenset[str], outcome: Outcome) -> None:
     sample = run(np.random.default_rng(12), 400)
 
-    finding = found(compare([sample], [sample], paired=True, asked_for=asked_for), "ttft_s p99")
+    finding = found(compare([sample], [sample], paired=True, required=required), "ttft_s p99")
 
     assert finding.outcome is outcome
     assert finding.note == "400 values, needs 2000"
@@ -274,10 +276,10 @@ def test_too_few_requests_judge_nothing(requests: int) -> None:
 
 
 def length(sample: RunSample) -> int:
-    return Blocks.over([sample], [sample], paired=False).length
+    return blocks_over([sample], [sample], paired=False).length
 
 
-def test_blocks_hold_twice_what_is_in_flight_and_grow_where_neighbours_are_alike() -> None:
+def test_blocks_have_twice_the_requests_in_flight_and_grow_while_neighbours_are_correlated() -> None:
     sixteen_at_once = [line(index // 16 * 1.0, 1.0) for index in range(3200)]
     rng = np.random.default_rng(13)
 
@@ -286,11 +288,11 @@ def test_blocks_hold_twice_what_is_in_flight_and_grow_where_neighbours_are_alike
     assert length(run(rng, 2000, prompts=0.0)) < length(run(rng, 2000, prompts=0.0, wander=0.2))
 
 
-def test_a_speed_that_wanders_is_seen_beside_prompts_that_differ_far_more() -> None:
+def test_a_wandering_speed_shows_although_prompts_differ_far_more() -> None:
     rng = np.random.default_rng(16)
     base, cand = (run(rng, 1000, wander=0.05, memory=0.95) for _ in "bc")
 
-    assert Blocks.over([base], [cand], paired=True).length > Blocks.over([base], [cand], paired=False).length
+    assert blocks_over([base], [cand], paired=True).length > blocks_over([base], [cand], paired=False).length
 
 
 def test_rates_come_from_stretches_that_add_up_to_the_window() -> None:
@@ -298,21 +300,10 @@ def test_rates_come_from_stretches_that_add_up_to_the_window() -> None:
     inner = RunSample.of(
         [line(t, d - t) for t, d in zip(sample.started_s, sample.done_s, strict=True)], opened_s=20.0, window_s=200.0
     )
-    blocks = Blocks.over([inner], [inner], paired=False)
+    blocks = blocks_over([inner], [inner], paired=False)
 
     answers, tokens = rates_of(inner, blocks)
 
     assert answers.below.sum() == pytest.approx(200.0)
     assert answers.above.sum() / 200 * 60 == pytest.approx(figure_of(inner, metric("requests_per_min")))
     assert tokens.above.sum() / 200 == pytest.approx(figure_of(inner, metric("output_tokens_per_s")))
-
-
-def test_percentiles_of_replicates_are_those_of_the_requests_drawn() -> None:
-    rng = np.random.default_rng(15)
-    values, blocks = rng.lognormal(size=5000), Blocks(length=100, first=0, count=50)
-    draws = blocks.draws(rng)[:40]
-
-    redrawn = quantile_of(values, np.arange(5000), 0.9, blocks, 5000).redrawn(draws)
-
-    drawn = [np.repeat(values.reshape(50, 100), draw.astype(int), axis=0).ravel() for draw in draws]
-    assert redrawn == pytest.approx([np.quantile(each, 0.9) for each in drawn], rel=0.01)

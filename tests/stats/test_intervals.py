@@ -1,4 +1,4 @@
-"""Intervals hold the truth as often as they say, also where answers depend on each other."""
+"""Intervals contain the truth as often as their confidence says, also if answers depend on each other."""
 
 import numpy as np
 import pytest
@@ -20,10 +20,16 @@ from llmload.stats.intervals import (
 
 @pytest.mark.parametrize(
     ("confidence", "degrees", "value"),
-    [(0.95, 3, 3.182), (0.95, 5, 2.571), (0.95, 11, 2.201), (0.99, 5, 4.032), (0.99, 11, 3.106), (0.999, 11, 4.437)],
+    [
+        *((0.5, 1, 1.0), (0.95, 1, 12.706), (0.95, 2, 4.303), (0.95, 3, 3.182), (0.95, 4, 2.776), (0.95, 5, 2.571)),
+        *((0.95, 9, 2.262), (0.95, 10, 2.228), (0.95, 11, 2.201), (0.95, 30, 2.042)),
+        *((0.99, 3, 5.841), (0.99, 5, 4.032), (0.99, 11, 3.106)),
+        *((0.999, 3, 12.924), (0.999, 4, 8.610), (0.999, 11, 4.437)),
+    ],
 )
 def test_student_t_is_that_of_the_tables(confidence: float, degrees: int, value: float) -> None:
-    assert student_t(confidence, degrees) == pytest.approx(value, rel=0.01)
+    """A step of a capacity search is judged at 99.9 % with as few as 3 degrees of freedom."""
+    assert student_t(confidence, degrees) == pytest.approx(value, abs=0.0006)
 
 
 def test_z_is_that_of_the_tables() -> None:
@@ -47,7 +53,7 @@ def test_batches_add_up_to_the_whole_and_are_not_too_many(parts: list[tuple[floa
     assert sum(batch[1] for batch in batches) == pytest.approx(running[-1][1] - running[0][1], abs=1e-6)
 
 
-def test_nothing_is_known_of_nothing() -> None:
+def test_without_batches_nothing_is_known() -> None:
     assert batches_of([]) == []
     assert batches_of([(0.0, 0.0)]) == []
     assert ratio([]) is None
@@ -56,7 +62,7 @@ def test_nothing_is_known_of_nothing() -> None:
 
 
 def coverage(chain: float, trials: int = 200) -> tuple[float, float]:
-    """How often the mean's and the share's interval hold the truth, of values that remember `chain` of the last one."""
+    """How often the mean's and the share's interval contain the truth, of AR(1) values with coefficient `chain`."""
     random = np.random.default_rng(7)
     means = shares = 0
     for _ in range(trials):
@@ -78,7 +84,7 @@ def coverage(chain: float, trials: int = 200) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("chain", [0.0, 0.8])
-def test_intervals_hold_the_truth_although_answers_depend_on_each_other(chain: float) -> None:
+def test_intervals_contain_the_truth_although_answers_depend_on_each_other(chain: float) -> None:
     means, shares = coverage(chain)
 
     assert means > 0.91
