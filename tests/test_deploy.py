@@ -1,4 +1,4 @@
-"""The deployment files name what is there: paths, options of Locust, ports, and each other."""
+"""The deployment files agree with the repository and each other: paths, options of Locust, ports."""
 
 import re
 import subprocess
@@ -37,7 +37,7 @@ def argument(name: str, option: str) -> str:
     return str(found).partition("=")[2]
 
 
-def test_the_image_copies_what_is_there_and_nothing_is_kept_from_it() -> None:
+def test_the_image_copies_existing_files_that_are_not_ignored() -> None:
     lines = (ROOT / "deploy" / "Dockerfile").read_text().splitlines()
     copied = [source for line in lines if line.startswith("COPY") for source in line.split()[1:-1]]
     let_in = {
@@ -49,7 +49,7 @@ def test_the_image_copies_what_is_there_and_nothing_is_kept_from_it() -> None:
     assert set(copied) == let_in
 
 
-def test_the_scenario_of_the_cluster_is_one() -> None:
+def test_the_scenario_of_the_cluster_is_valid() -> None:
     scenario = load_scenario(KUBERNETES / "scenario.toml")
 
     environment = {each["name"] for each in pod("llmload-workers")["containers"][0]["env"]}
@@ -75,7 +75,7 @@ def test_workers_have_time_to_drain() -> None:
 
 
 @pytest.mark.parametrize("name", ["llmload-master", "llmload-workers"])
-def test_every_volume_is_there_and_the_scenario_lies_where_it_is_read(name: str) -> None:
+def test_every_volume_exists_and_the_scenario_is_at_its_path(name: str) -> None:
     spec, container = pod(name), pod(name)["containers"][0]
     mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
     volumes = {each["name"]: each for each in spec["volumes"]}

@@ -1,4 +1,4 @@
-"""The web UI as people use it: a run in a real browser from the form to the download, and what each route gives."""
+"""The web UI: a run in a real browser from the form to the download, and the answer of each route."""
 
 import csv
 import io
@@ -114,7 +114,7 @@ def serve(engine: Any, locust: Any, write_scenario: Callable[..., Path]) -> Iter
 
 
 class TestRoutes:
-    def test_before_the_first_run_nothing_is_known(self, serve: Callable[..., Served]) -> None:
+    def test_before_the_first_run_all_figures_are_empty(self, serve: Callable[..., Served]) -> None:
         served = serve()
 
         assert served.json("llm/state") == {"run_id": None, "stage": None}
@@ -152,7 +152,7 @@ class TestRoutes:
         assert {row["error_type"] for row in table} == {""}
         assert "chunk_tokens" not in table[0]
 
-    def test_a_form_that_describes_no_run_says_why(self, serve: Callable[..., Served], locust: Any) -> None:
+    def test_an_invalid_form_is_refused_with_the_reason(self, serve: Callable[..., Served], locust: Any) -> None:
         served = serve()
 
         wrong_seed, nobody = served.swarm(seed="abc"), served.swarm(host="http://127.0.0.1:9")
@@ -234,7 +234,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 class Page:
-    """What a person does with the pages."""
+    """A person's actions on the pages."""
 
     def __init__(self, browser: Any) -> None:
         self.browser = browser

@@ -1,4 +1,4 @@
-"""The dashboard is what the code builds, and every panel says what it shows, from series that exist."""
+"""The committed dashboard is up to date, and its panels and rules use series that exist."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def run(*arguments: str) -> Any:
     return CliRunner().invoke(main, ["dashboards", *arguments])
 
 
-def test_the_committed_dashboard_is_what_would_be_built_now(tmp_path: Path) -> None:
+def test_the_committed_dashboard_is_up_to_date(tmp_path: Path) -> None:
     assert run("check", "--out", str(GRAFANA / "dashboards")).exit_code == 0
     assert run("build", "--out", str(tmp_path)).exit_code == 0
     (tmp_path / "llmload.json").write_text("{}")
@@ -36,7 +36,7 @@ def test_the_committed_dashboard_is_what_would_be_built_now(tmp_path: Path) -> N
     assert (drifted.exit_code, "llmload dashboards build" in drifted.output) == (1, True)
 
 
-def test_every_panel_has_an_id_of_its_own_a_unit_a_text_and_a_place() -> None:
+def test_every_panel_has_a_unique_id_a_unit_a_text_and_a_position() -> None:
     panels = DASHBOARD["panels"]
     places = [tuple(panel["gridPos"][key] for key in "xywh") for panel in panels]
 
@@ -73,14 +73,14 @@ def test_gauges_that_are_rates_already_are_not_derived_again() -> None:
     assert not [query for query in queries if "NVLINK" in query and "rate(" in query]
 
 
-def test_dcgm_is_told_to_export_what_is_read() -> None:
+def test_dcgm_exports_every_field_that_is_read() -> None:
     lines = (GRAFANA / "dcgm" / "llmload-counters.csv").read_text().splitlines()
     fields = {line.split(",")[0] for line in lines if not line.startswith("#")}
 
     assert {name for figure in GPU for name in figure.series} <= fields
 
 
-def test_grafana_is_told_the_scrape_interval_that_prometheus_has() -> None:
+def test_grafana_has_the_scrape_interval_of_prometheus() -> None:
     source = (GRAFANA / "provisioning" / "datasources" / "prometheus.yml").read_text()
     config = (GRAFANA / "prometheus" / "prometheus.yml").read_text()
 
@@ -95,7 +95,7 @@ def test_images_are_pinned_and_nothing_listens_beyond_this_machine() -> None:
     assert "ports:" not in compose
 
 
-def test_compose_brings_up_what_is_asked_for_from_files_that_are_there() -> None:
+def test_compose_starts_each_profile_from_existing_files() -> None:
     compose = yaml.safe_load((GRAFANA / "compose.yaml").read_text())
     profiles = {name: service.get("profiles", []) for name, service in compose["services"].items()}
     mounts = [each for service in compose["services"].values() for each in service["volumes"]]

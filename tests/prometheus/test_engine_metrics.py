@@ -32,7 +32,7 @@ from llmload.scenario.sections import Monitor
 from llmload.simulator import SimulationSettings, spawn
 
 DATA = Path(__file__).with_name("data")
-"""What a vLLM and a llama.cpp served on CPU; of vLLM's, the buckets and what is Python's own are left out."""
+"""Metrics of a vLLM and a llama.cpp on CPU; vLLM's without buckets and without Python's own series."""
 TEXTS = {
     "vllm, new names": """# HELP vllm:num_requests_running r
 # TYPE vllm:num_requests_running gauge
@@ -71,7 +71,7 @@ DCGM_FI_PROF_NVLINK_TX_BYTES{gpu="0",UUID="x"} 1000000
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_each_engine_says_the_same_under_names_of_its_own(text: str) -> None:
+def test_each_engines_own_names_give_the_same_figures(text: str) -> None:
     figures = parse_figures(text, ENGINE)[""]
 
     assert (figures["running"], figures["waiting"], figures["output_tokens"]) == (3, 2, 100)
@@ -79,7 +79,7 @@ def test_each_engine_says_the_same_under_names_of_its_own(text: str) -> None:
     assert figures.get("itl_sum_s", 2.0) / figures.get("itl_count", 100.0) == 0.02
 
 
-def test_what_real_engines_served_is_read() -> None:
+def test_the_metrics_of_real_engines_are_read() -> None:
     vllm, llama = (parse_figures((DATA / f"{name}.metrics").read_text(), ENGINE)[""] for name in ("vllm", "llamacpp"))
 
     assert (vllm["prompt_tokens"], vllm["output_tokens"], vllm["ttft_count"]) == (1498, 2482, 43)
@@ -97,7 +97,7 @@ def test_counts_of_several_ranks_add_up_and_shares_do_not() -> None:
     assert parse_figures(text, ENGINE) == {"": {"running": 7, "kv_cache_usage": 0.7}}
 
 
-def test_what_no_engine_serves_is_nothing() -> None:
+def test_text_without_known_series_gives_no_figures() -> None:
     assert parse_figures("<html>not metrics</html>\nvllm:num_requests_running\n", ENGINE) == {}
 
 
@@ -162,7 +162,7 @@ def grown(tmp_path: Path, *samples: str) -> ScrapeTarget:
     return target
 
 
-def test_the_summary_lays_the_engines_means_beside_the_clients(tmp_path: Path) -> None:
+def test_the_summary_compares_the_engines_means_with_the_clients(tmp_path: Path) -> None:
     def said(tokens: int, count: int, total_s: float, running: int) -> str:
         return (
             f"vllm:generation_tokens_total {tokens}\nvllm:num_requests_running {running}\n"
@@ -188,7 +188,7 @@ def test_the_summary_lays_the_engines_means_beside_the_clients(tmp_path: Path) -
     assert [(row["running"], row["waiting"]) for row in rows] == [("0.0", ""), ("7.0", ""), ("2.0", "")]
 
 
-def test_an_engine_that_was_restarted_has_no_difference_to_show(tmp_path: Path) -> None:
+def test_a_counter_that_was_reset_has_no_increase(tmp_path: Path) -> None:
     target = grown(tmp_path, "vllm:generation_tokens_total 50\n", "vllm:generation_tokens_total 10\n")
 
     assert engine_summary([target], RunTotals()).output_tokens is None
@@ -205,7 +205,7 @@ def test_a_file_that_cannot_be_written_ends_neither_sampling_nor_run(
     assert [record.message.partition(": ")[2] for record in caplog.records] == ["No such file or directory"]
 
 
-def test_gpus_are_kept_apart_in_the_file_and_added_up_in_the_summary(tmp_path: Path) -> None:
+def test_gpus_are_separate_in_the_file_and_summed_in_the_summary(tmp_path: Path) -> None:
     target = ScrapeTarget("http://gpu/metrics", GPU, tmp_path / GPU_METRICS, by="gpu")
     for used, energy in ((512, 1000), (1024, 4000), (256, 7000)):
         time.sleep(0.1)
@@ -221,14 +221,14 @@ def test_gpus_are_kept_apart_in_the_file_and_added_up_in_the_summary(tmp_path: P
     assert summary.memory_estimate_gib is None
     sized = gpu_summary([target], RunTotals(), {"weights": 2**30, "overhead": 2**29, "kv_cache": 2**31})
     assert (sized.memory_estimate_gib, sized.memory_estimate_with_kv_cache_gib) == (3.0, 7.0)
-    assert parse_figures("DCGM_FI_DEV_FB_USED 9223372036854775794\n", GPU) == {}, "DCGM's way to say: not known"
+    assert parse_figures("DCGM_FI_DEV_FB_USED 9223372036854775794\n", GPU) == {}, "DCGM's value for: unknown"
     assert [row["part"] for row in csv.DictReader((tmp_path / GPU_METRICS).read_text().splitlines())] == [
         "0",
         "1",
     ] * 3
 
 
-def test_the_simulated_engine_is_read_and_an_absent_one_is_no_error(tmp_path: Path) -> None:
+def test_the_simulated_engine_is_read_and_an_absent_one_is_not_an_error(tmp_path: Path) -> None:
     with spawn(SimulationSettings(model="m")) as engine:
         urls = [f"{engine.url}/metrics", "http://127.0.0.1:9/metrics"]
         watch = EngineScraper(Monitor(engine_metrics_url=urls), tmp_path)
@@ -242,7 +242,7 @@ def test_the_simulated_engine_is_read_and_an_absent_one_is_no_error(tmp_path: Pa
     assert engine.running_max == 0
 
 
-def test_an_engine_behind_https_is_read_as_the_scenario_trusts_it(tmp_path: Path) -> None:
+def test_https_metrics_are_verified_as_the_scenario_says(tmp_path: Path) -> None:
     certificate, key = certificate_files()
     with served(certificate, key, b"vllm:num_requests_running 3\n") as port:
         monitor = Monitor(engine_metrics_url=[f"https://127.0.0.1:{port}/metrics"])
@@ -261,14 +261,14 @@ def test_an_engine_behind_https_is_read_as_the_scenario_trusts_it(tmp_path: Path
     assert found["default"].failed_reads == 1
 
 
-def test_a_ca_file_of_no_use_is_named(tmp_path: Path) -> None:
+def test_a_ca_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"engine\.ca_file: nowhere.pem cannot be used"):
         EngineScraper(Monitor(engine_metrics_url=["https://127.0.0.1/metrics"]), tmp_path, ca_file="nowhere.pem")
 
 
 @contextmanager
 def served(certificate: Path, key: Path, body: bytes) -> Iterator[int]:
-    """The port of a server on loopback that says this to everyone, over TLS."""
+    """The port of a server on loopback that answers every request with this body, over TLS."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

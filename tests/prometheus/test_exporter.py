@@ -1,4 +1,4 @@
-"""What a scrape shows is what the totals hold, worked out by hand."""
+"""A scrape shows the figures of the totals, as computed by hand."""
 
 import math
 import shutil
@@ -82,7 +82,7 @@ def totals() -> RunTotals:
     return counted
 
 
-def test_every_series_is_there_and_0_before_the_first_request() -> None:
+def test_every_series_exists_and_is_0_before_the_first_request() -> None:
     found = samples(scraped(Snapshot(labels=LABELS, users={"target": 0}, cpu_ratio={"local": 0.0})))
 
     absent = {"llmload_run_info", "llmload_gpu_memory_estimate_bytes"}
@@ -95,7 +95,7 @@ def test_every_series_is_there_and_0_before_the_first_request() -> None:
 
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
-def test_text_that_is_kept_from_scrape_to_scrape_is_the_librarys_own(accept: str) -> None:
+def test_cached_text_equals_the_librarys(accept: str) -> None:
     labels = {"engine": "a 100 %s \\ engine", "model": 'a "model"\r\u2028', "scenario": "line\nbreak"}
     counter = CounterMetricFamily("llmload_requests_started", "Requests sent.", labels=tuple(labels))
     gauge = GaugeMetricFamily(
@@ -118,7 +118,7 @@ def test_text_that_is_kept_from_scrape_to_scrape_is_the_librarys_own(accept: str
         assert "%%" not in text
 
 
-def test_counts_are_those_of_the_whole_run_warm_up_included() -> None:
+def test_counts_cover_the_whole_run_with_warm_up() -> None:
     found = samples(scraped(Snapshot(labels=LABELS, totals=totals(), slo=SLO)))
 
     assert found["llmload_requests_started_total", ""] == 5
@@ -144,7 +144,7 @@ def test_a_histogram_has_the_slo_limit_as_a_bound_and_exact_count_and_sum() -> N
     assert bounds == sorted(bounds)
 
 
-def test_exact_quantiles_are_the_windows_as_in_the_summary() -> None:
+def test_quantile_gauges_are_those_of_the_window_as_in_the_summary() -> None:
     counted = totals()
     found = samples(scraped(Snapshot(labels=LABELS, totals=counted, slo=SLO)))
 
@@ -173,7 +173,7 @@ def test_a_quantile_between_two_bounds_is_within_6_per_cent_of_the_summarys(spre
     assert 0.0 < worst < 0.06
 
 
-def test_the_ladder_reaches_from_a_millisecond_to_what_a_timeout_allows() -> None:
+def test_latency_bounds_reach_from_a_millisecond_to_the_longest_timeout() -> None:
     assert max(high / low for low, high in pairwise(LATENCY_S)) < 1.0513
     assert (len(LATENCY_S), LATENCY_S[0] < 0.00101, LATENCY_S[-1] > 240) == (250, True, True)
 
@@ -188,7 +188,7 @@ def test_bounds_are_those_of_the_totals_own_buckets() -> None:
     assert below == [histogram.at_most(bound) for bound in LATENCY_S]
 
 
-def test_the_slowest_requests_of_late_stand_beside_their_buckets_in_openmetrics_alone() -> None:
+def test_recent_slowest_requests_are_exemplars_of_their_buckets_in_openmetrics_only() -> None:
     counted = totals()
     counted.exemplars["ttft_s"].append(Exemplar(1e9, "r" * 120, 1.7e9))  # too long a name for OpenMetrics
     counted.exemplars["ttft_s"].append(Exemplar(0.39999, "less slow, in the same bucket", 1.7e9))
@@ -206,7 +206,7 @@ def test_the_slowest_requests_of_late_stand_beside_their_buckets_in_openmetrics_
     assert "request_id" not in scraped(snapshot)
 
 
-def test_run_verdict_and_processes_are_said_with_their_labels() -> None:
+def test_run_verdict_and_processes_have_their_labels() -> None:
     info = dict.fromkeys(INFO_LABELS, "") | {"run_id": "r1", "engine": "vLLM"}
     snapshot = Snapshot(
         labels=LABELS,
@@ -233,7 +233,7 @@ def test_run_verdict_and_processes_are_said_with_their_labels() -> None:
     assert found["llmload_run_end_timestamp_seconds", ""] == 0
 
 
-def test_openmetrics_is_answered_to_who_asks_for_it() -> None:
+def test_openmetrics_is_served_if_the_accept_header_asks_for_it() -> None:
     text = scraped(Snapshot(labels=LABELS, totals=totals()), accept="application/openmetrics-text; version=1.0.0")
 
     assert text.endswith("# EOF\n")
@@ -241,7 +241,7 @@ def test_openmetrics_is_answered_to_who_asks_for_it() -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of Debian's package prometheus")
-def test_promtool_has_nothing_to_say_against_the_names() -> None:
+def test_promtool_accepts_the_names() -> None:
     snapshot: Any = Snapshot(labels=LABELS, totals=totals(), slo=SLO, cpu_ratio={"local": 0.5})
     checked = subprocess.run(
         ["promtool", "check", "metrics"], input=scraped(snapshot), capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""Every expression of the dashboard, tried on a real Prometheus that holds a recorded run."""
+"""Every expression of the dashboard, queried from a real Prometheus with a recorded run."""
 
 import gzip
 import json

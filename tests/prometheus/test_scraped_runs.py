@@ -1,4 +1,4 @@
-"""Real runs of every mode, scraped by a real Prometheus: what it saw last is what the run folder says."""
+"""Real runs of every mode, scraped by a real Prometheus: the last scrape equals the run folder."""
 
 import json
 import os
@@ -29,7 +29,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     "web": {**FIXED},
     "starved": {**FIXED},
 }
-"""Times that are all alike, that rise with the prompt, and that rise with the load."""
+"""Constant times, times that rise with the prompt, and times that rise with the load."""
 LOADS = {
     "alone": 'kind = "closed_loop"\nusers = 4\nrequests = 120',
     "processes": 'kind = "staged"\nstages = [{ users = 2, duration_s = 3 }, { users = 6, duration_s = 3 }]',
@@ -160,7 +160,7 @@ def test_prometheus_own_quantiles_are_within_6_per_cent_of_the_summary(scraped: 
         assert said == pytest.approx(summary[key][quantile], rel=0.06), (key, quantile)
 
 
-def test_failures_and_the_engines_own_count_are_seen(scraped: Scraped) -> None:
+def test_failures_and_the_engines_own_counts_are_scraped(scraped: Scraped) -> None:
     summary = summary_in(scraped.folder / "alone")
 
     failed = scraped.last("llmload_request_errors_total", error_type="http_5xx", scenario="alone")
@@ -170,7 +170,7 @@ def test_failures_and_the_engines_own_count_are_seen(scraped: Scraped) -> None:
     assert abs(summary["engine_metrics"]["ttft_gap_s"]) < 0.5, "a busy machine's own delay, and no more"
 
 
-def test_the_slowest_request_comes_with_its_id(scraped: Scraped) -> None:
+def test_the_slowest_request_is_an_exemplar_with_its_id(scraped: Scraped) -> None:
     for mode in HEADLESS:
         told = scraped.server.exemplars(f'llmload_e2e_request_latency_seconds_bucket{{scenario="{mode}"}}')
         files = (scraped.folder / mode).glob("*/requests*.jsonl")
@@ -182,7 +182,7 @@ def test_the_slowest_request_comes_with_its_id(scraped: Scraped) -> None:
         assert by_id[slowest["labels"]["request_id"]]["e2e_s"] == pytest.approx(float(slowest["value"]))
 
 
-def test_a_generator_that_is_kept_from_running_is_told(scraped: Scraped) -> None:
+def test_a_saturated_generator_shows_in_its_series(scraped: Scraped) -> None:
     assert [alert["metric"]["scenario"] for alert in scraped.firing] == ["starved"]
 
 
@@ -191,7 +191,7 @@ def test_the_web_ui_serves_the_series_before_the_first_run(scraped: Scraped) -> 
     assert 'scenario="web"} 0.0' in scraped.before_the_first_run
 
 
-def test_a_port_that_is_taken_is_one_warning_and_not_a_failed_run(locust: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_port_in_use_is_one_warning_and_not_a_failed_run(locust: Callable[..., Any], tmp_path: Path) -> None:
     with socket.socket() as taken, spawn(SimulationSettings(model="m", **FIXED)) as engine:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -205,7 +205,7 @@ def test_a_port_that_is_taken_is_one_warning_and_not_a_failed_run(locust: Callab
     assert f"metrics are not served: 127.0.0.1:{port} Address already in use; --metrics-port takes another" in err
 
 
-def test_what_is_no_port_is_wrong_use(locust: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_invalid_port_is_wrong_use(locust: Callable[..., Any], tmp_path: Path) -> None:
     with spawn(SimulationSettings(model="m", **FIXED)) as engine:
         wrong = locust("--config", scenario(tmp_path, engine.url), "--headless", "--metrics-port", "http")
         _, err = wrong.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""The exporter's address: who may use it, and how long it stays after a run."""
+"""The metrics server: its paths, and how long it serves after a run."""
 
 import threading
 import time
@@ -33,7 +33,7 @@ def get(server: MetricsServer, path: str = "/metrics") -> str:
         return text
 
 
-def test_metrics_are_at_their_path_and_nothing_else_is_anywhere(server: MetricsServer) -> None:
+def test_metrics_are_at_their_path_and_other_paths_are_404(server: MetricsServer) -> None:
     assert "llmload_requests_total" in get(server)
     with pytest.raises(HTTPError) as refused:
         get(server, "/")
@@ -41,7 +41,7 @@ def test_metrics_are_at_their_path_and_nothing_else_is_anywhere(server: MetricsS
         assert (answer.code, b"/metrics" in answer.read()) == (404, True)
 
 
-def test_a_port_that_is_taken_is_an_os_error(server: MetricsServer) -> None:
+def test_a_port_in_use_is_an_os_error(server: MetricsServer) -> None:
     with pytest.raises(OSError, match="in use"):
         MetricsServer(wsgi_app(lambda: Snapshot(labels=LABELS)), "127.0.0.1", server.port)
 
@@ -67,7 +67,7 @@ def test_a_scrape_between_the_end_and_the_lingering_is_enough(server: MetricsSer
     assert server.linger(5.0)
 
 
-def test_lingering_ends_without_a_scrape_when_its_time_is_over(server: MetricsServer, ended: list[bool]) -> None:
+def test_lingering_without_a_scrape_ends_at_its_limit(server: MetricsServer, ended: list[bool]) -> None:
     get(server)
     ended.append(True)
 

@@ -1,4 +1,4 @@
-"""Run folders with requests whose every figure is known, for the tests of this room."""
+"""Run folders with requests whose figures are known, for the tests of reports."""
 
 import json
 import time

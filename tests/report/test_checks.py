@@ -1,4 +1,4 @@
-"""Gates held against summaries: what fails, what fails a pipeline, and how a CI system shows it."""
+"""Checks and gates of summaries: what fails, what fails a pipeline, and how a CI system shows it."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def summary(*objectives: str, **changes: Any) -> Summary:
     return content.model_copy(update={"gates": judge_gates(Gates(objectives=list(objectives)).parsed(), content)})
 
 
-def test_a_job_summary_says_what_answers_cost_and_what_was_cached() -> None:
+def test_a_job_summary_has_cost_and_cached_tokens() -> None:
     by_time = {"per_hour": 10.0, "window": 0.1, "per_1000_requests": 10.0, "per_million_output_tokens": None}
     cost = {"currency": "EUR", "by_time": by_time, "by_tokens": None, "energy": None}
     page = job_summary(summary(cost=cost, cached_token_share=0.25, prompt_salt="run"))
@@ -82,7 +82,7 @@ def test_a_failed_gate_or_a_failed_request_without_a_gate_fails_a_run(judged: Su
     assert failed(judged) is fails
 
 
-def test_a_gate_on_what_was_not_measured_fails_and_says_so() -> None:
+def test_a_gate_on_an_unmeasured_figure_fails() -> None:
     (gate,) = summary("itl_s p99 < 9").gates
 
     assert gate.model_dump() == {
@@ -107,7 +107,7 @@ def test_checks_are_the_measurement_the_requests_and_each_gate() -> None:
     assert (checks[0].text, checks[1].text) == ("INVALID: cut", "1 of 100 failed: reset 1")
 
 
-def test_junit_is_of_the_form_that_ci_systems_read(tmp_path: Path) -> None:
+def test_junit_follows_the_schema_of_ci_systems(tmp_path: Path) -> None:
     file = tmp_path / "out.xml"
     checks = [Check(name=f"a < {kind}", judgement=kind, text='<&"> é') for kind in Judgement]
 
@@ -130,7 +130,7 @@ def test_junit_is_of_the_form_that_ci_systems_read(tmp_path: Path) -> None:
     assert two.get("tests") == "1"
 
 
-def test_the_page_names_what_failed_and_escapes_what_would_break_its_tables() -> None:
+def test_the_page_names_failures_and_escapes_its_cells() -> None:
     page = job_summary(summary("ttft_s p95 < 0.4", "requests_per_min >= 30"))
 
     assert page.startswith("## llmload s: failed\n\nm|n on vLLM, 1 users in a closed loop.\n")
@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, write: Any) -
         ('"ttft_s p95 < 1"', "gates.objectives: input should be a valid list"),
     ],
 )
-def test_a_gate_that_means_nothing_is_named_before_the_run(tmp_path: Path, objectives: str, complaint: str) -> None:
+def test_an_invalid_gate_is_named_before_the_run(tmp_path: Path, objectives: str, complaint: str) -> None:
     file = tmp_path / "s.toml"
     file.write_text(
         f"""

@@ -1,4 +1,4 @@
-"""What answers cost, by hand, and what cannot be told."""
+"""The cost of answers, as computed by hand, and costs that are unknown."""
 
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def values(part: BaseModel | None) -> dict[str, Any]:
     return part.model_dump()
 
 
-def test_gpu_hours_are_shared_by_what_was_answered_in_the_window(tmp_path: Path) -> None:
+def test_gpu_hours_are_divided_by_the_answers_in_the_window(tmp_path: Path) -> None:
     """4 GPUs at 2.5 are 10 an hour; 36 s of it are 0.1, for 10 answers and 1,000 output tokens."""
     cost = known(cost_of(scenario(tmp_path, "price_per_gpu_hour = 2.5"), totals(), 36.0, None))
 
@@ -100,7 +100,7 @@ def test_tokens_cost_by_the_tariff(tmp_path: Path) -> None:
     )
 
 
-def test_energy_is_told_without_a_price_and_priced_with_one(tmp_path: Path) -> None:
+def test_energy_is_reported_without_a_price_and_priced_with_one(tmp_path: Path) -> None:
     """36,000 J are 0.01 kWh: 0.003 at 0.3."""
     energy_j = 36_000.0
     free = known(cost_of(scenario(tmp_path, ""), totals(), 36.0, energy_j))
@@ -127,7 +127,7 @@ def test_without_prices_and_energy_there_is_no_cost(tmp_path: Path) -> None:
         (totals(), None, {"window", "per_million_output_tokens", "per_1000_requests"}),
     ],
 )
-def test_what_was_not_measured_costs_nothing_that_can_be_told(
+def test_the_cost_of_unmeasured_figures_is_unknown(
     answered: RunTotals, window_s: float | None, unknown: set[str], tmp_path: Path
 ) -> None:
     cost = known(cost_of(scenario(tmp_path, "price_per_hour = 10.0"), answered, window_s, None))
@@ -136,7 +136,7 @@ def test_what_was_not_measured_costs_nothing_that_can_be_told(
     assert "n/a" in cost_rows(cost)[0][1]
 
 
-def test_a_tariff_without_a_count_of_prompt_tokens_says_nothing(tmp_path: Path) -> None:
+def test_cost_by_tokens_is_unknown_without_prompt_tokens(tmp_path: Path) -> None:
     prices = "price_per_million_input_tokens = 2.0\nprice_per_million_output_tokens = 8.0"
     cost = known(cost_of(scenario(tmp_path, prices), totals(prompt=None), 36.0, None))
 

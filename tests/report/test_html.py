@@ -1,4 +1,4 @@
-"""The page: its figures are the summary's, it says what it was built from, and nothing in it can run or load."""
+"""The page: its figures are the summary's, it names its sources, and no text from outside can run or load."""
 
 import html as entities
 import json
@@ -100,7 +100,7 @@ class TestFigures:
 
 
 class TestCharts:
-    def test_what_happened_is_drawn_when_it_happened(self, tmp_path: Path) -> None:
+    def test_events_are_drawn_at_their_time(self, tmp_path: Path) -> None:
         """Two requests of 10 tokens, 1 s each, one after the other, with chunks every 0.1 s."""
         manifest = manifest_of()
         now_ns = time.monotonic_ns()
@@ -130,7 +130,7 @@ class TestCharts:
         errors = words(page)
         assert "No request failed." in errors
 
-    def test_tokens_of_answers_without_chunk_times_are_spread_and_it_says_so(self, tmp_path: Path) -> None:
+    def test_tokens_without_chunk_times_are_spread_and_noted(self, tmp_path: Path) -> None:
         of = records(200)
         with_times = chart(page_of(write_folder(tmp_path / "a", of)), "Output tokens/s")["series"][0]
         page = page_of(write_folder(tmp_path / "b", of, with_chunks=False))
@@ -139,7 +139,7 @@ class TestCharts:
         assert sum(without["y"]) == pytest.approx(sum(with_times["y"]), rel=0.05)
         assert "Spread evenly over each answer" in words(page)
 
-    def test_an_ecdf_ends_at_all_and_passes_its_percentiles(self, run: Path) -> None:
+    def test_a_cdf_ends_at_100_per_cent_and_passes_its_percentiles(self, run: Path) -> None:
         summary, ttft = RunFolder(run).read("summary.json"), chart(page_of(run), "TTFT")
         (series,) = ttft["series"]
 
@@ -155,7 +155,7 @@ class TestCharts:
         assert {series["name"].partition(" ")[0] for series in bars} == {"reset", "http_5xx"}
         assert all(top >= below for top, below in zip(bars[0]["y"], bars[1]["y"], strict=True))
 
-    def test_a_percentile_is_not_drawn_from_too_few(self, run: Path) -> None:
+    def test_a_percentile_is_not_drawn_from_too_few_values(self, run: Path) -> None:
         few = {series["name"]: series["y"] for series in chart(page_of(run), "TTFT over time")["series"]}
 
         assert any(value is not None for value in few["p50"])
@@ -174,7 +174,7 @@ class TestCharts:
         assert against["series"][0]["x"] == [50, 130, 120]
         assert against["pointNames"] == ["s2: 2 users", "s4: 4 users", "s8: 8 users"]
 
-    def test_what_a_search_found_is_told_and_marked(self, tmp_path: Path) -> None:
+    def test_the_result_of_a_search_is_shown_and_marked(self, tmp_path: Path) -> None:
         figures = {key: {"p50": 0.1, "p95": 0.2, "p99": 0.3} for key in LATENCIES.values()}
         stages = [
             {"name": f"step-{users}", "users": users, "rate_per_s": None, "output_tokens_per_s": 9.0, **figures}
@@ -215,7 +215,7 @@ class TestCharts:
 
 
 class TestOrigins:
-    def test_a_crashed_runs_figures_are_counted_anew_and_it_says_so(self, tmp_path: Path) -> None:
+    def test_a_crashed_runs_figures_are_recomputed_and_marked(self, tmp_path: Path) -> None:
         crashed = write_folder(tmp_path / "run", records(200))
         with (crashed / "requests.jsonl").open("ab") as file:
             file.write(b'{"request_id": "cut sho')
@@ -233,7 +233,7 @@ class TestOrigins:
         assert "The folder contains no request." in text
         assert "n/a" in text
 
-    def test_requests_that_other_machines_hold_are_named_as_missing(self, tmp_path: Path) -> None:
+    def test_requests_on_other_machines_are_named_as_missing(self, tmp_path: Path) -> None:
         run = finish(write_folder(tmp_path / "run", records(100)))
         summary = json.loads((run / "summary.json").read_text())
         summary["requests"]["completed"] += 60
@@ -248,7 +248,7 @@ class TestOrigins:
 
         assert "Built from 90 requests in requests.worker-0.jsonl (30), " in words(page_of(tmp_path / "run"))
 
-    def test_a_folder_that_is_no_runs_is_refused_in_a_line(self, tmp_path: Path) -> None:
+    def test_a_folder_without_a_run_is_refused_in_one_line(self, tmp_path: Path) -> None:
         with pytest.raises(RunFolderError, match=r"manifest\.json: no such file"):
             load_run(RunFolder(tmp_path))
         (tmp_path / "manifest.json").write_text("{}")
@@ -257,7 +257,7 @@ class TestOrigins:
         ):
             load_run(RunFolder(tmp_path))
 
-    def test_a_page_that_cannot_be_written_is_refused_in_a_line(self, run: Path, tmp_path: Path) -> None:
+    def test_a_page_that_cannot_be_written_is_refused_in_one_line(self, run: Path, tmp_path: Path) -> None:
         with pytest.raises(RunFolderError, match=r"no/report\.html: cannot be written: No such file"):
             write_html(tmp_path / "no" / "report.html", [RunFolder(run)])
 
@@ -274,7 +274,7 @@ class TestSeveral:
         assert page.count('<article class="verdict') == 2
         assert "model m other" in words(page)
 
-    def test_runs_that_differ_in_nothing_are_still_told_apart(self, run: Path, tmp_path: Path) -> None:
+    def test_equal_runs_get_different_names(self, run: Path, tmp_path: Path) -> None:
         shutil.copytree(run, tmp_path / "twin")
 
         names = [series["name"] for series in chart(page_of(run, tmp_path / "twin"), "TTFT")["series"]]
@@ -343,7 +343,7 @@ class TestSafety:
             assert "<img" not in own.lower()
             assert all(series for each in embedded(page) if each for series in each["series"])
 
-    def test_the_page_names_no_address_that_it_could_load(self, run: Path) -> None:
+    def test_the_page_has_no_url_to_load(self, run: Path) -> None:
         page = page_of(run)
         outside = re.sub(r"<(script|style)\b.*?</\1>|<pre>.*?</pre>", "", page, flags=re.DOTALL)
 
@@ -353,7 +353,7 @@ class TestSafety:
             text = (PAGE / name).read_text(encoding="utf-8")
             assert not re.search(r"https?:|//cdn|fetch\(|XMLHttpRequest|WebSocket|import\s*\(", text)
 
-    def test_the_policy_lets_only_the_pages_own_scripts_run(self, run: Path) -> None:
+    def test_the_policy_allows_only_the_pages_own_scripts(self, run: Path) -> None:
         policy = entities.unescape(re.findall(r'Content-Security-Policy" content="([^"]+)"', page_of(run))[0])
 
         assert policy.startswith("default-src 'none'; script-src 'sha256-")
@@ -388,9 +388,7 @@ class TestInABrowser:
             browser.get_log(log)  # what was before is forgotten
         browser.get(page.as_uri())
 
-    def test_every_chart_is_drawn_nothing_is_asked_for_and_no_error_is_logged(
-        self, browser: Any, run: Path, tmp_path: Path
-    ) -> None:
+    def test_every_chart_is_drawn_without_requests_or_errors(self, browser: Any, run: Path, tmp_path: Path) -> None:
         page = tmp_path / "report.html"
         write_html(page, [RunFolder(run)])
         self.open(browser, page)
@@ -403,7 +401,7 @@ class TestInABrowser:
         assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
         assert [entry["message"] for entry in browser.get_log("browser")] == []
 
-    def test_hovering_reads_out_values_and_the_switch_turns_the_page_dark(
+    def test_hovering_shows_values_and_the_switch_turns_the_page_dark(
         self, browser: Any, run: Path, tmp_path: Path
     ) -> None:
         from selenium.webdriver import ActionChains
@@ -428,7 +426,7 @@ class TestInABrowser:
         finally:
             browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
-    def test_what_tries_to_run_does_not(self, browser: Any, tmp_path: Path) -> None:
+    def test_injected_scripts_do_not_run(self, browser: Any, tmp_path: Path) -> None:
         from selenium.webdriver.support.expected_conditions import alert_is_present
 
         write_html(tmp_path / "report.html", [RunFolder(TestSafety().evil(tmp_path / "evil"))])

@@ -1,4 +1,4 @@
-"""A speed is held against the GPU's memory bandwidth, a load against its memory."""
+"""A speed is compared with the GPU's memory bandwidth, a load with its memory."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def scenario(name: str, **overrides: Any) -> Any:
     return load_scenario(scenario_file(f"reference/{name}"), overrides)
 
 
-def test_the_originals_speeds_come_out_as_shares_of_their_bounds() -> None:
+def test_the_reference_speeds_are_fractions_of_their_bounds() -> None:
     slow = bandwidth_use(scenario("vllm-vicuna-7b-v1.3-speed"), 41.14)
     usual = bandwidth_use(scenario("vllm-llama2-70b-chat-speed"), 17.00)
 
@@ -35,11 +35,11 @@ def test_a_speed_beyond_the_bandwidth_is_implausible() -> None:
     "unknown",
     [{"deployment.gpu": "Nonesuch 1"}, {"model.name": "x", "model.served_as": "x"}, {"load.users": 2}],
 )
-def test_what_the_catalogue_does_not_have_is_unknown(unknown: dict[str, Any]) -> None:
+def test_a_gpu_or_model_outside_the_catalogue_is_unknown(unknown: dict[str, Any]) -> None:
     assert bandwidth_use(scenario("vllm-vicuna-7b-v1.3-speed", **unknown), 41.14) is None
 
 
-def test_a_load_beyond_the_kv_cache_is_warned_of() -> None:
+def test_a_load_beyond_the_kv_cache_gives_a_warning() -> None:
     small = scenario("vllm-llama2-70b-chat-speed")
     large = scenario("vllm-llama2-70b-chat-throughput", **{"load.users": 512})
 
@@ -47,7 +47,7 @@ def test_a_load_beyond_the_kv_cache_is_warned_of() -> None:
     assert memory_warning(small, 600) is None
 
 
-def test_what_sizing_expects_of_a_gpu_fills_the_engines_share_of_it() -> None:
+def test_the_memory_estimate_fills_the_engines_share_of_the_gpu() -> None:
     parts = memory_estimate(scenario("vllm-vicuna-7b-v1.3-speed"))
 
     assert parts is not None
@@ -56,7 +56,7 @@ def test_what_sizing_expects_of_a_gpu_fills_the_engines_share_of_it() -> None:
     assert memory_estimate(scenario("vllm-vicuna-7b-v1.3-speed", **{"deployment.gpu": "Nonesuch 1"})) is None
 
 
-def test_where_weights_alone_are_too_much_there_is_no_estimate() -> None:
+def test_weights_that_do_not_fit_give_no_estimate() -> None:
     one_card = {"deployment.gpus": 1, "deployment.tensor_parallel": 1}
 
     assert memory_estimate(scenario("vllm-llama2-70b-chat-speed", **one_card)) is None

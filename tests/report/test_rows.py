@@ -1,4 +1,4 @@
-"""Requests as CSV and Parquet: every column that is documented, every request, whichever file held it."""
+"""Requests as CSV and Parquet: every documented column, every request of every file."""
 
 import csv
 import io

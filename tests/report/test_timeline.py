@@ -1,4 +1,4 @@
-"""A run over time, held to sums that are known by hand."""
+"""A run over time, compared with sums computed by hand."""
 
 from pathlib import Path
 

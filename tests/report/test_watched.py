@@ -1,4 +1,4 @@
-"""What engine and GPUs said stands beside the client's figures, and what they did not say is n/a."""
+"""The metrics of engine and GPUs are shown beside the client's figures; missing ones are n/a."""
 
 import io
 from typing import Any
@@ -75,13 +75,13 @@ def test_every_figure_is_shown_with_its_unit() -> None:
         assert line in text
 
 
-def test_a_run_that_watched_nothing_says_nothing_and_an_engine_without_metrics_is_no_fault() -> None:
+def test_an_unmonitored_run_shows_nothing_and_an_engine_without_metrics_shows_failed_reads() -> None:
     assert shown(engine_metrics=None, gpu_metrics=None) == shown() == ""
     silent = engine_summary([], RunTotals()).model_dump() | {"failed_reads": 12}
     assert "none: 12 reads failed, as for an engine that serves no metrics" in shown(engine_metrics=silent)
 
 
-def test_the_summaries_own_keys_are_those_that_are_shown() -> None:
+def test_every_shown_key_is_one_of_the_summarys() -> None:
     totals = RunTotals(arrived_tokens=3)
     totals.distributions["ttft_s"].add_many(np.array([0.1]))
     engine, gpus = (of([], totals).model_dump() | {"samples": 1} for of in (engine_summary, gpu_summary))

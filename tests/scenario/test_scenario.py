@@ -103,7 +103,7 @@ def test_a_scenario_with_defaults_sends_only_what_it_sets(tmp_path: Path) -> Non
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_what_is_wrong_is_named_with_file_key_and_value(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+def test_a_fault_is_named_with_file_key_and_value(tmp_path: Path, change: tuple[str, str], says: str) -> None:
     assert says in complaint(tmp_path, GOOD.replace(*change, 1))
 
 

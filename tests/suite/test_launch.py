@@ -1,4 +1,4 @@
-"""Whatever is started can be watched, read and stopped whole, and never outlives the program that started it."""
+"""A started process can be watched and stopped with its descendants, and never outlives the program that started it."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 from llmload.suite.launch import GuardedProcess, launch
 
 MARK = "3141.5926"
-"""A sleep that no one else sleeps."""
+"""A duration of `sleep` that no other process uses."""
 
 
 def sleepers(mark: str) -> list[int]:
@@ -43,7 +43,7 @@ def mark(request: pytest.FixtureRequest) -> str:
     return f"{MARK}{abs(hash(request.node.name)) % 10**6}{os.getpid()}"
 
 
-def test_how_a_process_ended_is_told_with_its_last_lines(tmp_path: Path) -> None:
+def test_the_end_of_a_process_is_described_with_its_last_lines(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "x.log"
     for _ in range(2):
         with launch(["sh", "-c", "echo one; echo two >&2; exit 3"], log=log) as process:
@@ -58,30 +58,28 @@ def test_how_a_process_ended_is_told_with_its_last_lines(tmp_path: Path) -> None
     ("command", "text"),
     [(["sh", "-c", "kill -9 $$"], "was killed by SIGKILL"), (["/no/such/engine"], "could not be started")],
 )
-def test_an_end_by_a_signal_and_one_before_the_start_are_told_apart(
-    tmp_path: Path, command: list[str], text: str
-) -> None:
+def test_death_by_a_signal_and_a_failed_start_are_different_ends(tmp_path: Path, command: list[str], text: str) -> None:
     with launch(command, log=tmp_path / "x.log") as process:
         assert process.wait(20)
 
     assert process.describe_end() == text
 
 
-def test_a_command_that_is_not_there_says_so_in_the_log(tmp_path: Path) -> None:
+def test_a_missing_command_is_named_in_the_log(tmp_path: Path) -> None:
     with launch(["/no/such/engine"], log=tmp_path / "x.log") as process:
         assert process.wait(20)
 
     assert process.last_lines() == ["llmload: cannot start /no/such/engine: No such file or directory"]
 
 
-def test_the_environment_is_the_commands_and_not_its_guards(tmp_path: Path) -> None:
+def test_the_environment_applies_to_the_command_and_not_to_its_guard(tmp_path: Path) -> None:
     with launch(["sh", "-c", "echo $PYTHONHOME"], log=tmp_path / "x.log", env={"PYTHONHOME": "/nowhere"}) as process:
         assert process.wait(20)
 
     assert process.last_lines() == ["/nowhere"]
 
 
-def test_a_stop_reaches_what_left_the_process_group_and_what_ignores_it(tmp_path: Path, mark: str) -> None:
+def test_a_stop_ends_processes_outside_the_group_and_those_that_ignore_sigterm(tmp_path: Path, mark: str) -> None:
     stubborn = f"trap '' TERM; setsid sleep {mark} & sleep {mark}; sleep {mark}"
     process = launch(["sh", "-c", stubborn], log=tmp_path / "x.log", grace_s=0.3)
     assert until(lambda: len(sleepers(mark)) == 2)
@@ -92,7 +90,7 @@ def test_a_stop_reaches_what_left_the_process_group_and_what_ignores_it(tmp_path
     assert process.describe_end() == "was killed by SIGKILL"
 
 
-def test_an_engine_that_listens_to_sigterm_has_its_time(tmp_path: Path) -> None:
+def test_an_engine_that_handles_sigterm_has_the_grace_time(tmp_path: Path) -> None:
     polite = "trap 'sleep 0.3; echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done"
     process = launch(["sh", "-c", polite], log=tmp_path / "x.log", grace_s=20)
     assert until(process.last_lines)
@@ -102,7 +100,7 @@ def test_an_engine_that_listens_to_sigterm_has_its_time(tmp_path: Path) -> None:
     assert (process.describe_end(), process.last_lines()[-1]) == ("ended with exit code 0", "bye")
 
 
-def test_what_a_dead_engine_left_behind_is_ended_too(tmp_path: Path, mark: str) -> None:
+def test_orphans_of_a_dead_engine_are_ended_too(tmp_path: Path, mark: str) -> None:
     with launch(["sh", "-c", f"sleep {mark} & exit 1"], log=tmp_path / "x.log", grace_s=1) as process:
         assert process.wait(20)
 
@@ -129,7 +127,7 @@ def test_nothing_outlives_a_program_that_is_killed(tmp_path: Path, mark: str) ->
     assert until(lambda: not sleepers(mark))
 
 
-def test_an_engine_is_told_to_end_when_its_guard_is_killed(tmp_path: Path, mark: str) -> None:
+def test_an_engine_gets_sigterm_when_its_guard_is_killed(tmp_path: Path, mark: str) -> None:
     process = launch(["sleep", mark], log=tmp_path / "x.log")
     assert until(lambda: sleepers(mark))
 
@@ -160,7 +158,7 @@ def test_a_ctrl_c_while_it_stops_cuts_the_grace_time_short(
     assert sleepers(mark) == []
 
 
-def test_a_stop_command_goes_before_the_signals(tmp_path: Path) -> None:
+def test_the_stop_command_runs_before_the_signals(tmp_path: Path) -> None:
     up, asked = tmp_path / "up", tmp_path / "asked"
     command = ["sh", "-c", f"touch {up}; while [ ! -e {asked} ]; do sleep 0.05; done; echo stopped by command"]
     process = launch(command, log=tmp_path / "x.log", grace_s=20, stop_command=["touch", str(asked)])

@@ -1,4 +1,4 @@
-"""What a suite has found is told honestly: verdicts, failures and what is unknown beside the figures."""
+"""The results of a suite show verdicts, failures and unknown figures."""
 
 import json
 from collections.abc import Callable
@@ -110,7 +110,7 @@ def test_the_exit_code_is_the_worst_of_the_cells(plan: SuitePlan, statuses: list
     assert read_outcome(plan, state, [plan.cells[0].name]).exit_code == 0, "the others were not asked for"
 
 
-def test_a_cell_half_done_or_defined_otherwise_or_without_its_run_is_not_done(
+def test_an_interrupted_a_changed_and_a_lost_cell_are_not_done(
     plan: SuitePlan, write_suite: Callable[..., Path]
 ) -> None:
     state = SuiteState(plan.folder)
@@ -134,7 +134,7 @@ def test_a_state_file_that_is_broken_is_named(tmp_path: Path) -> None:
         SuiteState.read(tmp_path)
 
 
-def test_the_time_left_follows_what_cells_and_starts_have_taken(plan: SuitePlan) -> None:
+def test_the_time_left_follows_the_durations_of_cells_and_starts(plan: SuitePlan) -> None:
     state = SuiteState(plan.folder)
     names = {cell.name for cell in plan.cells}
     assert time_left_s(plan, state, names, None) is None, "no start has been seen"
@@ -152,7 +152,7 @@ def test_the_time_left_follows_what_cells_and_starts_have_taken(plan: SuitePlan)
 @pytest.mark.parametrize(
     ("left_s", "text"), [(None, "n/a"), (41.7, "about 42 s"), (600, "about 10 min"), (7200, "about 2.0 h")]
 )
-def test_a_time_left_is_told_as_people_do(left_s: float | None, text: str) -> None:
+def test_the_time_left_is_rounded_for_people(left_s: float | None, text: str) -> None:
     assert text in left_text(left_s)
 
 
@@ -194,7 +194,7 @@ def test_the_next_engine_waits_until_the_gpu_is_free() -> None:
         ({"/version": {"version": "v2.0"}}, None),
     ],
 )
-def test_an_engine_that_is_another_is_told(
+def test_an_engine_that_differs_from_the_plan_is_described(
     write_suite: Callable[..., Path], answers: dict[str, Any], says: str | None
 ) -> None:
     changes = (("[models.one]", '[models.one]\nid = "org/one"'), ("options", 'version = "2.0"\noptions'))
@@ -216,7 +216,7 @@ def test_an_engine_that_is_another_is_told(
         ({"passed": False, "failed": 1}, Status.FAILED, "gates failed: ttft_s p95 0.7"),
     ],
 )
-def test_a_run_is_a_cell_by_its_verdict_its_requests_and_its_gates(
+def test_a_cells_status_follows_from_verdict_requests_and_gates(
     tmp_path: Path, changes: dict[str, Any], status: Status, reason: str | None
 ) -> None:
     failed = changes.get("failed", 0)

@@ -1,4 +1,4 @@
-"""A suite is validated before anything is started; every complaint names file, key and value."""
+"""A suite is validated before anything is started; every error names file, key and value."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -72,7 +72,7 @@ def complaint(file: Path) -> str:
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_what_is_wrong_is_named_with_file_key_and_value(
+def test_a_fault_is_named_with_file_key_and_value(
     write_suite: Callable[..., Path], change: tuple[str, str], says: str
 ) -> None:
     text = complaint(write_suite(change))
@@ -180,7 +180,9 @@ def test_a_variable_that_is_not_set_is_named_before_anything_is_started(
     plan.check_environment(set())
 
 
-def test_a_changed_definition_is_another_cell_and_an_unchanged_one_is_not(write_suite: Callable[..., Path]) -> None:
+def test_a_changed_definition_changes_the_fingerprint_and_an_equal_one_does_not(
+    write_suite: Callable[..., Path],
+) -> None:
     def fingerprint(*changes: tuple[str, str]) -> str:
         plan = make_plan(write_suite(*changes))
         return plan.fingerprint(plan.deployments[0], plan.cells[0])
@@ -201,7 +203,7 @@ def test_cells_are_chosen_by_pattern(pattern: str, chosen: int) -> None:
     selection.check_all_matched()
 
 
-def test_the_original_matrix_is_whole_and_starts_what_its_scenarios_say() -> None:
+def test_the_reference_matrix_is_complete_and_starts_its_scenarios_commands() -> None:
     plan = make_plan(find_suite("reference-suite"))
 
     assert {f"reference/{cell.engine}-{cell.model}-{cell.protocol}" for cell in plan.cells} == shipped_cells().keys()
@@ -287,7 +289,7 @@ def test_a_suite_is_not_a_scenario() -> None:
 DOCS = (Path(__file__).parents[2] / "docs" / "suite.md").read_text(encoding="utf-8")
 
 
-def test_the_documented_file_is_sound(tmp_path: Path) -> None:
+def test_the_documented_file_is_valid(tmp_path: Path) -> None:
     (example,) = re.findall(r"^```toml\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)
     file = tmp_path / "my-suite.toml"
     file.write_text(example, encoding="utf-8")
@@ -312,7 +314,7 @@ def test_every_template_and_every_key_is_documented() -> None:
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
-def test_the_suite_for_the_cpu_starts_what_is_installed_there(engine: str) -> None:
+def test_the_cpu_suite_starts_the_engines_that_are_installed(engine: str) -> None:
     plan = make_plan(Path(__file__).parents[2] / "benchmarks" / "cpu-suite.toml")
     deployments = [deployment for deployment in plan.deployments if deployment.engine == engine]
 

@@ -1,4 +1,4 @@
-"""A suite on a real engine started from llmload's own template: Transformers, from `benchmarks.tools.cpu_engines`."""
+"""A suite with a real engine, started from llmload's template: Transformers, from `benchmarks.tools.cpu_engines`."""
 
 import json
 import subprocess

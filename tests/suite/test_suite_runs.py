@@ -110,7 +110,7 @@ def test_a_failed_cell_is_named_with_its_reason_and_the_others_are_measured(
     assert found["quick/one/speed"]["mbu"] == pytest.approx(found["quick/one/speed"]["value"] / 154.1, rel=0.01)
 
 
-def test_a_suite_that_is_killed_leaves_nothing_and_goes_on_where_it_was(
+def test_a_killed_suite_leaves_no_process_and_continues_with_the_cells_left(
     write_suite: Callable[..., Path], tmp_path: Path
 ) -> None:
     held = '["prompts.source=builtin", "load.users=2", "load.duration_s=3", "load.warmup_s=0.5"]'
@@ -124,7 +124,7 @@ def test_a_suite_that_is_killed_leaves_nothing_and_goes_on_where_it_was(
     assert all(trial.checks.values()), trial.checks
 
 
-def test_an_engine_that_never_answers_is_stopped_with_its_last_lines(
+def test_an_engine_that_is_never_ready_fails_with_its_last_lines(
     suites: Suites, write_suite: Callable[..., Path]
 ) -> None:
     text = NEVER.replace("command", "ready_timeout_s = 1\ncommand")
@@ -137,7 +137,7 @@ def test_an_engine_that_never_answers_is_stopped_with_its_last_lines(
     assert "quick/one/speed" in out
 
 
-def test_an_engine_that_dies_before_the_first_measurement_is_not_started_for_ever(
+def test_an_engine_that_dies_before_the_first_measurement_is_started_once(
     suites: Suites, write_suite: Callable[..., Path]
 ) -> None:
     """One that answers, and is gone when the measurement should begin."""
@@ -160,7 +160,7 @@ def test_an_engine_that_dies_before_the_first_measurement_is_not_started_for_eve
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
-def test_whatever_ends_a_suite_ends_what_it_started(
+def test_every_end_of_a_suite_ends_its_processes(
     suites: Suites, write_suite: Callable[..., Path], number: signal.Signals
 ) -> None:
     process = suites.start(write_suite(further=NEVER), "--only", "never")
@@ -184,7 +184,7 @@ def read(file: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
-def test_two_suites_do_not_work_in_one_folder(suites: Suites, write_suite: Callable[..., Path]) -> None:
+def test_a_second_suite_in_the_same_folder_is_refused(suites: Suites, write_suite: Callable[..., Path]) -> None:
     file = write_suite(further=NEVER)
     first = suites.start(file, "--only", "never")
     assert until(lambda: read(suites.folder / "suites/sim/logs/never/one/engine.log"))
@@ -195,7 +195,7 @@ def test_two_suites_do_not_work_in_one_folder(suites: Suites, write_suite: Calla
     assert err == "llmload: suites/sim: another llmload suite is running in this folder; wait for it, or stop it\n"
 
 
-def test_what_has_failed_is_tried_again_only_when_that_is_asked(
+def test_failed_cells_are_measured_again_only_with_retry_failed(
     suites: Suites, write_suite: Callable[..., Path]
 ) -> None:
     file = write_suite(further=BROKEN)
@@ -231,7 +231,7 @@ def test_a_wrong_file_starts_nothing(suites: Suites, write_suite: Callable[..., 
     assert not (suites.folder / "suites").exists()
 
 
-def test_a_port_that_is_taken_fails_the_cell(suites: Suites, write_suite: Callable[..., Path]) -> None:
+def test_a_port_in_use_fails_the_cell(suites: Suites, write_suite: Callable[..., Path]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, out, _ = suites.run(write_suite(("options", f"port = {port}\noptions")))
@@ -247,7 +247,7 @@ def test_a_port_that_is_taken_fails_the_cell(suites: Suites, write_suite: Callab
         ("one", 'version = "9.9"', "reports version 0.1.0, not 9.9 (engines.quick.version)"),
     ],
 )
-def test_an_engine_that_runs_already_is_asked_who_it_is(
+def test_an_engine_that_is_running_already_is_checked(
     suites: Suites, write_suite: Callable[..., Path], served: str, further: str, says: str
 ) -> None:
     with spawn(SimulationSettings(model=served)) as engine:
@@ -272,7 +272,7 @@ esac
 """
 
 
-def test_a_container_is_run_stopped_by_its_name_and_its_leftovers_removed(
+def test_a_container_is_started_stopped_and_its_leftovers_are_removed(
     suites: Suites, write_suite: Callable[..., Path], tmp_path: Path
 ) -> None:
     docker = tmp_path / "bin" / "docker"
@@ -320,7 +320,7 @@ class Refusing(BaseHTTPRequestHandler):
         pass
 
 
-def test_an_engine_that_answers_nothing_at_the_warm_up_fails_with_its_words(
+def test_a_failed_warm_up_fails_the_cells_with_the_engines_message(
     suites: Suites, write_suite: Callable[..., Path]
 ) -> None:
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
