@@ -155,7 +155,7 @@ class CoordinatingNode(Node):
         """Note how busy the busiest process is."""
         coordinator, usage = self.coordinator, self.sender_cpu_usage()
         if coordinator is not None and usage and coordinator.stage not in {"warm-up", "draining", "ended"}:
-            coordinator.worst_cpu_share = max(coordinator.worst_cpu_share or 0.0, usage / PER_CENT)
+            coordinator.conditions.note_cpu(usage / PER_CENT)
 
     # Stages of a staged load, and steps of a search
 
@@ -189,7 +189,7 @@ class CoordinatingNode(Node):
         if coordinator is None:
             return
         if coordinator.span.window.start_ns is not None:
-            coordinator.users_changed = True  # the load was edited inside the window
+            coordinator.conditions.users_changed = True  # the load was edited inside the window
             return
         coordinator.span.open()
         self._restart_first_stage(coordinator)

@@ -1,8 +1,9 @@
-"""A run as the node that coordinates it sees it: its window, its folder, its verdict and its exit code."""
+"""A run as the node that coordinates it sees it."""
 
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmload.client.engine_info import EngineInfo
@@ -23,8 +24,37 @@ from llmload.scenario import Scenario
 from llmload.units import NS_PER_S
 
 
+@dataclass(slots=True)
+class Conditions:
+    """What a node notices of a run beside its requests, for the verdict."""
+
+    missing_workers: set[str] = field(default_factory=set)
+    """Lost at some time of the run, whether or not they came back."""
+    late_workers: set[str] = field(default_factory=set)
+    """Came after the run's start, and take no part in it."""
+    other_version_workers: set[str] = field(default_factory=set)
+    """Run another version of llmload than this node."""
+    worst_cpu_share: float | None = None
+    """CPU use of the busiest process that sends, of one core; None until something is measured."""
+    users_changed: bool = False
+    """Somebody edited the load inside the window."""
+
+    def note_cpu(self, share: float) -> None:
+        """Note the CPU use of the process that is busiest now."""
+        self.worst_cpu_share = max(self.worst_cpu_share or 0.0, share)
+
+    def figures(self) -> dict[str, float | None]:
+        """Return the figures that the verdict's checks are named after."""
+        return {
+            "worker_cpu_share": self.worst_cpu_share,
+            "missing_workers": float(len(self.missing_workers)),
+            "late_workers": float(len(self.late_workers)),
+            "other_version_workers": float(len(self.other_version_workers)),
+        }
+
+
 class RunCoordinator:
-    """One run as seen by the node that started it."""
+    """One run as seen by the node that started it: its folder, its verdict, its exit code."""
 
     def __init__(
         self,
@@ -44,11 +74,7 @@ class RunCoordinator:
         self.search = search_of(self.timeline, scenario)
         self._found = Window(start_ns=None)
         """The window of the step that a search has found, once it is over."""
-        self.missing_workers: set[str] = set()
-        self.late_workers: set[str] = set()
-        self.other_version_workers: set[str] = set()
-        self.worst_cpu_share: float | None = None
-        self.users_changed = False
+        self.conditions = Conditions()
         self._deployment = deployment
         self._ended_ns: int | None = None
         self.started_unix_s = time.time()
@@ -134,10 +160,7 @@ class RunCoordinator:
             **health(totals),
             **({"reused_prompt_share": None} if salted else {}),
             "concurrency_shortfall": self._shortfall(totals),
-            "worker_cpu_share": self.worst_cpu_share,
-            "missing_workers": float(len(self.missing_workers)),
-            "late_workers": float(len(self.late_workers)),
-            "other_version_workers": float(len(self.other_version_workers)),
+            **self.conditions.figures(),
         }
 
     def _shortfall(self, totals: RunTotals) -> float | None:
@@ -145,7 +168,7 @@ class RunCoordinator:
         users, window_s = self.scenario.load.busy_users, self.span.length_s(totals)
         if users is None or self.span.window.end_ns is None or not window_s:
             return None
-        return None if self.users_changed else 1 - totals.busy_s / (users * window_s)
+        return None if self.conditions.users_changed else 1 - totals.busy_s / (users * window_s)
 
     def finish(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Summary:
         """Write summary and manifest of the run, and return the summary."""

@@ -54,13 +54,13 @@ class Workers:
         self.run_id = coordinator.run_id
         self.collected = Collected(self.run_id)
         self.exhausted, self.drained = WorkerBarrier(self.ids), WorkerBarrier(self.ids)
-        self._coordinator = coordinator
+        self._coordinator, self._conditions = coordinator, coordinator.conditions
         self._draining = False
 
     @property
     def all_missing(self) -> bool:
         """Whether no worker of the run is left."""
-        return bool(self.ids) and self._coordinator.missing_workers >= set(self.ids)
+        return bool(self.ids) and self._conditions.missing_workers >= set(self.ids)
 
     def check(self, clients: Iterable[WorkerClient]) -> None:
         """
@@ -75,8 +75,8 @@ class Workers:
         present = heard - (silent & set(self.collected.latest))
         may_leave = self.drained.arrived if self._draining else set()
         absent = set(self.ids) - present - may_leave
-        self._coordinator.missing_workers |= absent
-        self._coordinator.late_workers |= present - set(self.ids)
+        self._conditions.missing_workers |= absent
+        self._conditions.late_workers |= present - set(self.ids)
         if self._draining:
             for worker in absent:
                 self.drained.drop(worker)
@@ -88,7 +88,7 @@ class Workers:
     def await_drained(self, timeout_s: float) -> None:
         """Wait until every worker has drained; those that have not by then are missing."""
         if not self.drained.wait(timeout_s):
-            self._coordinator.missing_workers |= self.drained.missing
+            self._conditions.missing_workers |= self.drained.missing
 
     def settle(self) -> None:
         """
@@ -96,13 +96,13 @@ class Workers:
 
         If their files are on other machines, their last reports count, and what was in flight then is cut.
         """
-        coordinator, latest = self._coordinator, self.collected.latest
-        coordinator.other_version_workers |= {
+        conditions, latest = self._conditions, self.collected.latest
+        conditions.other_version_workers |= {
             worker for worker, theirs in self.collected.versions.items() if theirs != version("llmload")
         }
-        for worker in sorted(coordinator.missing_workers & set(self.ids) - self.drained.arrived):
+        for worker in sorted(conditions.missing_workers & set(self.ids) - self.drained.arrived):
             shard = WorkerShard(index=self.ids.index(worker), count=len(self.ids))
-            written = request_log_of(shard, coordinator) if runs_here(worker) else None
+            written = request_log_of(shard, self._coordinator) if runs_here(worker) else None
             if written is not None:
                 latest[worker] = written
             elif worker in latest:
