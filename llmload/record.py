@@ -1,7 +1,11 @@
-"""What counts as a good request."""
+"""
+One request as facts, the window that a run measures, and the limits of a good request.
+
+A record has clock readings and counts; every metric is derived from them here, once.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 from typing import Final
@@ -11,10 +15,8 @@ import numpy.typing as npt
 
 from llmload.units import NS_PER_S
 
-# One request as facts: clock readings of one monotonic clock; every metric is derived from them.
-
 METRICS_VERSION: Final = 1
-"""Raised with every change of a metric's formula: figures of two versions are not the same figures."""
+"""Raised when a metric's formula changes: figures of two versions cannot be compared."""
 
 StampArray = npt.NDArray[np.int64]
 
@@ -23,7 +25,7 @@ NO_CHUNKS.flags.writeable = False
 
 
 class ErrorType(StrEnum):
-    """Why a request failed: a closed set, fit for a label; details stand in `RequestError.message`."""
+    """Why a request failed: a closed set, so it can be a Prometheus label; `RequestError.message` has the details."""
 
     DNS = "dns"
     CONNECT_REFUSED = "connect_refused"
@@ -51,16 +53,16 @@ class TokenSource(StrEnum):
 
     USAGE = "usage"  # the engine's usage object
     DETAILS = "details"  # TGI's `details.generated_tokens`
-    CHUNK_USAGE = "chunk_usage"  # usage on every chunk, the answer was cut before the last
-    CHUNKS = "chunks"  # chunks with text, counted by us: an engine may put several tokens in one
-    NONE = "none"  # not known
+    CHUNK_USAGE = "chunk_usage"  # usage on every chunk, of an answer that was cut before the last
+    CHUNKS = "chunks"  # chunks with text, counted by llmload: an engine may put several tokens in one
+    NONE = "none"  # unknown
 
 
 class StampSource(StrEnum):
-    """Who took the time stamps of arrival."""
+    """Which clock reading became a chunk's time stamp."""
 
-    KERNEL = "kernel"  # SO_TIMESTAMPING: right however late the process read, while segments are read one by one
-    USER = "user"  # the process, when it read: late by its own delay
+    KERNEL = "kernel"  # SO_TIMESTAMPING: correct however late the process read, while segments are read one by one
+    USER = "user"  # the process's own, taken after it read: late by its scheduling delay
     NONE = "none"  # nothing arrived
 
 
@@ -82,16 +84,16 @@ class RequestError:
     retry_after_s: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # without slots, so that gaps are kept once they were asked for
+@dataclass(frozen=True, kw_only=True, eq=False)  # no slots: cached_property needs __dict__
 class RequestRecord:
     """
     What one request did: readings of CLOCK_MONOTONIC in nanoseconds, token counts, and how it ended.
 
-    `None` is unknown, 0 is zero. `chunk_ns` holds the arrival of every chunk with text (content, reasoning or
-    tool-call arguments); `chunk_tokens`, where the engine counted per chunk, the tokens of each. `textless_ns` holds
-    the arrival of every other chunk with choices (the role, the finish), which some tools count; None is not kept.
-    `started_ns` is when the request was due to be written, so a connection that had to be opened first counts;
-    `done_ns` is the last byte of the answer, or the moment of failure.
+    None is unknown, 0 is zero. `started_ns` is when the request was due to be written, so the time to open a connection
+    counts; `done_ns` is the last byte of the answer, or the moment of failure. `chunk_ns` has the arrival of each chunk
+    with text (content, reasoning or tool-call arguments), `chunk_tokens` its tokens, where the engine counts them.
+    `textless_ns` has the arrivals of other chunks with choices (the role, the finish), which some tools count; None
+    where they were not recorded.
     """
 
     request_id: str
@@ -101,7 +103,7 @@ class RequestRecord:
     outcome: Outcome
     stage: str | None = None
     scheduled_ns: int | None = None
-    connected_ns: int | None = None  # None: a kept-alive connection was reused, or none came about
+    connected_ns: int | None = None  # None: a kept-alive connection was reused, or none could be opened
     sent_ns: int | None = None
     chunk_ns: StampArray = field(default_factory=lambda: NO_CHUNKS)
     chunk_tokens: StampArray | None = None
@@ -132,16 +134,6 @@ class RequestRecord:
         """Inter-token latencies: every gap between neighbouring chunks with text."""
         return self.chunk_gaps_ns[1:] / NS_PER_S
 
-    @cached_property
-    def chunk_gaps_ns(self) -> StampArray:
-        """Start to first chunk, then chunk to chunk, in nanoseconds: the stamps in little space."""
-        return _gaps_ns(self.started_ns, self.chunk_ns)
-
-    @property
-    def textless_gaps_ns(self) -> StampArray | None:
-        """Start to first chunk without text, then from each to the next, in nanoseconds; None is not kept."""
-        return None if self.textless_ns is None else _gaps_ns(self.started_ns, self.textless_ns)
-
     @property
     def tpot_s(self) -> float | None:
         """Time per output token: (last - first chunk with text) / (output tokens - 1); None below 2 tokens."""
@@ -155,22 +147,47 @@ class RequestRecord:
         return (self.done_ns - self.started_ns) / NS_PER_S
 
     @property
-    def schedule_lag_s(self) -> float | None:
-        """How late the request was sent: start - scheduled; None in a closed loop."""
-        return None if self.scheduled_ns is None else (self.started_ns - self.scheduled_ns) / NS_PER_S
-
-    @property
     def output_tokens_per_s(self) -> float | None:
         """Speed of one request: output tokens / full round trip; None unless a complete answer with a count came."""
         if not self.ok or self.output_tokens is None or self.done_ns <= self.started_ns:
             return None
         return self.output_tokens / self.e2e_s
 
+    @property
+    def schedule_lag_s(self) -> float | None:
+        """How late the request was sent: start - scheduled; None in a closed loop."""
+        return None if self.scheduled_ns is None else (self.started_ns - self.scheduled_ns) / NS_PER_S
+
+    @property
+    def ttft_from_schedule_s(self) -> float | None:
+        """First chunk with text - scheduled: TTFT without coordinated omission; None in a closed loop."""
+        return None if self.schedule_lag_s is None or self.ttft_s is None else self.ttft_s + self.schedule_lag_s
+
+    @property
+    def e2e_from_schedule_s(self) -> float | None:
+        """Last byte - scheduled: e2e latency without coordinated omission; None in a closed loop."""
+        return None if self.schedule_lag_s is None else self.e2e_s + self.schedule_lag_s
+
+    @property
+    def chunks(self) -> int:
+        """Chunks with text."""
+        return len(self.chunk_ns)
+
     @cached_property
     def coalesced_chunks(self) -> int:
         """Chunks with text that share a read, and so its stamp, with the chunk before them."""
         gaps_ns = self.chunk_gaps_ns[1:]
         return len(gaps_ns) - int(np.count_nonzero(gaps_ns))
+
+    @cached_property
+    def chunk_gaps_ns(self) -> StampArray:
+        """Start to first chunk, then chunk to chunk, in nanoseconds: small numbers, so short lines."""
+        return _gaps_ns(self.started_ns, self.chunk_ns)
+
+    @property
+    def textless_gaps_ns(self) -> StampArray | None:
+        """The same of chunks without text; None where they were not recorded."""
+        return None if self.textless_ns is None else _gaps_ns(self.started_ns, self.textless_ns)
 
 
 def _gaps_ns(started_ns: int, stamps_ns: StampArray) -> StampArray:
@@ -181,11 +198,61 @@ def _gaps_ns(started_ns: int, stamps_ns: StampArray) -> StampArray:
 
 
 def stamps_of(started_ns: int, chunk_gaps_ns: Sequence[int]) -> StampArray:
-    """Return the stamps that `RequestRecord.chunk_gaps_ns` tells of."""
+    """Return the stamps that `RequestRecord.chunk_gaps_ns` was made of."""
     return started_ns + np.cumsum(np.array(chunk_gaps_ns, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """
+    The part of a run that is measured, ends included; warm-up, ramp and drain are outside.
+
+    Both ends are readings of one clock: CLOCK_MONOTONIC in a running process, time since the run's start in a report.
+    `start_ns` is None until the window opens, `end_ns` until it closes.
+    """
+
+    start_ns: int | None
+    end_ns: int | None = None
+
+    @property
+    def length_s(self) -> float | None:
+        """How long the window is; None unless it has opened, closed, and is not empty."""
+        if self.start_ns is None or self.end_ns is None or self.end_ns <= self.start_ns:
+            return None
+        return (self.end_ns - self.start_ns) / NS_PER_S
+
+    @property
+    def start_s(self) -> float | None:
+        """The start, in seconds."""
+        return None if self.start_ns is None else self.start_ns / NS_PER_S
+
+    @property
+    def end_s(self) -> float | None:
+        """The end, in seconds."""
+        return None if self.end_ns is None else self.end_ns / NS_PER_S
+
+    def overlap_s(self, from_ns: int, to_ns: int) -> float:
+        """Return how much of a span of time is in the window, in seconds."""
+        if self.start_ns is None:
+            return 0.0
+        end_ns = to_ns if self.end_ns is None else min(to_ns, self.end_ns)
+        return max(0, end_ns - max(from_ns, self.start_ns)) / NS_PER_S
+
+    def contains(self, moment_ns: int) -> bool:
+        """Return whether the moment is in the window."""
+        if self.start_ns is None or moment_ns < self.start_ns:
+            return False
+        return self.end_ns is None or moment_ns <= self.end_ns
+
+    def which(self, moments_ns: StampArray) -> npt.NDArray[np.bool_]:
+        """Return which of the moments are in the window."""
+        if self.start_ns is None:
+            return np.zeros(len(moments_ns), dtype=np.bool_)
+        inside = moments_ns >= self.start_ns
+        return inside if self.end_ns is None else inside & (moments_ns <= self.end_ns)
+
+
+@dataclass(frozen=True, kw_only=True)  # no slots: cached_property needs __dict__
 class Slo:
     """Limits of a good request, in seconds; None: no limit."""
 
@@ -193,21 +260,20 @@ class Slo:
     tpot_s: float | None = None
     e2e_s: float | None = None
 
-    @property
+    @cached_property
     def limits(self) -> dict[str, float]:
-        """The limits that are set, by name."""
-        pairs = {"ttft_s": self.ttft_s, "tpot_s": self.tpot_s, "e2e_s": self.e2e_s}
-        return {name: limit for name, limit in pairs.items() if limit is not None}
+        """The limits that are set, by the record's attribute."""
+        return {each.name: limit for each in fields(self) if (limit := getattr(self, each.name)) is not None}
 
     def met_by(self, record: RequestRecord) -> bool:
-        """Return whether a complete answer came and no limit was passed; a metric that is unknown does not pass."""
+        """Return whether a complete answer came and met every limit; an unknown metric does not meet one."""
         if not record.ok:
             return False
         for name, limit in self.limits.items():
             measured: float | None = getattr(record, name)
             if measured is None:
                 if name == "tpot_s" and record.output_tokens is not None and record.output_tokens < 2:
-                    continue  # an answer of one token has no time per further token to promise
+                    continue  # an answer of one token has no TPOT to limit
                 return False
             if measured > limit:
                 return False

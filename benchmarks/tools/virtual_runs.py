@@ -11,14 +11,15 @@ import numpy as np
 import orjson
 
 from benchmarks.tools.virtual_engine import Asked, Clock, Floats, Load, Noise, VirtualEngine
-from llmload.metrics.totals import RunTotals, Window
+from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
 from llmload.prompts.workload import PromptPlan, Workload
 from llmload.prompts.workload import load as load_prompts
-from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, StampSource, TokenSource
+from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, StampSource, TokenSource, Window
 from llmload.runs.build_summary import RunOutcome, build_summary
-from llmload.runs.folder import MANIFEST, SUMMARY, RequestLog, RunFolder
+from llmload.runs.folder import MANIFEST, SUMMARY, RunFolder
 from llmload.runs.manifest import Manifest
+from llmload.runs.requests import RequestLog
 from llmload.scenario import Scenario
 from llmload.simulator import SimulationSettings
 from llmload.simulator.protocol import ApiStyle, parse_request

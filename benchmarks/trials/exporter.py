@@ -22,7 +22,8 @@ from urllib.request import Request, urlopen
 import numpy as np
 
 from llmload.loadgen.command import free_port
-from llmload.metrics.totals import WITH_EXEMPLARS, RunTotals
+from llmload.metrics.distributions import WITH_EXEMPLARS
+from llmload.metrics.totals import RunTotals
 from llmload.prometheus.families import HISTOGRAMS, Snapshot
 from llmload.prometheus.server import wsgi_app
 from llmload.simulator import SimulationSettings, spawn
@@ -46,8 +47,8 @@ SERIES: Final = {family.distribution: family.name for family in HISTOGRAMS}
 def full_totals() -> RunTotals:
     """Return totals whose every distribution has values, as the master has them of a worker that was busy."""
     totals, chance = RunTotals(started=20_000, completed=20_000), np.random.default_rng(1)
-    totals.outside |= {name: Histogram() for name in totals.distributions}
-    for histogram in (*totals.distributions.values(), *totals.outside.values()):
+    totals.out_of_window |= {name: Histogram() for name in totals.distributions}
+    for histogram in (*totals.distributions.values(), *totals.out_of_window.values()):
         histogram.add_many(chance.lognormal(-3, 1, 20_000))
     totals.exemplars |= {name: [Exemplar(0.5, "20261123-041833-demo-2fe2-0-17", 1.7e9)] for name in WITH_EXEMPLARS}
     return RunTotals.from_message(totals.to_message())

@@ -174,7 +174,7 @@ def measured(objective: Objective, totals: RunTotals) -> float | None:
         return histogram.quantile(objective.quantile)
     if objective.statistic == "mean":
         return histogram.mean
-    return histogram.most if histogram.count else None
+    return histogram.max_value if histogram.count else None
 
 
 def _sums(objective: Objective, totals: RunTotals) -> Batch:
@@ -184,7 +184,7 @@ def _sums(objective: Objective, totals: RunTotals) -> Batch:
         return float(part), float(totals.completed_in_window + totals.failed_in_window)
     histogram = totals.distributions[objective.metric]
     if objective.quantile is not None:
-        return float(histogram.at_most(objective.limit)), float(histogram.count)
+        return float(histogram.count_at_most(objective.limit)), float(histogram.count)
     return histogram.total, float(histogram.count)
 
 

@@ -112,12 +112,12 @@ def _write_files(runs: list[RunFolder], html: str | None, csv_file: Path | None,
         with _progress(runs, str(page)) as progress:
             write_html(page, runs, progress)
     if csv_file is not None:
-        from llmload.runs.request_table import write_csv
+        from llmload.runs.export import write_csv
 
         with _progress(runs, str(csv_file)) as progress:
             write_csv(csv_file, runs, progress)
     if parquet is not None:
-        from llmload.runs.request_table import write_parquet
+        from llmload.runs.export import write_parquet
 
         with _progress(runs, str(parquet)) as progress:
             write_parquet(parquet, runs, progress)

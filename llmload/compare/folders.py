@@ -10,6 +10,7 @@ from llmload.errors import ConfigError, NotComparableError, RunFolderError
 from llmload.metrics.validity import Level
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.runs.manifest import Manifest
+from llmload.runs.requests import read_tables
 from llmload.runs.summary import Summary
 
 
@@ -35,7 +36,8 @@ class FinishedRun:
 
     def sample(self) -> RunSample:
         """Return the requests of the run."""
-        return RunSample.of(self.folder.requests(), opened_s=self._opened_s(), window_s=self.summary.window_s)
+        tables = read_tables(self.folder.request_files(), 0.0)
+        return RunSample.of(tables, opened_s=self._opened_s(), window_s=self.summary.window_s)
 
     def _opened_s(self) -> float | None:
         opened_s = self.summary.window_started_unix_s

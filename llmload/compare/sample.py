@@ -4,19 +4,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from llmload.record import Outcome
+from llmload.metrics.requests import RequestTable
 from llmload.stats.bootstrap import MIN_BLOCKS, Blocks, Floats, Indices, Ratio, neighbour_correlation
-from llmload.units import NS_PER_S
 
 Flags = npt.NDArray[np.bool_]
 
-_PACKED_AT: Final = 1_000_000
-"""This many gaps are collected as Python's numbers, at four times the memory, before they become an array."""
 _NUMBERS: Final = ("ttft_s", "tpot_s", "e2e_s", "output_tokens_per_s", "output_tokens")
 
 
@@ -42,54 +39,22 @@ class RunSample:
     closed_s: float
 
     @classmethod
-    def of(cls, lines: Iterable[Mapping[str, Any]], *, opened_s: float | None, window_s: float | None) -> Self:
+    def of(cls, tables: Iterable[RequestTable], *, opened_s: float | None, window_s: float | None) -> Self:
         """
-        Return the sample of the lines of a run's request files.
+        Return the sample of a run's tables, whose times are unix time.
 
         Without `opened_s` the window opens with the first request; without `window_s` it is empty.
         """
-        columns: dict[str, list[float]] = {name: [] for name in (*_NUMBERS, "time_s")}
-        outcomes: list[str] = []
-        gaps_ns: list[int] = []
-        packed: list[Floats] = []
-        gaps: list[int] = []
-        for line in lines:
-            outcomes.append(line["outcome"])
-            for name, column in columns.items():
-                value = line[name]
-                column.append(np.nan if value is None else value)
-            own = line.get("chunk_gaps_ns") or ()
-            gaps_ns.extend(own)
-            gaps.append(len(own))
-            if len(gaps_ns) > _PACKED_AT:
-                packed.append(np.array(gaps_ns, dtype=np.float64))
-                gaps_ns.clear()
-        packed.append(np.array(gaps_ns, dtype=np.float64))
-        return cls._ordered(columns, outcomes, np.concatenate(packed), gaps, opened_s, window_s)
-
-    @classmethod
-    def _ordered(
-        cls,
-        columns: Mapping[str, list[float]],
-        outcomes: list[str],
-        gaps_ns: Floats,
-        gaps: list[int],
-        opened_s: float | None,
-        window_s: float | None,
-    ) -> Self:
-        arrays = {name: np.array(column, dtype=np.float64) for name, column in columns.items()}
-        order = np.argsort(arrays["time_s"], kind="stable")
-        outcome, lengths = np.array(outcomes, dtype=np.str_)[order], np.array(gaps, dtype=np.int64)
-        started_s = arrays["time_s"][order]
-        opened_s = (float(started_s[0]) if len(order) else 0.0) if opened_s is None else opened_s
+        table = RequestTable.joined(tables).sorted_by_start()
+        opened_s = (float(table.start_s[0]) if len(table) else 0.0) if opened_s is None else opened_s
         return cls(
-            started_s=started_s,
-            done_s=started_s + arrays["e2e_s"][order],
-            completed=outcome == Outcome.COMPLETED.value,
-            failed=outcome == Outcome.FAILED.value,
-            numbers={name: arrays[name][order] for name in _NUMBERS},
-            gap_s=gaps_ns[_regrouped(lengths, order)] / NS_PER_S,
-            gaps=lengths[order],
+            started_s=table.start_s,
+            done_s=table.done_s,
+            completed=table.completed,
+            failed=table.failed,
+            numbers={name: table.numbers[name] for name in _NUMBERS},
+            gap_s=table.gap_s,
+            gaps=table.gaps,
             opened_s=opened_s,
             closed_s=opened_s + (window_s or 0.0),
         )
@@ -145,14 +110,6 @@ class RunSample:
         owner = np.repeat(np.arange(len(self.gaps)), self.gaps)
         wanted = ~first & self.measured[owner]
         return np.maximum(self.gap_s[wanted], 0.0), owner[wanted]
-
-
-def _regrouped(lengths: Indices, order: Indices) -> Indices:
-    """Return the indices of values in groups of the given lengths, with the groups in another order."""
-    begins = (np.cumsum(lengths) - lengths)[order]
-    taken = lengths[order]
-    offset = np.arange(int(taken.sum())) - np.repeat(np.cumsum(taken) - taken, taken)
-    return np.repeat(begins, taken) + offset
 
 
 MAX_BLOCKS: Final = 64

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llmload.errors import RunFolderError
+from llmload.metrics.requests import record_of
 from llmload.record import Outcome, RequestRecord, StampArray
-from llmload.runs.folder import RunFolder, record_of
+from llmload.runs.folder import RunFolder
 from llmload.runs.summary import Summary
 from llmload.units import NS_PER_S
 

@@ -14,7 +14,8 @@ from llmload.capacity.result import StepResult, best_step, capacity_summary
 from llmload.capacity.search import CapacitySearch, NextStep, StepOutcome
 from llmload.loadgen.phases import PhaseTimeline, StepCommand, StepTimeline
 from llmload.metrics.objective import Objective
-from llmload.metrics.totals import RunTotals, Window
+from llmload.metrics.totals import RunTotals
+from llmload.record import Window
 from llmload.runs.summary_parts import CapacityResult
 from llmload.scenario import Scenario
 from llmload.scenario.loads import Capacity

@@ -10,10 +10,11 @@ from llmload.client.engine_info import EngineInfo
 from llmload.exit_codes import ExitCode
 from llmload.loadgen.capacity_driver import search_of
 from llmload.loadgen.phases import PhaseTimeline, Span, timeline_of
-from llmload.metrics.totals import RunTotals, Window
+from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level, Reason, Verdict, health, judge
 from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.workload import Workload
+from llmload.record import Window
 from llmload.report.checks import failed
 from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
 from llmload.runs.folder import MANIFEST, SUMMARY, RunFolder, new_run_id

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from llmload.metrics.totals import RunTotals, Window
+from llmload.metrics.totals import RunTotals
+from llmload.record import Window
 from llmload.scenario.load_protocol import Load
 from llmload.scenario.loads import Capacity, Spike, Staged
 from llmload.units import NS_PER_S

@@ -15,8 +15,9 @@ from llmload.loadgen.session import Session, WorkerShard
 from llmload.prompts.queue import Salts
 from llmload.prompts.workload import Workload
 from llmload.prompts.workload import load as load_prompts
-from llmload.runs.folder import RequestLog, RunFolder
+from llmload.runs.folder import RunFolder
 from llmload.runs.plausibility import memory_warning
+from llmload.runs.requests import RequestLog
 from llmload.scenario import Scenario
 
 CHARACTERS_A_TOKEN: Final = 3

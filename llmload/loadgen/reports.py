@@ -84,7 +84,7 @@ def _report(kind: type[T], session: Counting, stages: list[str], coarseness: int
     return kind.pack(
         session.run_id,
         session.totals.to_message(coarseness=coarseness),
-        {name: session.stages[name].to_message(with_outside=False, coarseness=coarseness) for name in stages},
+        {name: session.stages[name].to_message(with_out_of_window=False, coarseness=coarseness) for name in stages},
     )
 
 

@@ -22,7 +22,7 @@ from llmload.metrics.totals import RunTotals
 from llmload.prompts.conversation import Conversation, Prompt
 from llmload.prompts.queue import PromptQueue, Salts
 from llmload.record import ErrorType, Outcome, RequestRecord
-from llmload.runs.folder import RequestLog
+from llmload.runs.requests import RequestLog
 from llmload.scenario import Scenario
 from llmload.units import MS_PER_S, NS_PER_S
 

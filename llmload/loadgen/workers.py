@@ -10,7 +10,7 @@ from llmload.loadgen.locust_compat import WorkerClient, is_lost, runs_here
 from llmload.loadgen.reports import Collected
 from llmload.loadgen.session import WorkerShard
 from llmload.metrics.totals import RunTotals
-from llmload.runs.folder import read_records
+from llmload.runs.requests import read_records
 
 
 class WorkerBarrier:

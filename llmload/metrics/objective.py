@@ -8,23 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
-DISTRIBUTIONS: Final = (
-    "ttft_s",
-    "tpot_s",
-    "itl_s",
-    "e2e_s",
-    "ttft_from_schedule_s",
-    "e2e_from_schedule_s",
-    "schedule_lag_s",
-    "request_output_tokens_per_s",
-    "request_prompt_tokens",
-    "request_output_tokens",
-)
-"""Figures that need a statistic, as in `ttft_s p95`."""
-STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
+from llmload.metrics.distributions import QUANTILES, REQUEST_DISTRIBUTIONS
+
+STATISTICS: Final = ("mean", *QUANTILES, "max")
+"""One of them follows the name of a distribution: `ttft_s p95`."""
 SHARES: Final = ("error_share", "goodput_share")
 RATES: Final = ("requests_per_min", "goodput_per_min", "output_tokens_per_s")
-METRICS: Final = (*DISTRIBUTIONS, *SHARES, *RATES)
+METRICS: Final = (*REQUEST_DISTRIBUTIONS, *SHARES, *RATES)
 EXAMPLES: Final = "'ttft_s p95 < 0.5', 'error_share <= 0.01' or 'requests_per_min >= 30'"
 
 _COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
@@ -114,7 +104,7 @@ def _check_figure(metric: str, statistic: str | None) -> None:
         close = difflib.get_close_matches(metric, METRICS, n=1)
         advice = f"did you mean {close[0]}? known" if close else "known"
         raise ValueError(f"no figure is called {metric}; {advice}: {', '.join(METRICS)}")
-    if metric not in DISTRIBUTIONS:
+    if metric not in REQUEST_DISTRIBUTIONS:
         if statistic is not None:
             raise ValueError(f"{metric} is one number and has no {statistic}: leave it out")
     elif statistic not in STATISTICS:

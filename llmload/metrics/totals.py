@@ -1,335 +1,406 @@
-"""Sums over the requests of a run, kept so that those of several processes merge exactly."""
+"""
+Sums over the requests of a run that merge exactly: over processes, and over blocks of a run folder.
+
+Requests are counted on two paths: one record at a time while a run sends (`add`), and a table at a time when a report
+reads a run folder (`add_table`). In batches of 16, as a live run counts, a table costs 2 to 5 us a request more than a
+record does; in batches of 1 to 4, as a slow run counts, several times as much. So both stay, side by side here, driven
+by the fields' own declarations and the tables below; tests/metrics/test_totals.py compares them field by field.
+"""
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import Enum, auto
 from typing import Any, Final, Self
 
 import numpy as np
 
-from llmload.record import Outcome, RequestRecord, Slo
+from llmload.metrics.distributions import DISTRIBUTIONS, FIELD_OF, LATENCIES, WITH_EXEMPLARS, WITH_FAILURES
+from llmload.metrics.requests import Floats, Mask, RequestTable, compiled
+from llmload.record import Outcome, RequestRecord, Slo, Window
 from llmload.stats.histogram import Exemplar, Histogram, slowest
 from llmload.units import NS_PER_S
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """
-    The span of a run that is judged, on this process's monotonic clock; warm-up, ramp and drain lie outside.
-
-    `start_ns` is None until the window opens, `end_ns` until it closes.
-    """
-
-    start_ns: int | None
-    end_ns: int | None = None
-
-    @property
-    def length_s(self) -> float | None:
-        """How long the window is, in seconds; None for one that has not opened, not closed, or nothing between."""
-        if self.start_ns is None or self.end_ns is None or self.end_ns <= self.start_ns:
-            return None
-        return (self.end_ns - self.start_ns) / NS_PER_S
-
-    def overlap_s(self, from_ns: int, to_ns: int) -> float:
-        """Return how much of a span lies in the window, in seconds."""
-        if self.start_ns is None:
-            return 0.0
-        end_ns = to_ns if self.end_ns is None else min(to_ns, self.end_ns)
-        return max(0, end_ns - max(from_ns, self.start_ns)) / NS_PER_S
-
-    def holds(self, moment_ns: int) -> bool:
-        """Return whether the moment lies in the window."""
-        if self.start_ns is None or moment_ns < self.start_ns:
-            return False
-        return self.end_ns is None or moment_ns <= self.end_ns
-
-    def share_of(self, record: RequestRecord) -> float:
-        """Return which share (0 to 1) of the record's answer arrived inside the window, by its chunks."""
-        if len(record.chunk_ns) == 0:
-            return float(self.holds(record.done_ns))
-        if self.start_ns is None:
-            return 0.0
-        if self.holds(record.started_ns) and self.holds(record.done_ns):
-            return 1.0
-        inside = record.chunk_ns >= self.start_ns
-        if self.end_ns is not None:
-            inside &= record.chunk_ns <= self.end_ns
-        return float(np.count_nonzero(inside)) / len(record.chunk_ns)
+_ONE_A_REQUEST: Final = tuple((name, of) for name, of in FIELD_OF.items() if of is not None)
+MERGE_FACTORS: Final = ((1, 1), (1, 3), (3, 3), (3, 9), (9, 9), (9, 27), (27, 27), (81, 81))
+"""Histogram buckets that become one in a message, per level of coarseness: (`LATENCIES`, other distributions)."""
+COARSEST: Final = len(MERGE_FACTORS) - 1
 
 
-DISTRIBUTIONS: Final = (
-    "ttft_s",
-    "itl_s",
-    "tpot_s",
-    "e2e_s",
-    "request_output_tokens_per_s",
-    "request_prompt_tokens",
-    "request_output_tokens",
-    "schedule_lag_s",
-    "ttft_from_schedule_s",
-    "e2e_from_schedule_s",
-    "event_loop_lag_s",
-)
-_COUNTS: Final = (
-    "started",
-    "completed",
-    "failed",
-    "censored",
-    "dropped",
-    "completed_in_window",
-    "failed_in_window",
-    "good_in_window",
-    "prompt_tokens",
-    "cached_tokens",
-    "prompt_tokens_with_cache_info",
-    "output_tokens",
-    "reasoning_tokens",
-    "chunks",
-    "coalesced_chunks",
-    "reconnects",
-    "retries",
-    "reused_prompts",
-    "arrived_tokens",
-    "arrived_prompt_tokens",
-    "arrived_cached_tokens",
-    "good",
-    "contradicted_answers",
-    "busy_s",
-)
-WITH_EXEMPLARS: Final = ("ttft_s", "e2e_s")
-_FIRST: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
-"""What is watched while a run goes on, and so stays fine for longest."""
-EVERY: Final = ((1, 1), (1, 3), (3, 3), (3, 9), (9, 9), (9, 27), (27, 27), (81, 81))
-"""How many buckets of a histogram go as one, of the first ones and of all others, from fine to coarse."""
-COARSEST: Final = len(EVERY) - 1
-_TALLIES: Final = ("errors", "finish_reasons", "token_sources", "stamp_sources")
+class Distributions(dict[str, Histogram]):
+    """Histograms by name; those of names that were never seen do not exist."""
+
+    def of(self, name: str) -> Histogram:
+        """Return the histogram of that name, an empty one where there was none."""
+        histogram = self.get(name)
+        if histogram is None:
+            histogram = self[name] = Histogram()
+        return histogram
+
+    def merge(self, *others: Self) -> None:
+        """Add the histograms of the others."""
+        for name in dict.fromkeys(name for each in others for name in each):
+            self.of(name).merge(*(each[name] for each in others if name in each))
+
+    def to_message(self, coarseness: int) -> dict[str, Any]:
+        """Return those that are not empty as plain values."""
+        watched, others = MERGE_FACTORS[coarseness]
+        return {
+            name: each.to_message(watched if name in LATENCIES else others)
+            for name, each in self.items()
+            if each.seen or each.infinite
+        }
+
+    def update_from(self, message: Mapping[str, Any]) -> None:
+        """Set the histograms that `to_message` described."""
+        self.update({name: Histogram.from_message(each) for name, each in message.items()})
+
+
+class Exemplars(dict[str, list[Exemplar]]):
+    """The slowest recent requests by distribution: one of a process, a few where processes merge."""
+
+    def offer(self, name: str, value: float, request_id: str, unix_s: float) -> None:
+        """Take the request if it is slower than the present one, or that one is old."""
+        present = self.get(name)
+        if not present or present[0].is_replaced_by(value, unix_s):
+            self[name] = [Exemplar(max(0.0, value), request_id, unix_s)]
+
+    def merge(self, *others: Self) -> None:
+        """Keep the slowest recent ones of all."""
+        for name in dict.fromkeys(name for each in others for name in each):
+            self[name] = slowest(exemplar for each in (self, *others) for exemplar in each.get(name, ()))
+
+    def to_message(self, _: int) -> dict[str, Any]:
+        """Return them as plain values."""
+        return {name: [each.to_message() for each in few] for name, few in self.items()}
+
+    def update_from(self, message: Mapping[str, Any]) -> None:
+        """Set what `to_message` described."""
+        self.update({name: [Exemplar.from_message(each) for each in few] for name, few in message.items()})
+
+
+class _Over(Enum):
+    """Which requests a figure is summed over."""
+
+    ENDED = auto()  # every request of the run that has ended
+    ANSWERS = auto()  # every complete answer of the run
+    ANSWERS_IN_WINDOW = auto()  # complete answers whose request started in the window
+
+
+def _sum(of: str, over: _Over) -> Any:
+    """Declare the sum of a request's field (0 where it is unknown)."""
+    return field(default=0, metadata={"sum": (over, of)})
+
+
+def _optional(merge: Any) -> Any:
+    """Declare a number that is None until there is one; `merge` is how two become one."""
+    return field(default=None, metadata={"merge": merge})
 
 
 @dataclass(slots=True)
 class RunTotals:
     """
-    What a run has come to so far.
+    The counts and distributions of a run so far.
 
-    `started completed failed censored errors good` and `arrived_*` count every request of the run, and so does
-    `whole()`; everything else speaks of the window: `completed_in_window` of answers that ended in it, `window_tokens`
-    of tokens that arrived in it, distributions and token counts of answers whose request started in it.
+    A field says what it counts: requests that ended, answers that ended in the window (`*_in_window`), tokens that
+    arrived in it (`window_tokens`), or answers whose request started in it (the token counts and distributions).
+    Fields are merged, sent and compared by their type alone: a new one is declared here, and counted in both of
+    `add` and `add_table` where it is neither a `_sum` nor a tally of a field's values.
     """
 
     started: int = 0
+    """Requests that were started; the session counts these, `dropped` and `reused_prompts`."""
     completed: int = 0
     failed: int = 0
     censored: int = 0
     dropped: int = 0
-    completed_in_window: int = 0
-    failed_in_window: int = 0
-    good_in_window: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    prompt_tokens_with_cache_info: int = 0
-    """Prompt tokens of those answers that say how many of them were cached."""
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-    chunks: int = 0
-    coalesced_chunks: int = 0
-    reconnects: int = 0
-    retries: int = 0
     reused_prompts: int = 0
-    window_tokens: float = 0.0
-    arrived_tokens: int = 0
-    """Output tokens of all complete answers, in the window or not."""
-    arrived_prompt_tokens: int = 0
-    arrived_cached_tokens: int = 0
-    good: int = 0
-    """Answers that met every limit, in the window or not."""
-    busy_s: float = 0.0
-    """Time that requests spent in flight inside the window, added up: over the window's length, the mean in flight."""
-    contradicted_answers: int = 0
-    """Answers in the window with fewer output tokens, by the engine's count, than chunks with text."""
-    uncounted_answers: int = 0
-    """Answers in the window for which no output token count is known."""
-    first_started_s: float | None = None
-    last_done_s: float | None = None
-    """Seconds since the run's start on the process that sent the request."""
+    reconnects: int = _sum("reconnects", _Over.ENDED)
+    retries: int = _sum("retries", _Over.ENDED)
     errors: Counter[str] = field(default_factory=Counter)
-    finish_reasons: Counter[str] = field(default_factory=Counter)
-    token_sources: Counter[str] = field(default_factory=Counter)
-    stamp_sources: Counter[str] = field(default_factory=Counter)
-    distributions: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in DISTRIBUTIONS})
-    outside: dict[str, Histogram] = field(default_factory=dict)
+    busy_s: float = 0.0
+    """Time in flight inside the window, summed over requests: over the window's length, the mean in flight."""
+    window_tokens: float = 0.0
+    """Output tokens that arrived in the window."""
+    first_started_s: float | None = _optional(min)
+    last_done_s: float | None = _optional(max)
+    """Seconds since the run's start on the process that sent the request."""
+
+    good: int = 0
+    """Answers that met every limit, of the whole run."""
+    arrived_tokens: int = _sum("output_tokens", _Over.ANSWERS)
+    arrived_prompt_tokens: int = _sum("prompt_tokens", _Over.ANSWERS)
+    arrived_cached_tokens: int = _sum("cached_tokens", _Over.ANSWERS)
+
+    completed_in_window: int = 0
+    good_in_window: int = 0
+    failed_in_window: int = 0
+
+    prompt_tokens: int = _sum("prompt_tokens", _Over.ANSWERS_IN_WINDOW)
+    cached_tokens: int = _sum("cached_tokens", _Over.ANSWERS_IN_WINDOW)
+    prompt_tokens_with_cache_info: int = 0
+    """Prompt tokens of answers that report how many of them were cached."""
+    output_tokens: int = _sum("output_tokens", _Over.ANSWERS_IN_WINDOW)
+    reasoning_tokens: int = _sum("reasoning_tokens", _Over.ANSWERS_IN_WINDOW)
+    chunks: int = _sum("chunks", _Over.ANSWERS_IN_WINDOW)
+    coalesced_chunks: int = _sum("coalesced_chunks", _Over.ANSWERS_IN_WINDOW)
+    contradicted_answers: int = 0
+    """Answers with fewer output tokens, by the engine's count, than chunks with text."""
+    uncounted_answers: int = 0
+    """Answers with no known count of output tokens."""
+    finish_reasons: Counter[str] = field(default_factory=Counter, metadata={"tally": "finish_reason"})
+    token_sources: Counter[str] = field(default_factory=Counter, metadata={"tally": "token_source"})
+    stamp_sources: Counter[str] = field(default_factory=Counter, metadata={"tally": "stamp_source"})
+    distributions: Distributions = field(default_factory=lambda: Distributions({n: Histogram() for n in DISTRIBUTIONS}))
+    out_of_window: Distributions = field(default_factory=Distributions)
     """Distributions of answers whose request started outside the window; empty without a warm-up."""
-    exemplars: dict[str, list[Exemplar]] = field(default_factory=dict)
-    """The slowest requests of late, in the window or not; one of each process, the few slowest where they merge."""
+    exemplars: Exemplars = field(default_factory=Exemplars)
+    """Of a live run alone, in the window or not."""
 
     @property
     def ended(self) -> int:
-        """Requests that have ended, however they did."""
+        """Requests that have ended, with any outcome."""
         return self.completed + self.failed + self.censored
 
     @property
     def in_flight(self) -> int:
-        """Requests that are on their way."""
+        """Requests that were started and have not ended."""
         return self.started - self.ended
 
     @property
     def cached_token_share(self) -> float | None:
-        """Which share of prompt tokens the engine says it had cached; None where no answer says so."""
-        told = self.prompt_tokens_with_cache_info
-        return self.cached_tokens / told if told else None
+        """The share of prompt tokens that the engine reports as cached; None where no answer reports it."""
+        reported = self.prompt_tokens_with_cache_info
+        return self.cached_tokens / reported if reported else None
 
-    def whole(self, name: str) -> Histogram:
+    def all_answers(self, name: str) -> Histogram:
         """Return a distribution over every answer of the run, in the window or not."""
         histogram = Histogram()
-        histogram.merge(*(each[name] for each in (self.distributions, self.outside) if name in each))
+        histogram.merge(*(each[name] for each in (self.distributions, self.out_of_window) if name in each))
         return histogram
 
     def cut_in_flight(self) -> None:
-        """Count what is on its way as censored: its process is lost, and nobody will know how it ended."""
+        """Count requests in flight as censored: their process is lost, and how they ended is unknown."""
         self.censored += self.in_flight
 
     def add(self, record: RequestRecord, *, window: Window, slo: Slo, run_start_ns: int) -> None:
-        """Count a request that has ended; whoever started it has counted `started`."""
+        """Count a request that has ended; the session has counted its start."""
         started_s = (record.started_ns - run_start_ns) / NS_PER_S
         done_s = (record.done_ns - run_start_ns) / NS_PER_S
         self.first_started_s = started_s if self.first_started_s is None else min(self.first_started_s, started_s)
         self.last_done_s = done_s if self.last_done_s is None else max(self.last_done_s, done_s)
         self.busy_s += window.overlap_s(record.started_ns, record.done_ns)
-        self.reconnects += record.reconnects
-        self.retries += record.retries
-        began_in, ended_in = window.holds(record.started_ns), window.holds(record.done_ns)
+        _ADD_SUMS[_Over.ENDED](self, record)
+        started_in, done_in = window.contains(record.started_ns), window.contains(record.done_ns)
         if record.outcome is Outcome.CENSORED:
             self.censored += 1
         elif record.outcome is Outcome.FAILED:
-            self._add_failure(record, began_in=began_in, ended_in=ended_in)
+            self._add_failure(record, started_in=started_in, done_in=done_in)
         else:
-            self._add_answer(record, slo, began_in=began_in, ended_in=ended_in)
+            self._add_answer(record, slo, started_in=started_in, done_in=done_in)
         if record.output_tokens is not None and record.outcome is not Outcome.FAILED:
-            self.window_tokens += record.output_tokens * window.share_of(record)
+            self.window_tokens += record.output_tokens * _arrived_fraction(record, window)
 
-    def _add_failure(self, record: RequestRecord, *, began_in: bool, ended_in: bool) -> None:
+    def _add_failure(self, record: RequestRecord, *, started_in: bool, done_in: bool) -> None:
         self.failed += 1
+        self.failed_in_window += done_in
         if record.error is not None:
             self.errors[record.error.type.value] += 1
-        self.failed_in_window += ended_in
-        if began_in:
-            for name in ("ttft_s", "e2e_s"):
+        if started_in:
+            for name in WITH_FAILURES:
                 self.distributions[name].add_infinite()
 
-    def _add_answer(self, record: RequestRecord, slo: Slo, *, began_in: bool, ended_in: bool) -> None:
-        output_tokens, prompt_tokens = record.output_tokens or 0, record.prompt_tokens or 0
-        self.completed += 1
-        self.arrived_tokens += output_tokens
-        self.arrived_prompt_tokens += prompt_tokens
-        self.arrived_cached_tokens += record.cached_tokens or 0
+    def _add_answer(self, record: RequestRecord, slo: Slo, *, started_in: bool, done_in: bool) -> None:
         good = slo.met_by(record)
+        self.completed += 1
         self.good += good
-        if ended_in:
-            self.completed_in_window += 1
-            self.good_in_window += good
-        if not began_in:
-            self._add_distributions(record, self.outside)
-            return
-        self.finish_reasons[record.finish_reason or "none"] += 1
-        self.token_sources[str(record.token_source)] += 1
-        self.stamp_sources[str(record.stamp_source)] += 1
-        self.chunks += len(record.chunk_ns)
-        self.coalesced_chunks += record.coalesced_chunks
-        self.prompt_tokens += prompt_tokens
-        self.cached_tokens += record.cached_tokens or 0
-        self.output_tokens += output_tokens
-        self.reasoning_tokens += record.reasoning_tokens or 0
-        if record.cached_tokens is not None:
-            self.prompt_tokens_with_cache_info += prompt_tokens
-        self.uncounted_answers += record.output_tokens is None
-        self.contradicted_answers += record.output_tokens is not None and output_tokens < len(record.chunk_ns)
-        self._add_distributions(record, self.distributions)
+        self.completed_in_window += done_in
+        self.good_in_window += done_in and good
+        _ADD_SUMS[_Over.ANSWERS](self, record)
+        if started_in:
+            _ADD_SUMS[_Over.ANSWERS_IN_WINDOW](self, record)
+            if record.cached_tokens is not None:
+                self.prompt_tokens_with_cache_info += record.prompt_tokens or 0
+            if record.output_tokens is None:
+                self.uncounted_answers += 1
+            else:
+                self.contradicted_answers += record.output_tokens < record.chunks
+        self._add_distributions(record, self.distributions if started_in else self.out_of_window)
 
-    def _add_distributions(self, record: RequestRecord, to: dict[str, Histogram]) -> None:
-        lag_s, ttft_s = record.schedule_lag_s, record.ttft_s
-        single = {
-            "ttft_s": ttft_s,
-            "tpot_s": record.tpot_s,
-            "e2e_s": record.e2e_s,
-            "request_output_tokens_per_s": record.output_tokens_per_s,
-            "request_prompt_tokens": record.prompt_tokens,
-            "request_output_tokens": record.output_tokens,
-            "schedule_lag_s": lag_s,
-            "ttft_from_schedule_s": None if lag_s is None or ttft_s is None else ttft_s + lag_s,
-            "e2e_from_schedule_s": None if lag_s is None else record.e2e_s + lag_s,
-        }
-        for name, value in single.items():
+    def _add_distributions(self, record: RequestRecord, to: Distributions) -> None:
+        values = _values_of(record)
+        for name, value in values.items():
             if value is not None:
-                _of(to, name).add(max(0.0, value))
-        _of(to, "itl_s").add_many(np.maximum(record.itl_s, 0.0))
+                to.of(name).add(value if value > 0 else 0.0)
+        to.of("itl_s").add_many(np.maximum(record.itl_s, 0.0))
         now_s = time.time()
         for name in WITH_EXEMPLARS:
-            self._stand_for_others(name, single[name], record.request_id, now_s)
+            if (value := values[name]) is not None:
+                self.exemplars.offer(name, value, record.request_id, now_s)
 
-    def _stand_for_others(self, name: str, value: float | None, request_id: str, unix_s: float) -> None:
-        if value is None:
-            return
-        known = self.exemplars.get(name)
-        if not known or known[0].gives_way_to(value, unix_s):
-            self.exemplars[name] = [Exemplar(max(0.0, value), request_id, unix_s)]
+    def add_table(self, table: RequestTable, *, window: Window, slo: Slo) -> None:
+        """Count requests that have ended, and each as started; the window is on the table's clock."""
+        started_in, done_in = window.which(table.started_ns), window.which(table.done_ns)
+        completed, failed = table.completed, table.failed
+        first_s, last_s = float(table.start_s.min()), float(table.done_s.max())
+        self.first_started_s = first_s if self.first_started_s is None else min(first_s, self.first_started_s)
+        self.last_done_s = last_s if self.last_done_s is None else max(last_s, self.last_done_s)
+        self.busy_s += _overlaps_s(table, window)
+        self.started += len(table)
+        self.censored += len(table) - _count(completed) - _count(failed)
+        self._add_failures(table, failed, started_in=started_in, done_in=done_in)
+        self._add_answers(table, slo, started_in=started_in, done_in=done_in)
+        over = {
+            _Over.ENDED: np.ones(len(table), dtype=np.bool_),
+            _Over.ANSWERS: completed,
+            _Over.ANSWERS_IN_WINDOW: completed & started_in,
+        }
+        for each, which in over.items():
+            for name, of in _SUMS[each]:
+                setattr(self, name, getattr(self, name) + int(np.nansum(table.numbers[of][which])))
+        output_tokens = table.numbers["output_tokens"]
+        arriving = ~failed & ~np.isnan(output_tokens)
+        self.window_tokens += float((output_tokens * _arrived_fractions(table, window))[arriving].sum())
+
+    def _add_failures(self, table: RequestTable, failed: Mask, *, started_in: Mask, done_in: Mask) -> None:
+        self.failed += _count(failed)
+        self.failed_in_window += _count(failed & done_in)
+        self.errors.update(error for error in table.categories["error_type"] if error is not None)
+        for name in WITH_FAILURES:
+            self.distributions[name].add_infinite(_count(failed & started_in))
+
+    def _add_answers(self, table: RequestTable, slo: Slo, *, started_in: Mask, done_in: Mask) -> None:
+        good = table.completed & met_by_each(slo, table)
+        self.completed += _count(table.completed)
+        self.good += _count(good)
+        self.completed_in_window += _count(table.completed & done_in)
+        self.good_in_window += _count(good & done_in)
+        answers = table.completed & started_in
+        indices = np.flatnonzero(answers).tolist()
+        for name, of in _TALLIES:
+            texts = table.categories[of]
+            getattr(self, name).update(texts[index] or "none" for index in indices)
+        prompt_tokens, output_tokens = table.numbers["prompt_tokens"], table.numbers["output_tokens"]
+        with_cache_info = answers & ~np.isnan(table.numbers["cached_tokens"])
+        self.prompt_tokens_with_cache_info += int(np.nansum(prompt_tokens[with_cache_info]))
+        self.uncounted_answers += _count(answers & np.isnan(output_tokens))
+        self.contradicted_answers += _count(answers & (output_tokens < table.numbers["chunks"]))
+        gap_s, later = np.maximum(table.gap_s, 0.0), ~table.is_first_gap
+        for which, to in ((answers, self.distributions), (table.completed & ~started_in, self.out_of_window)):
+            for name, of in _ONE_A_REQUEST:
+                values = table.numbers[of][which]
+                to.of(name).add_many(np.maximum(values[~np.isnan(values)], 0.0))
+            to.of("itl_s").add_many(gap_s[later & which[table.owners]])
 
     def merge(self, *others: Self) -> None:
-        """Add everything that the other totals hold."""
-        for name in (*_COUNTS, "window_tokens", "uncounted_answers"):
-            setattr(self, name, sum([getattr(other, name) for other in others], getattr(self, name)))
-        for name in _TALLIES:
-            for other in others:
-                getattr(self, name).update(getattr(other, name))
-        everyone = (self, *others)
-        starts = [each.first_started_s for each in everyone if each.first_started_s is not None]
-        ends = [each.last_done_s for each in everyone if each.last_done_s is not None]
-        self.first_started_s, self.last_done_s = min(starts, default=None), max(ends, default=None)
-        for name in DISTRIBUTIONS:
-            self.distributions[name].merge(*(other.distributions[name] for other in others))
-            outside = [other.outside[name] for other in others if name in other.outside]
-            if outside:
-                _of(self.outside, name).merge(*outside)
-        for name in WITH_EXEMPLARS:
-            known = [exemplar for each in everyone for exemplar in each.exemplars.get(name, ())]
-            if known:
-                self.exemplars[name] = slowest(known)
+        """Add the other totals to these."""
+        for each in fields(self):
+            mine, theirs = getattr(self, each.name), [getattr(other, each.name) for other in others]
+            if isinstance(mine, Counter):
+                for other in theirs:
+                    mine.update(other)
+            elif isinstance(mine, Distributions | Exemplars):
+                mine.merge(*theirs)
+            elif (merge := each.metadata.get("merge")) is not None:
+                setattr(self, each.name, merge((v for v in (mine, *theirs) if v is not None), default=None))
+            else:
+                setattr(self, each.name, sum(theirs, mine))
 
-    def to_message(self, *, with_outside: bool = True, coarseness: int = 0) -> dict[str, Any]:
+    def to_message(self, *, with_out_of_window: bool = True, coarseness: int = 0) -> dict[str, Any]:
         """
-        Return the totals as plain values, fit for msgpack; without what started outside the window if so asked.
+        Return the totals as plain values, fit for msgpack, with or without answers that started outside the window.
 
-        Each step of `coarseness`, up to `COARSEST`, makes it smaller and quantiles less fine: see `EVERY`.
+        Each step of `coarseness`, up to `COARSEST`, makes the message smaller and quantiles less exact: see
+        `MERGE_FACTORS`.
         """
-        first, others = EVERY[coarseness]
-        names = (*_COUNTS, "window_tokens", "uncounted_answers", "first_started_s", "last_done_s")
-        message: dict[str, Any] = {name: getattr(self, name) for name in names}
-        message |= {name: dict(getattr(self, name)) for name in _TALLIES}
-        message["distributions"] = {
-            **_messages({name: self.distributions[name] for name in _FIRST}, first),
-            **_messages({name: self.distributions[name] for name in DISTRIBUTIONS if name not in _FIRST}, others),
-        }
-        message["outside"] = _messages(self.outside, others) if with_outside else {}
-        message["exemplars"] = {name: [each.to_message() for each in of] for name, of in self.exemplars.items()}
+        message: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Distributions | Exemplars):
+                value = value.to_message(coarseness)
+            message[each.name] = dict(value) if isinstance(value, Counter) else value
+        if not with_out_of_window:
+            message["out_of_window"] = {}
         return message
 
     @classmethod
-    def from_message(cls, message: dict[str, Any]) -> Self:
+    def from_message(cls, message: Mapping[str, Any]) -> Self:
         """Return the totals that `to_message` described."""
         self = cls()
         for name, value in message.items():
-            if name in {"distributions", "outside"}:
-                getattr(self, name).update({of: Histogram.from_message(each) for of, each in value.items()})
-            elif name == "exemplars":
-                self.exemplars = {of: [Exemplar.from_message(each) for each in few] for of, few in value.items()}
+            present = getattr(self, name)
+            if isinstance(present, Distributions | Exemplars):
+                present.update_from(value)
             else:
-                setattr(self, name, Counter(value) if name in _TALLIES else value)
+                setattr(self, name, Counter(value) if isinstance(present, Counter) else value)
         return self
 
 
-def _of(histograms: dict[str, Histogram], name: str) -> Histogram:
-    histogram = histograms.get(name)
-    if histogram is None:
-        histogram = histograms[name] = Histogram()
-    return histogram
+_SUMS: Final[Mapping[_Over, Sequence[tuple[str, str]]]] = {
+    over: tuple((f.name, f.metadata["sum"][1]) for f in fields(RunTotals) if f.metadata.get("sum", ("",))[0] is over)
+    for over in _Over
+}
+"""By whom it is summed over: each total, and the request's field that it sums."""
+_TALLIED: Final = _Over.ANSWERS_IN_WINDOW
+_TALLIES: Final = tuple((f.name, f.metadata["tally"]) for f in fields(RunTotals) if "tally" in f.metadata)
+
+_values_of: Final[Callable[[RequestRecord], dict[str, float | None]]] = compiled(
+    "record", f"return {{{', '.join(f'{name!r}: record.{of}' for name, of in _ONE_A_REQUEST)}}}"
+)
+_ADD_SUMS: Final[Mapping[_Over, Callable[[RunTotals, RequestRecord], None]]] = {
+    over: compiled(
+        "totals, record",
+        *(f"totals.{name} += record.{of} or 0" for name, of in _SUMS[over]),
+        *(f"totals.{name}[str(record.{of} or 'none')] += 1" for name, of in _TALLIES if over is _TALLIED),
+    )
+    for over in _Over
+}
 
 
-def _messages(histograms: dict[str, Histogram], every: int) -> dict[str, Any]:
-    return {name: each.to_message(every) for name, each in histograms.items() if each.seen or each.infinite}
+def met_by_each(slo: Slo, table: RequestTable) -> Mask:
+    """Return which requests meet every limit, as `Slo.met_by` does, with any outcome."""
+    met = np.ones(len(table), dtype=np.bool_)
+    for name, limit in slo.limits.items():
+        measured = table.numbers[name]
+        within = measured <= limit  # NaN, which is unknown, is not
+        if name == "tpot_s":
+            within |= np.isnan(measured) & (table.numbers["output_tokens"] < 2)
+        met &= within
+    return met
+
+
+def _overlaps_s(table: RequestTable, window: Window) -> float:
+    """Return how long the requests were in flight inside the window, summed: `Window.overlap_s` of each."""
+    if window.start_ns is None:
+        return 0.0
+    ends_ns = table.done_ns if window.end_ns is None else np.minimum(table.done_ns, window.end_ns)
+    return float(np.maximum(0, ends_ns - np.maximum(table.started_ns, window.start_ns)).sum()) / NS_PER_S
+
+
+def _arrived_fraction(record: RequestRecord, window: Window) -> float:
+    """Return which part (0 to 1) of the answer arrived in the window: by its chunks, by its end where it has none."""
+    if len(record.chunk_ns) == 0:
+        return float(window.contains(record.done_ns))
+    if window.contains(record.started_ns) and window.contains(record.done_ns):
+        return 1.0
+    return float(np.count_nonzero(window.which(record.chunk_ns))) / len(record.chunk_ns)
+
+
+def _arrived_fractions(table: RequestTable, window: Window) -> Floats:
+    """Return the same of each request; by its end, too, where the run did not record chunks."""
+    inside = np.concatenate([[0], np.cumsum(window.which(table.stamps_ns))])
+    ends = np.cumsum(table.gaps)
+    by_chunks = (inside[ends] - inside[ends - table.gaps]) / np.maximum(table.gaps, 1)
+    return np.where(table.gaps > 0, by_chunks, window.which(table.done_ns))
+
+
+def merged(parts: Iterable[RunTotals]) -> RunTotals:
+    """Return the sum of several totals."""
+    whole = RunTotals()
+    whole.merge(*parts)
+    return whole
+
+
+def _count(mask: Mask) -> int:
+    return int(np.count_nonzero(mask))

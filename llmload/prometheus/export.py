@@ -123,8 +123,8 @@ class _HistogramTemplate:
     text: str
 
     def fill(self, totals: RunTotals, exemplars: Sequence[Exemplar]) -> str:
-        histogram = totals.whole(self.family.distribution)
-        counts = [*histogram.at_most_each(self.bounds), histogram.count]
+        histogram = totals.all_answers(self.family.distribution)
+        counts = [*histogram.counts_at_most(self.bounds), histogram.count]
         values: list[object] = [*counts, counts[-1], repr(histogram.total)]
         for exemplar in sorted(exemplars, key=lambda each: each.value):  # a bucket shows one: the slowest
             index = bisect_left(self.bounds, exemplar.value)

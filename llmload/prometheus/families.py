@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from llmload.formatting import code, markdown_table
+from llmload.metrics.distributions import LIVE_QUANTILES
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level
 from llmload.record import ErrorType, Outcome, Slo
-from llmload.stats.histogram import bounds
+from llmload.stats.histogram import bucket_bounds
 
 COMMON_LABELS: Final = ("engine", "model", "scenario")
 INFO_LABELS: Final = ["run_id", "scenario", "engine", "engine_version", "model", "gpus", "tensor_parallel", "precision"]
@@ -25,8 +26,7 @@ def geometric_bounds(first: float, last: float, ratio: float) -> tuple[float, ..
     return (*bounds[:-1], last)
 
 
-QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-LATENCY_S: Final = bounds(0.001, 240.0, 10)
+LATENCY_S: Final = bucket_bounds(0.001, 240.0, 10)
 """Every tenth bound of the totals' own buckets, 5.1 % apart: quantiles are within 6 % of summary.json's."""
 LAG_S: Final = geometric_bounds(0.0001, 10.0, 1.5)
 SPEED_PER_S: Final = geometric_bounds(1.0, 1_000.0, 1.2)
@@ -88,7 +88,7 @@ def _count(name: str, text: str, attribute: str) -> Family:
 def _quantiles(name: str, distribution: str) -> Family:
     def read(snapshot: Snapshot) -> dict[str, float]:
         histogram = snapshot.totals.distributions[distribution]
-        quantiles = {name: histogram.quantile(share) for name, share in QUANTILES.items()}
+        quantiles = {name: histogram.quantile(share) for name, share in LIVE_QUANTILES.items()}
         return {name: math.nan if quantile is None else quantile for name, quantile in quantiles.items()}
 
     return Family(

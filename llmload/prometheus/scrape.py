@@ -293,7 +293,7 @@ def _tls(ca_file: str | None, verify_tls: bool) -> ssl.SSLContext:
 def engine_summary(engines: Sequence[ScrapeTarget], totals: RunTotals) -> EngineMetrics:
     """Return the engine's figures and the client's for comparison, over the whole run including warm-up."""
     ttft_s, itl_s = _mean(engines, "ttft"), _mean(engines, "itl")
-    client_ttft_s, client_itl_s = totals.whole("ttft_s").mean, totals.whole("itl_s").mean
+    client_ttft_s, client_itl_s = totals.all_answers("ttft_s").mean, totals.all_answers("itl_s").mean
     output, hits = _increase(engines, "output_tokens"), _increase(engines, "prefix_cache_hits")
     queries = _increase(engines, "prefix_cache_queries")
     return EngineMetrics(

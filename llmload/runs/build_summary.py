@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
+from llmload.metrics.distributions import QUANTILES, REQUEST_DISTRIBUTIONS
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
@@ -23,20 +23,6 @@ from llmload.runs.summary_parts import CapacityResult, Distribution, EngineMetri
 from llmload.scenario import Scenario
 from llmload.stats.histogram import Histogram
 from llmload.units import S_PER_MIN
-
-DISTRIBUTIONS: Final = (
-    "request_output_tokens_per_s",
-    "ttft_s",
-    "itl_s",
-    "tpot_s",
-    "e2e_s",
-    "schedule_lag_s",
-    "ttft_from_schedule_s",
-    "e2e_from_schedule_s",
-    "request_prompt_tokens",
-    "request_output_tokens",
-)
-QUANTILES: Final = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +115,7 @@ def figures(totals: RunTotals, window_s: float | None) -> Figures:
         output_tokens=totals.output_tokens if distributions["request_output_tokens"].count else None,
         cached_token_share=totals.cached_token_share,
         output_tokens_per_s=totals.window_tokens / window_s if window_s and tokens_known else None,
-        **{name: distribution(distributions[name]) for name in DISTRIBUTIONS},
+        **{name: distribution(distributions[name]) for name in REQUEST_DISTRIBUTIONS},
     )
 
 
@@ -139,7 +125,7 @@ def distribution(histogram: Histogram) -> Distribution | None:
         return None
     quantiles = {name: histogram.quantile(share) for name, share in QUANTILES.items()}
     return Distribution.model_validate(
-        {"mean": histogram.mean, **quantiles, "max": histogram.most, "count": histogram.count}
+        {"mean": histogram.mean, **quantiles, "max": histogram.max_value, "count": histogram.count}
     )
 
 

@@ -6,11 +6,10 @@ Each process that sends requests appends to a file of its own: `requests.jsonl` 
 """
 
 import logging
-import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,21 +17,10 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from llmload.errors import RunFolderError
-from llmload.record import (
-    NO_CHUNKS,
-    ErrorType,
-    Outcome,
-    RequestError,
-    RequestRecord,
-    StampSource,
-    TokenSource,
-    stamps_of,
-)
 from llmload.runs.manifest import SCHEMA_VERSION as MANIFEST_VERSION
 from llmload.runs.manifest import Manifest
 from llmload.runs.summary import SCHEMA_VERSION as SUMMARY_VERSION
 from llmload.runs.summary import Summary
-from llmload.units import NS_PER_S
 
 Contract = TypeVar("Contract", bound=BaseModel)
 
@@ -147,7 +135,7 @@ class RunFolder:
     def requests(self) -> Iterator[dict[str, Any]]:
         """Yield every request's line; a last line that a crash cut short is left out."""
         for file in self.request_files():
-            yield from _lines(file)
+            yield from lines_of(file)
 
     def request_files(self) -> list[Path]:
         """Return the files that hold requests: one, or one a worker."""
@@ -161,120 +149,8 @@ def runs_in(path: Path) -> list[Path]:
     return sorted(file.parent for file in path.glob(f"*/{SUMMARY}")) or [path]
 
 
-class RequestLog:
-    """Appends a line per request to a file, whole ones with each write, so that a crash cuts at most the last."""
-
-    def __init__(self, path: Path, *, with_chunks: bool) -> None:
-        self._path, self._faults = path, WriteFaults()
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self._with_chunks = with_chunks
-        self._unix_offset_ns = time.time_ns() - time.monotonic_ns()
-
-    def append(self, records: Iterable[RequestRecord]) -> None:
-        """Write the records' lines, together and whole or not at all; a fault is logged once."""
-        form = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-        lines = b"".join([orjson.dumps(self._line(record), option=form) for record in records])
-        with self._faults.tolerated(self._path, "lines of requests that it counts"):
-            self._write(lines)
-
-    def _write(self, lines: bytes) -> None:
-        end = os.fstat(self._file).st_size
-        try:
-            while lines:
-                lines = lines[os.write(self._file, lines) :]
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(self._file, end)  # half a line would make the next one unreadable too
-            raise
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
-
-    def _line(self, record: RequestRecord) -> dict[str, Any]:
-        error = record.error
-        line: dict[str, Any] = {
-            "request_id": record.request_id,
-            "prompt_id": record.prompt_id,
-            "outcome": str(record.outcome),
-            "time_s": (record.started_ns + self._unix_offset_ns) / NS_PER_S,
-            "ttft_s": record.ttft_s,
-            "tpot_s": record.tpot_s,
-            "e2e_s": record.e2e_s,
-            "output_tokens_per_s": record.output_tokens_per_s,
-            "prompt_tokens": record.prompt_tokens,
-            "output_tokens": record.output_tokens,
-            "cached_tokens": record.cached_tokens,
-            "reasoning_tokens": record.reasoning_tokens,
-            "token_source": str(record.token_source),
-            "finish_reason": record.finish_reason,
-            "stamp_source": str(record.stamp_source),
-            "chunks": len(record.chunk_ns),
-            "coalesced_chunks": record.coalesced_chunks,
-            "reconnects": record.reconnects,
-            "retries": record.retries,
-            "error": None
-            if error is None
-            else {
-                "type": error.type.value,
-                "message": error.message,
-                "http_status": error.http_status,
-                "retry_after_s": error.retry_after_s,
-            },
-            "stage": record.stage,
-            "scheduled_ns": record.scheduled_ns,
-            "started_ns": record.started_ns,
-            "connected_ns": record.connected_ns,
-            "sent_ns": record.sent_ns,
-            "done_ns": record.done_ns,
-        }
-        if self._with_chunks:
-            line["chunk_gaps_ns"] = record.chunk_gaps_ns
-            line["chunk_tokens"] = record.chunk_tokens
-            line["textless_gaps_ns"] = record.textless_gaps_ns
-        return line
-
-
-def read_records(folder: RunFolder, name: str) -> Iterator[RequestRecord] | None:
-    """Return the records of one of the folder's request files, None where there is no such file."""
-    file = folder.path / name
-    return (record_of(line) for line in _lines(file)) if file.is_file() else None
-
-
-def record_of(line: Mapping[str, Any]) -> RequestRecord:
-    """Return the record that a line was written from; without its chunks, if those were not kept."""
-    error, gaps, textless = line["error"], line.get("chunk_gaps_ns"), line.get("textless_gaps_ns")
-    return RequestRecord(
-        **{name: line[name] for name in _SAME_IN_LINE},
-        outcome=Outcome(line["outcome"]),
-        token_source=TokenSource(line["token_source"]),
-        stamp_source=StampSource(line["stamp_source"]),
-        chunk_ns=stamps_of(line["started_ns"], gaps) if gaps else NO_CHUNKS,
-        textless_ns=None if textless is None else stamps_of(line["started_ns"], textless),
-        error=None if error is None else RequestError(**{**error, "type": ErrorType(error["type"])}),
-    )
-
-
-_SAME_IN_LINE: Final = (
-    "request_id",
-    "prompt_id",
-    "started_ns",
-    "done_ns",
-    "stage",
-    "scheduled_ns",
-    "connected_ns",
-    "sent_ns",
-    "prompt_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "reasoning_tokens",
-    "finish_reason",
-    "reconnects",
-    "retries",
-)
-
-
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
+def lines_of(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a request file as JSON objects, without a last one that a crash cut short."""
     with file.open("rb") as lines:
         for line in lines:
             if line.endswith(b"\n"):

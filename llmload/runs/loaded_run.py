@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 import orjson
 
 from llmload.errors import RunFolderError
+from llmload.metrics.requests import RequestTable
 from llmload.metrics.totals import RunTotals
 from llmload.record import Slo
-from llmload.runs import aggregate as recount
-from llmload.runs.aggregate import Periods, Stage, read_periods, recomputed_summary, why_recomputed
+from llmload.runs.aggregate import Periods, read_periods, recomputed_summary, why_recomputed
 from llmload.runs.folder import MANIFEST, SUMMARY, USERS, RunFolder
 from llmload.runs.manifest import Manifest
-from llmload.runs.request_table import Columns, read_columns
+from llmload.runs.requests import read_tables
 from llmload.runs.summary import Summary
 from llmload.runs.timeline import Timeline, bin_width_s
 
@@ -131,7 +131,7 @@ def load_run(folder: RunFolder, progress: Callable[[int], None] = lambda _: None
     span_s = max(last_s, ended_s, LEAST_SPAN_S)
     periods = read_periods(manifest, last_s=last_s, span_s=span_s)
     count = _Count(periods, span_s, about, manifest.scenario.slo_limits(), with_stages=summary is None)
-    held = {file.name: sum(map(count.add, read_columns([file], origin_s, progress))) for file in files}
+    held = {file.name: sum(map(count.add, read_tables([file], origin_s, progress))) for file in files}
     if summary is None:
         why = why_recomputed(origin_s, files)
         summary = recomputed_summary(manifest, count.totals, periods, count.of_stages, why)
@@ -170,18 +170,15 @@ class _Count:
         self.timeline = Timeline(width_s, span_s)
         self.of_stages = {stage.name: RunTotals() for stage in periods.stages} if with_stages else {}
 
-    def add(self, columns: Columns) -> int:
-        """Count the requests, and return how many they are."""
-        self.timeline.add(columns)
-        recount.add(self.totals, columns, window=self.periods.window, slo=self.slo)
+    def add(self, table: RequestTable) -> int:
+        """Count the requests, and return their number."""
+        self.timeline.add(table)
+        self.totals.add_table(table, window=self.periods.window, slo=self.slo)
         for stage in self.periods.stages if self.of_stages else ():
-            self._add_to_stage(stage, self.of_stages[stage.name], columns)
-        return len(columns)
-
-    def _add_to_stage(self, stage: Stage, totals: RunTotals, columns: Columns) -> None:
-        touches = (columns.start_s <= stage.to_s) & (columns.done_s >= stage.from_s)
-        if touches.any():
-            recount.add(totals, columns.where(touches), window=stage.window, slo=self.slo)
+            touches = (table.start_s <= stage.end_s) & (table.done_s >= stage.start_s)
+            if touches.any():
+                self.of_stages[stage.name].add_table(table.where(touches), window=stage.window, slo=self.slo)
+        return len(table)
 
 
 def _extent(files: Sequence[Path], origin_s: float) -> tuple[float, float]:

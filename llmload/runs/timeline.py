@@ -7,15 +7,16 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from llmload.runs.request_table import Columns, Floats, Ints, Mask
+from llmload.metrics.distributions import LATENCIES
+from llmload.metrics.requests import Floats, Ints, Mask, RequestTable
 from llmload.stats.histogram import HistogramSeries
+from llmload.units import NS_PER_S
 
 WIDTHS_S: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
 MOST_BINS: Final = 240
 LEAST_BINS: Final = 24
 REQUESTS_A_BIN: Final = 10
 """On average at least, as far as that leaves LEAST_BINS: fewer would draw their own chance."""
-LATENCIES: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
 SAMPLED: Final = 1_500
 """How many requests are kept to be shown one by one."""
 
@@ -82,55 +83,54 @@ class Timeline:
         whole = np.cumsum(self._entered)[:-1] * self.widths_s
         return [max(0.0, float(each)) for each in (whole + self._busy_s) / self.widths_s]
 
-    def add(self, columns: Columns) -> None:
+    def add(self, table: RequestTable) -> None:
         """Count requests that have ended."""
-        completed, failed = columns.completed, columns.failed
-        done_places = self._places(columns.done_s)
-        self.completed += self._tally(done_places[completed])
-        self.censored += self._tally(done_places[~completed & ~failed])
-        for error in {each for each in columns.error if each is not None}:
-            which = np.fromiter((each == error for each in columns.error), np.bool_, len(columns))
+        completed, failed = table.completed, table.failed
+        done_bins = self._bins_of(table.done_s)
+        self.completed += self._tally(done_bins[completed])
+        self.censored += self._tally(done_bins[~completed & ~failed])
+        errors = table.categories["error_type"]
+        for error in {each for each in errors if each is not None}:
+            which = np.fromiter((each == error for each in errors), np.bool_, len(table))
             self.errors.setdefault(error, np.zeros(self.bins, dtype=np.int64))
-            self.errors[error] += self._tally(done_places[which])
-        self._add_in_flight(columns)
-        self._add_tokens(columns, ~failed)
-        self._add_latencies(columns, completed)
+            self.errors[error] += self._tally(done_bins[which])
+        self._add_in_flight(table)
+        self._add_tokens(table, ~failed)
+        self._add_latencies(table, completed)
         self.sample.add(
             {
-                "start_s": columns.start_s,
-                "e2e_s": columns.e2e_s,
-                "ttft_s": columns.numbers["ttft_s"],
-                "tpot_s": columns.numbers["tpot_s"],
+                "start_s": table.start_s,
+                **{name: table.numbers[name] for name in ("e2e_s", "ttft_s", "tpot_s")},
                 "completed": completed.astype(np.float64),
             },
             self._random,
         )
 
-    def _places(self, moments_s: Floats) -> Ints:
+    def _bins_of(self, moments_s: Floats) -> Ints:
         return np.clip((moments_s / self.width_s).astype(np.int64), 0, self.bins - 1)
 
-    def _tally(self, places: Ints) -> Ints:
-        return np.bincount(places, minlength=self.bins)
+    def _tally(self, bins_: Ints) -> Ints:
+        return np.bincount(bins_, minlength=self.bins)
 
-    def _add_in_flight(self, columns: Columns) -> None:
+    def _add_in_flight(self, table: RequestTable) -> None:
         """Each request is there from its start to its end: what is left of the bin, and every later bin whole."""
-        for moments_s, sign in ((columns.start_s, 1), (columns.done_s, -1)):
+        for moments_s, sign in ((table.start_s, 1), (table.done_s, -1)):
             moments_s = np.clip(moments_s, 0.0, self.span_s)
-            places = self._places(moments_s)
-            left_s = self._ends_s[places] - moments_s
-            self._busy_s += sign * np.bincount(places, weights=left_s, minlength=self.bins)
-            self._entered[1:] += sign * self._tally(places)
+            bins_ = self._bins_of(moments_s)
+            left_s = self._ends_s[bins_] - moments_s
+            self._busy_s += sign * np.bincount(bins_, weights=left_s, minlength=self.bins)
+            self._entered[1:] += sign * self._tally(bins_)
 
-    def _add_tokens(self, columns: Columns, arrived: Mask) -> None:
-        tokens = np.where(arrived, np.nan_to_num(columns.numbers["output_tokens"]), 0.0)
-        by_chunk = columns.gaps > 0
-        if len(columns.gap_s):
-            each = np.repeat(tokens / np.maximum(columns.gaps, 1), columns.gaps)
-            self.tokens += np.bincount(self._places(columns.stamps_s()), weights=each, minlength=self.bins)
+    def _add_tokens(self, table: RequestTable, arrived: Mask) -> None:
+        tokens = np.where(arrived, np.nan_to_num(table.numbers["output_tokens"]), 0.0)
+        by_chunk = table.gaps > 0
+        if len(table.gap_s):
+            each = np.repeat(tokens / np.maximum(table.gaps, 1), table.gaps)
+            self.tokens += np.bincount(self._bins_of(table.stamps_ns / NS_PER_S), weights=each, minlength=self.bins)
         spread = ~by_chunk & (tokens > 0)
         if spread.any():
-            first_s = columns.start_s + np.nan_to_num(columns.numbers["ttft_s"])
-            self._spread(first_s[spread], columns.done_s[spread], tokens[spread])
+            first_s = table.start_s + np.nan_to_num(table.numbers["ttft_s"])
+            self._spread(first_s[spread], table.done_s[spread], tokens[spread])
             self.evenly_spread += int(np.count_nonzero(spread))
 
     def _spread(self, from_s: Floats, to_s: Floats, amounts: Floats) -> None:
@@ -139,22 +139,22 @@ class Timeline:
         rates = amounts / np.maximum(to_s - from_s, 1e-9)
         for moments_s, sign in ((from_s, 1.0), (to_s, -1.0)):
             moments_s = np.clip(moments_s, 0.0, self.span_s)
-            places = self._places(moments_s)
-            left_s = self._ends_s[places] - moments_s
-            ramps += sign * np.bincount(places, weights=rates * left_s, minlength=self.bins)
-            steps[1:] += sign * np.bincount(places, weights=rates, minlength=self.bins)
+            bins_ = self._bins_of(moments_s)
+            left_s = self._ends_s[bins_] - moments_s
+            ramps += sign * np.bincount(bins_, weights=rates * left_s, minlength=self.bins)
+            steps[1:] += sign * np.bincount(bins_, weights=rates, minlength=self.bins)
         self.tokens += np.maximum(0.0, ramps + np.cumsum(steps)[:-1] * self.widths_s)
 
-    def _add_latencies(self, columns: Columns, completed: Mask) -> None:
-        places = self._places(columns.start_s)
+    def _add_latencies(self, table: RequestTable, completed: Mask) -> None:
+        bins_ = self._bins_of(table.start_s)
         for name in ("ttft_s", "tpot_s", "e2e_s"):
-            values = columns.e2e_s if name == "e2e_s" else columns.numbers[name]
+            values = table.numbers[name]
             known = completed & ~np.isnan(values)
-            self.latencies[name].add(places[known], np.maximum(values[known], 0.0))
-        if len(columns.gap_s):
-            later = ~columns.first_of_each() & np.repeat(completed, columns.gaps)
-            arrived = self._places(columns.stamps_s()[later])
-            self.latencies["itl_s"].add(arrived, np.maximum(columns.gap_s[later], 0.0))
+            self.latencies[name].add(bins_[known], np.maximum(values[known], 0.0))
+        if len(table.gap_s):
+            later = ~table.is_first_gap & np.repeat(completed, table.gaps)
+            arrived = self._bins_of((table.stamps_ns / NS_PER_S)[later])
+            self.latencies["itl_s"].add(arrived, np.maximum(table.gap_s[later], 0.0))
 
 
 def grouping(counts: npt.NDArray[np.int64], *, at_least: int = 40, least_groups: int = 8) -> int:

@@ -1,4 +1,10 @@
-"""A histogram for each of many places in a row, such as spans of time, and their quantiles."""
+"""
+A quantile sketch that merges exactly, in the manner of DDSketch.
+
+Masson, Rim, Lee: DDSketch: A Fast and Fully-Mergeable Quantile Sketch with Relative-Error Guarantees, VLDB 2019. Values
+fall in buckets whose bounds grow by a ratio of 1.005, so a quantile has a relative error of at most 0.25 %; count, sum,
+minimum and maximum are exact. Here the range of buckets is fixed, so that counts are arrays that NumPy adds up.
+"""
 
 import math
 import zlib
@@ -9,31 +15,33 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-# Counts as few bytes: most are small, so the upper bytes of all of them stand together and vanish.
-
-_WIDTH: Final = 8
-_LEVEL: Final = 6
+_BYTES_PER_COUNT: Final = 8
+_ZLIB_LEVEL: Final = 6
 
 Integers = npt.NDArray[np.int64]
 
 
 def pack(counts: Integers) -> bytes:
-    """Return numbers from 0 on as bytes, one to two a number where they are below 65,536."""
-    planes = np.ascontiguousarray(counts.astype("<u8").view(np.uint8).reshape(-1, _WIDTH).T)
-    return zlib.compress(planes.tobytes(), _LEVEL)
+    """
+    Return numbers from 0 on as bytes: one to two a number where they are below 65,536.
+
+    The upper bytes of all numbers are written side by side: most are 0, which zlib removes.
+    """
+    planes = np.ascontiguousarray(counts.astype("<u8").view(np.uint8).reshape(-1, _BYTES_PER_COUNT).T)
+    return zlib.compress(planes.tobytes(), _ZLIB_LEVEL)
 
 
 def unpack(packed: bytes) -> Integers:
     """Return the numbers that `pack` took."""
-    planes = np.frombuffer(zlib.decompress(packed), dtype=np.uint8).reshape(_WIDTH, -1)
+    planes = np.frombuffer(zlib.decompress(packed), dtype=np.uint8).reshape(_BYTES_PER_COUNT, -1)
     return np.ascontiguousarray(planes.T).view("<u8").reshape(-1).astype(np.int64)
 
 
 def pack_sparse(counts: Mapping[int, int]) -> list[bytes]:
-    """Return counts by their place, a number from 0 on, as bytes."""
-    places = sorted(counts)
-    gaps = [index - before for before, index in zip([0, *places], places, strict=False)]
-    return [pack(np.array(gaps, dtype=np.int64)), pack(np.array([counts[index] for index in places], dtype=np.int64))]
+    """Return counts by index (from 0) as bytes: the gaps between indices, and the counts."""
+    indices = sorted(counts)
+    gaps = [index - before for before, index in zip([0, *indices], indices, strict=False)]
+    return [pack(np.array(gaps, dtype=np.int64)), pack(np.array([counts[index] for index in indices], dtype=np.int64))]
 
 
 def unpack_sparse(packed: list[bytes]) -> dict[int, int]:
@@ -42,17 +50,15 @@ def unpack_sparse(packed: list[bytes]) -> dict[int, int]:
     return dict(zip(np.cumsum(gaps).tolist(), counts.tolist(), strict=True))
 
 
-# A request that stands for others: the slowest of late, by its id, so that a spike can be traced to its record.
-
 RECENT_S: Final = 30.0
-"""How long a slow request stands before any other takes its place: a few scrapes."""
-MOST: Final = 4
-"""How many a distribution keeps when those of several processes come together."""
+"""How long an exemplar is kept before a faster request may replace it: a few scrapes."""
+EXEMPLARS_KEPT: Final = 4
+"""How many a distribution keeps when several processes' are merged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """One value of a distribution, whose it was, and when it was measured (Unix time)."""
+    """A slow request of a distribution, by its id, so that a spike can be traced to its record; `unix_s` is when."""
 
     value: float
     request_id: str
@@ -67,49 +73,46 @@ class Exemplar:
         """Return what `to_message` described."""
         return cls(*message)
 
-    def gives_way_to(self, value: float, unix_s: float) -> bool:
-        """Whether a value that came later stands instead of this one."""
+    def is_replaced_by(self, value: float, unix_s: float) -> bool:
+        """Return whether a later value replaces this one: it is greater, or this one is old."""
         return value >= self.value or unix_s - self.unix_s > RECENT_S
 
 
 def slowest(exemplars: Iterable[Exemplar]) -> list[Exemplar]:
-    """Return the few with the greatest values, of those that are recent beside the latest."""
+    """Return the EXEMPLARS_KEPT with the greatest values, of those at most RECENT_S older than the latest."""
     known = list(exemplars)
     latest_s = max((each.unix_s for each in known), default=0.0)
     recent = [each for each in known if latest_s - each.unix_s <= RECENT_S]
-    return sorted(recent, key=lambda each: each.value, reverse=True)[:MOST]
+    return sorted(recent, key=lambda each: each.value, reverse=True)[:EXEMPLARS_KEPT]
 
-
-# A distribution that merges exactly: counts in buckets a half per cent wide, with exact count, sum, least and most.
 
 RATIO: Final = 1.005
-"""Each bucket's upper bound over its lower bound: a quantile is at most 0.25 % off."""
+"""Each bucket's upper bound over its lower bound; half of what it exceeds 1 by is the relative accuracy."""
 _LOG_RATIO: Final = math.log(RATIO)
-_LEAST: Final = 1e-6
-"""Values from here on have buckets of their own; smaller ones, and zero, share the lowest."""
+_MIN_VALUE: Final = 1e-6
+"""Smaller values, and zero, share the lowest bucket."""
 BUCKETS: Final = 5_600
 """Enough for 1e-6 to 1.3e6: a microsecond to two weeks, a token to a million."""
 
-_WAITING: Final = 256
-"""How many values wait to be sorted in together."""
-_WAITING_ARRAYS: Final = 64
+_PENDING: Final = 256
+"""How many values are sorted into buckets together."""
+_PENDING_ARRAYS: Final = 64
 
 
-def bounds(least: float, most: float, every: int) -> tuple[float, ...]:
+def bucket_bounds(lowest: float, highest: float, step: int) -> tuple[float, ...]:
     """
-    Return every so-many-th upper bound of the buckets from `least` until one is at or above `most`, in five digits.
+    Return the upper bound of every `step`-th bucket from `lowest` until one is at or above `highest`, in five digits.
 
-    Rounded down, so that each still falls in the bucket that it bounds: `at_most` counts just that and those below.
+    Rounded down, so that each is in the bucket that it bounds: `count_at_most` counts that bucket and those below.
     """
-    first = math.ceil(math.log(least / _LEAST) / _LOG_RATIO)
-    last = math.ceil(math.log(most / _LEAST) / _LOG_RATIO)
-    places = range(first, last + every, every)
-    return tuple(_rounded_down(_LEAST * RATIO**index) for index in places)
+    first = math.ceil(math.log(lowest / _MIN_VALUE) / _LOG_RATIO)
+    last = math.ceil(math.log(highest / _MIN_VALUE) / _LOG_RATIO)
+    return tuple(_rounded_down(_MIN_VALUE * RATIO**bucket) for bucket in range(first, last + step, step))
 
 
-def _place(value: float) -> int:
-    """The bucket that a value falls in, or its neighbour where it lies on the bound between them."""
-    return int(math.log(value / _LEAST) / _LOG_RATIO) + 1 if value >= _LEAST else 0
+def _bucket_of(value: float) -> int:
+    """Return the bucket of a value, or its neighbour for a value on the bound between them."""
+    return int(math.log(value / _MIN_VALUE) / _LOG_RATIO) + 1 if value >= _MIN_VALUE else 0
 
 
 def _rounded_down(value: float, digits: int = 5) -> float:
@@ -118,38 +121,37 @@ def _rounded_down(value: float, digits: int = 5) -> float:
 
 
 def buckets_of(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return the bucket of each value; all must be finite and from 0 on."""
-    buckets = (np.log(np.maximum(values, _LEAST) / _LEAST) / _LOG_RATIO).astype(np.int64) + 1
-    buckets[values < _LEAST] = 0
+    """Return the bucket of each value; all must be finite and not negative."""
+    buckets = (np.log(np.maximum(values, _MIN_VALUE) / _MIN_VALUE) / _LOG_RATIO).astype(np.int64) + 1
+    buckets[values < _MIN_VALUE] = 0
     return np.minimum(buckets, BUCKETS - 1)
 
 
 def bucket_middle(bucket: int) -> float:
-    """Return the value that stands for a bucket."""
-    return 0.0 if bucket == 0 else _LEAST * RATIO ** (bucket - 0.5)
+    """Return the value that a quantile in the bucket is given as."""
+    return 0.0 if bucket == 0 else _MIN_VALUE * RATIO ** (bucket - 0.5)
 
 
 class Histogram:
     """
-    Positive numbers of one unit, kept as log-spaced counts.
+    Counts of values from 0 on in logarithmic buckets.
 
-    Merging two histograms gives just what adding all their values to one would have given. `infinite` counts requests
-    that never came to a value (failures); they enter only quantiles that ask for them.
-
-    Values wait until there are many or someone asks, and are sorted into buckets together.
+    Merging two histograms gives exactly what adding all their values to one would give. `infinite` counts requests that
+    never had a value (failures); only quantiles `with_infinite` include them. Added values are sorted into buckets
+    together, when there are many or a figure is read.
     """
 
-    __slots__ = ("_least", "_most", "_sorted", "_sums", "_total", "_waiting", "_waiting_arrays", "infinite")
+    __slots__ = ("_max", "_min", "_pending", "_pending_arrays", "_sorted", "_sums", "_total", "infinite")
 
     def __init__(self) -> None:
         self._sorted: npt.NDArray[np.int64] = np.zeros(BUCKETS, dtype=np.int64)
         self._sums: npt.NDArray[np.int64] | None = None
-        self._waiting: list[float] = []
-        self._waiting_arrays: list[npt.NDArray[np.float64]] = []
+        self._pending: list[float] = []
+        self._pending_arrays: list[npt.NDArray[np.float64]] = []
         self.infinite = 0
         self._total = 0.0
-        self._least = math.inf
-        self._most = -math.inf
+        self._min = math.inf
+        self._max = -math.inf
 
     @property
     def total(self) -> float:
@@ -158,25 +160,25 @@ class Histogram:
         return self._total
 
     @property
-    def least(self) -> float:
-        """The least value; infinite when empty."""
+    def min_value(self) -> float:
+        """The exact minimum; infinity when empty."""
         self._sort()
-        return self._least
+        return self._min
 
     @property
-    def most(self) -> float:
-        """The greatest value; minus infinity when empty."""
+    def max_value(self) -> float:
+        """The exact maximum; minus infinity when empty."""
         self._sort()
-        return self._most
+        return self._max
 
     @property
     def seen(self) -> bool:
-        """Whether any finite value was added, without counting them."""
-        return bool(self._waiting or self._waiting_arrays) or self._least <= self._most
+        """Whether any finite value was added; cheaper than `count`."""
+        return bool(self._pending or self._pending_arrays) or self._min <= self._max
 
     @property
     def count(self) -> int:
-        """How many finite values were added."""
+        """The number of finite values."""
         return int(self._up_to[-1])
 
     @property
@@ -189,126 +191,128 @@ class Histogram:
         """Add one value; ValueError if it is negative or not finite."""
         if not 0 <= value < math.inf:
             raise ValueError(f"a histogram takes finite values from 0 on, not {value}")
-        self._waiting.append(value)
-        if len(self._waiting) >= _WAITING:
+        self._pending.append(value)
+        if len(self._pending) >= _PENDING:
             self._sort()
 
     def add_many(self, values: npt.NDArray[np.float64]) -> None:
-        """Add every value of an array, which is the histogram's from then on; ValueError as for `add`."""
+        """Add every value of an array, which the caller may not change afterwards; ValueError as for `add`."""
         if not len(values):
             return
-        if not (values.min() >= 0 and values.max() < math.inf):
+        if not (
+            np.minimum.reduce(values) >= 0 and np.maximum.reduce(values) < math.inf
+        ):  # half the time of min(), max()
             raise ValueError(f"a histogram takes finite values from 0 on, not {values.min()} to {values.max()}")
-        self._waiting_arrays.append(values)
-        if len(self._waiting_arrays) >= _WAITING_ARRAYS:
+        self._pending_arrays.append(values)
+        if len(self._pending_arrays) >= _PENDING_ARRAYS:
             self._sort()
 
     @property
     def _counts(self) -> npt.NDArray[np.int64]:
-        """The count of each bucket, with everything sorted in."""
+        """The count of each bucket, with pending values sorted in."""
         self._sort()
         return self._sorted
 
     @property
     def _up_to(self) -> npt.NDArray[np.int64]:
-        """How many values lie in each bucket and all below; kept until there are more."""
+        """The number of values in each bucket and all below; computed once until more are added."""
         self._sort()
         if self._sums is None:
             self._sums = np.cumsum(self._sorted)
         return self._sums
 
     def _sort(self) -> None:
-        if not (self._waiting or self._waiting_arrays):
+        if not (self._pending or self._pending_arrays):
             return
-        values = np.concatenate((self._waiting, *self._waiting_arrays))
-        self._waiting, self._waiting_arrays, self._sums = [], [], None
+        values = np.concatenate((self._pending, *self._pending_arrays))
+        self._pending, self._pending_arrays, self._sums = [], [], None
         self._sorted += np.bincount(buckets_of(values), minlength=BUCKETS)
         self._total += float(values.sum())
-        self._least = min(self._least, float(values.min()))
-        self._most = max(self._most, float(values.max()))
+        self._min = min(self._min, float(values.min()))
+        self._max = max(self._max, float(values.max()))
 
     def add_infinite(self, count: int = 1) -> None:
-        """Count requests that never came to a value."""
+        """Count requests that never had a value."""
         self.infinite += count
 
     def merge(self, *others: Self) -> None:
-        """Add everything that the other histograms hold."""
+        """Add the other histograms' values."""
         for other in others:
             other._sort()
             self.infinite += other.infinite
         seen = [other for other in others if other.seen]
         if not seen:
             return
-        least, most = min(other._least for other in seen), max(other._most for other in seen)
-        # Most buckets lie outside what was seen: a sum over many processes is cheap.
-        used = slice(min(max(0, _place(least) - 1), BUCKETS - 1), _place(most) + 2)
+        lowest, highest = min(other._min for other in seen), max(other._max for other in seen)
+        # Most buckets are outside this slice, so that a sum over many processes is cheap.
+        used = slice(min(max(0, _bucket_of(lowest) - 1), BUCKETS - 1), _bucket_of(highest) + 2)
         counts = self._sorted[used]
         for other in seen:
             counts += other._sorted[used]
             self._total += other._total
-        self._least, self._most, self._sums = min(self._least, least), max(self._most, most), None
+        self._min, self._max, self._sums = min(self._min, lowest), max(self._max, highest), None
 
     def since(self, earlier: Self) -> Self:
-        """Return what was added since an earlier copy; its least and greatest are to within a bucket."""
+        """Return what was added since an earlier copy; its minimum and maximum are exact to a bucket."""
         part = type(self)()
         part._sorted = self._counts - earlier._counts
         part.infinite = self.infinite - earlier.infinite
         part._total = self.total - earlier.total
         used = np.flatnonzero(part._sorted)
         if len(used):
-            part._least = 0.0 if used[0] == 0 else _LEAST * RATIO ** (int(used[0]) - 1)
-            part._most = _LEAST * RATIO ** int(used[-1])
+            part._min = 0.0 if used[0] == 0 else _MIN_VALUE * RATIO ** (int(used[0]) - 1)
+            part._max = _MIN_VALUE * RATIO ** int(used[-1])
         return part
 
     def quantile(self, share: float, *, with_infinite: bool = False) -> float | None:
         """
-        Return the value that `share` (0 to 1) of all values do not exceed, by nearest rank, at most 0.25 % off.
+        Return the value that `share` (0 to 1) of all values do not exceed, by nearest rank, within 0.25 %.
 
-        None when empty, and, with `with_infinite`, where the rank falls among requests that never came to a value.
+        None when empty, and, with `with_infinite`, where the rank is that of a request that never had a value.
         """
         count = self.count
         rank = max(1, math.ceil(share * (count + (self.infinite if with_infinite else 0)) - 1e-9))
         if rank > count:
             return None
         bucket = int(np.searchsorted(self._up_to, rank))
-        return min(max(bucket_middle(bucket), self.least), self.most)
+        return min(max(bucket_middle(bucket), self.min_value), self.max_value)
 
-    def at_most(self, limit: float) -> int:
-        """Return how many values lie at or below the limit, to within the bucket that the limit falls in."""
-        if limit >= self.most:
+    def count_at_most(self, limit: float) -> int:
+        """Return how many values are at or below the limit, exact to the limit's bucket."""
+        if limit >= self.max_value:
             return self.count
-        if limit < self.least:
+        if limit < self.min_value:
             return 0
-        return int(self._up_to[min(_place(limit), BUCKETS - 1)])
+        return int(self._up_to[min(_bucket_of(limit), BUCKETS - 1)])
 
-    def at_most_each(self, limits: Sequence[float]) -> list[int]:
-        """Return `at_most` of every limit, at the cost of one."""
+    def counts_at_most(self, limits: Sequence[float]) -> list[int]:
+        """Return `count_at_most` of every limit, at the cost of one."""
         sums, wanted = self._up_to, np.asarray(limits, dtype=np.float64)
         found = sums[buckets_of(wanted)]
-        found[wanted >= self.most] = sums[-1]
-        found[wanted < self.least] = 0
+        found[wanted >= self.max_value] = sums[-1]
+        found[wanted < self.min_value] = 0
         counts: list[int] = found.tolist()
         return counts
 
-    def to_message(self, every: int = 1) -> dict[str, Any]:
+    def to_message(self, merge_factor: int = 1) -> dict[str, Any]:
         """
-        Return the histogram as plain numbers and bytes: up to two bytes a bucket between its least and greatest value.
+        Return the histogram as plain numbers and bytes: up to two bytes a bucket between its minimum and maximum.
 
-        With `every`, so many neighbouring buckets go as one, for fewer bytes: what comes of it has the same count, sum
-        and bounds, and quantiles that are up to half of `every` buckets off.
+        `merge_factor` neighbouring buckets become one, for fewer bytes: the histogram made of the message has the same
+        count, sum, minimum and maximum, and quantiles that are up to `merge_factor / 2` buckets off.
         """
         used = np.flatnonzero(self._counts)
-        first = int(used[0]) // every * every if len(used) else 0
+        first = int(used[0]) // merge_factor * merge_factor if len(used) else 0
         counts = self._counts[first : int(used[-1]) + 1] if len(used) else self._counts[:0]
-        together = np.add.reduceat(counts, np.arange(0, len(counts), every)) if len(counts) else counts
+        merged = np.add.reduceat(counts, np.arange(0, len(counts), merge_factor)) if len(counts) else counts
         return {
             "first": first,
-            "every": every,
-            "counts": pack(together),
+            "merge_factor": merge_factor,
+            "counts": pack(merged),
             "infinite": self.infinite,
             "total": self.total,
-            "least": self.least if len(used) else None,
-            "most": self.most if len(used) else None,
+            "min": self.min_value if len(used) else None,
+            "max": self.max_value if len(used) else None,
         }
 
     @classmethod
@@ -319,43 +323,44 @@ class Histogram:
         self.infinite = message["infinite"]
         self._total = message["total"]
         if len(counts):
-            self._least, self._most = message["least"], message["most"]
-            middles = message["first"] + np.arange(len(counts)) * message["every"] + message["every"] // 2
-            if message["every"] > 1:  # the middle of the outermost may lie beyond what was seen
-                middles = np.clip(middles, *buckets_of(np.array([self._least, self._most])))
+            self._min, self._max = message["min"], message["max"]
+            factor = message["merge_factor"]
+            middles = message["first"] + np.arange(len(counts)) * factor + factor // 2
+            if factor > 1:  # the middle of the outermost may be beyond the minimum or maximum
+                middles = np.clip(middles, *buckets_of(np.array([self._min, self._max])))
             np.add.at(self._sorted, middles, counts)
         return self
 
 
 class HistogramSeries:
-    """Counts of `length` histograms with the buckets of `Histogram`, so that a quantile is at most 0.25 % off."""
+    """A histogram with the buckets of `Histogram` for each of `length` bins, such as bins of time."""
 
     def __init__(self, length: int) -> None:
         self._counts: npt.NDArray[np.int64] = np.zeros((length, BUCKETS), dtype=np.int64)
 
-    def add(self, places: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
-        """Add each value to the histogram at its place."""
+    def add(self, bins: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
+        """Add each value to the histogram of its bin."""
         if len(values):
-            cells = places * BUCKETS + buckets_of(values)
+            cells = bins * BUCKETS + buckets_of(values)
             np.add.at(self._counts.reshape(-1), cells, 1)
 
     def grouped(self, size: int) -> Self:
-        """Return the series in which each `size` neighbours are one; the last may be of fewer."""
-        self_ = type(self)(0)
-        self_._counts = np.add.reduceat(self._counts, np.arange(0, len(self._counts), size), axis=0)
-        return self_
+        """Return the series in which each `size` neighbouring bins are one; the last may be of fewer."""
+        merged = type(self)(0)
+        merged._counts = np.add.reduceat(self._counts, np.arange(0, len(self._counts), size), axis=0)
+        return merged
 
     @property
     def counts(self) -> list[int]:
-        """How many values each histogram holds."""
+        """The number of values in each bin."""
         return [int(count) for count in self._counts.sum(axis=1)]
 
-    def quantiles(self, share: float, *, at_least: int = 1) -> list[float | None]:
-        """Return each histogram's quantile by nearest rank; None where it holds fewer than `at_least` values."""
+    def quantiles(self, share: float, *, min_count: int = 1) -> list[float | None]:
+        """Return each bin's quantile by nearest rank; None where it has fewer than `min_count` values."""
         sums = np.cumsum(self._counts, axis=1)
         found: list[float | None] = []
         for row in sums:
             count = int(row[-1])
             rank = max(1, math.ceil(share * count - 1e-9))
-            found.append(None if count < max(1, at_least) else bucket_middle(int(np.searchsorted(row, rank))))
+            found.append(None if count < max(1, min_count) else bucket_middle(int(np.searchsorted(row, rank))))
         return found

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from llmload.compare import comparison
-from llmload.compare import sample as sample_module
 from llmload.compare.comparison import ERROR_RATE, Comparison, Finding, Outcome, compare, figure_of
 from llmload.compare.sample import RunSample, blocks_over, rates_of
 from llmload.metrics.compared import METRICS, Metric
+from llmload.metrics.requests import LINE_KEYS, RequestTable
 from llmload.stats import bootstrap
 from llmload.stats.bootstrap import Blocks
+from llmload.units import NS_PER_S
 
 MEANS = tuple(metric for metric in METRICS if metric.statistic == "mean" and not metric.higher_is_better)
 NO_WORSE = {metric.name: 0.0 for metric in METRICS}
@@ -28,16 +29,28 @@ def few_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def line(time_s: float, e2e_s: float = 1.0, **changes: Any) -> dict[str, Any]:
     gaps = [round(e2e_s * 1e8)] * 10
-    return {
-        "outcome": "completed",
-        "time_s": time_s,
-        "ttft_s": e2e_s / 10,
-        "tpot_s": e2e_s / 10,
-        "e2e_s": e2e_s,
-        "output_tokens": 10,
-        "output_tokens_per_s": 10 / e2e_s,
-        "chunk_gaps_ns": gaps,
-    } | changes
+    counts = dict.fromkeys(("chunks", "coalesced_chunks", "reconnects", "retries"), 0)
+    return (
+        dict.fromkeys(LINE_KEYS)
+        | {
+            **counts,
+            "outcome": "completed",
+            "time_s": time_s,
+            "started_ns": round(time_s * NS_PER_S),
+            "done_ns": round((time_s + e2e_s) * NS_PER_S),
+            "ttft_s": e2e_s / 10,
+            "tpot_s": e2e_s / 10,
+            "e2e_s": e2e_s,
+            "output_tokens": 10,
+            "output_tokens_per_s": 10 / e2e_s,
+            "chunk_gaps_ns": gaps,
+        }
+        | changes
+    )
+
+
+def sample_of(lines: list[dict[str, Any]], *, opened_s: float | None, window_s: float) -> RunSample:
+    return RunSample.of([RequestTable.of_lines(lines, 0.0)], opened_s=opened_s, window_s=window_s)
 
 
 def run(
@@ -60,7 +73,7 @@ def run(
     starts = np.concatenate([[0.0], np.cumsum(e2e_s)[:-1]])
     outcomes = np.where(rng.random(requests) < failed, "failed", "completed")
     lines = [line(t, e, outcome=str(o)) for t, e, o in zip(starts, e2e_s, outcomes, strict=True)]
-    return RunSample.of(lines, opened_s=0.0, window_s=float(starts[-1] + e2e_s[-1]))
+    return sample_of(lines, opened_s=0.0, window_s=float(starts[-1] + e2e_s[-1]))
 
 
 def found(compared: Comparison, name: str) -> Finding:
@@ -86,7 +99,7 @@ def failures(pairs: Sequence[Comparison]) -> int:
 def test_figures_are_those_of_the_window_by_hand() -> None:
     lines = [line(0.0), line(10.0, 2.0), line(13.0, 4.0), line(18.1, 4.0), line(11.0, outcome="failed", ttft_s=None)]
 
-    sample = RunSample.of(lines, opened_s=10.0, window_s=10.0)
+    sample = sample_of(lines, opened_s=10.0, window_s=10.0)
 
     assert figure_of(sample, metric("e2e_s mean")) == pytest.approx(10 / 3)
     assert figure_of(sample, metric("e2e_s p50")) == 4.0
@@ -97,18 +110,16 @@ def test_figures_are_those_of_the_window_by_hand() -> None:
     assert figure_of(sample, metric("itl_s p99")) == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("packed_at", [1, 1_000_000])
-def test_requests_of_several_files_are_brought_into_the_order_of_their_starts_with_their_gaps(
-    monkeypatch: pytest.MonkeyPatch, packed_at: int
-) -> None:
-    monkeypatch.setattr(sample_module, "_PACKED_AT", packed_at)
+@pytest.mark.parametrize("block", [1, 2, 3], ids="{} lines a block".format)
+def test_requests_of_several_files_are_brought_into_the_order_of_their_starts_with_their_gaps(block: int) -> None:
     lines = [
         line(5.0, chunk_gaps_ns=[10**9, 3 * 10**9]),
         line(1.0, chunk_gaps_ns=[10**9]),
         line(3.0, chunk_gaps_ns=None),
     ]
 
-    sample = RunSample.of(lines, opened_s=None, window_s=10.0)
+    tables = [RequestTable.of_lines(lines[at : at + block], 0.0) for at in range(0, len(lines), block)]
+    sample = RunSample.of(tables, opened_s=None, window_s=10.0)
 
     assert sample.opened_s == 1.0
     assert list(sample.started_s) == [1.0, 3.0, 5.0]
@@ -257,7 +268,7 @@ def test_a_percentile_needs_values_beyond_it(required: frozenset[str], outcome: 
 
 def test_what_was_not_measured_is_not_judged() -> None:
     lines = [line(float(t), ttft_s=None, tpot_s=None, chunk_gaps_ns=None) for t in range(100)]
-    sample = RunSample.of(lines, opened_s=0.0, window_s=100.0)
+    sample = sample_of(lines, opened_s=0.0, window_s=100.0)
 
     compared = compare([sample], [sample], paired=True)
 
@@ -267,7 +278,7 @@ def test_what_was_not_measured_is_not_judged() -> None:
 
 @pytest.mark.parametrize("requests", [0, 5, 19])
 def test_too_few_requests_judge_nothing(requests: int) -> None:
-    sample = RunSample.of([line(float(t)) for t in range(requests)], opened_s=0.0, window_s=100.0)
+    sample = sample_of([line(float(t)) for t in range(requests)], opened_s=0.0, window_s=100.0)
 
     compared = compare([sample], [sample], paired=True)
 
@@ -283,8 +294,8 @@ def test_blocks_have_twice_the_requests_in_flight_and_grow_while_neighbours_are_
     sixteen_at_once = [line(index // 16 * 1.0, 1.0) for index in range(3200)]
     rng = np.random.default_rng(13)
 
-    assert length(RunSample.of(sixteen_at_once, opened_s=0.0, window_s=200.0)) == 50, "3200 / 64"
-    assert length(RunSample.of(sixteen_at_once[:640], opened_s=0.0, window_s=40.0)) == 32
+    assert length(sample_of(sixteen_at_once, opened_s=0.0, window_s=200.0)) == 50, "3200 / 64"
+    assert length(sample_of(sixteen_at_once[:640], opened_s=0.0, window_s=40.0)) == 32
     assert length(run(rng, 2000, prompts=0.0)) < length(run(rng, 2000, prompts=0.0, wander=0.2))
 
 
@@ -297,7 +308,7 @@ def test_a_wandering_speed_shows_although_prompts_differ_far_more() -> None:
 
 def test_rates_come_from_stretches_that_add_up_to_the_window() -> None:
     sample = run(np.random.default_rng(14), 300)
-    inner = RunSample.of(
+    inner = sample_of(
         [line(t, d - t) for t, d in zip(sample.started_s, sample.done_s, strict=True)], opened_s=20.0, window_s=200.0
     )
     blocks = blocks_over([inner], [inner], paired=False)

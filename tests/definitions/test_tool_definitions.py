@@ -13,7 +13,8 @@ from llmload.cli.main import main
 from llmload.definitions.catalogue import TOOL_DEFINITIONS, definitions_json
 from llmload.definitions.sample import Weighted, linear, read_sample
 from llmload.record import Outcome, RequestRecord
-from llmload.runs.folder import RequestLog, RunFolder, read_records
+from llmload.runs.folder import RunFolder
+from llmload.runs.requests import RequestLog, read_records
 
 MS = 1_000_000
 UNIX_S = 1_700_000_000.0

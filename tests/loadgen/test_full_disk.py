@@ -17,7 +17,8 @@ from llmload.loadgen.preparation import open_session
 from llmload.loadgen.session import WorkerShard
 from llmload.prompts.workload import load as load_prompts
 from llmload.record import Outcome, RequestRecord
-from llmload.runs.folder import RequestLog, RunFolder
+from llmload.runs.folder import RunFolder
+from llmload.runs.requests import RequestLog
 from llmload.scenario import load_scenario
 from llmload.scenario.shipped import find_scenario
 

@@ -31,7 +31,7 @@ from llmload.scenario.shipped import find_scenario
 
 TOTALS = Totals.pack("run", RunTotals(started=3).to_message(), {"stage-1": RunTotals(started=2).to_message()})
 DEMO = find_scenario("demo")
-EVERY: tuple[Message, ...] = (
+MERGE_FACTORS: tuple[Message, ...] = (
     WorkerPlan(
         run_id="run",
         scenario=load_scenario(find_scenario("demo")),
@@ -62,7 +62,7 @@ class Runner:
         self.listeners[msg_type](environment=None, msg=SimpleNamespace(data=packed, node_id="w"))
 
 
-@pytest.mark.parametrize("message", EVERY, ids=lambda message: message.name)
+@pytest.mark.parametrize("message", MERGE_FACTORS, ids=lambda message: message.name)
 def test_a_message_arrives_as_it_was_sent(message: Message) -> None:
     runner: Any = Runner()
     got: list[Any] = []
@@ -75,7 +75,7 @@ def test_a_message_arrives_as_it_was_sent(message: Message) -> None:
 
 
 def test_every_kind_has_a_name_of_ours() -> None:
-    names = [message.name for message in EVERY]
+    names = [message.name for message in MERGE_FACTORS]
 
     assert len(set(names)) == len(names)
     assert all(name.startswith("llmload_") for name in names)
@@ -154,4 +154,4 @@ def test_the_shipped_schema_is_that_of_the_models(name: str) -> None:
 
 
 def test_every_message_has_a_schema() -> None:
-    assert set(FILES["messages.schema.json"]) == {type(message) for message in EVERY}
+    assert set(FILES["messages.schema.json"]) == {type(message) for message in MERGE_FACTORS}

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from llmload.metrics.totals import RunTotals, Window
+from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level, judge
-from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, Slo, StampSource, TokenSource
+from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, Slo, StampSource, TokenSource, Window
 from llmload.units import NS_PER_S
 
 WHOLE = Window(start_ns=0)
@@ -155,13 +155,13 @@ def test_the_whole_run_is_the_window_and_what_started_outside_it() -> None:
 
     totals = totals_of(before, inside, window=window, slo=Slo(ttft_s=0.2))
     there = RunTotals.from_message(totals.to_message())
-    there.merge(RunTotals.from_message(totals.to_message(with_outside=False)))
+    there.merge(RunTotals.from_message(totals.to_message(with_out_of_window=False)))
 
     assert totals.distributions["ttft_s"].mean == pytest.approx(0.1)
-    assert totals.whole("ttft_s").mean == pytest.approx(0.25)
-    assert (totals.whole("itl_s").count, totals.good) == (3, 1)
+    assert totals.all_answers("ttft_s").mean == pytest.approx(0.25)
+    assert (totals.all_answers("itl_s").count, totals.good) == (3, 1)
     assert (totals.arrived_tokens, totals.arrived_prompt_tokens) == (7, 20)
-    assert (there.whole("ttft_s").count, there.distributions["ttft_s"].count) == (3, 2)
+    assert (there.all_answers("ttft_s").count, there.distributions["ttft_s"].count) == (3, 2)
 
 
 def test_what_a_lost_process_had_in_flight_counts_as_censored() -> None:

@@ -173,8 +173,8 @@ def test_the_summary_compares_the_engines_means_with_the_clients(tmp_path: Path)
     target = grown(tmp_path, said(50, 10, 1.0, 0), said(60, 11, 1.1, 7), said(150, 14, 1.4, 2))
     totals = RunTotals(arrived_tokens=98)
     totals.distributions["ttft_s"].add_many(np.array([0.12, 0.12]))
-    totals.outside["ttft_s"] = RunTotals().distributions["ttft_s"]
-    totals.outside["ttft_s"].add(0.15)
+    totals.out_of_window["ttft_s"] = RunTotals().distributions["ttft_s"]
+    totals.out_of_window["ttft_s"].add(0.15)
 
     summary = engine_summary([target], totals)
 

@@ -16,11 +16,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.trials.exporter import histogram_quantile
-from llmload.metrics.totals import RunTotals, Window
+from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level
 from llmload.prometheus.families import INFO_LABELS, LATENCY_S, Snapshot, sample_names
 from llmload.prometheus.server import wsgi_app
-from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, Slo, StampSource, TokenSource
+from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, Slo, StampSource, TokenSource, Window
 from llmload.stats.histogram import Exemplar, Histogram
 from llmload.units import NS_PER_S
 
@@ -163,7 +163,7 @@ def test_a_quantile_between_two_bounds_is_within_6_per_cent_of_the_summarys(spre
         values[: len(values) // 10] = chance.choice(values)  # a crowd, at the edge of a bucket or not
         histogram = Histogram()
         histogram.add_many(values)
-        counts = map(float, histogram.at_most_each(LATENCY_S))
+        counts = map(float, histogram.counts_at_most(LATENCY_S))
         buckets = [*zip(LATENCY_S, counts, strict=True), (math.inf, float(len(values)))]
         for share in (0.5, 0.95, 0.99):
             said = histogram.quantile(share)
@@ -182,10 +182,10 @@ def test_bounds_are_those_of_the_totals_own_buckets() -> None:
     histogram = Histogram()
     histogram.add_many(np.array([bound * factor for bound in LATENCY_S for factor in (1.0005, 0.9985)]))
 
-    below = histogram.at_most_each(LATENCY_S)
+    below = histogram.counts_at_most(LATENCY_S)
 
     assert below == [2 * index + 1 for index in range(len(LATENCY_S))], "what is above a bound counted below it"
-    assert below == [histogram.at_most(bound) for bound in LATENCY_S]
+    assert below == [histogram.count_at_most(bound) for bound in LATENCY_S]
 
 
 def test_recent_slowest_requests_are_exemplars_of_their_buckets_in_openmetrics_only() -> None:

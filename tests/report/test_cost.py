@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from llmload.metrics.totals import RunTotals, Window
-from llmload.record import Outcome, RequestRecord, Slo, TokenSource
+from llmload.metrics.totals import RunTotals
+from llmload.record import Outcome, RequestRecord, Slo, TokenSource, Window
 from llmload.runs import cost as costs
 from llmload.runs.cost import cost_rows
 from llmload.runs.summary_parts import CostSummary

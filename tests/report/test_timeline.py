@@ -6,41 +6,42 @@ import numpy as np
 import pytest
 from recorded import records, write_folder
 
-from llmload.runs.request_table import Columns, read_columns
+from llmload.metrics.requests import RequestTable
+from llmload.runs.requests import read_tables
 from llmload.runs.timeline import SAMPLED, Sample, Timeline, bin_width_s, grouping
 from llmload.stats.histogram import HistogramSeries
 
 
-def columns_of(folder: Path, count: int, *, with_chunks: bool = True) -> tuple[Columns, float]:
+def table_of(folder: Path, count: int, *, with_chunks: bool = True) -> tuple[RequestTable, float]:
     of = records(count)
     write_folder(folder, of, with_chunks=with_chunks)
-    (columns,) = read_columns([folder / "requests.jsonl"], 0.0)
-    origin_s = float(columns.start_s.min()) - 1
-    (columns,) = read_columns([folder / "requests.jsonl"], origin_s)
-    return columns, float(columns.done_s.max()) + 0.5
+    (table,) = read_tables([folder / "requests.jsonl"], 0.0)
+    origin_s = float(table.start_s.min()) - 1
+    (table,) = read_tables([folder / "requests.jsonl"], origin_s)
+    return table, float(table.done_s.max()) + 0.5
 
 
 @pytest.mark.parametrize("with_chunks", [True, False])
 def test_nothing_is_lost_between_the_bins(with_chunks: bool, tmp_path: Path) -> None:
-    columns, span_s = columns_of(tmp_path / "run", 500, with_chunks=with_chunks)
+    table, span_s = table_of(tmp_path / "run", 500, with_chunks=with_chunks)
     timeline = Timeline(0.7, span_s)
-    timeline.add(columns)
+    timeline.add(table)
 
-    arrived = np.nansum(columns.numbers["output_tokens"][~columns.failed])
+    arrived = np.nansum(table.numbers["output_tokens"][~table.failed])
     assert timeline.tokens.sum() == pytest.approx(arrived, rel=1e-6)
-    assert timeline.completed.sum() == columns.completed.sum()
-    assert sum(count.sum() for count in timeline.errors.values()) == columns.failed.sum()
-    assert np.dot(timeline.in_flight, timeline.widths_s) == pytest.approx(columns.e2e_s.sum(), rel=1e-6)
+    assert timeline.completed.sum() == table.completed.sum()
+    assert sum(count.sum() for count in timeline.errors.values()) == table.failed.sum()
+    assert np.dot(timeline.in_flight, timeline.widths_s) == pytest.approx(table.numbers["e2e_s"].sum(), rel=1e-6)
     assert timeline.widths_s.sum() == pytest.approx(span_s)
 
 
 def test_in_flight_is_the_mean_of_each_bin(tmp_path: Path) -> None:
-    columns, span_s = columns_of(tmp_path / "run", 60)
+    table, span_s = table_of(tmp_path / "run", 60)
     timeline = Timeline(1.0, span_s)
-    timeline.add(columns)
+    timeline.add(table)
 
     grid = np.arange(0, span_s, 0.001)
-    there = ((grid[:, None] >= columns.start_s) & (grid[:, None] < columns.done_s)).sum(axis=1)
+    there = ((grid[:, None] >= table.start_s) & (grid[:, None] < table.done_s)).sum(axis=1)
     for index in range(timeline.bins - 1):
         assert timeline.in_flight[index] == pytest.approx(there[index * 1000 : (index + 1) * 1000].mean(), abs=0.1)
 
@@ -59,12 +60,12 @@ def test_quantiles_of_each_place_are_its_own_values() -> None:
     series.add(places, values)
 
     for share in (0.5, 0.95):
-        found = series.quantiles(share, at_least=20)
+        found = series.quantiles(share, min_count=20)
         exact = [np.quantile(values[places == index], share, method="inverted_cdf") for index in range(3)]
         assert found[:3] == pytest.approx(exact, rel=0.003)
         assert found[3] is None
     assert series.grouped(3).counts == [3000, 0]
-    assert series.quantiles(0.5, at_least=2000) == [None] * 4
+    assert series.quantiles(0.5, min_count=2000) == [None] * 4
 
 
 def test_groups_grow_until_they_hold_enough() -> None:

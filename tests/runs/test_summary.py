@@ -14,7 +14,7 @@ from run_files import manifest_of, scenario_of, summary_of, write_json
 
 from llmload.cli.main import main
 from llmload.errors import RunFolderError
-from llmload.metrics.totals import RunTotals, Window
+from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import health, judge
 from llmload.record import (
     ErrorType,
@@ -24,6 +24,7 @@ from llmload.record import (
     Slo,
     StampSource,
     TokenSource,
+    Window,
     stamps_of,
 )
 from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary

@@ -2,27 +2,27 @@
 
 from typing import Any
 
-from llmload.metrics.totals import RunTotals
-from llmload.stats.histogram import MOST, RECENT_S, Exemplar, slowest
+from llmload.metrics.totals import Exemplars, RunTotals
+from llmload.stats.histogram import EXEMPLARS_KEPT, RECENT_S, Exemplar, slowest
 
 
 def test_a_slower_request_takes_the_place_and_a_faster_one_only_after_a_while() -> None:
     known = Exemplar(1.0, "a", 100.0)
 
-    assert known.gives_way_to(1.5, 101.0)
-    assert not known.gives_way_to(0.5, 100.0 + RECENT_S)
-    assert known.gives_way_to(0.5, 101.0 + RECENT_S)
+    assert known.is_replaced_by(1.5, 101.0)
+    assert not known.is_replaced_by(0.5, 100.0 + RECENT_S)
+    assert known.is_replaced_by(0.5, 101.0 + RECENT_S)
 
 
 def test_of_several_processes_the_few_slowest_are_kept_and_what_is_old_is_not() -> None:
     whole = RunTotals()
     for worker in range(8):
-        part = RunTotals(exemplars={"ttft_s": [Exemplar(float(worker), f"w{worker}", 1000.0)]})
+        part = RunTotals(exemplars=Exemplars({"ttft_s": [Exemplar(float(worker), f"w{worker}", 1000.0)]}))
         whole.merge(RunTotals.from_message(part.to_message()))
-    whole.merge(RunTotals(exemplars={"ttft_s": [Exemplar(99.0, "old", 999.0 - RECENT_S)]}))
+    whole.merge(RunTotals(exemplars=Exemplars({"ttft_s": [Exemplar(99.0, "old", 999.0 - RECENT_S)]})))
 
     assert [each.request_id for each in whole.exemplars["ttft_s"]] == ["w7", "w6", "w5", "w4"]
-    assert len(whole.exemplars["ttft_s"]) == MOST
+    assert len(whole.exemplars["ttft_s"]) == EXEMPLARS_KEPT
     assert slowest([]) == []
 
 

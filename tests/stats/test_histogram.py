@@ -51,7 +51,11 @@ def test_add_many_counts_just_as_add_does(numbers: list[float]) -> None:
     many = Histogram()
     many.add_many(np.array(numbers))
 
-    assert (many.count, many.least, many.most) == (of(numbers).count, of(numbers).least, of(numbers).most)
+    assert (many.count, many.min_value, many.max_value) == (
+        of(numbers).count,
+        of(numbers).min_value,
+        of(numbers).max_value,
+    )
     assert many.quantile(0.5) == pytest.approx(of(numbers).quantile(0.5), rel=0.006)
 
 
@@ -62,11 +66,11 @@ def test_a_message_carries_everything(numbers: list[float]) -> None:
 
     again = Histogram.from_message(histogram.to_message())
 
-    assert (again.count, again.total, again.least, again.most, again.infinite) == (
+    assert (again.count, again.total, again.min_value, again.max_value, again.infinite) == (
         histogram.count,
         histogram.total,
-        histogram.least,
-        histogram.most,
+        histogram.min_value,
+        histogram.max_value,
         3,
     )
     assert again.quantile(0.99) == histogram.quantile(0.99)
@@ -104,7 +108,7 @@ def test_what_is_no_measurement_is_refused(bad: float) -> None:
 
 
 def test_at_most_counts_to_within_a_bucket() -> None:
-    assert [of([0.1, 0.2, 0.3]).at_most(limit) for limit in (0.05, 0.1, 0.25, 0.3, 9.0)] == [0, 1, 2, 3, 3]
+    assert [of([0.1, 0.2, 0.3]).count_at_most(limit) for limit in (0.05, 0.1, 0.25, 0.3, 9.0)] == [0, 1, 2, 3, 3]
 
 
 def test_a_report_of_400_000_gaps_is_a_few_kilobytes() -> None:
@@ -128,5 +132,5 @@ def test_many_limits_at_once_are_each_limit_alone() -> None:
     histogram.add_many(np.array([0.0, 1e-7, 0.003, 0.02, 0.02, 0.5, 7.0, 1e9]))
     limits = [0.0, 1e-7, 0.001, 0.02, 0.5, 6.9, 7.0, 1e8, 1e9, 1e12]
 
-    assert histogram.at_most_each(limits) == [histogram.at_most(limit) for limit in limits]
-    assert Histogram().at_most_each(limits) == [0] * len(limits)
+    assert histogram.counts_at_most(limits) == [histogram.count_at_most(limit) for limit in limits]
+    assert Histogram().counts_at_most(limits) == [0] * len(limits)

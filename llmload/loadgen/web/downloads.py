@@ -10,8 +10,8 @@ from flask import Blueprint, Response, abort, send_file
 
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.results import report_line, write_report
+from llmload.runs.export import csv_lines
 from llmload.runs.folder import SUMMARY
-from llmload.runs.request_table import csv_lines
 
 LINKS: Final = [
     {"href": "./llm/download/report.html", "title": "LLM report (HTML)"},

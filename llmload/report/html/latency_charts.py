@@ -41,7 +41,7 @@ def cdf_chart(runs: Sequence[ShownRun], name: str, key: str) -> Chart:
             Series(
                 name=what if single else each.name,
                 x=[limit_s * MS_PER_S for limit_s in limits_s],
-                y=[100 * count / histogram.count for count in histogram.at_most_each(limits_s)],
+                y=[100 * count / histogram.count for count in histogram.counts_at_most(limits_s)],
                 colour=Colour.RATE if single else each.colour,
             )
             for each, histogram in zip(measured, histograms, strict=True)
@@ -52,7 +52,7 @@ def cdf_chart(runs: Sequence[ShownRun], name: str, key: str) -> Chart:
 
 def _limits_s(histograms: Sequence[Histogram]) -> list[float]:
     low = [max(each.quantile(0.005) or 0.0, (each.quantile(0.5) or 0.0) / MAX_RATIO_TO_MEDIAN) for each in histograms]
-    high = [min(each.most, (each.quantile(0.99) or 0.0) * MAX_RATIO_TO_MEDIAN) for each in histograms]
+    high = [min(each.max_value, (each.quantile(0.99) or 0.0) * MAX_RATIO_TO_MEDIAN) for each in histograms]
     first_s = max(1e-6, min(low) * 0.9)
     last_s = max(first_s * 1.5, max(high) * 1.1)
     return [float(limit_s) for limit_s in np.geomspace(first_s, last_s, CDF_POINTS)]
@@ -105,7 +105,7 @@ def _percentiles(shown: ShownRun, key: str, *, single: bool) -> list[Series]:
         Series(
             name=name if single else f"{shown.name} {name}",
             x=middles_s,
-            y=_in_ms(grouped.quantiles(PERCENTILES[name], at_least=_min_count(PERCENTILES[name]))),
+            y=_in_ms(grouped.quantiles(PERCENTILES[name], min_count=_min_count(PERCENTILES[name]))),
             colour=PERCENTILE_COLOURS[name] if single else shown.colour,
             dash=name == "p95" and not single,
         )
@@ -141,7 +141,7 @@ def _in_ms(values_s: Sequence[float | None]) -> list[float | None]:
 def token_chart(runs: Sequence[ShownRun], title: str, key: str) -> Chart:
     """Return the distribution of tokens per request: bars for one run, steps for several."""
     measured = [each for each in runs if each.run.totals.distributions[key].count]
-    maximum = max((each.run.totals.distributions[key].most for each in measured), default=0.0)
+    maximum = max((each.run.totals.distributions[key].max_value for each in measured), default=0.0)
     width = max(1, math.ceil((maximum + 1) / TOKEN_BARS))
     edges = [width * index - 0.5 for index in range(1, int(maximum // width) + 2)]
     single = len(runs) == 1
@@ -168,4 +168,4 @@ def token_chart(runs: Sequence[ShownRun], title: str, key: str) -> Chart:
 
 
 def _bar_percents(histogram: Histogram, edges: Sequence[float]) -> list[float]:
-    return [float(100 * share) for share in np.diff(histogram.at_most_each(edges), prepend=0) / histogram.count]
+    return [float(100 * share) for share in np.diff(histogram.counts_at_most(edges), prepend=0) / histogram.count]

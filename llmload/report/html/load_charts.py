@@ -154,7 +154,7 @@ def _load_unit(curves: Sequence[_Curve]) -> str:
 
 
 def _by_in_flight(run: LoadedRun, name: str, key: str) -> Chart:
-    medians_s = run.timeline.latencies[key].quantiles(0.5, at_least=3)
+    medians_s = run.timeline.latencies[key].quantiles(0.5, min_count=3)
     points = sorted(
         (in_flight, median_s * MS_PER_S)
         for in_flight, median_s in zip(run.timeline.in_flight, medians_s, strict=True)

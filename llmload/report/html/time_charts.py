@@ -28,24 +28,24 @@ ERROR_BARS: Final = 60
 
 def bands(run: LoadedRun) -> list[Band]:
     """Return the bands of a run's time axis: its stages, and what is outside the measurement window."""
-    periods, window = run.periods, run.periods.drawn(run.totals)
+    periods, window = run.periods, run.periods.bounded(run.totals)
     if periods.stages:
         return _stage_bands(periods.stages, run.span_s)
-    if window.from_s is None:
+    if window.start_s is None:
         return [Band(from_x=0.0, to_x=run.span_s, label="nothing measured", kind="outside")]
-    found = [Band(from_x=0.0, to_x=window.from_s, label="warm-up", kind="outside")] if window.from_s > 0 else []
-    if window.to_s is not None and run.span_s > window.to_s:
-        found.append(Band(from_x=window.to_s, to_x=run.span_s, label="drain", kind="outside"))
+    found = [Band(from_x=0.0, to_x=window.start_s, label="warm-up", kind="outside")] if window.start_s > 0 else []
+    if window.end_s is not None and run.span_s > window.end_s:
+        found.append(Band(from_x=window.end_s, to_x=run.span_s, label="drain", kind="outside"))
     return found
 
 
 def _stage_bands(stages: Sequence[Stage], span_s: float) -> list[Band]:
     """Each stage, its part before the measurement window, and the drain after the last stage."""
-    found = [Band(from_x=each.from_s, to_x=each.to_s, label=each.name, kind="stage") for each in stages]
+    found = [Band(from_x=each.start_s, to_x=each.end_s, label=each.name, kind="stage") for each in stages]
     for each in stages:
-        judged_s = each.to_s if each.judged_from_s is None else each.judged_from_s
-        found.append(Band(from_x=each.from_s, to_x=judged_s, label="", kind="outside"))
-    return [*found, Band(from_x=stages[-1].to_s, to_x=span_s, label="drain", kind="outside")]
+        window_start_s = each.end_s if each.window_start_s is None else each.window_start_s
+        found.append(Band(from_x=each.start_s, to_x=window_start_s, label="", kind="outside"))
+    return [*found, Band(from_x=stages[-1].end_s, to_x=span_s, label="drain", kind="outside")]
 
 
 def time_charts(runs: Sequence[ShownRun]) -> list[Chart]:
@@ -100,8 +100,8 @@ def _users(run: LoadedRun) -> list[Series]:
         return []
     middles_s, changes = run.timeline.middles_s, sorted(run.users)
     since = np.searchsorted([t_s for t_s, _ in changes], middles_s, side="right")
-    window = run.periods.drawn(run.totals)
-    end_s = run.span_s if window.to_s is None else window.to_s
+    window = run.periods.bounded(run.totals)
+    end_s = run.span_s if window.end_s is None else window.end_s
     y = [
         None if index == 0 or middle_s > end_s else changes[index - 1][1]
         for index, middle_s in zip(since.tolist(), middles_s, strict=True)

@@ -11,7 +11,7 @@ import run_files
 from run_files import scenario_of
 
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, StampSource, TokenSource, stamps_of
-from llmload.runs.folder import RequestLog
+from llmload.runs.requests import RequestLog
 from llmload.units import NS_PER_S
 
 LIMITS = {"ttft_s": 0.2, "tpot_s": 0.05, "e2e_s": None}
@@ -46,6 +46,7 @@ def _record(index: int, random: np.random.Generator, now_ns: int, lasts_s: float
         chunk_ns=stamps,
         prompt_tokens=None if index % 7 == 0 else int(random.integers(5, 900)),
         output_tokens=None if index % 11 == 0 else int(random.integers(0, 2 * chunks + 1)),
+        reasoning_tokens=None if index % 4 else index % 9,
         cached_tokens=None if index % 3 else int(random.integers(0, 5)),
         token_source=TokenSource.CHUNKS if index % 13 == 0 else TokenSource.USAGE,
         finish_reason=[None, "stop", "length"][index % 3],

@@ -9,9 +9,10 @@ import pytest
 from recorded import records, write_folder
 
 from llmload.errors import RunFolderError
-from llmload.runs import request_table as parquet
+from llmload.metrics.requests import COLUMNS, fields_table
+from llmload.runs import export
+from llmload.runs.export import csv_lines, write_csv, write_parquet
 from llmload.runs.folder import RunFolder
-from llmload.runs.request_table import COLUMNS, columns_table, csv_lines, write_csv, write_parquet
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +49,7 @@ def test_the_web_uis_csv_is_the_same(runs: list[RunFolder], tmp_path: Path) -> N
 def test_parquet_has_the_same_with_types_and_the_times_of_chunks(
     runs: list[RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet, "ROWS_A_GROUP", 30)
+    monkeypatch.setattr(export, "ROWS_A_GROUP", 30)
     assert write_parquet(tmp_path / "r.parquet", runs) == 80
 
     table, expected = pq.read_table(tmp_path / "r.parquet"), [line for run in runs for line in run.requests()]
@@ -66,7 +67,7 @@ def test_every_key_of_a_line_is_a_column(runs: list[RunFolder]) -> None:
 
 
 def test_the_document_has_the_columns() -> None:
-    assert columns_table() in (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    assert fields_table(COLUMNS) in (ROOT / "docs" / "requests.md").read_text(encoding="utf-8")
 
 
 def test_a_file_that_cannot_be_written_is_a_line(runs: list[RunFolder], tmp_path: Path) -> None:

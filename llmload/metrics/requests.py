@@ -1,0 +1,324 @@
+"""
+A request's fields, listed once, and many requests as columns.
+
+`FIELDS` is what a line of `requests*.jsonl` says: the writer, the readers, CSV, Parquet, the DataFrame and
+docs/requests.md follow it. A new field is an attribute of `RequestRecord` and a row of that table.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from functools import cached_property
+from itertools import chain
+from operator import itemgetter
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from llmload.record import (
+    NO_CHUNKS,
+    ErrorType,
+    Outcome,
+    RequestError,
+    RequestRecord,
+    StampSource,
+    TokenSource,
+    stamps_of,
+)
+from llmload.units import NS_PER_S
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Kind(Enum):
+    """What a field's values are, and so its type in each table."""
+
+    TEXT = "text"
+    CATEGORY = "category"  # one of a few texts
+    UNIX = "unix time"
+    FLOAT = "float"
+    COUNT = "int"
+    CLOCK = "clock"  # CLOCK_MONOTONIC of the machine that sent the request
+    LIST = "[int]"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a request; unknown values are null in a line and empty in a table."""
+
+    name: str
+    """The column; also the line's key and the record's attribute, unless `key` says otherwise."""
+    kind: Kind
+    unit: str
+    meaning: str
+    key: str = ""
+    """The line's key and the record's attribute where the column is one member of it, such as `error`."""
+    member: str = ""
+
+    @property
+    def line_key(self) -> str:
+        """The line's key."""
+        return self.key or self.name
+
+
+def _of_error(member: str, kind: Kind, unit: str, meaning: str) -> Field:
+    return Field(f"error_{member}", kind, unit, meaning, key="error", member=member)
+
+
+FIELDS: Final = (
+    Field("request_id", Kind.TEXT, "", "the request, unique over all runs"),
+    Field("prompt_id", Kind.TEXT, "", "which prompt was sent"),
+    Field("stage", Kind.CATEGORY, "", "the stage it started in, for a staged load"),
+    Field("outcome", Kind.CATEGORY, "", "completed, failed or censored (cut by the run's end)"),
+    Field("time_s", Kind.UNIX, "s", "start, unix time"),
+    Field("ttft_s", Kind.FLOAT, "s", "first chunk with text (content, reasoning or tool-call arguments) - start"),
+    Field("tpot_s", Kind.FLOAT, "s", "(last - first chunk with text) / (output tokens - 1); unknown below 2 tokens"),
+    Field("e2e_s", Kind.FLOAT, "s", "last byte of the answer, or failure - start"),
+    Field("output_tokens_per_s", Kind.FLOAT, "tokens/s", "output tokens / e2e latency"),
+    Field("prompt_tokens", Kind.COUNT, "tokens", "by the engine's count"),
+    Field("output_tokens", Kind.COUNT, "tokens", "by `token_source`"),
+    Field("cached_tokens", Kind.COUNT, "tokens", "prompt tokens that the engine took from its prefix cache"),
+    Field("reasoning_tokens", Kind.COUNT, "tokens", "output tokens of reasoning"),
+    Field("token_source", Kind.CATEGORY, "", "usage, details, chunk_usage, chunks or none"),
+    Field("finish_reason", Kind.CATEGORY, "", "as the engine gave it"),
+    Field("stamp_source", Kind.CATEGORY, "", "kernel, user or none: who took the time stamps"),
+    Field("chunks", Kind.COUNT, "chunks", "chunks with text"),
+    Field("coalesced_chunks", Kind.COUNT, "chunks", "those that share a read, and so a stamp, with the one before"),
+    Field("reconnects", Kind.COUNT, "times", "sent again since a kept-alive connection had gone"),
+    Field("retries", Kind.COUNT, "times", "sent again by the scenario's `client.retries`"),
+    _of_error("type", Kind.CATEGORY, "", "why it failed: a closed set"),
+    _of_error("message", Kind.TEXT, "", "the same in the engine's or system's words"),
+    _of_error("http_status", Kind.COUNT, "", "the status, where there was one"),
+    _of_error("retry_after_s", Kind.FLOAT, "s", "the engine's Retry-After header"),
+    Field("scheduled_ns", Kind.CLOCK, "ns", "when it was due, in an open loop"),
+    Field("started_ns", Kind.CLOCK, "ns", "start"),
+    Field("connected_ns", Kind.CLOCK, "ns", "a new connection was open; empty where one was reused"),
+    Field("sent_ns", Kind.CLOCK, "ns", "the request was written"),
+    Field("done_ns", Kind.CLOCK, "ns", "last byte, or failure"),
+    Field("chunk_gaps_ns", Kind.LIST, "ns", "start to first chunk, then chunk to chunk"),
+    Field("textless_gaps_ns", Kind.LIST, "ns", "the same of chunks without text (the role, the finish)"),
+    Field("chunk_tokens", Kind.LIST, "tokens", "tokens of each chunk, where the engine counts them"),
+)
+RUN_ID: Final = Field("run_id", Kind.TEXT, "", "the run; not in a line, since the folder says it")
+COLUMNS: Final = (RUN_ID, *FIELDS)
+"""The columns of a table of several runs."""
+LINE_KEYS: Final = tuple(dict.fromkeys(each.line_key for each in FIELDS if each.kind is not Kind.LIST))
+"""The keys of every line."""
+LIST_KEYS: Final = tuple(each.line_key for each in FIELDS if each.kind is Kind.LIST)
+"""Those of a run that records its chunks, besides."""
+
+Line = dict[str, Any]
+
+
+def compiled(parameters: str, *statements: str) -> Any:
+    """
+    Return the function of those statements, written out from a table as dataclasses write theirs.
+
+    For the process that measures: a loop over the table with getattr takes 5 % more to make a line, and 4 us a request
+    more to count it.
+    """
+    namespace: dict[str, Any] = {}
+    exec(f"def function({parameters}):\n" + "\n".join(f"    {each}" for each in statements), namespace)  # noqa: S102 - our own text
+    return namespace["function"]
+
+
+def line_writer(*, with_chunks: bool) -> Callable[[RequestRecord, int], Line]:
+    """Return the function that makes a line of a record; the second argument, in ns, makes its clock unix time."""
+    values = {key: f"record.{key}" for key in (*LINE_KEYS, *(LIST_KEYS if with_chunks else ()))}
+    values["time_s"] = f"(record.started_ns + unix_offset_ns) / {NS_PER_S}"
+    items = ", ".join(f"{key!r}: {value}" for key, value in values.items())
+    write: Callable[[RequestRecord, int], Line] = compiled("record, unix_offset_ns", f"return {{{items}}}")
+    return write
+
+
+def record_of(line: Mapping[str, Any]) -> RequestRecord:
+    """Return the record that a line was written from; without its chunks where the run did not record them."""
+    started_ns, gaps, textless = line["started_ns"], line.get("chunk_gaps_ns"), line.get("textless_gaps_ns")
+    tokens = line.get("chunk_tokens")
+    return RequestRecord(
+        **{name: line[name] for name in _AS_WRITTEN},
+        outcome=Outcome(line["outcome"]),
+        token_source=TokenSource(line["token_source"]),
+        stamp_source=StampSource(line["stamp_source"]),
+        error=None if (error := line["error"]) is None else RequestError(**{**error, "type": ErrorType(error["type"])}),
+        chunk_ns=stamps_of(started_ns, gaps) if gaps else NO_CHUNKS,
+        chunk_tokens=None if tokens is None else np.array(tokens, dtype=np.int64),
+        textless_ns=None if textless is None else stamps_of(started_ns, textless),
+    )
+
+
+_AS_WRITTEN: Final = tuple(
+    name
+    for name in (each.name for each in fields(RequestRecord))
+    if name in LINE_KEYS and name not in {"outcome", "token_source", "stamp_source", "error"}
+)
+
+_NUMBERS: Final = tuple(each.name for each in FIELDS if each.kind in {Kind.FLOAT, Kind.COUNT} and not each.key)
+_CATEGORIES: Final = tuple(each.name for each in FIELDS if each.kind is Kind.CATEGORY and not each.key)
+_READ: Final = (*_NUMBERS, *_CATEGORIES, "time_s", "started_ns", "done_ns", "scheduled_ns", "error")
+_read: Final = itemgetter(*_READ)
+
+
+def missing_key(line: Mapping[str, Any]) -> str | None:
+    """Return the first of a line's keys that it lacks."""
+    return next((key for key in LINE_KEYS if key not in line), None)
+
+
+@dataclass(kw_only=True, eq=False)  # no slots: cached_property needs __dict__
+class RequestTable:
+    """
+    Requests as columns of one length, each named as in `FIELDS`.
+
+    Moments are nanoseconds since the run's start. `gaps_ns` has the gaps between chunks of all requests one after the
+    other (start to first chunk, then chunk to chunk), `gaps` how many of them each request has: 0 without chunks.
+    """
+
+    started_ns: Ints
+    done_ns: Ints
+    numbers: dict[str, Floats]
+    """NaN is unknown; besides the fields: schedule_lag_s, ttft_from_schedule_s, e2e_from_schedule_s."""
+    categories: dict[str, list[str | None]]
+    """Text by request, `error_type` among them."""
+    gaps: Ints
+    gaps_ns: Ints
+    completed: Mask = field(init=False)
+    failed: Mask = field(init=False)
+    """A request that is neither was censored."""
+
+    def __post_init__(self) -> None:
+        outcome = self.categories["outcome"]
+        self.completed = _are(outcome, Outcome.COMPLETED)
+        self.failed = _are(outcome, Outcome.FAILED)
+
+    def __len__(self) -> int:
+        return len(self.started_ns)
+
+    @cached_property
+    def start_s(self) -> Floats:
+        """Each request's start, in seconds since the run's."""
+        return self.started_ns / NS_PER_S
+
+    @cached_property
+    def done_s(self) -> Floats:
+        """Each request's end, in seconds since the run's start."""
+        return self.done_ns / NS_PER_S
+
+    @cached_property
+    def gap_s(self) -> Floats:
+        """`gaps_ns` in seconds."""
+        return self.gaps_ns / NS_PER_S
+
+    @cached_property
+    def stamps_ns(self) -> Ints:
+        """When each recorded chunk arrived, in the order of `gaps_ns`."""
+        since = np.cumsum(self.gaps_ns)
+        firsts = np.cumsum(self.gaps) - self.gaps
+        before = np.concatenate([[0], since])[firsts]
+        stamps_ns: Ints = since + np.repeat(self.started_ns - before, self.gaps)
+        return stamps_ns
+
+    @cached_property
+    def owners(self) -> Ints:
+        """The index of the request that each of `gaps_ns` belongs to."""
+        return np.repeat(np.arange(len(self.gaps)), self.gaps)
+
+    @cached_property
+    def is_first_gap(self) -> Mask:
+        """Which of `gaps_ns` end in a request's first chunk: its TTFT."""
+        first = np.zeros(len(self.gaps_ns), dtype=np.bool_)
+        first[(np.cumsum(self.gaps) - self.gaps)[self.gaps > 0]] = True
+        return first
+
+    def where(self, which: Mask) -> Self:
+        """Return only the requests for which the mask is true."""
+        return self._taken(np.flatnonzero(which))
+
+    def sorted_by_start(self) -> Self:
+        """Return the requests in the order of their starts."""
+        return self._taken(np.argsort(self.started_ns, kind="stable"))
+
+    def _taken(self, indices: Ints) -> Self:
+        listed, gaps = indices.tolist(), self.gaps[indices]
+        begins = (np.cumsum(self.gaps) - self.gaps)[indices]
+        within = np.arange(int(gaps.sum())) - np.repeat(np.cumsum(gaps) - gaps, gaps)
+        return type(self)(
+            started_ns=self.started_ns[indices],
+            done_ns=self.done_ns[indices],
+            numbers={name: values[indices] for name, values in self.numbers.items()},
+            categories={name: [values[index] for index in listed] for name, values in self.categories.items()},
+            gaps=gaps,
+            gaps_ns=self.gaps_ns[np.repeat(begins, gaps) + within],
+        )
+
+    @classmethod
+    def joined(cls, tables: Iterable[Self]) -> Self:
+        """Return one table of several; of none, an empty one."""
+        parts = [cls.of_lines([], 0.0), *tables]
+        return cls(
+            started_ns=np.concatenate([each.started_ns for each in parts]),
+            done_ns=np.concatenate([each.done_ns for each in parts]),
+            numbers={name: np.concatenate([each.numbers[name] for each in parts]) for name in parts[0].numbers},
+            categories={
+                name: list(chain.from_iterable(each.categories[name] for each in parts)) for name in parts[0].categories
+            },
+            gaps=np.concatenate([each.gaps for each in parts]),
+            gaps_ns=np.concatenate([each.gaps_ns for each in parts]),
+        )
+
+    @classmethod
+    def of_lines(cls, lines: Sequence[Mapping[str, Any]], origin_unix_s: float) -> Self:
+        """Return the table of lines, in ns since `origin_unix_s`; KeyError for a line that lacks a key."""
+        columns: dict[str, Sequence[Any]] = dict.fromkeys(_READ, ())
+        columns |= zip(_READ, zip(*map(_read, lines), strict=True), strict=bool(lines))
+        started, done = np.array(columns["started_ns"], np.int64), np.array(columns["done_ns"], np.int64)
+        since_origin_s = np.array(columns["time_s"], np.float64) - origin_unix_s
+        started_ns = np.rint(since_origin_s * NS_PER_S).astype(np.int64)
+        numbers = {name: np.array(columns[name], np.float64) for name in _NUMBERS}  # None becomes NaN
+        lag_s = (started - np.array(columns["scheduled_ns"], np.float64)) / NS_PER_S
+        gap_lists = [line.get("chunk_gaps_ns") or () for line in lines]
+        gaps = np.fromiter(map(len, gap_lists), np.int64, len(gap_lists))
+        return cls(
+            started_ns=started_ns,
+            done_ns=started_ns + (done - started),
+            numbers={
+                **numbers,
+                "schedule_lag_s": lag_s,
+                "ttft_from_schedule_s": numbers["ttft_s"] + lag_s,
+                "e2e_from_schedule_s": numbers["e2e_s"] + lag_s,
+            },
+            categories={
+                **{name: list(columns[name]) for name in _CATEGORIES},
+                "error_type": [None if error is None else error["type"] for error in columns["error"]],
+            },
+            gaps=gaps,
+            gaps_ns=np.fromiter(chain.from_iterable(gap_lists), np.int64, int(gaps.sum())),
+        )
+
+
+def _are(values: Sequence[str | None], wanted: str) -> Mask:
+    return np.fromiter((value == wanted for value in values), np.bool_, len(values))
+
+
+def row_reader(columns: Sequence[Field]) -> Callable[[str, Mapping[str, Any]], list[Any]]:
+    """Return the function that makes a row of a run's id and a line; KeyError for a line that lacks a key."""
+    row: Callable[[str, Mapping[str, Any]], list[Any]] = compiled(
+        "run_id, line", "error = line['error'] or {}", f"return [{', '.join(map(_read_of, columns))}]"
+    )
+    return row
+
+
+def _read_of(column: Field) -> str:
+    if column is RUN_ID:
+        return "run_id"
+    if column.member:
+        return f"error.get({column.member!r})"
+    return f"line.get({column.name!r})" if column.kind is Kind.LIST else f"line[{column.name!r}]"
+
+
+def fields_table(columns: Sequence[Field]) -> str:
+    """Return the columns as a Markdown table, as docs/requests.md has it."""
+    rows = [f"| `{each.name}` | {each.kind.value} | {each.unit} | {each.meaning} |" for each in columns]
+    return "\n".join(["| column | type | unit | meaning |", "|---|---|---|---|", *rows]) + "\n"

@@ -1,0 +1,124 @@
+"""
+The request files of a run folder: written while a run sends, read in blocks by reports.
+
+A line is a request; `llmload.metrics.requests.FIELDS` says what is in it. A last line that a crash cut short is left
+out by every reader.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from llmload.errors import RunFolderError
+from llmload.metrics.requests import Line, RequestTable, line_writer, missing_key, record_of
+from llmload.record import RequestRecord
+from llmload.runs.folder import RunFolder, WriteFaults, lines_of
+
+BLOCK_BYTES: Final = 4_000_000
+"""How much of a file is read at a time, so that a report's memory does not grow with the run."""
+
+
+class RequestLog:
+    """Appends a line per request to a file: complete lines with each write, so that a crash cuts at most the last."""
+
+    def __init__(self, path: Path, *, with_chunks: bool) -> None:
+        self._path, self._faults = path, WriteFaults()
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._line_of = line_writer(with_chunks=with_chunks)
+        self._unix_offset_ns = time.time_ns() - time.monotonic_ns()
+
+    def append(self, records: Iterable[RequestRecord]) -> None:
+        """Write the records' lines, together and whole or not at all; a fault is logged once."""
+        form = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+        line_of, offset_ns = self._line_of, self._unix_offset_ns
+        lines = b"".join([orjson.dumps(line_of(record, offset_ns), option=form) for record in records])
+        with self._faults.tolerated(self._path, "lines of requests that it counts"):
+            self._write(lines)
+
+    def _write(self, lines: bytes) -> None:
+        end = os.fstat(self._file).st_size
+        try:
+            while lines:
+                lines = lines[os.write(self._file, lines) :]
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file, end)  # half a line would make the next one unreadable too
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def read_records(folder: RunFolder, name: str) -> Iterator[RequestRecord] | None:
+    """Return the records of one of the folder's request files; None where there is no such file."""
+    file = folder.path / name
+    return (record_of(line) for line in lines_of(file)) if file.is_file() else None
+
+
+def read_tables(
+    files: Sequence[Path], origin_unix_s: float, progress: Callable[[int], None] = lambda _: None
+) -> Iterator[RequestTable]:
+    """
+    Yield the requests of the files in blocks, in ns since `origin_unix_s`; `progress` gets the bytes of each.
+
+    RunFolderError for a line that is not a request's.
+    """
+    for file, before, texts in _blocks(files, progress):
+        try:
+            table = RequestTable.of_lines(_parsed(texts), origin_unix_s)
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            _raise_for(file, before, texts)
+            raise
+        yield table
+
+
+def read_rows(
+    files: Sequence[Path],
+    row_of: Callable[[Line], list[Any]],
+    progress: Callable[[int], None] = lambda _: None,
+) -> Iterator[list[list[Any]]]:
+    """Yield what `row_of` makes of each line, in blocks; otherwise as `read_tables`."""
+    for file, before, texts in _blocks(files, progress):
+        try:
+            rows = [row_of(line) for line in _parsed(texts)]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            _raise_for(file, before, texts)
+            raise
+        yield rows
+
+
+def _blocks(files: Sequence[Path], progress: Callable[[int], None]) -> Iterator[tuple[Path, int, list[bytes]]]:
+    """Yield the files' complete lines in blocks, each with its file and how many lines of the file came before."""
+    for file in files:
+        before = 0
+        with file.open("rb") as handle:
+            while texts := handle.readlines(BLOCK_BYTES):
+                complete = texts if texts[-1].endswith(b"\n") else texts[:-1]
+                if complete:
+                    yield file, before, complete
+                before += len(texts)
+                progress(sum(map(len, texts)))
+
+
+def _parsed(texts: Sequence[bytes]) -> list[Line]:
+    lines: list[Line] = orjson.loads(b"[" + b",".join(texts) + b"]")
+    return lines
+
+
+def _raise_for(file: Path, before: int, texts: Sequence[bytes]) -> None:
+    """Raise RunFolderError for the first line that is not a request's."""
+    for number, text in enumerate(texts, start=before + 1):
+        try:
+            line = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise RunFolderError(f"{file}: line {number} is not JSON: {error}") from None
+        if not isinstance(line, dict):
+            raise RunFolderError(f"{file}: line {number} holds no JSON object")
+        if (missing := missing_key(line)) is not None:
+            raise RunFolderError(f"{file}: line {number} has no {missing}")
