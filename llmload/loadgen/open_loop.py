@@ -92,7 +92,10 @@ def pace_of(load: Load, timeline: PhaseTimeline | None, text_now: Callable[[], s
     """Return the pace of an open loop's schedule."""
     if timeline is not None:
         return timeline.rate_at
-    rate = rate_from_form(load.gaps_per_s, text_now) if load.rate_in_form else lambda: load.gaps_per_s
+    if not load.rate_in_form:
+        constant = load.gaps_per_s, FOREVER_NS
+        return lambda _: constant
+    rate = rate_from_form(load.gaps_per_s, text_now)
     return lambda _: (rate(), FOREVER_NS)
 
 
@@ -143,13 +146,13 @@ class Schedule:
         """Wait until the next request is due and return that moment."""
         while True:
             rate_per_s, until_ns = self._pace(since_ns)
-            look_ns = min(until_ns, since_ns + LOOK_NS)
-            passing = rate_per_s * (look_ns - since_ns) / NS_PER_S
-            if gap <= passing:
-                due_ns = since_ns + (round(gap / rate_per_s * NS_PER_S) if gap else 0)
+            wait_ns = gap / rate_per_s * NS_PER_S if rate_per_s > 0 else math.inf
+            if wait_ns <= LOOK_NS and since_ns + wait_ns <= until_ns:
+                due_ns = since_ns + round(wait_ns)
                 self._timer.sleep_until(due_ns)
                 return due_ns
-            gap -= passing
+            look_ns = min(until_ns, since_ns + LOOK_NS)
+            gap -= rate_per_s * (look_ns - since_ns) / NS_PER_S
             since_ns = look_ns
             self._timer.sleep_until(since_ns)
             if not self._session.starting:
