@@ -13,33 +13,49 @@ from pathlib import Path
 import click
 import pytest
 
-from llmload.cli.main import VERBS, main
+from llmload.cli.main import main
 from llmload.loadgen.command import free_port
 from llmload.simulator import SimulationSettings, SpawnedEngine, spawn
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-INVALID = 3
 ELSEWHERE = {
-    "make": "CI calls make test; make demo is `llmload demo`, see tests/cli/test_demo.py; make suite: tests/suite",
     "python -m benchmarks.tools.cpu_engines": "tests/loadgen/test_real_engine.py",
-    "python -m benchmarks.": "figures of minutes to an hour; tests/benchmarks runs them in short",
-    "curl": "a request to a real engine by hand, as an example of its protocol",
+    "python -m benchmarks.tools.peers": "tests/benchmarks/test_client_cost.py::TestClients",
+    "python -m benchmarks.tools.truth_engine": "tests/benchmarks/test_truth_engine.py",
+    "python -m benchmarks.tools.dashboard_picture": "tests/prometheus/test_expressions.py",
+    "python -m benchmarks.comparisons.client_cost": "tests/benchmarks/test_client_cost.py",
+    "python -m benchmarks.comparisons.definitions": "tests/benchmarks/test_definitions.py",
+    "python -m benchmarks.trials.capacity": "tests/benchmarks/test_capacity.py",
+    "python -m benchmarks.trials.compare": "tests/benchmarks/test_compare.py",
+    "python -m benchmarks.trials.exporter": "tests/prometheus/test_exporter_benchmark.py",
+    "python -m benchmarks.trials.fuzz": "tests/benchmarks/test_fuzz.py",
+    "python -m benchmarks.trials.report": "tests/benchmarks/test_report.py",
+    "python -m benchmarks.trials.runs": "tests/benchmarks/test_whole_runs.py",
+    "python -m benchmarks.trials.scraping": "tests/benchmarks/test_scraping.py",
+    "python -m benchmarks.trials.sizing": "tests/sizing/test_golden.py",
+    "python -m benchmarks.trials.suite": "tests/suite/test_suite_runs.py",
+    "python -m benchmarks.trials.watched_engines": "tests/benchmarks/test_watched_engines.py",
     "llmload demo": "tests/cli/test_demo.py",
-    "llmload run capacity": "tests/loadgen/test_capacity.py: a search takes a minute",
-    "llmload run demo-capacity": "the same",
-    "locust --config scenarios/demo-capacity.toml": "the same",
-    "locust --config scenarios/demo-spike.toml": "tests/loadgen/test_spike.py: it is not cut to less than a period",
-    "llmload vram": "tests/sizing runs every example of that room",
-    "llmload engine simulate": "tests/simulator",
-    "llmload prompts": "tests/prompts",
+    "llmload run capacity": "tests/loadgen/test_capacity.py",
+    "llmload run demo-capacity": "tests/loadgen/test_capacity.py",
+    "locust --config scenarios/demo-capacity.toml": "tests/loadgen/test_capacity.py",
+    "locust --config scenarios/demo-spike.toml": "tests/loadgen/test_spike.py",
+    "llmload vram": "tests/sizing/test_cli.py",
+    "llmload engine simulate": "tests/simulator/test_command.py",
+    "llmload prompts": "tests/prompts/test_cli.py",
     "llmload compare": "tests/cli/test_compare.py",
     "llmload report": "tests/cli/test_report.py",
 }
+"""Commands that take long or need what is not here, by how they begin, and the tests that run them in their way."""
+TARGETS = {"demo": "llmload demo", "suite": "llmload suite", "test": "lint unit engine-test", "unit": "pytest"}
+"""What `make` runs for each target that the pages name."""
 
 
 def commands_of(page: Path) -> Iterator[str]:
-    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+    text = page.read_text(encoding="utf-8")
+    yield from (" ".join(command.split()) for command in re.findall(r"`(python -m benchmarks[^`]+)`", text))
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         command = ""
         for line in block.replace("\\\n", " ").splitlines():
             command += f"\n{line}" if command else line.partition(" #")[0].strip()
@@ -48,18 +64,19 @@ def commands_of(page: Path) -> Iterator[str]:
                 command = ""
 
 
-def examples_of(verb: str) -> Iterator[str]:
-    command = main.get_command(click.Context(main), verb)
-    assert command is not None
-    examples = (command.help or "").partition("Examples:")[2] or (command.help or "").partition("Example:")[2]
+def examples_of(command: click.Command) -> Iterator[str]:
+    said = command.help or ""
+    examples = said.partition("Examples:")[2] or said.partition("Example:")[2]
     yield from (line.strip() for line in examples.splitlines() if line.strip().startswith("llmload"))
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            verb = command.get_command(click.Context(command), name)
+            assert verb is not None
+            yield from examples_of(verb)
 
 
-EVERYTHING = sorted(
-    {command for page in PAGES for command in commands_of(page)}
-    | {example for verb in VERBS for example in examples_of(verb)}
-)
-RUN_HERE = [command for command in EVERYTHING if not any(command.startswith(start) for start in ELSEWHERE)]
+EVERYTHING = sorted({command for page in PAGES for command in commands_of(page)} | set(examples_of(main)))
+RUN_HERE = [command for command in EVERYTHING if not command.startswith((*ELSEWHERE, "make "))]
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +94,8 @@ def on(command: str, engine: SpawnedEngine, out: Path) -> list[str]:
         .replace("--repeat 3", "--repeat 2")
     )
     words = shlex.split(text)
+    if words[0] == "curl":
+        return ["curl", "--fail", *(word.replace(".engines/models/smollm2", "NAME") for word in words[1:])]
     words[:1] = [sys.executable, "-m", *(["llmload.cli.main"] if words[0] == "llmload" else ["locust"])]
     if "run" in words[3:4] or words[2] == "locust":
         words += ["--out", str(out)]
@@ -93,6 +112,7 @@ def on(command: str, engine: SpawnedEngine, out: Path) -> list[str]:
     return words
 
 
+@pytest.mark.timing  # on a machine too busy to measure, a run is INVALID
 @pytest.mark.parametrize("command", RUN_HERE)
 def test_a_command_works_as_it_is_written(command: str, engine: SpawnedEngine, tmp_path: Path) -> None:
     words = on(command, engine, tmp_path)
@@ -100,18 +120,29 @@ def test_a_command_works_as_it_is_written(command: str, engine: SpawnedEngine, t
     if web:
         words += ["--web-port", "0", "--autostart", "--autoquit", "0"]
 
-    for _ in range(3):
-        ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-        if ended.returncode != INVALID:  # as on a machine too busy to measure: once more
-            break
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def test_every_command_is_run_somewhere() -> None:
-    assert EVERYTHING
-    assert all(reason for reason in ELSEWHERE.values())
+    nodes = sorted(set(ELSEWHERE.values()))
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", "-p", "no:cacheprovider", *nodes]
+
+    seen = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines()
+
+    assert not [node for node in nodes if not any(line.startswith(node) for line in seen)], "collected by pytest"
+    assert not [start for start in ELSEWHERE if not any(command.startswith(start) for command in EVERYTHING)], "used"
     assert {command.split()[0] for command in EVERYTHING} <= {"llmload", "locust", "make", "python", "curl"}
+
+
+@pytest.mark.parametrize("command", [command for command in EVERYTHING if command.startswith("make ")])
+def test_make_has_the_target_and_runs_what_its_name_says(command: str) -> None:
+    target = command.split()[1]
+    rule = re.search(rf"^{target}:.*\n(?:\t.*\n)*", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert rule is not None
+    assert all(word in rule.group() for word in TARGETS[target].split())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
