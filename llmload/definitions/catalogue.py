@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llmload.definitions.aiperf import aiperf, genai_bench
 from llmload.definitions.guidellm import guidellm
+from llmload.definitions.per_request import aiperf, genai_bench
 from llmload.definitions.sample import Figure, Sample, Section
 from llmload.definitions.serving import sglang, vllm
 from llmload.formatting import UNKNOWN, number
@@ -20,7 +20,7 @@ from llmload.formatting import UNKNOWN, number
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolDefinitions:
-    """A tool's definitions: computed by `sections`, found in `source`, explained in `rules`."""
+    """A tool's definitions: computed by `sections`, read in `source`, explained in `rules`."""
 
     tool: str
     release: str
@@ -38,7 +38,7 @@ TOOL_DEFINITIONS: Final = {
         "async_request_openai_chat_completions",
         rules=(
             "TTFT ends at the first chunk with choices, be it an empty role; latency at the last, be it the finish",
-            "ITL: every gap between chunks with choices, those to the role and to the finish (near 0) among them",
+            "ITL: every gap between chunks with choices, including those to the role and to the finish (near 0)",
             "TPOT = (latency - TTFT) / (output tokens - 1); percentiles interpolate linearly",
             "throughputs: over the first request's start to the last answer's end; peaks count chunks in whole seconds",
         ),
@@ -64,7 +64,7 @@ TOOL_DEFINITIONS: Final = {
         source="aiperf/metrics/types/*.py; metrics/metric_dicts.py: metric_result_from_array",
         rules=(
             "TTFT ends at the first text, request latency at the last text: not at the end of the answer",
-            "Inter Token Latency is a figure a request, (request latency - TTFT) / (output tokens - 1): others' TPOT",
+            "Inter Token Latency: (request latency - TTFT) / (output tokens - 1) of a request, which others call TPOT",
             "Output Token Throughput Per User = 1 / Inter Token Latency of each request",
             "percentiles interpolate linearly; throughputs: over the first start to the last text",
             "tokens are its own tokenizer's unless --use-server-token-count: here they are the engine's",
@@ -93,7 +93,7 @@ TOOL_DEFINITIONS: Final = {
             "TTFT ends at the first text, e2e latency with the usage chunk; TPOT = (e2e - TTFT) / (output tokens - 1)",
             "output_throughput of a request = (output tokens - 1) / (e2e - TTFT); input_throughput = input / TTFT",
             "an answer shorter than 1 ms after its first text has no TPOT; percentiles interpolate linearly",
-            "its run_duration goes on until its loop next looks, here to the last answer; its error_rate is always 0",
+            "its run_duration ends when its loop next looks, here with the last answer; its error_rate is always 0",
         ),
         sections=genai_bench,
         layout="matrix",
@@ -106,7 +106,7 @@ LABEL_WIDTH: Final = 40
 
 
 def definitions_report(run_id: str, sample: Sample, definitions: ToolDefinitions) -> RenderableType:
-    """Return the run by a tool's definitions: its tables, then the definitions, their source and this run's notes."""
+    """Return the run by a tool's definitions: its tables, the definitions, their source, and notes on this run."""
     title = Text(f"\n{run_id}", style="bold")
     title.append(f"  by the definitions of {definitions.tool} ({definitions.release})", style="default")
     sections = definitions.sections(sample)
@@ -120,7 +120,7 @@ def definitions_report(run_id: str, sample: Sample, definitions: ToolDefinitions
 
 
 def definitions_json(run_id: str, sample: Sample, definitions: ToolDefinitions) -> dict[str, Any]:
-    """Return the figures under the keys of the tool's own export; unknown is None."""
+    """Return the figures under the keys of the tool's export; unknown is None."""
     figures = [figure for section in definitions.sections(sample) for figure in section.figures]
     return {
         "run_id": run_id,

@@ -1,4 +1,4 @@
-"""GuideLLM: distributions weighted by tokens, and rates over the span of the requests."""
+"""GuideLLM: distributions weighted by tokens, and rates over first start to last end."""
 
 from typing import Final
 
@@ -22,7 +22,7 @@ def guidellm(sample: Sample) -> list[Section]:
 
 
 def _start_s(answer: Answer) -> float:
-    """How long after our start GuideLLM's is: a connection that had to be opened first does not count."""
+    """GuideLLM's start, in seconds after llmload's: opening a connection does not count."""
     connected_ns = answer.record.connected_ns
     return 0.0 if connected_ns is None else max(0.0, answer.since_start_s(connected_ns))
 
@@ -60,7 +60,7 @@ def _latency(sample: Sample) -> Section:
     answers = sample.answers
     counts = [answer.record.output_tokens or 0 for answer in answers]
     ttft = _even([(a.first_text_s - _start_s(a)) * MS_PER_S for a in answers])
-    reasoned = any(a.record.reasoning_tokens for a in answers)  # whose first text is not the first output
+    reasoned = any(a.record.reasoning_tokens for a in answers)  # then the first text is not the first output
     several = [(a, n) for a, n in zip(answers, counts, strict=True) if n > 1]
     itl = Weighted(
         values=[(a.last_text_s - a.first_text_s) * MS_PER_S / (n - 1) for a, n in several],
@@ -99,7 +99,7 @@ def _throughput(sample: Sample) -> Section:
 
 
 def concurrency(sample: Sample) -> Weighted:
-    """Return how many answers were on their way, weighted by how long."""
+    """Return the number of answers in flight, weighted by time."""
     starts = [answer.start_unix_s + _start_s(answer) for answer in sample.answers]
     ends = [answer.start_unix_s + answer.done_s for answer in sample.answers]
     moments = np.array([*starts, *ends])
@@ -109,7 +109,7 @@ def concurrency(sample: Sample) -> Weighted:
 
 
 def _iterations(sample: Sample) -> Weighted:
-    """Tokens a chunk: 1 for the first, and the same share of the others for each chunk after it."""
+    """Tokens per chunk: 1 for the first, the rest spread evenly over the other chunks."""
     values, weights = [], []
     for record in (answer.record for answer in sample.answers if answer.record.output_tokens):
         chunks, tokens = len(record.chunk_ns), record.output_tokens or 0

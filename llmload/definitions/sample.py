@@ -1,4 +1,4 @@
-"""Which of a run's requests another tool would have counted."""
+"""A run's requests as another tool would count them, and its figures with the statistics that tools share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,10 @@ from llmload.runs.folder import RunFolder
 from llmload.runs.summary import Summary
 from llmload.units import NS_PER_S
 
-# What a tool prints: figures under its own names, in sections.
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A figure: its key in the tool's own export, where the tool prints it, and its value; None is not known."""
+    """A figure: its key in the tool's export, where the tool prints it, and its value; None is unknown."""
 
     key: str
     row: str
@@ -36,8 +34,6 @@ class Section:
     figures: tuple[Figure, ...]
 
 
-# Means and percentiles as the tools compute them; None where there is nothing to compute them of.
-
 Values = Sequence[float] | npt.NDArray[np.float64]
 
 _OF: Final[Mapping[str, Callable[..., Any]]] = {
@@ -51,12 +47,12 @@ _OF: Final[Mapping[str, Callable[..., Any]]] = {
 
 
 def linear(values: Values, percent: float) -> float | None:
-    """Return a percentile between the two nearest values, as `numpy.percentile` does where it is not told otherwise."""
+    """Return a percentile, linear between the two nearest values, as `numpy.percentile` does; None without values."""
     return float(np.percentile(values, percent)) if len(values) else None
 
 
 def statistic(values: Values, name: str) -> float | None:
-    """Return `mean`, `avg`, `median`, `min`, `max`, `std` (of a population), or a percentile such as `p99`."""
+    """Return `mean`, `avg`, `median`, `min`, `max`, `std` (of a population) or a percentile such as `p99`."""
     if not len(values):
         return None
     if name[0] == "p" and name[1:].isdigit():
@@ -66,7 +62,7 @@ def statistic(values: Values, name: str) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weighted:
-    """Values with weights; percentiles are the first value at which the weights reach the share (nearest rank)."""
+    """Values with weights; a quantile is the first value at which the summed weights reach the share (nearest rank)."""
 
     values: Values
     weights: Values
@@ -76,7 +72,7 @@ class Weighted:
         return float(np.average(self.values, weights=self.weights)) if self._any else None
 
     def quantile(self, share: float) -> float | None:
-        """Return the value at which the weights of those before it, and its own, reach the share of all."""
+        """Return the first value at which the summed weights reach this share of all weights."""
         if not self._any:
             return None
         order = np.argsort(self.values)
@@ -90,28 +86,28 @@ class Weighted:
 
 
 def ratio(part: float | None, of: float | None) -> float | None:
-    """Return a share or rate; None where one side is not known or the other is 0."""
+    """Return part / of; None if one is unknown or `of` is 0."""
     return None if part is None or not of else part / of
 
 
 def gaps_s(stamps_ns: Sequence[StampArray]) -> npt.NDArray[np.float64]:
-    """Return all gaps between neighbouring stamps of each array, pooled."""
+    """Return the gaps between neighbouring stamps of all arrays, in seconds."""
     return np.concatenate([np.diff(each) for each in stamps_ns]) / NS_PER_S if stamps_ns else np.empty(0)
 
 
 _SLACK_S: Final = 0.001
-"""A window's start and a request's go to the wall clock by two readings of it."""
+"""The window's start and a request's come from two readings of the wall clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A complete answer, and when its request started on the wall clock, which all processes of a run share."""
+    """A complete answer, and the start of its request by the wall clock, which all processes of a run share."""
 
     record: RequestRecord
     start_unix_s: float
 
     def since_start_s(self, moment_ns: int) -> float:
-        """Return how long after the request's start a reading of its process's clock was."""
+        """Return a reading of the process's clock in seconds after the request's start."""
         return (int(moment_ns) - self.record.started_ns) / NS_PER_S
 
     @property
@@ -131,48 +127,48 @@ class Answer:
 
     @property
     def all_chunks_ns(self) -> StampArray:
-        """Arrivals of all chunks with choices, with text or not; those with text alone where no others were kept."""
+        """Arrivals of all chunks with choices, with or without text; only of those with text if no others are known."""
         textless_ns = self.record.textless_ns
         return self.record.chunk_ns if textless_ns is None else np.sort(np.append(self.record.chunk_ns, textless_ns))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """The requests of a run's window: complete answers with text, and how many of what else there was."""
+    """The requests of a run's window: complete answers with text, and the number of failures."""
 
     answers: tuple[Answer, ...]
     failed: int = 0
     users: int | None = None
     rate_per_s: float | None = None
     slo_s: dict[str, float]
-    """The scenario's limits by their keys, `ttft_s`, `tpot_s`, `e2e_s`."""
+    """The limits of `[slo]` by their keys, `ttft_s`, `tpot_s`, `e2e_s`."""
     notes: tuple[str, ...] = ()
-    """What a reader has to know of these records before holding them against the tool's."""
+    """What limits a comparison of these records with the tool's."""
 
     @property
     def starts_s(self) -> list[float]:
-        """When each answer's request started, on the wall clock."""
+        """The start of each answer's request, by the wall clock."""
         return [answer.start_unix_s for answer in self.answers]
 
     def duration_s(self) -> float | None:
-        """Return the span from the first request's start to the last answer's end; None without answers."""
+        """Return the time from the first request's start to the last answer's end; None without answers."""
         if not self.answers:
             return None
         return max(each.start_unix_s + each.done_s for each in self.answers) - min(self.starts_s)
 
     def prompt_tokens(self) -> int | None:
-        """Return all prompt tokens; None where the engine did not count those of every answer."""
+        """Return the sum of prompt tokens; None if the engine did not count those of every answer."""
         counts = [each.record.prompt_tokens for each in self.answers]
         return None if not counts or None in counts else sum(count or 0 for count in counts)
 
     def output_tokens(self) -> int | None:
-        """Return all output tokens; None where those of an answer are not known."""
+        """Return the sum of output tokens; None if those of an answer are unknown."""
         counts = [each.record.output_tokens for each in self.answers]
         return None if not counts or None in counts else sum(count or 0 for count in counts)
 
 
 def read_sample(folder: RunFolder) -> Sample:
-    """Return the sample of a finished run; RunFolderError where the folder holds none, or no requests."""
+    """Return the sample of a finished run; RunFolderError if the folder has none, or no requests."""
     summary, scenario = folder.summary(), folder.manifest().scenario
     load = scenario.load
     window = _window(summary, timed=load.ends_after_s is not None)
@@ -194,7 +190,7 @@ def read_sample(folder: RunFolder) -> Sample:
             tally["no_textless"] += record.textless_ns is None
             answers.append(Answer(record=record, start_unix_s=line["time_s"]))
     if not lines:
-        raise RunFolderError(f"{folder.path}: holds no requests*.jsonl with a request in it")
+        raise RunFolderError(f"{folder.path}: no requests*.jsonl with a request in it")
     return Sample(
         answers=tuple(answers),
         failed=tally["failed"],
@@ -206,7 +202,7 @@ def read_sample(folder: RunFolder) -> Sample:
 
 
 def _window(summary: Summary, *, timed: bool) -> tuple[float, float] | None:
-    """Return between which moments a request must have started; a counted run's window ends with its last answer."""
+    """Return the start and end between which a request must start; a counted run's window ends with its last answer."""
     start_s, length_s = summary.window_started_unix_s, summary.window_s
     if start_s is None or length_s is None:
         return None
@@ -215,10 +211,10 @@ def _window(summary: Summary, *, timed: bool) -> tuple[float, float] | None:
 
 def _notes(tally: dict[str, int], *, unknown_window: bool) -> tuple[str, ...]:
     notes = {
-        "outside": "requests that started outside the judged window (warm-up, drain) are left out",
+        "outside": "requests that started outside the window (warm-up, drain) are left out",
         "censored": "requests cut by the end of the run are left out: the tools let theirs finish",
         "without_text": "answers without a chunk of text are left out",
-        "without_gaps": "answers are left out, since the run kept no chunk times (run.record_chunks = false)",
+        "without_gaps": "answers are left out, since the run recorded no chunk times (run.record_chunks = false)",
         "no_textless": "answers have no times of chunks without text: the first text stands for the first chunk",
     }
     said = [f"{tally[name]} {text}" for name, text in notes.items() if tally[name]]

@@ -85,9 +85,9 @@ def folder(path: Path, *lines: dict[str, Any], load: dict[str, Any] | None = Non
 
 
 def figures(run: RunFolder, name: str) -> dict[str, Any]:
-    told = definitions_json("r", read_sample(run), TOOL_DEFINITIONS[name])["figures"]
-    assert isinstance(told, dict)
-    return told
+    own = definitions_json("r", read_sample(run), TOOL_DEFINITIONS[name])["figures"]
+    assert isinstance(own, dict)
+    return own
 
 
 @pytest.fixture
@@ -97,98 +97,98 @@ def run(tmp_path: Path) -> RunFolder:
 
 def test_vllm_counts_every_chunk_with_choices(run: RunFolder) -> None:
     """Stamps 90 100 120 140 160 and 190 200 240 280 320 340: latencies 160 and 340, n 3 and 5."""
-    told = figures(run, "vllm")
+    own = figures(run, "vllm")
 
-    assert told["mean_ttft_ms"] == pytest.approx((90 + 190) / 2)
-    assert told["mean_e2el_ms"] == pytest.approx((160 + 340) / 2)
-    assert told["mean_tpot_ms"] == pytest.approx(((160 - 90) / 2 + (340 - 190) / 4) / 2)
-    assert told["mean_itl_ms"] == pytest.approx((10 + 20 + 20 + 20 + 10 + 40 + 40 + 40 + 20) / 9)
-    assert told["p99_ttft_ms"] == pytest.approx(90 + 0.99 * 100)
-    assert told["duration"] == pytest.approx(0.570, abs=1e-6)
-    assert told["output_throughput"] == pytest.approx(8 / 0.570, rel=1e-5)
-    assert told["total_token_throughput"] == pytest.approx(38 / 0.570, rel=1e-5)
-    assert told["request_goodput"] == pytest.approx(1 / 0.570, rel=1e-5)
-    assert (told["completed"], told["failed"]) == (2, 1)
-    assert (told["max_output_tokens_per_s"], told["max_concurrent_requests"]) == (11, 2)
+    assert own["mean_ttft_ms"] == pytest.approx((90 + 190) / 2)
+    assert own["mean_e2el_ms"] == pytest.approx((160 + 340) / 2)
+    assert own["mean_tpot_ms"] == pytest.approx(((160 - 90) / 2 + (340 - 190) / 4) / 2)
+    assert own["mean_itl_ms"] == pytest.approx((10 + 20 + 20 + 20 + 10 + 40 + 40 + 40 + 20) / 9)
+    assert own["p99_ttft_ms"] == pytest.approx(90 + 0.99 * 100)
+    assert own["duration"] == pytest.approx(0.570, abs=1e-6)
+    assert own["output_throughput"] == pytest.approx(8 / 0.570, rel=1e-5)
+    assert own["total_token_throughput"] == pytest.approx(38 / 0.570, rel=1e-5)
+    assert own["request_goodput"] == pytest.approx(1 / 0.570, rel=1e-5)
+    assert (own["completed"], own["failed"]) == (2, 1)
+    assert (own["max_output_tokens_per_s"], own["max_concurrent_requests"]) == (11, 2)
 
 
 def test_sglang_counts_texts_and_ends_with_the_stream(run: RunFolder) -> None:
-    told = figures(run, "sglang")
+    own = figures(run, "sglang")
 
-    assert told["mean_ttft_ms"] == pytest.approx((100 + 200) / 2)
-    assert told["mean_e2e_latency_ms"] == pytest.approx((190 + 370) / 2)
-    assert told["mean_tpot_ms"] == pytest.approx(((190 - 100) / 2 + (370 - 200) / 4) / 2)
-    assert told["mean_itl_ms"] == pytest.approx((20 + 20 + 40 + 40 + 40) / 5)
-    assert told["max_itl_ms"] == pytest.approx(40)
-    assert told["concurrency"] == pytest.approx((0.190 + 0.370) / 0.570, rel=1e-5)
-    assert told["max_output_tokens_per_s"] == 7
+    assert own["mean_ttft_ms"] == pytest.approx((100 + 200) / 2)
+    assert own["mean_e2e_latency_ms"] == pytest.approx((190 + 370) / 2)
+    assert own["mean_tpot_ms"] == pytest.approx(((190 - 100) / 2 + (370 - 200) / 4) / 2)
+    assert own["mean_itl_ms"] == pytest.approx((20 + 20 + 40 + 40 + 40) / 5)
+    assert own["max_itl_ms"] == pytest.approx(40)
+    assert own["concurrency"] == pytest.approx((0.190 + 0.370) / 0.570, rel=1e-5)
+    assert own["max_output_tokens_per_s"] == 7
 
 
 def test_aiperf_ends_a_request_with_its_last_text(run: RunFolder) -> None:
-    told = figures(run, "aiperf")
+    own = figures(run, "aiperf")
     itl_ms = (140 - 100) / 2, (320 - 200) / 4
 
-    assert told["request_latency.avg"] == pytest.approx((140 + 320) / 2)
-    assert told["inter_token_latency.avg"] == pytest.approx(sum(itl_ms) / 2)
-    assert told["output_token_throughput_per_user.avg"] == pytest.approx(sum(1000 / itl for itl in itl_ms) / 2)
-    assert told["e2e_output_token_throughput.max"] == pytest.approx(3 / 0.140)
-    assert told["time_to_second_token.max"] == pytest.approx(40)
-    assert told["time_to_first_token.std"] == pytest.approx(50)
-    assert told["benchmark_duration.avg"] == pytest.approx(0.520, abs=1e-6)
-    assert told["request_throughput.avg"] == pytest.approx(2 / 0.520, rel=1e-5)
-    assert told["request_error_rate.avg"] == pytest.approx(100 / 3)
+    assert own["request_latency.avg"] == pytest.approx((140 + 320) / 2)
+    assert own["inter_token_latency.avg"] == pytest.approx(sum(itl_ms) / 2)
+    assert own["output_token_throughput_per_user.avg"] == pytest.approx(sum(1000 / itl for itl in itl_ms) / 2)
+    assert own["e2e_output_token_throughput.max"] == pytest.approx(3 / 0.140)
+    assert own["time_to_second_token.max"] == pytest.approx(40)
+    assert own["time_to_first_token.std"] == pytest.approx(50)
+    assert own["benchmark_duration.avg"] == pytest.approx(0.520, abs=1e-6)
+    assert own["request_throughput.avg"] == pytest.approx(2 / 0.520, rel=1e-5)
+    assert own["request_error_rate.avg"] == pytest.approx(100 / 3)
 
 
 def test_guidellm_weighs_by_tokens_and_starts_after_the_connection(tmp_path: Path) -> None:
     first = request(0, (100, 120, 140), tokens=3, done_ms=190, connected_ms=4)
-    told = figures(folder(tmp_path / "run", first, SECOND, FAILED), "guidellm")
+    own = figures(folder(tmp_path / "run", first, SECOND, FAILED), "guidellm")
     itl_ms = (140 - 100) / 2, (320 - 200) / 4
     tpot_ms = (140 - 4) / 3, 320 / 5
 
-    assert told["time_to_first_token_ms.successful.mean"] == pytest.approx((96 + 200) / 2)
-    assert told["time_to_first_token_ms.successful.median"] == pytest.approx(96)
-    assert told["inter_token_latency_ms.successful.mean"] == pytest.approx((itl_ms[0] * 2 + itl_ms[1] * 4) / 6)
-    assert told["inter_token_latency_ms.successful.median"] == pytest.approx(itl_ms[1])
-    assert told["time_per_output_token_ms.successful.mean"] == pytest.approx((tpot_ms[0] * 3 + tpot_ms[1] * 5) / 8)
-    assert told["request_latency.successful.mean"] == pytest.approx((0.186 + 0.370) / 2)
-    assert told["requests_per_second.total.mean"] == pytest.approx(3 / 0.566, rel=1e-5)
-    assert told["output_tokens_per_second.total.mean"] == pytest.approx(8 / 0.566, rel=1e-5)
-    assert told["request_concurrency.total.mean"] == pytest.approx((0.186 + 0.370) / 0.566, rel=1e-5)
-    assert told["output_tokens_per_iteration.successful.percentiles.p95"] == pytest.approx(4 / 3)
+    assert own["time_to_first_token_ms.successful.mean"] == pytest.approx((96 + 200) / 2)
+    assert own["time_to_first_token_ms.successful.median"] == pytest.approx(96)
+    assert own["inter_token_latency_ms.successful.mean"] == pytest.approx((itl_ms[0] * 2 + itl_ms[1] * 4) / 6)
+    assert own["inter_token_latency_ms.successful.median"] == pytest.approx(itl_ms[1])
+    assert own["time_per_output_token_ms.successful.mean"] == pytest.approx((tpot_ms[0] * 3 + tpot_ms[1] * 5) / 8)
+    assert own["request_latency.successful.mean"] == pytest.approx((0.186 + 0.370) / 2)
+    assert own["requests_per_second.total.mean"] == pytest.approx(3 / 0.566, rel=1e-5)
+    assert own["output_tokens_per_second.total.mean"] == pytest.approx(8 / 0.566, rel=1e-5)
+    assert own["request_concurrency.total.mean"] == pytest.approx((0.186 + 0.370) / 0.566, rel=1e-5)
+    assert own["output_tokens_per_iteration.successful.percentiles.p95"] == pytest.approx(4 / 3)
 
 
 def test_genai_bench_ends_with_the_usage_and_leaves_short_answers_without_a_speed(tmp_path: Path) -> None:
     short = request(0, (100, 100.5), tokens=2, done_ms=100.6)
-    told = figures(folder(tmp_path / "run", FIRST, SECOND, short, FAILED), "genai-bench")
+    own = figures(folder(tmp_path / "run", FIRST, SECOND, short, FAILED), "genai-bench")
     tpot_s = (0.190 - 0.100) / 2, (0.370 - 0.200) / 4
 
-    assert told["stats.tpot.mean"] == pytest.approx(sum(tpot_s) / 2)
-    assert told["stats.output_inference_speed.max"] == pytest.approx(1 / tpot_s[1])
-    assert told["stats.output_throughput.max"] == pytest.approx(1 / 0.0006)
-    assert told["stats.input_throughput.p50"] == pytest.approx(10 / 0.100)
-    assert told["stats.e2e_latency.p75"] == pytest.approx((0.190 + 0.370) / 2)
-    assert told["requests_per_second"] == pytest.approx(3 / 0.570, rel=1e-5)
-    assert told["error_rate"] == pytest.approx(1 / 4)
+    assert own["stats.tpot.mean"] == pytest.approx(sum(tpot_s) / 2)
+    assert own["stats.output_inference_speed.max"] == pytest.approx(1 / tpot_s[1])
+    assert own["stats.output_throughput.max"] == pytest.approx(1 / 0.0006)
+    assert own["stats.input_throughput.p50"] == pytest.approx(10 / 0.100)
+    assert own["stats.e2e_latency.p75"] == pytest.approx((0.190 + 0.370) / 2)
+    assert own["requests_per_second"] == pytest.approx(3 / 0.570, rel=1e-5)
+    assert own["error_rate"] == pytest.approx(1 / 4)
 
 
 @pytest.mark.parametrize("name", TOOL_DEFINITIONS)
 def test_what_the_engine_did_not_count_is_unknown_and_not_zero(name: str, tmp_path: Path) -> None:
     uncounted = request(0, (100, 120), tokens=None, done_ms=150, prompt_tokens=None)
-    told = figures(folder(tmp_path / "run", uncounted), name)
+    own = figures(folder(tmp_path / "run", uncounted), name)
     keys = {"vllm": "output_throughput", "sglang": "mean_tpot_ms", "aiperf": "inter_token_latency.avg"}
     keys |= {"guidellm": "tokens_per_second.total.mean", "genai-bench": "stats.tpot.mean"}
 
-    assert told[keys[name]] is None
+    assert own[keys[name]] is None
 
 
 @pytest.mark.parametrize("name", TOOL_DEFINITIONS)
 def test_a_run_without_an_answer_has_no_figures_but_its_counts(name: str, tmp_path: Path) -> None:
-    told = figures(folder(tmp_path / "run", FAILED), name)
+    own = figures(folder(tmp_path / "run", FAILED), name)
 
-    assert {value for value in told.values() if value} <= {1, 2, 100.0}  # the failure, the users, per cent
+    assert {value for value in own.values() if value} <= {1, 2, 100.0}  # the failure, the users, per cent
 
 
-def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+def test_a_note_says_what_is_left_out(tmp_path: Path) -> None:
     early = request(-500, (100, 120), tokens=2, done_ms=150)
     cut = request(100, (100,), tokens=None, done_ms=150, outcome="censored")
     old = request(300, (100, 120), textless_ms=None, tokens=2, done_ms=150)
@@ -196,11 +196,11 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
 
     assert len(sample.answers) == 2
     assert [note.split()[0] for note in sample.notes] == ["1", "1", "1"]
-    assert "outside the judged window" in sample.notes[0]
+    assert "outside the window (warm-up, drain)" in sample.notes[0]
     assert "first text stands for the first chunk" in sample.notes[2]
 
 
-def test_a_warm_up_whose_end_is_not_known_is_told_of(tmp_path: Path) -> None:
+def test_a_warm_up_whose_end_is_unknown_is_counted_with_a_note(tmp_path: Path) -> None:
     load = {"kind": "closed_loop", "users": 2, "requests": 2, "warmup_s": 3.0}
     run = folder(tmp_path / "run", FIRST, load=load, window_started_unix_s=None)
 
@@ -210,16 +210,16 @@ def test_a_warm_up_whose_end_is_not_known_is_told_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TOOL_DEFINITIONS)
 def test_the_command_prints_the_tools_names_and_its_source(name: str, run: RunFolder) -> None:
     printed = CliRunner().invoke(main, ["report", str(run.path), "--definitions", name])
-    told = CliRunner().invoke(main, ["report", str(run.path), "--definitions", name, "--json"])
+    own = CliRunner().invoke(main, ["report", str(run.path), "--definitions", name, "--json"])
     words = {"vllm": "Mean TTFT (ms):                          140.00", "sglang": "Median ITL (ms):"}
     words |= {"aiperf": "Output Token Throughput Per User (tokens/sec/user)", "guidellm": "TTFOT"}
     words |= {"genai-bench": "output_inference_speed"}
 
-    assert printed.exit_code == told.exit_code == 0, printed.output
+    assert printed.exit_code == own.exit_code == 0, printed.output
     assert words[name] in printed.output
     assert "read in" in printed.output
     assert "…" not in printed.output
-    assert json.loads(told.output)[0]["tool"] == TOOL_DEFINITIONS[name].tool
+    assert json.loads(own.output)[0]["tool"] == TOOL_DEFINITIONS[name].tool
 
 
 def test_a_folder_without_requests_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
@@ -227,10 +227,10 @@ def test_a_folder_without_requests_is_one_line_and_exit_code_2(tmp_path: Path) -
     result = CliRunner().invoke(main, ["report", str(run.path), "--definitions", "vllm"])
 
     assert result.exit_code == 2
-    assert "holds no requests*.jsonl" in result.output
+    assert "no requests*.jsonl" in result.output
 
 
-def test_chunks_without_text_come_back_from_the_run_folder(tmp_path: Path) -> None:
+def test_chunks_without_text_are_read_back_from_the_run_folder(tmp_path: Path) -> None:
     record = RequestRecord(
         request_id="r",
         prompt_id="1",

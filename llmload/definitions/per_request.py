@@ -1,11 +1,9 @@
-"""genai-bench: one figure a request and metric, then the statistics of those, in seconds."""
+"""AIPerf and genai-bench: one figure per request and metric, then statistics of those."""
 
 from typing import Final
 
 from llmload.definitions.sample import Answer, Figure, Sample, Section, Values, ratio, statistic
 from llmload.units import MS_PER_S
-
-# AIPerf: one figure a request and metric, then the statistics of those.
 
 AIPERF_STATISTICS: Final = ("avg", "min", "max", "p99", "p90", "p50", "std")
 
@@ -15,7 +13,7 @@ def aiperf(sample: Sample) -> list[Section]:
     Return the figures by aiperf/metrics/types.
 
     Only chunks with text count, and the last of them ends the request: request latency = last text - start,
-    ITL = (request latency - TTFT) / (n - 1) as one figure a request, throughputs over first start to last text.
+    ITL = (request latency - TTFT) / (n - 1) is one figure per request; throughputs are over first start to last text.
     """
     per_request = _aiperf_per_request(sample)
     rows = [
@@ -33,7 +31,7 @@ def _aiperf_per_request(sample: Sample) -> dict[str, tuple[str, str, Values]]:
     counted = [a for a in answers if a.record.output_tokens is not None]
     prompts = [a.record.prompt_tokens for a in answers if a.record.prompt_tokens is not None]
     ttft_ms = [a.first_text_s * MS_PER_S for a in answers]
-    reasoned = any(a.record.reasoning_tokens for a in answers)  # whose first text is not the first output
+    reasoned = any(a.record.reasoning_tokens for a in answers)  # then the first text is not the first output
     return {
         "time_to_first_token": ("Time to First Token", "ms", ttft_ms),
         "time_to_second_token": ("Time to Second Token", "ms", _second_text_ms(answers)),
@@ -59,7 +57,7 @@ def _second_text_ms(answers: tuple[Answer, ...]) -> list[float]:
 
 
 def _aiperf_totals(sample: Sample) -> list[Figure]:
-    answers, duration_s = sample.answers, duration(sample)
+    answers, duration_s = sample.answers, _duration_s(sample)
     ended = len(answers) + sample.failed
     totals: dict[str, tuple[str, float | None]] = {
         "output_token_throughput": ("Output Token Throughput (tokens/sec)", ratio(sample.output_tokens(), duration_s)),
@@ -73,8 +71,8 @@ def _aiperf_totals(sample: Sample) -> list[Figure]:
     return [Figure(key=f"{key}.avg", row=row, column="avg", value=value) for key, (row, value) in totals.items()]
 
 
-def duration(sample: Sample) -> float | None:
-    """Return the span from the first start to the last text; None without answers."""
+def _duration_s(sample: Sample) -> float | None:
+    """Return the time from the first start to the last text; None without answers."""
     if not sample.answers:
         return None
     return max(each.start_unix_s + each.last_text_s for each in sample.answers) - min(sample.starts_s)
@@ -88,8 +86,8 @@ GENAI_BENCH_STATISTICS: Final = {
     **{name: name for name in ("p25", "p50", "p75", "p90", "p95", "p99")},
 }
 SECONDS: Final = {"ttft", "tpot", "e2e_latency", "output_latency"}
-LEAST_OUTPUT_LATENCY_S: Final = 0.001
-"""A shorter one is "abnormal" to genai-bench: its TPOT and speed are left out."""
+MIN_OUTPUT_LATENCY_S: Final = 0.001
+"""genai-bench calls a shorter one "abnormal" and leaves out its TPOT and speed."""
 
 
 def genai_bench(sample: Sample) -> list[Section]:
@@ -122,7 +120,7 @@ def _genai_bench_per_request(sample: Sample) -> dict[str, Values]:
     prompted = [a for a in answers if a.record.prompt_tokens is not None]
     several = [(a.done_s - a.first_text_s, (a.record.output_tokens or 0) - 1) for a in counted]
     several = [(latency_s, tokens) for latency_s, tokens in several if tokens > 0]
-    tpot_s = [latency_s / tokens for latency_s, tokens in several if latency_s >= LEAST_OUTPUT_LATENCY_S]
+    tpot_s = [latency_s / tokens for latency_s, tokens in several if latency_s >= MIN_OUTPUT_LATENCY_S]
     return {
         "ttft": [a.first_text_s for a in answers],
         "tpot": tpot_s,
