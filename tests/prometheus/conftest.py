@@ -1,4 +1,4 @@
-"""A real Prometheus (Debian's package) on a port of its own, and real Locust runs for it to scrape."""
+"""A real Prometheus (Debian's package) on a free port, and real Locust runs for it to scrape."""
 
 import json
 import os

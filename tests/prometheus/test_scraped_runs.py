@@ -108,7 +108,7 @@ def through_the_form(url: str, process: "subprocess.Popen[str]") -> str:
 
 
 def starve(process: "subprocess.Popen[str]", server: Prometheus) -> list[dict[str, Any]]:
-    """Stop the process for most of each fifth of a second, as a machine with other work does, until it is told."""
+    """Stop the process for most of each fifth of a second, as on a busy machine, until the alert fires."""
     firing: list[dict[str, Any]] = []
     end_s = time.monotonic() + 90
     while not firing and process.poll() is None and time.monotonic() < end_s:
@@ -172,11 +172,11 @@ def test_failures_and_the_engines_own_counts_are_scraped(scraped: Scraped) -> No
 
 def test_the_slowest_request_is_an_exemplar_with_its_id(scraped: Scraped) -> None:
     for mode in HEADLESS:
-        told = scraped.server.exemplars(f'llmload_e2e_request_latency_seconds_bucket{{scenario="{mode}"}}')
+        exemplars = scraped.server.exemplars(f'llmload_e2e_request_latency_seconds_bucket{{scenario="{mode}"}}')
         files = (scraped.folder / mode).glob("*/requests*.jsonl")
         lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
         by_id = {line["request_id"]: line for line in lines}
-        slowest = max(told, key=lambda exemplar: float(exemplar["value"]))
+        slowest = max(exemplars, key=lambda exemplar: float(exemplar["value"]))
 
         assert float(slowest["value"]) == pytest.approx(max(line["e2e_s"] or 0 for line in by_id.values()))
         assert by_id[slowest["labels"]["request_id"]]["e2e_s"] == pytest.approx(float(slowest["value"]))

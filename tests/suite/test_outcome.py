@@ -107,7 +107,7 @@ def test_the_exit_code_is_the_worst_of_the_cells(plan: SuitePlan, statuses: list
     outcome = read_outcome(plan, state)
 
     assert outcome.exit_code == to_json(outcome)["exit_code"] == code
-    assert read_outcome(plan, state, [plan.cells[0].name]).exit_code == 0, "the others were not asked for"
+    assert read_outcome(plan, state, [plan.cells[0].name]).exit_code == 0, "the others are not selected"
 
 
 def test_an_interrupted_a_changed_and_a_lost_cell_are_not_done(
@@ -200,9 +200,9 @@ def test_an_engine_that_differs_from_the_plan_is_described(
     changes = (("[models.one]", '[models.one]\nid = "org/one"'), ("options", 'version = "2.0"\noptions'))
     deployment = make_plan(write_suite(*changes)).deployments[0]
 
-    told = describe_mismatch(deployment, EngineInfo(base_url="http://a", answers=answers))
+    difference = describe_mismatch(deployment, EngineInfo(base_url="http://a", answers=answers))
 
-    assert (told is None) if says is None else says in str(told)
+    assert (difference is None) if says is None else says in str(difference)
 
 
 @pytest.mark.parametrize(

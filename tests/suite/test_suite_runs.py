@@ -22,7 +22,7 @@ from llmload.simulator import SimulationSettings, spawn
 
 @dataclass
 class Suites:
-    """Starts `llmload suite` in a folder of its own."""
+    """Starts `llmload suite` in a new folder."""
 
     folder: Path
     started: "list[subprocess.Popen[str]]" = field(default_factory=list)
@@ -260,7 +260,7 @@ def test_an_engine_that_is_running_already_is_checked(
 
 
 DOCKER = """#!/bin/sh
-# Stands in for docker: runs what follows the image here, and stops it by its name.
+# A stand-in for docker: it runs what follows the image as a process, and stops it by its name.
 echo "$@" >> "$LLMLOAD_TEST_DOCKER/calls"
 case "$1" in
 run)

@@ -27,7 +27,7 @@ class _Point:
     def of(cls, name: str, users: int | None, rate_per_s: float | None, figures: Figures) -> Self:
         """Return the point of a closed loop's users or of an open loop's rate."""
         load = f": {users} users" if users else f": {rate_per_s:g} requests/s" if rate_per_s else ""
-        unit = "users" if users else "requests/s asked for"
+        unit = "users" if users else "requests/s"
         return cls(name=f"{name}{load}", load=users or rate_per_s, unit=unit, figures=figures)
 
 
