@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import run_files
-from run_files import scenario_of
 
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, StampSource, TokenSource, stamps_of
 from llmload.runs.requests import RequestLog
 from llmload.units import NS_PER_S
+from tests import run_files
+from tests.run_files import scenario_of
 
 LIMITS = {"ttft_s": 0.2, "tpot_s": 0.05, "e2e_s": None}
 LOAD = {"kind": "closed_loop", "users": 4, "duration_s": 30.0, "requests": None, "warmup_s": 5.0}

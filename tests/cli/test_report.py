@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from recorded import records, write_folder
-from run_files import manifest_of, scenario_of, summary_of, write_json
 
 from llmload.cli.main import main
+from tests.recorded import records, write_folder
+from tests.run_files import manifest_of, scenario_of, summary_of, write_json
 
 
 def write_run(

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_server import ScriptedServer, Step
+
+from tests.client.scripted_server import ScriptedServer, Step
 
 HERE = Path(__file__).parent
 

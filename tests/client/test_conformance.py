@@ -7,11 +7,11 @@ from typing import Any
 
 import orjson
 import pytest
-from scripted_server import EVENTS_HEAD, ScriptedServer, answer, chunk, chunked
 
 from llmload.client import ClientKind
 from llmload.client.settings import ClientSettings, Timeouts
 from llmload.record import ErrorType, Outcome, RequestRecord, StampSource, TokenSource
+from tests.client.scripted_server import EVENTS_HEAD, ScriptedServer, answer, chunk, chunked
 
 STREAMS = Path(__file__).parent / "streams"
 Serve = Callable[..., ScriptedServer]

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_server import EVENTS_HEAD, ScriptedServer, Step, answer, chunk, chunked
 
 from llmload.client import make_client
 from llmload.client.settings import ClientSettings, Timeouts
 from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt, as_message
 from llmload.record import ErrorType, StampSource
+from tests.client.scripted_server import EVENTS_HEAD, ScriptedServer, Step, answer, chunk, chunked
 
 Serve = Callable[..., ScriptedServer]
 Patched = Callable[..., Any]

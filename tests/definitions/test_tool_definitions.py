@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from run_files import manifest_of, scenario_of, summary_of, write_json
 
 from llmload.cli.main import main
 from llmload.definitions.catalogue import TOOL_DEFINITIONS, definitions_json
@@ -15,6 +14,7 @@ from llmload.definitions.sample import Weighted, linear, read_sample
 from llmload.record import Outcome, RequestRecord
 from llmload.runs.folder import RunFolder
 from llmload.runs.requests import RequestLog, read_records
+from tests.run_files import manifest_of, scenario_of, summary_of, write_json
 
 MS = 1_000_000
 UNIX_S = 1_700_000_000.0

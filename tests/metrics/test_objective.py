@@ -3,13 +3,13 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_files import summary_of
 
 from llmload.metrics.distributions import REQUEST_DISTRIBUTIONS as DISTRIBUTIONS
 from llmload.metrics.objective import METRICS, RATES, SHARES, STATISTICS, Objective
 from llmload.metrics.totals import RunTotals
 from llmload.runs.build_summary import figures
 from llmload.runs.summary import Figures
+from tests.run_files import summary_of
 
 SUMMARY = summary_of(
     ttft_s={"mean": 0.2, "p50": 0.15, "p90": 0.3, "p95": 0.4, "p99": 0.6, "max": 0.7, "count": 100},

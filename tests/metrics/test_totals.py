@@ -8,7 +8,6 @@ from dataclasses import fields
 from typing import Any
 
 import orjson
-import recorded
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from llmload.record import (
     stamps_of,
 )
 from llmload.units import NS_PER_S
+from tests import recorded
 
 START_NS = 10**12
 SLO = Slo(ttft_s=0.5, tpot_s=0.2, e2e_s=3.0)

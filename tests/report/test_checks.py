@@ -5,7 +5,6 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from run_files import summary_of
 
 from llmload.errors import ConfigError, RunFolderError
 from llmload.report.checks import Check, Judgement, failed, run_checks, write_junit
@@ -14,6 +13,7 @@ from llmload.runs.build_summary import judge_gates
 from llmload.runs.summary import Summary
 from llmload.scenario import load_scenario
 from llmload.scenario.sections import Gates
+from tests.run_files import summary_of
 
 JUNIT_10 = {
     "testsuites": {"name", "time", "tests", "failures", "disabled", "errors"},

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded import manifest_of, records, write_folder
-from run_files import filled, laid_over
 
 from llmload.errors import RunFolderError
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, stamps_of
@@ -22,6 +20,8 @@ from llmload.report.terminal import COLUMNS, LATENCIES, milliseconds, number
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, RunFolder
 from llmload.runs.loaded_run import load_run, read_summary
 from llmload.units import NS_PER_S
+from tests.recorded import manifest_of, records, write_folder
+from tests.run_files import filled, laid_over
 
 ROOT = Path(__file__).parents[2]
 EVIL = "<script>alert(1)</script>\"'&</script><img src=x onerror=alert(1)>"

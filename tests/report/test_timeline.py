@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recorded import records, write_folder
 
 from llmload.metrics.requests import RequestTable
 from llmload.runs.requests import read_tables
 from llmload.runs.timeline import SAMPLED, Sample, Timeline, bin_width_s, grouping
 from llmload.stats.histogram import HistogramSeries
+from tests.recorded import records, write_folder
 
 
 def table_of(folder: Path, count: int, *, with_chunks: bool = True) -> tuple[RequestTable, float]:

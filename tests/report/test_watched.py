@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from run_files import summary_of
 
 from llmload.metrics.totals import RunTotals
 from llmload.prometheus.scrape import engine_summary, gpu_summary
 from llmload.report.terminal import sampled_tables
+from tests.run_files import summary_of
 
 ENGINE: dict[str, Any] = {
     "samples": 61,

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from recorded import records, write_folder
 
 from llmload.errors import RunFolderError
 from llmload.metrics.requests import COLUMNS, fields_table
 from llmload.runs import export
 from llmload.runs.export import csv_lines, write_csv, write_parquet
 from llmload.runs.folder import RunFolder
+from tests.recorded import records, write_folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from recorded import records
 
 from llmload.errors import RunFolderError
 from llmload.metrics.requests import FIELDS, LINE_KEYS, LIST_KEYS, RequestTable, line_writer
@@ -16,6 +15,7 @@ from llmload.record import RequestError, RequestRecord
 from llmload.runs.folder import RunFolder
 from llmload.runs.requests import RequestLog, read_records, read_tables
 from llmload.units import NS_PER_S
+from tests.recorded import records
 
 
 def test_stamps_are_those_that_were_recorded(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import orjson
 import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
-from run_files import manifest_of, scenario_of, summary_of, write_json
 
 from llmload.cli.main import main
 from llmload.errors import RunFolderError
@@ -34,6 +33,7 @@ from llmload.runs.schema import FILES, SCHEMAS, page_with_tables, schema_text
 from llmload.runs.summary import Summary
 from llmload.scenario import Scenario
 from llmload.units import NS_PER_S
+from tests.run_files import manifest_of, scenario_of, summary_of, write_json
 
 ROOT = Path(__file__).parents[2]
 WINDOW_S = 30.0

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from run_files import manifest_of, summary_of, write_json
 
 from llmload.client.engine_info import EngineInfo
 from llmload.errors import ConfigError
@@ -18,6 +17,7 @@ from llmload.suite.outcome import read_outcome, to_json, to_markdown
 from llmload.suite.plan import SuitePlan, make_plan
 from llmload.suite.run import judge_run
 from llmload.suite.state import Status, SuiteProgress, SuiteState, left_text, time_left_s
+from tests.run_files import manifest_of, summary_of, write_json
 
 FURTHER = """
 [engines.vllm]
