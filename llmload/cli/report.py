@@ -1,10 +1,10 @@
-"""`llmload report`: finished runs on the terminal, and the tables that several of them fill."""
+"""`llmload report`: runs on the terminal, as pages, tables and exports."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -13,8 +13,25 @@ from llmload.runs.summary import Summary
 
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
 LONG_BYTES: Final = 20_000_000
-"""From so many on, reading takes long enough to be watched."""
+"""Reading request files of this size takes long enough for a progress bar."""
 TOOLS: Final = ("vllm", "sglang", "aiperf", "guidellm", "genai-bench")
+
+
+class Exclusive(click.Option):
+    """An option that cannot be given together with others, named by their flags in `excludes`."""
+
+    def __init__(self, *args: Any, excludes: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.excludes = excludes
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        """Raise UsageError if an excluded option was given too."""
+        given = {flag for option in ctx.command.params if option.name in opts for flag in option.opts}
+        if self.name in opts and (others := [flag for flag in self.excludes if flag in given]):
+            raise click.UsageError(f"{self.opts[0]} and {others[0]} exclude each other: give one of them", ctx)
+        return super().handle_parse_result(ctx, opts, args)
 
 
 @click.command()
@@ -26,35 +43,56 @@ TOOLS: Final = ("vllm", "sglang", "aiperf", "guidellm", "genai-bench")
     metavar="[FILE]",
     help="One self-contained page, several runs side by side; without FILE in the run's folder.",
 )
-@click.option("--csv", "csv_file", type=FILE, metavar="FILE", help="A row a request.")
-@click.option("--parquet", type=FILE, metavar="FILE", help="A row a request, with the times of its chunks.")
-@click.option("--markdown", is_flag=True, help="The figures as a table for GitHub, a column a run.")
-@click.option("--reference-tables", is_flag=True, help="Markdown: engines as columns, models as rows, best in bold.")
+@click.option("--csv", "csv_file", type=FILE, metavar="FILE", help="One row per request.")
+@click.option("--parquet", type=FILE, metavar="FILE", help="One row per request, with the times of its chunks.")
+@click.option("--junit", type=FILE, metavar="FILE", help="Verdicts and gates as JUnit XML.")
+@click.option(
+    "--markdown",
+    is_flag=True,
+    cls=Exclusive,
+    excludes=("--reference-tables", "--definitions", "--json"),
+    help="The figures as a table for GitHub, one column per run.",
+)
+@click.option(
+    "--reference-tables",
+    is_flag=True,
+    cls=Exclusive,
+    excludes=("--markdown", "--definitions", "--json"),
+    help="Markdown: engines as columns, models as rows, best in bold.",
+)
 @click.option(
     "--definitions",
     type=click.Choice(TOOLS),
+    cls=Exclusive,
+    excludes=("--markdown", "--reference-tables"),
     help="The same records by that tool's definitions, names and layout (docs/definitions.md).",
 )
-@click.option("--json", "as_json", is_flag=True, help="The summaries as a JSON list.")
-@click.option("--junit", type=FILE, metavar="FILE", help="Verdicts and gates as JUnit XML.")
-@click.option("--svg", type=FILE, metavar="FILE", help="Draw what the terminal shows.")
+@click.option("--json", "as_json", is_flag=True, help="The summaries, or the tool's figures, as a JSON list.")
+@click.option(
+    "--svg",
+    type=FILE,
+    metavar="FILE",
+    cls=Exclusive,
+    excludes=("--markdown", "--reference-tables", "--json"),
+    help="Draw what the terminal shows.",
+)
 def report(
     folders: tuple[Path, ...],
     *,
     html: str | None,
     csv_file: Path | None,
     parquet: Path | None,
+    junit: Path | None,
     markdown: bool,
     reference_tables: bool,
     definitions: str | None,
     as_json: bool,
-    junit: Path | None,
     svg: Path | None,
 ) -> None:
     """
-    Show runs, given by their folders; figures of a run that crashed or goes on are counted from its requests.
+    Show runs, given by their folders. Figures of a run that crashed or still runs are counted from its requests.
 
-    Files are written beside what is printed; --html, --csv and --parquet alone print nothing else.
+    --html, --csv, --parquet and --junit write files; the first three print nothing else unless another form is named.
 
     \b
     Examples:
@@ -73,55 +111,46 @@ def report(
     """
     runs = [RunFolder(run) for folder in folders for run in runs_in(folder)]
     if junit is not None:
-        from llmload.report.checks import run_checks, write_junit
-
-        summaries = [run.summary() for run in runs]
-        write_junit(junit, [(summary.run_id, run_checks(summary)) for summary in summaries])
+        _write_junit(junit, runs)
     wrote = _write_files(runs, html, csv_file, parquet)
     if definitions is not None:
-        _show_definitions(runs, definitions, as_json=as_json, svg=svg)
+        _print_definitions(runs, definitions, as_json=as_json, svg=svg)
     elif reference_tables:
-        from llmload.report import reference_tables as tables
-
-        click.echo(tables.reference_tables([tables.read_figure(run) for run in runs]), nl=False)
+        _print_reference_tables(runs)
     elif markdown:
-        from llmload.report.markdown import as_markdown
-
-        click.echo(as_markdown(_summaries(runs)), nl=False)
+        _print_markdown(runs)
     elif as_json:
-        import orjson
-
-        content = [summary.model_dump(mode="json") for summary in _summaries(runs)]
-        click.echo(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())
+        _print_json([summary.model_dump(mode="json") for summary in _summaries(runs)])
     elif svg is not None or not wrote:
-        from llmload.report.terminal import console, run_report
+        _print_summaries(runs, svg)
 
-        terminal = console(record=svg is not None)
-        for summary in _summaries(runs):
-            terminal.print(run_report(summary))
-        if svg is not None:
-            terminal.save_svg(str(svg), title="llmload report")
+
+def _write_junit(file: Path, runs: list[RunFolder]) -> None:
+    from llmload.report.checks import run_checks, write_junit
+
+    summaries = [run.summary() for run in runs]
+    write_junit(file, [(summary.run_id, run_checks(summary)) for summary in summaries])
 
 
 def _write_files(runs: list[RunFolder], html: str | None, csv_file: Path | None, parquet: Path | None) -> bool:
-    """Write what was asked for, and return whether anything was."""
+    """Write the page and the exports; return whether there was one to write."""
+    writers: list[tuple[Path, Callable[..., object]]] = []
     if html is not None:
         from llmload.report.html.page import write_html
 
-        page = _page(runs, html)
-        with _progress(runs, str(page)) as progress:
-            write_html(page, runs, progress)
+        writers.append((_page(runs, html), write_html))
     if csv_file is not None:
         from llmload.runs.export import write_csv
 
-        with _progress(runs, str(csv_file)) as progress:
-            write_csv(csv_file, runs, progress)
+        writers.append((csv_file, write_csv))
     if parquet is not None:
         from llmload.runs.export import write_parquet
 
-        with _progress(runs, str(parquet)) as progress:
-            write_parquet(parquet, runs, progress)
-    return any(file is not None for file in (html, csv_file, parquet))
+        writers.append((parquet, write_parquet))
+    for file, write in writers:
+        with _progress(runs, str(file)) as progress:
+            write(file, runs, progress)
+    return bool(writers)
 
 
 def _page(runs: list[RunFolder], html: str) -> Path:
@@ -134,7 +163,7 @@ def _page(runs: list[RunFolder], html: str) -> Path:
 
 @contextmanager
 def _progress(runs: list[RunFolder], file: str) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how far a long reading has come, and say what was written in the end."""
+    """Show the progress of a long reading on a terminal, then the file that was written."""
     from llmload.runs.loaded_run import request_bytes
 
     whole = sum(map(request_bytes, runs))
@@ -154,20 +183,47 @@ def _summaries(runs: list[RunFolder]) -> list[Summary]:
     return [read_summary(run) for run in runs]
 
 
-def _show_definitions(runs: list[RunFolder], name: str, *, as_json: bool, svg: Path | None) -> None:
+def _print_json(content: object) -> None:
+    import orjson
+
+    click.echo(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())
+
+
+def _print_markdown(runs: list[RunFolder]) -> None:
+    from llmload.report.markdown import as_markdown
+
+    click.echo(as_markdown(_summaries(runs)), nl=False)
+
+
+def _print_reference_tables(runs: list[RunFolder]) -> None:
+    from llmload.report import reference_tables as tables
+
+    click.echo(tables.reference_tables([tables.read_figure(run) for run in runs]), nl=False)
+
+
+def _print_summaries(runs: list[RunFolder], svg: Path | None) -> None:
+    from llmload.report.terminal import run_report
+
+    _print_on_terminal(map(run_report, _summaries(runs)), svg, "llmload report")
+
+
+def _print_definitions(runs: list[RunFolder], name: str, *, as_json: bool, svg: Path | None) -> None:
     from llmload.definitions.catalogue import TOOL_DEFINITIONS, definitions_json, definitions_report
     from llmload.definitions.sample import read_sample
+
+    shown = definitions_json if as_json else definitions_report
+    content = [shown(run.summary().run_id, read_sample(run), TOOL_DEFINITIONS[name]) for run in runs]
+    if as_json:
+        _print_json(content)
+    else:
+        _print_on_terminal(content, svg, f"llmload report --definitions {name}")
+
+
+def _print_on_terminal(content: Iterable[Any], svg: Path | None, title: str) -> None:
     from llmload.report.terminal import console
 
-    samples = [(run.summary().run_id, read_sample(run)) for run in runs]
-    if as_json:
-        import orjson
-
-        shown = [definitions_json(run_id, sample, TOOL_DEFINITIONS[name]) for run_id, sample in samples]
-        click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
-        return
     terminal = console(record=svg is not None)
-    for run_id, sample in samples:
-        terminal.print(definitions_report(run_id, sample, TOOL_DEFINITIONS[name]))
+    for each in content:
+        terminal.print(each)
     if svg is not None:
-        terminal.save_svg(str(svg), title=f"llmload report --definitions {name}")
+        terminal.save_svg(str(svg), title=title)

@@ -119,6 +119,31 @@ def test_a_run_is_shown_with_what_is_unknown_as_n_a(tmp_path: Path) -> None:
     assert "1,500" in text
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--markdown", "--json"),
+        ("--json", "--markdown"),
+        ("--reference-tables", "--json"),
+        ("--markdown", "--reference-tables"),
+        ("--definitions", "vllm", "--markdown"),
+        ("--reference-tables", "--definitions", "vllm"),
+        ("--svg", "x.svg", "--json"),
+        ("--markdown", "--svg", "x.svg"),
+    ],
+    ids=" ".join,
+)
+def test_two_forms_that_exclude_each_other_are_refused(tmp_path: Path, options: tuple[str, ...]) -> None:
+    run = write_run(tmp_path / "1", "vLLM", "m", 5.0)
+
+    result = CliRunner().invoke(main, ["report", str(run), *options])
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert " exclude each other: give one of them" in result.stderr
+    assert all(option in result.stderr for option in options if option.startswith("--"))
+
+
 def test_the_view_can_be_drawn(tmp_path: Path) -> None:
     report(write_run(tmp_path / "1", "vLLM", "m", 5.0), "--svg", tmp_path / "x.svg")
 
