@@ -153,6 +153,8 @@ def test_every_shipped_kind_of_scenario_runs(engine: Any, locust: Any, name: str
         shorter += ["--set", 'load.objectives=["ttft_s p50 < 5"]']
     if "staged" in name:
         shorter += ["--set", "load.stages=[{users=2, duration_s=1.5}, {users=4, duration_s=1.5}]"]
+    if "spike" in name:
+        shorter += ["--set", "load.period_s=1.5", "--set", "load.burst_s=0.5"]
 
     ended = locust.run(
         "--config", str(scenario_file(name)), "--host", url, "--model", "m", "--prompts", "builtin", *shorter
