@@ -18,10 +18,10 @@ TO: Final = "--to"
 
 
 class _WithSides(click.Command):
-    """Takes what stands after `--to` as the candidates, however many folders a shell's pattern gives."""
+    """Takes all folders after `--to` as the candidate's, however many a shell's pattern gives."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Replace `--to` by a word that no path can be, so that it keeps its place among the folders."""
+        """Replace `--to` by a word that cannot be a path, so that it keeps its position among the folders."""
         return super().parse_args(ctx, ["\0to" if word == TO else word for word in args])
 
 
@@ -34,8 +34,8 @@ class _WithSides(click.Command):
     metavar="METRIC=SHARE",
     help="Accepted worsening: ttft_s.p95=5%, tpot_s=3% (all its statistics), all=2%.",
 )
-@click.option("--only", multiple=True, metavar="METRIC", help="Judge this metric alone; may be given several times.")
-@click.option("--allow", multiple=True, metavar="KEY", help="Compare although this differs; a refusal names the key.")
+@click.option("--only", multiple=True, metavar="METRIC", help="Judge only this metric; may be given several times.")
+@click.option("--allow", multiple=True, metavar="KEY", help="Compare although this differs; the error names the key.")
 @click.option(
     "--config", type=click.Path(path_type=Path), help="TOML file with a table [compare] or [tool.llmload.compare]."
 )
@@ -54,9 +54,9 @@ def compare(
     markdown: Path | None,
 ) -> None:
     """
-    Say whether the candidate's runs are worse than the base's, metric by metric: PASS, FAIL or INCONCLUSIVE.
+    Judge whether the candidate's runs are worse than the base's, metric by metric: PASS, FAIL or INCONCLUSIVE.
 
-    BASE and CAND are run folders, or those of repeated runs. Runs that did not measure the same thing are refused.
+    BASE and CAND are folders of runs or of repeated runs. Runs that did not measure the same thing are refused.
 
     Exit codes: 0 PASS; 1 FAIL; 2 wrong use or refused; 4 INCONCLUSIVE.
 
@@ -74,39 +74,46 @@ def compare(
     from llmload.compare.settings import read_comparison_request
     from llmload.runs.folder import runs_in
 
-    base, cand = ([read_run(run) for path in side for run in runs_in(path)] for side in _sides(folders))
-    asked = read_comparison_request(config, cand[0].manifest.scenario.compare, thresholds, only, allow)
-    notes = check_comparable(base, cand, asked.allow)
+    base, candidate = ([read_run(run) for path in side for run in runs_in(path)] for side in _sides(folders))
+    asked = read_comparison_request(config, candidate[0].manifest.scenario.compare, thresholds, only, allow)
+    notes = check_comparable(base, candidate, asked.allow)
     comparison = compare_samples(
         [run.sample() for run in base],
-        [run.sample() for run in cand],
-        paired=same_prompts(base, cand),
+        [run.sample() for run in candidate],
+        paired=same_prompts(base, candidate),
         thresholds=asked.thresholds,
         required=asked.required,
         metrics=asked.metrics,
     )
-    _show(comparison, base, cand, notes, as_json=as_json, junit=junit, markdown=markdown)
+    _show(comparison, base, candidate, notes, as_json=as_json, junit=junit, markdown=markdown)
     sys.exit(EXIT_CODES[comparison.outcome.value])
 
 
 def _sides(words: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
     paths = list(words)
     if paths.count("\0to") > 1:
-        raise click.UsageError("--to stands once, between the base's runs and the candidate's")
+        raise click.UsageError("--to is given once, between the base's runs and the candidate's")
     if "\0to" in paths:
         index = paths.index("\0to")
-        base, cand = paths[:index], paths[index + 1 :]
+        base, candidate = paths[:index], paths[index + 1 :]
     elif len(paths) == 2:
-        base, cand = paths[:1], paths[1:]
+        base, candidate = paths[:1], paths[1:]
     else:
         raise click.UsageError(f"{len(paths)} folders: give BASE and CAND, or several of each as BASE... --to CAND...")
-    if not base or not cand:
+    if not base or not candidate:
         raise click.UsageError("--to needs the base's runs before it and the candidate's after it")
-    return [Path(path) for path in base], [Path(path) for path in cand]
+    return [Path(path) for path in base], [Path(path) for path in candidate]
 
 
 def _show(
-    comparison: Any, base: Any, cand: Any, notes: list[str], *, as_json: bool, junit: Path | None, markdown: Path | None
+    comparison: Any,
+    base: Any,
+    candidate: Any,
+    notes: list[str],
+    *,
+    as_json: bool,
+    junit: Path | None,
+    markdown: Path | None,
 ) -> None:
     from llmload.compare import text as tables
     from llmload.report.checks import write_junit
@@ -119,13 +126,13 @@ def _show(
         content = {
             **comparison.to_dict(),
             "base": [str(run.folder.path) for run in base],
-            "candidate": [str(run.folder.path) for run in cand],
+            "candidate": [str(run.folder.path) for run in candidate],
             "notes": notes,
         }
         click.echo(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())
     else:
-        console().print(tables.comparison_report(comparison, base, cand, notes))
+        console().print(tables.comparison_report(comparison, base, candidate, notes))
     if junit is not None:
         write_junit(junit, [("compare", tables.comparison_checks(comparison))])
     if markdown is not None:
-        write_page(markdown, tables.comparison_markdown(comparison, base, cand, notes))
+        write_page(markdown, tables.comparison_markdown(comparison, base, candidate, notes))

@@ -1,4 +1,4 @@
-"""`llmload run`: a thin door over the Locust command that it prints."""
+"""`llmload run`: prints the Locust command of a scenario and runs it; with --repeat, several times."""
 
 import os
 import shlex
@@ -16,11 +16,9 @@ from llmload.loadgen.command import locust_arguments
 from llmload.runs.summary import Summary
 from llmload.suite.cells import scenario_file
 
-# `llmload run --repeat N`: the same run N times, one after the other, and how far its figures spread.
-
 
 class _Runs:
-    """Starts runs until told to stop; a run that goes on hears of Ctrl-C itself, and drains."""
+    """Starts runs until a signal comes; Ctrl-C reaches the current run itself, which drains."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -29,7 +27,7 @@ class _Runs:
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def run(self, arguments: Sequence[str]) -> int:
-        """Run Locust, and return its exit code."""
+        """Run Locust and return its exit code."""
         command = [sys.executable, "-m", "locust", *arguments]
         with subprocess.Popen(command) as self._process:  # noqa: S603 - our own command
             return self._process.wait()
@@ -51,8 +49,8 @@ def repeat_runs(
     """
     Run the scenario `repeat` times into one folder, show each run and the spread, and return the worst exit code.
 
-    Every run sends the same prompts in the same order, so that only the system's own noise makes them differ. Ctrl-C
-    ends the run that goes on, and then what there is is shown.
+    Every run sends the same prompts in the same order, so that they differ only by the system's own noise. Ctrl-C ends
+    the current run, and then the runs so far are shown.
     """
     from llmload.runs.folder import SUMMARY, RunFolder, runs_in
 
@@ -75,7 +73,7 @@ def repeat_runs(
 
 
 def _group(scenario: Path, changes: Mapping[str, str | float | None], settings: Sequence[str], repeat: int) -> Path:
-    """Return where the runs will lie; ConfigError if the scenario, or a place to write to, is wrong."""
+    """Return the folder of the runs; ConfigError if the scenario or a file to write is wrong."""
     from llmload.errors import ConfigError
     from llmload.runs.folder import new_run_id
     from llmload.scenario import load_scenario
@@ -84,7 +82,7 @@ def _group(scenario: Path, changes: Mapping[str, str | float | None], settings: 
     for option in ("junit", "markdown"):
         file = changes.get(option)
         if file and not Path(str(file)).parent.is_dir():
-            raise ConfigError(f"--{option} {file}: there is no folder {Path(str(file)).parent}")
+            raise ConfigError(f"--{option} {file}: no folder {Path(str(file)).parent}")
     overrides = {key: value for key, value in map(read_setting, settings) if key.startswith(("run.", "scenario."))}
     loaded = load_scenario(scenario, overrides)
     return Path(str(changes.get("out") or loaded.run.folder)) / new_run_id(f"{loaded.scenario.name}-x{repeat}")
@@ -127,32 +125,32 @@ def _show(
 @click.argument("scenario")
 @click.option("--base-url", metavar="URL", help="Address of the engine, instead of the scenario's.")
 @click.option("--engine", metavar="NAME", help="The engine's name for the tables: vllm, tgi, transformers, ...")
-@click.option("--model", metavar="NAME", help="Model to ask for, instead of the scenario's.")
+@click.option("--model", metavar="NAME", help="Model to request, instead of the scenario's.")
 @click.option("--prompts", metavar="SOURCE", help="builtin, lima, or a file or folder, instead of the scenario's.")
 @click.option("--users", type=click.IntRange(1), help="Requests in flight at a time, instead of the scenario's.")
 @click.option("--requests", type=click.IntRange(1), help="Requests to send, instead of the scenario's number.")
 @click.option("--run-time", metavar="TIME", help="How long to run (90, 90s, 5m), instead of the scenario's time.")
 @click.option("--seed", type=int, help="Seed, instead of the scenario's.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the scenario: load.warmup_s=5.")
-@click.option("--processes", type=int, help="Worker processes on this machine; -1 for one a core.")
-@click.option("--out", metavar="DIR", help="Where the run folder is made, instead of the scenario's place.")
-@click.option("--metrics-port", metavar="PORT", help="Port of /metrics for Prometheus, or off; 9646 unless told.")
+@click.option("--processes", type=int, help="Worker processes on this machine; -1 for one per core.")
+@click.option("--out", metavar="DIR", help="Folder for the run folder, instead of the scenario's.")
+@click.option("--metrics-port", metavar="PORT", help="Port of /metrics for Prometheus, or off (default 9646).")
 @click.option(
     *("--linger", "--llmload-linger", "llmload_linger"),
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="After the run, serve /metrics until scraped once more, but no longer than this.",
+    help="After the run, serve /metrics until the next scrape, for at most this time.",
 )
 @click.option(
     "--repeat",
     type=click.IntRange(1),
     metavar="N",
-    help="Run N times, one after the other, with the same prompts, and show how far the figures spread.",
+    help="Run N times, one after the other, with the same prompts, and show the spread of the figures.",
 )
 @click.option(
     "--progress",
     metavar="HOW",
-    help="auto (redrawn on a terminal, else quiet), off, or seconds between lines on standard error.",
+    help="auto (redrawn on a terminal, else none), off, or seconds between lines on standard error.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
 @click.option("--junit", metavar="FILE", help="Write verdict and gates as JUnit XML, for a CI system.")
@@ -168,10 +166,10 @@ def run(
     **changes: str | float | None,
 ) -> None:
     """
-    Run SCENARIO, a file or the name of one that comes with llmload, and pass on Locust's exit code.
+    Run SCENARIO, a file or the name of a shipped scenario, and exit with Locust's exit code.
 
     0: good; 1: a gate failed or requests failed; 2: wrong use; 3: the measurement is INVALID. With --repeat, the
-    worst of all runs; Ctrl-C ends the run that goes on and shows what there is.
+    worst of all runs; Ctrl-C ends the current run and shows the runs so far.
 
     \b
     Examples:
@@ -185,9 +183,9 @@ def run(
     """
     if repeat is not None:
         if web:
-            raise click.UsageError("--repeat runs without a web UI: leave --web out")
+            raise click.UsageError("--repeat and --web exclude each other: give one of them")
         sys.exit(repeat_runs(scenario_file(scenario), changes, settings, repeat, as_json=as_json))
     arguments = locust_arguments(scenario_file(scenario), changes, settings, as_json=as_json, web=web)
     click.echo(f"$ {shlex.join(['locust', *arguments])}", err=True)
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "locust", *arguments])  # noqa: S606 - no shell is wanted
+    os.execv(sys.executable, [sys.executable, "-m", "locust", *arguments])  # noqa: S606 - no shell is needed

@@ -1,1 +1,1 @@
-"""Is one build slower than another? Two sets of runs, metric by metric, with intervals."""
+"""Is one build worse than another? Two sets of runs compared metric by metric, with intervals."""

@@ -47,7 +47,7 @@ class Finding:
     threshold: float
     outcome: Outcome
     base: float | None = None
-    cand: float | None = None
+    candidate: float | None = None
     change: float | None = None
     low: float | None = None
     high: float | None = None
@@ -67,7 +67,7 @@ class Finding:
             "metric": self.metric.name,
             "outcome": self.outcome.value,
             "base": self.base,
-            "candidate": self.cand,
+            "candidate": self.candidate,
             "change": self.change,
             "low": self.low,
             "high": self.high,
@@ -85,7 +85,7 @@ class Comparison:
     blocks: int
     block_requests: int
     base_requests: tuple[int, ...]
-    cand_requests: tuple[int, ...]
+    candidate_requests: tuple[int, ...]
 
     @property
     def outcome(self) -> Outcome:
@@ -97,7 +97,7 @@ class Comparison:
     @property
     def sees_runs(self) -> bool:
         """Whether the intervals include the difference between one run and the next."""
-        return len(self.base_requests) > 1 or len(self.cand_requests) > 1
+        return len(self.base_requests) > 1 or len(self.candidate_requests) > 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain values."""
@@ -106,7 +106,7 @@ class Comparison:
             "paired_by_prompt": self.paired,
             "blocks": self.blocks,
             "requests_a_block": self.block_requests,
-            "requests": {"base": list(self.base_requests), "candidate": list(self.cand_requests)},
+            "requests": {"base": list(self.base_requests), "candidate": list(self.candidate_requests)},
             "noise_between_runs_known": self.sees_runs,
             "metrics": [finding.to_dict() for finding in self.findings],
         }
@@ -114,7 +114,7 @@ class Comparison:
 
 def compare(
     base: Sequence[RunSample],
-    cand: Sequence[RunSample],
+    candidate: Sequence[RunSample],
     *,
     paired: bool,
     thresholds: Mapping[str, float] | None = None,
@@ -128,29 +128,29 @@ def compare(
     `paired`: all runs sent the same prompts in the same order, so that what prompts differ in cancels out.
     `thresholds` overrides those of metrics by name. A metric in `required` that cannot be judged is INCONCLUSIVE.
     """
-    bootstrap = ChangeBootstrap(blocks_over(base, cand, paired=paired), paired=paired, seed=seed)
+    bootstrap = ChangeBootstrap(blocks_over(base, candidate, paired=paired), paired=paired, seed=seed)
     limits = {metric.name: metric.threshold for metric in metrics} | dict(thresholds or {})
-    obstacles = {metric.name: _obstacle(metric, [*base, *cand]) for metric in metrics}
+    obstacles = {metric.name: _obstacle(metric, [*base, *candidate]) for metric in metrics}
     judged = sum(obstacle is None for obstacle in obstacles.values())
     findings = []
     for metric in metrics:
-        figures = [_mean([figure_of(run, metric) for run in side]) for side in (base, cand)]
+        figures = [_mean([figure_of(run, metric) for run in side]) for side in (base, candidate)]
         finding = Finding(
             metric=metric,
             threshold=limits[metric.name],
             outcome=Outcome.INCONCLUSIVE if metric.name in required else Outcome.UNJUDGED,
             base=figures[0],
-            cand=figures[1],
+            candidate=figures[1],
             note=obstacles[metric.name],
         )
-        findings.append(finding if finding.note else _judged(finding, base, cand, bootstrap, judged))
+        findings.append(finding if finding.note else _judged(finding, base, candidate, bootstrap, judged))
     return Comparison(
         findings=tuple(findings),
         paired=paired,
         blocks=bootstrap.blocks.count,
         block_requests=bootstrap.blocks.length,
         base_requests=tuple(int(run.measured.sum()) for run in base),
-        cand_requests=tuple(int(run.measured.sum()) for run in cand),
+        candidate_requests=tuple(int(run.measured.sum()) for run in candidate),
     )
 
 
@@ -204,19 +204,19 @@ def _mean(figures: Sequence[float | None]) -> float | None:
 
 
 def _judged(
-    finding: Finding, base: Sequence[RunSample], cand: Sequence[RunSample], bootstrap: ChangeBootstrap, judged: int
+    finding: Finding, base: Sequence[RunSample], candidate: Sequence[RunSample], bootstrap: ChangeBootstrap, judged: int
 ) -> Finding:
     """Return the finding with its interval and outcome; `judged` metrics share the rate of false failures."""
     metric = finding.metric
-    if finding.base is None or finding.cand is None:
+    if finding.base is None or finding.candidate is None:
         raise ValueError(f"{metric.name} was not measured")
-    centre = finding.cand - finding.base if metric.is_share else math.log(finding.cand / finding.base)
+    centre = finding.candidate - finding.base if metric.is_share else math.log(finding.candidate / finding.base)
     deviations = bootstrap.deviations(
         (
             [_blocked(metric, run, bootstrap.blocks) for run in base],
-            [_blocked(metric, run, bootstrap.blocks) for run in cand],
+            [_blocked(metric, run, bootstrap.blocks) for run in candidate],
         ),
-        (_levels(metric, base), _levels(metric, cand)),
+        (_levels(metric, base), _levels(metric, candidate)),
         log=not metric.is_share,
     )
     known = np.isfinite(deviations)
@@ -226,11 +226,11 @@ def _judged(
     shares = (each, 1 - together) if metric.higher_is_better else (together, 1 - each)
     low, high = (centre + float(deviation) for deviation in np.quantile(deviations[known], shares))
     if metric.is_share:
-        low, high = min(low, centre), max(high, _most_errors(cand) - finding.base, centre)
+        low, high = min(low, centre), max(high, _most_errors(candidate) - finding.base, centre)
         change = centre
     else:
         low, high = math.expm1(min(low, centre)), math.expm1(max(high, centre))
-        change = finding.cand / finding.base - 1
+        change = finding.candidate / finding.base - 1
     return replace(finding, change=change, low=low, high=high).by(finding.threshold)
 
 

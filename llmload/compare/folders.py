@@ -1,4 +1,4 @@
-"""Finished runs as a comparison takes them: their requests, and what must be alike before figures are compared."""
+"""Finished runs to compare: their requests, and what must be the same before figures are compared."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ class FinishedRun:
 
     @property
     def name(self) -> str:
-        """What the run is called."""
+        """The run's id."""
         return self.summary.run_id
 
     @property
     def engine(self) -> str:
-        """Engine and version, as far as they are known."""
+        """The engine, with its version if known."""
         own, deployment = self.manifest.engine, self.manifest.scenario.deployment
         version = (own.version if own else None) or deployment.engine_version
         return f"{self.summary.engine} {version}" if version else self.summary.engine
@@ -44,13 +44,13 @@ class FinishedRun:
         if opened_s is None and self.manifest.scenario.load.window_warmup_s:
             raise RunFolderError(
                 f"{self.folder.path / SUMMARY}: window_started_unix_s is null, so the run has no window to compare: it "
-                "ended before its warm-up did"
+                "ended during its warm-up"
             )
         return opened_s
 
 
 def read_run(path: Path) -> FinishedRun:
-    """Return what a run folder holds; RunFolderError if it holds no finished run."""
+    """Return the run of a folder; RunFolderError if it has no finished run."""
     folder = RunFolder(path)
     return FinishedRun(folder=folder, summary=folder.summary(), manifest=folder.manifest())
 
@@ -67,7 +67,7 @@ def _deployment(*names: str) -> Callable[[FinishedRun], dict[str, Any]]:
     return lambda run: run.manifest.scenario.deployment.model_dump(include=set(names))
 
 
-ALIKE: Final[Mapping[str, Callable[[FinishedRun], dict[str, Any]]]] = {
+SAME: Final[Mapping[str, Callable[[FinishedRun], dict[str, Any]]]] = {
     "model": lambda run: {"name": run.summary.model},
     "data": lambda run: {"sha256": run.manifest.prompts.sha256},
     "prompts": _prompts,
@@ -88,13 +88,15 @@ ALIKE: Final[Mapping[str, Callable[[FinishedRun], dict[str, Any]]]] = {
 """What two runs must have in common, each under the name that `--allow` takes."""
 INVALID_RUN: Final = "invalid"
 ENGINE: Final = "engine"
-ALLOWABLE: Final = (*ALIKE, ENGINE, INVALID_RUN)
+ALLOWABLE: Final = (*SAME, ENGINE, INVALID_RUN)
 SAME_PROMPTS: Final = ("data", "prompts")
 
 
-def check_comparable(base: Sequence[FinishedRun], cand: Sequence[FinishedRun], allowed: Iterable[str]) -> list[str]:
+def check_comparable(
+    base: Sequence[FinishedRun], candidate: Sequence[FinishedRun], allowed: Iterable[str]
+) -> list[str]:
     """
-    Return what differs but may, a line each, for whoever reads the comparison.
+    Return notes for the reader, one line each: allowed differences, engines, and the reasons of DEGRADED runs.
 
     NotComparableError names everything that differs and is not in `allowed`. Engine and version may always differ
     between the sides, but not within one.
@@ -104,30 +106,30 @@ def check_comparable(base: Sequence[FinishedRun], cand: Sequence[FinishedRun], a
     permitted = set(allowed)
     if unknown := sorted(permitted - set(ALLOWABLE)):
         raise ConfigError(f"--allow {unknown[0]}: no such key; known: {', '.join(ALLOWABLE)}")
-    for key, text in _differences(base, cand):
+    for key, text in _differences(base, candidate):
         (accepted if key in permitted else refused).append(text + ("" if key in permitted else f" (--allow {key})"))
     if refused:
         raise NotComparableError("\n".join(["these runs are not comparable:", *(f"  {text}" for text in refused)]))
-    return [*accepted, *_worth_saying(base, cand)]
+    return [*accepted, *_notes(base, candidate)]
 
 
-def same_prompts(base: Sequence[FinishedRun], cand: Sequence[FinishedRun]) -> bool:
+def same_prompts(base: Sequence[FinishedRun], candidate: Sequence[FinishedRun]) -> bool:
     """Return whether all runs drew the same prompts in the same order."""
-    runs = [*base, *cand]
-    return all(ALIKE[key](run) == ALIKE[key](runs[0]) for key in SAME_PROMPTS for run in runs)
+    runs = [*base, *candidate]
+    return all(SAME[key](run) == SAME[key](runs[0]) for key in SAME_PROMPTS for run in runs)
 
 
-def _differences(base: Sequence[FinishedRun], cand: Sequence[FinishedRun]) -> Iterator[tuple[str, str]]:
+def _differences(base: Sequence[FinishedRun], candidate: Sequence[FinishedRun]) -> Iterator[tuple[str, str]]:
     first = base[0]
-    for run in [*base[1:], *cand]:
-        for key, facts in ALIKE.items():
-            for text in _unlike(facts(first), facts(run)):
+    for run in [*base[1:], *candidate]:
+        for key, facts in SAME.items():
+            for text in _changes(facts(first), facts(run)):
                 yield key, f"{key}: {text} ({first.name}, {run.name})"
-    for side in (base, cand):
+    for side in (base, candidate):
         for run in side[1:]:
             if run.engine != side[0].engine:
                 yield ENGINE, f"{ENGINE}: {side[0].engine} and {run.engine} on one side ({side[0].name}, {run.name})"
-    for run in [*base, *cand]:
+    for run in [*base, *candidate]:
         if run.summary.load.measures_steps:
             yield "load", f"load: {run.name} searched for a capacity, so its figures are of many loads"
         if run.summary.verdict.level is Level.INVALID:
@@ -135,7 +137,7 @@ def _differences(base: Sequence[FinishedRun], cand: Sequence[FinishedRun]) -> It
             yield INVALID_RUN, f"{run.name} is INVALID: {reasons}"
 
 
-def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
+def _changes(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted(one.keys() | other.keys()):
         a, b = one.get(name), other.get(name)
         if a != b:
@@ -144,16 +146,16 @@ def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
 
 def _short(value: object) -> str:
     if isinstance(value, list | tuple):
-        return f"[{len(value)} of them, first {', '.join(map(str, value[:3]))}]"
+        return f"[{len(value)} items, first {', '.join(map(str, value[:3]))}]"
     return "unknown" if value is None else str(value)[:60]
 
 
-def _worth_saying(base: Sequence[FinishedRun], cand: Sequence[FinishedRun]) -> Iterator[str]:
-    if base[0].engine != cand[0].engine:
-        yield f"engine: {base[0].engine} against {cand[0].engine}"
-    for run in [*base, *cand]:
+def _notes(base: Sequence[FinishedRun], candidate: Sequence[FinishedRun]) -> Iterator[str]:
+    if base[0].engine != candidate[0].engine:
+        yield f"engine: {base[0].engine} against {candidate[0].engine}"
+    for run in [*base, *candidate]:
         for reason in run.summary.verdict.reasons:
             if reason.level is Level.DEGRADED:
                 yield f"{run.name} is DEGRADED: {reason.text}"
-    if base[0].manifest.simulated or cand[0].manifest.simulated:
+    if base[0].manifest.simulated or candidate[0].manifest.simulated:
         yield "simulated engine: figures of llmload's own simulation, not of any real engine"

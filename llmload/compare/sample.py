@@ -119,30 +119,33 @@ CORRELATION_ERRORS: Final = 1.0
 """Neighbouring blocks count as correlated from this many standard errors of their correlation."""
 
 
-def blocks_over(base: Sequence[RunSample], cand: Sequence[RunSample], *, paired: bool) -> Blocks:
+def blocks_over(base: Sequence[RunSample], candidate: Sequence[RunSample], *, paired: bool) -> Blocks:
     """
     Return blocks that split all runs at the same indices, so that one draw takes the same prompts from each.
 
     They are doubled until neighbours are not correlated, or only `MIN_BLOCKS` are left.
     """
-    runs = [*base, *cand]
+    runs = [*base, *candidate]
     requests = min(int(run.measured.sum()) for run in runs)
     in_flight = (math.ceil(IN_FLIGHT_PER_BLOCK * run.in_flight) for run in runs)
     shortest = max(1, math.ceil(requests / MAX_BLOCKS), *in_flight)
     length = min(shortest, max(1, requests // MIN_BLOCKS))
     indices = np.concatenate([np.flatnonzero(run.measured | run.ended) for run in runs])
-    while requests // (2 * length) >= MIN_BLOCKS and _correlated(base, cand, Blocks.covering(indices, length), paired):
+    while requests // (2 * length) >= MIN_BLOCKS and _correlated(
+        base, candidate, Blocks.covering(indices, length), paired
+    ):
         length *= 2
     return Blocks.covering(indices, length)
 
 
-def _correlated(base: Sequence[RunSample], cand: Sequence[RunSample], blocks: Blocks, paired: bool) -> bool:
+def _correlated(base: Sequence[RunSample], candidate: Sequence[RunSample], blocks: Blocks, paired: bool) -> bool:
     """Whether a latency of neighbouring blocks is correlated; of paired runs, the change of that latency."""
     limit = CORRELATION_ERRORS / math.sqrt(blocks.count)
     for name in ("ttft_s", "tpot_s", "e2e_s"):
         with np.errstate(divide="ignore", invalid="ignore"):
             sides = [
-                np.mean([np.log(mean_of(run, name, blocks).by_block) for run in side], axis=0) for side in (base, cand)
+                np.mean([np.log(mean_of(run, name, blocks).by_block) for run in side], axis=0)
+                for side in (base, candidate)
             ]
         for series in [sides[1] - sides[0]] if paired else sides:
             correlation = neighbour_correlation(series)

@@ -1,4 +1,4 @@
-"""A comparison as a terminal, a Markdown page and a CI system show it."""
+"""A comparison as text: for a terminal, a Markdown page and a CI system."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -28,16 +28,16 @@ COLUMNS: Final = ("metric", "base", "candidate", "change", "interval", "accepted
 
 
 def comparison_report(
-    comparison: Comparison, base: Sequence[FinishedRun], cand: Sequence[FinishedRun], notes: Sequence[str]
+    comparison: Comparison, base: Sequence[FinishedRun], candidate: Sequence[FinishedRun], notes: Sequence[str]
 ) -> RenderableType:
-    """Return runs, what differs, the table of metrics and the outcome."""
+    """Return the runs, what differs, the table of metrics and the outcome."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for index, column in enumerate(COLUMNS):
         table.add_column(column, justify="left" if index in {0, len(COLUMNS) - 1} else "right", no_wrap=True)
     for finding in comparison.findings:
         cells = _cells(finding)
         table.add_row(*cells[:-1], Text(cells[-1], style=STYLES[finding.outcome]))
-    lines = [Text(line) for line in (*_sides(base, cand), *(f"note       {note}" for note in notes))]
+    lines = [Text(line) for line in (*_sides(base, candidate), *(f"note       {note}" for note in notes))]
     end = Text("\n")
     end.append(comparison.outcome.value, style=STYLES[comparison.outcome])
     end.append(f"  {conclusion(comparison)}")
@@ -45,7 +45,7 @@ def comparison_report(
 
 
 def comparison_markdown(
-    comparison: Comparison, base: Sequence[FinishedRun], cand: Sequence[FinishedRun], notes: Sequence[str]
+    comparison: Comparison, base: Sequence[FinishedRun], candidate: Sequence[FinishedRun], notes: Sequence[str]
 ) -> str:
     """Return the comparison as a Markdown page."""
     rows = []
@@ -55,7 +55,7 @@ def comparison_markdown(
     parts = [
         f"## llmload compare: {comparison.outcome.value}",
         conclusion(comparison),
-        "\n".join(f"- {escaped(line)}" for line in _sides(base, cand)),
+        "\n".join(f"- {escaped(line)}" for line in _sides(base, candidate)),
         markdown_table(COLUMNS, rows, right=range(1, len(COLUMNS) - 1)),
         "\n".join(f"- {escaped(line)}" for line in (*notes, *_grounds(comparison))),
     ]
@@ -65,21 +65,23 @@ def comparison_markdown(
 def comparison_checks(comparison: Comparison) -> list[Check]:
     """Return a check for each metric."""
     return [
-        Check(name=finding.metric.name, judgement=JUDGEMENTS[finding.outcome], text=told(finding))
+        Check(name=finding.metric.name, judgement=JUDGEMENTS[finding.outcome], text=sentence(finding))
         for finding in comparison.findings
     ]
 
 
-def told(finding: Finding) -> str:
+def sentence(finding: Finding) -> str:
     """Return a finding as a sentence."""
-    _, base, cand, change, interval, accepted, outcome = _cells(finding)
+    _, base, candidate, change, interval, accepted, outcome = _cells(finding)
     if finding.change is None:
-        return f"{finding.metric.label}: {base} against {cand}, {outcome}"
-    return f"{finding.metric.label}: {base} to {cand}, {change} (between {interval}), accepted {accepted}: {outcome}"
+        return f"{finding.metric.label}: {base} against {candidate}, {outcome}"
+    return (
+        f"{finding.metric.label}: {base} to {candidate}, {change} (between {interval}), accepted {accepted}: {outcome}"
+    )
 
 
 def conclusion(comparison: Comparison) -> str:
-    """Return what follows, in a sentence."""
+    """Return the outcome with its reason."""
     named = {
         outcome: ", ".join(f.metric.label for f in comparison.findings if f.outcome is outcome) for outcome in Outcome
     }
@@ -87,7 +89,7 @@ def conclusion(comparison: Comparison) -> str:
         case Outcome.FAIL:
             return f"worse than accepted: {named[Outcome.FAIL]}"
         case Outcome.INCONCLUSIVE:
-            return f"these runs are too short or too unsteady to tell: {named[Outcome.INCONCLUSIVE]}"
+            return f"longer or more runs are needed for: {named[Outcome.INCONCLUSIVE]}"
         case Outcome.PASS:
             return "nothing that was judged is worse than accepted"
         case _:
@@ -101,7 +103,7 @@ def _cells(finding: Finding) -> list[str]:
     return [
         metric.label + (", ms" if in_ms else ""),
         _figure(finding, finding.base),
-        _figure(finding, finding.cand),
+        _figure(finding, finding.candidate),
         _percent(finding, finding.change),
         UNKNOWN if finding.low is None else f"{_percent(finding, finding.low)} to {_percent(finding, finding.high)}",
         f"{sign}{finding.threshold * 100:g} {unit}",
@@ -124,18 +126,18 @@ def _percent(finding: Finding, change: float | None) -> str:
     return f"{change * 100:+.2f} pp" if finding.metric.is_share else f"{change * 100:+.1f} %"
 
 
-def _sides(base: Sequence[FinishedRun], cand: Sequence[FinishedRun]) -> Iterator[str]:
-    for title, side in (("base", base), ("candidate", cand)):
+def _sides(base: Sequence[FinishedRun], candidate: Sequence[FinishedRun]) -> Iterator[str]:
+    for title, side in (("base", base), ("candidate", candidate)):
         names = ", ".join(run.name for run in side)
         yield f"{title:9}  {side[0].summary.model} on {side[0].engine}: {names}"
 
 
 def _grounds(comparison: Comparison) -> Iterator[str]:
     counts = " against ".join(
-        "+".join(map(str, requests)) for requests in (comparison.base_requests, comparison.cand_requests)
+        "+".join(map(str, requests)) for requests in (comparison.base_requests, comparison.candidate_requests)
     )
     pairing = "paired by prompt" if comparison.paired else "not paired: the prompts differ"
     yield f"{counts} requests, {pairing}, in {comparison.blocks} blocks of {comparison.block_requests}"
-    yield "interval: its better end holds for all metrics together with 95 %, its worse end for each with 95 %"
+    yield "interval: the better end covers all metrics together with 95 %, the worse end each metric with 95 %"
     if not comparison.sees_runs:
-        yield "one run a side: what differs from one run to the next is not in the intervals (llmload run --repeat 3)"
+        yield "one run per side: the intervals do not include the difference between runs (llmload run --repeat 3)"

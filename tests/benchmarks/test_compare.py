@@ -54,8 +54,8 @@ def test_equal_systems_do_not_fail_and_slower_ones_do() -> None:
     system, load = System(noise=Noise(wander=0.01)), Load(duration_s=65, users=8)
     tallies = {name: Tally() for name in ("equal", "slower")}
 
-    for name, cand in (("equal", system), ("slower", system.slower("all", 0.05))):
-        for found in compare_pairs(system, cand, load, pairs=4):
+    for name, candidate in (("equal", system), ("slower", system.slower("all", 0.05))):
+        for found in compare_pairs(system, candidate, load, pairs=4):
             tallies[name].add(found)
 
     assert tallies["equal"].wholes[Outcome.FAIL] == 0

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from benchmarks.tools.virtual_engine import Load, Noise
 from benchmarks.tools.virtual_runs import System, write_run
 from llmload.cli.main import main
-from llmload.compare.folders import ALIKE
+from llmload.compare.folders import SAME
 
 QUIET = System(noise=Noise(wander=0.001, stalls_per_s=0.0))
 RUNS = {
@@ -58,10 +58,10 @@ def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cand", "outcome", "code"), [("same", "PASS", 0), ("slower", "FAIL", 1), ("unsteady", "INCONCLUSIVE", 4)]
+    ("candidate", "outcome", "code"), [("same", "PASS", 0), ("slower", "FAIL", 1), ("unsteady", "INCONCLUSIVE", 4)]
 )
-def test_the_outcome_is_the_exit_code(measured: Path, cand: str, outcome: str, code: int) -> None:
-    result = compare(measured / "base", measured / cand)
+def test_the_outcome_is_the_exit_code(measured: Path, candidate: str, outcome: str, code: int) -> None:
+    result = compare(measured / "base", measured / candidate)
 
     assert result.exit_code == code, result.output
     assert f"\n{outcome}  " in result.output
@@ -108,11 +108,11 @@ CHANGED: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
 
 
 def test_every_key_of_comparability_is_tried() -> None:
-    assert CHANGED.keys() == ALIKE.keys()
+    assert CHANGED.keys() == SAME.keys()
 
 
 @pytest.mark.parametrize("key", CHANGED)
-def test_what_did_not_measure_the_same_is_refused_with_the_reason_unless_allowed(runs: Path, key: str) -> None:
+def test_runs_that_measured_different_things_are_refused_by_name_unless_allowed(runs: Path, key: str) -> None:
     file, change = CHANGED[key]
     edit(runs / "same" / file, change)
 
@@ -126,7 +126,7 @@ def test_what_did_not_measure_the_same_is_refused_with_the_reason_unless_allowed
     assert f"note       {key}: " in allowed.stdout
 
 
-def test_other_prompts_may_be_compared_but_not_pair_by_pair(runs: Path) -> None:
+def test_runs_with_other_prompts_are_compared_unpaired(runs: Path) -> None:
     edit(runs / "same" / "manifest.json", CHANGED["prompts"][1])
 
     assert as_json(runs / "base", runs / "same", "--allow", "prompts")["paired_by_prompt"] is False
@@ -145,7 +145,7 @@ def test_an_invalid_run_is_refused_and_a_degraded_one_is_named(runs: Path) -> No
     assert "note       slower is DEGRADED: it went wrong" in degraded.stdout
 
 
-def test_a_search_for_a_capacity_has_no_load_to_compare_at(runs: Path) -> None:
+def test_a_capacity_search_is_refused(runs: Path) -> None:
     edit(runs / "same" / "summary.json", lambda s: s.update(load={"kind": "capacity"}))
 
     result = compare(runs / "base", runs / "same")
@@ -180,7 +180,7 @@ def test_several_runs_a_side_are_given_around_to_or_as_a_folder_of_runs(runs: Pa
 
 
 @pytest.mark.parametrize("arguments", [("base",), ("base", "same", "slower"), ("base", "--to"), ("--to", "base")])
-def test_sides_that_are_not_told_apart_are_wrong_use(measured: Path, arguments: tuple[str, ...]) -> None:
+def test_sides_that_are_not_separated_are_wrong_use(measured: Path, arguments: tuple[str, ...]) -> None:
     paths = [word if word == "--to" else str(measured / word) for word in arguments]
 
     result = compare(*paths)
@@ -208,13 +208,13 @@ def test_thresholds_come_from_the_candidate_the_file_and_the_command_line_in_thi
     assert result.exit_code == 0, result.output
 
 
-def test_only_what_is_named_is_judged(measured: Path) -> None:
+def test_only_the_named_metrics_are_judged(measured: Path) -> None:
     judged = outcomes(measured / "base", measured / "slower", "--only", "error_share", "--only", "tpot_s")
 
     assert set(judged) == {"error_share", "tpot_s mean", "tpot_s p50", "tpot_s p99"}
 
 
-def test_a_percentile_that_was_asked_for_and_cannot_be_had_is_inconclusive(measured: Path) -> None:
+def test_a_named_percentile_that_cannot_be_judged_is_inconclusive(measured: Path) -> None:
     found = [
         outcomes(measured / "base", measured / "same", *more)["e2e_s p99"]
         for more in ((), ("--threshold", "e2e_s.p99=5%"))
@@ -255,7 +255,7 @@ def test_a_wrong_table_names_file_key_and_value(measured: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("file", ["summary.json", "manifest.json"])
-def test_a_folder_that_is_no_finished_run_is_refused(runs: Path, file: str) -> None:
+def test_a_folder_without_a_finished_run_is_refused(runs: Path, file: str) -> None:
     (runs / "same" / file).unlink()
 
     result = compare(runs / "base", runs / "same")
@@ -264,7 +264,7 @@ def test_a_folder_that_is_no_finished_run_is_refused(runs: Path, file: str) -> N
     assert "runs/same" in result.stderr
 
 
-def test_a_run_whose_window_is_not_known_is_refused(runs: Path) -> None:
+def test_a_run_with_an_unknown_window_is_refused(runs: Path) -> None:
     edit(runs / "same" / "summary.json", lambda s: s.update(window_started_unix_s=None))
 
     result = compare(runs / "base", runs / "same")
@@ -273,7 +273,9 @@ def test_a_run_whose_window_is_not_known_is_refused(runs: Path) -> None:
     assert "window_started_unix_s is null" in result.stderr
 
 
-def test_ci_systems_get_junit_and_markdown(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_junit_and_markdown_are_written_for_ci_systems(
+    measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     xml, page = tmp_path / "compare.xml", tmp_path / "summary.md"
     page.write_text("what an earlier step wrote\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))

@@ -171,11 +171,11 @@ def test_a_change_near_the_threshold_is_left_undecided() -> None:
 
 def test_pairing_by_prompt_narrows_the_interval() -> None:
     rng = np.random.default_rng(5)
-    base, cand = run(rng), run(rng)
+    base, candidate = run(rng), run(rng)
 
     widths = []
     for paired in (True, False):
-        finding = found(compare([base], [cand], paired=paired, metrics=MEANS), "e2e_s mean")
+        finding = found(compare([base], [candidate], paired=paired, metrics=MEANS), "e2e_s mean")
         assert finding.low is not None
         assert finding.high is not None
         widths.append(finding.high - finding.low)
@@ -301,9 +301,9 @@ def test_blocks_have_twice_the_requests_in_flight_and_grow_while_neighbours_are_
 
 def test_a_wandering_speed_shows_although_prompts_differ_far_more() -> None:
     rng = np.random.default_rng(16)
-    base, cand = (run(rng, 1000, wander=0.05, memory=0.95) for _ in "bc")
+    base, candidate = (run(rng, 1000, wander=0.05, memory=0.95) for _ in "bc")
 
-    assert blocks_over([base], [cand], paired=True).length > blocks_over([base], [cand], paired=False).length
+    assert blocks_over([base], [candidate], paired=True).length > blocks_over([base], [candidate], paired=False).length
 
 
 def test_rates_come_from_stretches_that_add_up_to_the_window() -> None:

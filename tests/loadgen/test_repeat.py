@@ -94,8 +94,8 @@ def test_wrong_use_is_said_once(write_scenario: Callable[..., Path], tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--web",), "--repeat runs without a web UI"),
-        (("--junit", "nowhere/x.xml"), "--junit nowhere/x.xml: there is no folder nowhere"),
+        (("--web",), "--repeat and --web exclude each other"),
+        (("--junit", "nowhere/x.xml"), "--junit nowhere/x.xml: no folder nowhere"),
         (("--set", "scenario.name=1"), "scenario.name: input should be a valid string, got 1"),
     ],
 )

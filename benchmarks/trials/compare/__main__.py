@@ -57,9 +57,11 @@ def rates(
     seconds = minutes * 60 + WARMUP_S
     load = Load(duration_s=seconds, users=users) if rate is None else Load(duration_s=seconds, rate_per_s=rate)
     for place, kind in enumerate(kinds.split(",")):
-        cand = base if kind == "equal" else base.slower(kind, SLOWER)
+        candidate = base if kind == "equal" else base.slower(kind, SLOWER)
         tallies = {"default": Tally(), "strict": Tally()}
-        for found in compare_pairs(base, cand, load, pairs=pairs, runs=runs, first_seed=first_seed + place * 1_000_000):
+        for found in compare_pairs(
+            base, candidate, load, pairs=pairs, runs=runs, first_seed=first_seed + place * 1_000_000
+        ):
             tallies["default"].add(found)
             tallies["strict"].add(strictly(found))
         title = "equal systems" if kind == "equal" else f"{kind} {SLOWER:.0%} slower"
@@ -85,8 +87,8 @@ def lengths(pairs: int, lengths: str, wanders: str, users: int) -> None:
         for minutes in map(float, lengths.split(",")):
             load = Load(duration_s=minutes * 60 + WARMUP_S, users=users)
             slower, equal, requests = Tally(), Tally(), 0
-            for tally, cand, seed in ((slower, base.slower("all", SLOWER), 1), (equal, base, 1_000_001)):
-                for found in compare_pairs(base, cand, load, pairs=pairs, first_seed=seed):
+            for tally, candidate, seed in ((slower, base.slower("all", SLOWER), 1), (equal, base, 1_000_001)):
+                for found in compare_pairs(base, candidate, load, pairs=pairs, first_seed=seed):
                     tally.add(found)
                     requests = found.base_requests[0]
             shares = (slower.share(Outcome.FAIL), equal.share(Outcome.PASS), equal.share(Outcome.FAIL))

@@ -59,14 +59,14 @@ def strictly(comparison: Comparison) -> Comparison:
 
 
 def compare_pairs(
-    base: System, cand: System, load: Load, *, pairs: int, runs: int = 1, first_seed: int = 1
+    base: System, candidate: System, load: Load, *, pairs: int, runs: int = 1, first_seed: int = 1
 ) -> Iterator[Comparison]:
     """Yield the comparison of each pair, from run folders to findings."""
     with tempfile.TemporaryDirectory(prefix="llmload-compare-") as place:
         for pair in range(pairs):
             base_runs, cand_runs = ([Path(place) / f"{name}-{run}" for run in range(runs)] for name in ("base", "cand"))
             seeds = itertools.count(first_seed + pair * 2 * runs)
-            for system, side in ((base, base_runs), (cand, cand_runs)):
+            for system, side in ((base, base_runs), (candidate, cand_runs)):
                 for folder in side:
                     write_run(folder, system, load, next(seeds))
             yield compare_folders(base_runs, cand_runs)
@@ -74,9 +74,9 @@ def compare_pairs(
                 shutil.rmtree(folder)
 
 
-def compare_folders(base: Sequence[Path], cand: Sequence[Path], allow: Sequence[str] = ()) -> Comparison:
+def compare_folders(base: Sequence[Path], candidate: Sequence[Path], allow: Sequence[str] = ()) -> Comparison:
     """Return the comparison of run folders as the command makes it; NotComparableError if they are not comparable."""
-    sides = [[read_run(folder) for folder in side] for side in (base, cand)]
+    sides = [[read_run(folder) for folder in side] for side in (base, candidate)]
     check_comparable(sides[0], sides[1], allow)
     samples = [[run.sample() for run in side] for side in sides]
     return compare(samples[0], samples[1], paired=same_prompts(sides[0], sides[1]))
