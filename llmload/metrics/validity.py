@@ -1,4 +1,4 @@
-"""The figures that the verdict's checks are named after, as far as totals alone know them."""
+"""Can the figures of a run be trusted? The checks, each with its limits and reason, and the verdict they give."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict
 
 from llmload.metrics.totals import RunTotals
 
-# Can the figures of a run be trusted? Every limit stands in one table, with its reason.
-
 _CONTRACT: Final = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
@@ -19,12 +17,12 @@ class Level(StrEnum):
 
     VALID = "VALID"
     DEGRADED = "DEGRADED"  # read the reasons before using the figures
-    INVALID = "INVALID"  # the figures do not say what they seem to say
+    INVALID = "INVALID"  # do not use the figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """A figure of the run's health and the limits beyond which it spoils the measurement."""
+    """A figure of the run's health, and the limits beyond which the measurement is DEGRADED or INVALID."""
 
     name: str
     unit: str
@@ -39,21 +37,21 @@ CHECKS: Final = (
         unit="of requests",
         degraded_above=0.0,
         invalid_above=None,
-        why="failed requests carry no latency, and a failing engine answers the others faster",
+        why="failed requests have no latency, and a failing engine answers the others faster",
     ),
     Check(
         name="censored_share",
         unit="of requests",
         degraded_above=0.0,
         invalid_above=0.1,
-        why="requests cut at the end are the slow ones, so what is left looks faster",
+        why="requests cut at the end are the slow ones, so the others look faster",
     ),
     Check(
         name="coalesced_share",
         unit="of chunks",
         degraded_above=0.005,
         invalid_above=0.5,
-        why="chunks that were read together carry one time stamp, so their gaps are not the engine's",
+        why="chunks that were read together have one time stamp, so their gaps are not the engine's",
     ),
     Check(
         name="user_stamp_share",
@@ -67,28 +65,28 @@ CHECKS: Final = (
         unit="s",
         degraded_above=0.050,
         invalid_above=1.0,
-        why="a client this late sends late: concurrency and arrival rate are not what was asked for",
+        why="a client this late sends late: concurrency and arrival rate are not the scenario's",
     ),
     Check(
         name="schedule_lag_p99_s",
         unit="s",
         degraded_above=0.010,
         invalid_above=0.250,
-        why="requests left later than they were due, so the arrivals are not those that were asked for",
+        why="requests were sent later than they were due, so the arrivals are not the scenario's",
     ),
     Check(
         name="dropped_share",
         unit="of arrivals",
         degraded_above=0.0,
         invalid_above=0.05,
-        why="arrivals beyond max_in_flight were not sent, so the load was lighter than asked for",
+        why="arrivals beyond max_in_flight were not sent, so the load was lighter than the scenario's",
     ),
     Check(
         name="concurrency_shortfall",
         unit="of users",
         degraded_above=0.05,
         invalid_above=0.25,
-        why="fewer requests were in flight than there are users, so the load was lighter than asked for",
+        why="fewer requests were in flight than there are users, so the load was lighter than the scenario's",
     ),
     Check(
         name="worker_cpu_share",
@@ -102,7 +100,7 @@ CHECKS: Final = (
         unit="of answers",
         degraded_above=0.01,
         invalid_above=None,
-        why="the engine counts fewer tokens than it sent chunks with text, so its count cannot be right",
+        why="the engine counted fewer tokens than it sent chunks with text, so its count is wrong",
     ),
     Check(
         name="cached_token_share",
@@ -137,14 +135,14 @@ CHECKS: Final = (
         unit="workers",
         degraded_above=None,
         invalid_above=0.0,
-        why="what a lost worker had in flight is missing, and its part of the load was not sent",
+        why="requests in flight on a lost worker are missing, and its part of the load was not sent",
     ),
     Check(
         name="late_workers",
         unit="workers",
         degraded_above=0.0,
         invalid_above=None,
-        why="a worker that came after the start takes no part, so fewer processes sent than there are",
+        why="a worker that connected after the start takes no part, so fewer processes sent than there are",
     ),
     Check(
         name="other_version_workers",
@@ -166,15 +164,15 @@ class Reason(BaseModel):
     level: Level
     """`DEGRADED` or `INVALID`."""
     figure: float | None = None
-    """The check's figure; `null` where the check has none."""
+    """The check's figure; `null` if the check has none."""
     limit: float | None = None
-    """The limit that the figure passed."""
+    """The limit that the figure exceeded."""
     text: str
     """The same in words, with the reason for the limit."""
 
 
 class Verdict(BaseModel):
-    """How far the run can be trusted, and why not further."""
+    """How far the run can be trusted, and the reasons against it."""
 
     model_config = _CONTRACT
 
@@ -185,7 +183,7 @@ class Verdict(BaseModel):
 
     @classmethod
     def of(cls, reasons: Iterable[Reason] = ()) -> Self:
-        """Return the verdict of the worst reason; VALID where there is none."""
+        """Return the verdict with the worst reason's level; VALID without reasons."""
         reasons = tuple(reasons)
         levels = {reason.level for reason in reasons}
         worst = next((level for level in (Level.INVALID, Level.DEGRADED) if level in levels), Level.VALID)
@@ -194,9 +192,9 @@ class Verdict(BaseModel):
 
 def judge(figures: dict[str, float | None], further: Iterable[Reason] = ()) -> Verdict:
     """
-    Hold each figure against its limits; a figure that is None is not known and passes no judgement.
+    Compare each figure with the limits of its check; a figure that is None is unknown and gives no reason.
 
-    KeyError for a figure that no check is named after.
+    KeyError for a figure without a check of its name.
     """
     checks = {check.name: check for check in CHECKS}
     reasons = []
@@ -213,7 +211,7 @@ def judge(figures: dict[str, float | None], further: Iterable[Reason] = ()) -> V
 
 
 def health(totals: RunTotals) -> dict[str, float | None]:
-    """Return the figures of the checks that totals alone can answer; None where nothing is known."""
+    """Return the figures of the checks that need only totals; None is unknown."""
     answers = sum(totals.token_sources.values())
     return {
         "error_share": _share(totals.failed, totals.ended),
