@@ -51,9 +51,9 @@ def write_csv(file: Path, runs: Sequence[RunFolder], progress: Callable[[int], N
         with file.open("w", newline="", encoding="utf-8") as out:
             writer: Any = csv.writer(out)
             writer.writerow([column.name for column in CSV_COLUMNS])
-            for rows in _rows(runs, CSV_COLUMNS, progress):
+            for length, rows in _rows(runs, CSV_COLUMNS, progress):
                 writer.writerows(rows)
-                count += len(rows)
+                count += length
     except OSError as error:
         raise RunFolderError(f"{file}: cannot be written: {error.strerror}") from None
     return count
@@ -66,9 +66,9 @@ def write_parquet(file: Path, runs: Sequence[RunFolder], progress: Callable[[int
     pending: list[list[Any]] = []
     try:
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for rows in _rows(runs, COLUMNS, progress):
-                pending += rows
-                count += len(rows)
+            for length, rows in _rows(runs, COLUMNS, progress):
+                pending.extend(rows)
+                count += length
                 if len(pending) >= ROWS_A_GROUP:
                     writer.write_table(_table(pending, schema))
                     pending = []
@@ -80,7 +80,7 @@ def write_parquet(file: Path, runs: Sequence[RunFolder], progress: Callable[[int
 
 def _rows(
     runs: Sequence[RunFolder], columns: Sequence[Field], progress: Callable[[int], None]
-) -> Iterator[list[list[Any]]]:
+) -> Iterator[tuple[int, Iterator[list[Any]]]]:
     row_of = row_reader(columns)
     for run in runs:
         yield from read_rows(run.request_files(), partial(row_of, run.manifest().run_id), progress)
