@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from llmload.formatting import Markdown, code, markdown_table
 from llmload.record import (
     NO_CHUNKS,
     ErrorType,
@@ -42,6 +43,7 @@ class Kind(Enum):
     FLOAT = "float"
     COUNT = "int"
     CLOCK = "clock"  # CLOCK_MONOTONIC of the machine that sent the request
+    FLAG = "bool"
     LIST = "[int]"
 
 
@@ -318,7 +320,9 @@ def _read_of(column: Field) -> str:
     return f"line.get({column.name!r})" if column.kind is Kind.LIST else f"line[{column.name!r}]"
 
 
-def fields_table(columns: Sequence[Field]) -> str:
-    """Return the columns as a Markdown table, as docs/requests.md has it."""
-    rows = [f"| `{each.name}` | {each.kind.value} | {each.unit} | {each.meaning} |" for each in columns]
-    return "\n".join(["| column | type | unit | meaning |", "|---|---|---|---|", *rows]) + "\n"
+def fields_table(
+    columns: Sequence[Field], heading: str = "type", type_of: Callable[[Field], str] = lambda column: column.kind.value
+) -> str:
+    """Return the columns as a Markdown table, as docs/requests.md and docs/notebook.md have it."""
+    rows = [[code(each.name), Markdown(type_of(each)), each.unit, Markdown(each.meaning)] for each in columns]
+    return markdown_table(["column", heading, "unit", "meaning"], rows) + "\n"

@@ -89,7 +89,7 @@ def _name(url: str, part: str) -> str:
 TAIL_BYTES: Final = 1_000_000
 LINES_LOOKED_AT: Final = 50
 """At a file's head for the length of a line, at its end for the last answer."""
-LEAST_SPAN_S: Final = 1.0
+MIN_SPAN_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ def load_run(folder: RunFolder, progress: Callable[[int], None] = lambda _: None
     files, origin_s = folder.request_files(), manifest.started_unix_s
     last_s, about = _extent(files, origin_s)
     ended_s = (manifest.ended_unix_s or origin_s) - origin_s
-    span_s = max(last_s, ended_s, LEAST_SPAN_S)
+    span_s = max(last_s, ended_s, MIN_SPAN_S)
     periods = read_periods(manifest, last_s=last_s, span_s=span_s)
     count = _Count(periods, span_s, about, manifest.scenario.slo_limits(), with_stages=summary is None)
     held = {file.name: sum(map(count.add, read_tables([file], origin_s, progress))) for file in files}
