@@ -4,7 +4,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,12 @@ class Client:
         return [event.removeprefix("data:").lstrip(" ") for event in raw.decode().split("\n\n") if event]
 
     def chat(
-        self, text: str = "hi", *, fault: str | None = None, more: object = None, quiet_s: float = 0.4
+        self,
+        text: str = "hi",
+        *,
+        fault: str | None = None,
+        more: Mapping[str, object] | None = None,
+        quiet_s: float = 0.4,
     ) -> Exchange:
         """One streamed chat, read until its end, the end of the connection, or `quiet_s` without a byte."""
         with self.connect() as connection:
@@ -121,7 +126,11 @@ class Client:
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def raw_chat(text: str = "hi", fault: str | None = None, more: object = None) -> bytes:
+StartEngine = Callable[..., Client]
+"""Starts an engine with these settings, and gives a client of it."""
+
+
+def raw_chat(text: str = "hi", fault: str | None = None, more: Mapping[str, object] | None = None) -> bytes:
     fields = {"model": "simulated", "messages": [{"role": "user", "content": text}], "stream": True, **(more or {})}
     body = json.dumps(fields).encode()
     header = f"X-Simulate-Fault: {fault}\r\n" if fault else ""
@@ -140,7 +149,7 @@ def _complete(seen: Exchange) -> bool:
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Client]]:
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartEngine]:
     """Starts engines that write a truth log; they stop when the tests end."""
     engines: list[SpawnedEngine] = []
 
@@ -155,6 +164,6 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cl
 
 
 @pytest.fixture(scope="session")
-def quick(start: Callable[..., Client]) -> Client:
+def quick(start: StartEngine) -> Client:
     """6 tokens, 10 ms to the first, 5 ms between two: for what does not hang on time."""
     return start(ttft_s=0.01, prefill_s_per_token=0.0, itl_s=0.005, itl_load_factor=0.0, output_tokens=6)

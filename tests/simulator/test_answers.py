@@ -2,14 +2,15 @@
 
 import http.client
 import json
-from collections.abc import Callable
 
 import pytest
+
+from tests.simulator.conftest import Client, StartEngine
 
 CHAT = {"model": "simulated", "messages": [{"role": "user", "content": "abcdefgh"}]}
 
 
-def test_a_chat_stream_gives_role_then_tokens_then_finish_then_usage_then_done(quick) -> None:
+def test_a_chat_stream_gives_role_then_tokens_then_finish_then_usage_then_done(quick: Client) -> None:
     body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
     *events, done = quick.events("/v1/chat/completions", body)
     role, *tokens, finish, usage = map(json.loads, events)
@@ -24,13 +25,13 @@ def test_a_chat_stream_gives_role_then_tokens_then_finish_then_usage_then_done(q
     assert len({event["id"] for event in [role, *tokens, finish, usage]}) == 1
 
 
-def test_usage_is_not_sent_unless_requested(quick) -> None:
+def test_usage_is_not_sent_unless_requested(quick: Client) -> None:
     events = quick.events("/v1/chat/completions", {**CHAT, "stream": True})
 
     assert not any("usage" in event for event in events)
 
 
-def test_a_stream_and_a_json_answer_have_the_same_text(quick) -> None:
+def test_a_stream_and_a_json_answer_have_the_same_text(quick: Client) -> None:
     events = [json.loads(event) for event in quick.events("/v1/chat/completions", {**CHAT, "stream": True})[:-1]]
     whole = json.loads(quick.request("POST", "/v1/chat/completions", CHAT)[2])
 
@@ -38,7 +39,7 @@ def test_a_stream_and_a_json_answer_have_the_same_text(quick) -> None:
     assert whole["usage"] == {"prompt_tokens": 6, "total_tokens": 12, "completion_tokens": 6}
 
 
-def test_completions_stream_text_and_end_by_length_at_max_tokens(quick) -> None:
+def test_completions_stream_text_and_end_by_length_at_max_tokens(quick: Client) -> None:
     *events, done = quick.events("/v1/completions", {"prompt": "hi", "stream": True, "max_tokens": 3})
     choices = [json.loads(event)["choices"][0] for event in events]
 
@@ -47,7 +48,7 @@ def test_completions_stream_text_and_end_by_length_at_max_tokens(quick) -> None:
     assert [choice["finish_reason"] for choice in choices] == [None, None, None, "length"]
 
 
-def test_tgi_streams_its_own_tokens_and_details_on_the_last(quick) -> None:
+def test_tgi_streams_its_own_tokens_and_details_on_the_last(quick: Client) -> None:
     status, headers, raw = quick.request("POST", "/generate_stream", {"inputs": "hi"})
     events = [json.loads(line.removeprefix("data:")) for line in raw.decode().split("\n\n") if line]
 
@@ -59,7 +60,7 @@ def test_tgi_streams_its_own_tokens_and_details_on_the_last(quick) -> None:
     assert events[-1]["details"] == {"finish_reason": "eos_token", "generated_tokens": 6, "seed": None}
 
 
-def test_tgi_gives_details_of_a_json_answer_only_if_requested(quick) -> None:
+def test_tgi_gives_details_of_a_json_answer_only_if_requested(quick: Client) -> None:
     plain = json.loads(quick.request("POST", "/generate", {"inputs": "hi"})[2])
     body = {"inputs": "hi", "parameters": {"details": True, "max_new_tokens": 2}}
     detailed = json.loads(quick.request("POST", "/generate", body)[2])
@@ -68,7 +69,7 @@ def test_tgi_gives_details_of_a_json_answer_only_if_requested(quick) -> None:
     assert (detailed["details"]["finish_reason"], detailed["details"]["generated_tokens"]) == ("length", 2)
 
 
-def test_every_answer_says_that_it_is_simulated(quick) -> None:
+def test_every_answer_says_that_it_is_simulated(quick: Client) -> None:
     _, headers, raw = quick.request("POST", "/v1/chat/completions", CHAT)
 
     assert headers["server"].startswith("llmload-simulated/")
@@ -79,7 +80,7 @@ def test_every_answer_says_that_it_is_simulated(quick) -> None:
     assert quick.request("GET", "/health")[0] == 200
 
 
-def test_the_clients_request_id_comes_back(quick) -> None:
+def test_the_clients_request_id_comes_back(quick: Client) -> None:
     status, headers, raw = quick.request("POST", "/v1/chat/completions", CHAT, {"X-Request-Id": 'a"b'})
 
     assert status == 200
@@ -101,7 +102,7 @@ def test_the_clients_request_id_comes_back(quick) -> None:
         ("/health", {}, 405),
     ],
 )
-def test_invalid_requests_are_refused_with_json(quick, path: str, body: object, status: int) -> None:
+def test_invalid_requests_are_refused_with_json(quick: Client, path: str, body: object, status: int) -> None:
     answered, headers, raw = quick.request("POST", path, body)
 
     assert answered == status
@@ -109,9 +110,7 @@ def test_invalid_requests_are_refused_with_json(quick, path: str, body: object, 
     assert json.loads(raw).keys() & {"error", "detail"}
 
 
-def test_a_key_is_needed_to_generate_text_but_not_for_health_and_metrics(
-    start: Callable[..., object],
-) -> None:
+def test_a_key_is_needed_to_generate_text_but_not_for_health_and_metrics(start: StartEngine) -> None:
     client = start(api_key="sesame", output_tokens=1, ttft_s=0.0)
 
     def status(**headers: str) -> int:
@@ -123,7 +122,7 @@ def test_a_key_is_needed_to_generate_text_but_not_for_health_and_metrics(
     assert client.request("GET", "/metrics")[0] == 200
 
 
-def test_one_connection_serves_many_requests(quick) -> None:
+def test_one_connection_serves_many_requests(quick: Client) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", quick.engine.port, timeout=5)
     connection.connect()
     socket = connection.sock
@@ -135,7 +134,7 @@ def test_one_connection_serves_many_requests(quick) -> None:
     connection.close()
 
 
-def test_requests_sent_ahead_on_one_connection_are_answered_in_turn(quick) -> None:
+def test_requests_sent_ahead_on_one_connection_are_answered_in_turn(quick: Client) -> None:
     with quick.connect() as connection:
         connection.sendall(b"GET /version HTTP/1.1\r\nHost: t\r\n\r\n" * 2 + b"GET /health HTTP/1.0\r\nHost: t\r\n\r\n")
         received = b""
@@ -146,14 +145,14 @@ def test_requests_sent_ahead_on_one_connection_are_answered_in_turn(quick) -> No
     assert received.index(b"simulated engine") < received.index(b"text/plain")
 
 
-def test_bytes_that_are_not_http_are_answered_with_400_and_closed(quick) -> None:
+def test_bytes_that_are_not_http_are_answered_with_400_and_closed(quick: Client) -> None:
     with quick.connect() as connection:
         connection.sendall(b"hello engine\r\n\r\n")
 
         assert quick.read(connection).status == 400
 
 
-def test_expect_100_continue_is_answered(quick) -> None:
+def test_expect_100_continue_is_answered(quick: Client) -> None:
     body = json.dumps(CHAT).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"

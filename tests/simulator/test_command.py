@@ -28,6 +28,7 @@ def test_the_command_says_where_it_listens_and_stops_cleanly(number: signal.Sign
     with subprocess.Popen(
         [*COMMAND, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
+        assert process.stdout is not None
         said = process.stdout.readline()
         url = said.removeprefix("simulated engine ready at http://").strip()
         connection = http.client.HTTPConnection(url, timeout=5)
@@ -71,6 +72,7 @@ def test_help_states_the_formulas_and_lists_the_faults() -> None:
 
 def test_a_spawned_engine_ends_with_the_pipe_of_its_parent() -> None:
     engine = spawn(SimulationSettings())
+    assert engine.process.stdin is not None
     engine.process.stdin.close()
     assert engine.process.wait(timeout=5) == 0
     engine.stop()

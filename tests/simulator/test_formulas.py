@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,7 @@ def test_faults_are_picked_in_their_shares_and_reproducibly() -> None:
         ({"faults": {"reset": 0.6, "stall": 0.6}}, "1.2"),
     ],
 )
-def test_an_impossible_setting_is_named_with_its_value(overrides: dict[str, object], named: str) -> None:
+def test_an_impossible_setting_is_named_with_its_value(overrides: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         SimulationSettings(**overrides)
 

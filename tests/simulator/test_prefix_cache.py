@@ -1,8 +1,6 @@
 """The simulated engine's prefix cache does what its formulas say: whole blocks, never the last token, oldest out."""
 
 import json
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -10,6 +8,7 @@ from llmload.errors import ConfigError
 from llmload.simulator import SimulationSettings
 from llmload.simulator.batch import BLOCK_TOKENS, PrefixCache
 from llmload.simulator.settings import token_bytes
+from tests.simulator.conftest import StartEngine
 
 
 def tokens(count: int, *, first: str = "a") -> bytes:
@@ -55,7 +54,7 @@ def test_a_negative_cache_size_is_refused() -> None:
         SimulationSettings(prefix_cache_tokens=-1)
 
 
-def test_a_cached_prompt_is_answered_sooner_and_says_so(start: Callable[..., Any]) -> None:
+def test_a_cached_prompt_is_answered_sooner_and_says_so(start: StartEngine) -> None:
     client = start(ttft_s=0.01, prefill_s_per_token=0.002, itl_s=0.001, output_tokens=2, prefix_cache_tokens=10_000)
     text = "x" * 4 * 156  # 4 + 156 tokens: 9 whole blocks without the last token
 
@@ -71,7 +70,7 @@ def test_a_cached_prompt_is_answered_sooner_and_says_so(start: Callable[..., Any
     assert metrics['vllm:prefix_cache_hits_total{model_name="simulated"}'] == 144
 
 
-def test_an_answer_reports_cached_tokens_only_with_a_cache(start: Callable[..., Any]) -> None:
+def test_an_answer_reports_cached_tokens_only_with_a_cache(start: StartEngine) -> None:
     overrides = {"ttft_s": 0.01, "prefill_s_per_token": 0.0, "itl_s": 0.001, "output_tokens": 2}
     details = []
     for client in (start(**overrides), start(**overrides, prefix_cache_tokens=1000)):

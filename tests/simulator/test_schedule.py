@@ -5,22 +5,23 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from tests.simulator.conftest import Client, StartEngine
 
 MS = 1_000_000
 
 
 @pytest.fixture(scope="module")
-def steady(start: Callable[..., Any]) -> Any:
+def steady(start: StartEngine) -> Client:
     return start(
         ttft_s=0.05, prefill_s_per_token=0.001, itl_s=0.01, itl_load_factor=0.0, output_tokens=40, log_chunks=True
     )
 
 
-def test_the_truth_log_holds_the_stated_times_to_the_nanosecond(steady) -> None:
+def test_the_truth_log_holds_the_stated_times_to_the_nanosecond(steady: Client) -> None:
     for _ in range(3):
         steady.chat("x" * 64)
 
@@ -34,7 +35,7 @@ def test_the_truth_log_holds_the_stated_times_to_the_nanosecond(steady) -> None:
         assert row["max_late_ns"] == max(late_ns)
 
 
-def test_a_client_sees_the_stated_first_token_time_and_gaps(steady) -> None:
+def test_a_client_sees_the_stated_first_token_time_and_gaps(steady: Client) -> None:
     before = len(steady.log.read_text().splitlines())
     ttfts_ns, spans_ns = [], []
     for _ in range(3):
@@ -56,7 +57,7 @@ def raw_request(text: str) -> bytes:
     return b"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
-def ask_in_turn(client: Any, texts: list[str], apart_s: float) -> None:
+def ask_in_turn(client: Client, texts: list[str], apart_s: float) -> None:
     """Send each request on a new connection, `apart_s` after the one before; read all to the end."""
     threads = [threading.Thread(target=client.chat, args=(text,), kwargs={"quiet_s": 5}) for text in texts]
     for thread in threads:
@@ -66,7 +67,7 @@ def ask_in_turn(client: Any, texts: list[str], apart_s: float) -> None:
         thread.join()
 
 
-def test_requests_beyond_the_slots_wait_first_in_first_out(start) -> None:
+def test_requests_beyond_the_slots_wait_first_in_first_out(start: StartEngine) -> None:
     client = start(slots=2, ttft_s=0.1, prefill_s_per_token=0.0, itl_s=0.02, itl_load_factor=0.0, output_tokens=6)
     ask_in_turn(client, ["one", "two", "three", "four", "five"], apart_s=0.015)
     one, two, three, four, five = sorted(client.truth(5), key=lambda row: row["received_ns"])
@@ -80,7 +81,7 @@ def test_requests_beyond_the_slots_wait_first_in_first_out(start) -> None:
     assert three["first_due_ns"] == three["admitted_ns"] + 100 * MS
 
 
-def test_the_gap_is_longer_while_another_runs(start) -> None:
+def test_the_gap_is_longer_while_another_runs(start: StartEngine) -> None:
     client = start(
         slots=4,
         ttft_s=0.02,
@@ -94,7 +95,7 @@ def test_the_gap_is_longer_while_another_runs(start) -> None:
     one, two = sorted(client.truth(2), key=lambda row: row["received_ns"])
 
     def gaps_ms(row: dict[str, Any], begin_ns: int, end_ns: int) -> float:
-        stamps = [at for at in row["chunk_ns"] if begin_ns <= at <= end_ns]
+        stamps: list[int] = [at for at in row["chunk_ns"] if begin_ns <= at <= end_ns]
         return statistics.median(b - a for a, b in itertools.pairwise(stamps)) / MS
 
     assert gaps_ms(one, 0, two["received_ns"]) == pytest.approx(20, abs=1)
@@ -102,7 +103,7 @@ def test_the_gap_is_longer_while_another_runs(start) -> None:
     assert gaps_ms(two, one["last_write_ns"] + 25 * MS, two["last_write_ns"]) == pytest.approx(20, abs=1)
 
 
-def test_sixteen_streams_at_once_keep_their_schedules(start) -> None:
+def test_sixteen_streams_at_once_keep_their_schedules(start: StartEngine) -> None:
     client = start(slots=16, ttft_s=0.05, prefill_s_per_token=0.0, itl_s=0.02, itl_load_factor=0.0, output_tokens=50)
     ask_in_turn(client, [str(i) for i in range(16)], apart_s=0.003)
     rows = client.truth(16)

@@ -1,13 +1,13 @@
 """The engine's counts agree with its log, whatever happens to the requests."""
 
 import time
-from collections.abc import Callable
-from typing import Any
+
+from tests.simulator.conftest import StartEngine
 
 NAME = 'model_name="simulated"'
 
 
-def test_totals_under_vllms_names_equal_the_truth_log(start: Callable[..., Any]) -> None:
+def test_totals_under_vllms_names_equal_the_truth_log(start: StartEngine) -> None:
     client = start(ttft_s=0.01, prefill_s_per_token=0.0, itl_s=0.002, output_tokens_mean=8.0, kv_cache_tokens=1000)
     for i in range(6):
         client.chat(f"prompt {i}")
@@ -30,7 +30,7 @@ def test_totals_under_vllms_names_equal_the_truth_log(start: Callable[..., Any])
     assert metrics[f"vllm:e2e_request_latency_seconds_count{{{NAME}}}"] == len(answered) == 7
 
 
-def test_gauges_show_running_and_waiting_requests_and_cache_usage(start: Callable[..., Any]) -> None:
+def test_gauges_show_running_and_waiting_requests_and_cache_usage(start: StartEngine) -> None:
     client = start(slots=1, kv_cache_tokens=100, ttft_s=5.0)
     with client.connect() as running, client.connect() as waiting:
         for connection in (running, waiting):
@@ -46,7 +46,7 @@ def test_gauges_show_running_and_waiting_requests_and_cache_usage(start: Callabl
     assert metrics[f"vllm:kv_cache_usage_perc{{{NAME}}}"] == 0.1
 
 
-def test_a_disconnected_client_is_an_abort_and_frees_its_slot(start: Callable[..., Any]) -> None:
+def test_a_disconnected_client_is_an_abort_and_frees_its_slot(start: StartEngine) -> None:
     client = start(slots=1, ttft_s=0.01, prefill_s_per_token=0.0, itl_s=0.01, output_tokens=1000)
     with client.connect() as connection:
         connection.sendall(
@@ -61,7 +61,7 @@ def test_a_disconnected_client_is_an_abort_and_frees_its_slot(start: Callable[..
     assert client.metrics()[f"vllm:num_requests_running{{{NAME}}}"] == 0
 
 
-def test_every_series_is_present_from_the_start(start: Callable[..., Any]) -> None:
+def test_every_series_is_present_from_the_start(start: StartEngine) -> None:
     metrics = start().metrics()
 
     assert metrics[f'vllm:request_success_total{{finished_reason="length",{NAME}}}'] == 0
