@@ -8,11 +8,11 @@ import gevent
 from pydantic import BaseModel, ConfigDict
 
 from llmload.formatting import UNKNOWN, milliseconds, number
-from llmload.loadgen.coordinator import RunCoordinator
-from llmload.loadgen.phases import PhaseTimeline
+from llmload.loadgen.phases import PhaseTimeline, Span
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
 from llmload.report.terminal import LATENCIES
+from llmload.scenario import Scenario
 from llmload.stats.histogram import Histogram
 from llmload.units import S_PER_MIN
 
@@ -140,16 +140,46 @@ class RunSource(Protocol):
         """Return how many users run and do not rest."""
 
 
+class LiveRun(Protocol):
+    """A run in progress, as the live view reads it."""
+
+    run_id: str
+    scenario: Scenario
+    span: Span
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the run measures a simulation."""
+
+    @property
+    def stage(self) -> str:
+        """A stage's name, or `warm-up`, `measuring`, `draining`, `ended`."""
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the run's start."""
+
+    @property
+    def timeline(self) -> PhaseTimeline | None:
+        """Stages or steps; None where the load has none."""
+
+    def note_users(self, users: int) -> None:
+        """Write down how many users run."""
+
+    def verdict(self, totals: RunTotals) -> Verdict:
+        """Judge the run as far as it has come."""
+
+
 class LiveView:
     """Keeps the points of a run for charts and tables; `watch` fills it until killed."""
 
     def __init__(
         self,
-        coordinator: RunCoordinator,
+        run: LiveRun,
         source: RunSource,
         asked_per_s: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self._coordinator, self._source, self._asked_per_s = coordinator, source, asked_per_s
+        self._run, self._source, self._asked_per_s = run, source, asked_per_s
         self._past: deque[tuple[float, RunTotals]] = deque()
         self._points: deque[LivePoint] = deque(maxlen=POINTS_KEPT)
 
@@ -161,8 +191,8 @@ class LiveView:
 
     def add_point(self) -> None:
         """Add the point of this moment."""
-        self._coordinator.note_users(self._source.busy_users())
-        now_s = self._coordinator.elapsed_s
+        self._run.note_users(self._source.busy_users())
+        now_s = self._run.elapsed_s
         now = RunTotals()
         now.merge(self._source.totals())
         self._past.append((now_s, now))
@@ -196,7 +226,7 @@ class LiveView:
         )
 
     def _asked_now(self) -> float | None:
-        return None if self._coordinator.stage in {"draining", "ended"} else self._asked_per_s()
+        return None if self._run.stage in {"draining", "ended"} else self._asked_per_s()
 
     def points(self, after_s: float = -1.0) -> list[LivePoint]:
         """Return the points after a moment, in seconds since the run's start."""
@@ -205,23 +235,23 @@ class LiveView:
     def latest_point(self, within_s: float) -> LivePoint | None:
         """Return the latest point; None if it is older than `within_s`."""
         latest = self._points[-1] if self._points else None
-        return latest if latest is not None and latest.t_s > self._coordinator.elapsed_s - within_s else None
+        return latest if latest is not None and latest.t_s > self._run.elapsed_s - within_s else None
 
     def state(self) -> LiveState:
         """Return the run so far."""
-        totals, coordinator = self._source.totals(), self._coordinator
-        scenario, stage = coordinator.scenario, coordinator.stage
-        window_s = coordinator.span.length_s(totals)
+        totals, run = self._source.totals(), self._run
+        scenario, stage = run.scenario, run.stage
+        window_s = run.span.length_s(totals)
         judged = stage == "ended" or totals.completed or totals.failed
         return LiveState(
-            run_id=coordinator.run_id,
+            run_id=run.run_id,
             scenario=scenario.scenario.name,
             engine=scenario.engine.display_name,
             model=scenario.model.name,
-            simulated=coordinator.simulated,
+            simulated=run.simulated,
             stage=stage,
             open_loop=scenario.load.is_open_loop,
-            elapsed_s=coordinator.elapsed_s,
+            elapsed_s=run.elapsed_s,
             users=self._source.busy_users(),
             in_flight=totals.in_flight,
             started=totals.started,
@@ -235,8 +265,8 @@ class LiveView:
             **rates(totals, window_s),
             **_latencies(totals),
             schedule_lag_s=Quantiles.of(totals.distributions["schedule_lag_s"]),
-            stages=() if coordinator.timeline is None else tuple(self._stages(coordinator.timeline)),
-            verdict=coordinator.verdict(totals) if judged else None,
+            stages=() if run.timeline is None else tuple(self._stages(run.timeline)),
+            verdict=run.verdict(totals) if judged else None,
         )
 
     def _stages(self, timeline: PhaseTimeline) -> Iterator[LiveStage]:

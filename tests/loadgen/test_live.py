@@ -1,16 +1,16 @@
 """The live view of a run: what an open loop and stages show, and what ends with the load."""
 
 import time
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from llmload.loadgen.live import LiveView, rows
-from llmload.loadgen.phases import StageTimeline
+from llmload.loadgen.live import LivePoint, LiveState, LiveView, rows
+from llmload.loadgen.phases import Span, StageTimeline
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
+from llmload.scenario.load_protocol import Load
 from llmload.scenario.loads import ClosedLoop, OpenLoop, Replay, Stage, Staged
+from tests.run_files import scenario_of
 
 OPEN = OpenLoop(kind="open_loop", rate_per_s=5, duration_s=60)
 STAGES = Staged(
@@ -18,26 +18,28 @@ STAGES = Staged(
 )
 
 
-class Coordinator:
-    """What the view asks of a run's coordinator."""
+class TenSeconds(Span):
+    """A window of 10 s, whatever the clock says."""
+
+    def length_s(self, totals: RunTotals) -> float:
+        return 10.0
+
+
+class Run:
+    """A run whose stage and time a test sets."""
 
     simulated = True
     run_id = "run"
 
-    def __init__(self, load: Any, clock: StageTimeline | None = None) -> None:
-        self.scenario = SimpleNamespace(
-            load=load,
-            scenario=SimpleNamespace(name="test"),
-            engine=SimpleNamespace(display_name="vLLM"),
-            model=SimpleNamespace(name="llama"),
-        )
-        self.span = SimpleNamespace(length_s=lambda _: 10.0)
-        self.stage, self.elapsed_s, self.timeline = "measuring", 0.0, clock
+    def __init__(self, load: Load, timeline: StageTimeline | None = None) -> None:
+        self.scenario, self.timeline = scenario_of(load=load), timeline
+        self.span: Span = TenSeconds(load)
+        self.stage, self.elapsed_s = "measuring", 0.0
 
     def note_users(self, users: int) -> None:
         self.noted = users
 
-    def verdict(self, totals: RunTotals) -> Any:
+    def verdict(self, totals: RunTotals) -> Verdict:
         return Verdict.of()
 
 
@@ -60,21 +62,22 @@ class Source:
         return 1
 
 
-def cells(state: Any, point: Any) -> dict[str, tuple[str, str]]:
+def cells(state: LiveState, point: LivePoint | None) -> dict[str, tuple[str, str]]:
     return {row["figure"]: (row["recent"], row["run"]) for row in rows(state, point)}
 
 
 def test_an_open_loop_shows_target_rate_sent_dropped_and_lag() -> None:
-    coordinator, totals, rate = Coordinator(OPEN), RunTotals(), [5.0]
-    view = LiveView(coordinator, Source(totals), lambda: rate[0])
+    run, totals, rate = Run(OPEN), RunTotals(), [5.0]
+    view = LiveView(run, Source(totals), lambda: rate[0])
     view.add_point()
-    coordinator.elapsed_s, rate[0] = 10.0, 20.0
+    run.elapsed_s, rate[0] = 10.0, 20.0
     totals.started, totals.completed, totals.dropped = 40, 37, 10
     totals.distributions["schedule_lag_s"].add(0.002)
     view.add_point()
     (_, point), state = view.points(), view.state()
 
     assert (point.asked_per_s, point.sent_per_s, point.dropped_per_s, point.in_flight) == (20, 4, 1, 3)
+    assert point.schedule_lag_s is not None
     assert point.schedule_lag_s.p99 == pytest.approx(0.002, rel=0.005)
     table = cells(state, point)
     assert table["Asked rate, req/s"] == ("20.00", "")
@@ -85,11 +88,11 @@ def test_an_open_loop_shows_target_rate_sent_dropped_and_lag() -> None:
 
 
 def test_there_is_no_target_rate_once_the_run_drains() -> None:
-    coordinator = Coordinator(OPEN)
-    view = LiveView(coordinator, Source(), lambda: 5.0)
+    run = Run(OPEN)
+    view = LiveView(run, Source(), lambda: 5.0)
     asked = []
 
-    for coordinator.stage in ("warm-up", "measuring", "draining", "ended"):
+    for run.stage in ("warm-up", "measuring", "draining", "ended"):
         asked.append(view.state().asked_per_s)
 
     assert asked == [5, 5, None, None]
@@ -99,7 +102,7 @@ def test_each_stage_that_has_begun_has_its_own_figures(monkeypatch: pytest.Monke
     now_ns = [0]
     monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns[0])
     clock, first = StageTimeline(STAGES, 0), RunTotals(completed_in_window=30, window_tokens=90, failed=1)
-    view = LiveView(Coordinator(STAGES, clock), Source(stages={"stage-1": first}))
+    view = LiveView(Run(STAGES, clock), Source(stages={"stage-1": first}))
     now_ns[0] = 4 * 10**9
     alone = view.state().stages
     now_ns[0] = 10 * 10**9
