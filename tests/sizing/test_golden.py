@@ -70,15 +70,18 @@ KV_ONLY = {
     "max_position_embeddings": 131072,
 }
 
+GEOMETRY = {"num_hidden_layers": "kv_layers", "num_key_value_heads": "kv_heads", "head_dim": "head_dim"}
+"""Keys of a config, and those of an entry."""
+
 
 def model_of(given: Mapping[str, Any], name: str | None = None) -> ModelSpec:
     """The model an entry means: by its geometry where it gives one, else by its name, with what it overrides."""
     name = (name or given.get("model", "")).rpartition("/")[2]
-    stated = re.search(r"\((\d+) layers, (\d+) KV heads x (\d+)\)", name)
-    layers, heads, width = stated.groups() if stated else [given.get(k) for k in ("kv_layers", "kv_heads", "head_dim")]
-    if layers is not None:
-        geometry = {"num_hidden_layers": int(layers), "num_key_value_heads": int(heads), "head_dim": int(width)}
-        return model_from_config(HfConfig({**KV_ONLY, **geometry}, "entry"), "geometry")
+    stated = re.search(r"\((?P<kv_layers>\d+) layers, (?P<kv_heads>\d+) KV heads x (?P<head_dim>\d+)\)", name)
+    geometry = given if stated is None else stated.groupdict()
+    if geometry.get("kv_layers") is not None:
+        sizes = {key: int(geometry[size]) for key, size in GEOMETRY.items()}
+        return model_from_config(HfConfig({**KV_ONLY, **sizes}, "entry"), "geometry")
     known = NAMES.get(name, name)
     config = known if isinstance(known, dict) else dict(catalogue()[known.lower()]["config"])
     overrides = {key: given[key] for key in ("num_key_value_heads",) if key in given}

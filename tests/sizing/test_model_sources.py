@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import count_parameters
+from llmload.sizing.architecture import Attention, ModelSpec, count_parameters
 from llmload.sizing.catalogue import catalogue, load_model
 from llmload.sizing.families import model_from_config
 from llmload.sizing.hf_config import HfConfig
@@ -18,6 +18,13 @@ def config_file(folder: Path, config: object) -> Path:
     path = folder / "config.json"
     path.write_text(json.dumps(config))
     return path
+
+
+def attention(model: ModelSpec) -> list[Attention]:
+    """The attention of each layer of a model that has no other mixer."""
+    mixers = [layer.mixer for layer in model.decoder if isinstance(layer.mixer, Attention)]
+    assert len(mixers) == len(model.decoder)
+    return mixers
 
 
 def test_a_name_an_hf_id_a_config_file_and_its_directory_give_the_same_model(tmp_path: Path) -> None:
@@ -102,11 +109,11 @@ def test_a_stated_head_dim_wins_over_hidden_size_by_heads() -> None:
     model = load_model("Mistral-Nemo-Instruct-2407")
 
     assert model.hidden_size == 5120
-    assert {layer.mixer.head_dim for layer in model.decoder} == {128}  # type: ignore[union-attr]
+    assert {mixer.head_dim for mixer in attention(model)} == {128}
 
 
 def test_falcon_with_multi_query_has_one_key_head() -> None:
-    assert {layer.mixer.kv_heads for layer in load_model("falcon-7b-instruct").decoder} == {1}  # type: ignore[union-attr]
+    assert {mixer.kv_heads for mixer in attention(load_model("falcon-7b-instruct"))} == {1}
 
 
 def test_a_window_that_qwen_states_but_switches_off_is_ignored() -> None:
@@ -115,8 +122,8 @@ def test_a_window_that_qwen_states_but_switches_off_is_ignored() -> None:
     off = model_from_config(HfConfig(stated | {"use_sliding_window": False}, "here"), "m")
     on = model_from_config(HfConfig(stated | {"use_sliding_window": True, "max_window_layers": 20}, "here"), "m")
 
-    windows = [layer.mixer.window_tokens for layer in on.decoder]  # type: ignore[union-attr]
-    assert {layer.mixer.window_tokens for layer in off.decoder} == {None}  # type: ignore[union-attr]
+    windows = [mixer.window_tokens for mixer in attention(on)]
+    assert {mixer.window_tokens for mixer in attention(off)} == {None}
     assert windows == [None] * 20 + [131072] * 8
 
 
@@ -126,7 +133,7 @@ def test_gemma_2_alternates_and_gemma_3_has_one_full_layer_in_six_without_layer_
 
         bare = model_from_config(HfConfig(config, "here"), "m")
 
-        full = [i for i, layer in enumerate(bare.decoder) if layer.mixer.window_tokens is None]  # type: ignore[union-attr]
+        full = [i for i, mixer in enumerate(attention(bare)) if mixer.window_tokens is None]
         assert full == list(range(period - 1, len(bare.decoder), period))
         assert bare.decoder == load_model(name).decoder
 
