@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 from llmload.capacity.search import CapacitySearch, StepOutcome, knee
 
 
-def users(**changes: float) -> CapacitySearch:
-    settings = {"start": 1.0, "at_least": 1.0, "at_most": 4096.0, "precision": 0.05} | changes
-    return CapacitySearch(**settings, whole_numbers=True)
+def users(*, start: float = 1.0, at_most: float = 4096.0, precision: float = 0.05) -> CapacitySearch:
+    return CapacitySearch(start=start, at_least=1.0, at_most=at_most, precision=precision, whole_numbers=True)
 
 
-def rates(**changes: float) -> CapacitySearch:
-    settings = {"start": 1.0, "at_least": 1 / 64, "at_most": 4096.0, "precision": 0.05} | changes
-    return CapacitySearch(**settings, whole_numbers=False)
+def rates(*, start: float = 1.0, at_least: float = 1 / 64, precision: float = 0.05) -> CapacitySearch:
+    return CapacitySearch(start=start, at_least=at_least, at_most=4096.0, precision=precision, whole_numbers=False)
 
 
 def run(search: CapacitySearch, truth: float, wrong: float = 0.0, random: Random | None = None) -> int:

@@ -169,9 +169,9 @@ def test_dropped_arrivals_fail_a_step() -> None:
 
 
 def test_evaluations_come_at_doublings_and_at_the_end() -> None:
-    assert RULES.evaluations_s == (10, 20, 40, 80)
-    assert StepLimits(min_s=10, max_s=120, min_requests=1).evaluations_s == (10, 20, 40, 80, 120)
-    assert StepLimits(min_s=10, max_s=10, min_requests=1).evaluations_s == (10,)
+    assert RULES.evaluations_s == (10.0, 20.0, 40.0, 80.0)
+    assert StepLimits(min_s=10, max_s=120, min_requests=1).evaluations_s == (10.0, 20.0, 40.0, 80.0, 120.0)
+    assert StepLimits(min_s=10, max_s=10, min_requests=1).evaluations_s == (10.0,)
     assert RULES.evaluation_confidence == pytest.approx(0.9875)
 
 

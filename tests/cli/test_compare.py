@@ -1,6 +1,7 @@
 """`llmload compare` on run folders: what it says, what it refuses, and the code it ends with."""
 
 import json
+import operator
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -135,7 +136,8 @@ def test_runs_with_other_prompts_are_compared_unpaired(runs: Path) -> None:
 def test_an_invalid_run_is_refused_and_a_degraded_one_is_named(runs: Path) -> None:
     for name, level in (("same", "INVALID"), ("slower", "DEGRADED")):
         reason = {"check": "c", "level": level, "figure": 1, "limit": 0, "text": "it went wrong"}
-        edit(runs / name / "summary.json", lambda s, v={"level": level, "reasons": [reason]}: s.update(verdict=v))
+        verdict = {"level": level, "reasons": [reason]}
+        edit(runs / name / "summary.json", operator.methodcaller("update", verdict=verdict))
 
     refused, allowed = (compare(runs / "base", runs / "same", *more) for more in ((), ("--allow", "invalid")))
     degraded = compare(runs / "base", runs / "slower")

@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from typing import Any, BinaryIO
+from unittest.mock import patch
 
 import gevent
 import gevent.server
@@ -182,14 +183,8 @@ def complete_in_fork(settings: ClientSettings, kind: ClientKind) -> tuple[list[R
 
 def without_kernel_stamps(job: str, *arguments: Any, **named: Any) -> Any:
     """Do a job without kernel stamps."""
-    from llmload.client import transport as dial
-
-    ask = dial.enable_timestamps
-    dial.enable_timestamps = lambda _: False
-    try:
+    with patch("llmload.client.transport.enable_timestamps", return_value=False):
         return globals()[job](*arguments, **named)
-    finally:
-        dial.enable_timestamps = ask
 
 
 def _resident_mb() -> float:

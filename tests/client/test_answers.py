@@ -61,7 +61,7 @@ def by_decoding(answer: StreamState, pieces: list[bytes]) -> tuple[Any, ...]:
 TEXTS = st.one_of(
     st.sampled_from(["a", " b", "", '"', "\\", "\n", "stop", "content", "null", "a"]), st.text(max_size=4)
 )
-DELTAS = st.one_of(
+DELTAS: st.SearchStrategy[dict[str, Any]] = st.one_of(
     TEXTS.map(lambda text: {"content": text}),
     TEXTS.map(lambda text: {"content": None, "reasoning_content": text}),
     TEXTS.map(lambda text: {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}),

@@ -31,7 +31,8 @@ def settings(server: ScriptedServer, **more: Any) -> ClientSettings:
 
 def spaced(tokens: int, pause_s: float) -> list[Step]:
     """Return a script that sends a token every so often."""
-    return ["read", EVENTS_HEAD, *[pause_s, chunk(TOKEN)] * tokens, pause_s, chunked(LAST), "hold"]
+    token: list[Step] = [pause_s, chunk(TOKEN)]
+    return ["read", EVENTS_HEAD, *token * tokens, pause_s, chunked(LAST), "hold"]
 
 
 def lateness_ms(record: Any, server: ScriptedServer) -> list[float]:

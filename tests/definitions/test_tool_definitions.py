@@ -244,7 +244,9 @@ def test_chunks_without_text_are_read_back_from_the_run_folder(tmp_path: Path) -
     log.append([record])
     log.close()
 
-    [read] = read_records(RunFolder(tmp_path), "requests.jsonl") or ()
+    written = read_records(RunFolder(tmp_path), "requests.jsonl")
+    assert written is not None
+    [read] = written
 
     assert read.textless_ns is not None
     assert (read.chunk_ns.tolist(), read.textless_ns.tolist()) == ([100, 130], [90, 160])

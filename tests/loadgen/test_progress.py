@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,24 @@ ENGINE = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_f
 LOAD = "users = 2\nduration_s = 5\n[prompts]\nrepeat = true"
 
 
+MOMENT = Moment(
+    scenario="mine",
+    stage="measuring",
+    elapsed_s=30.0,
+    left_s=90.0,
+    left_is_guess=False,
+    in_flight=8,
+    completed=123,
+    failed=1,
+    recent=Rates(requests_per_min=1345.4, output_tokens_per_s=360.3, ttft_p95_s=0.0542),
+    so_far=Rates(requests_per_min=None, output_tokens_per_s=None, ttft_p95_s=None),
+    level="DEGRADED",
+    checks=("error_share",),
+)
+
+
 def moment(**changes: Any) -> Moment:
-    known = {
-        "scenario": "mine",
-        "stage": "measuring",
-        "elapsed_s": 30.0,
-        "left_s": 90.0,
-        "left_is_guess": False,
-        "in_flight": 8,
-        "completed": 123,
-        "failed": 1,
-        "recent": Rates(requests_per_min=1345.4, output_tokens_per_s=360.3, ttft_p95_s=0.0542),
-        "so_far": Rates(requests_per_min=None, output_tokens_per_s=None, ttft_p95_s=None),
-        "level": "DEGRADED",
-        "checks": ("error_share",),
-    }
-    return Moment(**known | changes)
+    return replace(MOMENT, **changes)
 
 
 def text_of(moment: Moment, width: int = 100) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from llmload.prometheus.scrape import (
     parse_figures,
 )
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS
+from llmload.runs.summary_parts import EngineMetrics
 from llmload.scenario import load_scenario
 from llmload.scenario.sections import Monitor
 from llmload.simulator import SimulationSettings, spawn
@@ -217,6 +219,7 @@ def test_gpus_are_separate_in_the_file_and_summed_in_the_summary(tmp_path: Path)
     assert (summary.gpus, summary.memory_used_max_gib, summary.power_max_w) == (2, 3.0, 300.5)
     assert (summary.energy_j, summary.energy_j_per_output_token) == (6.0, 2.0)
     assert summary.nvlink_rx_max_bytes_per_s is summary.nvlink_rx_bytes is None
+    assert summary.nvlink_tx_bytes is not None
     assert 1e6 * 0.2 <= summary.nvlink_tx_bytes < 1e6 * 20, "a million bytes a second, over two tenths of a second"
     assert summary.memory_estimate_gib is None
     sized = gpu_summary([target], RunTotals(), {"weights": 2**30, "overhead": 2**29, "kv_cache": 2**31})
@@ -234,28 +237,31 @@ def test_the_simulated_engine_is_read_and_an_absent_one_is_not_an_error(tmp_path
         watch = EngineScraper(Monitor(engine_metrics_url=urls), tmp_path)
         watch.sample()
 
-    engine, gpus = watch.summary(RunTotals())
+    metrics, gpus = watch.summary(RunTotals())
 
     assert gpus is None
-    assert engine is not None
-    assert (engine.samples, engine.failed_reads) == (1, 1)
-    assert engine.running_max == 0
+    assert metrics is not None
+    assert (metrics.samples, metrics.failed_reads) == (1, 1)
+    assert metrics.running_max == 0
 
 
 def test_https_metrics_are_verified_as_the_scenario_says(tmp_path: Path) -> None:
     certificate, key = certificate_files()
     with served(certificate, key, b"vllm:num_requests_running 3\n") as port:
         monitor = Monitor(engine_metrics_url=[f"https://127.0.0.1:{port}/metrics"])
-        found = {}
-        for name, trust in {
+        trusts: dict[str, dict[str, Any]] = {
             "ca": {"ca_file": str(certificate)},
             "unverified": {"verify_tls": False},
             "default": {},
-        }.items():
+        }
+        found: dict[str, EngineMetrics] = {}
+        for name, trust in trusts.items():
             (tmp_path / name).mkdir()
             watch = EngineScraper(monitor, tmp_path / name, **trust)
             watch.sample()
-            found[name] = watch.summary(RunTotals())[0]
+            metrics, _ = watch.summary(RunTotals())
+            assert metrics is not None
+            found[name] = metrics
 
     assert [found[name].running_max for name in ("ca", "unverified", "default")] == [3, 3, None]
     assert found["default"].failed_reads == 1

@@ -16,8 +16,7 @@ from benchmarks.tools.dashboard_picture.page import DASHBOARD, page
 from benchmarks.tools.dashboard_picture.picture import browser
 from benchmarks.tools.dashboard_picture.prometheus import Prometheus as Recorded
 from llmload.prometheus.grafana import RATE, ROWS, RUN_REGIONS
-
-from .conftest import NO_PROMETHEUS, RULES
+from tests.prometheus.conftest import NO_PROMETHEUS, RULES
 
 FIXTURE = Path(__file__).with_name("data") / "recorded_run.om.gz"
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,11 @@ from urllib.request import urlopen
 
 import pytest
 
+from llmload.loadgen.command import free_port
 from llmload.simulator import SimulationSettings, spawn
+from tests.prometheus.conftest import Locust, Prometheus, running_prometheus, scenario, summary_in, text_at, until
 
-from .conftest import Locust, Prometheus, free_port, running_prometheus, scenario, summary_in, text_at, until
-
-FIXED = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "output_tokens": 16}
+FIXED: dict[str, Any] = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "output_tokens": 16}
 ENGINES: dict[str, dict[str, Any]] = {
     "alone": {**FIXED, "faults": {"http_500": 0.1}},
     "processes": {"ttft_s": 0.02, "prefill_s_per_token": 0.001, "itl_s": 0.005, "output_tokens_mean": 20},
@@ -191,7 +191,7 @@ def test_the_web_ui_serves_the_series_before_the_first_run(scraped: Scraped) -> 
     assert 'scenario="web"} 0.0' in scraped.before_the_first_run
 
 
-def test_a_port_in_use_is_one_warning_and_not_a_failed_run(locust: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_port_in_use_is_one_warning_and_not_a_failed_run(locust: Locust, tmp_path: Path) -> None:
     with socket.socket() as taken, spawn(SimulationSettings(model="m", **FIXED)) as engine:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -205,7 +205,7 @@ def test_a_port_in_use_is_one_warning_and_not_a_failed_run(locust: Callable[...,
     assert f"metrics are not served: 127.0.0.1:{port} Address already in use; --metrics-port takes another" in err
 
 
-def test_an_invalid_port_is_wrong_use(locust: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_invalid_port_is_wrong_use(locust: Locust, tmp_path: Path) -> None:
     with spawn(SimulationSettings(model="m", **FIXED)) as engine:
         wrong = locust("--config", scenario(tmp_path, engine.url), "--headless", "--metrics-port", "http")
         _, err = wrong.communicate(timeout=60)
@@ -213,7 +213,7 @@ def test_an_invalid_port_is_wrong_use(locust: Callable[..., Any], tmp_path: Path
     assert (wrong.returncode, "--metrics-port http: is not a port number" in err) == (2, True), err
 
 
-def test_the_web_uis_series_are_behind_its_login(locust: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_web_uis_series_are_behind_its_login(locust: Locust, tmp_path: Path) -> None:
     port = free_port()
     with spawn(SimulationSettings(model="m", **FIXED)) as engine:
         path = scenario(tmp_path, engine.url)
@@ -226,7 +226,7 @@ def test_the_web_uis_series_are_behind_its_login(locust: Callable[..., Any], tmp
     assert "llmload_requests" not in text
 
 
-def test_ctrl_c_ends_the_lingering_with_the_runs_own_exit_code(locust: Callable[..., Any], tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_lingering_with_the_runs_own_exit_code(locust: Locust, tmp_path: Path) -> None:
     with spawn(SimulationSettings(model="m", **FIXED)) as engine:
         path = scenario(tmp_path, engine.url)
         process = locust("--config", path, "--headless", "--metrics-port", str(free_port()), "--llmload-linger", "300")

@@ -49,10 +49,11 @@ GPUS: dict[str, Any] = {
 
 def shown(**changes: Any) -> str:
     summary = summary_of(**changes)
-    console = Console(width=120, file=io.StringIO())
+    text = io.StringIO()
+    console = Console(width=120, file=text)
     for table in sampled_tables(summary):
         console.print(table)
-    return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined] # the file above
+    return " ".join(text.getvalue().split())
 
 
 def test_every_figure_is_shown_with_its_unit() -> None:

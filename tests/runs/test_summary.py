@@ -177,7 +177,7 @@ class TestFile:
 
     def test_nothing_changes_a_summary(self) -> None:
         with pytest.raises(ValidationError, match="frozen"):
-            summary_of().run_id = "other"  # type: ignore[misc] # what the test is about
+            summary_of().run_id = "other"
 
     @pytest.mark.parametrize("name", ["summary.json", "manifest.json"])
     @pytest.mark.parametrize(("version", "says"), [(2, "schema_version is 2"), (None, "schema_version is missing")])

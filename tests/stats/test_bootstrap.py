@@ -75,9 +75,9 @@ def test_what_runs_differ_by_is_added_as_students_t() -> None:
     """Three runs per side whose requests do not vary: the error is sqrt(s^2 (1/3 + 1/3)), with t of 4 degrees."""
     blocks, ones = Blocks(length=1, first=0, count=20), np.ones(20)
     levels = (np.array([1.0, 1.1, 1.2]), np.array([2.0, 2.1, 2.2]))
-    figures = tuple([Ratio(above=level * ones, below=ones) for level in side] for side in levels)
+    base, cand = ([Ratio(above=level * ones, below=ones) for level in side] for side in levels)
 
-    deviations = ChangeBootstrap(blocks, paired=False, seed=4).deviations(figures, levels, log=False)  # type: ignore[arg-type]  # two sides
+    deviations = ChangeBootstrap(blocks, paired=False, seed=4).deviations((base, cand), levels, log=False)
 
     low, high = np.quantile(deviations, [0.025, 0.975])
     assert (high - low) / 2 == pytest.approx(2.776 * 0.1 * math.sqrt(2 / 3), rel=0.08)

@@ -46,7 +46,7 @@ def test_shares_have_wilsons_interval(share: float, count: int, low: float, high
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=60))
 def test_batches_add_up_to_the_whole_and_are_not_too_many(parts: list[tuple[float, float]]) -> None:
     running = [tuple(each) for each in np.cumsum(np.array(parts), axis=0)]
-    batches = batches_of(running)  # type: ignore[arg-type]  # two columns
+    batches = batches_of(running)
 
     assert 1 <= len(batches) <= BATCHES
     assert sum(batch[0] for batch in batches) == pytest.approx(running[-1][0] - running[0][0], abs=1e-6)

@@ -187,7 +187,7 @@ def read(file: Path) -> str:
 def test_a_second_suite_in_the_same_folder_is_refused(suites: Suites, write_suite: Callable[..., Path]) -> None:
     file = write_suite(further=NEVER)
     first = suites.start(file, "--only", "never")
-    assert until(lambda: read(suites.folder / "suites/sim/logs/never/one/engine.log"))
+    assert until(lambda: read(suites.folder / "suites/sim/logs/never/one/engine.log") != "")
 
     code, _, err = suites.run(file, "--only", "never")
 
