@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
-import msgpack  # type: ignore[import-untyped] # it ships no types
+import msgpack
 
 from llmload.loadgen.messages import Drained, Totals, ignore
 from llmload.metrics.totals import COARSEST, RunTotals

@@ -6,7 +6,7 @@ import logging
 from typing import Any, Final
 
 import gevent
-import msgpack  # type: ignore[import-untyped] # it ships no types
+import msgpack
 
 from llmload.loadgen.capacity_driver import REPORT_S
 from llmload.loadgen.locust_compat import Worker, shrink_report

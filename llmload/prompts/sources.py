@@ -194,7 +194,7 @@ def read_builtin(file: Path) -> Columns:
 def read(files: tuple[Path, ...]) -> Columns:
     """Return the files' rows in their order, in memory: the user's cache of `datasets` is not used."""
     # Imported here: it takes most of a second, and most commands do not need it.
-    import datasets  # type: ignore[import-untyped] # it ships no types
+    import datasets
 
     for file in files:
         if not file.is_file():

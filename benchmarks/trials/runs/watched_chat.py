@@ -6,7 +6,7 @@ from locust.env import Environment
 from pathlib import Path
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped] # it ships no types
+import msgpack
 
 from llmload.loadgen.hooks import install
 from llmload.loadgen.reports import KEY

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import gevent
 from flask import Blueprint, redirect, request, session, url_for
-from flask_login import UserMixin, login_user  # type: ignore[import-untyped] # it ships no types
+from flask_login import UserMixin, login_user
 
 from llmload.loadgen import locust_compat
 
@@ -19,7 +19,7 @@ DEFAULT_USER: Final = "llmload"
 WRONG_PAUSE_S: Final = 1.0
 
 
-class WebUser(UserMixin):  # type: ignore[misc] # the same
+class WebUser(UserMixin):  # type: ignore[misc] # flask_login ships no types
     """The user who may log in."""
 
     def __init__(self, name: str) -> None:
