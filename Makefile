@@ -3,7 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo suite test lint unit engine-test clean
+# The tests in groups that run side by side: most of their time is waiting for runs of seconds. Tests that compare times
+# come last, by themselves. A file that no group names is in the last one.
+loadgen-a := tests/loadgen/test_runs.py tests/loadgen/test_loads.py tests/loadgen/test_progress.py tests/loadgen/test_web_page.py
+loadgen-b := $(filter-out $(loadgen-a),$(wildcard tests/loadgen/test_*.py))
+programs := tests/suite tests/cli tests/test_docs.py tests/test_packaging.py
+GROUPS := loadgen-a loadgen-b programs others
+others := tests $(foreach group,loadgen-a loadgen-b programs,$($(group):%=--ignore=%))
+PYTEST := $(BIN)/coverage run --parallel-mode -m pytest
+
+.PHONY: help demo suite test lint unit $(GROUPS) timing engine-test clean
 
 help:
 	@echo "make demo    try llmload on its simulated engine (about a minute after installation)"
@@ -32,9 +41,20 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry .
+	$(BIN)/vulture
 
 unit: $(VENV)/.ready
-	$(BIN)/pytest -m "not engine"
+	@rm -f .coverage .coverage.*
+	@$(MAKE) --jobs=4 --keep-going --output-sync=target --no-print-directory $(GROUPS)
+	@$(MAKE) --no-print-directory timing
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --format=total --fail-under=$(COVERAGE)
+
+$(GROUPS): $(VENV)/.ready
+	$(PYTEST) -m "not engine and not timing" --durations=10 $($@)
+
+timing: $(VENV)/.ready
+	$(PYTEST) -m "timing and not engine"
 
 engine-test: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.tools.cpu_engines install transformers
