@@ -11,6 +11,8 @@ programs := tests/suite tests/cli tests/test_docs.py tests/test_packaging.py
 GROUPS := loadgen-a loadgen-b programs others
 others := tests $(foreach group,loadgen-a loadgen-b programs,$($(group):%=--ignore=%))
 PYTEST := $(BIN)/coverage run --parallel-mode -m pytest
+COVERAGE := 0
+# Per cent of lines that the tests run in their own process; it may not fall.
 
 .PHONY: help demo suite test lint unit $(GROUPS) timing engine-test clean
 
