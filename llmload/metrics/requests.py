@@ -104,6 +104,7 @@ FIELDS: Final = (
     Field("textless_gaps_ns", Kind.LIST, "ns", "the same of chunks without text (the role, the finish)"),
     Field("chunk_tokens", Kind.LIST, "tokens", "tokens of each chunk, where the engine counts them"),
 )
+FIELD: Final = {each.name: each for each in FIELDS}
 RUN_ID: Final = Field("run_id", Kind.TEXT, "", "the run; not in a line, since the folder says it")
 COLUMNS: Final = (RUN_ID, *FIELDS)
 """The columns of a table of several runs."""

@@ -1,9 +1,10 @@
-"""What each figure means, in one place: the README's table and the page's are made of it."""
+"""What each figure means: README's table and the report page's are generated from it."""
 
 from dataclasses import dataclass
 from typing import Final
 
 from llmload.formatting import Markdown, markdown_table
+from llmload.metrics.requests import FIELD
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +17,9 @@ class Definition:
 
 
 DEFINITIONS: Final = (
-    Definition("TTFT", "first chunk with text (content, reasoning or tool-call arguments) - start", "s"),
+    Definition("TTFT", FIELD["ttft_s"].meaning, "s"),
     Definition("ITL", "every gap between neighbouring chunks with text: a distribution over chunks, not tokens", "s"),
-    Definition("TPOT", "(last - first chunk with text) / (output tokens - 1); unknown below 2 tokens", "s"),
+    Definition("TPOT", FIELD["tpot_s"].meaning, "s"),
     Definition("e2e latency", "last byte of the answer - start", "s"),
     Definition(
         "output tokens/s of a request",

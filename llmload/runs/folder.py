@@ -27,7 +27,7 @@ Contract = TypeVar("Contract", bound=BaseModel)
 SUMMARY, MANIFEST, REPORT = "summary.json", "manifest.json", "report.html"
 ENGINE_METRICS, GPU_METRICS = "engine_metrics.csv", "gpu_metrics.csv"
 USERS: Final = "users.csv"
-"""How many users ran, a line each time that changed."""
+"""The number of users, a line each time that it changed."""
 
 logger = logging.getLogger(__name__)
 

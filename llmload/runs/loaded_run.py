@@ -1,7 +1,12 @@
-"""All that a report says of a run, from its folder alone: figures, what they were counted from, and what was when."""
+"""
+What a report knows of a run, from its folder alone: the summary, totals and timeline of its requests, its periods.
+
+Engine and GPU samples are read here too. A run that ended without a summary gets one that is counted from its requests.
+"""
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,22 +18,22 @@ import orjson
 from llmload.errors import RunFolderError
 from llmload.metrics.requests import RequestTable
 from llmload.metrics.totals import RunTotals
+from llmload.metrics.validity import Level, Reason, health, judge
 from llmload.record import Slo
-from llmload.runs.aggregate import Periods, read_periods, recomputed_summary, why_recomputed
+from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
 from llmload.runs.folder import MANIFEST, SUMMARY, USERS, RunFolder
 from llmload.runs.manifest import Manifest
+from llmload.runs.periods import Periods, Stage, read_periods
 from llmload.runs.requests import read_tables
 from llmload.runs.summary import Summary
 from llmload.runs.timeline import Timeline, bin_width_s
 
-# What engine and GPUs said of themselves while a run went on, read from its folder.
-
-_BESIDES: Final = {"unix_s", "url", "part"}
+_KEY_COLUMNS: Final = {"unix_s", "url", "part"}
 
 
 @dataclass(slots=True)
-class Part:
-    """One engine's or GPU's samples: `values` has a list a series, as long as `t_s`, None where it served none."""
+class SampledPart:
+    """The samples of an engine or a GPU: for each series a list as long as `t_s`, None where it was not served."""
 
     name: str
     t_s: list[float] = field(default_factory=list)
@@ -39,7 +44,7 @@ class Part:
         return any(value is not None for value in self.values.get(series, ()))
 
     def rate(self, series: str) -> list[float | None]:
-        """Return by how much a counter grew a second up to each sample; None at the first and where it was reset."""
+        """Return a counter's increase per second up to each sample; None at the first and after a reset."""
         values = self.values[series]
         found: list[float | None] = [None]
         for index in range(1, len(values)):
@@ -49,23 +54,23 @@ class Part:
         return found
 
 
-def read_monitored(folder: Path, file: str, origin_unix_s: float) -> list[Part]:
+def read_samples(folder: Path, file: str, origin_unix_s: float) -> list[SampledPart]:
     """
-    Return the parts in the file, each with its samples over the seconds since the run's start; none without a file.
+    Return the engines or GPUs in the file with their samples, in seconds since the run's start; none without a file.
 
     RunFolderError for a file that is broken in its middle; a last line that a crash cut short is left out.
     """
     path = folder / file
     if not path.is_file():
         return []
-    parts: dict[tuple[str, str], Part] = {}
+    parts: dict[tuple[str, str], SampledPart] = {}
     for row in _rows(path):
-        part = parts.setdefault((row["url"], row["part"]), Part(_name(row["url"], row["part"])))
+        part = parts.setdefault((row["url"], row["part"]), SampledPart(_name(row["url"], row["part"])))
         try:
             moment_s = float(row["unix_s"]) - origin_unix_s
-            values = {name: float(text) if text else None for name, text in row.items() if name not in _BESIDES}
+            values = {name: float(text) if text else None for name, text in row.items() if name not in _KEY_COLUMNS}
         except (ValueError, TypeError):
-            raise RunFolderError(f"{path}: a sample is no number: {row}") from None
+            raise RunFolderError(f"{path}: a sample is not a number: {row}") from None
         part.t_s.append(moment_s)
         for name, value in values.items():
             part.values.setdefault(name, []).append(value)
@@ -77,8 +82,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         rows = csv.DictReader(line for line in lines if line.endswith("\n"))
         if rows.fieldnames is None:
             return
-        if not set(rows.fieldnames) >= _BESIDES:
-            raise RunFolderError(f"{path}: has no columns {', '.join(sorted(_BESIDES))}")
+        if not set(rows.fieldnames) >= _KEY_COLUMNS:
+            raise RunFolderError(f"{path}: has no columns {', '.join(sorted(_KEY_COLUMNS))}")
         yield from rows
 
 
@@ -88,40 +93,44 @@ def _name(url: str, part: str) -> str:
 
 TAIL_BYTES: Final = 1_000_000
 LINES_LOOKED_AT: Final = 50
-"""At a file's head for the length of a line, at its end for the last answer."""
+"""Lines at a file's head for their mean length, at its end for the last answer."""
 MIN_SPAN_S: Final = 1.0
+SILENT_S: Final = 60.0
+"""A run that is still sending writes to its folder more often than this."""
+_ONLY_THE_RUN_KNEW: Final = ("dropped_share", "reused_prompt_share", "event_loop_lag_p99_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedRun:
-    """A run, read; times are seconds since its start."""
+    """The content of a run folder; times are seconds since the run's start."""
 
     folder: Path
     manifest: Manifest
     summary: Summary
-    """`summary.json`, or the same counted anew where the run left none: then `recomputed` says why."""
+    """`summary.json`, or the same counted from the requests: then `recomputed` says why."""
     periods: Periods
     span_s: float
     totals: RunTotals
-    """Counted anew from the requests."""
+    """Counted from the requests."""
     timeline: Timeline
     users: list[tuple[float, int]]
-    """How many users ran from a moment on; empty where that was not written down."""
+    """The number of users from each moment on; empty where it was not recorded."""
     files: dict[str, int]
-    """Requests that each file of the folder holds."""
+    """The number of requests in each file."""
 
     @property
     def missing_requests(self) -> int:
-        """How many requests ended, by the summary, whose lines are not in the folder: on another machine."""
+        """The number of requests, by the summary, whose lines are not in this folder: another machine has them."""
         requests = self.summary.requests
         return max(0, requests.completed + requests.failed + requests.censored - self.totals.ended)
 
 
 def load_run(folder: RunFolder, progress: Callable[[int], None] = lambda _: None) -> LoadedRun:
     """
-    Return what a run folder holds, finished or not; the memory that it takes does not grow with the run.
+    Return the content of a run folder, finished or not, in memory that does not grow with the run.
 
-    `progress` is told of bytes that were read. RunFolderError for a folder that is no run's, or a file that is broken.
+    `progress` gets the number of bytes after each block. RunFolderError for a folder that is not a run's, or a broken
+    file.
     """
     manifest = folder.manifest()
     summary = folder.summary() if (folder.path / SUMMARY).is_file() else None
@@ -130,11 +139,11 @@ def load_run(folder: RunFolder, progress: Callable[[int], None] = lambda _: None
     ended_s = (manifest.ended_unix_s or origin_s) - origin_s
     span_s = max(last_s, ended_s, MIN_SPAN_S)
     periods = read_periods(manifest, last_s=last_s, span_s=span_s)
-    count = _Count(periods, span_s, about, manifest.scenario.slo_limits(), with_stages=summary is None)
-    held = {file.name: sum(map(count.add, read_tables([file], origin_s, progress))) for file in files}
+    count = _Counting(periods, span_s, about, manifest.scenario.slo_limits(), with_stages=summary is None)
+    counted = {file.name: sum(map(count.add, read_tables([file], origin_s, progress))) for file in files}
     if summary is None:
-        why = why_recomputed(origin_s, files)
-        summary = recomputed_summary(manifest, count.totals, periods, count.of_stages, why)
+        why = _why_recomputed(origin_s, files)
+        summary = _recomputed_summary(manifest, count.totals, periods, count.of_stages, why)
     return LoadedRun(
         folder=folder.path,
         manifest=manifest,
@@ -144,24 +153,24 @@ def load_run(folder: RunFolder, progress: Callable[[int], None] = lambda _: None
         totals=count.totals,
         timeline=count.timeline,
         users=_users(folder.path / USERS, origin_s),
-        files=held,
+        files=counted,
     )
 
 
 def read_summary(folder: RunFolder, progress: Callable[[int], None] = lambda _: None) -> Summary:
-    """Return a run's summary, counted anew where it left none; RunFolderError as for `load_run`."""
+    """Return a run's summary, counted from the requests where it left none; RunFolderError as for `load_run`."""
     if (folder.path / SUMMARY).is_file() or not (folder.path / MANIFEST).is_file():
         return folder.summary()
     return load_run(folder, progress).summary
 
 
 def request_bytes(folder: RunFolder) -> int:
-    """Return how many bytes of requests a report of the folder reads."""
+    """Return the size of the request files: what `progress` counts up to."""
     return sum(file.stat().st_size for file in folder.request_files())
 
 
-class _Count:
-    """What is summed up while the requests go by."""
+class _Counting:
+    """What is counted in one pass over the requests."""
 
     def __init__(self, periods: Periods, span_s: float, about: float, slo: Slo, *, with_stages: bool) -> None:
         self.periods, self.slo = periods, slo
@@ -181,8 +190,53 @@ class _Count:
         return len(table)
 
 
+def _why_recomputed(started_unix_s: float, files: Sequence[Path]) -> str:
+    """Return a sentence: why there is no summary, and where the figures come from instead."""
+    silent_s = time.time() - max((file.stat().st_mtime for file in files), default=started_unix_s)
+    state = "the run goes on, or ended without a word" if silent_s < SILENT_S else "the run ended without a word"
+    return f"{state}: it left no summary.json, so these figures are counted from the requests that it wrote down"
+
+
+def _recomputed_summary(
+    manifest: Manifest, totals: RunTotals, periods: Periods, of_stages: Mapping[str, RunTotals], why: str
+) -> Summary:
+    """Return the summary that the run would have left, with `recomputed`; what only the run itself knew is None."""
+    known = {name: value for name, value in health(totals).items() if name not in _ONLY_THE_RUN_KNEW}
+    window = periods.bounded(totals)
+    opened_s = None if window.length_s is None else window.start_s
+    return build_summary(
+        RunOutcome(
+            run_id=manifest.run_id,
+            scenario=manifest.scenario,
+            simulated=manifest.simulated,
+            totals=totals,
+            judged=totals,
+            window_s=window.length_s,
+            window_started_unix_s=None if opened_s is None else manifest.started_unix_s + opened_s,
+            verdict=judge(known, [Reason(check="unfinished", level=Level.INVALID, text=why)]),
+            stages=list(_stages(periods, of_stages)),
+            recomputed=why,
+        )
+    )
+
+
+def _stages(periods: Periods, totals: Mapping[str, RunTotals]) -> Iterator[StageTotals]:
+    """Yield the totals of each name of a stage: stages of one name are measured together."""
+    of_name: dict[str, list[Stage]] = {}
+    for stage in periods.stages:
+        of_name.setdefault(stage.name, []).append(stage)
+    for name, stages in of_name.items():
+        yield StageTotals(
+            name=name,
+            users=stages[0].users,
+            rate_per_s=stages[0].rate_per_s,
+            totals=totals[name],
+            window_s=sum(stage.window.length_s or 0.0 for stage in stages) or None,
+        )
+
+
 def _extent(files: Sequence[Path], origin_s: float) -> tuple[float, float]:
-    """Return when the last request ended, in seconds since the start, and about how many requests there are."""
+    """Return when the last request ended, in seconds since the start, and an estimate of the number of requests."""
     last_s, about = 0.0, 0.0
     for file in files:
         with file.open("rb") as lines:
@@ -200,7 +254,7 @@ def _done_s(line: bytes, origin_s: float) -> float:
         request = orjson.loads(line)
         return float(request["time_s"]) - origin_s + float(request["e2e_s"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return 0.0  # whoever reads the whole file says what is wrong with it
+        return 0.0  # reading the whole file raises the error, with the line's number
 
 
 def _users(file: Path, origin_s: float) -> list[tuple[float, int]]:

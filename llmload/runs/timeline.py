@@ -13,31 +13,31 @@ from llmload.stats.histogram import HistogramSeries
 from llmload.units import NS_PER_S
 
 WIDTHS_S: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
-MOST_BINS: Final = 240
-LEAST_BINS: Final = 24
-REQUESTS_A_BIN: Final = 10
-"""On average at least, as far as that leaves LEAST_BINS: fewer would draw their own chance."""
-SAMPLED: Final = 1_500
-"""How many requests are kept to be shown one by one."""
+MAX_BINS: Final = 240
+MIN_BINS: Final = 24
+REQUESTS_PER_BIN: Final = 10
+"""At least, on average, unless that leaves fewer than MIN_BINS: bins with fewer show noise."""
+SAMPLE_SIZE: Final = 1_500
+"""How many requests are shown one by one."""
 
 
 def bin_width_s(span_s: float, requests: float) -> float:
-    """Return the width of the bins that a run of that length and about so many requests is shown in."""
-    bins = min(MOST_BINS, max(LEAST_BINS, requests / REQUESTS_A_BIN))
+    """Return the width of a bin for a run of that length and about that number of requests."""
+    bins = min(MAX_BINS, max(MIN_BINS, requests / REQUESTS_PER_BIN))
     return next((width for width in WIDTHS_S if span_s / width <= bins), span_s / bins)
 
 
 @dataclass(slots=True)
-class Sample:
-    """Some requests drawn at random, each as likely as any other."""
+class RequestSample:
+    """A uniform random sample of requests (reservoir sampling by random keys)."""
 
     keys: Floats = field(default_factory=lambda: np.empty(0))
     rows: dict[str, Floats] = field(default_factory=dict)
 
     def add(self, rows: dict[str, Floats], random: np.random.Generator) -> None:
-        """Offer requests as columns of one length; those with the smallest random keys stay."""
+        """Offer requests as columns of one length; those with the smallest random keys are kept."""
         keys = np.concatenate([self.keys, random.random(len(next(iter(rows.values()))))])
-        kept = np.argpartition(keys, SAMPLED)[:SAMPLED] if len(keys) > SAMPLED else np.arange(len(keys))
+        kept = np.argpartition(keys, SAMPLE_SIZE)[:SAMPLE_SIZE] if len(keys) > SAMPLE_SIZE else np.arange(len(keys))
         self.keys = keys[kept]
         self.rows = {
             name: np.concatenate([self.rows.get(name, np.empty(0)), values])[kept] for name, values in rows.items()
@@ -45,7 +45,7 @@ class Sample:
 
 
 class Timeline:
-    """Bins of `width_s` from the run's start, the last up to its end; what lies outside falls into first or last."""
+    """Bins of `width_s` from the run's start to its end; what is outside counts in the first or last."""
 
     def __init__(self, width_s: float, span_s: float) -> None:
         self.width_s, self.bins = width_s, max(1, math.ceil(span_s / width_s - 1 / 4))
@@ -57,7 +57,7 @@ class Timeline:
         self.errors: dict[str, Ints] = {}
         self.latencies = {name: HistogramSeries(self.bins) for name in LATENCIES}
         """Of answers, by their start; gaps between chunks by the arrival of the later one."""
-        self.sample = Sample()
+        self.sample = RequestSample()
         self.evenly_spread = 0
         """Answers whose tokens were spread evenly."""
         self._busy_s = np.zeros(self.bins)
@@ -80,8 +80,8 @@ class Timeline:
     @property
     def in_flight(self) -> list[float]:
         """The mean number of requests in flight in each bin."""
-        whole = np.cumsum(self._entered)[:-1] * self.widths_s
-        return [max(0.0, float(each)) for each in (whole + self._busy_s) / self.widths_s]
+        full = np.cumsum(self._entered)[:-1] * self.widths_s
+        return [max(0.0, float(each)) for each in (full + self._busy_s) / self.widths_s]
 
     def add(self, table: RequestTable) -> None:
         """Count requests that have ended."""
@@ -109,17 +109,17 @@ class Timeline:
     def _bins_of(self, moments_s: Floats) -> Ints:
         return np.clip((moments_s / self.width_s).astype(np.int64), 0, self.bins - 1)
 
-    def _tally(self, bins_: Ints) -> Ints:
-        return np.bincount(bins_, minlength=self.bins)
+    def _tally(self, bins: Ints) -> Ints:
+        return np.bincount(bins, minlength=self.bins)
 
     def _add_in_flight(self, table: RequestTable) -> None:
-        """Each request is there from its start to its end: what is left of the bin, and every later bin whole."""
+        """Add each request from its start to its end: to the rest of its first bin, and to every later bin whole."""
         for moments_s, sign in ((table.start_s, 1), (table.done_s, -1)):
             moments_s = np.clip(moments_s, 0.0, self.span_s)
-            bins_ = self._bins_of(moments_s)
-            left_s = self._ends_s[bins_] - moments_s
-            self._busy_s += sign * np.bincount(bins_, weights=left_s, minlength=self.bins)
-            self._entered[1:] += sign * self._tally(bins_)
+            bins = self._bins_of(moments_s)
+            left_s = self._ends_s[bins] - moments_s
+            self._busy_s += sign * np.bincount(bins, weights=left_s, minlength=self.bins)
+            self._entered[1:] += sign * self._tally(bins)
 
     def _add_tokens(self, table: RequestTable, arrived: Mask) -> None:
         tokens = np.where(arrived, np.nan_to_num(table.numbers["output_tokens"]), 0.0)
@@ -134,32 +134,32 @@ class Timeline:
             self.evenly_spread += int(np.count_nonzero(spread))
 
     def _spread(self, from_s: Floats, to_s: Floats, amounts: Floats) -> None:
-        """Add amounts that arrive at an even rate: a running integral, read at both ends of each bin."""
+        """Add amounts that arrive at an even rate, as a running integral read at both ends of each bin."""
         ramps, steps = np.zeros(self.bins), np.zeros(self.bins + 1)
         rates = amounts / np.maximum(to_s - from_s, 1e-9)
         for moments_s, sign in ((from_s, 1.0), (to_s, -1.0)):
             moments_s = np.clip(moments_s, 0.0, self.span_s)
-            bins_ = self._bins_of(moments_s)
-            left_s = self._ends_s[bins_] - moments_s
-            ramps += sign * np.bincount(bins_, weights=rates * left_s, minlength=self.bins)
-            steps[1:] += sign * np.bincount(bins_, weights=rates, minlength=self.bins)
+            bins = self._bins_of(moments_s)
+            left_s = self._ends_s[bins] - moments_s
+            ramps += sign * np.bincount(bins, weights=rates * left_s, minlength=self.bins)
+            steps[1:] += sign * np.bincount(bins, weights=rates, minlength=self.bins)
         self.tokens += np.maximum(0.0, ramps + np.cumsum(steps)[:-1] * self.widths_s)
 
     def _add_latencies(self, table: RequestTable, completed: Mask) -> None:
-        bins_ = self._bins_of(table.start_s)
+        bins = self._bins_of(table.start_s)
         for name in ("ttft_s", "tpot_s", "e2e_s"):
             values = table.numbers[name]
             known = completed & ~np.isnan(values)
-            self.latencies[name].add(bins_[known], np.maximum(values[known], 0.0))
+            self.latencies[name].add(bins[known], np.maximum(values[known], 0.0))
         if len(table.gap_s):
             later = ~table.is_first_gap & np.repeat(completed, table.gaps)
             arrived = self._bins_of((table.stamps_ns / NS_PER_S)[later])
             self.latencies["itl_s"].add(arrived, np.maximum(table.gap_s[later], 0.0))
 
 
-def grouping(counts: npt.NDArray[np.int64], *, at_least: int = 40, least_groups: int = 8) -> int:
-    """Return how many neighbouring bins make one, so that in the middle of cases it holds `at_least` values."""
+def grouping(counts: npt.NDArray[np.int64], *, min_count: int = 40, min_groups: int = 8) -> int:
+    """Return how many neighbouring bins to join, so that the median group has `min_count` values."""
     used = counts[counts > 0]
     typical = float(np.median(used)) if len(used) else 1.0
-    wanted = int(np.ceil(at_least / max(typical, 1.0)))
-    return max(1, min(wanted, len(counts) // least_groups))
+    wanted = int(np.ceil(min_count / max(typical, 1.0)))
+    return max(1, min(wanted, len(counts) // min_groups))

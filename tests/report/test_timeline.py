@@ -7,7 +7,7 @@ import pytest
 
 from llmload.metrics.requests import RequestTable
 from llmload.runs.requests import read_tables
-from llmload.runs.timeline import SAMPLED, Sample, Timeline, bin_width_s, grouping
+from llmload.runs.timeline import SAMPLE_SIZE, RequestSample, Timeline, bin_width_s, grouping
 from llmload.stats.histogram import HistogramSeries
 from tests.recorded import records, write_folder
 
@@ -76,10 +76,10 @@ def test_groups_grow_until_they_hold_enough() -> None:
 
 
 def test_a_sample_is_drawn_evenly_from_every_part() -> None:
-    sample, rng = Sample(), np.random.default_rng(0)
+    sample, rng = RequestSample(), np.random.default_rng(0)
     for part in range(10):
         sample.add({"part": np.full(2000, float(part))}, rng)
 
     kept = np.bincount(sample.rows["part"].astype(int), minlength=10)
-    assert kept.sum() == SAMPLED
-    assert kept.min() > SAMPLED / 10 * 0.6
+    assert kept.sum() == SAMPLE_SIZE
+    assert kept.min() > SAMPLE_SIZE / 10 * 0.6

@@ -18,9 +18,9 @@ from llmload.report.html.chart import (
     run_colour,
     why_empty,
 )
-from llmload.runs.aggregate import Stage
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS
-from llmload.runs.loaded_run import LoadedRun, Part, read_monitored
+from llmload.runs.loaded_run import LoadedRun, SampledPart, read_samples
+from llmload.runs.periods import Stage
 from llmload.units import GB, MIB_PER_GIB, S_PER_MIN
 
 ERROR_BARS: Final = 60
@@ -187,8 +187,8 @@ _GPU: Final = (
 def sample_sections(run: LoadedRun) -> list[Section]:
     """Return a section for the engine's samples and one for the GPUs', each if the run has any."""
     origin_s, own_bands = run.manifest.started_unix_s, bands(run)
-    engines = read_monitored(run.folder, ENGINE_METRICS, origin_s)
-    gpus = read_monitored(run.folder, GPU_METRICS, origin_s)
+    engines = read_samples(run.folder, ENGINE_METRICS, origin_s)
+    gpus = read_samples(run.folder, GPU_METRICS, origin_s)
     found = []
     if engines:
         note = "The engine's own metrics: they cover all its clients, of which llmload may be one of many."
@@ -200,7 +200,7 @@ def sample_sections(run: LoadedRun) -> list[Section]:
     return found
 
 
-def _requests(run: LoadedRun, engines: Sequence[Part], own_bands: Sequence[Band]) -> Chart:
+def _requests(run: LoadedRun, engines: Sequence[SampledPart], own_bands: Sequence[Band]) -> Chart:
     """The engine's own count of requests beside llmload's."""
     series = [
         Series(
@@ -219,7 +219,7 @@ def _requests(run: LoadedRun, engines: Sequence[Part], own_bands: Sequence[Band]
     return Chart(title="Requests in the engine", unit="", series=[own, *series] if series else [], bands=own_bands)
 
 
-def _chart(parts: Sequence[Part], own_bands: Sequence[Band], sampled: _Sampled) -> Chart:
+def _chart(parts: Sequence[SampledPart], own_bands: Sequence[Band], sampled: _Sampled) -> Chart:
     series = [
         Series(name=_named(sampled.title, part, parts), x=part.t_s, y=_values(part, sampled), colour=run_colour(index))
         for index, part in enumerate(parts)
@@ -229,11 +229,11 @@ def _chart(parts: Sequence[Part], own_bands: Sequence[Band], sampled: _Sampled) 
     return Chart(title=sampled.title, unit=sampled.unit, series=[] if always_zero else series, bands=own_bands)
 
 
-def _values(part: Part, sampled: _Sampled) -> Numbers:
+def _values(part: SampledPart, sampled: _Sampled) -> Numbers:
     if sampled.factor is None:
         return part.rate(sampled.figure)
     return [None if value is None else value * sampled.factor for value in part.values[sampled.figure]]
 
 
-def _named(what: str, part: Part, among: Sequence[Part]) -> str:
+def _named(what: str, part: SampledPart, among: Sequence[SampledPart]) -> str:
     return what.lower() if len(among) == 1 else f"{what.lower()}, {part.name}"

@@ -1,17 +1,10 @@
-"""When a run's window and stages were, by its manifest; and the summary of a run that left none."""
+"""When a run's window and stages were, on its own time axis, by its manifest."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import Level, Reason, health, judge
 from llmload.record import Window
-from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
 from llmload.runs.manifest import Manifest
-from llmload.runs.summary import Summary
 from llmload.units import NS_PER_S
 
 
@@ -90,53 +83,3 @@ def _stages_of_manifest(manifest: Manifest, span_s: float) -> tuple[Stage, ...]:
 
 def _since(unix_s: float | None, manifest: Manifest) -> float | None:
     return None if unix_s is None else unix_s - manifest.started_unix_s
-
-
-SILENT_S: Final = 60.0
-"""A run that is still sending writes to its folder more often than this."""
-_ONLY_THE_RUN_KNEW: Final = ("dropped_share", "reused_prompt_share", "event_loop_lag_p99_s")
-
-
-def why_recomputed(started_unix_s: float, files: Sequence[Path]) -> str:
-    """Return a sentence: why there is no summary, and where the figures come from instead."""
-    silent_s = time.time() - max((file.stat().st_mtime for file in files), default=started_unix_s)
-    state = "the run goes on, or ended without a word" if silent_s < SILENT_S else "the run ended without a word"
-    return f"{state}: it left no summary.json, so these figures are counted from the requests that it wrote down"
-
-
-def recomputed_summary(
-    manifest: Manifest, totals: RunTotals, periods: Periods, of_stages: Mapping[str, RunTotals], why: str
-) -> Summary:
-    """Return the summary that the run would have left, with `recomputed`; what only the run itself knew is None."""
-    known = {name: value for name, value in health(totals).items() if name not in _ONLY_THE_RUN_KNEW}
-    window = periods.bounded(totals)
-    opened_s = None if window.length_s is None else window.start_s
-    return build_summary(
-        RunOutcome(
-            run_id=manifest.run_id,
-            scenario=manifest.scenario,
-            simulated=manifest.simulated,
-            totals=totals,
-            judged=totals,
-            window_s=window.length_s,
-            window_started_unix_s=None if opened_s is None else manifest.started_unix_s + opened_s,
-            verdict=judge(known, [Reason(check="unfinished", level=Level.INVALID, text=why)]),
-            stages=list(_stages(periods, of_stages)),
-            recomputed=why,
-        )
-    )
-
-
-def _stages(periods: Periods, totals: Mapping[str, RunTotals]) -> Iterator[StageTotals]:
-    """Yield the totals of each name of a stage: stages of one name are measured together."""
-    of_name: dict[str, list[Stage]] = {}
-    for stage in periods.stages:
-        of_name.setdefault(stage.name, []).append(stage)
-    for name, stages in of_name.items():
-        yield StageTotals(
-            name=name,
-            users=stages[0].users,
-            rate_per_s=stages[0].rate_per_s,
-            totals=totals[name],
-            window_s=sum(stage.window.length_s or 0.0 for stage in stages) or None,
-        )
