@@ -255,7 +255,7 @@ def main(only: str | None, json_file: Path | None, keep: Path | None, *, spaced:
             raise click.UsageError(f"--only: {name}: {fault}")
     console = Console(highlight=False, width=None if Console().is_terminal else 140)
     found: dict[str, list[Row]] = {}
-    with tempfile.TemporaryDirectory(prefix="llmload-dialects-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="llmload-definitions-") as temporary:
         folder, own = (keep or Path(temporary)).absolute(), dict[int, RunFolder]()
         for name in names:
             say(f"{name}: {REQUESTS[spaced]} requests")

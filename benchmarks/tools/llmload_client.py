@@ -16,7 +16,7 @@ SCENARIO: Final = """\
 locustfile = "{locustfile}"
 
 [scenario]
-name = "wire-benchmark"
+name = "client-cost"
 
 [engine]
 name = "simulated"
@@ -51,7 +51,7 @@ RAMP_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Llmload:
-    """llmload with its own wire client, or with the openai SDK behind the same interface."""
+    """llmload with its own client, or with the openai SDK behind the same interface."""
 
     name: str = "llmload"
     kind: str = "wire"

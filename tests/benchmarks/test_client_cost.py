@@ -1,4 +1,4 @@
-"""The wire benchmark measures what it says: costs by difference, truth by the engine's log, memory by samples."""
+"""The comparison of clients is right: costs by difference, truth by the engine's log, memory by samples."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from benchmarks.comparisons.client_cost.comparison import Comparison, Reading, r
 from benchmarks.comparisons.client_cost.other_tools import Aiperf, GenaiBench, Guidellm
 from benchmarks.comparisons.client_cost.requirements import cost_and_truth
 from benchmarks.comparisons.client_cost.sglang_bench import SglangBench
+from benchmarks.comparisons.client_cost.special import STALLED
 from benchmarks.comparisons.client_cost.stamps import Stamps
 from benchmarks.tools.bench_run import Bench, Cores, Trial, run_trial
 from benchmarks.tools.llmload_client import Llmload
@@ -215,6 +216,9 @@ class TestPinned:
 
 
 class TestClients:
+    def test_the_locustfile_of_the_stalled_reader_exists(self) -> None:
+        assert STALLED.locustfile.is_file()
+
     def task(self, folder: Path) -> Task:
         return Task(work=WORK, requests=12, base_url="http://127.0.0.1:1", ca_file=None, model="truth", folder=folder)
 

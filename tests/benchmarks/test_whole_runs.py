@@ -1,4 +1,4 @@
-"""The swarm benchmark counts what it says: a difference is found, and none is made up."""
+"""The trials of whole runs count what they say: a difference is found, and none is made up."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from benchmarks.tools.hosts import Network
 from benchmarks.trials.runs.__main__ import main
-from benchmarks.trials.runs.arrivals import Gaps, Reading, by_worker, percentile_error, steady
+from benchmarks.trials.runs.arrivals import LOCUSTFILE, Gaps, Reading, by_worker, percentile_error, steady
 from benchmarks.trials.runs.ledger import Ledger
 from benchmarks.trials.runs.lost import Loss, judge_losses
 from benchmarks.trials.runs.requirements import judge_arrivals
@@ -130,7 +130,7 @@ def reading(**changes: Any) -> Reading:
     return Reading(**values | changes)
 
 
-def test_chance_is_no_fault_of_a_poisson_rate_and_a_constant_one_has_no_excuse() -> None:
+def test_a_poisson_rate_may_vary_by_chance_and_a_constant_one_may_not() -> None:
     assert all(each.passed for each in judge_arrivals(reading()))
     failed = [each.demand for each in judge_arrivals(reading(kind="constant")) if not each.passed]
     assert failed == ["rate off by"]
@@ -148,6 +148,10 @@ def test_chance_is_no_fault_of_a_poisson_rate_and_a_constant_one_has_no_excuse()
 )
 def test_each_demand_can_fail(change: dict[str, Any]) -> None:
     assert [each.passed for each in judge_arrivals(reading(**change))].count(False) == 1
+
+
+def test_the_locustfile_that_arrivals_are_measured_with_exists() -> None:
+    assert LOCUSTFILE.is_file()
 
 
 def test_lag_is_only_stated_beyond_500_per_s() -> None:

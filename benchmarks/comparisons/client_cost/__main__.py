@@ -91,7 +91,7 @@ def main(
     plain = {name: parse_work(name) for name in works if name not in SPECIAL}
     adopt_orphans()
     os.sched_setaffinity(0, {cores.engine})  # the client's core is the client's alone
-    with tempfile.TemporaryDirectory(prefix="llmload-wire-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="llmload-client-cost-") as temporary:
         folder = (keep or Path(temporary)).absolute()
         bench = Bench(cores=cores, folder=folder, repeat=repeat, keep=keep is not None, say=say)
         comparisons: list[Comparison] = []

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
-from benchmarks import ROOT
 from benchmarks.comparisons.client_cost.comparison import Requests, compare
 from benchmarks.comparisons.client_cost.requirements import STALLED_ERROR_S, accuracy, exact_stamps
 from benchmarks.tools.bench_run import Bench, Trial, run_trial
@@ -14,7 +14,7 @@ from benchmarks.tools.truth_engine.build import has_tls
 from benchmarks.tools.work import Work
 
 KB, MB = 1e3, 1e6
-STALLED: Final = Llmload(locustfile=ROOT / "benchmarks" / "wire" / "locustfiles" / "chat_stalled.py")
+STALLED: Final = Llmload(locustfile=Path(__file__).parent / "locustfiles" / "chat_stalled.py")
 RETURNED_MB: Final = 10.0
 """What may stay of a 20 MB answer, or of 100 long prompts, once they are done."""
 HANDSHAKES_S: Final = 2.0

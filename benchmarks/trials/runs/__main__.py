@@ -45,7 +45,7 @@ def usable(places: tuple[str, ...]) -> list[str]:
 @contextmanager
 def working_in(keep: Path | None) -> Iterator[Path]:
     """Give a folder for the files of runs: the one that is to be kept, or one that goes away."""
-    with tempfile.TemporaryDirectory(prefix="llmload-swarm-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="llmload-runs-") as temporary:
         yield (keep or Path(temporary)).absolute()
 
 

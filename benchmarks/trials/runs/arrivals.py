@@ -12,7 +12,6 @@ import numpy.typing as npt
 from click import ClickException
 from rich.table import Table
 
-from benchmarks import ROOT
 from benchmarks.tools.truth_engine.engine import Schedule, TruthEngine
 from benchmarks.trials.runs.places import Local, Running
 from llmload.units import NS_PER_S
@@ -31,6 +30,7 @@ FINEST_S: Final = 10e-6
 """Below it an error is no longer counted as a share: chunks that were read together are no time apart."""
 START_TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.2
+LOCUSTFILE: Final = Path(__file__).with_name("watched_chat.py")
 LATENCIES: Final = ("ttft_s", "tpot_s", "e2e_s", "itl_s", "schedule_lag_s")
 QUANTILES: Final = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CLOCK_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -174,7 +174,7 @@ def measure(kind: str, rate_per_s: int, scale: float, seed: int, folder: Path) -
     length_s = max(LEAST_S, REQUESTS[kind] / rate_per_s) * scale
     with TruthEngine(ANSWER, folder) as engine:
         scenario = SCENARIO.format(
-            locustfile=ROOT / "benchmarks" / "swarm" / "watched_chat.py",
+            locustfile=LOCUSTFILE,
             seed=seed,
             url=engine.base_url,
             rate_per_s=rate_per_s,

@@ -36,7 +36,7 @@ SCENARIO: Final = """\
 [tool.locust]
 locustfile = "{locustfile}"
 [scenario]
-name = "swarm-benchmark"
+name = "whole-run-trial"
 seed = {seed}
 [engine]
 name = "simulated"
