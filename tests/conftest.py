@@ -1,5 +1,5 @@
 """
-What holds for every test.
+What applies to every test.
 
 A test marked `timing` compares times. It runs once; only where it fails while a probe shows that the machine was too
 busy to keep times, it runs again, twice at most. The last lines of a run say how often that happened.
@@ -18,7 +18,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 from hypothesis import settings
 
-settings.register_profile("llmload", deadline=None)  # a busy machine is no failure
+settings.register_profile("llmload", deadline=None)  # a busy machine is not a failure
 settings.load_profile("llmload")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a script, where Ctrl-C is ignored:

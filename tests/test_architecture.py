@@ -89,7 +89,7 @@ def own_imports(module: Path, names: set[str]) -> set[str]:
     return found - {name_of(module)}
 
 
-def test_every_room_stands_on_a_floor() -> None:
+def test_every_room_has_a_floor() -> None:
     assert {room for room in map(room_of, map(name_of, MODULES)) if room} <= FLOORS.keys()
 
 
@@ -124,7 +124,7 @@ def test_the_package_itself_imports_nothing_at_import_time() -> None:
     assert new == ["llmload"]
 
 
-def test_no_module_is_called_after_nothing() -> None:
+def test_no_module_has_a_name_that_says_nothing() -> None:
     assert not {module.stem for module in MODULES} & {"utils", "util", "common", "helpers", "manager", "misc"}
 
 

@@ -1,4 +1,4 @@
-"""Every command in the README, the documents and the help texts works as it stands there."""
+"""Every command in the README, the documents and the help texts works as it is written there."""
 
 import os
 import re
@@ -87,7 +87,7 @@ def engine() -> Iterator[SpawnedEngine]:
 
 
 def on(command: str, engine: SpawnedEngine, out: Path) -> list[str]:
-    """The command as it stands, on an engine that answers, with a run that is over in seconds."""
+    """The command as it is written, on an engine that answers, with a run that is over in seconds."""
     text = (
         re.sub(r"http://127\.0\.0\.1:\d+", engine.url, command)
         .replace("my-model", "NAME")

@@ -132,7 +132,7 @@ def test_a_run_without_requests_has_an_empty_frame_of_the_same_dtypes(tmp_path: 
     assert [str(dtype) for dtype in frame.dtypes] == [*map(dtype_of, REQUEST_COLUMNS)]
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text(json.dumps({}))
 
     with pytest.raises(RunFolderError, match=r"manifest\.json: no such file"):

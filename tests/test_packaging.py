@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "llmload/report/html/assets/uplot/uPlot.iife.min.js",
     ],
 )
-def test_the_wheel_holds(wheel: Path, name: str) -> None:
+def test_the_wheel_contains(wheel: Path, name: str) -> None:
     assert name in zipfile.ZipFile(wheel).namelist()
 
 

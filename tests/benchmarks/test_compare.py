@@ -68,6 +68,6 @@ def test_a_run_of_the_virtual_engine_is_a_run_folder(tmp_path: Path) -> None:
     assert sorted(file.name for file in folder.iterdir()) == ["manifest.json", "requests.jsonl", "summary.json"]
 
 
-def test_rates_are_told_with_their_own_doubt() -> None:
+def test_error_rates_have_a_wilson_interval() -> None:
     assert wilson(0, 200) == pytest.approx((0.0, 0.0188), abs=1e-3)
     assert wilson(10, 20) == pytest.approx((0.299, 0.701), abs=1e-3)

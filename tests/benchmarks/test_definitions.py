@@ -8,7 +8,7 @@ import pytest
 from click import ClickException
 from click.testing import CliRunner
 
-from benchmarks.comparisons import definitions as dialects
+from benchmarks.comparisons import definitions as comparison
 from benchmarks.comparisons.client_cost.vllm_bench import VllmBench
 from benchmarks.comparisons.definitions import Tool, compare, ended, flat, main, relative, run
 from benchmarks.tools.llmload_client import Llmload
@@ -28,9 +28,9 @@ def test_an_export_is_read_by_its_keys_however_deep() -> None:
     assert dict(flat(export)) == {"a": 1, "b.c.d": 2.5, "none": None}
 
 
-def test_only_what_both_tell_is_compared_and_prompts_are_each_tools_own() -> None:
-    told = {"mean_ttft_ms": 100.0, "total_input_tokens": 5.0, "only_theirs": 1.0}
-    rows = compare("vllm", told, {"mean_ttft_ms": 103.0, "total_input_tokens": 9.0, "only_ours": 1.0}, 0.02)
+def test_figures_that_both_report_are_compared_and_prompt_tokens_never_fail() -> None:
+    reported = {"mean_ttft_ms": 100.0, "total_input_tokens": 5.0, "only_theirs": 1.0}
+    rows = compare("vllm", reported, {"mean_ttft_ms": 103.0, "total_input_tokens": 9.0, "only_ours": 1.0}, 0.02)
 
     assert [(row.key, row.passed, row.why_not is None) for row in rows] == [
         ("mean_ttft_ms", False, True),
@@ -39,7 +39,7 @@ def test_only_what_both_tell_is_compared_and_prompts_are_each_tools_own() -> Non
 
 
 @pytest.mark.parametrize(
-    ("told", "computed", "difference"),
+    ("reported", "computed", "difference"),
     [
         (100.0, 102.0, 0.02),
         (100.0, 97.0, 0.03),
@@ -49,16 +49,16 @@ def test_only_what_both_tell_is_compared_and_prompts_are_each_tools_own() -> Non
         (1.0, None, None),
     ],
 )
-def test_differences_are_relative_to_what_the_tool_told(
-    told: float | None, computed: float | None, difference: float | None
+def test_differences_are_relative_to_the_tools_figure(
+    reported: float | None, computed: float | None, difference: float | None
 ) -> None:
-    assert relative(told, computed, told) == (None if difference is None else pytest.approx(difference))
+    assert relative(reported, computed, reported) == (None if difference is None else pytest.approx(difference))
 
 
 def test_a_standard_deviation_is_held_against_the_mean() -> None:
-    told, computed = {"x.avg": 100.0, "x.std": 1.0}, {"x.avg": 100.0, "x.std": 2.0}
+    reported, computed = {"x.avg": 100.0, "x.std": 1.0}, {"x.avg": 100.0, "x.std": 2.0}
 
-    assert [row.difference for row in compare("aiperf", told, computed, 0.02)] == [0.0, pytest.approx(0.01)]
+    assert [row.difference for row in compare("aiperf", reported, computed, 0.02)] == [0.0, pytest.approx(0.01)]
 
 
 def test_genai_benchs_clock_runs_on() -> None:
@@ -83,8 +83,8 @@ class Replayed:
 
     def export(self, folder: Path) -> dict[str, Any]:
         runs = folder / "runs"
-        told = CliRunner().invoke(_report(), ["report", *map(str, runs.iterdir()), "--definitions", "sglang", "--json"])
-        figures: dict[str, Any] = json.loads(told.output)[0]["figures"]
+        command = ["report", *map(str, runs.iterdir()), "--definitions", "sglang", "--json"]
+        figures: dict[str, Any] = json.loads(CliRunner().invoke(_report(), command).output)[0]["figures"]
         return figures | {"mean_ttft_ms": figures["mean_ttft_ms"] / 10}
 
 
@@ -94,14 +94,14 @@ def _report() -> Any:
     return llmload
 
 
-def test_a_figure_that_a_tool_tells_differently_fails_and_the_others_pass(
+def test_a_figure_that_differs_from_the_tools_fails_and_the_others_pass(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tool = Replayed()
-    monkeypatch.setattr(dialects, "TOOLS", {"sglang": Tool(client=tool, export=tool.export)})
-    monkeypatch.setattr(dialects, "WORK", QUICK)
-    monkeypatch.setattr(dialects, "LATE_S", {False: 10.0})
-    monkeypatch.setattr(dialects, "LIMIT", {False: 2.0})  # two runs on a busy machine; a tenth is beyond it
+    monkeypatch.setattr(comparison, "TOOLS", {"sglang": Tool(client=tool, export=tool.export)})
+    monkeypatch.setattr(comparison, "WORK", QUICK)
+    monkeypatch.setattr(comparison, "LATE_S", {False: 10.0})
+    monkeypatch.setattr(comparison, "LIMIT", {False: 2.0})  # two runs on a busy machine; a tenth is beyond it
 
     out = tmp_path / "out.json"
     result = CliRunner().invoke(main, ["--only", "sglang", "--json", str(out), "--keep", str(tmp_path)])
@@ -119,7 +119,7 @@ def test_a_program_that_fails_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path
         def command(self, task: Task) -> Command:
             return Command(arguments=("sh", "-c", "echo out of order; exit 7"))
 
-    monkeypatch.setattr(dialects, "WORK", QUICK)
+    monkeypatch.setattr(comparison, "WORK", QUICK)
     broken: LoadClient = Broken()
 
     with pytest.raises(ClickException, match="exit code 7\nout of order"):
@@ -127,13 +127,13 @@ def test_a_program_that_fails_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_a_program_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(dialects, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(comparison, "TIMEOUT_S", 0.2)
 
     assert ended(Command(arguments=("sleep", "60")), tmp_path) is None
 
 
 def test_all_definitions_have_their_tool_and_a_wrong_name_is_an_error() -> None:
-    assert dialects.TOOLS.keys() == TOOL_DEFINITIONS.keys()
+    assert comparison.TOOLS.keys() == TOOL_DEFINITIONS.keys()
 
     result = CliRunner().invoke(main, ["--only", "nobody"])
 
@@ -153,7 +153,7 @@ def test_vllms_load_generator_reads_its_own_result(tmp_path: Path) -> None:
 def test_the_spaced_engine_lets_role_texts_finish_and_end_come_apart(tmp_path: Path) -> None:
     with SpacedEngine() as engine:
         task = Task(
-            work=dialects.SPACED_WORK,
+            work=comparison.SPACED_WORK,
             requests=1,
             base_url=engine.base_url,
             ca_file=None,

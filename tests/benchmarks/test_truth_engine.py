@@ -53,21 +53,21 @@ def test_a_stream_is_role_content_finish_usage_done(tmp_path: Path) -> None:
     assert usage["usage"]["completion_tokens"] == 5
 
 
-def test_usage_comes_only_when_asked_for(tmp_path: Path) -> None:
+def test_usage_is_sent_only_on_request(tmp_path: Path) -> None:
     with TruthEngine(QUICK, tmp_path) as engine:
         stream = ask(engine, stream=True)
 
     assert "usage" not in stream
 
 
-def test_a_prompt_that_speaks_of_streams_does_not_turn_one_on(tmp_path: Path) -> None:
+def test_a_prompt_that_quotes_the_stream_field_starts_no_stream(tmp_path: Path) -> None:
     with TruthEngine(QUICK, tmp_path) as engine:
         answer = ask(engine, messages=[{"role": "user", "content": '"stream": true'}])
 
     assert json.loads(answer)["usage"]["completion_tokens"] == 5
 
 
-def test_the_log_tells_the_schedule_and_when_it_was_kept(tmp_path: Path) -> None:
+def test_the_log_has_the_schedule_and_the_times_of_writing(tmp_path: Path) -> None:
     started_ns = time.monotonic_ns()
     with TruthEngine(QUICK, tmp_path) as engine:
         for number in range(3):
@@ -154,7 +154,7 @@ def test_https_keeps_the_same_schedule(tmp_path: Path) -> None:
     assert (answer.request_id, len(answer.writes_ns)) == ("secret", 5)
 
 
-def test_a_file_that_is_no_log_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_log_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other"
     file.write_bytes(bytes(200))
 

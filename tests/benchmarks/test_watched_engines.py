@@ -4,7 +4,7 @@ from benchmarks.trials.watched_engines import judgement, measured, row
 from llmload.simulator import SimulationSettings, spawn
 
 
-def test_an_engine_that_counts_every_token_agrees_and_one_that_does_not_is_told() -> None:
+def test_an_engine_that_counts_every_token_passes_and_another_fails() -> None:
     with spawn(SimulationSettings(model="tiny", ttft_s=0.02, itl_s=0.002, output_tokens=8)) as engine:
         summary = measured("vllm", "tiny", engine.url, users=2, requests=6, tokens=16)
 

@@ -103,7 +103,7 @@ def test_a_cell_with_a_known_model_and_gpu_has_its_bandwidth_use_and_its_doubt(t
     assert "- m on vLLM (1): MBU 260.0%; implausible: faster than can be." in report(run, "--reference-tables")
 
 
-def test_a_simulated_run_never_stands_in_a_real_engines_column(tmp_path: Path) -> None:
+def test_a_simulated_run_is_never_in_a_real_engines_column(tmp_path: Path) -> None:
     text = report(write_run(tmp_path / "1", "vLLM", "m", 5.0, simulated=True), "--reference-tables")
 
     assert "| vLLM (simulated engine)" in text
@@ -151,7 +151,7 @@ def test_the_view_can_be_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["summary.json", "manifest.json"])
-def test_a_folder_that_is_no_finished_run_is_one_line_and_exit_code_2(tmp_path: Path, missing: str) -> None:
+def test_a_folder_without_a_finished_run_is_one_line_and_exit_code_2(tmp_path: Path, missing: str) -> None:
     run = write_run(tmp_path / "1", "vLLM", "m", 5.0)
     (run / missing).unlink()
 
@@ -187,7 +187,7 @@ class TestFiles:
     def invoke(self, *arguments: object) -> Any:
         return CliRunner().invoke(main, ["report", *map(str, arguments)])
 
-    def test_a_page_lies_in_the_runs_folder_or_where_it_is_asked_for(self, run: Path, tmp_path: Path) -> None:
+    def test_a_page_is_written_to_the_runs_folder_or_to_the_named_file(self, run: Path, tmp_path: Path) -> None:
         there = self.invoke(run, "--html")
         elsewhere = self.invoke(run, run, "--html", tmp_path / "both.html")
 
@@ -196,7 +196,7 @@ class TestFiles:
         assert elsewhere.exit_code == 0
         assert "2 runs compared" in (tmp_path / "both.html").read_text()
 
-    def test_a_page_of_several_runs_needs_a_place(self, run: Path) -> None:
+    def test_a_page_of_several_runs_needs_a_file(self, run: Path) -> None:
         refused = self.invoke(run, run, "--html")
 
         assert refused.exit_code == 2
@@ -217,7 +217,7 @@ class TestFiles:
         assert summary["recomputed"].endswith("counted from the requests that it wrote down")
         assert f"| completed | {summary['requests']['completed']} |" in markdown.stdout
 
-    def test_markdown_has_a_column_a_run_and_no_cell_of_a_strangers_making(self, tmp_path: Path) -> None:
+    def test_markdown_has_a_column_a_run_and_escapes_its_cells(self, tmp_path: Path) -> None:
         runs = [write_run(tmp_path / name, "vLLM", model, 2.0) for name, model in (("1", "a|b<i>"), ("2", "m"))]
         lines = report(*runs, "--markdown").splitlines()
 

@@ -1,4 +1,4 @@
-"""What the wire client does with sockets: stamps, connections, TLS, proxies, memory."""
+"""What the client does with sockets: stamps, connections, TLS, proxies, memory."""
 
 import base64
 import socket

@@ -93,7 +93,7 @@ def zygote() -> Iterator[Zygote]:
 
 @dataclass
 class Locust:
-    """Starts Locust in the repository as a user does, with run folders in the test's own place."""
+    """Starts Locust in the repository as a user does, with run folders below the test's folder."""
 
     out: Path
     zygote: Zygote

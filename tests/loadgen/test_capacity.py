@@ -177,7 +177,7 @@ def test_an_open_loop_rests_while_it_is_paused() -> None:
     assert (clock.rate_per_s, clock.name_of(1)) == (1.25, "step-2")
 
 
-def test_a_command_survives_its_message() -> None:
+def test_a_command_is_the_same_after_its_message() -> None:
     command = StepCommand(index=3, load=7.5, paused=False, measured=True)
 
     assert Step.model_validate(Step.of("run", command).to_wire()).command == command

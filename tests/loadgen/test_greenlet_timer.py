@@ -56,7 +56,7 @@ def test_a_moment_that_has_passed_is_not_waited_for(timer: GreenletTimer) -> Non
     assert time.monotonic_ns() - begun_ns < 50_000 * US
 
 
-def test_a_system_without_such_a_timer_has_the_event_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_timerfd_has_the_event_loops_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
     timer = GreenletTimer()
 

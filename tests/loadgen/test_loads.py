@@ -12,7 +12,7 @@ import pytest
 from llmload.prompts.arrivals import trace_of_worker, unit_gaps
 
 QUICK = {"ttft_s": 0.02, "prefill_s_per_token": 0.0, "itl_s": 0.005, "itl_load_factor": 0.0, "output_tokens": 4}
-"""How often a run is measured anew where a busy machine delayed it; what is counted has to agree each time."""
+"""How often a run is measured again where a busy machine delayed it; its counts have to agree each time."""
 REPEAT = "[prompts]\nrepeat = true"
 
 

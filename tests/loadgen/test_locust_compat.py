@@ -1,4 +1,4 @@
-"""What llmload uses of Locust without Locust promising it: each test names what is lost when Locust changes it."""
+"""What llmload uses of Locust although it is not documented: each test names what is lost when Locust changes it."""
 
 import locust as package
 from locust import stats
@@ -125,7 +125,7 @@ def test_locusts_times_are_rounded_by_one_function_of_its_module(monkeypatch: py
     assert set(table.get("chat", "LLM").response_times) == {12.3, 123, 1230}
 
 
-def test_a_report_holds_response_times_where_we_pack_them() -> None:
+def test_a_report_has_response_times_where_we_pack_them() -> None:
     """Else: reports of workers grow with the spread of latencies, up to megabytes."""
     events, table, received = Events(), RequestStats(), RequestStats()
     setup_distributed_stats_event_listeners(events, table)
@@ -174,7 +174,7 @@ def web_ui() -> Iterator[WebUI]:
     runner.quit()
 
 
-def test_the_web_ui_has_the_endpoints_and_the_blueprint_that_ours_stand_beside(web_ui: WebUI) -> None:
+def test_the_web_ui_has_the_endpoints_and_the_blueprint_that_ours_extend(web_ui: WebUI) -> None:
     """Else: the start form is not checked, the live table has no rows, and our pages are under another path."""
     endpoints = {rule.endpoint for rule in locust_compat.app_of(web_ui).url_map.iter_rules()}
 

@@ -63,7 +63,7 @@ def test_runs_send_the_same_prompts_and_end_with_their_spread_and_the_worst_exit
     assert (tmp_path / "x.md").read_text().startswith("## 2 runs of the same prompts\n")
 
 
-def test_ctrl_c_ends_the_run_that_goes_on_and_shows_what_there_is(
+def test_ctrl_c_ends_the_current_run_and_shows_the_runs_so_far(
     engine: Any, write_scenario: Callable[..., Path], tmp_path: Path
 ) -> None:
     scenario = write_scenario(engine(**FIXED).url, "users = 2\nduration_s = 600", "[prompts]\nrepeat = true")

@@ -58,7 +58,7 @@ def test_known_delays_come_back_within_three_per_cent_at_8_users(
     (ended.folder / "summary.json").unlink()
     again = read_summary(RunFolder(ended.folder)).model_dump(mode="json")
     for name in (*true, "requests_per_min", "output_tokens_per_s", "goodput_per_min"):
-        assert again[name] == pytest.approx(summary[name]), "counted anew from the requests"
+        assert again[name] == pytest.approx(summary[name]), "counted again from the requests"
     assert again["requests"] | {"dropped": 0} == summary["requests"]
 
 
@@ -313,10 +313,10 @@ def test_a_salt_keeps_the_prefix_cache_from_answering(
 
     ended = locust.run("--config", str(scenario), "--processes", "2")
 
-    summary, told = ended.summary, ended.summary["engine_metrics"]
+    summary, metrics = ended.summary, ended.summary["engine_metrics"]
     assert summary["requests"]["completed"] == 80, ended.err
     assert (summary["cached_token_share"] > 0.1) is cached
-    assert told["prefix_cache_hit_share"] == pytest.approx(summary["cached_token_share"])
+    assert metrics["prefix_cache_hit_share"] == pytest.approx(summary["cached_token_share"])
     checks = {reason["check"] for reason in summary["verdict"]["reasons"]}
     assert ({"reused_prompt_share", "cached_token_share"} <= checks) is cached
     assert ("reused_prompt_share" in checks) is cached

@@ -57,7 +57,7 @@ class Served:
             text: str = answer.read().decode()
             return text
 
-    def swarm(self, users: int = 3, host: str = "", **further: object) -> Any:
+    def start_run(self, users: int = 3, host: str = "", **further: object) -> Any:
         form = {"user_count": users, "spawn_rate": 10, "host": host, "run_time": "", **further}
         return json.loads(self.post("swarm", **form))
 
@@ -125,7 +125,7 @@ class TestRoutes:
 
     def test_pages_and_downloads_agree_with_the_run_folder(self, serve: Callable[..., Served], locust: Any) -> None:
         served = serve()
-        assert served.swarm(users=2)["success"]
+        assert served.start_run(users=2)["success"]
         until(lambda: len(served.json("llm/points")["points"]) >= 3)
 
         points = served.json("llm/points")["points"]
@@ -155,7 +155,7 @@ class TestRoutes:
     def test_an_invalid_form_is_refused_with_the_reason(self, serve: Callable[..., Served], locust: Any) -> None:
         served = serve()
 
-        wrong_seed, nobody = served.swarm(seed="abc"), served.swarm(host="http://127.0.0.1:9")
+        wrong_seed, nobody = served.start_run(seed="abc"), served.start_run(host="http://127.0.0.1:9")
 
         assert not wrong_seed["success"]
         assert "scenario.seed" in wrong_seed["message"]
@@ -170,7 +170,7 @@ class TestRoutes:
         assert "./llm/assets/tab.js" in served.get("")
         for route in ("llm", "llm/assets/tab.js", "llm/state", "llm/points"):
             assert served.status(route) == 200, route
-        assert not served.swarm(seed="abc")["success"]
+        assert not served.start_run(seed="abc")["success"]
 
 
 class TestLogin:
@@ -186,7 +186,7 @@ class TestLogin:
 
         served.post("llm/login", username="llmload", password=PASSWORD)
         assert served.json("llm/state")["stage"] is None
-        assert served.swarm()["success"]
+        assert served.start_run()["success"]
         assert until(lambda: served.json("llm/points")["points"])
 
     def test_without_a_password_nobody_can_log_in(self, serve: Callable[..., Served]) -> None:

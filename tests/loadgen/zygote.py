@@ -2,7 +2,7 @@
 A process that has imported Locust and llmload already, and forks into a Locust each time that it is asked to.
 
 A whole run of a test is often shorter than these imports. It reads a request a line on stdin, `{"arguments", "cwd",
-"env", "out", "err"}`, and answers with the fork's process id, then with its exit code, each on a line of its own.
+"env", "out", "err"}`, and answers with the fork's process id, then with its exit code, a line each.
 """
 
 # Locust patches the standard library, so it is imported first.

@@ -99,9 +99,9 @@ def ready(server: Prometheus) -> bool:
         return False
 
 
-def until(holds: Callable[[], Any], otherwise: str, timeout_s: float = 60.0) -> None:
+def until(true: Callable[[], object], otherwise: str, timeout_s: float = 60.0) -> None:
     end_s = time.monotonic() + timeout_s
-    while not holds():
+    while not true():
         if time.monotonic() > end_s:
             pytest.fail(otherwise)
         time.sleep(0.2)
@@ -118,7 +118,7 @@ def text_at(url: str) -> str:
 
 @dataclass
 class Locust:
-    """Starts Locust in the repository as a user does; run folders are in a place of their own."""
+    """Starts Locust in the repository as a user does; run folders are below `out`."""
 
     out: Path
     running: "list[subprocess.Popen[str]]" = field(default_factory=list)

@@ -30,7 +30,7 @@ def expressions() -> Iterator[tuple[str, str, str]]:
 
 
 def spelt_out(query: str, *, escaped: bool = False) -> str:
-    """The query with each recorded series as the rule that records it, since a loaded block holds raw series only."""
+    """The query with each recorded series as the rule that records it, since a loaded block has raw series only."""
     groups = yaml.safe_load((RULES / "recording.yml").read_text())["groups"]
     for rule in groups[0]["rules"]:
         expression = f"({rule['expr']})"

@@ -13,7 +13,7 @@ WriteRows = Callable[[str, Iterable[Any]], Path]
 
 @pytest.fixture
 def write_rows(tmp_path: Path) -> WriteRows:
-    """Return a writer of JSON Lines files below the test's folder; a row that is a string is written as it stands."""
+    """Return a writer of JSON Lines files below the test's folder; a row that is a string is written as it is."""
 
     def write(name: str, rows: Iterable[Any]) -> Path:
         file = tmp_path / name

@@ -55,10 +55,10 @@ class TestFile:
         assert "\r" not in text
         assert text.endswith("}\n")
 
-    def test_holds_one_object_a_line_with_lima_s_two_keys(self, rows: list[Row]) -> None:
+    def test_has_one_object_a_line_with_lima_s_two_keys(self, rows: list[Row]) -> None:
         assert all(list(row) == ["conversations", "source"] for row in rows)
 
-    def test_holds_characters_outside_ascii_and_outside_two_utf8_bytes(self, text: str) -> None:
+    def test_has_characters_outside_ascii_and_outside_two_utf8_bytes(self, text: str) -> None:
         assert len(re.findall(r"[\u3040-\u30ff\u4e00-\u9fff]", text)) > 100
         assert re.search(r"[\U0001f300-\U0001faff]", text)
         assert all(letter in text for letter in "éñüß√≈→½")

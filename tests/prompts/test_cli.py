@@ -1,4 +1,4 @@
-"""`llmload prompts` prints what a run would send, and what a data set holds."""
+"""`llmload prompts` prints what a run would send, and what a data set contains."""
 
 import hashlib
 import re

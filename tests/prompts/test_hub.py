@@ -36,7 +36,7 @@ else:
 
 @dataclass
 class Hub:
-    """A stand-in that has one file for whoever it lets in."""
+    """A stand-in for the hub: one file, for requests with the right token."""
 
     path: str = "/datasets/GAIR/lima/resolve/main/train.jsonl"
     refusal: tuple[int, dict[str, str]] | None = None
@@ -86,7 +86,7 @@ def hub() -> Iterator[Hub]:
 
 
 def ask(endpoint: str, home: Path, source: str = "lima", **environment: str) -> str:
-    """Load a source in a process of its own, as the library reads its environment once, and return its one line."""
+    """Load a source in a new process, as the library reads its environment once, and return its one line."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     asked = kept | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_TOKEN": TOKEN} | environment
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Salts: no two of a run alike, whoever draws them, and the same again from the same seed and key."""
+"""Salts: no two of a run alike on any number of workers, and the same again from the same seed and key."""
 
 from itertools import pairwise
 

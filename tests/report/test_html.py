@@ -220,11 +220,11 @@ class TestOrigins:
         crashed = write_folder(tmp_path / "run", records(200))
         with (crashed / "requests.jsonl").open("ab") as file:
             file.write(b'{"request_id": "cut sho')
-        digest = load_run(RunFolder(crashed))
-        text = words(render([digest]))
+        loaded = load_run(RunFolder(crashed))
+        text = words(render([loaded]))
 
-        assert digest.summary.requests.completed == sum(r.ok for r in records(200))
-        assert digest.summary.verdict.level == "INVALID"
+        assert loaded.summary.requests.completed == sum(r.ok for r in records(200))
+        assert loaded.summary.verdict.level == "INVALID"
         assert "it left no summary.json, so these figures are counted from the requests" in text
         assert "Built from 200 requests in requests.jsonl (200)." in text
 

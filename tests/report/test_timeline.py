@@ -53,7 +53,7 @@ def test_widths_are_round_and_few_requests_get_few_bins() -> None:
     assert bin_width_s(1e8, 10) > 1e6
 
 
-def test_quantiles_of_each_place_are_its_own_values() -> None:
+def test_quantiles_of_each_bin_are_those_of_its_values() -> None:
     rng = np.random.default_rng(1)
     values, places = rng.lognormal(0, 1, 3000), rng.integers(0, 3, 3000)
     series = HistogramSeries(4)
@@ -68,7 +68,7 @@ def test_quantiles_of_each_place_are_its_own_values() -> None:
     assert series.quantiles(0.5, min_count=2000) == [None] * 4
 
 
-def test_groups_grow_until_they_hold_enough() -> None:
+def test_groups_grow_until_they_have_enough() -> None:
     assert grouping(np.full(100, 100)) == 1
     assert grouping(np.full(100, 10)) == 4
     assert grouping(np.full(100, 1)) == 12, "but eight of them at least"

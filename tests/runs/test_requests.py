@@ -85,7 +85,7 @@ class TestBrokenFiles:
 
         assert [len(table) for table in read_tables([file], 0.0)] == [1]
 
-    def test_a_line_that_is_no_json_is_named(self, tmp_path: Path) -> None:
+    def test_a_line_that_is_not_json_is_named(self, tmp_path: Path) -> None:
         file = self.write(tmp_path / "r.jsonl", self.line(), b"{nonsense\n", self.line())
 
         with pytest.raises(RunFolderError, match=r"r\.jsonl: line 2 is not JSON"):

@@ -43,7 +43,7 @@ def test_error_event_without_streaming_is_http_500(quick: Client) -> None:
     assert quick.request("POST", "/v1/completions", {"prompt": "x"}, headers)[0] == 500
 
 
-def test_error_event_in_tgis_words(quick: Client) -> None:
+def test_an_error_event_has_tgis_fields(quick: Client) -> None:
     events = quick.events("/generate_stream", {"inputs": "x"}, {"X-Simulate-Fault": "error_event"})
 
     assert json.loads(events[HALF])["error_type"] == "generation"

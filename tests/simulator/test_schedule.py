@@ -21,7 +21,7 @@ def steady(start: StartEngine) -> Client:
     )
 
 
-def test_the_truth_log_holds_the_stated_times_to_the_nanosecond(steady: Client) -> None:
+def test_the_truth_log_has_the_stated_times_to_the_nanosecond(steady: Client) -> None:
     for _ in range(3):
         steady.chat("x" * 64)
 

@@ -87,7 +87,7 @@ def test_a_directory_is_sized_by_its_files_and_not_by_the_formats_that_might_be_
     assert rank_weights(model, "file").best == 6700 + kept_tables_bytes(model)
 
 
-def test_ranks_share_what_the_files_hold(tmp_path: Path) -> None:
+def test_ranks_share_the_weights_of_the_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     whole = 2 * count_parameters(load_model("Llama-3.2-1B-Instruct")).total
     write_safetensors(tmp_path / "model.safetensors", {"x": ("BF16", whole)})
@@ -156,7 +156,7 @@ def test_a_gguf_header_gives_the_model_and_its_bytes(tmp_path: Path) -> None:
     assert default_format(model) == "file"
 
 
-def test_a_gguf_with_experts_is_a_mixtral_and_with_an_own_head_is_not_tied(tmp_path: Path) -> None:
+def test_a_gguf_with_experts_is_a_mixtral_and_with_a_head_is_not_tied(tmp_path: Path) -> None:
     path = tmp_path / "moe.gguf"
     experts = {"llama.expert_count": 8, "llama.expert_used_count": 2, "llama.attention.head_count_kv": [3] * 30}
     write_gguf(path, SMOL | experts, SMOL_TENSORS | {"output.weight": ([576, 49152], 14)})
@@ -239,7 +239,7 @@ Show = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def show(tmp_path: Path) -> Show:
-    """`llmload vram show MODEL --json` in a process of its own: the hub's library reads its environment once."""
+    """`llmload vram show MODEL --json` in a new process: the hub's library reads its environment once."""
 
     def run(endpoint: str, model: str, *options: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}

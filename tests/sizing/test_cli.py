@@ -23,7 +23,7 @@ def test_the_reference_table_is_printed_as_in_the_document() -> None:
     result = CliRunner().invoke(vram, ["table", "--rule", "reference"])
 
     assert result.exit_code == 0
-    assert result.stdout == (Path(__file__).parent / "data" / "seed_table.md").read_text()
+    assert result.stdout == (Path(__file__).parent / "data" / "reference_table.md").read_text()
 
 
 def test_named_models_replace_those_of_the_reference_table() -> None:

@@ -22,7 +22,7 @@ from llmload.sizing.weights import WEIGHT_FORMATS, Parallelism, weights_bytes
 GOLDEN = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())["entries"]
 GIB = 2**30
 
-# Which config a published name stands for; a dict is the config itself.
+# The config of a published name; a dict is the config itself.
 GPT2_XL = {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 1600, "n_layer": 48, "n_head": 25, "n_positions": 1024}
 NAMES: Mapping[str, str | dict[str, Any]] = {
     "Meta-Llama-3-8B": "Llama-3-8B-Instruct",

@@ -71,7 +71,7 @@ def test_a_file_that_is_not_json_and_a_directory_without_config_are_refused(tmp_
         load_model(str(tmp_path))
 
 
-def test_a_file_that_holds_a_list_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_a_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a JSON list"):
         load_model(str(config_file(tmp_path, [])))
 

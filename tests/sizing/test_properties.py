@@ -1,4 +1,4 @@
-"""What must hold for every model: more context needs no less, more ranks hold no more each, narrower is no larger."""
+"""What is true of every model: more context needs no less memory, more ranks have no more each, and the like."""
 
 from dataclasses import replace
 

@@ -10,7 +10,7 @@ from llmload.sizing.catalogue import load_model
 from llmload.sizing.size_table import PRECISION_BYTES, reference_json, reference_markdown, reference_row, reference_rows
 
 DATA = Path(__file__).parent / "data"
-CELLS = json.loads((DATA / "seed_cells.json").read_text(), parse_float=Decimal)
+CELLS = json.loads((DATA / "reference_cells.json").read_text(), parse_float=Decimal)
 ROWS = {f"{row.model} {row.parameters}": row for row in reference_rows()}
 
 
@@ -18,7 +18,7 @@ ROWS = {f"{row.model} {row.parameters}": row for row in reference_rows()}
 def test_each_cell_of_the_reference_table_is_computed_to_the_cent(cell: dict[str, Decimal]) -> None:
     row = ROWS[str(cell["model"])]
 
-    assert row.memory_gib[str(cell["precision"])] == cell["seed_gb"]
+    assert row.memory_gib[str(cell["precision"])] == cell["memory_gib"]
     assert row.backbone_params == cell["backbone"]
     assert row.rotary_cache_elements == cell["rope_buffers"]
 
@@ -31,7 +31,7 @@ def test_the_fixture_has_all_forty_four_cells_of_the_reference_table() -> None:
 
 
 def test_the_markdown_is_the_documents_byte_for_byte() -> None:
-    assert reference_markdown(reference_rows()) + "\n" == (DATA / "seed_table.md").read_text()
+    assert reference_markdown(reference_rows()) + "\n" == (DATA / "reference_table.md").read_text()
 
 
 def test_a_model_outside_the_reference_table_is_sized_by_the_same_rule() -> None:

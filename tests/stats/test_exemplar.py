@@ -1,4 +1,4 @@
-"""Of many requests the slowest of late stands for them, in one process and over several."""
+"""The slowest of the recent requests is the exemplar of them all, in one process and over several."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from llmload.metrics.totals import Exemplars, RunTotals
 from llmload.stats.histogram import EXEMPLARS_KEPT, RECENT_S, Exemplar, slowest
 
 
-def test_a_slower_request_takes_the_place_and_a_faster_one_only_after_a_while() -> None:
+def test_a_slower_request_replaces_the_exemplar_and_a_faster_one_only_after_a_while() -> None:
     known = Exemplar(1.0, "a", 100.0)
 
     assert known.is_replaced_by(1.5, 101.0)
@@ -14,7 +14,7 @@ def test_a_slower_request_takes_the_place_and_a_faster_one_only_after_a_while() 
     assert known.is_replaced_by(0.5, 101.0 + RECENT_S)
 
 
-def test_of_several_processes_the_few_slowest_are_kept_and_what_is_old_is_not() -> None:
+def test_the_few_slowest_recent_requests_of_several_processes_remain() -> None:
     whole = RunTotals()
     for worker in range(8):
         part = RunTotals(exemplars=Exemplars({"ttft_s": [Exemplar(float(worker), f"w{worker}", 1000.0)]}))

@@ -100,7 +100,7 @@ def test_failures_push_a_quantile_that_includes_them_beyond_every_value() -> Non
 
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
-def test_what_is_no_measurement_is_refused(bad: float) -> None:
+def test_what_is_not_a_measurement_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="finite values"):
         Histogram().add(bad)
     with pytest.raises(ValueError, match="finite values"):
