@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -21,28 +21,30 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Ended:
-    """A Locust process that has ended, and the run folder it left."""
+    """A Locust process that has ended, and the run folder it left; None where it left none."""
 
     code: int
     out: str
     err: str
-    folder: Path | None
+    found: Path | None
+
+    @property
+    def folder(self) -> Path:
+        assert self.found is not None, self.err
+        return self.found
 
     @property
     def summary(self) -> dict[str, Any]:
-        assert self.folder is not None, self.err
         loaded: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
         return loaded
 
     @property
     def manifest(self) -> dict[str, Any]:
-        assert self.folder is not None, self.err
         loaded: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text())
         return loaded
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        assert self.folder is not None, self.err
         files = sorted(self.folder.glob("requests*.jsonl"))
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
@@ -152,8 +154,20 @@ def locust(tmp_path: Path, zygote: Zygote) -> Iterator[Locust]:
             process.communicate()
 
 
+class WriteScenario(Protocol):
+    """Writes a scenario for the engine at `url`, with these lines in its table `load` and further tables."""
+
+    def __call__(self, url: str, load: str, further: str = "", name: str = "test") -> Path: ...
+
+
+class StartEngine(Protocol):
+    """Starts a simulated engine with these settings."""
+
+    def __call__(self, **settings: Any) -> SpawnedEngine: ...
+
+
 @pytest.fixture
-def write_scenario(tmp_path: Path) -> Callable[..., Path]:
+def write_scenario(tmp_path: Path) -> WriteScenario:
     """Write a scenario of the given tables, with sensible ones for the rest."""
 
     def write(url: str, load: str, further: str = "", name: str = "test") -> Path:
@@ -182,7 +196,7 @@ kind = "closed_loop"
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Callable[..., SpawnedEngine]]:
+def engine(tmp_path: Path) -> Iterator[StartEngine]:
     """Start simulated engines that end with the test."""
     running: list[SpawnedEngine] = []
 

@@ -1,8 +1,6 @@
 """A search for a capacity as a real Locust run: found where the engine's slots say, drained, shown and written down."""
 
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -19,25 +17,26 @@ from llmload.scenario import load_scenario
 from llmload.scenario.loads import Capacity
 from llmload.scenario.shipped import find_scenario
 from llmload.stats.histogram import Histogram
+from tests.loadgen.conftest import Ended, Locust, StartEngine, WriteScenario
 
 SERVICE_S = 0.3
 ENGINE = {"slots": 4, "ttft_s": 0.1, "prefill_s_per_token": 0.0, "itl_s": 0.05, "itl_load_factor": 0.0}
 
 
-def searching(write: Callable[..., Path], url: str, load: str) -> str:
+def searching(write: WriteScenario, url: str, load: str) -> str:
     file = write(url, load, "[prompts]\nrepeat = true")
     text = file.read_text().replace('kind = "closed_loop"', 'kind = "capacity"')
     file.write_text(text.replace("chat.py", "chat_capacity.py"))
     return str(file)
 
 
-def unless_invalid(code: int, ended: Any) -> int:
+def unless_invalid(code: int, ended: Ended) -> int:
     """The exit code, or 3 where a busy machine made the load generator too late to measure anything."""
     return 3 if ended.summary["verdict"]["level"] == "INVALID" else code
 
 
 def test_the_search_finds_the_users_that_the_slots_answer_in_time(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     """Each of U users waits U / 4 service times once the slots are full: 1.6 of them are allowed, so six may come."""
     url = engine(**ENGINE, output_tokens=5).url
@@ -73,7 +72,7 @@ step_min_requests = 20
 
 
 def test_a_search_by_rate_in_which_nothing_passes_ends_with_exit_code_1(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     url = engine(**ENGINE | {"ttft_s": 0.8, "slots": 64}, output_tokens=2).url
     load = """
@@ -96,7 +95,7 @@ step_max_s = 3
 
 
 def test_a_search_without_objectives_is_refused_before_anything_is_sent(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     ended = locust.run("--config", searching(write_scenario, engine().url, ""))
 

@@ -7,9 +7,7 @@ import re
 import signal
 import time
 import weakref
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,6 +19,7 @@ from llmload.runs.folder import RunFolder
 from llmload.runs.requests import RequestLog
 from llmload.scenario import load_scenario
 from llmload.scenario.shipped import find_scenario
+from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 FULL = Path("/dev/full")
 ROOT = Path(__file__).parents[2]
@@ -60,7 +59,7 @@ def record(number: int) -> RequestRecord:
 
 
 def test_a_master_whose_disk_is_full_still_sees_its_workers_and_figures(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
     locustfile = tmp_path / "full.py"
     locustfile.write_text(FULL_DISK)

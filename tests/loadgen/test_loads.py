@@ -1,7 +1,6 @@
 """Requests leave when they are due, stages are judged one by one, and what cannot be sent is counted."""
 
 import json
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
@@ -10,13 +9,14 @@ from typing import Any
 import pytest
 
 from llmload.prompts.arrivals import trace_of_worker, unit_gaps
+from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 QUICK = {"ttft_s": 0.02, "prefill_s_per_token": 0.0, "itl_s": 0.005, "itl_load_factor": 0.0, "output_tokens": 4}
 """How often a run is measured again where a busy machine delayed it; its counts have to agree each time."""
 REPEAT = "[prompts]\nrepeat = true"
 
 
-def open_loop(write: Callable[..., Path], url: str, load: str) -> str:
+def open_loop(write: WriteScenario, url: str, load: str) -> str:
     file = write(url, load, REPEAT)
     file.write_text(file.read_text().replace('kind = "closed_loop"\n', ""))
     return str(file)
@@ -70,7 +70,7 @@ def test_a_trace_is_dealt_without_overlap() -> None:
 @pytest.mark.timing
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
 def test_an_open_loop_sends_at_its_rate_whatever_is_in_flight(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path, processes: list[str]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path, processes: list[str]
 ) -> None:
     log = tmp_path / "truth.jsonl"
     url = engine(**QUICK | {"ttft_s": 1.0}, slots=500, log=log).url
@@ -92,7 +92,7 @@ def test_an_open_loop_sends_at_its_rate_whatever_is_in_flight(
 
 @pytest.mark.timing
 def test_arrivals_beyond_the_cap_are_dropped_and_counted(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     url = engine(**QUICK | {"ttft_s": 2.0}).url
     load = 'kind = "open_loop"\nrate_per_s = 50\narrivals = "constant"\nduration_s = 3\nmax_in_flight = 10'
@@ -115,7 +115,7 @@ def test_arrivals_beyond_the_cap_are_dropped_and_counted(
     ],
 )
 def test_a_trace_is_replayed_at_its_times(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path, name: str, text: str
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path, name: str, text: str
 ) -> None:
     log = tmp_path / "truth.jsonl"
     (tmp_path / name).write_text(text)
@@ -137,7 +137,7 @@ def test_a_trace_is_replayed_at_its_times(
     ],
 )
 def test_a_trace_that_is_not_one_is_refused(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path, text: str, says: str
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path, text: str, says: str
 ) -> None:
     (tmp_path / "trace.csv").write_text(text)
     load = 'kind = "replay"\ntrace = "trace.csv"\ncolumn = "when"'
@@ -151,7 +151,7 @@ def test_a_trace_that_is_not_one_is_refused(
 @pytest.mark.timing
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
 def test_each_stage_is_judged_by_itself(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path], processes: list[str]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, processes: list[str]
 ) -> None:
     url = engine(**QUICK | {"ttft_s": 0.185}, slots=64).url
     load = 'kind = "staged"\nwarmup_s = 1\nstages = [{users = 2, duration_s = 4}, {users = 6, duration_s = 4}]'

@@ -9,7 +9,6 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.console import Console
 
 from llmload.errors import ConfigError
 from llmload.loadgen.terminal import Moment, Rates, drawn, format_elapsed, interval_s, log_line
+from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 ROOT = Path(__file__).parents[2]
 ENGINE = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 10}
@@ -120,7 +120,7 @@ def test_anything_else_is_refused(text: str) -> None:
 
 
 def test_a_terminal_is_redrawn_and_the_json_beside_it_stays_clean(
-    engine: Any, write_scenario: Callable[..., Path], tmp_path: Path
+    engine: StartEngine, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
     file = write_scenario(engine(**ENGINE).url, LOAD)
     ours, theirs = pty.openpty()
@@ -156,7 +156,7 @@ def test_a_terminal_is_redrawn_and_the_json_beside_it_stays_clean(
 
 
 def test_without_a_terminal_there_are_lines_only_by_option(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     file = str(write_scenario(engine(**ENGINE).url, LOAD))
 

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llmload.loadgen.command import free_port
+from tests.loadgen.conftest import Locust
 
 ROOT = Path(__file__).parents[2]
 ENGINES = [sys.executable, "-m", "benchmarks.tools.cpu_engines"]
@@ -34,7 +34,7 @@ def transformers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("client", ["wire", "openai"])
-def test_the_speed_protocol_on_a_real_engine(transformers: str, locust: Any, client: str) -> None:
+def test_the_speed_protocol_on_a_real_engine(transformers: str, locust: Locust, client: str) -> None:
     ended = locust.run(
         *("--config", "scenarios/lima-speed.toml", "--host", transformers, "--engine", "transformers"),
         *("--model", ".engines/models/tiny", "--prompts", "builtin", "--requests", "12"),
@@ -53,7 +53,7 @@ def test_the_speed_protocol_on_a_real_engine(transformers: str, locust: Any, cli
     assert set(summary["finish_reasons"]) <= {"length", "stop"}
 
 
-def test_the_throughput_protocol_on_a_real_engine(transformers: str, locust: Any) -> None:
+def test_the_throughput_protocol_on_a_real_engine(transformers: str, locust: Locust) -> None:
     ended = locust.run(
         *("--config", "scenarios/lima-throughput.toml", "--host", transformers, "--engine", "transformers"),
         *("--model", ".engines/models/tiny", "--prompts", "builtin", "-u", "4", "-t", "12s"),
@@ -69,7 +69,7 @@ def test_the_throughput_protocol_on_a_real_engine(transformers: str, locust: Any
     )
 
 
-def test_a_field_that_the_engine_refuses_is_a_failure_with_its_words(transformers: str, locust: Any) -> None:
+def test_a_field_that_the_engine_refuses_is_a_failure_with_its_words(transformers: str, locust: Locust) -> None:
     ended = locust.run(
         *("--config", "scenarios/lima-speed.toml", "--host", transformers, "--engine", "transformers"),
         *("--model", ".engines/models/tiny", "--prompts", "builtin", "--requests", "2", "--set", "request.top_k=5"),

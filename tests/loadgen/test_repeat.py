@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from llmload.cli.main import main
+from tests.loadgen.conftest import StartEngine, WriteScenario
 
 FIXED = {"ttft_s": 0.02, "prefill_s_per_token": 0.0, "itl_s": 0.005, "itl_load_factor": 0.0, "output_tokens": 4}
 OFF = ("--metrics-port", "off")
@@ -30,7 +29,7 @@ def prompts_of(run: Path) -> list[str]:
 
 
 def test_runs_send_the_same_prompts_and_end_with_their_spread_and_the_worst_exit_code(
-    engine: Any, write_scenario: Callable[..., Path], tmp_path: Path
+    engine: StartEngine, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
     url = engine(**FIXED, faults={"http_500": 0.4}).url
     scenario = write_scenario(url, "users = 1\nrequests = 8", "[prompts]\ncount = 20")
@@ -64,7 +63,7 @@ def test_runs_send_the_same_prompts_and_end_with_their_spread_and_the_worst_exit
 
 
 def test_ctrl_c_ends_the_current_run_and_shows_the_runs_so_far(
-    engine: Any, write_scenario: Callable[..., Path], tmp_path: Path
+    engine: StartEngine, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
     scenario = write_scenario(engine(**FIXED).url, "users = 2\nduration_s = 600", "[prompts]\nrepeat = true")
 
@@ -80,7 +79,7 @@ def test_ctrl_c_ends_the_current_run_and_shows_the_runs_so_far(
     assert "run 2 of 3" not in err
 
 
-def test_wrong_use_is_said_once(write_scenario: Callable[..., Path], tmp_path: Path) -> None:
+def test_wrong_use_is_said_once(write_scenario: WriteScenario, tmp_path: Path) -> None:
     scenario = write_scenario("http://127.0.0.1:9", "users = 2\nrequests = 4")
 
     process = start(scenario, tmp_path / "out", "--repeat", "3")

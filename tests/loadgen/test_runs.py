@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -17,6 +16,7 @@ from llmload.runs.loaded_run import read_summary
 from llmload.scenario import load_scenario
 from llmload.scenario.shipped import shipped_scenarios
 from llmload.suite.cells import scenario_file, shipped_cells
+from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 FIXED = {"ttft_s": 0.1, "prefill_s_per_token": 0.0, "itl_s": 0.02, "itl_load_factor": 0.0, "output_tokens": 32}
 
@@ -27,7 +27,7 @@ def truth(log: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.timing
 def test_known_delays_come_back_within_three_per_cent_at_8_users(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     url = engine(**FIXED, slots=8).url
     scenario = str(write_scenario(url, "users = 8\nrequests = 64"))
@@ -64,7 +64,7 @@ def test_known_delays_come_back_within_three_per_cent_at_8_users(
 
 @pytest.mark.timing
 def test_the_openai_sdk_agrees_within_two_per_cent_at_4_streams_but_for_its_own_start_of_a_request(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     url = engine(**FIXED | {"output_tokens": 96}, slots=4).url
     scenario = str(write_scenario(url, "users = 4\nrequests = 16"))
@@ -80,7 +80,7 @@ def test_the_openai_sdk_agrees_within_two_per_cent_at_4_streams_but_for_its_own_
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
 def test_counts_files_and_the_engines_own_log_agree(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path, processes: list[str]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path, processes: list[str]
 ) -> None:
     log = tmp_path / "truth.jsonl"
     url = engine(**FIXED | {"output_tokens": 8}, log=log, faults={"http_500": 0.2, "reset": 0.1}).url
@@ -100,7 +100,7 @@ def test_counts_files_and_the_engines_own_log_agree(
 
 
 def test_a_counted_run_on_two_workers_sends_each_drawn_prompt_once(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     url = engine(**FIXED | {"output_tokens": 2}).url
     scenario = write_scenario(url, "users = 4\nrequests = 25", "[prompts]\ncount = 25")
@@ -116,7 +116,7 @@ def test_a_counted_run_on_two_workers_sends_each_drawn_prompt_once(
 
 
 def test_the_same_seed_sends_the_same_prompts_in_the_same_order(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     url = engine(**FIXED | {"output_tokens": 2}).url
     scenario = str(write_scenario(url, "users = 1\nrequests = 8", "[prompts]\ncount = 20"))
@@ -143,7 +143,7 @@ DISTINCT = sorted({distinguishing_part(name): name for name in SHIPPED}.values()
 
 
 @pytest.mark.parametrize("name", DISTINCT)
-def test_every_shipped_kind_of_scenario_runs(engine: Any, locust: Any, name: str) -> None:
+def test_every_shipped_kind_of_scenario_runs(engine: StartEngine, locust: Locust, name: str) -> None:
     url = engine(**FIXED | {"output_tokens": 4}, model="m").url
     shorter = ["--requests", "4"] if name.endswith("speed") else ["--run-time", "2s", "--set", "load.warmup_s=0.5"]
     if "capacity" in name:
@@ -165,7 +165,7 @@ def test_every_shipped_kind_of_scenario_runs(engine: Any, locust: Any, name: str
 
 
 def test_ctrl_c_drains_and_reports_what_there_is(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
     log = tmp_path / "truth.jsonl"
     url = engine(**FIXED, log=log).url
@@ -183,7 +183,7 @@ def test_ctrl_c_drains_and_reports_what_there_is(
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
 def test_a_second_ctrl_c_cuts_what_is_in_flight_and_still_reports(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path, processes: list[str]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path, processes: list[str]
 ) -> None:
     url = engine(**FIXED | {"output_tokens": 3000}).url
     scenario = write_scenario(url, "users = 4\nduration_s = 600")
@@ -201,7 +201,7 @@ def test_a_second_ctrl_c_cuts_what_is_in_flight_and_still_reports(
 
 
 def test_a_second_ctrl_c_on_the_master_alone_cuts_what_its_workers_have_in_flight(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     url = engine(**FIXED | {"output_tokens": 3000}).url
     scenario = write_scenario(url, "users = 4\nduration_s = 600")
@@ -220,7 +220,7 @@ def test_a_second_ctrl_c_on_the_master_alone_cuts_what_its_workers_have_in_fligh
 
 
 def test_what_outlasts_the_drain_is_cut_and_says_so(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     url = engine(**FIXED | {"output_tokens": 3000}).url
     scenario = write_scenario(url, "users = 3\nduration_s = 2", "[run]\ndrain_timeout_s = 1")
@@ -235,7 +235,7 @@ def test_what_outlasts_the_drain_is_cut_and_says_so(
 
 
 def test_every_turn_of_a_conversation_is_a_request(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
     (tmp_path / "talk.jsonl").write_text(json.dumps({"conversations": ["a", "b", "c", "d", "e"]}) + "\n")
     url = engine(**FIXED | {"output_tokens": 2}).url
@@ -270,7 +270,7 @@ def until_requests_run(url: str, count: int, timeout_s: float = 30.0) -> None:
 
 
 def test_users_that_are_set_are_the_users_that_send(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     url = engine(**FIXED | {"itl_s": 0.005}, slots=8).url
 
@@ -284,7 +284,7 @@ def test_users_that_are_set_are_the_users_that_send(
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
 def test_gates_decide_the_exit_code_and_are_reported_to_people_and_ci_systems(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path, processes: list[str]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path, processes: list[str]
 ) -> None:
     gates = '[gates]\nobjectives = ["ttft_s p95 < 5", "requests_per_min >= 1e9", "schedule_lag_s p99 < 1"]'
     scenario = write_scenario(engine(**FIXED | {"output_tokens": 2}).url, "users = 2\nrequests = 8", gates)
@@ -303,7 +303,7 @@ def test_gates_decide_the_exit_code_and_are_reported_to_people_and_ci_systems(
 
 @pytest.mark.parametrize(("salt", "cached"), [("false", True), ("true", False)])
 def test_a_salt_keeps_the_prefix_cache_from_answering(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path], salt: str, cached: bool
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, salt: str, cached: bool
 ) -> None:
     """The same prompts again and again, each long enough for a block of the cache, from two workers."""
     running = engine(ttft_s=0.01, prefill_s_per_token=0.0, itl_s=0.001, output_tokens=2, prefix_cache_tokens=100_000)

@@ -16,6 +16,7 @@ from llmload.loadgen.open_loop import pace_of
 from llmload.loadgen.phases import FOREVER_NS, SpikeTimeline
 from llmload.scenario.loads import Spike
 from llmload.units import NS_PER_S
+from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 QUICK = {"ttft_s": 0.02, "prefill_s_per_token": 0.0, "itl_s": 0.005, "itl_load_factor": 0.0, "output_tokens": 4}
 LOAD = """
@@ -35,7 +36,7 @@ def spike(**changes: Any) -> Spike:
 
 
 @pytest.fixture
-def spiked(write_scenario: Callable[..., Path]) -> Callable[[str], str]:
+def spiked(write_scenario: WriteScenario) -> Callable[[str], str]:
     def write(url: str) -> str:
         file = write_scenario(url, LOAD, "[prompts]\nrepeat = true")
         file.write_text(file.read_text().replace('kind = "closed_loop"', 'kind = "spike"'))
@@ -46,7 +47,7 @@ def spiked(write_scenario: Callable[..., Path]) -> Callable[[str], str]:
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
 def test_base_and_burst_have_their_own_rates_and_figures(
-    engine: Any, locust: Any, spiked: Callable[[str], str], processes: list[str]
+    engine: StartEngine, locust: Locust, spiked: Callable[[str], str], processes: list[str]
 ) -> None:
     ended = locust.run("--config", spiked(engine(**QUICK, slots=500).url), *processes)
 
@@ -58,7 +59,7 @@ def test_base_and_burst_have_their_own_rates_and_figures(
     for row, rate in ((burst, 100), *([] if processes else [(base, 20)])):  # the master's last base is the longest
         assert row["e2e_s"]["count"] / row["window_s"] == pytest.approx(rate, rel=0.04)
         assert row["requests_per_min"] / 60 == pytest.approx(rate, rel=0.2)  # what ends in it: some began before
-    sent_between_bursts = sum(map(between_bursts, sorted(ended.folder.glob("requests*.jsonl"))))
+    sent_between_bursts = sum(between_bursts(log) for log in ended.folder.glob("requests*.jsonl"))
     assert sent_between_bursts == pytest.approx(3 * 20, rel=0.04)
     requests, sent = ended.summary["requests"], Counter(line["stage"] for line in ended.lines)
     assert requests["started"] == requests["completed"] == sent["base"] + sent["burst"]

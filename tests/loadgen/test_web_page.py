@@ -19,6 +19,8 @@ from urllib.request import HTTPCookieProcessor, OpenerDirector, ProxyHandler, bu
 
 import pytest
 
+from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
+
 FIXED = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 8}
 LOAD = "users = 3\nduration_s = 60"
 OPEN = 'kind = "open_loop"\nrate_per_s = 10\nduration_s = 120'
@@ -79,7 +81,7 @@ def until(true: Callable[[], Any], timeout_s: float = 20.0) -> Any:
 
 
 @pytest.fixture
-def serve(engine: Any, locust: Any, write_scenario: Callable[..., Path]) -> Iterator[Callable[..., Served]]:
+def serve(engine: StartEngine, locust: Locust, write_scenario: WriteScenario) -> Iterator[Callable[..., Served]]:
     """Start Locust with its web UI; it ends with the test, by Ctrl-C."""
     started = []
 
@@ -123,7 +125,7 @@ class TestRoutes:
         assert served.status("llm/download/requests.csv") == 404
         assert "<script" in served.get("llm")
 
-    def test_pages_and_downloads_agree_with_the_run_folder(self, serve: Callable[..., Served], locust: Any) -> None:
+    def test_pages_and_downloads_agree_with_the_run_folder(self, serve: Callable[..., Served], locust: Locust) -> None:
         served = serve()
         assert served.start_run(users=2)["success"]
         until(lambda: len(served.json("llm/points")["points"]) >= 3)
@@ -152,7 +154,7 @@ class TestRoutes:
         assert {row["error_type"] for row in table} == {""}
         assert "chunk_tokens" not in table[0]
 
-    def test_an_invalid_form_is_refused_with_the_reason(self, serve: Callable[..., Served], locust: Any) -> None:
+    def test_an_invalid_form_is_refused_with_the_reason(self, serve: Callable[..., Served], locust: Locust) -> None:
         served = serve()
 
         wrong_seed, nobody = served.start_run(seed="abc"), served.start_run(host="http://127.0.0.1:9")
@@ -285,7 +287,7 @@ class Page:
 
 class TestBrowser:
     def test_a_run_from_the_form_to_the_download(
-        self, serve: Callable[..., Served], browser: Any, locust: Any, tmp_path: Path
+        self, serve: Callable[..., Served], browser: Any, locust: Locust, tmp_path: Path
     ) -> None:
         served, page = serve(load=OPEN), Page(browser)
         browser.get(served.root)

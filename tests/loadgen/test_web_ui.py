@@ -4,13 +4,12 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from llmload.loadgen.command import free_port
+from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 FIXED = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 8}
 
@@ -29,7 +28,7 @@ def get(url: str, timeout_s: float = 30.0) -> str:
 
 
 def test_each_start_from_the_form_is_a_run_with_a_folder(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     scenario = write_scenario(engine(**FIXED).url, "users = 3\nduration_s = 60", "[prompts]\nrepeat = true")
     port = free_port()
@@ -55,7 +54,9 @@ def test_each_start_from_the_form_is_a_run_with_a_folder(
         assert requests["started"] == requests["completed"] > 0
 
 
-def test_by_default_only_this_machine_is_served(engine: Any, locust: Any, write_scenario: Callable[..., Path]) -> None:
+def test_by_default_only_this_machine_is_served(
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
+) -> None:
     port = free_port()
     scenario = write_scenario(engine(**FIXED).url, "users = 1\nrequests = 1")
     process = locust.start("--config", str(scenario), "--web-port", str(port))

@@ -6,9 +6,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 ROOT = Path(__file__).parents[2]
 SLOW_TO_READ = """
@@ -57,7 +57,7 @@ def children(process: "subprocess.Popen[str]") -> list[int]:
 
 
 def test_a_killed_worker_makes_the_run_invalid_and_its_records_count(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 12", "[prompts]\nrepeat = true")
 
@@ -74,7 +74,7 @@ def test_a_killed_worker_makes_the_run_invalid_and_its_records_count(
     assert requests["started"] == requests["completed"] + requests["failed"] + requests["censored"] == len(ended.lines)
 
 
-def test_a_run_that_lost_every_worker_ends(engine: Any, locust: Any, write_scenario: Callable[..., Path]) -> None:
+def test_a_run_that_lost_every_worker_ends(engine: StartEngine, locust: Locust, write_scenario: WriteScenario) -> None:
     scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 600", "[prompts]\nrepeat = true")
 
     process = locust.start("--config", str(scenario), "--headless", "--processes", "2")
@@ -90,7 +90,7 @@ def test_a_run_that_lost_every_worker_ends(engine: Any, locust: Any, write_scena
 
 
 def test_a_worker_that_leaves_before_the_end_is_missed(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
     hasty = tmp_path / "hasty.py"
     hasty.write_text(HASTY)
@@ -108,7 +108,7 @@ def test_a_worker_that_leaves_before_the_end_is_missed(
 
 
 def test_a_worker_that_is_deaf_for_a_while_still_reports_all_it_sent(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 15", "[prompts]\nrepeat = true")
 
@@ -127,7 +127,7 @@ def test_a_worker_that_is_deaf_for_a_while_still_reports_all_it_sent(
 
 
 def test_prompts_that_take_long_to_read_lose_no_worker(
-    engine: Any, locust: Any, write_scenario: Callable[..., Path], tmp_path: Path
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
     slow = tmp_path / "slow.py"
     slow.write_text(SLOW_TO_READ)

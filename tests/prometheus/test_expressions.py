@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +15,7 @@ from benchmarks.tools.dashboard_picture.page import DASHBOARD, page
 from benchmarks.tools.dashboard_picture.picture import browser
 from benchmarks.tools.dashboard_picture.prometheus import Prometheus as Recorded
 from llmload.prometheus.grafana import RATE, ROWS, RUN_REGIONS
-from tests.prometheus.conftest import NO_PROMETHEUS, RULES
+from tests.prometheus.conftest import NO_PROMETHEUS, RULES, Prometheus
 
 FIXTURE = Path(__file__).with_name("data") / "recorded_run.om.gz"
 
@@ -38,7 +37,7 @@ def spelt_out(query: str, *, escaped: bool = False) -> str:
     return query.replace(RATE, "20s")
 
 
-def test_every_expression_returns_data(prometheus: Callable[..., Any], tmp_path: Path) -> None:
+def test_every_expression_returns_data(prometheus: Callable[..., Prometheus], tmp_path: Path) -> None:
     if not shutil.which("promtool"):
         pytest.skip(NO_PROMETHEUS)
     recorded, storage = tmp_path / "recorded.om", tmp_path / "loaded"

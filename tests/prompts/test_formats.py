@@ -8,6 +8,7 @@ import pytest
 
 from llmload.errors import DataError
 from llmload.prompts.sources import load_prompt_set
+from tests.prompts.conftest import WriteRows
 
 SHAREGPT = [("system", "s"), ("human", "q1"), ("gpt", "a1"), ("user", "q2"), ("assistant", "a2")]
 OPENAI = [("system", "s"), ("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("assistant", "a2")]
@@ -48,7 +49,7 @@ class TestForms:
 
         assert [list(dialogue.messages) for dialogue in prompt_set.dialogues] == [messages, messages]
 
-    def test_text_comes_through_as_it_was_written(self, write_rows: Any) -> None:
+    def test_text_comes_through_as_it_was_written(self, write_rows: WriteRows) -> None:
         written = [" Grüße, 世界 🚀 \t\n\u2028 <b>[x]</b> ", "2024-01-01T00:00:00Z", "a"]
         file = write_rows("x.jsonl", [{"conversations": [text, "answer"]} for text in written])
 
@@ -68,7 +69,7 @@ class TestRowsThatAreLeftOut:
             (sharegpt(("human", "q"), ("tool", "t")), "has a turn by 'tool', which is not replayed"),
         ],
     )
-    def test_are_counted_with_the_reason(self, write_rows: Any, row: Any, reason: str) -> None:
+    def test_are_counted_with_the_reason(self, write_rows: WriteRows, row: Any, reason: str) -> None:
         file = write_rows("x.jsonl", [sharegpt(("human", "fine")), row])
 
         prompt_set = load_prompt_set(str(file), None, Path())
@@ -77,7 +78,7 @@ class TestRowsThatAreLeftOut:
         assert [skipped.row for skipped in prompt_set.skipped] == [1]
         assert (prompt_set.row_count, len(prompt_set.dialogues)) == (2, 1)
 
-    def test_turns_in_parts_and_calls_without_text_are_skipped(self, write_rows: Any) -> None:
+    def test_turns_in_parts_and_calls_without_text_are_skipped(self, write_rows: WriteRows) -> None:
         parts = [{"type": "text", "text": "q"}]
         file = write_rows(
             "x.jsonl", [openai(("user", "q")), openai(("user", parts)), openai(("user", "q"), ("assistant", None))]
@@ -87,7 +88,7 @@ class TestRowsThatAreLeftOut:
 
         assert reasons == {"has a turn with parts other than one text": 1, "has a turn without text": 1}
 
-    def test_a_file_of_nothing_else_is_an_error(self, write_rows: Any) -> None:
+    def test_a_file_of_nothing_else_is_an_error(self, write_rows: WriteRows) -> None:
         file = write_rows("x.jsonl", [{"conversations": [""]}, {"conversations": [" ", "a"]}])
 
         with pytest.raises(
@@ -126,7 +127,7 @@ class TestWhatIsRefused:
             ([openai(("user", "q"), ("assistant", 5))], r"`messages\[1\]` has 5 as `content`, not text"),
         ],
     )
-    def test_names_file_row_key_and_value(self, write_rows: Any, rows: list[Any], message: str) -> None:
+    def test_names_file_row_key_and_value(self, write_rows: WriteRows, rows: list[Any], message: str) -> None:
         file = write_rows("x.jsonl", rows)
 
         with pytest.raises(DataError, match=rf"x\.jsonl: .*{message}"):

@@ -9,6 +9,7 @@ import pytest
 
 from llmload.errors import DataError
 from llmload.prompts.workload import PromptPlan, load
+from tests.prompts.conftest import WriteRows
 
 TALK = {"conversations": ["q1", "a1", "q2", "a2", "q3"]}
 
@@ -18,7 +19,7 @@ def texts(workload: Any) -> list[list[str]]:
 
 
 class TestTurns:
-    def test_first_is_one_request_a_row_with_the_first_question_alone(self, write_rows: Any) -> None:
+    def test_first_is_one_request_a_row_with_the_first_question_alone(self, write_rows: WriteRows) -> None:
         file = write_rows("x.jsonl", [TALK])
 
         workload = load(PromptPlan(source=str(file), turns="first"), Path())
@@ -26,7 +27,7 @@ class TestTurns:
         assert texts(workload) == [["q1"]]
         assert [prompt.prompt_id for prompt in workload.conversations[0].prompts] == ["0"]
 
-    def test_all_is_each_question_after_the_data_sets_own_answers(self, write_rows: Any) -> None:
+    def test_all_is_each_question_after_the_data_sets_own_answers(self, write_rows: WriteRows) -> None:
         file = write_rows("x.jsonl", [TALK])
 
         workload = load(PromptPlan(source=str(file), turns="all"), Path())
@@ -36,7 +37,7 @@ class TestTurns:
         assert workload.request_count == 3
 
     @pytest.mark.parametrize("turns", ["first", "all"])
-    def test_a_system_message_goes_with_every_request(self, write_rows: Any, turns: Any) -> None:
+    def test_a_system_message_goes_with_every_request(self, write_rows: WriteRows, turns: Any) -> None:
         turns_of_row = [("system", "s"), ("user", "q1"), ("assistant", "a1"), ("user", "q2")]
         file = write_rows("x.jsonl", [{"messages": [{"role": role, "content": text} for role, text in turns_of_row]}])
 
@@ -62,7 +63,7 @@ class TestDraw:
         with pytest.raises(DataError, match="count = 11, but the data set has only 10"):
             load(PromptPlan(source=str(ten_rows), count=11), Path())
 
-    def test_drawn_rows_are_rows_of_the_file_even_where_some_are_skipped(self, write_rows: Any) -> None:
+    def test_drawn_rows_are_rows_of_the_file_even_where_some_are_skipped(self, write_rows: WriteRows) -> None:
         file = write_rows("x.jsonl", [{"conversations": [""]}, {"conversations": ["q"]}, {"conversations": []}])
 
         workload = load(PromptPlan(source=str(file)), Path())
@@ -91,7 +92,7 @@ class TestPlan:
 
 class TestWhereAPathIsLookedFor:
     def test_beside_the_scenario_before_the_working_directory(
-        self, write_rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, write_rows: WriteRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write_rows("here/x.jsonl", [{"conversations": ["here"]}])
         write_rows("there/x.jsonl", [{"conversations": ["there"]}])
@@ -105,7 +106,7 @@ class TestWhereAPathIsLookedFor:
         with pytest.raises(DataError, match=r"'bultin' is not builtin, lima or hf:.*there is no '.*bultin'"):
             load(PromptPlan(source="bultin"), tmp_path)
 
-    def test_a_folder_gives_the_named_split_else_train(self, write_rows: Any) -> None:
+    def test_a_folder_gives_the_named_split_else_train(self, write_rows: WriteRows) -> None:
         folder = write_rows("d/train.jsonl", [{"conversations": ["from train"]}]).parent
         write_rows("d/test.jsonl", [{"conversations": ["from test"]}])
 
@@ -114,7 +115,7 @@ class TestWhereAPathIsLookedFor:
         with pytest.raises(DataError, match=r"no file of split 'validation'.*test\.jsonl, train\.jsonl"):
             load(PromptPlan(source=str(folder), split="validation"), Path())
 
-    def test_a_split_that_is_there_twice_is_refused(self, write_rows: Any) -> None:
+    def test_a_split_that_is_there_twice_is_refused(self, write_rows: WriteRows) -> None:
         folder = write_rows("d/train.jsonl", [TALK]).parent
         write_rows("d/train.json", [TALK])
 

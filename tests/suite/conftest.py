@@ -1,7 +1,7 @@
 """Suite files for the simulated engine, as local processes."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -19,8 +19,14 @@ set = ["prompts.source=builtin", "prompts.count=3", "load.requests=3"]
 """
 
 
+class WriteSuite(Protocol):
+    """Writes a suite file with each (old, new) text replaced and further tables added."""
+
+    def __call__(self, *changes: tuple[str, str], further: str = "", text: str = SUITE) -> Path: ...
+
+
 @pytest.fixture
-def write_suite(tmp_path: Path) -> Callable[..., Path]:
+def write_suite(tmp_path: Path) -> WriteSuite:
     """Write a suite file: the sound one, with texts replaced and tables added."""
 
     def write(*changes: tuple[str, str], further: str = "", text: str = SUITE) -> Path:

@@ -1,7 +1,6 @@
 """The results of a suite show verdicts, failures and unknown figures."""
 
 import json
-from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from llmload.suite.plan import SuitePlan, make_plan
 from llmload.suite.run import judge_run
 from llmload.suite.state import Status, SuiteProgress, SuiteState, left_text, time_left_s
 from tests.run_files import manifest_of, summary_of, write_json
+from tests.suite.conftest import WriteSuite
 
 FURTHER = """
 [engines.vllm]
@@ -29,7 +29,7 @@ scenario = "lima-throughput"
 
 
 @pytest.fixture
-def plan(write_suite: Callable[..., Path], tmp_path: Path) -> SuitePlan:
+def plan(write_suite: WriteSuite, tmp_path: Path) -> SuitePlan:
     return make_plan(write_suite(further=FURTHER), folder=tmp_path / "suite")
 
 
@@ -110,9 +110,7 @@ def test_the_exit_code_is_the_worst_of_the_cells(plan: SuitePlan, statuses: list
     assert read_outcome(plan, state, [plan.cells[0].name]).exit_code == 0, "the others are not selected"
 
 
-def test_an_interrupted_a_changed_and_a_lost_cell_are_not_done(
-    plan: SuitePlan, write_suite: Callable[..., Path]
-) -> None:
+def test_an_interrupted_a_changed_and_a_lost_cell_are_not_done(plan: SuitePlan, write_suite: WriteSuite) -> None:
     state = SuiteState(plan.folder)
     end(plan, state, "quick/one/speed", Status.GOOD, value=5.0)
     end(plan, state, "quick/one/throughput", Status.RUNNING)
@@ -195,7 +193,7 @@ def test_the_next_engine_waits_until_the_gpu_is_free() -> None:
     ],
 )
 def test_an_engine_that_differs_from_the_plan_is_described(
-    write_suite: Callable[..., Path], answers: dict[str, Any], says: str | None
+    write_suite: WriteSuite, answers: dict[str, Any], says: str | None
 ) -> None:
     changes = (("[models.one]", '[models.one]\nid = "org/one"'), ("options", 'version = "2.0"\noptions'))
     deployment = make_plan(write_suite(*changes)).deployments[0]

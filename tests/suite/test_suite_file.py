@@ -1,7 +1,7 @@
 """A suite is validated before anything is started; every error names file, key and value."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from llmload.suite.cells import scenario_file, scenario_text, shipped_cells
 from llmload.suite.file import EngineEntry, ModelEntry, ProtocolEntry, Selection, SuiteHead
 from llmload.suite.plan import make_plan
 from llmload.suite.templates import NAMES, TEMPLATES, Word
+from tests.suite.conftest import WriteSuite
 
 
 def complaint(file: Path) -> str:
@@ -72,9 +73,7 @@ def complaint(file: Path) -> str:
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_a_fault_is_named_with_file_key_and_value(
-    write_suite: Callable[..., Path], change: tuple[str, str], says: str
-) -> None:
+def test_a_fault_is_named_with_file_key_and_value(write_suite: WriteSuite, change: tuple[str, str], says: str) -> None:
     text = complaint(write_suite(change))
 
     assert says in text
@@ -82,19 +81,19 @@ def test_a_fault_is_named_with_file_key_and_value(
     assert "hf_abc" not in text
 
 
-def test_two_engines_may_not_share_a_column(write_suite: Callable[..., Path]) -> None:
+def test_two_engines_may_not_share_a_column(write_suite: WriteSuite) -> None:
     further = '[engines.a]\nengine = "vllm"\nlabel = "E"\n[engines.b]\nengine = "tgi"\nlabel = "E"\n'
 
     assert "engines.b.label: 'E' is engines.a's too" in complaint(write_suite(further=further))
 
 
-def test_an_engine_by_another_name_gets_that_name_for_its_column(write_suite: Callable[..., Path]) -> None:
+def test_an_engine_by_another_name_gets_that_name_for_its_column(write_suite: WriteSuite) -> None:
     plan = make_plan(write_suite(further='[engines.vllm]\n[engines.vllm-eager]\nengine = "vllm"\n'))
 
     assert [cell.scenario.engine.display_name for cell in plan.cells] == ["quick", "vLLM", "vllm-eager"]
 
 
-def test_a_template_is_filled_and_words_without_a_value_are_left_out(write_suite: Callable[..., Path]) -> None:
+def test_a_template_is_filled_and_words_without_a_value_are_left_out(write_suite: WriteSuite) -> None:
     further = """
 [engines.vllm]
 options = ["--max-model-len", "4096"]
@@ -134,7 +133,7 @@ options = { tgi = ["--disable-custom-kernels"] }
 
 
 def test_a_container_gets_its_port_its_environment_and_no_secrets_value(
-    write_suite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    write_suite: WriteSuite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("HF_HOME", "/cache")
@@ -170,7 +169,7 @@ command = ["--weights", "{id}", "--listen", "{host}:{port}"]
 
 
 def test_a_variable_that_is_not_set_is_named_before_anything_is_started(
-    write_suite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    write_suite: WriteSuite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LLMLOAD_NO_SUCH", raising=False)
     plan = make_plan(write_suite(("options", 'pass_env = ["LLMLOAD_NO_SUCH"]\noptions')))
@@ -181,7 +180,7 @@ def test_a_variable_that_is_not_set_is_named_before_anything_is_started(
 
 
 def test_a_changed_definition_changes_the_fingerprint_and_an_equal_one_does_not(
-    write_suite: Callable[..., Path],
+    write_suite: WriteSuite,
 ) -> None:
     def fingerprint(*changes: tuple[str, str]) -> str:
         plan = make_plan(write_suite(*changes))
@@ -269,7 +268,7 @@ users = 16
     )
 
 
-def test_a_command_may_begin_with_the_scenarios_own(write_suite: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_command_may_begin_with_the_scenarios_own(write_suite: WriteSuite, tmp_path: Path) -> None:
     scenario = tmp_path / "own.toml"
     text = scenario_text("reference/vllm-vicuna-7b-v1.3-speed")
     scenario.write_text(re.sub(r"^command = .*", 'command = "serve --quick"', text, flags=re.MULTILINE))

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks.trials.suite import Trial, descendants, until
 from llmload.simulator import SimulationSettings, spawn
+from tests.suite.conftest import WriteSuite
 
 
 @dataclass
@@ -76,7 +77,7 @@ command = ["sh", "-c", "echo loading weights; sleep 987"]
 
 
 def test_a_failed_cell_is_named_with_its_reason_and_the_others_are_measured(
-    suites: Suites, write_suite: Callable[..., Path]
+    suites: Suites, write_suite: WriteSuite
 ) -> None:
     sized = '[models.one]\ncatalogue = "vicuna-7b-v1.3"\ngpus = 1\nprecision = "fp16"'
     warm = 'warmup_requests = 1\ngpu = "A100-SXM4-80GB"'
@@ -111,7 +112,7 @@ def test_a_failed_cell_is_named_with_its_reason_and_the_others_are_measured(
 
 
 def test_a_killed_suite_leaves_no_process_and_continues_with_the_cells_left(
-    write_suite: Callable[..., Path], tmp_path: Path
+    write_suite: WriteSuite, tmp_path: Path
 ) -> None:
     held = '["prompts.source=builtin", "load.users=2", "load.duration_s=3", "load.warmup_s=0.5"]'
     further = "".join(
@@ -124,9 +125,7 @@ def test_a_killed_suite_leaves_no_process_and_continues_with_the_cells_left(
     assert all(trial.checks.values()), trial.checks
 
 
-def test_an_engine_that_is_never_ready_fails_with_its_last_lines(
-    suites: Suites, write_suite: Callable[..., Path]
-) -> None:
+def test_an_engine_that_is_never_ready_fails_with_its_last_lines(suites: Suites, write_suite: WriteSuite) -> None:
     text = NEVER.replace("command", "ready_timeout_s = 1\ncommand")
 
     code, out, _ = suites.run(write_suite(further=text), "--only", "never")
@@ -138,7 +137,7 @@ def test_an_engine_that_is_never_ready_fails_with_its_last_lines(
 
 
 def test_an_engine_that_dies_before_the_first_measurement_is_started_once(
-    suites: Suites, write_suite: Callable[..., Path]
+    suites: Suites, write_suite: WriteSuite
 ) -> None:
     """One that answers, and is gone when the measurement should begin."""
     answer = (
@@ -161,7 +160,7 @@ def test_an_engine_that_dies_before_the_first_measurement_is_started_once(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
 def test_every_end_of_a_suite_ends_its_processes(
-    suites: Suites, write_suite: Callable[..., Path], number: signal.Signals
+    suites: Suites, write_suite: WriteSuite, number: signal.Signals
 ) -> None:
     process = suites.start(write_suite(further=NEVER), "--only", "never")
     assert until(lambda: "loading" in read(suites.folder / "suites/sim/logs/never/one/engine.log"))
@@ -184,7 +183,7 @@ def read(file: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
-def test_a_second_suite_in_the_same_folder_is_refused(suites: Suites, write_suite: Callable[..., Path]) -> None:
+def test_a_second_suite_in_the_same_folder_is_refused(suites: Suites, write_suite: WriteSuite) -> None:
     file = write_suite(further=NEVER)
     first = suites.start(file, "--only", "never")
     assert until(lambda: read(suites.folder / "suites/sim/logs/never/one/engine.log") != "")
@@ -195,9 +194,7 @@ def test_a_second_suite_in_the_same_folder_is_refused(suites: Suites, write_suit
     assert err == "llmload: suites/sim: another llmload suite is running in this folder; wait for it, or stop it\n"
 
 
-def test_failed_cells_are_measured_again_only_with_retry_failed(
-    suites: Suites, write_suite: Callable[..., Path]
-) -> None:
+def test_failed_cells_are_measured_again_only_with_retry_failed(suites: Suites, write_suite: WriteSuite) -> None:
     file = write_suite(further=BROKEN)
     begun = []
     for arguments in ([], [], ["--retry-failed"], ["--restart"]):
@@ -212,7 +209,7 @@ def test_failed_cells_are_measured_again_only_with_retry_failed(
     )
 
 
-def test_a_dry_run_prints_every_command_and_starts_nothing(suites: Suites, write_suite: Callable[..., Path]) -> None:
+def test_a_dry_run_prints_every_command_and_starts_nothing(suites: Suites, write_suite: WriteSuite) -> None:
     code, out, err = suites.run(write_suite(further=BROKEN), "--dry-run")
 
     assert (code, err) == (0, "")
@@ -221,7 +218,7 @@ def test_a_dry_run_prints_every_command_and_starts_nothing(suites: Suites, write
     assert not (suites.folder / "suites").exists()
 
 
-def test_a_wrong_file_starts_nothing(suites: Suites, write_suite: Callable[..., Path]) -> None:
+def test_a_wrong_file_starts_nothing(suites: Suites, write_suite: WriteSuite) -> None:
     file = write_suite(("[models.one]", "[models.one]\ngpu = 1"))
 
     code, out, err = suites.run(file)
@@ -231,7 +228,7 @@ def test_a_wrong_file_starts_nothing(suites: Suites, write_suite: Callable[..., 
     assert not (suites.folder / "suites").exists()
 
 
-def test_a_port_in_use_fails_the_cell(suites: Suites, write_suite: Callable[..., Path]) -> None:
+def test_a_port_in_use_fails_the_cell(suites: Suites, write_suite: WriteSuite) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, out, _ = suites.run(write_suite(("options", f"port = {port}\noptions")))
@@ -248,7 +245,7 @@ def test_a_port_in_use_fails_the_cell(suites: Suites, write_suite: Callable[...,
     ],
 )
 def test_an_engine_that_is_running_already_is_checked(
-    suites: Suites, write_suite: Callable[..., Path], served: str, further: str, says: str
+    suites: Suites, write_suite: WriteSuite, served: str, further: str, says: str
 ) -> None:
     with spawn(SimulationSettings(model=served)) as engine:
         options = 'options = ["--ttft-s", "0.01", "--itl-s", "0.01", "--output-tokens", "8", "--itl-load-factor", "0"]'
@@ -273,7 +270,7 @@ esac
 
 
 def test_a_container_is_started_stopped_and_its_leftovers_are_removed(
-    suites: Suites, write_suite: Callable[..., Path], tmp_path: Path
+    suites: Suites, write_suite: WriteSuite, tmp_path: Path
 ) -> None:
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
@@ -320,9 +317,7 @@ class Refusing(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_failed_warm_up_fails_the_cells_with_the_engines_message(
-    suites: Suites, write_suite: Callable[..., Path]
-) -> None:
+def test_a_failed_warm_up_fails_the_cells_with_the_engines_message(suites: Suites, write_suite: WriteSuite) -> None:
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
