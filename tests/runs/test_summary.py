@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
 
+from benchmarks.tools.generated import SCHEMAS, page_with_tables, schema_text
 from llmload.cli.main import main
 from llmload.errors import RunFolderError
 from llmload.metrics.totals import RunTotals
@@ -29,7 +30,6 @@ from llmload.record import (
 from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
 from llmload.runs.folder import RunFolder
 from llmload.runs.manifest import Manifest
-from llmload.runs.schema import FILES, SCHEMAS, page_with_tables, schema_text
 from llmload.runs.summary import Summary
 from llmload.scenario import Scenario
 from llmload.units import NS_PER_S
@@ -254,14 +254,14 @@ def test_every_verb_refuses_the_folder_of_another_llmload_in_one_line(
     assert len(ended.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_the_schemas_that_are_shipped_are_the_models(name: str) -> None:
-    """`python -m llmload.runs.schema` writes them."""
-    assert (SCHEMAS / name).read_text(encoding="utf-8") == schema_text(FILES[name])
+@pytest.mark.parametrize("file", SCHEMAS, ids=lambda file: file.name)
+def test_the_schemas_that_are_shipped_are_the_models(file: Path) -> None:
+    """`python -m benchmarks.tools.generated` writes them."""
+    assert file.read_text(encoding="utf-8") == schema_text(SCHEMAS[file])
 
 
 def test_the_pages_tables_are_the_models() -> None:
-    """`python -m llmload.runs.schema` writes them."""
+    """`python -m benchmarks.tools.generated` writes them."""
     page = (ROOT / "docs" / "summary.md").read_text(encoding="utf-8")
 
     assert page == page_with_tables(page)
