@@ -1,13 +1,40 @@
 """
-What can go wrong before a run, as a tree. What goes wrong with a request is not here: it is a record with an error.
+What can go wrong before a run, as a tree of errors, and what each exit code means.
 
-LlmloadError
-├── ConfigError        something the user wrote cannot be used: names the file, the key and the value
-│   └── DataError      prompts that were asked for cannot be had: names the source and says what to do
-├── EngineError        the engine under test cannot be reached or does not serve what was asked for
-├── RunFolderError     a run folder is missing something that the question needs
-└── NotComparableError runs that are to be compared did not measure the same thing
+What goes wrong with a request is not here: it is a record with an error.
 """
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Final
+
+# What a command's exit code says: one meaning each, for runs, suites and comparisons.
+
+
+class ExitCode(IntEnum):
+    """The exit codes of `llmload` and of Locust with llmload's users."""
+
+    GOOD = 0
+    FAILED = 1
+    """Requests failed, a gate failed, a cell was not measured, a build is worse, or a model does not fit."""
+    WRONG_USE = 2
+    """Nothing was measured: an option, a file or a run folder cannot be used."""
+    INVALID = 3
+    """Measured, but the figures cannot be trusted; the verdict says why."""
+    INCONCLUSIVE = 4
+    """A comparison that can say neither better nor worse."""
+    INTERRUPTED = 130
+    """SIGINT, as shells say it: 128 + 2."""
+
+
+MEASURED: Final = frozenset({ExitCode.GOOD, ExitCode.FAILED, ExitCode.INVALID})
+"""Exit codes of a run that came to its end, so that its folder has a summary."""
+_BY_SEVERITY: Final[tuple[int, ...]] = (ExitCode.GOOD, ExitCode.FAILED, ExitCode.INVALID, ExitCode.WRONG_USE)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Return the worst of several runs' exit codes; a code that llmload does not use is worse than all of its own."""
+    return max(codes, key=lambda code: _BY_SEVERITY.index(code) if code in _BY_SEVERITY else len(_BY_SEVERITY))
 
 
 class LlmloadError(Exception):

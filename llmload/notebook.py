@@ -12,12 +12,11 @@ import pandas as pd
 
 from llmload.metrics.requests import COLUMNS, Field, Kind, Mask, row_reader
 from llmload.prometheus.scrape import ENGINE, GPU, ScrapedFigure
-from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, RunFolder
+from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, Manifest, RunFolder
 from llmload.runs.loaded_run import MIN_SPAN_S, read_summary
-from llmload.runs.manifest import Manifest
-from llmload.runs.periods import read_periods
 from llmload.runs.requests import read_rows
 from llmload.runs.summary import Summary
+from llmload.runs.timeline import read_periods
 from llmload.units import NS_PER_S
 
 DTYPES: Final = {

@@ -2,8 +2,7 @@
 
 from locust import events
 
-from llmload.loadgen.hooks import install
-from llmload.loadgen.users import ChatUser
+from llmload.loadgen.users import ChatUser, install
 
 install(events)
 

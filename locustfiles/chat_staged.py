@@ -2,8 +2,7 @@
 
 from locust import events
 
-from llmload.loadgen.hooks import install
-from llmload.loadgen.users import ChatUser, StagedShape
+from llmload.loadgen.users import ChatUser, StagedShape, install
 
 install(events)
 

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmload.metrics.distributions import REQUEST_DISTRIBUTIONS as DISTRIBUTIONS
+from llmload.metrics.requests import REQUEST_DISTRIBUTIONS as DISTRIBUTIONS
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
 from llmload.prompts.workload import PromptPlan
 from llmload.prompts.workload import load as load_prompts
 from llmload.runs.build_summary import RunOutcome, build_summary
-from llmload.runs.manifest import Manifest
+from llmload.runs.folder import Manifest
 from llmload.runs.summary import StageSummary, Summary
 from llmload.runs.summary_parts import CapacityResult, CostSummary, EngineMetrics, GpuMetrics
 from llmload.scenario import Scenario

@@ -12,11 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "llmload"
 FLOORS = {
     "errors": 0,
-    "exit_codes": 0,
     "units": 0,
-    "formatting": 1,
-    "http_get": 1,
-    "hub": 1,
+    "fetch": 1,
     "record": 1,
     "stats": 1,
     "timerfd": 1,
@@ -43,7 +40,7 @@ DOORS = {
     "httptools": {"client", "simulator"},
     "openai": {"client"},
     "datasets": {"prompts"},
-    "huggingface_hub": {"hub"},
+    "huggingface_hub": {"fetch"},
     "pydantic": {"metrics", "scenario", "runs", "compare", "suite", "loadgen"},
     "pandas": {"notebook"},
     "prometheus_client": {"prometheus", "simulator"},

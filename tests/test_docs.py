@@ -14,7 +14,7 @@ import click
 import pytest
 
 from llmload.cli.main import main
-from llmload.loadgen.command import free_port
+from llmload.scenario.reading import free_port
 from llmload.simulator import SimulationSettings, SpawnedEngine, spawn
 
 ROOT = Path(__file__).parents[1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmload.formatting import (
+from llmload.units import (
     UNKNOWN,
     amount,
     bold,

@@ -10,7 +10,7 @@ from urllib.error import HTTPError, URLError
 
 import pytest
 
-from llmload.http_get import AnswerTooLongError, http_get
+from llmload.fetch import AnswerTooLongError, http_get
 
 KEY = {"Authorization": "Bearer key"}
 

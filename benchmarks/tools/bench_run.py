@@ -13,7 +13,7 @@ from benchmarks.tools.pinned import Usage, last_lines, run_pinned
 from benchmarks.tools.truth_engine.engine import TruthEngine
 from benchmarks.tools.truth_engine.log import TruthLog
 from benchmarks.tools.work import Work
-from llmload.exit_codes import ExitCode
+from llmload.errors import ExitCode
 
 PATIENCE: Final = 8.0
 """How many times the ideal length a run may take."""

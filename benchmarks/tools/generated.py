@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from benchmarks import ROOT
 from llmload.loadgen.live import LivePoints, LiveState
 from llmload.loadgen.messages import Abort, BeginStage, Drain, Drained, Exhausted, Step, Totals, WorkerPlan
-from llmload.runs.manifest import Manifest
+from llmload.runs.folder import Manifest
 from llmload.runs.summary import Figures, Summary
 from llmload.runs.summary_parts import Distribution
 from llmload.scenario.sections import Table

@@ -17,8 +17,7 @@ from llmload.prompts.workload import PromptPlan, Workload
 from llmload.prompts.workload import load as load_prompts
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, StampSource, TokenSource, Window
 from llmload.runs.build_summary import RunOutcome, build_summary
-from llmload.runs.folder import MANIFEST, SUMMARY, RunFolder
-from llmload.runs.manifest import Manifest
+from llmload.runs.folder import MANIFEST, SUMMARY, Manifest, RunFolder
 from llmload.runs.requests import RequestLog
 from llmload.scenario import Scenario
 from llmload.simulator import SimulationSettings

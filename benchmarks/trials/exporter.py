@@ -21,11 +21,11 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 
-from llmload.loadgen.command import free_port
-from llmload.metrics.distributions import WITH_EXEMPLARS
+from llmload.metrics.requests import WITH_EXEMPLARS
 from llmload.metrics.totals import RunTotals
+from llmload.prometheus.export import wsgi_app
 from llmload.prometheus.families import HISTOGRAMS, Snapshot
-from llmload.prometheus.server import wsgi_app
+from llmload.scenario.reading import free_port
 from llmload.simulator import SimulationSettings, spawn
 from llmload.stats.histogram import Exemplar, Histogram
 

@@ -17,8 +17,7 @@ import click
 import httptools
 
 from benchmarks import ROOT
-from llmload.client.answer import StreamState
-from llmload.client.api import ChatStream, TgiStream
+from llmload.client.api import ChatStream, StreamState, TgiStream
 from llmload.client.http_response import Response
 from llmload.client.settings import FOREVER_NS
 from llmload.client.sse import Decoder, EventDecoder

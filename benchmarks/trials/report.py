@@ -21,8 +21,7 @@ import orjson
 
 from llmload.prompts.workload import PromptPlan
 from llmload.prompts.workload import load as load_prompts
-from llmload.runs.folder import MANIFEST, RunFolder
-from llmload.runs.manifest import Manifest, RunTimes
+from llmload.runs.folder import MANIFEST, Manifest, RunFolder, RunTimes
 from llmload.scenario import Scenario
 
 REQUESTS: Final = 1_000_000

@@ -29,7 +29,7 @@ from benchmarks.tools.pinned import adopt_orphans
 from benchmarks.tools.requirements import Requirement, at_most, requirements_table
 from benchmarks.tools.work import Work
 from benchmarks.trials.exporter import OPEN_METRICS, served_scrape_ms
-from llmload.loadgen.command import free_port
+from llmload.scenario.reading import free_port
 
 MOST_ITL_CHANGE: Final = 0.01
 MOST_CPU_SHARE: Final = 0.01

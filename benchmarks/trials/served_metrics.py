@@ -7,7 +7,7 @@ monkey.patch_all()  # as Locust does, before anything else is imported
 import threading  # noqa: E402
 
 from benchmarks.trials.exporter import busy_snapshot  # noqa: E402
-from llmload.prometheus.server import MetricsServer, wsgi_app  # noqa: E402
+from llmload.prometheus.export import MetricsServer, wsgi_app  # noqa: E402
 
 
 def main() -> None:

@@ -14,9 +14,8 @@ import click
 from benchmarks import ROOT
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.engine_log import Comparison, compare, read_engine
-from llmload.sizing.engine_memory import engine_for
+from llmload.sizing.engine_memory import engine_for, find_gpu
 from llmload.sizing.fit import Deployment, fit
-from llmload.sizing.gpus import find_gpu
 from llmload.sizing.text import comparison_text
 from llmload.sizing.weights import Parallelism
 

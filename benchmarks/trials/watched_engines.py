@@ -19,7 +19,7 @@ from typing import Any, Final
 import click
 
 from benchmarks import ROOT
-from llmload.loadgen.command import free_port
+from llmload.scenario.reading import free_port
 
 ENGINES: Final = {"vllm": "vllm", "llamacpp": "llama.cpp", "transformers": "transformers"}
 """Each by the name that a scenario has for it."""

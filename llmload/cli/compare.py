@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from llmload.exit_codes import ExitCode
+from llmload.errors import ExitCode
 
 EXIT_CODES: Final = {
     "PASS": ExitCode.GOOD,
@@ -70,8 +70,7 @@ def compare(
       llmload compare runs/base runs/candidate --junit compare.xml --markdown compare.md
     """
     from llmload.compare.comparison import compare as compare_samples
-    from llmload.compare.folders import check_comparable, read_run, same_prompts
-    from llmload.compare.settings import read_comparison_request
+    from llmload.compare.runs import check_comparable, read_comparison_request, read_run, same_prompts
     from llmload.runs.folder import runs_in
 
     base, candidate = ([read_run(run) for path in side for run in runs_in(path)] for side in _sides(folders))
@@ -116,9 +115,8 @@ def _show(
     markdown: Path | None,
 ) -> None:
     from llmload.compare import text as tables
-    from llmload.report.checks import write_junit
     from llmload.report.markdown import write_page
-    from llmload.report.terminal import console
+    from llmload.report.terminal import console, write_junit
 
     if as_json:
         import orjson

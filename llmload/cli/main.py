@@ -6,11 +6,10 @@ from typing import Any, Final
 
 import click
 
-from llmload.errors import LlmloadError
-from llmload.exit_codes import ExitCode
+from llmload.errors import ExitCode, LlmloadError
 
 VERBS: Final = {
-    "demo": ("llmload.cli.demo:demo", "Try llmload on a simulated engine: speed, throughput, sizing."),
+    "demo": ("llmload.cli.engine:demo", "Try llmload on a simulated engine: speed, throughput, sizing."),
     "run": ("llmload.cli.run:run", "Run a scenario against an engine, through Locust."),
     "report": ("llmload.cli.report:report", "Show finished runs, or tables of several."),
     "compare": ("llmload.cli.compare:compare", "Compare the runs of two builds, metric by metric."),

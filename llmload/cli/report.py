@@ -126,7 +126,7 @@ def report(
 
 
 def _write_junit(file: Path, runs: list[RunFolder]) -> None:
-    from llmload.report.checks import run_checks, write_junit
+    from llmload.report.terminal import run_checks, write_junit
 
     summaries = [run.summary() for run in runs]
     write_junit(file, [(summary.run_id, run_checks(summary)) for summary in summaries])
@@ -140,11 +140,11 @@ def _write_files(runs: list[RunFolder], html: str | None, csv_file: Path | None,
 
         writers.append((_page(runs, html), write_html))
     if csv_file is not None:
-        from llmload.runs.export import write_csv
+        from llmload.runs.requests import write_csv
 
         writers.append((csv_file, write_csv))
     if parquet is not None:
-        from llmload.runs.export import write_parquet
+        from llmload.runs.requests import write_parquet
 
         writers.append((parquet, write_parquet))
     for file, write in writers:
@@ -196,7 +196,7 @@ def _print_markdown(runs: list[RunFolder]) -> None:
 
 
 def _print_reference_tables(runs: list[RunFolder]) -> None:
-    from llmload.report import reference_tables as tables
+    from llmload.report import markdown as tables
 
     click.echo(tables.reference_tables([tables.read_figure(run) for run in runs]), nl=False)
 

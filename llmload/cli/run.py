@@ -11,10 +11,10 @@ from types import FrameType
 
 import click
 
-from llmload.exit_codes import ExitCode, worst
-from llmload.loadgen.command import locust_arguments
+from llmload.cli.scenarios import scenario_file
+from llmload.errors import ExitCode, worst
 from llmload.runs.summary import Summary
-from llmload.suite.cells import scenario_file
+from llmload.scenario.reading import locust_arguments
 
 
 class _Runs:
@@ -97,10 +97,16 @@ def _show(
     *,
     as_json: bool,
 ) -> None:
-    from llmload.report.checks import run_checks, write_junit
     from llmload.report.markdown import job_summary, write_page
-    from llmload.report.repeated import REPEAT, repeat_markdown, repeat_report, repeated
-    from llmload.report.terminal import console
+    from llmload.report.terminal import (
+        REPEAT,
+        console,
+        repeat_markdown,
+        repeat_report,
+        repeated,
+        run_checks,
+        write_junit,
+    )
     from llmload.runs.folder import RunFolder
 
     content = repeated(asked, [folder.name for folder in folders], summaries)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmload.exit_codes import ExitCode
-from llmload.scenario.shipped import find_suite
+from llmload.errors import ExitCode
+from llmload.scenario.reading import find_suite
 
 if TYPE_CHECKING:
     from llmload.suite.plan import SuitePlan

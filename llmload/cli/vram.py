@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from llmload.exit_codes import ExitCode
+from llmload.errors import ExitCode
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, units in the keys.")
 _hub = click.option("--hub", is_flag=True, help="Read a config that is not in the catalogue from the Hugging Face hub.")
@@ -167,9 +167,9 @@ def fit(model: str, gpu: str, hub: bool, as_json: bool, **asked: Any) -> None:
       llmload vram fit gpt-oss-20b --gpu RTX-4090 --engine-version 0.19 --context 32768 --json
     """
     from llmload.sizing.catalogue import load_model
+    from llmload.sizing.engine_memory import find_gpu
     from llmload.sizing.fit import DeploymentRequest, plan_deployment
     from llmload.sizing.fit import fit as fit_deployment
-    from llmload.sizing.gpus import find_gpu
     from llmload.sizing.text import fit_json, fit_text
 
     request = DeploymentRequest(model=load_model(model, hub=hub), gpu=find_gpu(gpu), **asked)
@@ -220,7 +220,7 @@ def bound(model: str | None, gpu: str | None, hub: bool, as_json: bool, **asked:
     from dataclasses import asdict
 
     from llmload.sizing.catalogue import load_model
-    from llmload.sizing.gpus import find_gpu
+    from llmload.sizing.engine_memory import find_gpu
     from llmload.sizing.speed import BoundRequest, reference_speed_rows, speed_bounds
     from llmload.sizing.text import bound_json, bound_text, reference_speed_markdown
 
@@ -259,7 +259,7 @@ def check_log(
 
     from llmload.sizing.catalogue import load_served
     from llmload.sizing.engine_log import compare, read_engine
-    from llmload.sizing.gpus import find_gpu
+    from llmload.sizing.engine_memory import find_gpu
     from llmload.sizing.text import comparison_text
 
     facts = read_engine(file.read_text(encoding="utf-8", errors="replace"))
@@ -286,7 +286,7 @@ def list_gpus(local: bool, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from llmload.sizing.gpus import gpus, local_gpus
+    from llmload.sizing.engine_memory import gpus, local_gpus
     from llmload.sizing.text import gpus_text, local_gpus_text
 
     if local:

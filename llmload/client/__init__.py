@@ -33,7 +33,7 @@ def make_client(settings: ClientSettings, kind: ClientKind = "wire") -> ChatClie
     It does not connect yet. Raises `ConfigError` for settings that this kind does not support.
     """
     if kind == "wire":
-        from llmload.client.wire import WireClient
+        from llmload.client.client import WireClient
 
         return WireClient(settings)
     from llmload.client.sdk import SdkClient  # the SDK is slow to import

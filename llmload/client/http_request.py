@@ -9,7 +9,7 @@ from typing import Final
 import httptools
 from gevent.hub import Waiter
 
-from llmload.client.answer import StreamState
+from llmload.client.api import StreamState
 from llmload.client.connection import Connection, Received
 from llmload.client.errors import request_error
 from llmload.client.http_response import Response

@@ -12,8 +12,7 @@ import gevent
 import httpx2
 import openai
 
-from llmload.client.answer import StreamState
-from llmload.client.api import ChatApi
+from llmload.client.api import ChatApi, StreamState
 from llmload.client.client import Attempt, ChatClient, RequestInfo, Send
 from llmload.client.errors import AttemptError, error_in_object, from_connect_error, from_status, request_error
 from llmload.client.settings import ClientSettings, TimeLimits, checked_headers, tls_context

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Final
 
-from llmload.client.answer import StreamState
+from llmload.client.api import StreamState
 from llmload.client.errors import from_status, request_error
 from llmload.client.http_response import Response
 from llmload.record import ErrorType

@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from llmload.compare.comparison import Comparison, Finding, Outcome
-from llmload.compare.folders import FinishedRun
-from llmload.formatting import UNKNOWN, bold, escaped, markdown_table, milliseconds, percent
-from llmload.report.checks import Check, Judgement
+from llmload.compare.runs import FinishedRun
+from llmload.report.terminal import Check, Judgement
+from llmload.units import UNKNOWN, bold, escaped, markdown_table, milliseconds, percent
 
 STYLES: Final = {
     Outcome.PASS: "bold green",

@@ -9,11 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llmload.definitions.guidellm import guidellm
-from llmload.definitions.per_request import aiperf, genai_bench
+from llmload.definitions.per_request import aiperf, genai_bench, guidellm
 from llmload.definitions.sample import Figure, Sample, Section
 from llmload.definitions.serving import sglang, vllm
-from llmload.formatting import UNKNOWN, number
+from llmload.units import UNKNOWN, number
 
 # The tools by name, each with the release its definitions were read from and how they differ from llmload's.
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmload.client.engine_info import EngineInfo
-from llmload.exit_codes import ExitCode
+from llmload.client.settings import EngineInfo
+from llmload.errors import ExitCode
 from llmload.loadgen.capacity_driver import search_of
 from llmload.loadgen.phases import PhaseTimeline, Span, timeline_of
 from llmload.metrics.totals import RunTotals
@@ -15,11 +15,9 @@ from llmload.metrics.validity import Level, Reason, Verdict, health, judge
 from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.workload import Workload
 from llmload.record import Window
-from llmload.report.checks import failed
-from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
-from llmload.runs.folder import MANIFEST, SUMMARY, RunFolder, new_run_id
-from llmload.runs.manifest import Manifest, RunTimes, StageTimes
-from llmload.runs.plausibility import memory_estimate
+from llmload.report.terminal import failed
+from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary, memory_estimate
+from llmload.runs.folder import MANIFEST, SUMMARY, Manifest, RunFolder, RunTimes, StageTimes, new_run_id
 from llmload.runs.summary import Summary
 from llmload.scenario import Scenario
 from llmload.units import NS_PER_S

@@ -7,14 +7,13 @@ from typing import Any, Final, Literal, Protocol
 import gevent
 from pydantic import BaseModel, ConfigDict
 
-from llmload.formatting import UNKNOWN, milliseconds, number
 from llmload.loadgen.phases import PhaseTimeline, Span
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
 from llmload.report.terminal import LATENCIES
 from llmload.scenario import Scenario
 from llmload.stats.histogram import Histogram
-from llmload.units import S_PER_MIN
+from llmload.units import S_PER_MIN, UNKNOWN, milliseconds, number
 
 SAMPLE_S: Final = 1.0
 RECENT_S: Final = 10.0

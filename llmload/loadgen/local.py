@@ -1,17 +1,256 @@
-"""A run in one process: the local node coordinates it and sends its requests."""
+"""What a coordinating node does, alone or as the master of workers; and the node of a run in one process."""
 
 from locust.env import Environment
 
+import logging
+from abc import abstractmethod
+from typing import Final
+
 import gevent
 
-from llmload.loadgen.coordinating import CoordinatingNode
+from llmload.errors import EngineError
+from llmload.loadgen import terminal
+from llmload.loadgen import terminal as results
 from llmload.loadgen.coordinator import RunCoordinator
-from llmload.loadgen.locust_compat import Runner
-from llmload.loadgen.node import SendingNode
+from llmload.loadgen.live import LiveView
+from llmload.loadgen.locust_compat import PER_CENT, Runner, shape_kind, silence_tables
+from llmload.loadgen.metrics_server import MetricsEndpoint
+from llmload.loadgen.node import Node, SendingNode, exit_on_wrong_use, node_of
+from llmload.loadgen.open_loop import target_rate
 from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import Session, WorkerShard
 from llmload.metrics.totals import RunTotals
+from llmload.scenario import Scenario
+from llmload.stats.histogram import Histogram
+
+# What a node that coordinates a run does, be it alone or the master of workers.
+
+SUPERVISE_S: Final = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class CoordinatingNode(Node):
+    """
+    A node with a run folder, a verdict, a live view and an exit code; a search drives its load through it.
+
+    It checks the scenario, the engine and its own options as it is made; ConfigError or EngineError if they are wrong.
+    """
+
+    def __init__(self, environment: Environment, preparation: Preparation) -> None:
+        super().__init__(environment, preparation)
+        self.coordinator: RunCoordinator | None = None
+        """Of the current or last run; None before the first."""
+        self.live: LiveView | None = None
+        scenario = self.scenario
+        scenario.load.check_shape(shape_kind(environment))
+        terminal.interval_s(self.options.progress)
+        self._meet_engine(scenario)
+        self.metrics = MetricsEndpoint(self, scenario)
+        self.metrics.serve(self.options.metrics_host, self.options.metrics_port)
+        environment.events.quit.add_listener(self._on_quit)
+
+    def _meet_engine(self, scenario: Scenario) -> None:
+        try:
+            self.preparation.meet_engine(scenario)
+        except EngineError as error:
+            if self.headless:
+                raise
+            logger.warning("%s", error)  # with the web UI, the engine may be started later
+
+    # What the run has come to so far, over all processes that have reported
+
+    @abstractmethod
+    def totals(self) -> RunTotals:
+        """Return the totals of the run."""
+
+    @abstractmethod
+    def stages(self) -> dict[str, RunTotals]:
+        """Return the totals of each stage or step."""
+
+    @abstractmethod
+    def step_totals(self, name: str) -> RunTotals:
+        """Return the totals of one stage or step."""
+
+    @abstractmethod
+    def counts(self) -> tuple[int, int]:
+        """Return how many requests have ended, and how many are in flight."""
+
+    def loop_lag(self) -> Histogram:
+        """Return how late the event loops of all processes ran, in seconds."""
+        return self.totals().distributions["event_loop_lag_s"]
+
+    def users(self) -> int:
+        """Return how many users run."""
+        return self.runner.user_count
+
+    def busy_users(self) -> int:
+        """Return how many users run and do not rest: in a search, at most those of the step."""
+        search = None if self.coordinator is None else self.coordinator.search
+        return self.users() if search is None else min(self.users(), search.asked_users)
+
+    # Processes: users at work, and their CPU
+
+    @abstractmethod
+    def process_cpu_usage(self) -> dict[str, float]:
+        """Return the CPU use of each process, by its name in the metrics, in per cent of one core."""
+
+    @property
+    @abstractmethod
+    def sender_count(self) -> int:
+        """How many processes send."""
+
+    @abstractmethod
+    def sender_cpu_usage(self) -> float:
+        """Return the CPU use of the busiest process that sends, in per cent of one core."""
+
+    def worker_states(self) -> list[str]:
+        """Return Locust's state of each worker; empty if this process sends itself."""
+        return []
+
+    # Start
+
+    @abstractmethod
+    def _senders(self) -> set[str]:
+        """Return the ids of the workers that take part in a run that starts now; empty if this process sends itself."""
+
+    @abstractmethod
+    def _start_senders(self, coordinator: RunCoordinator, workers: set[str]) -> None:
+        """Let every process that sends begin the coordinator's run."""
+
+    def _start(self) -> None:
+        self.options.num_users = self.runner.target_user_count or None
+        scenario, file = self.scenario, self.preparation.file
+        workers = self._senders()
+        scenario.load.check_workers(len(workers))
+        self.coordinator = coordinator = RunCoordinator(
+            scenario=scenario,
+            scenario_file=file,
+            workload=self.preparation.workload(scenario, file.parent),
+            deployment=self.preparation.deployment,
+            workers=len(workers) or 1,
+        )
+        coordinator.open_folder()
+        coordinator.engine_scraper.sample()
+        self.spawn(coordinator.engine_scraper.watch)
+        self._start_senders(coordinator, workers)
+        if coordinator.search is not None:
+            self.spawn(coordinator.search.run, self)
+        self.live = LiveView(coordinator, self, target_rate(scenario.load, coordinator.timeline, self._rate_in_form))
+        self.spawn(self.live.watch)
+        self.spawn(self._supervise)
+        if self.headless:
+            self.spawn(terminal.show, coordinator, self.live, self, self.options.progress)
+
+    def _cancel_start(self) -> None:
+        self.coordinator = None
+
+    def _rate_in_form(self) -> str:
+        return str(self.options.rate)
+
+    def _supervise(self) -> None:
+        """Look after the processes that send once a second, until killed; nothing else happens in this greenlet."""
+        while True:
+            gevent.sleep(SUPERVISE_S)
+            self._check_processes()
+
+    def _check_processes(self) -> None:
+        """Note how busy the busiest process is."""
+        coordinator, usage = self.coordinator, self.sender_cpu_usage()
+        if coordinator is not None and usage and coordinator.stage not in {"warm-up", "draining", "ended"}:
+            coordinator.conditions.note_cpu(usage / PER_CENT)
+
+    # Stages of a staged load, and steps of a search
+
+    @abstractmethod
+    def _send_stage(self, coordinator: RunCoordinator, index: int) -> None:
+        """Let every process that sends begin a stage."""
+
+    @abstractmethod
+    def _send_step(self, coordinator: RunCoordinator, command: StepCommand) -> None:
+        """Let every process that sends follow a command of the search."""
+
+    def begin_stage(self, index: int) -> None:
+        """Begin a stage of a staged load in every process, if it has not begun."""
+        coordinator = self.coordinator
+        timeline = None if coordinator is None else coordinator.timeline
+        if coordinator is not None and timeline is not None and index > timeline.index:
+            timeline.begin(index)
+            coordinator.note_times()
+            self._send_stage(coordinator, index)
+
+    def command_step(self, command: StepCommand) -> None:
+        """Let every process follow a command of the search."""
+        coordinator = self.coordinator
+        if coordinator is not None and coordinator.timeline is not None:
+            coordinator.timeline.apply(command)
+            coordinator.note_times()
+            self._send_step(coordinator, command)
+
+    def _on_spawning_complete(self, **_: object) -> None:
+        coordinator = self.coordinator
+        if coordinator is None:
+            return
+        if coordinator.span.window.start_ns is not None:
+            coordinator.conditions.users_changed = True  # the load was edited inside the window
+            return
+        coordinator.span.open()
+        self._restart_first_stage(coordinator)
+        coordinator.note_times()
+
+    def _restart_first_stage(self, coordinator: RunCoordinator) -> None:
+        """Begin the first stage everywhere once its users run, so that all processes measure the same part of it."""
+        timeline = coordinator.timeline
+        if timeline is not None and timeline.begun_by_master and timeline.index == 0:
+            timeline.restart_first()
+            self._send_stage(coordinator, 0)
+
+    # End
+
+    @abstractmethod
+    def _settle(self) -> None:
+        """Count what is known of processes that could not report."""
+
+    def _on_test_stopping(self, **_: object) -> None:
+        if self.coordinator is not None:
+            self.coordinator.span.close()
+            if self.coordinator.timeline is not None:
+                self.coordinator.timeline.end()
+
+    def _stop(self) -> None:
+        coordinator = self.coordinator
+        if coordinator is not None and coordinator.summary is None:
+            self._settle()
+            coordinator.engine_scraper.sample()
+            coordinator.finish(self.totals(), self.stages())
+            if not self.headless:
+                results.show_summary(coordinator, "table")
+                gevent.spawn(results.show_report, coordinator, "table")
+
+    def _on_quitting(self, **further: object) -> None:
+        super()._on_quitting(**further)
+        if self.coordinator is not None:
+            self.environment.process_exit_code = self.coordinator.exit_code
+            if self.headless:
+                silence_tables()
+
+    def _on_quit(self, **_: object) -> None:
+        coordinator, options = self.coordinator, self.options
+        if coordinator is not None and self.headless:
+            results.show_summary(coordinator, options.summary)
+            results.show_report(coordinator, options.summary)
+            with exit_on_wrong_use():
+                results.write_for_ci(coordinator, options.junit, options.markdown)
+            self.metrics.linger(options.llmload_linger)
+
+
+def coordinating_node(environment: Environment) -> CoordinatingNode:
+    """Return the node of a process that coordinates."""
+    node = node_of(environment)
+    if not isinstance(node, CoordinatingNode):
+        raise TypeError(f"shapes run where a run is coordinated, not on a {type(node).__name__}")
+    return node
 
 
 class LocalNode(CoordinatingNode, SendingNode):

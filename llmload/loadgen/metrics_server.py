@@ -13,8 +13,8 @@ from llmload.loadgen import locust_compat
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.locust_compat import PER_CENT, Runner
 from llmload.metrics.totals import RunTotals
+from llmload.prometheus.export import PATH, MetricsServer, wsgi_app
 from llmload.prometheus.families import Snapshot
-from llmload.prometheus.server import PATH, MetricsServer, wsgi_app
 from llmload.scenario import Scenario
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,7 @@ from weakref import WeakKeyDictionary
 import gevent
 from gevent import Greenlet
 
-from llmload.errors import LlmloadError
-from llmload.exit_codes import ExitCode
+from llmload.errors import ExitCode, LlmloadError
 from llmload.loadgen.locust_compat import Interrupts, Runner, has_a_run, log_rows
 from llmload.loadgen.open_loop import open_schedule
 from llmload.loadgen.preparation import Preparation, open_session
@@ -218,7 +217,7 @@ def node_of(environment: Environment) -> Node:
     try:
         return _NODES[environment]
     except KeyError:
-        raise RuntimeError("a locustfile must call llmload.loadgen.hooks.install(locust.events)") from None
+        raise RuntimeError("a locustfile must call llmload.loadgen.users.install(locust.events)") from None
 
 
 def sending_node(environment: Environment) -> SendingNode:

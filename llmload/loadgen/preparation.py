@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Final
 
 from llmload.client import make_client
-from llmload.client.engine_info import EngineInfo, ask_engine
-from llmload.client.settings import ClientSettings, Timeouts
+from llmload.client.settings import ClientSettings, EngineInfo, Timeouts, ask_engine
 from llmload.errors import ConfigError, EngineError
 from llmload.loadgen import options
 from llmload.loadgen.session import Session, WorkerShard
-from llmload.prompts.queue import Salts
-from llmload.prompts.workload import Workload
+from llmload.prompts.workload import Salts, Workload
 from llmload.prompts.workload import load as load_prompts
+from llmload.runs.build_summary import memory_warning
 from llmload.runs.folder import RunFolder
-from llmload.runs.plausibility import memory_warning
 from llmload.runs.requests import RequestLog
 from llmload.scenario import Scenario
 

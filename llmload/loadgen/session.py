@@ -20,7 +20,7 @@ from llmload.client.client import ChatClient
 from llmload.loadgen.phases import Span, StepCommand, timeline_of
 from llmload.metrics.totals import RunTotals
 from llmload.prompts.conversation import Conversation, Prompt
-from llmload.prompts.queue import PromptQueue, Salts
+from llmload.prompts.workload import PromptQueue, Salts
 from llmload.record import ErrorType, Outcome, RequestRecord
 from llmload.runs.requests import RequestLog
 from llmload.scenario import Scenario

@@ -10,10 +10,23 @@ import msgpack
 
 from llmload.loadgen.capacity_driver import REPORT_S
 from llmload.loadgen.locust_compat import Worker, shrink_report
-from llmload.loadgen.messages import Abort, BeginStage, Drain, Exhausted, Message, Step, WorkerPlan, listen, send
+from llmload.loadgen.messages import (
+    KEY,
+    REPORT_BYTES,
+    Abort,
+    BeginStage,
+    Drain,
+    Exhausted,
+    Message,
+    Reports,
+    Step,
+    WorkerPlan,
+    last_report,
+    listen,
+    send,
+)
 from llmload.loadgen.node import SendingNode
 from llmload.loadgen.preparation import Preparation
-from llmload.loadgen.reports import KEY, REPORT_BYTES, Reports, last_report
 from llmload.loadgen.session import Session, WorkerShard
 
 LEAVE_GRACE_S: Final = 10.0

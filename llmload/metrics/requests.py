@@ -16,7 +16,6 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from llmload.formatting import Markdown, code, markdown_table
 from llmload.record import (
     NO_CHUNKS,
     ErrorType,
@@ -27,7 +26,34 @@ from llmload.record import (
     TokenSource,
     stamps_of,
 )
-from llmload.units import NS_PER_S
+from llmload.units import NS_PER_S, Markdown, code, markdown_table
+
+# The distributions over requests by name, and the quantiles that are shown of them.
+
+FIELD_OF: Final[Mapping[str, str | None]] = {
+    "ttft_s": "ttft_s",
+    "tpot_s": "tpot_s",
+    "itl_s": None,  # a value a gap between chunks
+    "e2e_s": "e2e_s",
+    "ttft_from_schedule_s": "ttft_from_schedule_s",
+    "e2e_from_schedule_s": "e2e_from_schedule_s",
+    "schedule_lag_s": "schedule_lag_s",
+    "request_output_tokens_per_s": "output_tokens_per_s",
+    "request_prompt_tokens": "prompt_tokens",
+    "request_output_tokens": "output_tokens",
+}
+"""Each distribution over requests, and the field of a request that it is of."""
+REQUEST_DISTRIBUTIONS: Final = tuple(FIELD_OF)
+DISTRIBUTIONS: Final = (*REQUEST_DISTRIBUTIONS, "event_loop_lag_s")
+LATENCIES: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
+"""The distributions that are watched while a run sends."""
+WITH_FAILURES: Final = ("ttft_s", "e2e_s")
+"""The distributions in which a failed request counts as infinite."""
+WITH_EXEMPLARS: Final = ("ttft_s", "e2e_s")
+QUANTILES: Final = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+LIVE_QUANTILES: Final = {name: QUANTILES[name] for name in ("p50", "p95", "p99")}
+"""The quantiles that are shown while a run sends."""
+
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

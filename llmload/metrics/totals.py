@@ -16,8 +16,17 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from llmload.metrics.distributions import DISTRIBUTIONS, FIELD_OF, LATENCIES, WITH_EXEMPLARS, WITH_FAILURES
-from llmload.metrics.requests import Floats, Mask, RequestTable, compiled
+from llmload.metrics.requests import (
+    DISTRIBUTIONS,
+    FIELD_OF,
+    LATENCIES,
+    WITH_EXEMPLARS,
+    WITH_FAILURES,
+    Floats,
+    Mask,
+    RequestTable,
+    compiled,
+)
 from llmload.record import Outcome, RequestRecord, Slo, Window
 from llmload.stats.histogram import Exemplar, Histogram, slowest
 from llmload.units import NS_PER_S

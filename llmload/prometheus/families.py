@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from llmload.formatting import code, markdown_table
-from llmload.metrics.distributions import LIVE_QUANTILES
+from llmload.metrics.requests import LIVE_QUANTILES
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level
 from llmload.record import ErrorType, Outcome, Slo
 from llmload.stats.histogram import bucket_bounds
+from llmload.units import code, markdown_table
 
 COMMON_LABELS: Final = ("engine", "model", "scenario")
 INFO_LABELS: Final = ["run_id", "scenario", "engine", "engine_version", "model", "gpus", "tensor_parallel", "precision"]

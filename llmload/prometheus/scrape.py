@@ -14,7 +14,7 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmload.errors import ConfigError
-from llmload.http_get import http_get, ssl_context
+from llmload.fetch import http_get, ssl_context
 from llmload.metrics.totals import RunTotals
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS
 from llmload.runs.summary_parts import EngineMetrics, GpuMetrics

@@ -20,7 +20,7 @@ from typing import Final
 import orjson
 
 from llmload.errors import ConfigError, DataError
-from llmload.hub import fetch
+from llmload.fetch import fetch
 from llmload.prompts.conversation import Dialogue
 from llmload.prompts.formats import Skipped, describe_read_error, read_dialogues
 

@@ -1,14 +1,235 @@
-"""The workload of a run: the plan that a scenario states, and the conversations that it gives."""
+"""The workload of a run: which conversations, which one a worker sends next, with which salt, and when."""
 
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from random import Random
+from typing import Any, Final, Literal
 
 from llmload.errors import DataError
-from llmload.prompts.conversation import Conversation, Dialogue, Prompt
-from llmload.prompts.queue import PromptQueue, draw
+from llmload.prompts.conversation import (
+    CHAIN_OF_THOUGHT,
+    Conversation,
+    Dialogue,
+    ExamplePool,
+    Prompt,
+    Techniques,
+    apply,
+)
 from llmload.prompts.sources import PromptSet, load_prompt_set
-from llmload.prompts.techniques import CHAIN_OF_THOUGHT, ExamplePool, Techniques, apply
+
+# When requests of an open loop are due: drawn arrival processes, and arrival times from a trace file.
+#
+# A process is drawn in units of its mean gap, so that its rate can change during a run: the next request is due when
+# the integral of the rate over time has grown by the next gap (time rescaling; Cinlar, Introduction to Stochastic
+# Processes, 1975, 4.7). Each worker draws its own arrivals of the whole process, with no coordination.
+
+Kind = Literal["constant", "poisson", "gamma"]
+
+
+def unit_gaps(kind: Kind, *, cv: float, seed: int, worker_index: int, worker_count: int) -> Iterator[float]:
+    """
+    Yield one worker's gaps without end, in mean gaps of the whole process.
+
+    `constant`: worker i of n takes every n-th arrival, beginning with the i-th. `poisson` and `gamma` (gaps with
+    coefficient of variation `cv`; below 1 steadier, above 1 burstier than Poisson): every worker draws the same whole
+    process, and each arrival goes to a worker at random, so that workers that start some milliseconds apart still
+    add up to it.
+    """
+    if kind == "constant":
+        yield float(worker_index)
+        while True:
+            yield float(worker_count)
+    draw = _gap(kind, cv, Random(f"arrivals {seed}"))  # noqa: S311 - repeatable, not secret
+    owner = Random(f"owner {seed}")  # noqa: S311 - the same
+    gap = 0.0
+    while True:
+        gap += draw()
+        if owner.randrange(worker_count) == worker_index:
+            yield gap
+            gap = 0.0
+
+
+def _gap(kind: Kind, cv: float, random: Random) -> Callable[[], float]:
+    if kind == "poisson" or cv == 1.0:
+        return lambda: random.expovariate(1.0)
+    shape = 1.0 / cv**2
+    return lambda: random.gammavariate(shape, 1.0 / shape)
+
+
+def trace_of_worker(times_s: tuple[float, ...], *, worker_index: int, worker_count: int) -> Iterator[tuple[int, float]]:
+    """Yield index and time of the arrivals of worker i of n: i, i + n, i + 2n ..."""
+    yield from zip(count(worker_index, worker_count), times_s[worker_index::worker_count], strict=False)
+
+
+def read_trace(source: str, column: str, base_dir: Path) -> tuple[float, ...]:
+    """
+    Return the trace's times in seconds since its first, in order.
+
+    A value is a number of seconds or an ISO date and time; DataError names file, line and value of another. A relative
+    source is looked for in `base_dir`, then in the working directory.
+    """
+    file = next((path for path in (base_dir / source, Path(source)) if path.is_file()), None)
+    if file is None:
+        raise DataError(f"load.trace: {source}: no such file")
+    times = [_seconds(value, file, line) for line, value in _values(file, column)]
+    if not times:
+        raise DataError(f"load.trace: {file}: has no arrivals")
+    first = min(times)
+    return tuple(sorted(time - first for time in times))
+
+
+def _values(file: Path, column: str) -> Iterator[tuple[int, object]]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        for line, row in _csv_rows(lines) if file.suffix == ".csv" else _json_rows(file, lines):
+            if column not in row:
+                raise DataError(f"load.trace: {file}, line {line}: has no {column!r} but {', '.join(row)}")
+            yield line, row[column]
+
+
+def _csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, object]]]:
+    yield from ((line, dict(row)) for line, row in enumerate(csv.DictReader(lines), start=2))
+
+
+def _json_rows(file: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, object]]]:
+    for line, text in enumerate(lines, start=1):
+        try:
+            row = json.loads(text)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise DataError(f"load.trace: {file}, line {line}: is not a JSON object: {text[:60].strip()!r}")
+        yield line, row
+
+
+def _seconds(value: object, file: Path, line: int) -> float:
+    try:
+        seconds = float(value)  # type: ignore[arg-type]  # not a number: a date or an error
+    except (TypeError, ValueError):
+        try:
+            return datetime.fromisoformat(str(value)).timestamp()
+        except ValueError:
+            pass
+    else:
+        if math.isfinite(seconds):
+            return seconds
+    raise DataError(f"load.trace: {file}, line {line}: {value!r} is neither seconds nor a date and time")
+
+
+# Which conversation a worker sends next, and the salt before its first message.
+#
+# Conversations are drawn once with a seed and divided among the workers; a salt is text that no other request has, so
+# that no prefix cache can answer it.
+
+SaltMode = Literal["request", "run"]
+SALT_CHARS: Final = 13
+"""Base 32 in lower case: 64 bits."""
+ADDED_CHARS: Final = SALT_CHARS + 1
+"""The salt and a line break."""
+_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
+_MASK: Final = (1 << 64) - 1
+
+
+def draw(rows: int, count: int | None, seed: int) -> tuple[int, ...]:
+    """
+    Return `count` different indices below `rows`, or all of them, in an order that the seed fixes on every machine.
+
+    A smaller draw is the beginning of a larger one. Raises DataError where there are fewer rows.
+    """
+    if count is not None and count > rows:
+        raise DataError(f"prompts: count = {count}, but the data set has only {rows} rows that can be sent")
+    return tuple(_shuffled(rows, f"draw {seed}")[:count])
+
+
+class PromptQueue:
+    """
+    The conversations of worker i of n: indices i, i + n, i + 2n ... of the drawn order.
+
+    With `repeat`, the indices continue through reshuffled rounds, so no two workers take the same index of a round.
+    """
+
+    def __init__(
+        self, conversations: Sequence[Conversation], *, seed: int, repeat: bool, worker_index: int, worker_count: int
+    ) -> None:
+        """Raises ValueError for a worker index outside of the workers."""
+        if not 0 <= worker_index < worker_count:
+            raise ValueError(f"worker {worker_index} is not one of {worker_count}")
+        self._conversations = conversations
+        self._seed = seed
+        self._repeat = repeat
+        self._step = worker_count
+        self._index = worker_index
+        self._round = 0
+        self._order: Sequence[int] = range(len(conversations))
+        self.taken = 0
+        """Requests taken so far, reused ones included."""
+        self.reused = 0
+        """Requests taken again, by this worker or another."""
+
+    def next(self) -> Conversation | None:
+        """Return the next conversation; None after the last one without `repeat`, and where there are none."""
+        size = len(self._conversations)
+        round_number, position = divmod(self._index, size) if size else (0, 0)
+        if not size or (round_number and not self._repeat):
+            return None
+        if round_number != self._round:
+            self._round = round_number
+            self._order = _shuffled(size, f"round {self._seed} {round_number}")
+        self._index += self._step
+        conversation = self._conversations[self._order[position]]
+        self.taken += len(conversation.prompts)
+        self.reused += len(conversation.prompts) if round_number else 0
+        return conversation
+
+
+def _shuffled(size: int, purpose: str) -> list[int]:
+    """Return the indices in the order of a generator seeded by text: Random hashes text alike everywhere."""
+    return Random(purpose).sample(range(size), size)  # noqa: S311 # repeatable on purpose; nothing secret hangs on it
+
+
+class Salts:
+    """
+    One worker's salts, fixed by seed and key; no two requests of a run have the same.
+
+    `key` distinguishes runs of the same seed. In mode `run`, all requests of the run have one salt.
+    """
+
+    def __init__(self, mode: SaltMode, *, seed: int, key: str, worker_index: int, worker_count: int) -> None:
+        self._each = mode == "request"
+        self._next = worker_index if self._each else 0
+        self._step = worker_count
+        digest = hashlib.blake2b(f"salt {seed} {key}".encode(), digest_size=8).digest()
+        self._offset = int.from_bytes(digest, "little")
+
+    def next(self) -> str:
+        """Return the next request's salt."""
+        number = self._next
+        if self._each:
+            self._next += self._step
+        return salt_text(_mixed(number + self._offset & _MASK))
+
+
+def salt_text(number: int) -> str:
+    """Return 64 bits as `SALT_CHARS` letters and digits, the lowest bits first."""
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(0, 5 * SALT_CHARS, 5))
+
+
+def _mixed(number: int) -> int:
+    """
+    Return a number of 64 bits, different for each input; neighbours differ in about half of their bits.
+
+    Source: the finaliser of splitmix64 (Steele, Lea, Flood 2014), which is invertible.
+    """
+    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    number = (number ^ number >> 27) * 0x94D049BB133111EB & _MASK
+    return number ^ number >> 31
+
 
 Turns = Literal["first", "all"]
 

@@ -1,18 +1,192 @@
-"""A run's summary on a terminal: verdict, figures, latencies, the engine's and the GPUs' metrics, gates."""
+"""What a run shows at its end: verdict, figures and gates on a terminal, JUnit for CI, the spread of repeated runs."""
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
 
+from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llmload.capacity.text import capacity_report
-from llmload.formatting import UNKNOWN, amount, milliseconds, number, percent
-from llmload.runs.cost import cost_rows
+from llmload.capacity.result import capacity_report, capacity_text
+from llmload.errors import RunFolderError
+from llmload.metrics.objective import METRICS, Metric
+from llmload.metrics.validity import Level
+from llmload.runs.build_summary import cost_rows
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
-from llmload.units import GB, MS_PER_S
+from llmload.stats.intervals import Spread
+from llmload.units import GB, MS_PER_S, UNKNOWN, amount, markdown_table, milliseconds, number, percent
+
+# The checks of a run: its measurement, requests, capacity search and gates; what fails a pipeline; JUnit XML.
+
+
+class Judgement(StrEnum):
+    """The outcome of a check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNDECIDED = "undecided"  # an error in JUnit: someone has to look
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A check's name, its outcome, and a line with the reason."""
+
+    name: str
+    judgement: Judgement
+    text: str
+
+
+def write_junit(file: Path, suites: Iterable[tuple[str, Iterable[Check]]]) -> None:
+    """Write checks as JUnit XML, a test suite per named group; RunFolderError if the file cannot be written."""
+    document = JUnitXml("llmload")
+    for name, checks in suites:
+        suite = TestSuite(name)
+        suite.add_testcases([_case(name, check) for check in checks])
+        document.add_testsuite(suite)
+    try:
+        document.write(str(file), pretty=True)
+    except OSError as error:
+        raise RunFolderError(f"{file}: cannot be written: {error.strerror}") from None
+
+
+def _case(suite: str, check: Check) -> TestCase:
+    case = TestCase(check.name, f"llmload.{suite}", 0.0)
+    kinds = {Judgement.FAILED: Failure, Judgement.UNDECIDED: Error, Judgement.SKIPPED: Skipped}
+    kind = kinds.get(check.judgement)
+    if kind is None:
+        case.system_out = check.text
+    else:
+        case.result = [kind(check.text, check.judgement.value)]
+    return case
+
+
+def failed(summary: Summary) -> bool:
+    """
+    Return whether a run fails a pipeline: a gate failed, or a request failed and no gate limits `error_share`.
+
+    A capacity search fails if it found none; requests that fail beyond the capacity are expected.
+    """
+    missed = any(not gate.passed for gate in summary.gates)
+    return missed or _failed_requests(summary) or _found_nothing(summary)
+
+
+def _failed_requests(summary: Summary) -> bool:
+    gated = any(gate.objective.split()[0] == "error_share" for gate in summary.gates)
+    return bool(summary.requests.failed) and not gated and summary.capacity is None
+
+
+def _found_nothing(summary: Summary) -> bool:
+    return summary.capacity is not None and summary.capacity.passes is None
+
+
+def _capacity_checks(summary: Summary) -> list[Check]:
+    if summary.capacity is None:
+        return []
+    judgement = Judgement.FAILED if _found_nothing(summary) else Judgement.PASSED
+    return [Check(name="capacity", judgement=judgement, text=capacity_text(summary.capacity))]
+
+
+def run_checks(summary: Summary) -> list[Check]:
+    """Return a run's checks: its measurement, its requests, its capacity search and its gates."""
+    verdict, requests = summary.verdict, summary.requests
+    invalid = verdict.level is Level.INVALID
+    reasons = "; ".join(f"{reason.level}: {reason.text}" for reason in verdict.reasons)
+    counts = f"{requests.failed} of {requests.started} failed"
+    errors = ", ".join(f"{name} {count}" for name, count in requests.errors.items())
+    return [
+        Check(
+            name="measurement",
+            judgement=Judgement.UNDECIDED if invalid else Judgement.PASSED,
+            text=reasons or str(verdict.level),
+        ),
+        Check(
+            name="requests",
+            judgement=Judgement.FAILED if _failed_requests(summary) else Judgement.PASSED,
+            text=f"{counts}: {errors}" if errors else counts,
+        ),
+        *_capacity_checks(summary),
+        *(
+            Check(
+                name=gate.objective,
+                judgement=Judgement.PASSED if gate.passed else Judgement.FAILED,
+                text=gate.text,
+            )
+            for gate in summary.gates
+        ),
+    ]
+
+
+# The spread of each figure over repeated runs, for terminal, JSON and Markdown.
+
+REPEAT: Final = "repeat.json"
+SPREAD_COLUMNS: Final = ("figure", "median", "min", "max", "mean of runs (95 %)")
+
+
+def spread_of(summaries: Sequence[Summary]) -> dict[str, Spread]:
+    """Return the spread of each figure that every run measured, by the metric's name."""
+    spreads = {}
+    for metric in METRICS:
+        values = [summary.value(metric.figure, metric.statistic) for summary in summaries]
+        known = [value for value in values if value is not None]
+        if known and len(known) == len(summaries):
+            spreads[metric.name] = Spread.of(known)
+    return spreads
+
+
+def repeated(asked: int, names: Sequence[str], summaries: Sequence[Summary]) -> dict[str, Any]:
+    """Return the content of `repeat.json`: the number of runs requested, the names of those done, and their spread."""
+    return {
+        "asked": asked,
+        "runs": list(names),
+        "spread": {name: spread.to_dict() for name, spread in spread_of(summaries).items()},
+    }
+
+
+def repeat_report(asked: int, summaries: Sequence[Summary]) -> RenderableType:
+    """Return the table of spreads."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for index, column in enumerate(SPREAD_COLUMNS):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    for row in _spread_rows(summaries):
+        table.add_row(*row)
+    return Group(Text(f"\n{_spread_title(asked, summaries)}", style="bold"), table)
+
+
+def repeat_markdown(asked: int, summaries: Sequence[Summary]) -> str:
+    """Return the table of spreads as Markdown."""
+    table = markdown_table(SPREAD_COLUMNS, _spread_rows(summaries), right=range(1, len(SPREAD_COLUMNS)))
+    return f"## {_spread_title(asked, summaries)}\n\n{table}\n"
+
+
+def _spread_title(asked: int, summaries: Sequence[Summary]) -> str:
+    done = len(summaries)
+    return f"{done} runs of the same prompts" if done == asked else f"{done} of {asked} runs, then stopped"
+
+
+def _spread_rows(summaries: Sequence[Summary]) -> list[list[str]]:
+    spreads = spread_of(summaries)
+    return [_spread_row(metric, spreads[metric.name]) for metric in METRICS if metric.name in spreads]
+
+
+def _spread_row(metric: Metric, spread: Spread) -> list[str]:
+    in_ms = metric.statistic is not None and not metric.higher_is_better
+
+    def shown(value: float) -> str:
+        return percent(value, 2) if metric.is_share else milliseconds(value) if in_ms else f"{value:,.4g}"
+
+    mean = UNKNOWN if spread.low is None or spread.high is None else f"{shown(spread.low)} to {shown(spread.high)}"
+    return [
+        metric.label + (", ms" if in_ms else ""),
+        *(shown(value) for value in (spread.median, spread.least, spread.most)),
+        mean,
+    ]
+
 
 PLAIN_WIDTH: Final = 120
 LATENCIES: Final = {"TTFT": "ttft_s", "ITL": "itl_s", "TPOT": "tpot_s", "e2e latency": "e2e_s"}

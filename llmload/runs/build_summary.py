@@ -1,14 +1,14 @@
-"""How a `Summary` is made: one pure function of a run's totals, its scenario and what was watched beside it."""
+"""How a `Summary` is made: one pure function of totals, scenario and what was watched; cost and plausibility too."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from llmload.metrics.distributions import QUANTILES, REQUEST_DISTRIBUTIONS
+from llmload.errors import ConfigError
 from llmload.metrics.objective import Objective
+from llmload.metrics.requests import QUANTILES, REQUEST_DISTRIBUTIONS
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
-from llmload.runs.cost import cost_of
-from llmload.runs.plausibility import bandwidth_use
 from llmload.runs.summary import (
     SCHEMA_VERSION,
     Figures,
@@ -19,10 +19,201 @@ from llmload.runs.summary import (
     StageSummary,
     Summary,
 )
-from llmload.runs.summary_parts import CapacityResult, Distribution, EngineMetrics, GpuMetrics
+from llmload.runs.summary_parts import (
+    BandwidthUse,
+    CapacityResult,
+    CostByTime,
+    CostByTokens,
+    CostShares,
+    CostSummary,
+    Distribution,
+    EnergyCost,
+    EngineMetrics,
+    GpuMetrics,
+)
 from llmload.scenario import Scenario
+from llmload.sizing.architecture import ModelSpec
+from llmload.sizing.catalogue import load_model
+from llmload.sizing.engine_memory import find_gpu
+from llmload.sizing.fit import DeploymentRequest, Fit, fit, plan_deployment, pool_warning
+from llmload.sizing.speed import decode_bound_tokens_per_s, implausible, mbu
+from llmload.sizing.weights import default_format
 from llmload.stats.histogram import Histogram
-from llmload.units import S_PER_MIN
+from llmload.units import J_PER_KWH, S_PER_H, S_PER_MIN, significant
+
+# The cost of a run's answers, from the scenario's prices; docs/cost.md has the formulas.
+
+THOUSAND: Final = 1000
+MILLION: Final = 1_000_000
+
+
+def cost_of(
+    scenario: Scenario, judged: RunTotals, window_s: float | None, *, whole: RunTotals, energy_j: float | None
+) -> CostSummary | None:
+    """
+    Return the cost of the measurement window by time and by tokens, and the energy of the whole run.
+
+    None if the scenario has no price and no energy was measured; each part is None if the scenario lacks its price, and
+    each figure if it is not known.
+    """
+    energy = _energy(scenario, whole, energy_j)
+    if scenario.cost is None and energy is None:
+        return None
+    return CostSummary(
+        currency=None if scenario.cost is None else scenario.cost.currency,
+        by_time=_by_time(scenario, judged, window_s),
+        by_tokens=_by_tokens(scenario, judged),
+        energy=energy,
+    )
+
+
+def _by_time(scenario: Scenario, totals: RunTotals, window_s: float | None) -> CostByTime | None:
+    cost = scenario.cost
+    if cost is None or (cost.price_per_hour is None and cost.price_per_gpu_hour is None):
+        return None
+    per_hour = cost.price_per_hour or (cost.price_per_gpu_hour or 0.0) * (scenario.deployment.gpus or 0)
+    window = per_hour * window_s / S_PER_H if window_s else None
+    tokens_known = totals.completed_in_window > 0 and totals.uncounted_answers == 0
+    tokens = totals.window_tokens if tokens_known else None
+    return CostByTime(per_hour=per_hour, window=window, **_shares(window, totals.completed_in_window, tokens))
+
+
+def _by_tokens(scenario: Scenario, totals: RunTotals) -> CostByTokens | None:
+    cost = scenario.cost
+    if cost is None or cost.price_per_million_output_tokens is None or cost.price_per_million_input_tokens is None:
+        return None
+    answers = sum(totals.token_sources.values())
+    counted = min(totals.distributions[name].count for name in ("request_prompt_tokens", "request_output_tokens"))
+    window = None
+    if answers and counted == answers:
+        input_cost = cost.price_per_million_input_tokens * totals.prompt_tokens / MILLION
+        window = input_cost + cost.price_per_million_output_tokens * totals.output_tokens / MILLION
+    return CostByTokens(window=window, **_shares(window, answers, totals.output_tokens))
+
+
+def _energy(scenario: Scenario, totals: RunTotals, energy_j: float | None) -> EnergyCost | None:
+    if energy_j is None:
+        return None
+    price = None if scenario.cost is None else scenario.cost.price_per_kwh
+    run = None if price is None else price * energy_j / J_PER_KWH
+    tokens = None if totals.uncounted_answers else totals.arrived_tokens
+    return EnergyCost(
+        energy_j=energy_j,
+        j_per_request=energy_j / totals.completed if totals.completed else None,
+        j_per_output_token=energy_j / tokens if tokens else None,
+        run=run,
+        **_shares(run, totals.completed, tokens),
+    )
+
+
+def _shares(cost: float | None, answers: int, output_tokens: float | None) -> dict[str, float | None]:
+    return {
+        "per_1000_requests": None if cost is None or not answers else cost / answers * THOUSAND,
+        "per_million_output_tokens": None if cost is None or not output_tokens else cost / output_tokens * MILLION,
+    }
+
+
+def cost_rows(cost: CostSummary | None) -> list[tuple[str, str]]:
+    """Return title and text for each known cost and for the energy, for a report."""
+    if cost is None:
+        return []
+    rows = []
+    if by_time := cost.by_time:
+        rows.append(("cost by time", f"{_priced(by_time, cost)} at {by_time.per_hour:,.2f} an hour"))
+    if by_tokens := cost.by_tokens:
+        rows.append(("cost by tokens", f"{_priced(by_tokens, cost)}, input included"))
+    if energy := cost.energy:
+        requests, tokens = significant(energy.j_per_request), significant(energy.j_per_output_token)
+        text = f"{requests} J a request, {tokens} J an output token"
+        rows.append(("GPU energy", text if energy.run is None else f"{text}; {_priced(energy, cost)}"))
+    return rows
+
+
+def _priced(part: CostShares, cost: CostSummary) -> str:
+    requests, tokens = significant(part.per_1000_requests), significant(part.per_million_output_tokens)
+    return f"{requests} {cost.currency} per 1,000 requests, {tokens} per million output tokens"
+
+
+# Compares a measured speed with the bound of the GPU's memory bandwidth, and a load with its memory.
+
+FORMATS: Final = {"fp32": "fp32", "fp16": "bf16", "bf16": "bf16", "fp8": "fp8", "int8": "int8", "int4": "w4a16"}
+
+
+def bandwidth_use(scenario: Scenario, request_output_tokens_per_s: float | None) -> BandwidthUse | None:
+    """
+    Return a single request's speed as a fraction of the bound by the GPU's memory bandwidth (MBU).
+
+    None without a speed, with several users at a time, or for a GPU or model that is not in the catalogue.
+    """
+    deployment = scenario.deployment
+    if request_output_tokens_per_s is None or scenario.load.constant_users != 1 or not deployment.gpu:
+        return None
+    try:
+        model, gpu = _model_of(scenario), find_gpu(deployment.gpu)
+        weight_format = FORMATS[deployment.precision] if deployment.precision else default_format(model)
+        bound = decode_bound_tokens_per_s(model, gpu, gpus=deployment.gpus or 1, weight_format=weight_format)
+    except ConfigError:
+        return None
+    used = mbu(request_output_tokens_per_s, bound)
+    return BandwidthUse(mbu=used, bound_tokens_per_s=bound, implausible=implausible(used))
+
+
+def memory_warning(scenario: Scenario, tokens_a_request: int) -> str | None:
+    """Return a warning if the load may not fit the KV cache; None if it does or that is not known."""
+    users = scenario.load.constant_users
+    if users is None:
+        return None
+    try:
+        found = _fit_of(scenario)
+        return None if found is None else pool_warning(found, users, tokens_a_request)
+    except ConfigError:
+        return None
+
+
+def memory_estimate(scenario: Scenario) -> dict[str, float] | None:
+    """
+    Return the bytes that sizing expects on each GPU: `weights`, `overhead`, and `kv_cache`, which fills the rest.
+
+    For a pipeline, those of its tightest stage. None if GPU or model is not in the catalogue, or if the weights alone
+    do not fit.
+    """
+    try:
+        found = _fit_of(scenario)
+    except ConfigError:
+        return None
+    if found is None or found.tightest.pool_bytes.best < 0:
+        return None
+    stage = found.tightest
+    return {
+        "weights": stage.weights_bytes.best,
+        "overhead": stage.overhead.total_bytes.best,
+        "kv_cache": stage.pool_bytes.best,
+    }
+
+
+def _fit_of(scenario: Scenario) -> Fit | None:
+    """The scenario's deployment in the sizing; None without a GPU, ConfigError if GPU or model is not known."""
+    deployment = scenario.deployment
+    if not deployment.gpu:
+        return None
+    request = DeploymentRequest(
+        model=_model_of(scenario),
+        gpu=find_gpu(deployment.gpu),
+        count=deployment.gpus or 1,
+        tensor=deployment.tensor_parallel,
+        weight_format=FORMATS[deployment.precision] if deployment.precision else None,
+    )
+    return fit(plan_deployment(request))
+
+
+def _model_of(scenario: Scenario) -> ModelSpec:
+    """The model by its catalogue name, its name or its name in requests; ConfigError if none is in the catalogue."""
+    if scenario.model.catalogue is not None:
+        return load_model(scenario.model.catalogue)
+    try:
+        return load_model(scenario.model.name)
+    except ConfigError:
+        return load_model(scenario.model.request_name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,12 +21,10 @@ from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level, Reason, health, judge
 from llmload.record import Slo
 from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
-from llmload.runs.folder import MANIFEST, SUMMARY, USERS, RunFolder
-from llmload.runs.manifest import Manifest
-from llmload.runs.periods import Periods, Stage, read_periods
+from llmload.runs.folder import MANIFEST, SUMMARY, USERS, Manifest, RunFolder
 from llmload.runs.requests import read_tables
 from llmload.runs.summary import Summary
-from llmload.runs.timeline import Timeline, bin_width_s
+from llmload.runs.timeline import Periods, Stage, Timeline, bin_width_s, read_periods
 
 _KEY_COLUMNS: Final = {"unix_s", "url", "part"}
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Final, Literal, Self
 from pydantic import model_validator
 
 from llmload.errors import ConfigError
-from llmload.prompts.arrivals import unit_gaps
+from llmload.prompts.workload import unit_gaps
 from llmload.scenario.sections import Count, NotNegative, Positive, Table
 
 UNSHAPED: Final = "chat.py"

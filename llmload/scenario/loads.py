@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from llmload.errors import ConfigError
 from llmload.metrics.objective import Objective
-from llmload.prompts.arrivals import read_trace, trace_of_worker
+from llmload.prompts.workload import read_trace, trace_of_worker
 from llmload.scenario.load_protocol import Arrivals, Bounded, Load
 from llmload.scenario.sections import Count, NotNegative, ObjectiveText, Positive, Table
 

@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, model_validator
 
 from llmload.errors import ConfigError
-from llmload.prompts.queue import SaltMode
-from llmload.prompts.workload import PromptPlan
+from llmload.prompts.workload import PromptPlan, SaltMode
 from llmload.record import Slo
 from llmload.scenario.loads import AnyLoad
 from llmload.scenario.sections import Compare, Cost, Count, Gates, Monitor, NotNegative, Positive, Table

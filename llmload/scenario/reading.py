@@ -1,12 +1,13 @@
-"""From a TOML file to a `Scenario`, or to errors that name the file, the key and the value; and back to TOML."""
+"""From a name or file to a `Scenario`, or to errors that name file, key and value; what ships; the Locust command."""
 
 import difflib
 import json
 import re
+import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,6 +15,67 @@ from llmload.errors import ConfigError
 from llmload.scenario.loads import LOADS
 from llmload.scenario.model import Scenario
 from llmload.scenario.sections import Table
+
+# The scenarios, suites and locustfiles that come with llmload, in a checkout beside the package, else inside it.
+
+_PACKAGE: Final = Path(__file__).resolve().parents[1]
+_SUITE: Final = "-suite"
+_HOMES: Final = (_PACKAGE, _PACKAGE.parent)
+
+
+def _folder(name: str) -> Path:
+    for home in _HOMES:
+        if (home / name).is_dir():
+            return home / name
+    raise ConfigError(f"llmload's installation is broken: it has no {name} folder; install it again")
+
+
+def scenario_folder() -> Path:
+    """Return the folder of the scenarios that come with llmload."""
+    return _folder("scenarios")
+
+
+def shipped_locustfile(name: str) -> Path:
+    """Return a locustfile that comes with llmload; ConfigError if there is none of that name."""
+    file = _folder("locustfiles") / name
+    if not file.is_file():
+        raise ConfigError(f"tool.locust.locustfile: there is no {name} here, and none comes with llmload")
+    return file
+
+
+def shipped_scenarios() -> dict[str, Path]:
+    """Return the files of the scenarios that come with llmload, by name; cells of shipped suites are not among them."""
+    return {name: file for name, file in _shipped_files().items() if not name.endswith(_SUITE)}
+
+
+def shipped_suites() -> dict[str, Path]:
+    """Return the files of the suites that come with llmload, by name: those that end in `-suite.toml`."""
+    return {name: file for name, file in _shipped_files().items() if name.endswith(_SUITE)}
+
+
+def _shipped_files() -> dict[str, Path]:
+    return {file.stem: file for file in sorted(scenario_folder().glob("*.toml"))}
+
+
+def find_suite(name: str) -> Path:
+    """Return the file of a suite given by path or by a shipped one's name; ConfigError if there is none."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = shipped_suites()
+    if name in shipped:
+        return shipped[name]
+    raise ConfigError(f"{name}: no such suite file, and no shipped suite of that name; shipped: {', '.join(shipped)}")
+
+
+def find_scenario(name: str) -> Path:
+    """Return the file of a scenario given by path or by a shipped one's name; ConfigError if there is none."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = shipped_scenarios()
+    if name in shipped:
+        return shipped[name]
+    known = ", ".join(shipped)
+    raise ConfigError(f"{name}: no such scenario file, and no shipped scenario of that name; shipped are {known}, ...")
 
 
 def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
@@ -144,3 +206,48 @@ def _known_keys(path: tuple[str, ...], table: type[BaseModel]) -> list[str]:
             candidates = [annotation, *get_args(annotation)]
             table = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), Table)
     return sorted(table.model_fields)
+
+
+# The Locust command that runs a scenario: what `llmload run` prints and becomes, and what others start.
+
+
+def locust_arguments(
+    scenario: Path,
+    changes: Mapping[str, str | float | None],
+    settings: Sequence[str] = (),
+    *,
+    as_json: bool = False,
+    web: bool = False,
+) -> list[str]:
+    """
+    Return the arguments of the Locust command that runs the scenario with the changes.
+
+    `changes` are options by their name in Python (`base_url`, `run_time`), None where nothing is changed; `settings`
+    are `KEY=VALUE`, any key of the scenario.
+    """
+    names = {"base_url": "--host"}
+    arguments = ["--config", str(scenario)]
+    named = locustfile_named_by(scenario)
+    if named is None or not Path(named).is_file():
+        arguments += ["-f", str(shipped_locustfile(Path(named or "chat.py").name))]
+    for name, value in changes.items():
+        if value is not None:
+            arguments += [names.get(name, "--" + name.replace("_", "-")), str(value)]
+    if changes.get("processes") is not None:
+        port = str(free_port())  # so that two runs on one machine do not meet on Locust's own
+        arguments += ["--master-bind-port", port, "--master-port", port]
+    if not web:
+        arguments += ["--headless", "--loglevel", "WARNING"]
+    if as_json:
+        arguments += ["--summary", "json"]
+    for setting in settings:
+        arguments += ["--set", setting]
+    return arguments
+
+
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -5,8 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from llmload.metrics.compared import metrics_named, share
-from llmload.metrics.objective import Objective
+from llmload.metrics.objective import Objective, metrics_named, share
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -1,19 +1,223 @@
-"""Models by name or file: the configs that ship with llmload, files on disk, and on request the Hugging Face hub."""
+"""Models by name or file: shipped configs, files on disk and their headers (GGUF, safetensors), the hub's."""
 
 import json
+import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from llmload.errors import ConfigError
-from llmload.hub import fetch
-from llmload.sizing.architecture import ModelSpec
-from llmload.sizing.checkpoint_files import file_checkpoint, folder_checkpoint, index_checkpoint, read_gguf
+from llmload.fetch import fetch
+from llmload.sizing.architecture import Checkpoint, ModelSpec
 from llmload.sizing.families import model_from_config
 from llmload.sizing.hf_config import HfConfig
+
+# The headers of weight files: a GGUF file's config and tensors, the tensors of safetensors; no weight is read.
+
+# ggml.h: name, elements of a block, bytes of a block.
+_TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+}  # fmt: skip
+_SCALARS: Mapping[int, str] = {
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
+}  # fmt: skip
+_STRING, _ARRAY = 8, 9
+_FAMILIES: Mapping[str, str] = {
+    "llama": "llama", "qwen2": "qwen2", "qwen2moe": "qwen2_moe", "qwen3": "qwen3", "qwen3moe": "qwen3_moe",
+    "gemma": "gemma", "gemma2": "gemma2", "gemma3": "gemma3_text", "phi3": "phi3", "gpt2": "gpt2",
+    "starcoder2": "starcoder2", "gpt-oss": "gpt_oss", "granite": "granite", "olmo2": "olmo2", "exaone4": "exaone4",
+}  # fmt: skip
+_KEYS: Mapping[str, str] = {
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
+    "sliding_window": "attention.sliding_window",
+    "num_local_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufHeader:
+    """A GGUF file's model as a Hugging Face config, and its tensors' bytes by ggml type."""
+
+    config: Mapping[str, Any]
+    checkpoint: Checkpoint
+
+
+def read_gguf(path: Path) -> GgufHeader:
+    """
+    Return the header of a GGUF file, version 2 or 3.
+
+    Raises ConfigError for another file, and for an architecture whose ggml name llmload does not know.
+    Source: ggml/docs/gguf.md.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read_gguf_header(file, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (struct.error, UnicodeDecodeError, MemoryError, OverflowError) as error:
+        raise ConfigError(f"{path}: its GGUF header ends early or is damaged") from error
+
+
+def _read_gguf_header(file: BinaryIO, path: Path) -> GgufHeader:
+    magic, version = file.read(4), _scalar(file, "<I")
+    if magic != b"GGUF" or version not in (2, 3):
+        raise ConfigError(f"{path}: is not a GGUF file of version 2 or 3")
+    tensors, pairs = _scalar(file, "<Q"), _scalar(file, "<Q")
+    metadata = {}
+    for _ in range(pairs):
+        key = _string(file)
+        metadata[key] = _value(file, _scalar(file, "<I"), path)
+    sizes: Counter[str] = Counter()
+    shapes: dict[str, list[int]] = {}
+    for _ in range(tensors):
+        name = _string(file)
+        shapes[name] = [_scalar(file, "<Q") for _ in range(_scalar(file, "<I"))]
+        kind, _offset = _scalar(file, "<I"), _scalar(file, "<Q")
+        if kind not in _TENSOR_TYPES:
+            raise ConfigError(f"{path}: tensor {name} has the unknown type {kind}")
+        label, block, size = _TENSOR_TYPES[kind]
+        sizes[label] += prod(shapes[name]) // block * size
+    checkpoint = Checkpoint(tensor_bytes=sum(sizes.values()), bytes_by_type=tuple(sorted(sizes.items())))
+    return GgufHeader(config=_config(metadata, shapes, path), checkpoint=checkpoint)
+
+
+def _config(metadata: Mapping[str, Any], shapes: Mapping[str, list[int]], path: Path) -> dict[str, Any]:
+    """The config in Hugging Face's names; a list by layer must have one value throughout."""
+    name = metadata.get("general.architecture")
+    family = _FAMILIES.get(str(name))
+    if family is None:
+        known = ", ".join(sorted(_FAMILIES))
+        raise ConfigError(f"{path}: general.architecture = {name!r} is not one llmload can size; known: {known}")
+    config: dict[str, Any] = {"tie_word_embeddings": "output.weight" not in shapes}
+    for key, gguf_key in _KEYS.items():
+        value = metadata.get(f"{name}.{gguf_key}")
+        if isinstance(value, list):
+            if len(set(value)) != 1:
+                raise ConfigError(f"{path}: {name}.{gguf_key} differs from layer to layer, which is not known")
+            value = value[0]
+        if value:
+            config[key] = value
+    if family == "llama" and "num_local_experts" in config:
+        family = "mixtral"
+    if "token_embd.weight" in shapes:
+        config["vocab_size"] = shapes["token_embd.weight"][1]
+    biased = any(key.endswith(("attn_q.bias", "attn_qkv.bias")) for key in shapes)
+    return config | {"model_type": family} | ({"attention_bias": True} if biased and family == "llama" else {})
+
+
+def _value(file: BinaryIO, kind: int, path: Path) -> Any:
+    if kind == _STRING:
+        return _string(file)
+    if kind != _ARRAY:
+        if kind not in _SCALARS:
+            raise ConfigError(f"{path}: has a value of type {kind}, which GGUF does not define")
+        return _scalar(file, _SCALARS[kind])
+    element, count = _scalar(file, "<I"), _scalar(file, "<Q")
+    if element in _SCALARS:
+        form = _SCALARS[element]
+        data = file.read(count * struct.calcsize(form))
+        return [each[0] for each in struct.iter_unpack(form, data)]
+    return [_value(file, element, path) for _ in range(count)]
+
+
+def _scalar(file: BinaryIO, form: str) -> Any:
+    return struct.unpack(form, file.read(struct.calcsize(form)))[0]
+
+
+def _string(file: BinaryIO) -> str:
+    return file.read(_scalar(file, "<Q")).decode("utf-8", "replace")
+
+
+INDEX = "model.safetensors.index.json"
+_MAX_HEADER_BYTES = 100 * 2**20  # the format's own limit
+_BESIDE_LANGUAGE = ("vision", "visual", "multi_modal", "mm_projector", "audio", "image_newline", "patch_merger")
+
+
+def folder_checkpoint(folder: Path) -> Checkpoint | None:
+    """
+    Return the bytes of a model directory's safetensors files; None where it has none.
+
+    Where a file that the index names is missing, the index's sum is taken. Raises ConfigError for a file whose header
+    cannot be read.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        return index_checkpoint(index)
+    files = sorted(folder.glob("*.safetensors"))
+    return _checkpoint(files) if files else None
+
+
+def index_checkpoint(index: Path) -> Checkpoint:
+    """Return the bytes of the files that an index names, else its sum; raises ConfigError where it has neither."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = sorted(set(content["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{index}: is not a safetensors index: {error}") from error
+    files = [index.parent / name for name in names]
+    if all(path.is_file() for path in files):
+        return _checkpoint(files)
+    total = content.get("metadata", {}).get("total_size")
+    if not isinstance(total, int | float):
+        raise ConfigError(f"{index}: has no metadata.total_size, and its files are not beside it")
+    return Checkpoint(tensor_bytes=int(total))
+
+
+def file_checkpoint(path: Path) -> Checkpoint:
+    """Return the bytes of one file's tensors; raises ConfigError for a header that cannot be read."""
+    return _checkpoint([path])
+
+
+def _checkpoint(files: list[Path]) -> Checkpoint:
+    sizes: Counter[str] = Counter()
+    beside = 0
+    for path in files:
+        for name, tensor in _header(path).items():
+            if name == "__metadata__":
+                continue
+            start, end = tensor["data_offsets"]
+            sizes[tensor["dtype"]] += end - start
+            if any(part.startswith(_BESIDE_LANGUAGE) for part in name.split(".")[:2]):
+                beside += end - start
+    return Checkpoint(
+        tensor_bytes=sum(sizes.values()), bytes_by_type=tuple(sorted(sizes.items())), beside_language_bytes=beside
+    )
+
+
+def _header(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > min(_MAX_HEADER_BYTES, path.stat().st_size):
+                raise ConfigError(f"{path}: is not a safetensors file: its header would be {length} bytes long")
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not a safetensors file: {error}") from error
+    if not isinstance(header, dict):
+        raise ConfigError(f"{path}: is not a safetensors file: its header is not an object")
+    return header
 
 
 def load_model(name_or_path: str, *, hub: bool = False) -> ModelSpec:

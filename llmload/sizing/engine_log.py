@@ -7,11 +7,18 @@ from typing import Any
 
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import ModelSpec, count_parameters
-from llmload.sizing.engine_memory import Engine, engine_for, overhead
+from llmload.sizing.engine_memory import Engine, Gpu, engine_for, overhead
 from llmload.sizing.fit import rank_weights
-from llmload.sizing.gpus import Gpu
-from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, BlockPool, KvCache, block_pool
-from llmload.sizing.weights import WEIGHT_FORMATS, Parallelism, rank_model, weights_bytes
+from llmload.sizing.weights import (
+    KV_ELEMENT_BYTES,
+    WEIGHT_FORMATS,
+    BlockPool,
+    KvCache,
+    Parallelism,
+    block_pool,
+    rank_model,
+    weights_bytes,
+)
 from llmload.units import GIB
 
 Pick = Callable[[list[float]], float]

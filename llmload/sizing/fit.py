@@ -13,19 +13,22 @@ from llmload.sizing.engine_memory import (
     MXFP4_EXPERT_STEP,
     Engine,
     Estimate,
+    Gpu,
     Overhead,
     default_utilization,
     engine_for,
     kept_tables_bytes,
     overhead,
 )
-from llmload.sizing.gpus import Gpu
-from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, BlockPool, KvCache, block_pool
 from llmload.sizing.weights import (
     FROM_FILE,
+    KV_ELEMENT_BYTES,
     ONE_GPU,
     WEIGHT_FORMATS,
+    BlockPool,
+    KvCache,
     Parallelism,
+    block_pool,
     check_parallelism,
     default_format,
     parallel_problems,

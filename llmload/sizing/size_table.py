@@ -8,11 +8,10 @@ from decimal import ROUND_HALF_UP, Decimal
 from itertools import groupby
 
 from llmload.errors import ConfigError
-from llmload.formatting import markdown_table
 from llmload.sizing.architecture import ModelSpec, count_parameters
 from llmload.sizing.catalogue import load_model, read_data
 from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
-from llmload.units import GIB
+from llmload.units import GIB, markdown_table
 
 REFERENCE_RULE = "1.2 x bytes x (P + R) / 2^30, rounded half up to 0.01"
 PRECISION_BYTES: Mapping[str, Decimal] = {

@@ -8,9 +8,8 @@ from statistics import median
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import Experts, ModelSpec, ParameterCounts, count_parameters
 from llmload.sizing.catalogue import load_model, read_data
-from llmload.sizing.gpus import Gpu, find_gpu
-from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
-from llmload.sizing.weights import FROM_FILE, WEIGHT_FORMATS, default_format, weights_bytes
+from llmload.sizing.engine_memory import Gpu, find_gpu
+from llmload.sizing.weights import FROM_FILE, KV_ELEMENT_BYTES, WEIGHT_FORMATS, KvCache, default_format, weights_bytes
 from llmload.units import GB, GIB
 
 _PEERS_NEEDED = 4

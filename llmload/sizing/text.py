@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from llmload.formatting import markdown_table
 from llmload.sizing.architecture import ModelSpec, ParameterCounts, count_parameters
 from llmload.sizing.engine_log import Comparison, EngineFacts
-from llmload.sizing.engine_memory import Estimate
+from llmload.sizing.engine_memory import Estimate, Gpu, LocalGpu
 from llmload.sizing.fit import Fit, command_line, engine_flags, remedies
-from llmload.sizing.gpus import Gpu, LocalGpu
-from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
 from llmload.sizing.speed import SpeedBounds, SpeedCell, SpeedRow
-from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
-from llmload.units import GIB, KIB
+from llmload.sizing.weights import KV_ELEMENT_BYTES, WEIGHT_FORMATS, KvCache, weights_bytes
+from llmload.units import GIB, KIB, markdown_table
 
 _CONTEXTS_TOKENS = (2048, 8192, 32768, 131072)
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
-from llmload.client.engine_info import EngineInfo, ask_engine, is_ready
+from llmload.client.settings import EngineInfo, ask_engine, is_ready
 from llmload.errors import EngineError
-from llmload.loadgen.command import free_port
-from llmload.sizing.gpus import LocalGpu, local_gpus
+from llmload.scenario.reading import free_port
+from llmload.sizing.engine_memory import LocalGpu, local_gpus
 from llmload.suite import guard
 from llmload.suite.plan import HOST, DeploymentPlan
 

@@ -5,15 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmload.errors import ConfigError
-from llmload.exit_codes import ExitCode
-from llmload.formatting import UNKNOWN, markdown_table, percent
-from llmload.report.reference_tables import THROUGHPUT, Figure, read_figure, reference_tables
+from llmload.errors import ConfigError, ExitCode
+from llmload.report.markdown import THROUGHPUT, Figure, read_figure, reference_tables
 from llmload.runs.folder import RunFolder
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.size_table import REFERENCE_RULE, ReferenceRow, reference_json, reference_markdown, reference_row
 from llmload.suite.plan import Cell, SuitePlan
 from llmload.suite.state import Status, SuiteState
+from llmload.units import UNKNOWN, markdown_table, percent
 
 NOT_DONE = "not done"
 

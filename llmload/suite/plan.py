@@ -13,17 +13,20 @@ from typing import Any, Final
 
 from llmload.errors import ConfigError
 from llmload.scenario import Scenario, load_scenario
-from llmload.scenario.reading import read_setting, toml_value
-from llmload.scenario.shipped import find_scenario
+from llmload.scenario.reading import find_scenario, read_setting, toml_value
 from llmload.suite.file import (
     SCENARIO_COMMAND,
+    TEMPLATES,
     EngineEntry,
+    EngineTemplate,
     ModelEntry,
     Selection,
     SuiteFile,
+    Word,
+    dtype_of,
+    fill,
     load_suite,
 )
-from llmload.suite.templates import TEMPLATES, EngineTemplate, Word, dtype_of, fill
 
 HOST: Final = "127.0.0.1"
 DOCKER_STOP_MARGIN_S: Final = 15.0

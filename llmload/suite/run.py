@@ -11,15 +11,13 @@ from typing import Any, Final
 
 import orjson
 
-from llmload.errors import EngineError, RunFolderError
-from llmload.exit_codes import MEASURED
-from llmload.loadgen.command import locust_arguments
+from llmload.errors import MEASURED, EngineError, RunFolderError
 from llmload.metrics.validity import Level
-from llmload.report.checks import failed
+from llmload.report.terminal import failed
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.runs.summary import Summary
-from llmload.scenario.shipped import find_scenario
-from llmload.sizing.gpus import local_gpus
+from llmload.scenario.reading import find_scenario, locust_arguments
+from llmload.sizing.engine_memory import local_gpus
 from llmload.suite.launch import POLL_S, RunningDeployment, deployed, launch, log_excerpt, wait_until_memory_is_free
 from llmload.suite.plan import Cell, DeploymentPlan, SuitePlan
 from llmload.suite.state import Status, SuiteProgress, SuiteState, time_left_s

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.tools.work import Work
 from benchmarks.trials.scraping import Pair, Reading, judge_pairs, scraping
+from llmload.prometheus.export import MetricsServer, wsgi_app
 from llmload.prometheus.families import Snapshot
-from llmload.prometheus.server import MetricsServer, wsgi_app
 
 WORK = Work.parse("200x100x128")
 

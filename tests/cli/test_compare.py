@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from benchmarks.tools.virtual_engine import Load, Noise
 from benchmarks.tools.virtual_runs import System, write_run
 from llmload.cli.main import main
-from llmload.compare.folders import SAME
+from llmload.compare.runs import SAME
 
 QUIET = System(noise=Noise(wander=0.001, stalls_per_s=0.0))
 RUNS = {

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmload.client.answer import StreamState
-from llmload.client.api import ChatApi, ChatStream, TgiApi, TgiStream, generate_parameters
+from llmload.client.api import ChatApi, ChatStream, StreamState, TgiApi, TgiStream, generate_parameters
 from llmload.client.http_response import Response
 from llmload.client.settings import FOREVER_NS, ClientSettings
 from llmload.client.sse import Decoder, EventDecoder, EventsBody

@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 
 from llmload.compare import comparison
-from llmload.compare.comparison import ERROR_RATE, Comparison, Finding, Outcome, compare, figure_of
-from llmload.compare.sample import RunSample, blocks_over, rates_of
-from llmload.metrics.compared import METRICS, Metric
+from llmload.compare.comparison import (
+    ERROR_RATE,
+    Comparison,
+    Finding,
+    Outcome,
+    RunSample,
+    blocks_over,
+    compare,
+    figure_of,
+    rates_of,
+)
+from llmload.metrics.objective import METRICS, Metric
 from llmload.metrics.requests import LINE_KEYS, RequestTable
 from llmload.stats import bootstrap
 from llmload.stats.bootstrap import Blocks

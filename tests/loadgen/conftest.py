@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from llmload.loadgen.command import free_port
+from llmload.scenario.reading import free_port
 from llmload.simulator import SimulationSettings, SpawnedEngine, spawn
 
 ROOT = Path(__file__).parents[2]

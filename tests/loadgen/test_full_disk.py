@@ -18,7 +18,7 @@ from llmload.record import Outcome, RequestRecord
 from llmload.runs.folder import RunFolder
 from llmload.runs.requests import RequestLog
 from llmload.scenario import load_scenario
-from llmload.scenario.shipped import find_scenario
+from llmload.scenario.reading import find_scenario
 from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 FULL = Path("/dev/full")
@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[2]
 FULL_DISK = """
 from locust import events
 
-from llmload.loadgen.coordinating import CoordinatingNode
-from llmload.loadgen.hooks import install
+from llmload.loadgen.local import CoordinatingNode
+from llmload.loadgen.users import install
 from llmload.loadgen.node import node_of
 from llmload.loadgen.users import ChatUser
 

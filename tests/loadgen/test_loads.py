@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmload.prompts.arrivals import trace_of_worker, unit_gaps
+from llmload.prompts.workload import trace_of_worker, unit_gaps
 from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 QUICK = {"ttft_s": 0.02, "prefill_s_per_token": 0.0, "itl_s": 0.005, "itl_load_factor": 0.0, "output_tokens": 4}

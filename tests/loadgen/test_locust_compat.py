@@ -20,7 +20,7 @@ import msgpack
 import pytest
 
 from llmload.loadgen import locust_compat
-from llmload.loadgen.command import free_port
+from llmload.scenario.reading import free_port
 
 WEB = Path(package.__file__).parent / "webui" / "dist"
 RUNNERS = """

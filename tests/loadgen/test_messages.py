@@ -12,6 +12,7 @@ from llmload.loadgen.messages import (
     MAX_BODY_BYTES,
     Abort,
     BeginStage,
+    Collected,
     Drain,
     Drained,
     Exhausted,
@@ -19,15 +20,15 @@ from llmload.loadgen.messages import (
     Step,
     Totals,
     WorkerPlan,
+    last_report,
     listen,
     parse,
     send,
 )
 from llmload.loadgen.phases import StepCommand
-from llmload.loadgen.reports import Collected, last_report
 from llmload.metrics.totals import RunTotals
 from llmload.scenario import load_scenario
-from llmload.scenario.shipped import find_scenario
+from llmload.scenario.reading import find_scenario
 
 TOTALS = Totals.pack("run", RunTotals(started=3).to_message(), {"stage-1": RunTotals(started=2).to_message()})
 DEMO = find_scenario("demo")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmload.loadgen.command import free_port
+from llmload.scenario.reading import free_port
 from tests.loadgen.conftest import Locust
 
 ROOT = Path(__file__).parents[2]

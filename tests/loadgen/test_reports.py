@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from llmload.loadgen.locust_compat import restore_report, shrink_report
-from llmload.loadgen.reports import REPORT_BYTES, Collected, Reports, last_report, wire_bytes
-from llmload.metrics.distributions import DISTRIBUTIONS
+from llmload.loadgen.messages import REPORT_BYTES, Collected, Reports, last_report, wire_bytes
+from llmload.metrics.requests import DISTRIBUTIONS
 from llmload.metrics.totals import COARSEST, MERGE_FACTORS, RunTotals
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)

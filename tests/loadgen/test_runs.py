@@ -11,11 +11,11 @@ from urllib.request import urlopen
 
 import pytest
 
+from llmload.cli.scenarios import scenario_file, shipped_cells
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import read_summary
 from llmload.scenario import load_scenario
-from llmload.scenario.shipped import shipped_scenarios
-from llmload.suite.cells import scenario_file, shipped_cells
+from llmload.scenario.reading import shipped_scenarios
 from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 FIXED = {"ttft_s": 0.1, "prefill_s_per_token": 0.0, "itl_s": 0.02, "itl_load_factor": 0.0, "output_tokens": 32}

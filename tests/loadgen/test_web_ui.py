@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from llmload.loadgen.command import free_port
+from llmload.scenario.reading import free_port
 from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 FIXED = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 8}

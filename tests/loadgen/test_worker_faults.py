@@ -15,7 +15,7 @@ SLOW_TO_READ = """
 from locust import events
 from gevent.monkey import get_original
 from llmload.loadgen import preparation
-from llmload.loadgen.hooks import install
+from llmload.loadgen.users import install
 from llmload.loadgen.users import ChatUser
 
 read = preparation.load_prompts
@@ -38,7 +38,7 @@ class Chat(ChatUser):
 HASTY = """
 from locust import events
 from llmload.loadgen import worker
-from llmload.loadgen.hooks import install
+from llmload.loadgen.users import install
 from llmload.loadgen.users import ChatUser
 
 worker.LEAVE_GRACE_S = 2.0

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmload.metrics.distributions import REQUEST_DISTRIBUTIONS as DISTRIBUTIONS
-from llmload.metrics.objective import METRICS, RATES, SHARES, STATISTICS, Objective
+from llmload.metrics.objective import OBJECTIVE_METRICS as METRICS
+from llmload.metrics.objective import RATES, SHARES, STATISTICS, Objective
+from llmload.metrics.requests import REQUEST_DISTRIBUTIONS as DISTRIBUTIONS
 from llmload.metrics.totals import RunTotals
 from llmload.runs.build_summary import figures
 from llmload.runs.summary import Figures

@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from llmload.loadgen.command import free_port
+from llmload.scenario.reading import free_port
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "grafana" / "prometheus" / "rules"

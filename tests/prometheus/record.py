@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmload.loadgen.command import free_port
+from llmload.scenario.reading import free_port
 from llmload.simulator import SimulationSettings, spawn
 
 ROOT = Path(__file__).parents[2]

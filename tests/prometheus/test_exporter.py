@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.trials.exporter import histogram_quantile
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level
+from llmload.prometheus.export import wsgi_app
 from llmload.prometheus.families import INFO_LABELS, LATENCY_S, Snapshot, sample_names
-from llmload.prometheus.server import wsgi_app
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, Slo, StampSource, TokenSource, Window
 from llmload.stats.histogram import Exemplar, Histogram
 from llmload.units import NS_PER_S

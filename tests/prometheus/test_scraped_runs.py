@@ -17,7 +17,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from llmload.loadgen.command import free_port
+from llmload.scenario.reading import free_port
 from llmload.simulator import SimulationSettings, spawn
 from tests.prometheus.conftest import Locust, Prometheus, running_prometheus, scenario, summary_in, text_at, until
 

@@ -8,8 +8,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from llmload.prometheus.export import MetricsServer, wsgi_app
 from llmload.prometheus.families import Snapshot
-from llmload.prometheus.server import MetricsServer, wsgi_app
 
 LABELS = {"engine": "vLLM", "model": "m", "scenario": "s"}
 

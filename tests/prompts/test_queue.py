@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmload.errors import DataError
 from llmload.prompts.conversation import Conversation, Prompt, as_message
-from llmload.prompts.queue import PromptQueue, draw
+from llmload.prompts.workload import PromptQueue, draw
 
 SEEDS = st.integers(min_value=-(2**70), max_value=2**70)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmload.prompts.conversation import Conversation, Prompt, as_message
-from llmload.prompts.queue import SALT_CHARS, PromptQueue, Salts, salt_text
+from llmload.prompts.workload import SALT_CHARS, PromptQueue, Salts, salt_text
 
 WORKERS = st.integers(1, 8)
 

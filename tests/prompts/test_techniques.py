@@ -7,8 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmload.errors import DataError
-from llmload.prompts.conversation import Conversation, Dialogue, Message, Prompt, Role, as_message
-from llmload.prompts.techniques import CHAIN_OF_THOUGHT, ExamplePool, Techniques, apply
+from llmload.prompts.conversation import (
+    CHAIN_OF_THOUGHT,
+    Conversation,
+    Dialogue,
+    ExamplePool,
+    Message,
+    Prompt,
+    Role,
+    Techniques,
+    apply,
+    as_message,
+)
 
 
 def messages(*turns: tuple[Role, str]) -> tuple[Message, ...]:

@@ -7,8 +7,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from llmload.errors import ConfigError, RunFolderError
-from llmload.report.checks import Check, Judgement, failed, run_checks, write_junit
 from llmload.report.markdown import job_summary, write_page
+from llmload.report.terminal import Check, Judgement, failed, run_checks, write_junit
 from llmload.runs.build_summary import judge_gates
 from llmload.runs.summary import Summary
 from llmload.scenario import load_scenario

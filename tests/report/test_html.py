@@ -12,15 +12,14 @@ from typing import Any
 import pytest
 
 from llmload.errors import RunFolderError
-from llmload.formatting import milliseconds, number
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, stamps_of
-from llmload.report import definitions
+from llmload.report import markdown as definitions
 from llmload.report.html.assets import PAGE
 from llmload.report.html.page import render, write_html
 from llmload.report.terminal import COLUMNS, LATENCIES
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, RunFolder
 from llmload.runs.loaded_run import load_run, read_summary
-from llmload.units import NS_PER_S
+from llmload.units import NS_PER_S, milliseconds, number
 from tests.recorded import manifest_of, records, write_folder
 from tests.run_files import filled, laid_over
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from llmload.runs.plausibility import bandwidth_use, memory_estimate, memory_warning
+from llmload.cli.scenarios import scenario_file
+from llmload.runs.build_summary import bandwidth_use, memory_estimate, memory_warning
 from llmload.scenario import load_scenario
-from llmload.suite.cells import scenario_file
 
 
 def scenario(name: str, **overrides: Any) -> Any:

@@ -9,9 +9,9 @@ import pytest
 
 from llmload.errors import RunFolderError
 from llmload.metrics.requests import COLUMNS, fields_table
-from llmload.runs import export
-from llmload.runs.export import csv_lines, write_csv, write_parquet
+from llmload.runs import requests as export
 from llmload.runs.folder import RunFolder
+from llmload.runs.requests import csv_lines, write_csv, write_parquet
 from tests.recorded import records, write_folder
 
 ROOT = Path(__file__).parents[2]

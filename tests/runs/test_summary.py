@@ -28,8 +28,7 @@ from llmload.record import (
     stamps_of,
 )
 from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
-from llmload.runs.folder import RunFolder
-from llmload.runs.manifest import Manifest
+from llmload.runs.folder import Manifest, RunFolder
 from llmload.runs.summary import Summary
 from llmload.scenario import Scenario
 from llmload.units import NS_PER_S

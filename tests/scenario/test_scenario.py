@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
+from llmload.cli.scenarios import scenario_file, shipped_cells
 from llmload.errors import ConfigError
 from llmload.scenario import load_scenario
-from llmload.scenario.reading import locustfile_named_by
-from llmload.scenario.shipped import find_scenario, shipped_locustfile, shipped_scenarios
-from llmload.suite.cells import scenario_file, shipped_cells
+from llmload.scenario.reading import find_scenario, locustfile_named_by, shipped_locustfile, shipped_scenarios
 
 GOOD = """
 [tool.locust]

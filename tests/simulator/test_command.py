@@ -83,7 +83,14 @@ def test_an_address_in_use_is_an_engine_error() -> None:
         spawn(SimulationSettings(port=engine.port))
 
 
-def test_an_engine_runs_in_a_thread_and_leaves_nothing_open() -> None:
+def run_in_an_unpatched_process(name: str) -> None:
+    """Call a function of this module where gevent has patched nothing: other tests may have imported Locust here."""
+    program = f"import runpy; runpy.run_path({__file__!r})[{name!r}]()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def runs_in_a_thread_and_leaves_nothing_open() -> None:
     before = open_files()
     with SimulatedEngine(SimulationSettings(ttft_s=0.0, output_tokens=2)) as engine:
         connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=5)
@@ -95,6 +102,14 @@ def test_an_engine_runs_in_a_thread_and_leaves_nothing_open() -> None:
     assert open_files() == before
 
 
-def test_a_thread_that_cannot_listen_raises_in_its_caller() -> None:
+def cannot_listen_and_raises_in_its_caller() -> None:
     with SimulatedEngine(SimulationSettings()) as engine, pytest.raises(EngineError):
         SimulatedEngine(SimulationSettings(port=engine.port)).__enter__()
+
+
+def test_an_engine_runs_in_a_thread_and_leaves_nothing_open() -> None:
+    run_in_an_unpatched_process("runs_in_a_thread_and_leaves_nothing_open")
+
+
+def test_a_thread_that_cannot_listen_raises_in_its_caller() -> None:
+    run_in_an_unpatched_process("cannot_listen_and_raises_in_its_caller")

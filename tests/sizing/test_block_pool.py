@@ -10,7 +10,7 @@ import pytest
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import Attention, Dense, LatentAttention, Layer, LinearAttention
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, BlockPool, KvCache, block_pool
+from llmload.sizing.weights import KV_ELEMENT_BYTES, BlockPool, KvCache, block_pool
 
 GROUPS = json.loads((Path(__file__).parent / "data" / "vllm_groups.json").read_text())["cases"]
 RUNS = json.loads((Path(__file__).parent / "data" / "vllm_pools.json").read_text())["runs"]

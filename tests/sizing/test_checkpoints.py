@@ -15,13 +15,11 @@ import pytest
 
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import count_parameters
-from llmload.sizing.catalogue import catalogue, load_model
-from llmload.sizing.checkpoint_files import INDEX, folder_checkpoint
+from llmload.sizing.catalogue import INDEX, catalogue, folder_checkpoint, load_model
 from llmload.sizing.engine_memory import kept_tables_bytes
 from llmload.sizing.fit import rank_weights
-from llmload.sizing.kv_cache import KvCache
 from llmload.sizing.speed import decode_step_bytes
-from llmload.sizing.weights import Parallelism, default_format
+from llmload.sizing.weights import KvCache, Parallelism, default_format
 
 LLAMA = dict(catalogue()["llama-3.2-1b-instruct"]["config"])
 

@@ -10,7 +10,7 @@ from llmload.errors import ConfigError
 from llmload.sizing.architecture import count_parameters
 from llmload.sizing.families import DECODERS, model_from_config
 from llmload.sizing.hf_config import HfConfig
-from llmload.sizing.kv_cache import KvCache
+from llmload.sizing.weights import KvCache
 
 BUILT = json.loads((Path(__file__).parent / "data" / "transformers_counts.json").read_text())["models"]
 OPT = {

@@ -10,7 +10,7 @@ import pytest
 
 from llmload.errors import ConfigError
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.engine_memory import engine_for, parse_version
+from llmload.sizing.engine_memory import engine_for, find_gpu, gpus, parse_version
 from llmload.sizing.fit import (
     Deployment,
     DeploymentRequest,
@@ -23,7 +23,6 @@ from llmload.sizing.fit import (
     rank_weights,
     remedies,
 )
-from llmload.sizing.gpus import find_gpu, gpus
 from llmload.sizing.text import fit_json, fit_notes, fit_text
 from llmload.sizing.weights import Parallelism, parallel_problems, rank_counts, stage_layers
 

@@ -11,13 +11,19 @@ import pytest
 
 from llmload.sizing.architecture import ModelSpec, count_parameters
 from llmload.sizing.catalogue import catalogue, load_model
-from llmload.sizing.engine_memory import engine_for
+from llmload.sizing.engine_memory import engine_for, find_gpu
 from llmload.sizing.families import model_from_config
 from llmload.sizing.fit import Deployment, Fit, fit, rank_weights
-from llmload.sizing.gpus import find_gpu
 from llmload.sizing.hf_config import HfConfig
-from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, BlockPool, KvCache, block_pool
-from llmload.sizing.weights import WEIGHT_FORMATS, Parallelism, weights_bytes
+from llmload.sizing.weights import (
+    KV_ELEMENT_BYTES,
+    WEIGHT_FORMATS,
+    BlockPool,
+    KvCache,
+    Parallelism,
+    block_pool,
+    weights_bytes,
+)
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())["entries"]
 GIB = 2**30

@@ -3,7 +3,7 @@
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.sizing.gpus import find_gpu, gpus
+from llmload.sizing.engine_memory import find_gpu, gpus
 from llmload.sizing.text import gpus_text
 
 

@@ -10,7 +10,7 @@ from llmload.sizing.architecture import Dense, Layer, LinearAttention
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.families import model_from_config
 from llmload.sizing.hf_config import HfConfig
-from llmload.sizing.kv_cache import KvCache
+from llmload.sizing.weights import KvCache
 
 COUNTS = json.loads((Path(__file__).parent / "data" / "model_counts.json").read_text())
 WITH_KV = sorted(name for name, counts in COUNTS.items() if counts["kv_bytes_per_token_bf16"])

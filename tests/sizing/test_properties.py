@@ -7,12 +7,18 @@ from hypothesis import strategies as st
 
 from llmload.sizing.architecture import ModelSpec, count_parameters
 from llmload.sizing.catalogue import load_model, model_entries
-from llmload.sizing.engine_memory import engine_for
+from llmload.sizing.engine_memory import Gpu, engine_for, gpus
 from llmload.sizing.fit import Deployment, fit
-from llmload.sizing.gpus import Gpu, gpus
-from llmload.sizing.kv_cache import KvCache, block_pool
 from llmload.sizing.speed import decode_bound_tokens_per_s, decode_step_bytes
-from llmload.sizing.weights import WEIGHT_FORMATS, Parallelism, parallel_problems, rank_counts, weights_bytes
+from llmload.sizing.weights import (
+    WEIGHT_FORMATS,
+    KvCache,
+    Parallelism,
+    block_pool,
+    parallel_problems,
+    rank_counts,
+    weights_bytes,
+)
 
 MODELS = [load_model(name) for name in [entry["name"] for entry in model_entries()]]
 DECODERS = [model for model in MODELS if not model.encoder]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from llmload.client.engine_info import EngineInfo
+from llmload.client.settings import EngineInfo
 from llmload.errors import ConfigError
-from llmload.sizing.gpus import LocalGpu
+from llmload.sizing.engine_memory import LocalGpu
 from llmload.suite.launch import describe_mismatch, wait_until_memory_is_free
 from llmload.suite.outcome import read_outcome, to_json, to_markdown
 from llmload.suite.plan import SuitePlan, make_plan

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from llmload.cli.scenarios import scenario_file, scenario_text, shipped_cells
 from llmload.errors import ConfigError
 from llmload.scenario import load_scenario
-from llmload.scenario.shipped import find_suite, shipped_scenarios, shipped_suites
-from llmload.suite.cells import scenario_file, scenario_text, shipped_cells
-from llmload.suite.file import EngineEntry, ModelEntry, ProtocolEntry, Selection, SuiteHead
+from llmload.scenario.reading import find_suite, shipped_scenarios, shipped_suites
+from llmload.suite.file import NAMES, TEMPLATES, EngineEntry, ModelEntry, ProtocolEntry, Selection, SuiteHead, Word
 from llmload.suite.plan import make_plan
-from llmload.suite.templates import NAMES, TEMPLATES, Word
 from tests.suite.conftest import WriteSuite
 
 

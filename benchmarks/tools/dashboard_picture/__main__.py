@@ -14,7 +14,7 @@ from benchmarks import ROOT
 from benchmarks.tools.dashboard_picture.page import DASHBOARD, page
 from benchmarks.tools.dashboard_picture.picture import screenshot
 from benchmarks.tools.dashboard_picture.prometheus import running
-from llmload.loadgen.command import free_port
+from llmload.scenario.reading import free_port
 from llmload.simulator import SimulationSettings, spawn
 
 SCRAPE_S: Final = 2.0

@@ -15,7 +15,7 @@ from urllib.request import urlopen
 from click import ClickException
 
 from benchmarks import ROOT
-from llmload.loadgen.command import free_port
+from llmload.scenario.reading import free_port
 
 RULES: Final = ROOT / "grafana" / "prometheus" / "rules"
 READY_S: Final = 60.0

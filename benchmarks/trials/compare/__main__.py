@@ -19,8 +19,7 @@ from benchmarks.tools.virtual_engine import Load, Noise
 from benchmarks.tools.virtual_runs import SETTINGS, WARMUP_S, System, write_run
 from benchmarks.trials.compare.rates import Tally, compare_folders, compare_pairs, strictly
 from llmload.compare.comparison import Comparison, Outcome
-from llmload.loadgen.command import locust_arguments
-from llmload.scenario.shipped import find_scenario
+from llmload.scenario.reading import find_scenario, locust_arguments
 from llmload.simulator import spawn
 
 SLOWER = 0.05

@@ -13,7 +13,7 @@ from statistics import NormalDist
 from benchmarks.tools.virtual_engine import Load
 from benchmarks.tools.virtual_runs import System, write_run
 from llmload.compare.comparison import Comparison, Outcome, compare
-from llmload.compare.folders import check_comparable, read_run, same_prompts
+from llmload.compare.runs import check_comparable, read_run, same_prompts
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from click import ClickException
 
 from benchmarks.tools.hosts import LOOPBACK, Host
-from llmload.loadgen.command import free_port
+from llmload.scenario.reading import free_port
 
 SCENARIO: Final = "scenario.toml"
 RUNS: Final = "runs"

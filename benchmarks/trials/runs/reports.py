@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from rich.table import Table
 
-from llmload.loadgen.reports import REPORT_BYTES, Reports, last_report, wire_bytes
+from llmload.loadgen.messages import REPORT_BYTES, Reports, last_report, wire_bytes
 from llmload.metrics.totals import RunTotals
 
 SPREADS: Final = (0.1, 0.3, 0.5, 1.0, 2.0)

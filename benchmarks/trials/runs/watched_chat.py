@@ -8,9 +8,8 @@ from typing import Any
 
 import msgpack
 
-from llmload.loadgen.hooks import install
-from llmload.loadgen.reports import KEY
-from llmload.loadgen.users import ChatUser
+from llmload.loadgen.messages import KEY
+from llmload.loadgen.users import ChatUser, install
 
 install(events)
 

@@ -1,24 +1,147 @@
-"""llmload in Locust's web UI: a tab with the live table, a page of live charts, downloads, and a checked start form."""
+"""llmload in Locust's web UI: a tab, a page of live charts, downloads, a checked start form, and the login."""
 
 from locust.util.timespan import parse_timespan
 from locust.web import WebUI
 
 import argparse
 import copy
-from collections.abc import Callable, Mapping
+import hmac
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import gevent
 import orjson
-from flask import Blueprint, Response, request, send_from_directory
+from flask import Blueprint, Response, abort, redirect, request, send_file, send_from_directory, session, url_for
+from flask_login import UserMixin, login_user
 
 from llmload.errors import LlmloadError
 from llmload.loadgen import live, locust_compat
-from llmload.loadgen.coordinating import CoordinatingNode
+from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import LivePoints, LiveState
+from llmload.loadgen.local import CoordinatingNode
 from llmload.loadgen.options import refuse_changes
-from llmload.loadgen.web import downloads, login
+from llmload.loadgen.terminal import report_line, write_report
 from llmload.report.html.assets import PAGE, SHARED, UPLOT
+from llmload.runs.folder import SUMMARY
+from llmload.runs.requests import csv_lines
+
+# The login of `--web-login`: one user, whose password comes from the environment.
+
+USER_ENV: Final = "LLMLOAD_WEB_USER"
+PASSWORD_ENV: Final = "LLMLOAD_WEB_PASSWORD"  # noqa: S105 - the variable's name
+DEFAULT_USER: Final = "llmload"
+WRONG_PAUSE_S: Final = 1.0
+
+
+class WebUser(UserMixin):  # type: ignore[misc] # flask_login ships no types
+    """The user who may log in."""
+
+    def __init__(self, name: str) -> None:
+        self.id = name
+
+
+def install_login(web_ui: WebUI, pages: Blueprint) -> None:
+    """
+    Let the user log in on Locust's login page, unless the locustfile has set up its own login.
+
+    Without a password in the environment nobody can log in, and the page says why.
+    """
+    if locust_compat.has_own_login(web_ui):
+        return
+    app = locust_compat.app_of(web_ui)
+    user, password = os.environ.get(USER_ENV) or DEFAULT_USER, os.environ.get(PASSWORD_ENV)
+    app.secret_key = app.secret_key or secrets.token_bytes(32)
+    app.config.update(SESSION_COOKIE_SAMESITE="Lax")
+    locust_compat.set_login(web_ui, lambda name: WebUser(name) if name == user else None, "./llm/login")
+
+    @pages.route("/llm/login", methods=["POST"])
+    def llm_login() -> Any:
+        fault = _fault(user, password)
+        if fault is None:
+            login_user(WebUser(user))
+            return redirect(url_for(locust_compat.INDEX))
+        session["auth_error"] = fault
+        return redirect(url_for(locust_compat.LOGIN))
+
+
+def _fault(user: str, password: str | None) -> str | None:
+    if not password:
+        return f"Nobody can log in: set {PASSWORD_ENV} (and {USER_ENV}, if not {DEFAULT_USER}) where Locust is started."
+    given = request.form.get("username", ""), request.form.get("password", "")
+    same = [hmac.compare_digest(a.encode(), b.encode()) for a, b in zip(given, (user, password), strict=True)]
+    if all(same):
+        return None
+    gevent.sleep(WRONG_PAUSE_S)  # guessing takes time
+    return "Wrong user name or password."
+
+
+# What the web UI offers of the current or last run: its summary, its report, and every request.
+
+LINKS: Final = [
+    {"href": "./llm/download/report.html", "title": "LLM report (HTML)"},
+    {"href": "./llm/download/summary.json", "title": "Download LLM summary (JSON)"},
+    {"href": "./llm/download/requests.csv", "title": "Download LLM requests (CSV)"},
+    {"href": "./llm/download/requests.jsonl", "title": "Download LLM requests (JSON lines)"},
+]
+_LINES_PER_PIECE: Final = 200
+
+
+def add_downloads(
+    pages: Blueprint, guard: Callable[..., Any], coordinator: Callable[[], RunCoordinator | None]
+) -> None:
+    """Add the routes to the pages; each answers 404 with a reason while it has nothing to give."""
+
+    def the_run() -> RunCoordinator:
+        return coordinator() or abort(404, "no run has been started yet")
+
+    @pages.route("/llm/download/summary.json")
+    @guard
+    def llm_summary() -> Response:
+        run = the_run()
+        if run.summary is None:
+            abort(404, "the run has not ended; its summary is written at the end")
+        file = (run.folder.path / SUMMARY).absolute()
+        return send_file(file, as_attachment=True, download_name=f"{run.run_id}-summary.json", max_age=0)
+
+    @pages.route("/llm/download/report.html")
+    @guard
+    def llm_report() -> Response:
+        run = the_run()
+        if run.summary is None:
+            abort(404, "the run has not ended; its report is written at the end")
+        page = write_report(run) or abort(404, report_line(run))
+        return send_file(page.absolute(), download_name=f"{run.run_id}.html", max_age=0)
+
+    @pages.route("/llm/download/requests.jsonl")
+    @guard
+    def llm_requests_jsonl() -> Response:
+        run = the_run()
+        lines = (orjson.dumps(line).decode() + "\n" for line in run.folder.requests())
+        return _attachment(lines, f"{run.run_id}-requests.jsonl", "application/jsonl")
+
+    @pages.route("/llm/download/requests.csv")
+    @guard
+    def llm_requests_csv() -> Response:
+        run = the_run()
+        return _attachment(csv_lines(run.folder.requests(), run.run_id), f"{run.run_id}-requests.csv", "text/csv")
+
+    @pages.errorhandler(404)
+    def llm_nothing(error: Any) -> Response:
+        return Response(f"{error.description}\n", status=404, mimetype="text/plain")
+
+
+def _attachment(lines: Iterator[str], name: str, mimetype: str) -> Response:
+    def pieces() -> Iterator[str]:
+        while piece := "".join(islice(lines, _LINES_PER_PIECE)):
+            yield piece
+            gevent.sleep()  # a long download must not delay what this process measures
+
+    return Response(pieces(), mimetype=mimetype, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
 
 ASSETS: Final = Path(__file__).with_name("assets")
 TAB: Final = "llm"
@@ -33,9 +156,9 @@ def install(web_ui: WebUI, node: CoordinatingNode) -> None:
     pages = Blueprint("llmload", __name__, url_prefix=locust_compat.base_path(web_ui))
     _add_pages(pages, guard)
     _add_data(pages, guard, node)
-    downloads.add(pages, guard, lambda: node.coordinator)
+    add_downloads(pages, guard, lambda: node.coordinator)
     if web_ui.web_login:
-        login.install(web_ui, pages)
+        install_login(web_ui, pages)
     app.register_blueprint(pages)
     app.before_request(_form_check(guard, node))
     app.after_request(_Additions(node))
@@ -44,7 +167,7 @@ def install(web_ui: WebUI, node: CoordinatingNode) -> None:
         web_ui,
         tabs=[{"title": "LLM", "key": TAB}, {"title": "LLM charts", "key": CHARTS, "component": CHARTS}],
         tables=[{"key": TAB, "structure": live.COLUMNS}],
-        links=downloads.LINKS,
+        links=LINKS,
     )
 
 

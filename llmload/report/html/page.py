@@ -13,21 +13,18 @@ import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from llmload.capacity.text import capacity_notes, capacity_text
+from llmload.capacity.result import capacity_notes, capacity_text
 from llmload.errors import RunFolderError
-from llmload.formatting import UNKNOWN, milliseconds, number
-from llmload.report.definitions import DEFINITIONS
 from llmload.report.html.assets import PAGE
-from llmload.report.html.chart import Section, ShownRun, run_colour
-from llmload.report.html.latency_charts import cdf_chart, latency_over_time, token_chart
-from llmload.report.html.load_charts import load_sections
-from llmload.report.html.time_charts import sample_sections, time_charts
-from llmload.report.markdown import groups
+from llmload.report.html.chart import Section, ShownRun, run_colour, sample_sections, time_charts
+from llmload.report.html.load_charts import cdf_chart, latency_over_time, load_sections, token_chart
+from llmload.report.markdown import DEFINITIONS, groups
 from llmload.report.terminal import COLUMNS, LATENCIES
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import LoadedRun, load_run
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import CapacityResult, Distribution
+from llmload.units import UNKNOWN, milliseconds, number
 
 ADVICE: Final = {
     "VALID": "Every check passed.",

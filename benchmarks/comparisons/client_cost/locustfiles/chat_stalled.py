@@ -7,8 +7,7 @@ from typing import Final
 import gevent
 from gevent.monkey import get_original
 
-from llmload.loadgen.hooks import install
-from llmload.loadgen.users import ChatUser
+from llmload.loadgen.users import ChatUser, install
 
 PERIOD_S: Final = 1.0
 STALL_S: Final = 0.2
