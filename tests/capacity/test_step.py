@@ -1,6 +1,7 @@
 """A step is decided by what its answers show, as soon as they show it and at step_max_s at the latest."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,8 +145,8 @@ def test_a_queue_that_goes_up_and_down_does_not_fail_a_step() -> None:
         ("request_output_tokens_per_s p50 > 0.2", {}, False),
     ],
 )
-def test_every_kind_of_objective_is_decided(objective: str, kwargs: dict[str, float], passed: bool) -> None:
-    verdict, at_s = watch(around(0.1), objectives=(Objective.parse(objective),), **kwargs)  # type: ignore[arg-type]
+def test_every_kind_of_objective_is_decided(objective: str, kwargs: dict[str, Any], passed: bool) -> None:
+    verdict, at_s = watch(around(0.1), objectives=(Objective.parse(objective),), **kwargs)
 
     assert verdict.decision is (Decision.PASSES if passed else Decision.FAILS)
     assert at_s <= 20
