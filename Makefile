@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# The tests in groups that run side by side: most of their time is waiting for runs of seconds. Tests that compare times
-# come last, by themselves. A file that no group names is in the last one.
+# The tests in groups of processes that run side by side: most of their time is waiting for runs of seconds. Tests that
+# compare times come last, alone, but for the pages' commands: these are whole runs, too many to wait for one by one.
 loadgen-a := tests/loadgen/test_runs.py tests/loadgen/test_loads.py tests/loadgen/test_progress.py tests/loadgen/test_web_page.py
 loadgen-b := $(filter-out $(loadgen-a),$(wildcard tests/loadgen/test_*.py))
-programs := tests/suite tests/cli tests/test_docs.py tests/test_packaging.py
-GROUPS := loadgen-a loadgen-b programs others
-others := tests $(foreach group,loadgen-a loadgen-b programs,$($(group):%=--ignore=%))
+programs := tests/suite tests/cli tests/test_packaging.py
+pages := tests/test_docs.py
+benchmarks := tests/benchmarks
+GROUPS := loadgen-a loadgen-b programs pages benchmarks others
+others := tests $(foreach group,$(filter-out others,$(GROUPS)),$($(group):%=--ignore=%))
 PYTEST := $(BIN)/coverage run --parallel-mode -m pytest
 COVERAGE := 0
 # Per cent of lines that the tests run in their own process; it may not fall.
@@ -48,15 +50,15 @@ lint: $(VENV)/.ready
 
 unit: $(VENV)/.ready
 	@rm -f .coverage .coverage.*
-	@$(MAKE) --jobs=4 --keep-going --output-sync=target --no-print-directory $(GROUPS)
+	@$(MAKE) --jobs=5 --keep-going --output-sync=target --no-print-directory $(GROUPS)
 	@$(MAKE) --no-print-directory timing
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --format=total --fail-under=$(COVERAGE)
 
 $(GROUPS): $(VENV)/.ready
-	$(PYTEST) -m "not engine and not timing" --durations=10 $($@)
+	@$(PYTEST) -m "not engine$(if $(filter pages,$@),, and not timing)" --durations=5 $($@)
 
 timing: $(VENV)/.ready
-	$(PYTEST) -m "timing and not engine"
+	@$(PYTEST) -m "timing and not engine" $(pages:%=--ignore=%)
 
 engine-test: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.tools.cpu_engines install transformers

@@ -2,7 +2,9 @@
 
 import json
 import os
+import pickle
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from benchmarks.tools.bench_run import Bench, Cores, Trial, run_trial
 from benchmarks.tools.llmload_client import Llmload
 from benchmarks.tools.load_client import Reported, Task
 from benchmarks.tools.peers import PEERS, Peer, write_tokenizer
-from benchmarks.tools.pinned import Usage, run_pinned
+from benchmarks.tools.pinned import Usage
 from benchmarks.tools.truth_engine.log import TrueAnswer, TruthLog
 from benchmarks.tools.work import Work
 
@@ -186,11 +188,34 @@ class TestStamps:
 BURN = "import time\nwhile time.process_time() < 0.3: pass\n"
 
 
+RUN_PINNED = """
+import pickle, sys
+from benchmarks.tools.pinned import run_pinned
+try:
+    result = run_pinned(**pickle.loads(sys.stdin.buffer.read()))
+except Exception as error:
+    result = error
+sys.stdout.buffer.write(pickle.dumps(result))
+"""
+
+
 class TestPinned:
     def run(self, folder: Path, program: str, timeout_s: float = 30) -> Usage:
-        cpu = max(os.sched_getaffinity(0))
-        command = [sys.executable, "-c", program]
-        return run_pinned(command, cpu=cpu, folder=folder, environment={"GREETING": "hi"}, timeout_s=timeout_s)
+        """Run it from a process that gevent has not patched: else gevent reaps the program, and its usage is lost."""
+        keywords = {
+            "command": [sys.executable, "-c", program],
+            "cpu": max(os.sched_getaffinity(0)),
+            "folder": folder,
+            "environment": {"GREETING": "hi"},
+            "timeout_s": timeout_s,
+        }
+        command = [sys.executable, "-c", RUN_PINNED]
+        done = subprocess.run(command, input=pickle.dumps(keywords), stdout=subprocess.PIPE, timeout=60, check=True)
+        result = pickle.loads(done.stdout)  # noqa: S301 - our own process wrote it
+        if isinstance(result, Exception):
+            raise result
+        assert isinstance(result, Usage)
+        return result
 
     def test_a_program_has_one_core_its_environment_and_its_output_kept(self, tmp_path: Path) -> None:
         program = "import os, sys; print(len(os.sched_getaffinity(0)), os.environ['GREETING']); sys.exit(3)"
