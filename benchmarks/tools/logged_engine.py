@@ -1,4 +1,4 @@
-"""The simulated engine as its users start it, on a host of the benchmark."""
+"""The simulated engine, started by its command on a host of the benchmark."""
 
 import json
 import re
@@ -22,7 +22,7 @@ POLL_S: Final = 0.1
 
 
 class LoggedEngine:
-    """`llmload engine simulate --log` while its context lasts; `log` is complete once it has been left."""
+    """`llmload engine simulate --log` while its context lasts; `log` is complete when the context has ended."""
 
     def __init__(self, host: Host, folder: Path, flags: Mapping[str, object], faults: Mapping[str, float]) -> None:
         self._host, self._folder = host, folder
@@ -36,7 +36,7 @@ class LoggedEngine:
 
     def __enter__(self) -> Self:
         self._process = self._host.start(self._command, folder=self._folder, output=self._output)
-        self.url = self._told_url()
+        self.url = self._printed_url()
         return self
 
     def __exit__(
@@ -55,21 +55,21 @@ class LoggedEngine:
         return [json.loads(line) for line in self._log_file.read_text(encoding="utf-8").splitlines()]
 
     @property
-    def at_work(self) -> int:
-        """How many requests run or wait in the engine."""
+    def in_flight(self) -> int:
+        """Requests that run or wait in the engine."""
         metrics = self._host.fetch(f"{self.url}/metrics")
         found = re.findall(r"^vllm:num_requests_(?:running|waiting)\S* (\S+)$", metrics, re.MULTILINE)
         return round(sum(map(float, found)))
 
-    def wait_until_asked(self, timeout_s: float) -> None:
-        """Wait until a first request has come."""
-        self._wait(lambda: bool(self.log) or self.at_work > 0, timeout_s, "was asked nothing")
+    def wait_for_first_request(self, timeout_s: float) -> None:
+        """Wait until the first request has arrived."""
+        self._wait(lambda: bool(self.log) or self.in_flight > 0, timeout_s, "got no request")
 
     def wait_until_idle(self) -> None:
         """Wait until every request has left the engine, so that its log has a line for each."""
-        self._wait(lambda: self.at_work == 0, IDLE_TIMEOUT_S, "still had requests")
+        self._wait(lambda: self.in_flight == 0, IDLE_TIMEOUT_S, "still had requests")
 
-    def _told_url(self) -> str:
+    def _printed_url(self) -> str:
         end_s = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < end_s and self._process.poll() is None:
             if found := READY.search(self._output.read_text(encoding="utf-8")):

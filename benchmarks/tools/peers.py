@@ -1,4 +1,4 @@
-"""Other load generators, each in an environment of its own: none is a dependency of llmload."""
+"""Other load generators, each in a separate environment: none is a dependency of llmload."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ class Peer:
 
     name: str
     pins: tuple[str, ...]
-    """What pip installs; nothing where llmload's own dependencies are enough."""
+    """What pip installs; empty where llmload's own dependencies are enough."""
     dependencies: bool = True
 
     @property
@@ -33,11 +33,11 @@ class Peer:
 
     @property
     def python(self) -> Path:
-        """The interpreter that has it."""
+        """The interpreter of that environment."""
         return self.home / "bin" / "python" if self.pins else Path(sys.executable)
 
     def program(self, name: str) -> str:
-        """Return the path of a command that it brings."""
+        """Return the path of a command that it installs."""
         return str(self.python.with_name(name))
 
     def missing(self) -> str | None:
@@ -48,18 +48,18 @@ class Peer:
         return f"not installed: python -m benchmarks.tools.peers install {self.name}"
 
     def install(self) -> None:
-        """Build its environment anew."""
+        """Delete its environment and build it again."""
         shutil.rmtree(self.home, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(self.home)], check=True)
         pip = [str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *([] if self.dependencies else ["--no-deps"]), *self.pins], check=True)
-        (self.home / "installed.json").write_text(json.dumps(self.pins))  # last: half an installation is none
+        (self.home / "installed.json").write_text(json.dumps(self.pins))  # last: only a whole installation has it
 
 
 PEERS: Final = {
     peer.name: peer
     for peer in (
-        # Its wheel requires PyTorch and CUDA, of which its Rust client needs nothing.
+        # Its wheel requires PyTorch and CUDA; its Rust client needs neither.
         Peer(name="sglang-bench", pins=("sglang==0.5.23",), dependencies=False),
         Peer(name="aiperf", pins=("aiperf==0.13.0",)),
         Peer(name="genai-bench", pins=("genai-bench==0.0.5",)),
@@ -71,7 +71,7 @@ PEERS: Final = {
 
 
 def write_tokenizer() -> Path:
-    """Return a folder with a word-by-word tokenizer, for tools that demand one: nothing here depends on its words."""
+    """Return a folder with a word-by-word tokenizer, for tools that need one; its vocabulary does not matter here."""
     folder = HOME / "tokenizer"
     folder.mkdir(parents=True, exist_ok=True)
     special = ["<unk>", "<s>", "</s>"]

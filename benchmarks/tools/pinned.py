@@ -1,4 +1,4 @@
-"""A program held to one core, and what it used."""
+"""A program pinned to one core, and the CPU time and memory that it used."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ from click import ClickException
 
 POLL_S: Final = 0.1
 LINGER_S: Final = 5.0
-"""How long what a program started may outlive it."""
+"""How long a program's children may outlive it."""
 PR_SET_CHILD_SUBREAPER: Final = 36
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -31,24 +31,24 @@ class MemorySample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a program used, with everything that it started."""
+    """What a program and its children used."""
 
     exit_code: int
     cpu_s: float
     kernel_s: float
-    """Of it in the kernel."""
+    """The part in the kernel."""
     wall_s: float
     memory: tuple[MemorySample, ...]
     output: Path
 
     @property
     def peak_rss_bytes(self) -> int:
-        """The most resident memory of the process, without children."""
+        """Peak resident memory of the process, without children."""
         return max((sample.rss_bytes for sample in self.memory), default=0)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of processes that a program leaves behind, so that their usage can be counted."""
+    """Become the parent of orphaned processes, so that their usage can be counted."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
 
@@ -74,7 +74,7 @@ def run_pinned(
     while group.lives():
         if time.monotonic() - started_s > timeout_s:
             group.kill()
-            raise ClickException(f"{command[0]} was not done in {timeout_s:.0f} s\n{last_lines(output)}")
+            raise ClickException(f"{command[0]} did not end within {timeout_s:.0f} s\n{last_lines(output)}")
         time.sleep(POLL_S)
     return Usage(
         exit_code=process.returncode,
@@ -87,7 +87,7 @@ def run_pinned(
 
 
 class _Group:
-    """A program and whatever it started, as one process group. Popen.wait would throw their usage away."""
+    """A program and its children, as one process group. Popen.wait would discard their usage."""
 
     def __init__(self, leader: "subprocess.Popen[bytes]") -> None:
         self.cpu_s = self.kernel_s = 0.0
@@ -96,7 +96,7 @@ class _Group:
         self._ended_s: float | None = None
 
     def lives(self) -> bool:
-        """Count those that have ended, kill those that outlive the program for long, and say whether any is left."""
+        """Count ended processes, kill children that outlive the program for long; return whether any is left."""
         try:
             while (ended := os.wait4(-self._leader.pid, os.WNOHANG))[0]:
                 self._count(*ended)
@@ -109,7 +109,7 @@ class _Group:
         return True
 
     def kill(self) -> None:
-        """End them all."""
+        """Kill all of them."""
         self._kill()
         while self.lives():
             time.sleep(POLL_S)
@@ -127,7 +127,7 @@ class _Group:
 
 
 def last_lines(output: Path, lines: int = 15) -> str:
-    """Return how an output ends."""
+    """Return the last lines of an output."""
     return "\n".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 

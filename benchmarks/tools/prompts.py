@@ -1,4 +1,4 @@
-"""Prompts for the clients that read them from a file, each different so that none counts as sent before."""
+"""Prompts for the clients that read them from a file, each different so that no cache has it."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
 """
 The simulated engine's model of time, run in virtual time: a minute of load in a hundredth of a second.
 
-Slots, first-in-first-out queue, TTFT and gaps are those of `llmload.simulator.settings`. What a real machine
-adds are two disturbances of the clock that all requests in flight share: a speed that wanders (an Ornstein-Uhlenbeck
+Slots, first-in-first-out queue, TTFT and gaps are those of `llmload.simulator.settings`. A real machine
+adds two disturbances of the clock that all requests in flight share: a speed that wanders (an Ornstein-Uhlenbeck
 process of its logarithm) and stalls; and, for each request, the wait for the batch's next step.
 """
 
@@ -22,12 +22,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
-    """How unsteady a machine is."""
+    """How much a machine's speed varies."""
 
     wander: float = 0.03
     """Standard deviation of the logarithm of its speed."""
     wander_s: float = 5.0
-    """How long the speed remembers."""
+    """Correlation time of the speed."""
     stalls_per_s: float = 0.05
     stall_s: float = 0.1
     between_runs: float = 0.0
@@ -36,7 +36,7 @@ class Noise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Requests in flight or arrivals a second, for so long."""
+    """Requests in flight or arrivals a second, for `duration_s`."""
 
     duration_s: float
     users: int | None = None
@@ -44,8 +44,8 @@ class Load:
 
 
 @dataclass(slots=True)
-class Asked:
-    """A request: what it asks for, and its moments in the engine's own time."""
+class VirtualRequest:
+    """A request: its lengths, and its moments in the engine's time."""
 
     prompt_id: str
     prompt_tokens: int
@@ -53,12 +53,12 @@ class Asked:
     started: float = 0.0
     first: float = 0.0
     progress: float = 0.0
-    """How many tokens a request that ran since the beginning would have had at the first token."""
+    """Tokens that a request running since the start would have had at this one's first token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """From the engine's own time, in which it is steady, to the wall's."""
+    """Conversion between the engine's time, in which its speed is constant, and wall-clock time."""
 
     own: Floats
     wall: Floats
@@ -71,26 +71,26 @@ class Clock:
         memory = np.exp(-step_s / noise.wander_s)
         shocks = rng.normal(0, noise.wander * np.sqrt(1 - memory**2), steps)
         wander, level = np.empty(steps), rng.normal(0, noise.wander)
-        for place in range(steps):
-            level = memory * level + shocks[place]
-            wander[place] = level
+        for index in range(steps):
+            level = memory * level + shocks[index]
+            wander[index] = level
         stalled = rng.random(steps) < noise.stalls_per_s * step_s
         wall_s = step_s * slowness * np.exp(wander + rng.normal(0, noise.between_runs))
         wall_s += stalled * rng.exponential(noise.stall_s, steps)
         return cls(own=np.linspace(0.0, steps * step_s, steps + 1), wall=np.concatenate([[0.0], np.cumsum(wall_s)]))
 
     def to_wall(self, own: Floats) -> Floats:
-        """Return moments of the engine's own time by the wall's clock."""
+        """Return wall-clock times of moments in engine time."""
         return np.interp(own, self.own, self.wall)
 
     def to_own(self, wall: Floats) -> Floats:
-        """Return the reverse."""
+        """Return moments in engine time of wall-clock times."""
         return np.interp(wall, self.wall, self.own)
 
 
 @dataclass(slots=True)
 class VirtualEngine:
-    """Answers requests in virtual time; `answer` gives their moments."""
+    """Answers requests in virtual time."""
 
     settings: SimulationSettings
     load: Load
@@ -98,9 +98,9 @@ class VirtualEngine:
     rng: np.random.Generator
     _path: list[tuple[float, float]] = field(default_factory=list)
 
-    def answer(self, asked: Iterator[Asked]) -> list[tuple[Asked, Floats]]:
+    def answer(self, requests: Iterator[VirtualRequest]) -> list[tuple[VirtualRequest, Floats]]:
         """Return every request that was sent, with the wall-clock stamps of its tokens, in seconds from the start."""
-        sent = self._run(asked)
+        sent = self._run(requests)
         times, progress = (np.array(column) for column in zip(*self._path, strict=True))
         answered = []
         for request in sent:
@@ -113,18 +113,18 @@ class VirtualEngine:
         if self.load.rate_per_s is None:
             return [0.0] * (self.load.users or 0)
         count = int(self.load.duration_s * self.load.rate_per_s * 1.2) + 20
-        # Of a seed of its own: both runs of a pair get the same arrivals, as the same scenario does.
+        # A fixed seed: both runs of a pair get the same arrivals, as with one scenario.
         gaps = np.random.default_rng(1).exponential(1 / self.load.rate_per_s, count)
         wall = np.cumsum(gaps)
         return [float(t) for t in self.clock.to_own(wall[wall < self.load.duration_s])]
 
-    def _run(self, asked: Iterator[Asked]) -> list[Asked]:
+    def _run(self, requests: Iterator[VirtualRequest]) -> list[VirtualRequest]:
         end = float(self.clock.to_own(np.array([self.load.duration_s]))[0])
         arrivals = deque(self._arrivals())
-        waiting: deque[Asked] = deque()
-        first: list[tuple[float, int, Asked]] = []
-        last: list[tuple[float, int, Asked]] = []
-        sent: list[Asked] = []
+        waiting: deque[VirtualRequest] = deque()
+        first: list[tuple[float, int, VirtualRequest]] = []
+        last: list[tuple[float, int, VirtualRequest]] = []
+        sent: list[VirtualRequest] = []
         now = progress = 0.0
         running = order = 0
         while arrivals or first or last:
@@ -135,14 +135,14 @@ class VirtualEngine:
             self._path.append((now, progress))
             if arrivals and arrivals[0] <= now:
                 arrivals.popleft()
-                request = next(asked)
+                request = next(requests)
                 request.started = now
                 sent.append(request)
                 waiting.append(request)
             elif first and first[0][0] <= now:
-                _, place, request = heapq.heappop(first)
+                _, number, request = heapq.heappop(first)
                 request.first, request.progress = now, progress
-                heapq.heappush(last, (progress + request.output_tokens - 1, place, request))
+                heapq.heappush(last, (progress + request.output_tokens - 1, number, request))
             else:
                 heapq.heappop(last)
                 running -= 1

@@ -1,4 +1,4 @@
-"""Run folders of the virtual engine, written by the code that writes those of real runs."""
+"""Run folders of the virtual engine, written by the code that writes real ones."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from benchmarks.tools.virtual_engine import Asked, Clock, Floats, Load, Noise, VirtualEngine
+from benchmarks.tools.virtual_engine import Clock, Floats, Load, Noise, VirtualEngine, VirtualRequest
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
 from llmload.prompts.workload import PromptPlan, Workload
@@ -31,7 +31,7 @@ WARMUP_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """A system to measure: the engine's settings, how slow it is, how unsteady, how often it fails."""
+    """A system to measure: the engine's settings, slowness, noise, and error rate."""
 
     settings: SimulationSettings = SETTINGS
     slowness: float = 1.0
@@ -39,7 +39,7 @@ class System:
     error_share: float = 0.0
 
     def slower(self, kind: str, share: float) -> "System":
-        """Return a system that is slower by a share: in `all` it does, in its `prefill` or in its `decode`."""
+        """Return a system whose `kind` (`all`, `prefill` or `decode`) is slower by a fraction."""
         own = self.settings
         match kind:
             case "all":
@@ -51,12 +51,12 @@ class System:
             case "decode":
                 settings = replace(own, itl_s=own.itl_s * (1 + share))
             case _:
-                raise ValueError(f"nothing is called {kind!r}: all, prefill or decode")
+                raise ValueError(f"{kind!r} is not one of all, prefill, decode")
         return replace(self, settings=settings)
 
 
 def write_run(folder: Path, system: System, load: Load, seed: int, *, changes: Mapping[str, Any] | None = None) -> Path:
-    """Measure the system in virtual time and leave a run folder; `seed` is its noise's, prompts are always the same."""
+    """Measure the system in virtual time and write a run folder; `seed` sets the noise, prompts are always the same."""
     rng = np.random.default_rng(seed)
     clock = Clock.disturbed(system.noise, load.duration_s + 60, system.slowness, rng)
     engine = VirtualEngine(settings=system.settings, load=load, clock=clock, rng=rng)
@@ -68,9 +68,9 @@ def write_run(folder: Path, system: System, load: Load, seed: int, *, changes: M
     totals = RunTotals()
     warmup_ns, end_ns = round(WARMUP_S * NS_PER_S), round(load.duration_s * NS_PER_S)
     window = Window(start_ns=began_ns + warmup_ns, end_ns=began_ns + end_ns)
-    for place, (asked, stamps_s) in enumerate(engine.answer(_asked(workload))):
-        started_s = float(clock.to_wall(np.array([asked.started]))[0])
-        record = _record(f"{folder.name}-0-{place + 1}", asked, began_ns, started_s, stamps_s, rng)
+    for index, (request, stamps_s) in enumerate(engine.answer(_requests(workload))):
+        started_s = float(clock.to_wall(np.array([request.started]))[0])
+        record = _record(f"{folder.name}-0-{index + 1}", request, began_ns, started_s, stamps_s, rng)
         if rng.random() < system.error_share:
             record = _failed(record)
         totals.started += 1
@@ -133,35 +133,40 @@ def _lengths() -> dict[str, tuple[int, int]]:
     for conversation in _workload().conversations:
         for prompt in conversation.prompts:
             body = orjson.dumps({"messages": list(prompt.messages), "max_tokens": MAX_TOKENS})
-            asked = parse_request(SETTINGS, ApiStyle.CHAT, True, body)
-            lengths[prompt.prompt_id] = (asked.prompt_tokens, asked.output_tokens)
+            request = parse_request(SETTINGS, ApiStyle.CHAT, True, body)
+            lengths[prompt.prompt_id] = (request.prompt_tokens, request.output_tokens)
     return lengths
 
 
-def _asked(workload: Workload) -> Iterator[Asked]:
+def _requests(workload: Workload) -> Iterator[VirtualRequest]:
     lengths, queue = _lengths(), workload.queue(0, 1)
     while (conversation := queue.next()) is not None:
         for prompt in conversation.prompts:
             prompt_tokens, output_tokens = lengths[prompt.prompt_id]
-            yield Asked(prompt_id=prompt.prompt_id, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
+            yield VirtualRequest(prompt_id=prompt.prompt_id, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
 
 
 def _record(
-    request_id: str, asked: Asked, began_ns: int, started_s: float, stamps_s: Floats, rng: np.random.Generator
+    request_id: str,
+    request: VirtualRequest,
+    began_ns: int,
+    started_s: float,
+    stamps_s: Floats,
+    rng: np.random.Generator,
 ) -> RequestRecord:
     network_s = rng.exponential(0.0002, len(stamps_s))  # the way to the client
     stamps_ns = np.maximum.accumulate(((stamps_s + network_s) * NS_PER_S).astype(np.int64)) + began_ns
     started_ns = began_ns + round(started_s * NS_PER_S)
     return RequestRecord(
         request_id=request_id,
-        prompt_id=asked.prompt_id,
+        prompt_id=request.prompt_id,
         started_ns=started_ns,
         sent_ns=started_ns,
         done_ns=int(stamps_ns[-1]) + 100_000,
         outcome=Outcome.COMPLETED,
         chunk_ns=stamps_ns,
-        prompt_tokens=asked.prompt_tokens,
-        output_tokens=asked.output_tokens,
+        prompt_tokens=request.prompt_tokens,
+        output_tokens=request.output_tokens,
         token_source=TokenSource.USAGE,
         stamp_source=StampSource.KERNEL,
         finish_reason="stop",

@@ -1,4 +1,4 @@
-"""The work that every client is given."""
+"""The work that every client does."""
 
 import re
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ FORM: Final = re.compile(r"(\d+)x(\d+(?:\.\d+)?)x(\d+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """So many streams at a time, each at `tokens_per_s`, each answer `tokens` long, a token a chunk."""
+    """`streams` at a time, each at `tokens_per_s`, each answer of `tokens` tokens, a token a chunk."""
 
     streams: int
     tokens_per_s: float
     tokens: int
     ttft_s: float = 0.050
     ttft_spread_s: float = 0.005
-    """First chunks are spread a little, so that streams that start together do not stay in step."""
+    """Spread of the first chunks, so that streams that start together do not stay in step."""
     prompt_words: int = 40
     prompts: int | None = None
-    """How many different prompts there are; None: as many as requests."""
+    """Number of different prompts; None: as many as requests."""
     chunk_bytes: int = 0
     large_first: int = 0
     tls: bool = False
@@ -41,7 +41,7 @@ class Work:
 
     @property
     def schedule(self) -> Schedule:
-        """What the engine is told."""
+        """The engine's schedule for this work."""
         return Schedule(
             tokens=self.tokens,
             ttft_s=self.ttft_s,
@@ -58,5 +58,5 @@ class Work:
 
     @property
     def offered_tokens_per_s(self) -> float:
-        """What a client that loses no time would carry."""
+        """The rate of a client that loses no time."""
         return self.streams * self.tokens / self.answer_s

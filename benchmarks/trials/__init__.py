@@ -1,1 +1,1 @@
-"""Whole runs held to a requirement, each with PASS or FAIL and an exit code."""
+"""Whole runs with requirements, each with PASS or FAIL and an exit code."""

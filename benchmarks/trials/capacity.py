@@ -18,18 +18,18 @@ from benchmarks import ROOT
 from llmload.simulator import SimulationSettings, spawn
 
 TOLERANCE: Final = 0.05
-REPEATED: Final = 0.10
+REPEAT_TOLERANCE: Final = 0.10
 Kind = Literal["users", "rate_per_s"]
 KINDS: Final[tuple[Kind, ...]] = ("users", "rate_per_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class KnownEngine:
     """
     An engine with a capacity that can be computed, and the objective that defines it.
 
     Every answer takes `service_s` = ttft_s + (output tokens - 1) x itl_s on one of `slots` slots, first in first out.
-    Up to `slots` users never wait; of one more, somebody always does. Arrivals at even times never wait up to
+    Up to `slots` users never wait; with one more, one of them always does. Arrivals at even times never wait up to
     slots / service_s a second (the queue D/D/c); above, each waits longer than the one before.
     """
 
@@ -39,7 +39,7 @@ class Known:
     itl_s: float
     output_tokens: int
     slack_s: float
-    """How much longer than `ttft_s` the first token may take: more than this machine's noise, less than a wait."""
+    """How much later than `ttft_s` the first token may be: more than this machine's noise, less than a wait."""
 
     @property
     def service_s(self) -> float:
@@ -51,7 +51,7 @@ class Known:
         return float(self.slots) if kind == "users" else self.slots / self.service_s
 
     def settings(self) -> SimulationSettings:
-        """The engine."""
+        """The settings of the engine."""
         return SimulationSettings(
             slots=self.slots,
             ttft_s=self.ttft_s,
@@ -63,14 +63,14 @@ class Known:
         )
 
 
-def engine_of(kind: Kind, seed: int) -> Known:
+def engine_of(kind: Kind, seed: int) -> KnownEngine:
     """Return the engine that a seed draws."""
     random = Random(f"{kind} {seed}")  # noqa: S311 - repeatable, not secret
     slots = random.randint(3, 8) if kind == "users" else random.randint(8, 24)
     output_tokens = random.randint(8, 16)
     service_s = random.uniform(0.6, 0.9)
     ttft_s = 0.1
-    return Known(
+    return KnownEngine(
         seed=seed,
         slots=slots,
         ttft_s=ttft_s,
@@ -80,9 +80,9 @@ def engine_of(kind: Kind, seed: int) -> Known:
     )
 
 
-def load_of(kind: Kind, known: Known) -> dict[str, Any]:
-    """Return what the search is asked, as `--set` has it."""
-    asked: dict[str, Any] = {
+def load_of(kind: Kind, known: KnownEngine) -> dict[str, Any]:
+    """Return the search's settings, as for `--set load.KEY=VALUE`."""
+    overrides: dict[str, Any] = {
         "search": kind,
         "objectives": [f"ttft_s p95 < {known.ttft_s + known.slack_s:.4g}"],
         "start": 1 if kind == "users" else 4,
@@ -92,16 +92,16 @@ def load_of(kind: Kind, known: Known) -> dict[str, Any]:
         "step_max_s": 20,
     }
     if kind == "rate_per_s":
-        asked |= {"arrivals": "constant", "precision": 0.02}
-    return asked
+        overrides |= {"arrivals": "constant", "precision": 0.02}
+    return overrides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What a search found, beside the truth."""
+class SearchResult:
+    """The result of a search, beside the truth."""
 
     kind: Kind
-    known: Known
+    known: KnownEngine
     code: int
     capacity: dict[str, Any] | None
     verdict: str
@@ -113,13 +113,13 @@ class Found:
 
     @property
     def error(self) -> float | None:
-        """How far it is from the truth, as a share of it."""
+        """Relative distance from the truth."""
         truth = self.known.truth(self.kind)
         return None if self.passes is None else self.passes / truth - 1
 
     @property
     def passed(self) -> bool:
-        """Whether it is near enough."""
+        """Whether it is within the tolerance."""
         return self.error is not None and abs(self.error) <= TOLERANCE
 
     @property
@@ -138,23 +138,23 @@ class Found:
 HEAD: Final = f"{'search':<11}{'seed':>4}{'slots':>6}{'service, s':>11}{'truth':>9}{'found':>9}{'error':>8}{'steps':>6}"
 
 
-def search(kind: Kind, seed: int, folder: Path) -> Found:
-    """Run one search through Locust, on an engine of its own."""
+def search(kind: Kind, seed: int, folder: Path) -> SearchResult:
+    """Run one search through Locust, on a new engine."""
     known, out = engine_of(kind, seed), folder / f"{kind}-{seed}"
     with spawn(known.settings()) as engine:
-        asked = {**{f"load.{key}": value for key, value in load_of(kind, known).items()}, "scenario.seed": seed}
-        code, summary = run_search("demo-capacity", engine.url, out, asked)
+        overrides = {**{f"load.{key}": value for key, value in load_of(kind, known).items()}, "scenario.seed": seed}
+        code, summary = run_search("demo-capacity", engine.url, out, overrides)
     verdict = summary.get("verdict", {}).get("level", "none")
-    return Found(kind=kind, known=known, code=code, capacity=summary.get("capacity"), verdict=verdict)
+    return SearchResult(kind=kind, known=known, code=code, capacity=summary.get("capacity"), verdict=verdict)
 
 
 def run_search(
-    scenario: str, url: str, folder: Path, asked: dict[str, Any], *further: str
+    scenario: str, url: str, folder: Path, overrides: dict[str, Any], *further: str
 ) -> tuple[int, dict[str, Any]]:
     """Run a scenario's search through Locust, and return its exit code and summary, empty where there is none."""
     command = [sys.executable, "-m", "llmload.cli.main", "run", scenario, "--base-url", url, "--metrics-port", "off"]
     command += ["--out", str(folder), "--json", *further]
-    for key, value in asked.items():
+    for key, value in overrides.items():
         command += ["--set", f"{key}={json.dumps(value)}"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if not ended.stdout.startswith("{"):
@@ -164,8 +164,8 @@ def run_search(
 
 
 def repeat_on(url: str, model: str, objective: str, max_tokens: int, times: int, folder: Path) -> bool:
-    """Search on a real engine several times, print what each found, and return whether they lie within a tenth."""
-    asked = {
+    """Search on a real engine several times, print what each found, and return whether they are within 10 %."""
+    overrides = {
         "load.objectives": [objective],
         "load.warmup_s": 2,
         "load.step_min_s": 8,
@@ -174,7 +174,7 @@ def repeat_on(url: str, model: str, objective: str, max_tokens: int, times: int,
     }
     found: list[float] = []
     for number in range(1, times + 1):
-        code, summary = run_search("capacity", url, folder / str(number), asked, "--model", model)
+        code, summary = run_search("capacity", url, folder / str(number), overrides, "--model", model)
         capacity = summary.get("capacity", {})
         passes, per_min = capacity.get("passes"), capacity.get("requests_per_min")
         steps = len(capacity.get("curve", ()))
@@ -183,21 +183,29 @@ def repeat_on(url: str, model: str, objective: str, max_tokens: int, times: int,
         )
         found += [] if passes is None else [passes]
     spread = (max(found) - min(found)) / mean(found) if len(found) == times else None
-    passed = spread is not None and spread <= REPEATED
+    passed = spread is not None and spread <= REPEAT_TOLERANCE
     click.echo(f"spread {'n/a' if spread is None else f'{spread:.1%}'} of the mean: {'PASS' if passed else 'FAIL'}")
     return passed
 
 
 @click.command()
-@click.option("--engine-url", metavar="URL", help="Search on this engine, several times, not on simulated ones.")
-@click.option("--model", default="default", show_default=True, help="Model that this engine serves.")
-@click.option("--objective", default="e2e_s p95 < 1", show_default=True, help="The objective of that search.")
-@click.option("--max-tokens", type=click.IntRange(1), default=8, show_default=True, help="Of each answer there.")
-@click.option("--times", type=click.IntRange(2), default=3, show_default=True, help="How often.")
+@click.option(
+    "--engine-url", metavar="URL", help="Search on this engine, `--times` times, instead of on simulated ones."
+)
+@click.option("--model", default="default", show_default=True, help="With --engine-url: its model.")
+@click.option("--objective", default="e2e_s p95 < 1", show_default=True, help="With --engine-url: the objective.")
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=8, show_default=True, help="With --engine-url: of each answer."
+)
+@click.option(
+    "--times", type=click.IntRange(2), default=3, show_default=True, help="With --engine-url: number of searches."
+)
 @click.option("--seeds", type=click.IntRange(min=1), default=10, show_default=True, help="Engines for each search.")
-@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="What is searched; both where absent.")
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="What to search for; both where absent.")
 @click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Searches at a time.")
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave run folders here.")
+@click.option(
+    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Write run folders here, and leave them."
+)
 def main(
     engine_url: str | None,
     model: str,
@@ -210,7 +218,7 @@ def main(
     keep: Path | None,
 ) -> None:
     """
-    Search for the most users and the highest rate of engines with known capacities; exit code 1 where one is missed.
+    Search for the capacity of engines whose capacity is known, in users and in requests/s; exit code 1 on a miss.
 
     Each seed draws slots and service time. Both truths are closed forms: as many users as slots, slots / service time
     requests a second. A search passes within 5 % of them. One takes one to three minutes.

@@ -31,9 +31,9 @@ from llmload.stats.histogram import Exemplar, Histogram
 
 WORKERS, SCRAPES = 8, 50
 SETTLED_S: Final = 0.05
-"""How long a process may go on with a scrape that was read to its end."""
-MOST_SCRAPE_MS: Final = 6.0
-MOST_OFF: Final = 0.06
+"""How long a process may work on after the scrape's response was read."""
+MAX_SCRAPE_MS: Final = 6.0
+MAX_ERROR: Final = 0.06
 OPEN_METRICS: Final = "application/openmetrics-text; version=1.0.0"
 LOADS: Final = {
     "closed loop, 8 users": ("demo", ["--run-time", "15s"]),
@@ -45,7 +45,7 @@ SERIES: Final = {family.distribution: family.name for family in HISTOGRAMS}
 
 
 def full_totals() -> RunTotals:
-    """Return totals whose every distribution has values, as the master has them of a worker that was busy."""
+    """Return totals with values in every distribution, as a master has for a busy worker."""
     totals, chance = RunTotals(started=20_000, completed=20_000), np.random.default_rng(1)
     totals.out_of_window |= {name: Histogram() for name in totals.distributions}
     for histogram in (*totals.distributions.values(), *totals.out_of_window.values()):
@@ -55,7 +55,7 @@ def full_totals() -> RunTotals:
 
 
 def busy_snapshot() -> Callable[[], Snapshot]:
-    """Return what adds up the totals of all workers, as a master does when it is asked."""
+    """Return a function that merges the totals of all workers, as a master does for a scrape."""
     parts = [full_totals() for _ in range(WORKERS)]
 
     def snapshot() -> Snapshot:
@@ -67,7 +67,7 @@ def busy_snapshot() -> Callable[[], Snapshot]:
 
 
 def scrape_ms() -> tuple[list[float], int]:
-    """Return how long each scrape took the processor, without HTTP, and how many series it gave."""
+    """Return the processor time of each scrape without HTTP, in ms, and the number of series."""
     app = wsgi_app(busy_snapshot())
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics", "HTTP_ACCEPT": OPEN_METRICS}
     times_ms, body = [], b""
@@ -79,11 +79,11 @@ def scrape_ms() -> tuple[list[float], int]:
 
 
 def served_scrape_ms() -> list[float]:
-    """Return how much processor time each scrape took a process that serves it over HTTP, as one that steers does."""
+    """Return the processor time of each scrape over HTTP, in ms, of a process that serves as a master does."""
     command, times_ms = [sys.executable, "-m", "benchmarks.trials.served_metrics"], []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+            assert process.stdout is not None  # noqa: S101 - Popen made a pipe
             url, used = (
                 f"http://127.0.0.1:{int(process.stdout.readline())}/metrics",
                 Path(f"/proc/{process.pid}/schedstat"),
@@ -96,7 +96,7 @@ def served_scrape_ms() -> list[float]:
                 times_ms.append((int(used.read_text().split()[0]) - before_ns) / 1e6)
         finally:
             process.kill()
-    return times_ms[1:]  # the first is the start of the process too
+    return times_ms[1:]  # the first includes the start of the process
 
 
 def run_and_scrape(scenario: str, further: list[str], url: str) -> tuple[dict[str, Any], str]:
@@ -119,11 +119,11 @@ def run_and_scrape(scenario: str, further: list[str], url: str) -> tuple[dict[st
 
 
 def histogram_quantile(share: float, buckets: list[tuple[float, float]]) -> float:
-    """Return what Prometheus says: linear between the bounds of the bucket in which the rank falls."""
+    """Return Prometheus' quantile: linear between the bounds of the bucket that contains the rank."""
     rank = share * buckets[-1][1]
-    place = next(i for i, (_, count) in enumerate(buckets) if count >= rank)
-    low, below = buckets[place - 1] if place else (0.0, 0.0)
-    high, upto = buckets[place]
+    index = next(i for i, (_, count) in enumerate(buckets) if count >= rank)
+    low, below = buckets[index - 1] if index else (0.0, 0.0)
+    high, upto = buckets[index]
     return low if high == float("inf") else low + (high - low) * (rank - below) / (upto - below)
 
 
@@ -134,7 +134,7 @@ def buckets_of(text: str, series: str) -> list[tuple[float, float]]:
 
 
 def gauge_of(text: str, series: str, quantile: str) -> float:
-    """Return the exact quantile that stands beside a histogram."""
+    """Return the exact quantile that is exported beside a histogram."""
     pattern = rf'^{series.removesuffix("_seconds")}_quantile_seconds{{.*percentile="{quantile}".*}} (\S+)$'
     (found,) = re.findall(pattern, text, re.MULTILINE)
     return float(found)
@@ -154,7 +154,7 @@ def rows() -> Iterator[tuple[str, float]]:
 
 
 def main() -> None:
-    """Print both tables, and whether each demand is met."""
+    """Print both tables, and PASS or FAIL for each requirement."""
     times_ms, series = scrape_ms()
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
     middle, worst = statistics.median(times_ms), max(times_ms)
@@ -162,13 +162,13 @@ def main() -> None:
     print(f"a scrape of {series} series from {WORKERS} workers: {middle:.1f} ms of processor time, worst {worst:.1f};")
     print(f"served over HTTP: {statistics.median(served_ms):.1f} ms, worst {max(served_ms):.1f}")
     print("| load | quantile | summary.json, s | from buckets, s | off | gauge, s |\n|---|---|---|---|---|---|")
-    most_off = 0.0
+    largest_error = 0.0
     for row, off in rows():
         print(row, flush=True)
-        most_off = max(most_off, abs(off))
+        largest_error = max(largest_error, abs(off))
     for name, figure in (("median", statistics.median(served_ms)), ("worst", max(served_ms))):
-        print(f"{verdict(figure, MOST_SCRAPE_MS)}: a scrape takes at most {MOST_SCRAPE_MS:g} ms, {name}: {figure:.1f}")
-    print(f"{verdict(most_off, MOST_OFF)}: every quantile within {MOST_OFF:.0%}: {most_off:.1%}")
+        print(f"{verdict(figure, MAX_SCRAPE_MS)}: a scrape takes at most {MAX_SCRAPE_MS:g} ms, {name}: {figure:.1f}")
+    print(f"{verdict(largest_error, MAX_ERROR)}: every quantile within {MAX_ERROR:.0%}: {largest_error:.1%}")
 
 
 def verdict(figure: float, limit: float) -> str:

@@ -1,9 +1,9 @@
 """
 How long a report of a long run takes, and how much memory: `python -m benchmarks.trials.report`.
 
-Writes run folders of a million requests, with 32 chunk gaps a line and with none, as two workers leave them, and has
-`llmload report` make each file of them in a process of its own. FAIL where one needs 60 s of a core or 2 GB, or more;
-on a machine that does nothing else, the wall clock shows the same time.
+Writes run folders of a million requests by two workers, with 32 chunk gaps a line and with none, and runs
+`llmload report` once for each output file. FAIL where one needs 60 s of CPU time or 2 GB, or more; on an idle machine,
+wall-clock time is the same.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from llmload.scenario import Scenario
 REQUESTS: Final = 1_000_000
 WORKERS: Final = 2
 GAPS: Final = (32, 0)
-MOST_S: Final = 60.0
-MOST_BYTES: Final = 2_000_000_000
+MAX_S: Final = 60.0
+MAX_BYTES: Final = 2_000_000_000
 USERS: Final = 400
 WARMUP_S: Final = 2.0
 FORMS: Final = {"--html": "report.html", "--csv": "requests.csv", "--parquet": "requests.parquet"}
@@ -36,7 +36,7 @@ _BLOCK: Final = 10_000
 
 
 def write_folder(folder: Path, requests: int, gaps: int) -> None:
-    """Write the folder of a closed loop that was cut off before its summary, so that every figure must be counted."""
+    """Write the folder of a closed loop that ended without a summary, so that every figure must be recomputed."""
     folder.mkdir()
     started_s, rng = 1_750_000_000.0, np.random.default_rng(gaps)
     length_s = requests * 1.0 / USERS
@@ -76,22 +76,22 @@ def _lines(
     begins_s = (np.arange(first, first + count) + rng.random(count)) / of * (length_s - 2)
     chunk_gaps = (rng.lognormal(-3.6, 0.4, (count, max(gaps, 32))) * 1e9).astype(np.int64)
     tokens = rng.integers(20, 60, count)
-    for place in range(count):
-        begin_ns = round(begins_s[place] * 1e9) + 10**12
-        ttft_ns, last_ns = int(chunk_gaps[place, 0]), int(chunk_gaps[place].sum())
-        failed = place % 100 == 0
+    for index in range(count):
+        begin_ns = round(begins_s[index] * 1e9) + 10**12
+        ttft_ns, last_ns = int(chunk_gaps[index, 0]), int(chunk_gaps[index].sum())
+        failed = index % 100 == 0
         e2e_ns = last_ns + 200_000
         yield {
-            "request_id": f"20250615-150640-long-0000-{worker}-{first + place}",
-            "prompt_id": str(place % 300),
+            "request_id": f"20250615-150640-long-0000-{worker}-{first + index}",
+            "prompt_id": str(index % 300),
             "outcome": "failed" if failed else "completed",
-            "time_s": started_s + float(begins_s[place]),
+            "time_s": started_s + float(begins_s[index]),
             "ttft_s": ttft_ns / 1e9,
-            "tpot_s": (last_ns - ttft_ns) / 1e9 / (int(tokens[place]) - 1),
+            "tpot_s": (last_ns - ttft_ns) / 1e9 / (int(tokens[index]) - 1),
             "e2e_s": e2e_ns / 1e9,
-            "output_tokens_per_s": None if failed else int(tokens[place]) / e2e_ns * 1e9,
-            "prompt_tokens": 40 + place % 100,
-            "output_tokens": int(tokens[place]),
+            "output_tokens_per_s": None if failed else int(tokens[index]) / e2e_ns * 1e9,
+            "prompt_tokens": 40 + index % 100,
+            "output_tokens": int(tokens[index]),
             "cached_tokens": None,
             "reasoning_tokens": None,
             "token_source": "usage",
@@ -110,12 +110,12 @@ def _lines(
             "connected_ns": None,
             "sent_ns": begin_ns + 10_000,
             "done_ns": begin_ns + e2e_ns,
-            **({"chunk_gaps_ns": chunk_gaps[place], "chunk_tokens": None} if gaps else {}),
+            **({"chunk_gaps_ns": chunk_gaps[index], "chunk_tokens": None} if gaps else {}),
         }
 
 
 def measure(folder: Path, option: str, file: Path) -> tuple[float, float, int]:
-    """Return how long `llmload report` takes for the file, its CPU time, and its greatest memory in bytes."""
+    """Return the wall-clock and CPU seconds of `llmload report` for a file, and its peak memory in bytes."""
     began_s = time.monotonic()
     command = [sys.executable, "-m", "llmload.cli.main", "report", str(folder), option, str(file)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -127,23 +127,23 @@ def measure(folder: Path, option: str, file: Path) -> tuple[float, float, int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmark; 0 where every demand is met."""
+    """Run the trial; return 0 where every requirement is met."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trials.report", description=__doc__)
     parser.add_argument("--requests", type=int, default=REQUESTS)
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     met = True
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as temporary:
         for gaps in GAPS:
-            folder = Path(place) / f"long-{gaps}"
-            write_folder(folder, asked.requests, gaps)
+            folder = Path(temporary) / f"long-{gaps}"
+            write_folder(folder, options.requests, gaps)
             size = sum(file.stat().st_size for file in folder.iterdir())
-            print(f"\n{asked.requests:,} requests, {gaps} chunk gaps a line, {size / 1e9:.2f} GB")
+            print(f"\n{options.requests:,} requests, {gaps} chunk gaps a line, {size / 1e9:.2f} GB")
             print("| file | wall, s | CPU, s | peak RSS, GB | written, MB | |\n|---|---:|---:|---:|---:|---|")
             for option, name in FORMS.items():
-                file = Path(place) / name
+                file = Path(temporary) / name
                 wall_s, cpu_s, rss = measure(folder, option, file)
-                good = cpu_s < MOST_S and rss < MOST_BYTES
+                good = cpu_s < MAX_S and rss < MAX_BYTES
                 met &= good
                 written = file.stat().st_size / 1e6
                 file.unlink()

@@ -1,9 +1,9 @@
 """
 What being scraped does to a run: `python -m benchmarks.trials.scraping`.
 
-Pairs of runs at the truth engine, one scraped and one not, else the same: the ratio of each pair's ITL p99, as measured
-and beside what the engine really did. llmload's core is its own: scraper and engine have another. On a machine that has
-other work, what was measured shows that too; what was measured beside the truth shows it less.
+Equal pairs of runs on the truth engine, one scraped and one not: the ratio of each pair's ITL p99, as measured, and
+relative to the engine's log. llmload has one core, scraper and engine share another. Other work on the machine changes
+the measured ratio; it changes the one relative to the log less.
 """
 
 import os
@@ -22,7 +22,7 @@ import click
 import numpy as np
 from rich.console import Console
 
-from benchmarks.tools.bench_run import Bench, Cores, Trial, run_trial
+from benchmarks.tools.bench_run import Bench, ClientRun, Cores, run_client
 from benchmarks.tools.llmload_client import Llmload
 from benchmarks.tools.load_client import Command, Task
 from benchmarks.tools.pinned import adopt_orphans
@@ -31,14 +31,14 @@ from benchmarks.tools.work import Work
 from benchmarks.trials.exporter import OPEN_METRICS, served_scrape_ms
 from llmload.scenario.reading import free_port
 
-MOST_ITL_CHANGE: Final = 0.01
-MOST_CPU_SHARE: Final = 0.01
-MOST_SCRAPE_MS: Final = 6.0
+MAX_ITL_CHANGE: Final = 0.01
+MAX_CPU_SHARE: Final = 0.01
+MAX_SCRAPE_MS: Final = 6.0
 
 
 @dataclass(frozen=True, slots=True)
-class Watched(Llmload):
-    """llmload with its series on a port of its own."""
+class LlmloadWithMetrics(Llmload):
+    """llmload with its metrics served on a port."""
 
     port: int = 0
 
@@ -50,7 +50,7 @@ class Watched(Llmload):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a run said of itself and used."""
+    """What a run reported and used."""
 
     carried_tokens_per_s: float
     itl_p99_s: float | None
@@ -60,20 +60,20 @@ class Reading:
     wall_s: float
 
     @classmethod
-    def of(cls, trial: Trial) -> Self:
+    def of(cls, run: ClientRun) -> Self:
         """Return the figures of a trial."""
         return cls(
-            carried_tokens_per_s=trial.truth.steady_chunks_per_s(),
-            itl_p99_s=trial.reported.itl_p99_s,
-            true_itl_p99_s=float(np.quantile(trial.truth.gaps_s, 0.99)),
-            cpu_s=trial.usage.cpu_s,
-            wall_s=trial.usage.wall_s,
+            carried_tokens_per_s=run.truth.steady_chunks_per_s(),
+            itl_p99_s=run.reported.itl_p99_s,
+            true_itl_p99_s=float(np.quantile(run.truth.gaps_s, 0.99)),
+            cpu_s=run.usage.cpu_s,
+            wall_s=run.usage.wall_s,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The same work twice, and how often the one of them was scraped."""
+    """The same work scraped and alone, and the number of scrapes."""
 
     scraped: Reading
     alone: Reading
@@ -87,7 +87,7 @@ class Pair:
 
     @property
     def true_itl_ratio(self) -> float:
-        """The same by the engine's log: what the machine changed, not the scraping."""
+        """The same ratio by the engine's log: the machine's change, not the scraping's."""
         return self.scraped.true_itl_p99_s / self.alone.true_itl_p99_s
 
     @property
@@ -98,7 +98,7 @@ class Pair:
 
 @contextmanager
 def scraping(port: int, every_s: float) -> Iterator[list[int]]:
-    """Scrape as Prometheus does while the context lasts; the list grows by the bytes of each answer."""
+    """Scrape as Prometheus does while the context lasts; the size of each response in bytes is appended to the list."""
     sizes: list[int] = []
     over = threading.Event()
 
@@ -109,7 +109,7 @@ def scraping(port: int, every_s: float) -> Iterator[list[int]]:
                     Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": OPEN_METRICS}), timeout=5
                 ) as answer:
                     sizes.append(len(answer.read()))
-            except OSError:  # it has not begun, or has ended
+            except OSError:  # the run has not begun, or has ended
                 continue
 
     thread = threading.Thread(target=scrape)
@@ -122,21 +122,21 @@ def scraping(port: int, every_s: float) -> Iterator[list[int]]:
 
 
 def run_pair(number: int, work: Work, requests: int, every_s: float, bench: Bench) -> Pair:
-    """Run the work scraped and alone; which comes first changes from pair to pair."""
-    trials, scrapes = {}, 0
+    """Run the work scraped and alone, in alternating order."""
+    runs, scrapes = {}, 0
     for name in ("scraped", "alone") if number % 2 else ("alone", "scraped"):
-        client, subfolder = Watched(port=free_port()), f"{name}-{number}"
+        client, subfolder = LlmloadWithMetrics(port=free_port()), f"{name}-{number}"
         if name == "scraped":
             with scraping(client.port, every_s) as sizes:
-                trials[name] = run_trial(client, work, requests, bench=bench, subfolder=subfolder)
+                runs[name] = run_client(client, work, requests, bench=bench, subfolder=subfolder)
             scrapes = len(sizes)
         else:
-            trials[name] = run_trial(client, work, requests, bench=bench, subfolder=subfolder)
-    return Pair(scraped=Reading.of(trials["scraped"]), alone=Reading.of(trials["alone"]), scrapes=scrapes)
+            runs[name] = run_client(client, work, requests, bench=bench, subfolder=subfolder)
+    return Pair(scraped=Reading.of(runs["scraped"]), alone=Reading.of(runs["alone"]), scrapes=scrapes)
 
 
 def judge_pairs(pairs: Sequence[Pair], work: Work, every_s: float, times_ms: Sequence[float]) -> list[Requirement]:
-    """Judge the medians over all pairs, and what a scrape (`times_ms`) costs beside what the run costs."""
+    """Judge the medians over all pairs, and a scrape's cost (`times_ms`) relative to the run's."""
     known = [(ratio, pair.true_itl_ratio) for pair in pairs if pair.scrapes and (ratio := pair.itl_ratio) is not None]
     change = abs(statistics.median(ratio for ratio, _ in known) - 1) if known else None
     beside = abs(statistics.median(ratio / true for ratio, true in known) - 1) if known else None
@@ -146,11 +146,11 @@ def judge_pairs(pairs: Sequence[Pair], work: Work, every_s: float, times_ms: Seq
     share = statistics.median(times_ms) / 1000 / every_s / busy
     label = f"{work.label}, {carried:,.0f} tok/s"
     return [
-        at_most(label, "ITL p99 changed by (median of pairs)", change, MOST_ITL_CHANGE, "{:.2%}"),
-        at_most(label, "the same beside the engine's own", beside, MOST_ITL_CHANGE, "{:.2%}"),
-        at_most(label, "a scrape, processor time, ms (median)", statistics.median(times_ms), MOST_SCRAPE_MS, "{:.2f}"),
-        at_most(label, "a scrape, processor time, ms (worst)", max(times_ms), MOST_SCRAPE_MS, "{:.2f}"),
-        at_most(label, f"scraping every {every_s:g} s, of llmload's CPU", share, MOST_CPU_SHARE, "{:.2%}"),
+        at_most(label, "ITL p99 changed by (median of pairs)", change, MAX_ITL_CHANGE, "{:.2%}"),
+        at_most(label, "the same relative to the engine's log", beside, MAX_ITL_CHANGE, "{:.2%}"),
+        at_most(label, "a scrape, processor time, ms (median)", statistics.median(times_ms), MAX_SCRAPE_MS, "{:.2f}"),
+        at_most(label, "a scrape, processor time, ms (worst)", max(times_ms), MAX_SCRAPE_MS, "{:.2f}"),
+        at_most(label, f"scraping every {every_s:g} s, of llmload's CPU", share, MAX_CPU_SHARE, "{:.2%}"),
     ]
 
 
@@ -160,10 +160,10 @@ def judge_pairs(pairs: Sequence[Pair], work: Work, every_s: float, times_ms: Seq
 @click.option("--pairs", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--every", "every_s", type=float, default=5.0, show_default=True, help="Seconds between scrapes.")
 def main(work: str, requests: int, pairs: int, every_s: float) -> None:
-    """Run pairs, one of each scraped, and print what that changed; exit code 1 where a demand is not met."""
+    """Run pairs, one of each scraped, and print what that changed; exit code 1 where a requirement is not met."""
     parsed, cores = Work.parse(work), Cores.of_this_machine()
     adopt_orphans()
-    os.sched_setaffinity(0, {cores.engine})  # the client's core is the client's alone
+    os.sched_setaffinity(0, {cores.engine})  # nothing else runs on the client's core
     with tempfile.TemporaryDirectory(prefix="llmload-scraping-") as folder:
         bench = Bench(cores=cores, folder=Path(folder), repeat=pairs, keep=False, say=click.echo)
         done = []

@@ -1,4 +1,4 @@
-"""An idle process that serves metrics like a master: `benchmarks.trials.exporter` measures what a scrape costs it."""
+"""An idle process that serves metrics like a master: `benchmarks.trials.exporter` measures its CPU time a scrape."""
 
 from gevent import monkey
 

@@ -1,4 +1,4 @@
-"""How far the sizing is from what engines measured: 40 published runs of vLLM on H100, and a real vLLM on this CPU."""
+"""The error of the sizing against engines: 40 published runs of vLLM on H100, and a real vLLM on this CPU."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def main(models: tuple[str, ...], port: int, timeout_s: float, published_only: b
     Print the error on the published runs, then start vLLM on this CPU with each of MODELS and compare.
 
     Except with --published-only it needs `python -m benchmarks.tools.cpu_engines install transformers model vllm`.
-    Exit code 1 when a figure of the engine on this machine is further from the estimate than 2 %.
+    Exit code 1 when a figure of the engine on this machine differs from the estimate by more than 2 %.
     """
     published()
     if published_only:
@@ -52,13 +52,13 @@ def main(models: tuple[str, ...], port: int, timeout_s: float, published_only: b
 
 
 def published() -> None:
-    """The error of maximum concurrency on each published run, and its mean over language models."""
+    """Print the error of maximum concurrency on each published run, and its mean over language models."""
     errors = []
     click.echo(f"{'vLLM 0.19.0 on H100-80GB':<44}{'TP':>3}{'PP':>3}{'measured':>10}{'estimate':>10}{'%':>8}")
     for run in json.loads(RUNS.read_text())["runs"]:
         estimated = estimate(run)
         error = 100 * (estimated / run["concurrency"] - 1)
-        beside = "" if run["language_only"] else "  and a vision tower, not counted"
+        beside = "" if run["language_only"] else "  has a vision tower, not counted"
         if run["language_only"]:
             errors.append(abs(error))
         name = run["run_of"].rpartition("/")[2]
@@ -70,7 +70,7 @@ def published() -> None:
 
 
 def estimate(run: dict[str, Any]) -> float:
-    """The maximum concurrency that llmload expects of a published run."""
+    """Return llmload's estimate of a published run's maximum concurrency."""
     gpu = find_gpu("H100-SXM5-80GB")
     plan = Deployment(
         model=load_model(run["model"]),
@@ -98,7 +98,7 @@ def on_this_cpu(model: str, port: int, timeout_s: float) -> list[Comparison]:
 
 
 def start_and_read(model: str, port: int, timeout_s: float) -> tuple[str, str]:
-    """The start-up log and the metrics of a vLLM that lives only for this; one that does not start is an error."""
+    """Start vLLM, return its start-up log and metrics, and stop it; ClickException if it does not start."""
     command = [
         sys.executable,
         "-m",
@@ -116,7 +116,7 @@ def start_and_read(model: str, port: int, timeout_s: float) -> tuple[str, str]:
             until = time.monotonic() + timeout_s
             while "Application startup complete" not in path.read_text(errors="replace"):
                 if engine.poll() is not None or time.monotonic() > until:
-                    raise click.ClickException(f"vLLM did not start; its last words are in {path.relative_to(ROOT)}")
+                    raise click.ClickException(f"vLLM did not start; its output is in {path.relative_to(ROOT)}")
                 time.sleep(0.5)
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
                 metrics = answer.read().decode()

@@ -1,4 +1,4 @@
-"""A suite put to the proof: killed in one cell, its engine killed in another, resumed, its tables filled."""
+"""A suite that is killed in one cell, whose engine is killed in another, and that is resumed to full tables."""
 
 import json
 import os
@@ -19,25 +19,25 @@ from benchmarks import ROOT
 
 PERIOD_S = 0.1
 GONE_TIMEOUT_S = 60.0
-"""A killed suite's engines have their grace time."""
+"""The engines of a killed suite have a grace period."""
 
 
 @dataclass
-class Trial:
-    """One suite under trial; `checks` holds what was looked at and whether it was so."""
+class SuiteTrial:
+    """One suite under trial, with the result of each check."""
 
     suite: Path
     out: Path
     checks: dict[str, bool] = field(default_factory=dict)
 
-    def check(self, text: str, exactly: bool) -> None:
-        """Note and say whether something holds."""
-        self.checks[text] = exactly
-        click.echo(f"{'ok  ' if exactly else 'FAIL'}  {text}")
+    def check(self, text: str, passed: bool) -> None:
+        """Record and print the result of a check."""
+        self.checks[text] = passed
+        click.echo(f"{'ok  ' if passed else 'FAIL'}  {text}")
 
     @contextmanager
     def started(self) -> Iterator["subprocess.Popen[bytes]"]:
-        """Start the suite's command, and leave nothing of it running."""
+        """Run the suite's command while the context lasts."""
         command = [sys.executable, "-m", "llmload.cli.main", "suite", str(self.suite), "--out", str(self.out)]
         click.echo(f"$ {shlex.join(['llmload', *command[3:]])}")
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -59,7 +59,7 @@ class Trial:
             if self.cells().get(cell, {}).get("status") == "running":
                 return
             time.sleep(PERIOD_S)
-        raise click.ClickException(f"the suite ended with exit code {process.returncode} before it came to {cell}")
+        raise click.ClickException(f"the suite ended with exit code {process.returncode} before it reached {cell}")
 
     def killed_and_resumed(self, kill_at: str, fail_at: str) -> int:
         """Kill the suite in one cell, resume it, kill the engine in another; return the exit code of the end."""
@@ -73,7 +73,7 @@ class Trial:
         self.check("none of them is left after its SIGKILL", until(lambda: not below & set(all_processes())))
         with self.started() as process:
             self.wait_for(fail_at, process)
-            time.sleep(1.0)  # let it be measured a little
+            time.sleep(1.0)  # let some of it be measured
             for guard in guards_of(process.pid):
                 for engine in children(guard):
                     if "locust" not in command_line(engine):
@@ -81,8 +81,8 @@ class Trial:
             code = process.wait()
         after = self.cells()
         kept = all(after.get(name) == cell for name, cell in before.items())
-        self.check(f"the {len(before)} cells that were done before the kill were not done anew", kept)
-        self.check(f"{kill_at} was done anew", after[kill_at]["status"] in {"good", "invalid"})
+        self.check(f"the {len(before)} cells that were done before the kill were not measured again", kept)
+        self.check(f"{kill_at} was measured again", after[kill_at]["status"] in {"good", "invalid"})
         reason = after[fail_at]["reason"] or ""
         failed = after[fail_at]["status"] == "failed"
         self.check(f"{fail_at} failed, since its engine was killed", failed and "was killed by SIGKILL" in reason)
@@ -93,7 +93,7 @@ class Trial:
 
 
 def until(true: Callable[[], bool], timeout_s: float = GONE_TIMEOUT_S) -> bool:
-    """Wait until it is true; False if the time was not enough."""
+    """Wait until a condition is true; return False after the timeout."""
     deadline = time.monotonic() + timeout_s
     while not true():
         if time.monotonic() > deadline:
@@ -117,12 +117,12 @@ def all_processes() -> dict[tuple[int, str], int]:
 
 
 def children(parent: int) -> list[int]:
-    """Return the processes that a process has started and that still run."""
+    """Return the running children of a process."""
     return [pid for (pid, _), above in all_processes().items() if above == parent]
 
 
 def descendants(parent: int) -> set[tuple[int, str]]:
-    """Return every process below one, by process id and start time."""
+    """Return all descendants of a process, by process id and start time."""
     processes = all_processes()
     found: set[tuple[int, str]] = set()
     left = [parent]
@@ -135,12 +135,12 @@ def descendants(parent: int) -> set[tuple[int, str]]:
 
 
 def guards_of(suite: int) -> list[int]:
-    """Return the guards that a suite has started: of its engine, and of the run."""
+    """Return the guard processes of a suite: of its engine, and of the run."""
     return [pid for pid in children(suite) if "guard.py" in command_line(pid)]
 
 
 def command_line(pid: int) -> str:
-    """Return a process's command, nothing where it has ended."""
+    """Return a process's command line; empty if it has ended."""
     try:
         return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
@@ -153,12 +153,12 @@ def command_line(pid: int) -> str:
 @click.option("--fail-at", default="transformers/tiny-random-llama/throughput", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("suites/trial"), show_default=True)
 def main(suite: Path, kill_at: str, fail_at: str, out: Path) -> None:
-    """Kill a suite in one cell and an engine in another, resume, and check what is left; exit code 1 if it is wrong."""
+    """Kill a suite in one cell and an engine in another, resume, and check the result; exit code 1 if a check fails."""
     os.chdir(ROOT)
     if (out / "state.json").exists():
-        raise click.UsageError(f"--out: {out} holds a suite already; name a new folder")
+        raise click.UsageError(f"--out: {out} already has a suite; name a new folder")
     started = time.monotonic()
-    trial = Trial(suite, out)
+    trial = SuiteTrial(suite, out)
     trial.killed_and_resumed(kill_at, fail_at)
     click.echo(f"\n{time.monotonic() - started:.0f} s\n\n{(out / 'suite.md').read_text()}")
     sys.exit(0 if all(trial.checks.values()) else 1)

@@ -1,8 +1,8 @@
 """
 Real engines on this machine's CPU, watched while llmload measures them: `python -m benchmarks.trials.watched_engines`.
 
-Each engine is started, warmed up and loaded; printed is what it said of itself beside what llmload measured: the gap of
-the means, and whether both counted the same tokens. An engine without metrics is measured all the same, and said.
+Each engine is started, warmed up and loaded. Its own metrics are printed beside llmload's figures: the difference of
+the means, and whether both counted the same tokens. An engine without metrics is measured too.
 """
 
 import json
@@ -22,7 +22,7 @@ from benchmarks import ROOT
 from llmload.scenario.reading import free_port
 
 ENGINES: Final = {"vllm": "vllm", "llamacpp": "llama.cpp", "transformers": "transformers"}
-"""Each by the name that a scenario has for it."""
+"""By engine: its name in a scenario."""
 SCENARIO: Final = """\
 [tool.locust]
 locustfile = "{root}/locustfiles/chat.py"
@@ -98,30 +98,30 @@ def measured(engine: str, model: str, url: str, users: int, requests: int, token
 
 def row(engine: str, summary: dict[str, Any]) -> str:
     """Return a line of the table."""
-    said, requests = summary["engine_metrics"], summary["requests"]
+    seen, requests = summary["engine_metrics"], summary["requests"]
     counts = f"{requests['completed']} of {requests['started']}"
-    if not said["samples"]:
-        return f"| {ENGINES[engine]} | {counts} | it serves no metrics | | | | 0 of {said['failed_reads']} |"
-    means = (_means(said, name) for name in ("ttft", "itl"))
-    tokens = f"{_count(said['output_tokens'])} / {said['client_output_tokens']:,}"
-    most = f"{_count(said['running_max'])}, {_count(said['waiting_max'])}"
-    reads = f"{said['samples']} of {said['samples'] + said['failed_reads']}"
+    if not seen["samples"]:
+        return f"| {ENGINES[engine]} | {counts} | it serves no metrics | | | | 0 of {seen['failed_reads']} |"
+    means = (_means(seen, name) for name in ("ttft", "itl"))
+    tokens = f"{_count(seen['output_tokens'])} / {seen['client_output_tokens']:,}"
+    most = f"{_count(seen['running_max'])}, {_count(seen['waiting_max'])}"
+    reads = f"{seen['samples']} of {seen['samples'] + seen['failed_reads']}"
     return f"| {ENGINES[engine]} | {counts} | {' | '.join(means)} | {tokens} | {most} | {reads} |"
 
 
 def judgement(engine: str, summary: dict[str, Any]) -> tuple[str, bool]:
-    """Return whether both counted the same tokens, in words; an engine that counts none is not judged."""
-    said, requests = summary["engine_metrics"], summary["requests"]
-    gap = said["output_tokens_gap"]
+    """Return a line, and whether both counted the same tokens; an engine without a count passes."""
+    seen, requests = summary["engine_metrics"], summary["requests"]
+    gap = seen["output_tokens_gap"]
     if gap is None:
-        return f"{ENGINES[engine]}: counts no tokens for all to see; nothing to compare", True
+        return f"{ENGINES[engine]}: does not export token counts; nothing to compare", True
     if requests["completed"] != requests["started"]:
         return f"FAIL {ENGINES[engine]}: not every request was answered, so the counts cannot agree", False
     return f"{'FAIL' if gap else 'PASS'} {ENGINES[engine]}: counts agree to {gap:g} tokens", gap == 0
 
 
-def _means(said: dict[str, Any], name: str) -> str:
-    figures = (said[f"{name}_mean_s"], said[f"client_{name}_mean_s"], said[f"{name}_gap_s"])
+def _means(seen: dict[str, Any], name: str) -> str:
+    figures = (seen[f"{name}_mean_s"], seen[f"client_{name}_mean_s"], seen[f"{name}_gap_s"])
     return " / ".join("n/a" if each is None else f"{each * 1000:.2f}" for each in figures)
 
 
@@ -134,15 +134,15 @@ def _count(value: float | None) -> str:
 @click.option("--model", default="smollm2", show_default=True, type=click.Choice(["smollm2", "tiny"]))
 @click.option("--users", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--requests", type=click.IntRange(1), default=40, show_default=True)
-@click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens of an answer.")
+@click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Maximum tokens of an answer.")
 def main(engines: tuple[str, ...], model: str, users: int, requests: int, tokens: int) -> None:
-    """Watch ENGINES, all of them unless some are named; exit code 1 where counts that should agree do not."""
+    """Watch ENGINES (default: all); exit code 1 where token counts differ."""
     judgements = []
     click.echo(f"{users} users, answers of at most {tokens} tokens\n\n{HEADER}")
     for engine in engines or ENGINES:
         click.echo(f"{engine}: starting", err=True)
         with serving(engine, "smollm2" if engine == "llamacpp" else model) as url:
-            measured(engine, model, url, users, users * 2, tokens)  # what a first batch compiles is not measured
+            measured(engine, model, url, users, users * 2, tokens)  # the first batch compiles kernels
             summary = measured(engine, model, url, users, requests, tokens)
         click.echo(row(engine, summary))
         judgements.append(judgement(engine, summary))

@@ -21,7 +21,7 @@ from benchmarks.comparisons.client_cost.requirements import cost_and_truth
 from benchmarks.comparisons.client_cost.sglang_bench import SglangBench
 from benchmarks.comparisons.client_cost.special import STALLED
 from benchmarks.comparisons.client_cost.stamps import Stamps
-from benchmarks.tools.bench_run import Bench, Cores, Trial, run_trial
+from benchmarks.tools.bench_run import Bench, ClientRun, Cores, run_client
 from benchmarks.tools.llmload_client import Llmload
 from benchmarks.tools.load_client import Reported, Task
 from benchmarks.tools.peers import PEERS, Peer, write_tokenizer
@@ -47,9 +47,9 @@ def answer(request_id: str = "r", *, received_ms: float = 0, writes_ms: tuple[fl
     )
 
 
-def trial(folder: Path, *, cpu_s: float, answers: list[TrueAnswer], **reported: Any) -> Trial:
+def run(folder: Path, *, cpu_s: float, answers: list[TrueAnswer], **reported: Any) -> ClientRun:
     """Build a run that used so much and was answered so."""
-    return Trial(
+    return ClientRun(
         client="llmload",
         work=WORK,
         requests=len(answers),
@@ -57,7 +57,7 @@ def trial(folder: Path, *, cpu_s: float, answers: list[TrueAnswer], **reported: 
         reported=Reported(completed=len(answers), **reported),
         truth=TruthLog(answers),
         connections=1,
-        most_streams=1,
+        max_streams=1,
         folder=folder,
     )
 
@@ -108,8 +108,8 @@ def test_the_steady_rate_leaves_out_ramp_and_tail() -> None:
 class TestCost:
     def test_start_up_does_not_count_as_the_cost_of_tokens(self, tmp_path: Path) -> None:
         answers = [answer(received_ms=number) for number in range(30)]
-        short = trial(tmp_path, cpu_s=2.0 + 10 * 3 * 20e-6, answers=answers[:10])
-        long = trial(tmp_path, cpu_s=2.0 + 30 * 3 * 20e-6, answers=answers)
+        short = run(tmp_path, cpu_s=2.0 + 10 * 3 * 20e-6, answers=answers[:10])
+        long = run(tmp_path, cpu_s=2.0 + 30 * 3 * 20e-6, answers=answers)
 
         came_to = reading(short, long)
 
@@ -119,9 +119,9 @@ class TestCost:
 
     def test_the_ratio_is_taken_within_each_repetition(self) -> None:
         comparison = Comparison(WORK)
-        for own, bar in ((10, 20), (30, 40), (9, 10)):  # a noisy machine slows both
+        for own, baseline in ((10, 20), (30, 40), (9, 10)):  # a noisy machine slows both
             comparison.add(one_reading("llmload", own))
-            comparison.add(one_reading("sglang-bench", bar))
+            comparison.add(one_reading("sglang-bench", baseline))
 
         assert comparison.cost_ratio("llmload") == 0.75
         assert comparison.median("llmload", "cpu_us_per_token") == 10
@@ -137,7 +137,7 @@ class TestCost:
         "off",
         [{"ttft_mean_s": 0.0504}, {"itl_p99_s": 0.0122}, {"coalesced_share": 0.006}, {"carried_tokens_per_s": 1.0}],
     )
-    def test_a_figure_that_is_off_fails_its_demand_alone(self, off: dict[str, float]) -> None:
+    def test_a_figure_that_is_off_fails_its_requirement_alone(self, off: dict[str, float]) -> None:
         comparison = Comparison(WORK)
         comparison.add(one_reading("llmload", 10, **off))
 
@@ -162,7 +162,7 @@ class TestStamps:
     def test_chunks_read_alone_are_held_against_their_own_writes(self, tmp_path: Path) -> None:
         self.lines(tmp_path, 50.1, 60.2, 70.1)
 
-        stamps = Stamps.of(trial(tmp_path, cpu_s=0, answers=[answer()]))
+        stamps = Stamps.of(run(tmp_path, cpu_s=0, answers=[answer()]))
 
         assert stamps.arrival_error_s == pytest.approx([0.0001, 0.0002, 0.0001])
         assert stamps.itl_error_s == pytest.approx([0.0001, -0.0001])
@@ -172,7 +172,7 @@ class TestStamps:
     def test_chunks_that_share_a_stamp_are_counted_and_left_out(self, tmp_path: Path) -> None:
         self.lines(tmp_path, 60.1, 60.1, 70.1)
 
-        stamps = Stamps.of(trial(tmp_path, cpu_s=0, answers=[answer()]))
+        stamps = Stamps.of(run(tmp_path, cpu_s=0, answers=[answer()]))
 
         assert stamps.coalesced_share == pytest.approx(2 / 3)
         assert stamps.arrival_error_s == pytest.approx([0.0001])
@@ -182,7 +182,7 @@ class TestStamps:
         self.lines(tmp_path, 50, 60, 70, 80)
 
         with pytest.raises(ValueError, match="4 chunks counted, 3 written"):
-            Stamps.of(trial(tmp_path, cpu_s=0, answers=[answer()]))
+            Stamps.of(run(tmp_path, cpu_s=0, answers=[answer()]))
 
 
 BURN = "import time\nwhile time.process_time() < 0.3: pass\n"
@@ -236,7 +236,7 @@ class TestPinned:
         assert 50e6 < usage.peak_rss_bytes < 100e6
 
     def test_a_program_that_takes_too_long_is_ended(self, tmp_path: Path) -> None:
-        with pytest.raises(ClickException, match="was not done in 3 s\nstuck"):
+        with pytest.raises(ClickException, match="did not end within 3 s\nstuck"):
             self.run(tmp_path, "import time; print('stuck', flush=True); time.sleep(60)", timeout_s=3.0)
 
 
@@ -278,9 +278,9 @@ class TestClients:
         }
         (tmp_path / "report.json").write_text(json.dumps({"benchmarks": [{"metrics": metrics}]}))
 
-        said = Guidellm().reported(self.task(tmp_path))
+        reported = Guidellm().reported(self.task(tmp_path))
 
-        assert (said.ttft_mean_s, said.itl_p50_s, said.itl_p99_s) == (0.051, None, None)
+        assert (reported.ttft_mean_s, reported.itl_p50_s, reported.itl_p99_s) == (0.051, None, None)
 
     def test_a_peer_that_is_absent_says_how_it_is_installed(self) -> None:
         absent = Peer(name="absent", pins=("absent==1",))
@@ -288,7 +288,7 @@ class TestClients:
         assert absent.missing() == "not installed: python -m benchmarks.tools.peers install absent"
         assert {client.name for client in (SglangBench(), Aiperf(), GenaiBench(), Guidellm())} <= PEERS.keys()
 
-    def test_the_tokenizer_for_tools_that_demand_one_knows_its_words(
+    def test_the_tokenizer_for_tools_that_need_one_knows_its_words(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("benchmarks.tools.peers.HOME", tmp_path)
@@ -309,11 +309,11 @@ class TestClients:
 def test_llmload_is_run_as_its_users_run_it_and_matched_chunk_by_chunk(tmp_path: Path) -> None:
     bench = Bench(cores=Cores.of_this_machine(), folder=tmp_path, repeat=1, keep=True, say=print)
 
-    done = run_trial(Llmload(), WORK, 48, bench=bench, subfolder="small")
+    done = run_client(Llmload(), WORK, 48, bench=bench, subfolder="small")
     stamps = Stamps.of(done)
 
     assert done.reported.completed == len(done.truth.complete) == 48
-    assert done.most_streams == 4
+    assert done.max_streams == 4
     assert done.reported.verdict is not None
     assert stamps.chunks == 48 * 16
     assert abs(float(np.median(stamps.arrival_error_s))) < 0.001  # by the kernel's stamps, however busy this machine

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.tools.virtual_engine import Asked, Clock, Load, Noise, VirtualEngine
+from benchmarks.tools.virtual_engine import Clock, Load, Noise, VirtualEngine, VirtualRequest
 from benchmarks.tools.virtual_runs import SETTINGS, System, write_run
 from benchmarks.trials.compare.rates import Tally, compare_pairs, wilson
 from llmload.compare.comparison import Outcome
@@ -18,7 +18,7 @@ def test_the_virtual_engine_answers_by_the_simulated_engines_formulas() -> None:
     clock = Clock.disturbed(STEADY, 100, 1.0, rng)
     engine = VirtualEngine(settings=SETTINGS, load=Load(duration_s=10, users=1), clock=clock, rng=rng)
 
-    answered = engine.answer(Asked(prompt_id="1", prompt_tokens=100, output_tokens=21) for _ in iter(int, 1))
+    answered = engine.answer(VirtualRequest(prompt_id="1", prompt_tokens=100, output_tokens=21) for _ in iter(int, 1))
 
     for asked, stamps_s in answered:
         assert 0.07 <= stamps_s[0] - asked.started <= 0.07 + 0.02 + 1e-6, "ttft_s + 100 tokens, and the batch's step"
@@ -31,7 +31,7 @@ def test_requests_beyond_the_slots_wait_and_a_full_batch_is_slower() -> None:
     clock = Clock.disturbed(STEADY, 200, 1.0, rng)
     engine = VirtualEngine(settings=SETTINGS, load=Load(duration_s=30, users=64), clock=clock, rng=rng)
 
-    answered = engine.answer(Asked(prompt_id="1", prompt_tokens=100, output_tokens=21) for _ in iter(int, 1))
+    answered = engine.answer(VirtualRequest(prompt_id="1", prompt_tokens=100, output_tokens=21) for _ in iter(int, 1))
 
     waits = [stamps_s[0] - asked.started for asked, stamps_s in answered if asked.started > 5]
     gaps = [np.diff(stamps_s)[5:] for asked, stamps_s in answered if asked.started > 5]

@@ -13,7 +13,7 @@ from benchmarks.comparisons.client_cost.vllm_bench import VllmBench
 from benchmarks.comparisons.definitions import Tool, compare, ended, flat, main, relative, run
 from benchmarks.tools.llmload_client import Llmload
 from benchmarks.tools.load_client import Command, LoadClient, Reported, Task
-from benchmarks.tools.spaced_engine import END_S, FINISH_S, PROMPT_TOKENS, ROLE_S, TEXTS_S, SpacedEngine
+from benchmarks.tools.paced_engine import END_S, FINISH_S, PROMPT_TOKENS, ROLE_S, TEXTS_S, PacedEngine
 from benchmarks.tools.work import Work
 from llmload.definitions.catalogue import TOOL_DEFINITIONS
 from llmload.definitions.sample import read_sample
@@ -55,7 +55,7 @@ def test_differences_are_relative_to_the_tools_figure(
     assert relative(reported, computed, reported) == (None if difference is None else pytest.approx(difference))
 
 
-def test_a_standard_deviation_is_held_against_the_mean() -> None:
+def test_a_standard_deviation_is_compared_relative_to_the_mean() -> None:
     reported, computed = {"x.avg": 100.0, "x.std": 1.0}, {"x.avg": 100.0, "x.std": 2.0}
 
     assert [row.difference for row in compare("aiperf", reported, computed, 0.02)] == [0.0, pytest.approx(0.01)]
@@ -150,10 +150,10 @@ def test_vllms_load_generator_reads_its_own_result(tmp_path: Path) -> None:
     assert "--num-prompts=4" in VllmBench().command(task).arguments
 
 
-def test_the_spaced_engine_lets_role_texts_finish_and_end_come_apart(tmp_path: Path) -> None:
-    with SpacedEngine() as engine:
+def test_the_paced_engine_sends_role_texts_finish_and_end_at_separate_times(tmp_path: Path) -> None:
+    with PacedEngine() as engine:
         task = Task(
-            work=comparison.SPACED_WORK,
+            work=comparison.PACED_WORK,
             requests=1,
             base_url=engine.base_url,
             ca_file=None,

@@ -1,4 +1,4 @@
-"""The trials of whole runs count what they say: a difference is found, and none is made up."""
+"""The trials of whole runs find each difference between accounts, and report none where they agree."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,11 @@ from click.testing import CliRunner
 
 from benchmarks.tools.hosts import Network
 from benchmarks.trials.runs.__main__ import main
+from benchmarks.trials.runs.accounts import Accounts
 from benchmarks.trials.runs.arrivals import LOCUSTFILE, Gaps, Reading, by_worker, percentile_error, steady
-from benchmarks.trials.runs.ledger import Ledger
-from benchmarks.trials.runs.lost import Loss, judge_losses
 from benchmarks.trials.runs.requirements import judge_arrivals
 from benchmarks.trials.runs.trials import ENDS, draw_trials
+from benchmarks.trials.runs.worker_loss import Loss, judge_losses
 from llmload.scenario import load_scenario
 
 COUNTED = {"started": 3, "completed": 1, "failed": 1, "censored": 1}
@@ -23,41 +23,41 @@ def line(name: str, outcome: str, *, sent: bool = True) -> dict[str, Any]:
     return {"request_id": name, "outcome": outcome, "sent_ns": 1 if sent else None}
 
 
-def ledger(*, censored_sent: bool = True, log: tuple[str, ...] = ("a", "b", "c"), **counted: int) -> Ledger:
+def accounts(*, censored_sent: bool = True, log: tuple[str, ...] = ("a", "b", "c"), **counted: int) -> Accounts:
     lines = [line("a", "completed"), line("b", "failed"), line("c", "censored", sent=censored_sent)]
-    return Ledger.of(COUNTED | counted, lines, [{"request_id": name} for name in log])
+    return Accounts.of(COUNTED | counted, lines, [{"request_id": name} for name in log])
 
 
 def test_accounts_that_agree_have_no_difference() -> None:
-    assert ledger().differences == ()
+    assert accounts().differences == ()
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"started": 4}, "4 started, 3 ended"),
-        ({"completed": 2, "censored": 0}, "2 completed, 1 lines say so"),
+        ({"completed": 2, "censored": 0}, "2 completed, 1 lines with that outcome"),
         ({"log": ("a", "b")}, "c was sent, and the engine did not see it"),
         ({"log": ("a", "b", "c", "d")}, "d is in no file"),
         ({"log": ("a", "b", "c", "c")}, "c has 2 lines in the engine's log"),
     ],
 )
 def test_each_difference_is_named(change: dict[str, Any], says: str) -> None:
-    assert says in ledger(**change).differences
+    assert says in accounts(**change).differences
 
 
 def test_a_lost_request_and_a_doubled_one_do_not_make_up_for_each_other() -> None:
-    assert len(ledger(log=("a", "b", "b")).differences) == 2
+    assert len(accounts(log=("a", "b", "b")).differences) == 2
 
 
 def test_a_request_that_never_left_is_counted_apart() -> None:
-    unseen = ledger(censored_sent=False, log=("a", "b"))
+    unseen = accounts(censored_sent=False, log=("a", "b"))
 
     assert (unseen.differences, unseen.unsent, unseen.lines) == ((), 1, 3)
 
 
 def test_a_run_of_nothing_is_a_difference() -> None:
-    nothing = Ledger.of(dict.fromkeys(COUNTED, 0), [], [])
+    nothing = Accounts.of(dict.fromkeys(COUNTED, 0), [], [])
 
     assert nothing.differences == ("nothing was started",)
 
@@ -92,7 +92,7 @@ def test_the_steady_part_is_where_all_workers_are_at_work() -> None:
     assert (steady(times).min(), steady(times).max()) == (5, 12)
 
 
-def test_percentiles_are_held_against_every_record() -> None:
+def test_percentiles_are_compared_with_every_record() -> None:
     lines = [
         {
             "ttft_s": ms / 1000,
@@ -115,7 +115,7 @@ def reading(**changes: Any) -> Reading:
     gaps = Gaps(count=1000, rate_per_s=102.0, cv=1.01)
     values: dict[str, Any] = {
         "kind": "poisson",
-        "asked_per_s": 100,
+        "target_per_s": 100,
         "seen": gaps,
         "drawn": gaps,
         "lag_p99_s": 0.001,
@@ -132,7 +132,7 @@ def reading(**changes: Any) -> Reading:
 
 def test_a_poisson_rate_may_vary_by_chance_and_a_constant_one_may_not() -> None:
     assert all(each.passed for each in judge_arrivals(reading()))
-    failed = [each.demand for each in judge_arrivals(reading(kind="constant")) if not each.passed]
+    failed = [each.name for each in judge_arrivals(reading(kind="constant")) if not each.passed]
     assert failed == ["rate off by"]
 
 
@@ -146,7 +146,7 @@ def test_a_poisson_rate_may_vary_by_chance_and_a_constant_one_may_not() -> None:
         {"percentile_error": 0.011},
     ],
 )
-def test_each_demand_can_fail(change: dict[str, Any]) -> None:
+def test_each_requirement_can_fail(change: dict[str, Any]) -> None:
     assert [each.passed for each in judge_arrivals(reading(**change))].count(False) == 1
 
 
@@ -155,7 +155,7 @@ def test_the_locustfile_that_arrivals_are_measured_with_exists() -> None:
 
 
 def test_lag_is_only_stated_beyond_500_per_s() -> None:
-    assert all(each.passed for each in judge_arrivals(reading(asked_per_s=1000, lag_p99_s=0.1)))
+    assert all(each.passed for each in judge_arrivals(reading(target_per_s=1000, lag_p99_s=0.1)))
 
 
 def test_a_loss_that_is_noticed_late_fails() -> None:
@@ -165,7 +165,7 @@ def test_a_loss_that_is_noticed_late_fails() -> None:
 
 
 def test_runs_are_counted_in_one_process() -> None:
-    ended = CliRunner().invoke(main, ["count", "--runs", "1", "--seed", "3", "--place", "local"])
+    ended = CliRunner().invoke(main, ["count", "--runs", "1", "--seed", "3", "--setting", "local"])
 
     assert ended.exit_code == 0, ended.output
     assert "1 runs" in ended.output
@@ -173,7 +173,7 @@ def test_runs_are_counted_in_one_process() -> None:
 
 @pytest.mark.skipif(Network.missing() is not None, reason=f"no network namespaces: {Network.missing()}")
 def test_runs_are_counted_on_three_hosts() -> None:
-    ended = CliRunner().invoke(main, ["count", "--runs", "1", "--seed", "3", "--place", "hosts"])
+    ended = CliRunner().invoke(main, ["count", "--runs", "1", "--seed", "3", "--setting", "hosts"])
 
     assert ended.exit_code == 0, ended.output
     assert "1 runs" in ended.output

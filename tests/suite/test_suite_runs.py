@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.trials.suite import Trial, descendants, until
+from benchmarks.trials.suite import SuiteTrial, descendants, until
 from llmload.simulator import SimulationSettings, spawn
 from tests.suite.conftest import WriteSuite
 
@@ -118,7 +118,7 @@ def test_a_killed_suite_leaves_no_process_and_continues_with_the_cells_left(
     further = "".join(
         f'[protocols.{name}]\nscenario = "lima-throughput"\nset = {held}\n' for name in ("killed", "failed")
     )
-    trial = Trial(write_suite(further=further), tmp_path / "suite")
+    trial = SuiteTrial(write_suite(further=further), tmp_path / "suite")
 
     trial.killed_and_resumed("quick/one/killed", "quick/one/failed")
 

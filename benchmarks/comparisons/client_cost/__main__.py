@@ -1,4 +1,4 @@
-"""`python -m benchmarks.comparisons.client_cost`: what a token costs llmload and its peers, and how true they are."""
+"""`python -m benchmarks.comparisons.client_cost`: CPU time a token, and accuracy, of llmload and peers."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
-from benchmarks.comparisons.client_cost.comparison import BAR, Comparison, Requests, compare
+from benchmarks.comparisons.client_cost.comparison import BASELINE, Comparison, Requests, compare
 from benchmarks.comparisons.client_cost.locust_clients import PlainLocust
 from benchmarks.comparisons.client_cost.other_tools import Aiperf, GenaiBench, Guidellm
 from benchmarks.comparisons.client_cost.requirements import OWN, cost_and_truth
@@ -38,9 +38,9 @@ CLIENTS: Final[dict[str, LoadClient]] = {
     )
 }
 COST_LIMITS: Final = {"200x100x128": 0.9, "400x100x128": 0.8}
-"""How much of the bar's cost a token may cost llmload, by the works that it has to show."""
+"""By work: the limit of llmload's cost a token, as a ratio to the baseline's."""
 WITHOUT_TTFT: Final = {"400x100x128"}
-"""Works of which no TTFT is demanded: opening that many connections is in llmload's mean, not in the engine's log."""
+"""Works without a requirement on TTFT: llmload's mean includes opening the connections, the engine's log does not."""
 
 
 def read_requests(_: click.Context, __: click.Parameter, text: str) -> Requests:
@@ -52,7 +52,7 @@ def read_requests(_: click.Context, __: click.Parameter, text: str) -> Requests:
 
 
 def choose_clients(only: str | None) -> list[LoadClient]:
-    """Return the clients that were asked for, or all that are installed; UsageError for one that cannot run."""
+    """Return the named clients, or all that are installed; UsageError for one that cannot run."""
     names = only.split(",") if only else [name for name, client in CLIENTS.items() if client.missing() is None]
     for name in names:
         if name not in CLIENTS:
@@ -69,7 +69,7 @@ def choose_clients(only: str | None) -> list[LoadClient]:
     "works",
     multiple=True,
     metavar="WORK",
-    help=f"STREAMSxTOKENS_PER_SxTOKENS, or one of {', '.join(SPECIAL)}; all that llmload has to show where absent.",
+    help=f"STREAMSxTOKENS_PER_SxTOKENS, or one of {', '.join(SPECIAL)}; all with a requirement where absent.",
 )
 @click.option("--repeat", type=click.IntRange(min=1), default=5, show_default=True, help="Repetitions.")
 @click.option(
@@ -81,16 +81,16 @@ def choose_clients(only: str | None) -> list[LoadClient]:
     help="Requests of the two runs whose difference is what a token costs.",
 )
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write every reading here.")
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Work here, and leave the files.")
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder to work in; its files stay.")
 def main(
     only: str | None, works: Sequence[str], repeat: int, requests: Requests, json_file: Path | None, keep: Path | None
 ) -> None:
-    """Measure what a token costs each client on one core, and hold what it reports against the engine's own log."""
+    """Measure what a token costs each client on one core, and compare what it reports with the engine's log."""
     clients, cores = choose_clients(only), Cores.of_this_machine()
     works = works or (*COST_LIMITS, *SPECIAL)
     plain = {name: parse_work(name) for name in works if name not in SPECIAL}
     adopt_orphans()
-    os.sched_setaffinity(0, {cores.engine})  # the client's core is the client's alone
+    os.sched_setaffinity(0, {cores.engine})  # nothing else runs on the client's core
     with tempfile.TemporaryDirectory(prefix="llmload-client-cost-") as temporary:
         folder = (keep or Path(temporary)).absolute()
         bench = Bench(cores=cores, folder=folder, repeat=repeat, keep=keep is not None, say=say)
@@ -100,7 +100,7 @@ def main(
             comparison = compare(clients, work, requests, bench)
             comparisons.append(comparison)
             if OWN in comparison.readings:
-                limit = COST_LIMITS.get(name) if BAR in comparison.readings else None
+                limit = COST_LIMITS.get(name) if BASELINE in comparison.readings else None
                 judgements += cost_and_truth(comparison, limit, ttft=name not in WITHOUT_TTFT)
         for name in works:
             if name in SPECIAL:
@@ -109,7 +109,7 @@ def main(
 
 
 def say(text: str) -> None:
-    """Show how far the benchmark has come."""
+    """Print progress to standard error."""
     click.echo(text, err=True)
 
 
@@ -122,7 +122,7 @@ def parse_work(text: str) -> Work:
 
 
 def report(comparisons: Sequence[Comparison], judgements: Sequence[Requirement], json_file: Path | None) -> None:
-    """Print the tables, and write what they come from where asked."""
+    """Print the tables, and write the readings to a JSON file where one is named."""
     console = Console(highlight=False, width=None if Console().is_terminal else 200)
     for comparison in comparisons:
         console.print(comparison_table(comparison))

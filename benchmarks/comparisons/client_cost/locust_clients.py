@@ -14,7 +14,7 @@ from benchmarks.tools.prompts import write_prompts
 
 @dataclass(frozen=True, slots=True)
 class PlainLocust:
-    """A locustfile of the benchmark's, run headless."""
+    """A locustfile of this benchmark, run headless."""
 
     name: str
     locustfile: str

@@ -1,4 +1,4 @@
-"""Load generators in Python that have a command line of their own: AIPerf, genai-bench, GuideLLM."""
+"""Load generators in Python with a command line: AIPerf, genai-bench, GuideLLM."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 @dataclass(frozen=True, slots=True)
 class Aiperf:
-    """AIPerf with one worker and one record processor, for the one core that it has."""
+    """AIPerf with one worker and one record processor, since it has one core."""
 
     name: str = "aiperf"
 
@@ -94,7 +94,7 @@ class GenaiBench:
         return Command(arguments=(program, "benchmark", *_long(options)), environment=OFFLINE)
 
     def reported(self, task: Task) -> Reported:
-        """Return what its result says; it keeps no gaps between chunks."""
+        """Return what its result says; it records no gaps between chunks."""
         (file,) = (task.folder / "experiments" / "run").glob("D*_time_*.json")
         metrics = json.loads(file.read_text(encoding="utf-8"))["aggregated_metrics"]
         ttft = metrics["stats"]["ttft"]

@@ -1,4 +1,4 @@
-"""SGLang's Rust client, the peer that the others are held against."""
+"""SGLang's Rust client, the baseline of the comparison."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final
 from benchmarks.tools.load_client import Command, Reported, Task
 from benchmarks.tools.peers import PEERS, write_tokenizer
 
-# The wheel's own launcher imports the whole of SGLang, PyTorch included; the client is one extension module.
+# The wheel's launcher imports all of SGLang, PyTorch included; the client is one extension module.
 LAUNCH: Final = """
 import importlib.util, pathlib, sys
 folder = pathlib.Path(importlib.util.find_spec("sglang").submodule_search_locations[0], "srt", "rust_extensions")

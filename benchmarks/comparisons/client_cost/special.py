@@ -1,4 +1,4 @@
-"""Works that ask one thing of llmload alone: a stalled reader, many streams, long answers, https, large messages."""
+"""Works for llmload alone: a stalled reader, many streams, long answers, https, large messages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Final
 
 from benchmarks.comparisons.client_cost.comparison import Requests, compare
 from benchmarks.comparisons.client_cost.requirements import STALLED_ERROR_S, accuracy, exact_stamps
-from benchmarks.tools.bench_run import Bench, Trial, run_trial
+from benchmarks.tools.bench_run import Bench, ClientRun, run_client
 from benchmarks.tools.llmload_client import Llmload, request_lines
 from benchmarks.tools.requirements import Requirement, at_most, exactly
 from benchmarks.tools.truth_engine.build import has_tls
@@ -16,67 +16,67 @@ from benchmarks.tools.work import Work
 KB, MB = 1e3, 1e6
 STALLED: Final = Llmload(locustfile=Path(__file__).parent / "locustfiles" / "chat_stalled.py")
 RETURNED_MB: Final = 10.0
-"""What may stay of a 20 MB answer, or of 100 long prompts, once they are done."""
+"""How much memory of 20 MB answers, or of 100 long prompts, may remain once they are done."""
 HANDSHAKES_S: Final = 2.0
-"""Left out at the start of the run over TLS: a handshake belongs to TTFT, but the engine's log does not hold it."""
+"""Left out at the start of the run over TLS: a handshake is part of TTFT, but not in the engine's log."""
 FEW: Final = 10
-"""Streams of the run that memory per stream is counted from."""
+"""Streams of the small run that memory per stream is measured against."""
 
 
-def trial_of(bench: Bench, name: str, work: Work, requests: int, client: Llmload | None = None) -> Trial:
+def run_llmload(bench: Bench, name: str, work: Work, requests: int, client: Llmload | None = None) -> ClientRun:
     """Run llmload once."""
     bench.say(f"{name}: {work.label}, {requests} requests ...")
-    return run_trial(client or Llmload(), work, requests, bench=bench, subfolder=name)
+    return run_client(client or Llmload(), work, requests, bench=bench, subfolder=name)
 
 
 def stalled_reader(bench: Bench) -> list[Requirement]:
-    """Stand still for 200 ms of every second."""
+    """Stall the client for 200 ms of every second."""
     name = "stalled"
-    trial = trial_of(bench, name, Work(streams=200, tokens_per_s=100, tokens=128), 2000, STALLED)
-    said = trial.reported
+    run = run_llmload(bench, name, Work(streams=200, tokens_per_s=100, tokens=128), 2000, STALLED)
+    reported = run.reported
     return [
-        *exact_stamps(name, trial, STALLED_ERROR_S),
+        *exact_stamps(name, run, STALLED_ERROR_S),
         Requirement(
             work=name,
-            demand="coalesced chunks counted",
-            figure=f"{said.coalesced_share or 0:.1%}",
+            name="coalesced chunks counted",
+            figure=f"{reported.coalesced_share or 0:.1%}",
             limit="> 0 %",
-            passed=bool(said.coalesced_share),
+            passed=bool(reported.coalesced_share),
         ),
-        exactly(name, "verdict", said.verdict, "DEGRADED"),
+        exactly(name, "verdict", reported.verdict, "DEGRADED"),
     ]
 
 
 def slow_streams(bench: Bench) -> list[Requirement]:
-    """Hold 5,000 streams of 2 tokens/s in one process."""
+    """Run 5,000 streams of 2 tokens/s in one process."""
     work = Work(streams=5000, tokens_per_s=2, tokens=60, prompts=5000)
-    trial, judgements = _memory_per_stream(bench, "5,000 slow streams", work, requests=10_000, limit_kb=100)
-    return [*judgements, *exact_stamps("5,000 slow streams", trial, STALLED_ERROR_S)]
+    run, judgements = _memory_per_stream(bench, "5,000 slow streams", work, requests=10_000, limit_kb=100)
+    return [*judgements, *exact_stamps("5,000 slow streams", run, STALLED_ERROR_S)]
 
 
 def long_answers(bench: Bench) -> list[Requirement]:
-    """Hold 1,000 streams of 4,000-token answers."""
+    """Run 1,000 streams of 4,000-token answers."""
     work = Work(streams=1000, tokens_per_s=25, tokens=4000, prompts=1000)
     return _memory_per_stream(bench, "1,000 long answers", work, requests=1000, limit_kb=200)[1]
 
 
 def _memory_per_stream(
     bench: Bench, name: str, work: Work, *, requests: int, limit_kb: float
-) -> tuple[Trial, list[Requirement]]:
+) -> tuple[ClientRun, list[Requirement]]:
     """Compare the peak with that of a run of few streams and the same prompts."""
-    few = trial_of(bench, f"{name}, few", replace(work, streams=FEW, tokens=40), 2 * FEW)
-    many = trial_of(bench, name, work, requests)
+    few = run_llmload(bench, f"{name}, few", replace(work, streams=FEW, tokens=40), 2 * FEW)
+    many = run_llmload(bench, name, work, requests)
     grown = many.usage.peak_rss_bytes - few.usage.peak_rss_bytes
     kb = grown / (work.streams - FEW) / KB
     return many, [
         at_most(name, "failed requests", many.reported.failed, 0, "{:.0f}"),
-        exactly(name, "streams at a time, as the engine saw it", many.most_streams, work.streams),
+        exactly(name, "streams at a time, as the engine saw it", many.max_streams, work.streams),
         at_most(name, "memory a stream, kB", kb, limit_kb, "{:.1f}"),
     ]
 
 
 def https(bench: Bench) -> list[Requirement]:
-    """Carry the first work over TLS, beside itself in clear."""
+    """Run the first work over TLS and in clear."""
     if not has_tls():
         return [exactly("https", "truth engine", "built without OpenSSL", "apt-get install libssl-dev")]
     work, requests = Work(streams=200, tokens_per_s=100, tokens=128), Requests(short=1000, long=3000)
@@ -85,7 +85,7 @@ def https(bench: Bench) -> list[Requirement]:
     costs = [each.median("llmload", "cpu_us_per_token") or 0.0 for each in (clear, secret)]
     cost = Requirement(
         work=secret.work.label,
-        demand="CPU us/token, beside that in clear",
+        name="CPU us/token, beside that in clear",
         figure=f"{costs[1]:.1f} beside {costs[0]:.1f}",
         limit="stated",
         passed=True,
@@ -94,7 +94,7 @@ def https(bench: Bench) -> list[Requirement]:
 
 
 def large_messages(bench: Bench) -> list[Requirement]:
-    """Carry 20 MB answers and 100k-token prompts, and give their memory back."""
+    """Require that the memory of 20 MB answers and 100k-token prompts is given back."""
     answers = Work(streams=1, tokens_per_s=1000, tokens=2000, chunk_bytes=10_000, large_first=4)
     prompts = Work(streams=4, tokens_per_s=100, tokens=20, prompt_words=100_000, prompts=1)
     return [
@@ -105,14 +105,14 @@ def large_messages(bench: Bench) -> list[Requirement]:
 
 
 def _memory_returns(bench: Bench, name: str, work: Work, *, requests: int) -> list[Requirement]:
-    trial = trial_of(bench, name, work, requests)
-    first_ns = min(answer.received_ns for answer in trial.truth.answers)
-    last_ns = max(answer.done_ns for answer in trial.truth.answers)
-    before = [sample.rss_bytes for sample in trial.usage.memory if sample.at_ns < first_ns]
-    during = [sample.rss_bytes for sample in trial.usage.memory if first_ns <= sample.at_ns <= last_ns]
+    run = run_llmload(bench, name, work, requests)
+    first_ns = min(answer.received_ns for answer in run.truth.answers)
+    last_ns = max(answer.done_ns for answer in run.truth.answers)
+    before = [sample.rss_bytes for sample in run.usage.memory if sample.at_ns < first_ns]
+    during = [sample.rss_bytes for sample in run.usage.memory if first_ns <= sample.at_ns <= last_ns]
     peak_mb, left_mb = ((value - before[-1]) / MB for value in (max(during), during[-1]))
     return [
-        exactly(name, "answers complete", trial.reported.completed, requests),
+        exactly(name, "answers complete", run.reported.completed, requests),
         at_most(name, f"memory left at the end, MB (peak {peak_mb:.0f})", left_mb, RETURNED_MB, "{:.1f}"),
     ]
 
@@ -121,7 +121,7 @@ def _long_prompts_arrived(bench: Bench, name: str, work: Work) -> Requirement:
     tokens = min(line["prompt_tokens"] or 0 for line in request_lines(bench.folder / name))
     return Requirement(
         work=name,
-        demand="prompt tokens, as the engine counted",
+        name="prompt tokens, as the engine counted",
         figure=str(tokens),
         limit=f">= {work.prompt_words}",
         passed=tokens >= work.prompt_words,

@@ -1,11 +1,11 @@
-"""llmload's stamps held against the truth, chunk by chunk: both sides read the same CLOCK_MONOTONIC."""
+"""llmload's stamps compared with the truth, chunk by chunk: both sides read the same CLOCK_MONOTONIC."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from benchmarks.tools.bench_run import Trial
+from benchmarks.tools.bench_run import ClientRun
 from benchmarks.tools.llmload_client import request_lines
 from benchmarks.tools.truth_engine.log import Seconds
 from llmload.units import NS_PER_S
@@ -13,7 +13,7 @@ from llmload.units import NS_PER_S
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stamps:
-    """How far llmload's readings lay from the truth, for chunks that were read alone."""
+    """Errors of llmload's stamps, for chunks that were read alone."""
 
     arrival_error_s: Seconds
     """Stamp of arrival - write."""
@@ -27,21 +27,21 @@ class Stamps:
 
     @cached_property
     def coalesced_share(self) -> float:
-        """Part of the chunks that share their stamp with another."""
+        """Fraction of the chunks that share their stamp with another."""
         return self.coalesced / self.chunks
 
     @staticmethod
     def p99(errors_s: Seconds) -> float:
-        """Return the error, to either side, that 99 of 100 do not exceed."""
+        """Return the 99th percentile of the absolute errors."""
         return float(np.quantile(np.abs(errors_s), 0.99))
 
     @classmethod
-    def of(cls, trial: Trial) -> "Stamps":
+    def of(cls, run: ClientRun) -> "Stamps":
         """Match the run's requests with the engine's log; ValueError if a request has another number of chunks."""
-        truth = {answer.request_id: answer for answer in trial.truth.answers}
+        truth = {answer.request_id: answer for answer in run.truth.answers}
         arrivals, gaps, firsts = [], [], []
         chunks = coalesced = 0
-        for line in request_lines(trial.folder):
+        for line in request_lines(run.folder):
             writes_ns = truth[line["request_id"]].writes_ns
             stamps_ns = line["started_ns"] + np.cumsum(np.array(line["chunk_gaps_ns"], dtype=np.int64))
             if len(stamps_ns) != len(writes_ns):

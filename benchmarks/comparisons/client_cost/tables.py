@@ -2,16 +2,24 @@
 
 from rich.table import Table
 
-from benchmarks.comparisons.client_cost.comparison import BAR, Comparison
+from benchmarks.comparisons.client_cost.comparison import BASELINE, Comparison
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return a row per client, medians over the repetitions; a pair is what the tool said and what was true."""
+    """Return a row per client, medians over the repetitions; pairs are reported / true."""
     work = comparison.work
     title = f"{work.label}: {work.offered_tokens_per_s / 1000:.1f}k tokens/s offered"
     table = Table(title=title, title_justify="left", caption="medians; reported / true", caption_justify="left")
     table.add_column("client")
-    columns = ("CPU us/token", "in kernel", f"x {BAR}", "start-up CPU s", "tokens/s", "TTFT mean ms", "TTFT p99 ms")
+    columns = (
+        "CPU us/token",
+        "in kernel",
+        f"x {BASELINE}",
+        "start-up CPU s",
+        "tokens/s",
+        "TTFT mean ms",
+        "TTFT p99 ms",
+    )
     for column in (*columns, "ITL p50 ms", "ITL p99 ms", "coalesced", "failed", "verdict"):
         table.add_column(column, justify="right")
     for client, readings in comparison.readings.items():
@@ -37,5 +45,5 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _pair(comparison: Comparison, client: str, field: str) -> str:
-    said, true = comparison.median(client, field), comparison.median(client, f"true_{field}")
-    return f"{'-' if said is None else f'{said * 1000:.2f}'} / {'-' if true is None else f'{true * 1000:.2f}'}"
+    reported, true = comparison.median(client, field), comparison.median(client, f"true_{field}")
+    return f"{'-' if reported is None else f'{reported * 1000:.2f}'} / {'-' if true is None else f'{true * 1000:.2f}'}"

@@ -1,1 +1,1 @@
-"""A picture of the dashboard where no Grafana is at hand: its JSON, a real Prometheus' answers, a real browser."""
+"""A picture of the dashboard without Grafana: its JSON, answers of a real Prometheus, a real browser."""

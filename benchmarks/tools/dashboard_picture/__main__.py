@@ -19,9 +19,9 @@ from llmload.simulator import SimulationSettings, spawn
 
 SCRAPE_S: Final = 2.0
 RATE_S: Final = 4 * SCRAPE_S
-"""What Grafana makes of $__rate_interval."""
+"""Grafana's $__rate_interval."""
 MARGIN_S: Final = 4.0
-"""How long before the run's end the picture is taken: while it goes on."""
+"""The picture is taken this long before the run's end."""
 SIZE: Final = (1600, 1236)
 ENGINE: Final = SimulationSettings(
     model="simulated",
@@ -43,7 +43,7 @@ stages = [
 
 
 def scenario(url: str) -> str:
-    """Return a scenario of four stages, of which the third is more than the engine takes at a time."""
+    """Return a scenario of four stages; the third has more users than the engine has slots."""
     return (
         f'[tool.locust]\nlocustfile = "{ROOT}/locustfiles/chat_staged.py"\n[scenario]\nname = "four-stages"\nseed = 1\n'
         f'[engine]\nname = "simulated"\nbase_url = "{url}"\n[model]\nname = "simulated"\n[prompts]\nrepeat = true\n'
@@ -52,7 +52,7 @@ def scenario(url: str) -> str:
 
 
 def recorded_page(folder: Path) -> str:
-    """Run llmload on the simulated engine under a Prometheus, and return the dashboard's page of it."""
+    """Run llmload on the simulated engine, scraped by a Prometheus, and return the dashboard's page of that run."""
     port = free_port()
     with spawn(ENGINE) as engine:
         jobs = {"llmload": f"127.0.0.1:{port}", "engine": engine.url.removeprefix("http://")}
@@ -86,9 +86,9 @@ def recorded_page(folder: Path) -> str:
 
 @click.command()
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=ROOT / "docs" / "dashboard.png")
-@click.option("--page", "page_file", type=click.Path(dir_okay=False, path_type=Path), help="Keep the page itself here.")
+@click.option("--page", "page_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the page here too.")
 def main(out: Path, page_file: Path | None) -> None:
-    """Run for three minutes, scraped by a real Prometheus, and draw what every panel's queries then answer."""
+    """Run for three minutes, scraped by a real Prometheus, and draw the answers to every panel's queries."""
     with tempfile.TemporaryDirectory(prefix="llmload-picture-") as name:
         folder = Path(name)
         html = recorded_page(folder)

@@ -1,4 +1,4 @@
-"""The dashboard's JSON, filled with what a Prometheus answers, as a page of its own."""
+"""The dashboard's JSON, filled with a Prometheus' answers, as one HTML page."""
 
 import json
 import re
@@ -13,29 +13,29 @@ DASHBOARD: Final = ROOT / "grafana" / "dashboards" / "llmload.json"
 LEGEND: Final = re.compile(r"{{\s*(\w+)\s*}}")
 NOTE: Final = "Preview rendered from the dashboard's JSON, not Grafana"
 
-Ask = Callable[[str], list[dict[str, Any]]]
-"""From an expression to its series, as Prometheus' query_range has them."""
+Query = Callable[[str], list[dict[str, Any]]]
+"""Takes an expression, returns its series in the format of Prometheus' query_range."""
 
 
-def filled(dashboard: dict[str, Any], ask: Ask, rate_s: float) -> dict[str, Any]:
-    """Return panels and run regions with their data; `$__rate_interval` is what Grafana makes it, in seconds."""
+def filled(dashboard: dict[str, Any], query: Query, rate_s: float) -> dict[str, Any]:
+    """Return panels and run regions with their data; `rate_s` is Grafana's `$__rate_interval`, in seconds."""
 
-    def asked(expression: str) -> list[dict[str, Any]]:
-        return ask(expression.replace("$__rate_interval", f"{rate_s:g}s"))
+    def query_with_rate(expression: str) -> list[dict[str, Any]]:
+        return query(expression.replace("$__rate_interval", f"{rate_s:g}s"))
 
     return {
-        "panels": [_panel(panel, asked) for panel in dashboard["panels"]],
+        "panels": [_panel(panel, query_with_rate) for panel in dashboard["panels"]],
         "runs": [
             [float(moment) for moment, _ in series["values"]]
             for annotation in dashboard["annotations"]["list"]
-            for series in asked(annotation["expr"])
+            for series in query_with_rate(annotation["expr"])
         ],
     }
 
 
-def page(dashboard: dict[str, Any], ask: Ask, rate_s: float, about: str) -> str:
-    """Return the page, which needs nothing beside itself; `about` says where the data is from."""
-    content = {"note": NOTE, "about": about, **filled(dashboard, ask, rate_s)}
+def page(dashboard: dict[str, Any], query: Query, rate_s: float, about: str) -> str:
+    """Return the self-contained page; `about` says where the data is from."""
+    content = {"note": NOTE, "about": about, **filled(dashboard, query, rate_s)}
     parts = {
         "UPLOT_CSS": _asset("uPlot.min.css"),
         "UPLOT_JS": _asset("uPlot.iife.min.js"),
@@ -47,7 +47,7 @@ def page(dashboard: dict[str, Any], ask: Ask, rate_s: float, about: str) -> str:
     )
 
 
-def _panel(panel: dict[str, Any], ask: Ask) -> dict[str, Any]:
+def _panel(panel: dict[str, Any], query: Query) -> dict[str, Any]:
     return {
         "title": panel["title"],
         "text": panel["description"],
@@ -55,11 +55,11 @@ def _panel(panel: dict[str, Any], ask: Ask) -> dict[str, Any]:
         "unit": panel["fieldConfig"]["defaults"]["unit"],
         "decimals": panel["fieldConfig"]["defaults"].get("decimals"),
         "names": panel.get("options", {}).get("textMode") == "name",
-        "place": panel["gridPos"],
+        "grid": panel["gridPos"],
         "series": [
             {"name": _legend(target["legendFormat"], series["metric"]), "values": _numbers(series["values"])}
             for target in panel["targets"]
-            for series in ask(target["expr"])
+            for series in query(target["expr"])
         ],
     }
 
@@ -69,11 +69,11 @@ def _legend(form: str, labels: dict[str, str]) -> str:
 
 
 def _numbers(values: list[tuple[float, str]]) -> list[tuple[float, float | None]]:
-    """The values as JSON can have them: what is no number is nothing."""
+    """The values for JSON: NaN and infinity become None."""
     read = ((moment, float(text)) for moment, text in values)
     return [(moment, value if abs(value) < float("inf") else None) for moment, value in read]
 
 
 def _asset(name: str) -> str:
-    """A file of uPlot, which comes with llmload's own pages."""
+    """A file of uPlot, which llmload's own pages ship."""
     return next((ROOT / "llmload").rglob(name)).read_text(encoding="utf-8")

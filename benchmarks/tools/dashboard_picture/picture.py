@@ -1,4 +1,4 @@
-"""Chromium, which draws a page."""
+"""Screenshots of a page with Chromium."""
 
 import shutil
 import subprocess
@@ -8,7 +8,7 @@ from click import ClickException
 
 
 def browser(profile: Path) -> list[str]:
-    """Return Chromium's command line without what it draws, nothing of it going to a network."""
+    """Return Chromium's command line without a page, with its network features off."""
     found = shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
         raise ClickException("no Chromium: apt-get install chromium")

@@ -1,4 +1,4 @@
-// Panels of a dashboard's JSON, drawn with uPlot: what Grafana would show, as far as these panels need it.
+// Panels of a dashboard's JSON, drawn with uPlot: the part of Grafana that these panels need.
 
 const { note, about, panels, runs } = JSON.parse(document.getElementById("content").textContent);
 const COLOURS = ["#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#b877d9", "#5794f2", "#ffa6b0", "#37872d"];
@@ -31,10 +31,10 @@ const UNITS = {
 
 const moments = [...new Set(panels.flatMap(({ series }) => series.flatMap(({ values }) => values.map(([at]) => at))))];
 moments.sort((one, other) => one - other);
-const place = new Map(moments.map((at, index) => [at, index]));
+const indexOf = new Map(moments.map((at, index) => [at, index]));
 const column = ({ values }) => {
   const found = new Array(moments.length).fill(null);
-  for (const [at, value] of values) found[place.get(at)] = value;
+  for (const [at, value] of values) found[indexOf.get(at)] = value;
   return found;
 };
 const last = (values) => values.filter((value) => value !== null).at(-1);
@@ -88,7 +88,7 @@ function lines(panel, where, width, height) {
   where.append(legend);
 }
 
-// A series a bound, each with all below it: what lies between two bounds is their difference.
+// A series for each bound, cumulative: the count between two bounds is their difference.
 function heatmap(panel, where, width, height) {
   const bounds = panel.series.map((series) => ({ bound: Number(series.name.replace("+Inf", "Infinity")), counts: column(series) }));
   bounds.sort((one, other) => one.bound - other.bound);
@@ -127,7 +127,7 @@ document.getElementById("note").textContent = note;
 document.getElementById("about").textContent = about;
 const grid = document.getElementById("grid");
 for (const panel of panels) {
-  const { x, y, w, h } = panel.place;
+  const { x, y, w, h } = panel.grid;
   const box = element("div", "panel");
   box.style.gridArea = `${y + 1} / ${x + 1} / span ${h} / span ${w}`;
   box.style.height = `${h * ROW - GAP}px`;

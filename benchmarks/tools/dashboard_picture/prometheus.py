@@ -1,4 +1,4 @@
-"""A Prometheus of one's own, as the package of the distribution brings it, and what it answers."""
+"""A temporary Prometheus, from the distribution's package, and queries to it."""
 
 import json
 import shutil
@@ -30,13 +30,13 @@ class Prometheus:
 
     def over_time(self, expression: str, from_s: float, to_s: float, step_s: float) -> list[dict[str, Any]]:
         """Return each series' labels and values between two moments."""
-        asked = {"query": expression, "start": f"{from_s:.3f}", "end": f"{to_s:.3f}", "step": f"{step_s:g}"}
-        with urlopen(f"{self.url}/api/v1/query_range?{urlencode(asked)}", timeout=30) as answer:  # noqa: S310 - its own address
+        query = {"query": expression, "start": f"{from_s:.3f}", "end": f"{to_s:.3f}", "step": f"{step_s:g}"}
+        with urlopen(f"{self.url}/api/v1/query_range?{urlencode(query)}", timeout=30) as answer:  # noqa: S310 - its own address
             found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
             return found
 
     def version(self) -> str:
-        """Return its version, by its own word."""
+        """Return the version that it reports."""
         with urlopen(f"{self.url}/api/v1/status/buildinfo", timeout=10) as answer:  # noqa: S310 - its own address
             return str(json.load(answer)["data"]["version"])
 

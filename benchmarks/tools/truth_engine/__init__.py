@@ -1,1 +1,1 @@
-"""An engine that writes every chunk on an exact schedule, and its log of when it did: what clients are held against."""
+"""An engine that writes chunks on an exact schedule and logs when it did: the truth that clients are compared with."""

@@ -29,7 +29,7 @@ def executable() -> Path:
 
 
 def has_tls() -> bool:
-    """Return whether OpenSSL's headers are there, so that the engine speaks https."""
+    """Return whether OpenSSL's headers are installed, which https needs."""
     check = subprocess.run([_gcc(), "-E", "-x", "c", "-"], input=TLS_HEADER.encode(), capture_output=True, check=False)
     return check.returncode == 0
 
@@ -37,7 +37,7 @@ def has_tls() -> bool:
 def _gcc() -> str:
     gcc = shutil.which("gcc")
     if gcc is None:
-        raise ClickException("the truth engine is a C program and gcc is not there: apt-get install gcc libc6-dev")
+        raise ClickException("the truth engine is a C program and gcc is not installed: apt-get install gcc libc6-dev")
     return gcc
 
 

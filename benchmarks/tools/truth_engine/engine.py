@@ -1,4 +1,4 @@
-"""The engine as a process of its own."""
+"""The engine as a separate process."""
 
 import json
 import shutil
@@ -23,14 +23,14 @@ class Schedule:
     tokens: int = 128
     ttft_s: float = 0.050
     ttft_spread_s: float = 0.0
-    """The first chunk's time varies evenly by this much to either side, so that streams do not beat in step."""
+    """The first chunk's time varies uniformly by this much to either side, so that streams do not stay in step."""
     gap_s: float = 0.010
     jitter_s: float = 0.0
-    """Every later chunk's time varies evenly by this much to either side of its place."""
+    """Every later chunk's time varies uniformly by this much to either side."""
     chunk_bytes: int = 0
     """Text in a chunk; 0: a word."""
     large_first: int = 0
-    """Only so many answers carry `chunk_bytes`; 0: all."""
+    """The number of answers that have `chunk_bytes`; 0: all."""
 
     def arguments(self) -> list[str]:
         """Return the engine's options."""
@@ -44,7 +44,7 @@ class TruthEngine:
     """
     A running engine on loopback: `with TruthEngine(Schedule(), folder) as engine: ...`, then `engine.log`.
 
-    `cpu` pins it to a core; `tls` makes it speak https with a certificate of its own, `ca_file`.
+    `cpu` pins it to a core; `tls` makes it speak https with a self-signed certificate, `ca_file`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TruthEngine:
         self.schedule, self.model, self.tls = schedule, model, tls
         self.port = 0
         self.connections = 0
-        self.most_streams = 0
+        self.max_streams = 0
         self._log_file = folder / "truth.log"
         self._command = [str(executable()), "-port=0", f"-model={model}", f"-log={self._log_file}"]
         self._command += schedule.arguments() + ([] if cpu is None else [f"-cpu={cpu}"])
@@ -81,7 +81,7 @@ class TruthEngine:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        assert self._process.stdout is not None  # noqa: S101 - Popen made a pipe
         first = self._process.stdout.readline()
         if not first:
             raise ClickException(f"the truth engine did not start: exit code {self._process.wait()}")
@@ -99,10 +99,10 @@ class TruthEngine:
             self._process.communicate()
             raise
         if self._process.returncode == 0:
-            told = json.loads(rest)
-            self.connections, self.most_streams = told["connections"], told["most_streams"]
+            reported = json.loads(rest)
+            self.connections, self.max_streams = reported["connections"], reported["max_streams"]
         elif error is None:
-            raise ClickException(f"the truth engine broke down: exit code {self._process.returncode}")
+            raise ClickException(f"the truth engine crashed: exit code {self._process.returncode}")
 
 
 def certificate_files() -> tuple[Path, Path]:
@@ -112,7 +112,9 @@ def certificate_files() -> tuple[Path, Path]:
         return certificate, key
     openssl = shutil.which("openssl")
     if openssl is None:
-        raise ClickException("https needs a certificate, and openssl is not there to make one: apt-get install openssl")
+        raise ClickException(
+            "https needs a certificate, and openssl to make it is not installed: apt-get install openssl"
+        )
     HOME.mkdir(parents=True, exist_ok=True)
     command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", "/CN=truth-engine"]
     command += ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(key), "-out", str(certificate)]

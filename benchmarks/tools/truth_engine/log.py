@@ -12,7 +12,7 @@ import numpy.typing as npt
 from llmload.units import NS_PER_S
 
 NEARLY_ALL: Final = 0.95
-"""Of the most streams that were at work at a time: from then on a run counts as ramped up."""
+"""A run is ramped up once this fraction of the maximum number of streams is active."""
 Nanoseconds = npt.NDArray[np.int64]
 Seconds = npt.NDArray[np.float64]
 
@@ -34,12 +34,12 @@ COMPLETE, STREAMED, KERNEL_STAMPED = 1, 2, 4
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrueAnswer:
-    """One answer as it was really given, in readings of CLOCK_MONOTONIC."""
+    """One answer as it was really written; times are CLOCK_MONOTONIC."""
 
     request_id: str
     complete: bool
     kernel_stamped: bool
-    """Whether `received_ns` is the kernel's stamp: else the engine's own, which may be late."""
+    """Whether `received_ns` is the kernel's stamp; else it is the engine's clock, which may be late."""
     received_ns: int
     first_due_ns: int
     done_ns: int
@@ -54,19 +54,19 @@ class TrueAnswer:
 
 
 class TruthLog:
-    """Every answer of an engine's life, in the order in which they ended."""
+    """Every answer of an engine, in the order in which they ended."""
 
     def __init__(self, answers: list[TrueAnswer]) -> None:
         self.answers = answers
 
     @classmethod
     def read(cls, file: Path) -> "TruthLog":
-        """Return the log that the engine left; ValueError if the file is not one."""
+        """Return the log in a file; ValueError if it is not one."""
         return cls(list(_answers(file.read_bytes())))
 
     @cached_property
     def complete(self) -> list[TrueAnswer]:
-        """The answers that were given to their end."""
+        """The answers that were completed."""
         return [answer for answer in self.answers if answer.complete]
 
     @cached_property
@@ -81,7 +81,7 @@ class TruthLog:
 
     @cached_property
     def worst_late_s(self) -> Seconds:
-        """How late the latest chunk of each complete answer was: the engine's own fault, not the client's."""
+        """Greatest lateness of a chunk of each complete answer: caused by the engine, not by the client."""
         return np.array([answer.worst_late_ns / NS_PER_S for answer in self.complete])
 
     @property
@@ -90,7 +90,7 @@ class TruthLog:
         return sum(len(answer.writes_ns) for answer in self.answers)
 
     def steady_chunks_per_s(self) -> float:
-        """Return the rate of writes without ramp and tail: from nearly all streams at work to the last request."""
+        """Return the rate of writes without ramp and tail: from nearly all streams active to the last request."""
         received_ns = np.array([answer.received_ns for answer in self.answers])
         done_ns = np.array([answer.done_ns for answer in self.answers])
         moments_ns = np.concatenate([received_ns, done_ns])
@@ -99,7 +99,7 @@ class TruthLog:
         first_ns = int(moments_ns[order][np.argmax(at_work >= NEARLY_ALL * at_work.max())])
         last_ns = int(received_ns.max())
         if first_ns >= last_ns:
-            raise ValueError("no request came once nearly all streams were at work: there is no steady part")
+            raise ValueError("no request came once nearly all streams were active: there is no steady part")
         writes_ns = np.concatenate([answer.writes_ns for answer in self.answers])
         inside = np.count_nonzero((writes_ns >= first_ns) & (writes_ns <= last_ns))
         return float(inside) * NS_PER_S / (last_ns - first_ns)
@@ -110,7 +110,7 @@ def _answers(content: bytes) -> Iterator[TrueAnswer]:
     while at < len(content):
         head = np.frombuffer(content, dtype=HEAD, count=1, offset=at)[0]
         if head["magic"] != b"TRTH":
-            raise ValueError(f"no truth log: byte {at} starts no answer")
+            raise ValueError(f"not a truth log: no answer starts at byte {at}")
         at += HEAD.itemsize
         chunks, flags = int(head["chunks"]), int(head["flags"])
         yield TrueAnswer(

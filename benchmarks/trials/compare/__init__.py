@@ -1,1 +1,1 @@
-"""How often `llmload compare` is wrong about equal systems, and how often it finds a true slowdown."""
+"""How often `llmload compare` errs on equal systems, and how often it finds a real slowdown."""

@@ -27,18 +27,20 @@ SLOWER = 0.05
 
 @click.group()
 def main() -> None:
-    """How often a comparison errs."""
+    """Error rates of comparisons."""
 
 
 @main.command()
 @click.option("--pairs", default=200, show_default=True)
-@click.option("--minutes", default=5.0, show_default=True, help="Length of the judged window.")
+@click.option("--minutes", default=5.0, show_default=True, help="Length of the window.")
 @click.option("--users", default=8, show_default=True)
 @click.option("--rate", type=float, help="Arrivals a second (Poisson) instead of users.")
-@click.option("--wander", default=Noise().wander, show_default=True, help="How far the machine's speed wanders.")
-@click.option("--between", default=0.0, show_default=True, help="How far runs of one system differ besides.")
+@click.option(
+    "--wander", default=Noise().wander, show_default=True, help="Standard deviation of the machine's log speed."
+)
+@click.option("--between", default=0.0, show_default=True, help="Standard deviation of log speed between runs.")
 @click.option("--runs", default=1, show_default=True, help="Runs a side.")
-@click.option("--first-seed", default=1, show_default=True, help="Where the seeds of the noise begin.")
+@click.option("--first-seed", default=1, show_default=True, help="First seed of the noise.")
 @click.option("--kinds", default="equal,all,decode,prefill", show_default=True, help="What is 5 % slower.")
 def rates(
     pairs: int,
@@ -51,15 +53,15 @@ def rates(
     first_seed: int,
     kinds: str,
 ) -> None:
-    """Outcomes of comparing equal systems, and one with another that is 5 % slower."""
+    """Outcomes for equal systems, and for a candidate that is 5 % slower."""
     base = System(noise=Noise(wander=wander, between_runs=between))
     seconds = minutes * 60 + WARMUP_S
     load = Load(duration_s=seconds, users=users) if rate is None else Load(duration_s=seconds, rate_per_s=rate)
-    for place, kind in enumerate(kinds.split(",")):
+    for index, kind in enumerate(kinds.split(",")):
         candidate = base if kind == "equal" else base.slower(kind, SLOWER)
         tallies = {"default": Tally(), "strict": Tally()}
         for found in compare_pairs(
-            base, candidate, load, pairs=pairs, runs=runs, first_seed=first_seed + place * 1_000_000
+            base, candidate, load, pairs=pairs, runs=runs, first_seed=first_seed + index * 1_000_000
         ):
             tallies["default"].add(found)
             tallies["strict"].add(strictly(found))
@@ -78,8 +80,8 @@ def rates(
 @click.option("--wanders", default="0.01,0.02,0.03", show_default=True)
 @click.option("--users", default=8, show_default=True)
 def lengths(pairs: int, lengths: str, wanders: str, users: int) -> None:
-    """How often 5 % slower is found, and equal pass, by length of run and steadiness of machine."""
-    print("| speed wanders by | judged minutes | requests | 5 % slower: FAIL | equal: PASS | equal: FAIL |")
+    """How often a slowdown of 5 % is found, and equal systems pass, by run length and machine noise."""
+    print("| speed varies by | minutes in window | requests | 5 % slower: FAIL | equal: PASS | equal: FAIL |")
     print("|---:|---:|---:|---:|---:|---:|")
     for wander in map(float, wanders.split(",")):
         base = System(noise=Noise(wander=wander))
@@ -99,13 +101,13 @@ def lengths(pairs: int, lengths: str, wanders: str, users: int) -> None:
 @click.option("--minutes", default=1.0, show_default=True)
 @click.option("--users", default=8, show_default=True)
 def real(pairs: int, minutes: float, users: int) -> None:
-    """Pairs measured by Locust on the simulated engine: equal ones, and ones with an engine 5 % slower."""
-    with tempfile.TemporaryDirectory(prefix="llmload-compare-") as place:
+    """Outcomes for pairs run by Locust on the simulated engine: equal, and with an engine 5 % slower."""
+    with tempfile.TemporaryDirectory(prefix="llmload-compare-") as temporary:
         for kind in ("equal", "slower"):
             tallies = {"default": Tally(), "strict": Tally()}
             for pair in range(pairs):
-                folders = Path(place) / kind / str(pair)
-                found = _real_pair(folders, SLOWER if kind == "slower" else 0.0, minutes, users)
+                folder = Path(temporary) / kind / str(pair)
+                found = _real_pair(folder, SLOWER if kind == "slower" else 0.0, minutes, users)
                 tallies["default"].add(found)
                 tallies["strict"].add(strictly(found))
             print(f"\n{'equal engines' if kind == 'equal' else '5 % slower'}: {pairs} pairs of {minutes:g} min")
@@ -113,7 +115,7 @@ def real(pairs: int, minutes: float, users: int) -> None:
                 print(f"  {name:8} {'; '.join(tally.line(outcome) for outcome in tally.seen())}", flush=True)
 
 
-def _real_pair(place: Path, slower: float, minutes: float, users: int) -> Comparison:
+def _real_pair(folder: Path, slower: float, minutes: float, users: int) -> Comparison:
     slowed = {name: getattr(SETTINGS, name) * (1 + slower) for name in ("ttft_s", "prefill_s_per_token", "itl_s")}
     folders = []
     for name, settings in (("base", SETTINGS), ("cand", replace(SETTINGS, **slowed))):
@@ -122,26 +124,26 @@ def _real_pair(place: Path, slower: float, minutes: float, users: int) -> Compar
                 "base_url": engine.url,
                 "users": users,
                 "run_time": f"{minutes * 60 + WARMUP_S:.0f}s",
-                "out": str(place / name),
+                "out": str(folder / name),
                 "metrics_port": "off",
             }
             settings_of_load = (f"load.warmup_s={WARMUP_S}",)
             arguments = locust_arguments(find_scenario("demo"), changes, settings_of_load)
             subprocess.run([sys.executable, "-m", "locust", *arguments, "--summary", "none"], check=True)
-        (folder,) = (place / name).iterdir()
-        folders.append(folder)
-    return compare_folders(folders[:1], folders[1:], ["invalid"])  # a busy machine must not end the benchmark
+        (run,) = (folder / name).iterdir()
+        folders.append(run)
+    return compare_folders(folders[:1], folders[1:], ["invalid"])  # a busy machine must not end the trial
 
 
 @main.command()
 @click.option("--requests", default=10_000, show_default=True)
 def speed(requests: int) -> None:
-    """Time the command on two runs of so many requests, 64 users at a time."""
+    """Time the command on two runs with 64 users."""
     system = System(settings=replace(SETTINGS, slots=64))
     load = Load(duration_s=requests / 25 + WARMUP_S, users=64)
-    with tempfile.TemporaryDirectory(prefix="llmload-compare-") as place:
-        folders = [str(write_run(Path(place) / str(seed), system, load, seed)) for seed in (1, 2)]
-        size_mb = sum(file.stat().st_size for file in Path(place).rglob("*.jsonl")) / 1e6
+    with tempfile.TemporaryDirectory(prefix="llmload-compare-") as temporary:
+        folders = [str(write_run(Path(temporary) / str(seed), system, load, seed)) for seed in (1, 2)]
+        size_mb = sum(file.stat().st_size for file in Path(temporary).rglob("*.jsonl")) / 1e6
         before = time.perf_counter()
         command = [sys.executable, "-m", "llmload.cli.main", "compare", *folders]
         output = subprocess.run(command, check=False, capture_output=True, text=True).stdout

@@ -1,4 +1,4 @@
-"""How often a comparison says what, over many pairs of runs."""
+"""Frequencies of comparison outcomes over many pairs of runs."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ from llmload.compare.runs import check_comparable, read_run, same_prompts
 
 @dataclass(slots=True)
 class Tally:
-    """Outcomes of many comparisons: of each whole, and of each metric."""
+    """Outcome counts of many comparisons: overall, and by metric."""
 
     wholes: Counter[str] = field(default_factory=Counter)
     metrics: dict[str, Counter[str]] = field(default_factory=dict)
@@ -30,23 +30,23 @@ class Tally:
             self.metrics.setdefault(finding.metric.name, Counter())[finding.outcome.value] += 1
 
     def seen(self) -> list[Outcome]:
-        """Return the outcomes that came, and FAIL."""
+        """Return the outcomes that occurred, and FAIL."""
         return [outcome for outcome in Outcome if self.wholes[outcome.value] or outcome is Outcome.FAIL]
 
     def line(self, outcome: Outcome) -> str:
-        """Return how often an outcome came, with the interval that its true rate lies in."""
+        """Return an outcome's count and share, with its confidence interval."""
         return f"{outcome.value} {self.wholes[outcome.value]} = {self.share(outcome)}"
 
     def share(self, outcome: Outcome) -> str:
-        """Return an outcome's share, with the interval that its true rate lies in."""
+        """Return an outcome's share, with its confidence interval."""
         count, of = self.wholes[outcome.value], sum(self.wholes.values())
         low, high = wilson(count, of)
         return f"{count / of:.1%} ({low:.1%} to {high:.1%})"
 
 
-def wilson(count: int, of: int, sure: float = 0.95) -> tuple[float, float]:
-    """Return the interval of a true rate, of which `count` of `of` were seen (Wilson 1927)."""
-    z = NormalDist().inv_cdf((1 + sure) / 2)
+def wilson(count: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the confidence interval of a rate, from `count` of `of` (Wilson 1927)."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     share, weight = count / of, z * z / of
     middle = (share + weight / 2) / (1 + weight)
     reach = z / (1 + weight) * math.sqrt(share * (1 - share) / of + weight / (4 * of))
@@ -54,7 +54,7 @@ def wilson(count: int, of: int, sure: float = 0.95) -> tuple[float, float]:
 
 
 def strictly(comparison: Comparison) -> Comparison:
-    """Return what it says where no worsening is accepted: of equal systems, what then fails is the interval's error."""
+    """Return the comparison with thresholds of 0: equal systems that then fail show the interval's error rate."""
     return replace(comparison, findings=tuple(finding.by(0.0) for finding in comparison.findings))
 
 
@@ -62,9 +62,11 @@ def compare_pairs(
     base: System, candidate: System, load: Load, *, pairs: int, runs: int = 1, first_seed: int = 1
 ) -> Iterator[Comparison]:
     """Yield the comparison of each pair, from run folders to findings."""
-    with tempfile.TemporaryDirectory(prefix="llmload-compare-") as place:
+    with tempfile.TemporaryDirectory(prefix="llmload-compare-") as temporary:
         for pair in range(pairs):
-            base_runs, cand_runs = ([Path(place) / f"{name}-{run}" for run in range(runs)] for name in ("base", "cand"))
+            base_runs, cand_runs = (
+                [Path(temporary) / f"{name}-{run}" for run in range(runs)] for name in ("base", "cand")
+            )
             seeds = itertools.count(first_seed + pair * 2 * runs)
             for system, side in ((base, base_runs), (candidate, cand_runs)):
                 for folder in side:

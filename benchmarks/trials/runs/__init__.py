@@ -1,1 +1,1 @@
-"""What a whole run is held to: nothing lost, nothing late, in every setting."""
+"""Requirements on whole runs: nothing lost, nothing late, in every setting."""

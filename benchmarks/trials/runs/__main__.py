@@ -1,4 +1,4 @@
-"""`python -m benchmarks.trials.runs`: whole runs in one process, in several, on several hosts."""
+"""`python -m benchmarks.trials.runs`: whole runs in one process, in several, and on several hosts."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,31 +11,31 @@ from rich.console import Console
 from benchmarks.tools.hosts import Network
 from benchmarks.tools.requirements import Requirement, requirements_table
 from benchmarks.trials.runs.arrivals import KINDS, RATES_PER_S, measure, readings_table
-from benchmarks.trials.runs.count import PLACES, accounts_table
+from benchmarks.trials.runs.count import SETTINGS, accounts_table
 from benchmarks.trials.runs.count import count as count_runs
-from benchmarks.trials.runs.lost import WAYS, judge_losses, lose, losses_table
 from benchmarks.trials.runs.reports import sizes, sizes_table
 from benchmarks.trials.runs.requirements import judge_arrivals
+from benchmarks.trials.runs.worker_loss import LOSSES, judge_losses, lose_worker, losses_table
 
 
 @click.group()
 def main() -> None:
-    """Hold whole runs to what they promise."""
+    """Test whole runs against their requirements."""
 
 
 def say(text: str) -> None:
-    """Show how far the benchmark has come."""
+    """Print progress to standard error."""
     click.echo(text, err=True)
 
 
 def console() -> Console:
-    """Return where tables go, wide where nobody's terminal limits them."""
+    """Return a console for tables, wide where output is not a terminal."""
     return Console(highlight=False, width=None if Console().is_terminal else 200)
 
 
-def usable(places: tuple[str, ...]) -> list[str]:
-    """Return the settings that this machine can have, saying why not of the others."""
-    wanted = list(places or PLACES)
+def usable_settings(settings: tuple[str, ...]) -> list[str]:
+    """Return the settings that this machine supports; print why others are left out."""
+    wanted = list(settings or SETTINGS)
     if "hosts" in wanted and (fault := Network.missing()):
         say(f"hosts: left out: {fault}")
         wanted.remove("hosts")
@@ -44,45 +44,47 @@ def usable(places: tuple[str, ...]) -> list[str]:
 
 @contextmanager
 def working_in(keep: Path | None) -> Iterator[Path]:
-    """Give a folder for the files of runs: the one that is to be kept, or one that goes away."""
+    """Yield a folder for the files of runs: `keep`, or a temporary one."""
     with tempfile.TemporaryDirectory(prefix="llmload-runs-") as temporary:
         yield (keep or Path(temporary)).absolute()
 
 
-def end_on(judgements: Sequence[Requirement]) -> None:
-    """Print the demands, and end with code 1 where one is not met."""
+def print_requirements(judgements: Sequence[Requirement]) -> None:
+    """Print the requirements; exit code 1 where one is not met."""
     console().print(requirements_table(judgements))
     if not all(each.passed for each in judgements):
         raise SystemExit(1)
 
 
-keep_option = click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave runs' files here.")
+keep_option = click.option(
+    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Write files of runs here, and leave them."
+)
 
 
 @main.command()
 @click.option("--runs", type=click.IntRange(min=1), default=20, show_default=True, help="Runs in each setting.")
-@click.option("--seed", default=1, show_default=True, help="Fixes loads, faults and ends.")
-@click.option("--place", "places", multiple=True, type=click.Choice(PLACES), help="Settings; all where absent.")
+@click.option("--seed", default=1, show_default=True, help="Seed of loads, faults and ends.")
+@click.option("--setting", "settings", multiple=True, type=click.Choice(SETTINGS), help="Settings; all where absent.")
 @keep_option
-def count(runs: int, seed: int, places: tuple[str, ...], keep: Path | None) -> None:
-    """Hold what is counted against the files and the engine's log, in runs with random ends and faults."""
+def count(runs: int, seed: int, settings: tuple[str, ...], keep: Path | None) -> None:
+    """Compare a summary's counts with the files and the engine's log, in runs with random ends and faults."""
     with working_in(keep) as folder:
-        done = list(count_runs(usable(places), runs, seed, folder, say))
+        done = list(count_runs(usable_settings(settings), runs, seed, folder, say))
     console().print(accounts_table(done))
     for run in done:
         for difference in run.differences:
-            click.echo(f"{run.place} {run.trial.number:02} {run.trial.end}: {difference}")
+            click.echo(f"{run.setting} {run.trial.number:02} {run.trial.end}: {difference}")
     if any(run.differences for run in done):
         raise SystemExit(1)
 
 
 @main.command()
 @click.option("--rate", "rates", multiple=True, type=click.IntRange(min=1), help="Requests/s; repeatable.")
-@click.option("--scale", default=1.0, show_default=True, help="Makes every run so many times as long.")
-@click.option("--seed", default=1, show_default=True, help="Fixes the arrivals.")
+@click.option("--scale", default=1.0, show_default=True, help="Multiplies every run's length.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the arrivals.")
 @keep_option
 def arrivals(rates: tuple[int, ...], scale: float, seed: int, keep: Path | None) -> None:
-    """Hold an open loop on two processes against the arrivals that the engine logged."""
+    """Compare the arrivals of an open loop on two processes with the engine's log."""
     readings = []
     with working_in(keep) as folder:
         for rate_per_s in rates or RATES_PER_S:
@@ -90,18 +92,20 @@ def arrivals(rates: tuple[int, ...], scale: float, seed: int, keep: Path | None)
                 say(f"{kind} arrivals, {rate_per_s} /s")
                 readings.append(measure(kind, rate_per_s, scale, seed, folder / f"{kind}-{rate_per_s}"))
     console().print(readings_table(readings))
-    end_on([judgement for each in readings for judgement in judge_arrivals(each)])
+    print_requirements([judgement for each in readings for judgement in judge_arrivals(each)])
 
 
 @main.command()
 @keep_option
 def lost(keep: Path | None) -> None:
-    """Lose a worker in each way, and see how soon it is noticed and what is left of its records."""
-    places = usable(PLACES)
+    """Lose a worker in each way: how soon is it noticed, and which records are left."""
+    settings = usable_settings(SETTINGS)
     with working_in(keep) as folder:
-        losses = [lose(way, folder / f"loss-{number}") for number, way in enumerate(WAYS) if WAYS[way] in places]
+        losses = [
+            lose_worker(way, folder / f"loss-{number}") for number, way in enumerate(LOSSES) if LOSSES[way] in settings
+        ]
     console().print(losses_table(losses))
-    end_on(judge_losses(losses))
+    print_requirements(judge_losses(losses))
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""An open loop on two processes: does the engine see the arrivals that were asked for, and what does it cost?"""
+"""An open loop on two processes: do the arrivals at the engine follow the schedule, and what does that cost?"""
 
 import os
 import time
@@ -13,7 +13,7 @@ from click import ClickException
 from rich.table import Table
 
 from benchmarks.tools.truth_engine.engine import Schedule, TruthEngine
-from benchmarks.trials.runs.places import Local, Running
+from benchmarks.trials.runs.settings import Local, StartedRun
 from llmload.units import NS_PER_S
 
 RATES_PER_S: Final = (10, 100, 500, 1000)
@@ -21,16 +21,16 @@ KINDS: Final = ("constant", "poisson")
 PROCESSES: Final = 2
 ANSWER: Final = Schedule(tokens=8, ttft_s=0.020, ttft_spread_s=0.010, gap_s=0.005, jitter_s=0.002)
 REQUESTS: Final = {"constant": 1_000, "poisson": 3_600}
-"""At least so many: with them the coefficient of variation of Poisson gaps is known to 0.017 (one standard error)."""
-LEAST_S: Final = 40.0
-"""How long a run lasts at least."""
+"""Minimum number: 3,600 give the coefficient of variation of Poisson gaps to 0.017 (one standard error)."""
+MIN_S: Final = 40.0
+"""Minimum length of a run."""
 SETTLE_S: Final = 2.0
-"""Left out at both ends: processes do not start and stop in the same moment."""
+"""Left out at both ends, since processes do not start and stop at the same moment."""
 FINEST_S: Final = 10e-6
-"""Below it an error is no longer counted as a share: chunks that were read together are no time apart."""
+"""Smallest denominator of a relative error: chunks that were read together have a gap of 0."""
 START_TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.2
-LOCUSTFILE: Final = Path(__file__).with_name("watched_chat.py")
+LOCUSTFILE: Final = Path(__file__).with_name("chat_report_sizes.py")
 LATENCIES: Final = ("ttft_s", "tpot_s", "e2e_s", "itl_s", "schedule_lag_s")
 QUANTILES: Final = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 CLOCK_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -67,39 +67,39 @@ class Gaps:
 
     @classmethod
     def of(cls, times_s: Seconds) -> "Gaps":
-        """Return what the sorted times of arrivals come to."""
+        """Return rate and CV of sorted arrival times."""
         gaps_s = np.diff(times_s)
         if len(gaps_s) < 2:
-            raise ClickException(f"{len(times_s)} arrivals in the steady part of the run: too few to speak of gaps")
+            raise ClickException(f"{len(times_s)} arrivals in the steady part of the run: too few for gaps")
         mean_s = float(gaps_s.mean())
         return cls(count=len(times_s), rate_per_s=1 / mean_s, cv=float(gaps_s.std()) / mean_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What one run came to."""
+    """The figures of one run."""
 
     kind: str
-    asked_per_s: float
+    target_per_s: float
     seen: Gaps
-    """By the engine's own log."""
+    """By the engine's log."""
     drawn: Gaps
-    """As the schedule had them: what chance gave, before anything could be late."""
+    """By the schedule, before anything could be late."""
     lag_p99_s: float
     percentile_error: float
-    """The largest, over latencies and percentiles, by which the summary's is off what the raw records say."""
+    """Greatest relative error of the summary's percentiles against the raw records."""
     report_bytes: int
     own_report_bytes: int
     master_cpu_share: float
     worker_cpu_share: float
-    """The busiest worker's."""
+    """Of the busiest worker."""
     others_cpu_share: float
-    """Of programs that are no part of the benchmark: where it is large, lateness need not be llmload's."""
+    """Of programs outside the benchmark: where it is large, they may have caused the lateness."""
     level: str
 
 
 def steady(times_s: Mapping[str, Seconds]) -> Seconds:
-    """Return all workers' arrivals, sorted, from when the last has settled until the first is about to end."""
+    """Return all workers' arrivals, sorted, from the last worker's start to the first worker's end, less `SETTLE_S`."""
     first_s = max(float(each.min()) for each in times_s.values()) + SETTLE_S
     last_s = min(float(each.max()) for each in times_s.values()) - SETTLE_S
     together = np.sort(np.concatenate(list(times_s.values())))
@@ -107,7 +107,7 @@ def steady(times_s: Mapping[str, Seconds]) -> Seconds:
 
 
 def by_worker(named_times_ns: Iterable[tuple[str, int]]) -> dict[str, Seconds]:
-    """Return times in seconds by the worker that a request's name tells."""
+    """Return times in seconds by worker, which the request's id contains."""
     found: dict[str, list[int]] = {}
     for request_id, time_ns in named_times_ns:
         found.setdefault(request_id.rsplit("-", 2)[-2], []).append(time_ns)
@@ -115,7 +115,7 @@ def by_worker(named_times_ns: Iterable[tuple[str, int]]) -> dict[str, Seconds]:
 
 
 def percentile_error(summary: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> float:
-    """Return by which share the summary's percentiles are off those of the raw records, the worst of all."""
+    """Return the greatest relative error of the summary's percentiles against the raw records."""
     worst = 0.0
     for name in LATENCIES:
         raw = np.fromiter(raw_values(name, lines), dtype=float)
@@ -126,7 +126,7 @@ def percentile_error(summary: Mapping[str, Any], lines: Sequence[Mapping[str, An
 
 
 def raw_values(name: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[float]:
-    """Yield each value of a latency that the records hold."""
+    """Yield each value of a latency in the records."""
     for line in lines:
         if name == "itl_s":
             yield from (gap_ns / NS_PER_S for gap_ns in line["chunk_gaps_ns"][1:])
@@ -138,7 +138,7 @@ def raw_values(name: str, lines: Sequence[Mapping[str, Any]]) -> Iterator[float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuTime:
-    """What processes have used up to a moment, and the whole machine."""
+    """CPU time that processes, and the whole machine, have used up to a moment."""
 
     at_s: float
     used_s: tuple[float, ...]
@@ -146,11 +146,11 @@ class CpuTime:
 
     @classmethod
     def now(cls, pids: Sequence[int]) -> "CpuTime":
-        """Return what each process has used so far, user and system."""
+        """Return the CPU time so far, user and system."""
         return cls(at_s=time.monotonic(), used_s=tuple(map(_used_s, pids)), machine_s=_machine_s())
 
     def shares_since(self, earlier: "CpuTime") -> list[float]:
-        """Return each process's share of a core since then, and that of all others together."""
+        """Return each process's share of a core since `earlier`, then that of all others together."""
         wall_s = self.at_s - earlier.at_s
         used_s = [now_s - then_s for now_s, then_s in zip(self.used_s, earlier.used_s, strict=True)]
         return [each / wall_s for each in (*used_s, self.machine_s - earlier.machine_s - sum(used_s))]
@@ -169,9 +169,9 @@ def _machine_s() -> float:
 
 
 def measure(kind: str, rate_per_s: int, scale: float, seed: int, folder: Path) -> Reading:
-    """Run one open loop to its end and read what it came to."""
+    """Run one open loop to its end, and return its figures."""
     folder.mkdir(parents=True)
-    length_s = max(LEAST_S, REQUESTS[kind] / rate_per_s) * scale
+    length_s = max(MIN_S, REQUESTS[kind] / rate_per_s) * scale
     with TruthEngine(ANSWER, folder) as engine:
         scenario = SCENARIO.format(
             locustfile=LOCUSTFILE,
@@ -192,8 +192,8 @@ def measure(kind: str, rate_per_s: int, scale: float, seed: int, folder: Path) -
     return read(running, engine, kind, rate_per_s, shares)
 
 
-def cpu_shares(running: Running, engine_pid: int, length_s: float) -> list[float]:
-    """Return the shares of a core that engine, master, each worker and all others use in the middle of the run."""
+def cpu_shares(running: StartedRun, engine_pid: int, length_s: float) -> list[float]:
+    """Return the shares of a core of engine, master, each worker and all others, in the middle of the run."""
     end_s = time.monotonic() + START_TIMEOUT_S
     while len(running.request_files()) < PROCESSES:
         if time.monotonic() > end_s:
@@ -206,8 +206,8 @@ def cpu_shares(running: Running, engine_pid: int, length_s: float) -> list[float
     return CpuTime.now(pids).shares_since(before)
 
 
-def read(running: Running, engine: TruthEngine, kind: str, rate_per_s: int, shares: Sequence[float]) -> Reading:
-    """Hold the engine's log, the records, the summary and the reports against each other."""
+def read(running: StartedRun, engine: TruthEngine, kind: str, rate_per_s: int, shares: Sequence[float]) -> Reading:
+    """Return a run's figures from the engine's log, the records, the summary and the reports."""
     _, master, *workers, others = shares
     summary, lines = running.summary(), list(running.lines())
     seen = by_worker((answer.request_id, answer.received_ns) for answer in engine.log.answers)
@@ -218,7 +218,7 @@ def read(running: Running, engine: TruthEngine, kind: str, rate_per_s: int, shar
     ]
     return Reading(
         kind=kind,
-        asked_per_s=rate_per_s,
+        target_per_s=rate_per_s,
         seen=Gaps.of(steady(seen)),
         drawn=Gaps.of(steady(by_worker((line["request_id"], line["scheduled_ns"]) for line in lines))),
         lag_p99_s=summary["schedule_lag_s"]["p99"],
@@ -238,18 +238,18 @@ def readings_table(readings: Sequence[Reading]) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.caption = (
         "seen: by the engine's log; drawn: by the schedule, before anything could be late; "
-        "report: of a worker, the largest, with Locust's own tables in it; CPU in shares of a core"
+        "report: a worker's largest, with Locust's tables; CPU in shares of a core"
     )
     table.add_column("arrivals")
     for column in (
-        *("asked /s", "requests", "seen /s", "of drawn", "CV seen", "CV drawn", "lag p99 ms", "percentiles off by"),
-        *("report B", "ours B", "master CPU", "worker CPU", "others' CPU", "verdict"),
+        *("target /s", "requests", "seen /s", "of drawn", "CV seen", "CV drawn", "lag p99 ms", "percentiles off by"),
+        *("report B", "llmload's B", "master CPU", "worker CPU", "others' CPU", "verdict"),
     ):
         table.add_column(column, justify="right")
     for each in readings:
         table.add_row(
             each.kind,
-            f"{each.asked_per_s:g}",
+            f"{each.target_per_s:g}",
             str(each.seen.count),
             f"{each.seen.rate_per_s:.2f}",
             f"{each.seen.rate_per_s / each.drawn.rate_per_s - 1:+.3%}",

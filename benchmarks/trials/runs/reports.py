@@ -1,4 +1,4 @@
-"""How large a worker's report grows: with the spread of latencies, not with their number, and only so far."""
+"""The size of a worker's report: it grows with the spread of latencies, not with their number, up to a limit."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from llmload.metrics.totals import RunTotals
 SPREADS: Final = (0.1, 0.3, 0.5, 1.0, 2.0)
 COUNTS: Final = (1_000, 100_000, 1_000_000)
 LOCUST_BYTES: Final = 5_000
-"""What Locust's own part may take of a report."""
+"""Space that is left for Locust's part of a report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """A process's part in a run of one stage."""
+    """A process's totals in a run of one stage."""
 
     totals: RunTotals
     run_id: str = "report-benchmark"
@@ -27,14 +27,14 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """The size of reports whose every distribution holds `count` values, lognormal with this spread."""
+    """The size of reports with `count` lognormal values in every distribution."""
 
     spread: float
     count: int
     whole_bytes: int
     """The last report, in which no histogram is coarser."""
     running_bytes: int
-    """One of those every three seconds."""
+    """A report during the run, of those every three seconds."""
 
 
 def sizes(seed: int = 1) -> Iterator[Size]:
@@ -58,8 +58,7 @@ def sizes_table(found: Iterator[Size]) -> Table:
         by_spread.setdefault(size.spread, []).append(f"{size.running_bytes:,} / {size.whole_bytes:,}")
     table = Table(title="llmload's part of a report, bytes", title_justify="left", caption_justify="left")
     table.caption = (
-        "while the run goes on / the last one\n"
-        "every distribution lognormal; spread: standard deviation of the logarithm"
+        "during the run / the last one\nevery distribution lognormal; spread: standard deviation of the logarithm"
     )
     table.add_column("spread", justify="right")
     for count in COUNTS:

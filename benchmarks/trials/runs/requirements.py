@@ -1,4 +1,4 @@
-"""What the arrivals have to show, and whether they did."""
+"""Requirements on the arrivals, and whether they are met."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -9,8 +9,8 @@ from benchmarks.trials.runs.arrivals import Reading
 RATE_ERROR: Final = 0.01
 CV_ERROR: Final = 0.05
 LAG_P99_S: Final = 0.005
-LAG_DEMANDED_UP_TO_PER_S: Final = 500
-"""Beyond it the lag is stated, not demanded."""
+LAG_LIMITED_UP_TO_PER_S: Final = 500
+"""Above this rate the lag is stated, without a limit."""
 REPORT_BYTES: Final = 15_000
 MASTER_CPU_SHARE: Final = 0.05
 PERCENTILE_ERROR: Final = 0.01
@@ -18,17 +18,17 @@ PERCENTILE_ERROR: Final = 0.01
 
 def judge_arrivals(each: Reading) -> Iterator[Requirement]:
     """
-    Yield what a run has to show.
+    Yield the requirements on a run.
 
-    A Poisson run of n arrivals has a rate that chance alone moves by 1 / sqrt(n): its rate is held against the rate of
-    its own schedule, and only a constant one against what was asked for.
+    A Poisson run of n arrivals has a rate that chance alone moves by 1 / sqrt(n): it is compared with
+    the rate of its schedule, and only a constant rate with the target.
     """
-    work = f"{each.kind} {each.asked_per_s:g}/s"
-    wanted_per_s = each.drawn.rate_per_s if each.kind == "poisson" else each.asked_per_s
+    work = f"{each.kind} {each.target_per_s:g}/s"
+    wanted_per_s = each.drawn.rate_per_s if each.kind == "poisson" else each.target_per_s
     yield at_most(work, "rate off by", abs(each.seen.rate_per_s / wanted_per_s - 1), RATE_ERROR, "{:.3%}")
     if each.kind == "poisson":
         yield at_most(work, "CV of gaps off 1 by", abs(each.seen.cv - 1), CV_ERROR)
-    if each.asked_per_s <= LAG_DEMANDED_UP_TO_PER_S:
+    if each.target_per_s <= LAG_LIMITED_UP_TO_PER_S:
         yield at_most(work, "schedule lag p99, s", each.lag_p99_s, LAG_P99_S, "{:.4f}")
     yield at_most(work, "a worker's report, bytes", each.report_bytes, REPORT_BYTES, "{:.0f}")
     yield at_most(work, "master's CPU, of a core", each.master_cpu_share, MASTER_CPU_SHARE, "{:.1%}")

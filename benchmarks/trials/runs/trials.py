@@ -1,4 +1,4 @@
-"""What is drawn at random: the load, the engine, its faults, and how the run ends."""
+"""Random trials: the load, the engine, its faults, and how the run ends."""
 
 import random
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ FAULTS: Final = (
 )
 ENDLESS_S: Final = 600
 CUT: Final = frozenset({"interrupt-twice", "drain-timeout"})
-"""Ends that are to find requests in flight, and so get an engine that answers slowly."""
+"""Ends that need requests in flight, and so get an engine that answers slowly."""
 SCENARIO: Final = """\
 [tool.locust]
 locustfile = "{locustfile}"
@@ -57,7 +57,7 @@ drain_timeout_s = {drain_timeout_s:g}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One run: what is asked for, what goes wrong, and how it ends."""
+    """One run: its load, its faults, and how it ends."""
 
     number: int
     seed: int
@@ -68,7 +68,7 @@ class Trial:
     patience_s: float
     drain_timeout_s: float
     stop_after_s: float
-    """How long after the first request somebody ends the run, where somebody does."""
+    """How long after the first request the run is ended from outside, for ends that need it."""
     again_after_s: float
     """How long after the first Ctrl-C the second follows."""
 
@@ -128,8 +128,8 @@ def _draw_load(end: str, dice: random.Random) -> str:
     if end == "stages":
         return _draw_stages(dice)
     requests = dice.randint(20, 120)
-    asked_to_stop = end in {"interrupt", "interrupt-twice", "ui-stop"}
-    duration_s = ENDLESS_S if asked_to_stop else round(dice.uniform(2.0, 5.0), 1)
+    stopped_from_outside = end in {"interrupt", "interrupt-twice", "ui-stop"}
+    duration_s = ENDLESS_S if stopped_from_outside else round(dice.uniform(2.0, 5.0), 1)
     until = f"requests = {requests}" if end == "counted" else f"duration_s = {duration_s}"
     if dice.random() < 0.5:
         return f'kind = "closed_loop"\nusers = {dice.randint(2, 12)}\n{until}'
@@ -139,6 +139,6 @@ def _draw_load(end: str, dice: random.Random) -> str:
 
 
 def _draw_stages(dice: random.Random) -> str:
-    key, most = dice.choice((("users", 12), ("rate_per_s", 40)))
-    stages = ", ".join(f"{{ {key} = {dice.randint(2, most)}, duration_s = {dice.randint(2, 3)} }}" for _ in range(2))
+    key, maximum = dice.choice((("users", 12), ("rate_per_s", 40)))
+    stages = ", ".join(f"{{ {key} = {dice.randint(2, maximum)}, duration_s = {dice.randint(2, 3)} }}" for _ in range(2))
     return f'kind = "staged"\nstages = [{stages}]'

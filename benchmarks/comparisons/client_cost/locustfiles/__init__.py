@@ -1,1 +1,1 @@
-"""Locustfiles of the benchmark: llmload made to stall, and the ways to load an engine with Locust alone."""
+"""Locustfiles of the benchmark: llmload made to stall, and two ways to load an engine with Locust alone."""

@@ -1,4 +1,4 @@
-"""Chat users with Locust's FastHttpUser, which reads an event at a time from the stream."""
+"""Chat users with Locust's FastHttpUser, which reads a stream event by event."""
 
 from locust import FastHttpUser, constant, task
 
@@ -38,7 +38,7 @@ class Chat(FastHttpUser):
         fault: Exception | None = None
         started_s = time.perf_counter()
         try:
-            # Below Locust's session, which would count the request again and buffers 1024 bytes of a stream.
+            # Not Locust's session: it would count the request again, and buffers 1024 bytes of a stream.
             response: Any = self.client.client.urlopen(
                 f"{self.host}/v1/chat/completions",
                 method="POST",

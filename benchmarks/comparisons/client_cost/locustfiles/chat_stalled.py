@@ -1,4 +1,4 @@
-"""Chat users in a process that stands still for 200 ms of every second: what a busy load generator does, on purpose."""
+"""Chat users in a process that stalls on purpose for 200 ms of every second, as a busy load generator does."""
 
 from locust import events
 
@@ -21,7 +21,7 @@ class Chat(ChatUser):
 
 
 def stall(**_: object) -> None:
-    """Let the process stand still again and again from now on."""
+    """Start stalling the process periodically."""
     gevent.spawn(_stall)
 
 

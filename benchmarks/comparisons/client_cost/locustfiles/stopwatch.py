@@ -1,4 +1,4 @@
-"""What a plain Locust test measures by the clock of its own process, written down when the last answer has come."""
+"""What a plain Locust test measures with its process's clock, written when the last answer is complete."""
 
 import json
 import os
@@ -25,11 +25,11 @@ class Stopwatch:
         self._failed = 0
 
     def next_prompt(self) -> list[dict[str, Any]] | None:
-        """Return the messages of the next prompt; None when every one is out."""
+        """Return the messages of the next prompt; None when all are used."""
         return next(self._prompts, None)
 
     def stop(self, environment: Any, started_s: float, arrivals_s: list[float], fault: Exception | None) -> None:
-        """Note an answer, tell Locust of it, and end the run with the last."""
+        """Record an answer, fire Locust's request event, and end the run with the last answer."""
         if fault is None:
             self._ttft_s.append(arrivals_s[0] - started_s)
             self._gaps_s += np.diff(arrivals_s).tolist()

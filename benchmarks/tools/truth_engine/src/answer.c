@@ -29,7 +29,7 @@ static void add_event(struct connection *c, const char *format, const char *text
     buffer_add(&c->out, "\r\n", 2);
 }
 
-/* Adds a word, repeated to so many bytes at most, but once at least. */
+/* Adds a word, repeated up to text_bytes, but at least once. */
 static void add_words(struct buffer *b, const char *word, size_t text_bytes)
 {
     size_t length = strlen(word), before = b->used;

@@ -1,5 +1,5 @@
 /*
- * What was really done, an answer at a time: a fixed head, then the moment of each content chunk's write.
+ * What was really written, an answer at a time: a fixed head, then the time of each content chunk's write.
  * All times are CLOCK_MONOTONIC nanoseconds. log.py reads it.
  */
 #include "truth_engine.h"

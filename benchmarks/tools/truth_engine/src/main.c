@@ -1,4 +1,4 @@
-/* The loop: what is due is written first, then what has arrived is read. */
+/* The loop: first write what is due, then read what has arrived. */
 #define _GNU_SOURCE
 #include "truth_engine.h"
 
@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define EVENTS 32 /* few, so that reading never holds up a write for long */
+#define EVENTS 32 /* few, so that reading never delays a write for long */
 #define WAKE_EARLY_NS 80000 /* the kernel wakes late by some 50 us: wake before, and spin the rest */
 
 struct options options = {
@@ -25,7 +25,7 @@ struct options options = {
 };
 static volatile sig_atomic_t ending;
 static int epoll, listener;
-static uint64_t connections, streams, most_streams;
+static uint64_t connections, streams, max_streams;
 
 uint64_t random_bits(void)
 {
@@ -70,7 +70,7 @@ static void accept_all(void)
     }
 }
 
-/* Runs a step that may write, and sees to what it leaves: bytes the client has not taken, or a next request. */
+/* Runs a step that may write, then handles unsent bytes and the next request. */
 static void step(struct connection *c, void (*go)(struct connection *))
 {
     bool wanted = c->wants_write, was_answering = c->answering;
@@ -80,8 +80,8 @@ static void step(struct connection *c, void (*go)(struct connection *))
     if (c->out.used && !c->wants_write)
         socket_write(c);
     streams += (uint64_t)c->answering - (uint64_t)was_answering;
-    if (streams > most_streams)
-        most_streams = streams;
+    if (streams > max_streams)
+        max_streams = streams;
     if (c->closing && !c->wants_write)
         drop(c);
     else if (wanted != c->wants_write)
@@ -232,6 +232,6 @@ int main(int argc, char **argv)
     fflush(stdout);
     loop();
     log_close();
-    printf("{\"connections\": %lu, \"most_streams\": %lu}\n", connections, most_streams);
+    printf("{\"connections\": %lu, \"max_streams\": %lu}\n", connections, max_streams);
     return 0;
 }

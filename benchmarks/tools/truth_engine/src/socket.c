@@ -1,4 +1,4 @@
-/* Reading with the kernel's stamp of arrival, and writing what the client takes; TLS through OpenSSL where it was built in. */
+/* Reading with the kernel's stamp of arrival, and writing what the client accepts; TLS through OpenSSL where it was built in. */
 #define _GNU_SOURCE
 #include "truth_engine.h"
 

@@ -1,4 +1,4 @@
-/* A binary heap of connections by due time; place 0 is unused, so that it can mean "no timer". */
+/* A binary heap of connections by due time; index 0 is unused, so that it can mean "no timer". */
 #include "truth_engine.h"
 
 #include <stdlib.h>

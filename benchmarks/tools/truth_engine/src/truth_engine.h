@@ -1,4 +1,4 @@
-/* An inference engine without a model: it writes every chunk at a time that is known beforehand, and logs when it did. */
+/* An inference engine without a model: it writes every chunk at a scheduled time, and logs when it did. */
 #ifndef TRUTH_ENGINE_H
 #define TRUTH_ENGINE_H
 
@@ -17,7 +17,7 @@ struct options {
     int64_t ttft_ns, ttft_spread_ns, gap_ns, jitter_ns;
     uint32_t tokens;
     size_t chunk_bytes;   /* text in a content chunk; 0: a short word */
-    uint64_t large_first; /* only so many answers have chunk_bytes of text; 0: all */
+    uint64_t large_first; /* number of answers with chunk_bytes of text; 0: all */
     int cpu;              /* -1: any */
 };
 extern struct options options;
@@ -42,7 +42,7 @@ struct request {
 /* A client's connection and the answer it is being given. */
 struct connection {
     int fd;
-    size_t timer; /* place among the timers, 0: none */
+    size_t timer; /* index among the timers, 0: none */
     int64_t due_ns;
     struct tls *tls;
     struct buffer in, out;

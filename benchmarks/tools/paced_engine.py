@@ -1,4 +1,4 @@
-"""An engine whose role, texts, finish and end of the stream come apart, so that it shows at which a clock stops."""
+"""An engine that sends role, texts, finish and end at separate times, to show at which of them a clock stops."""
 
 import asyncio
 import json
@@ -16,17 +16,17 @@ PROMPT_TOKENS: Final = 7
 HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n%s\r\n\r\n"
 
 
-class SpacedEngine:
-    """A running engine on loopback, in a thread: `with SpacedEngine() as engine: ...`."""
+class PacedEngine:
+    """A running engine on loopback, in a thread: `with PacedEngine() as engine: ...`."""
 
-    model = "spaced"
+    model = "paced"
 
     def __init__(self) -> None:
         self.port = 0
         self.worst_late_s = 0.0
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="spaced-engine", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="paced-engine", daemon=True)
 
     @property
     def base_url(self) -> str:
@@ -99,7 +99,7 @@ def _delta(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
 
 
 def _events(chunks: list[dict[str, Any]]) -> bytes:
-    frame = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": SpacedEngine.model}
+    frame = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": PacedEngine.model}
     return b"".join(_chunk(b"data: " + json.dumps({**frame, **chunk}).encode() + b"\n\n") for chunk in chunks)
 
 

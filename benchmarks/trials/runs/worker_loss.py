@@ -1,4 +1,4 @@
-"""A worker that is killed, or whose cable is pulled: how soon it is noticed, and what is left of its records."""
+"""A worker that is killed or disconnected: how soon it is noticed, and which records are left."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ from rich.table import Table
 from benchmarks import ROOT
 from benchmarks.tools.logged_engine import LoggedEngine
 from benchmarks.tools.requirements import Requirement, at_most, exactly
-from benchmarks.trials.runs.count import END_TIMEOUT_S, START_TIMEOUT_S, open_place, wait_for
-from benchmarks.trials.runs.places import Hosts, Place, Running
+from benchmarks.trials.runs.count import END_TIMEOUT_S, START_TIMEOUT_S, open_setting, wait_for
+from benchmarks.trials.runs.settings import Hosts, Setting, StartedRun
 
-WAYS: Final = {"kill -9, processes": "processes", "kill -9, hosts": "hosts", "cable pulled, hosts": "hosts"}
+LOSSES: Final = {"kill -9, processes": "processes", "kill -9, hosts": "hosts", "cable pulled, hosts": "hosts"}
 NOTICE_S: Final = 5.0
 SETTLE_S: Final = 4.0
-"""How long the run goes on before the loss: long enough for a report of each worker."""
+"""Length of the run before the loss: long enough for a report of each worker."""
 ENGINE: Final[dict[str, object]] = {"ttft_s": 0.05, "itl_s": 0.01, "output_tokens": 8}
 SCENARIO: Final = """\
 [tool.locust]
@@ -43,7 +43,7 @@ duration_s = 600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What came of a run that lost a worker."""
+    """The figures of a run that lost a worker."""
 
     way: str
     noticed_s: float
@@ -51,29 +51,29 @@ class Loss:
     level: str
     exit_code: int
     counted: int
-    """Requests in the report that ended."""
+    """Requests that ended, by the summary."""
     lines: int
-    """Requests in the files that the report can read: those of the host that steers."""
+    """Requests in the files of the master's host, which the report can read."""
     lines_elsewhere: int
     """Requests in the files of other hosts."""
 
 
-def lose(way: str, folder: Path) -> Loss:
-    """Run until both workers have reported, lose one of them, wait until that is noticed, and end the run."""
+def lose_worker(way: str, folder: Path) -> Loss:
+    """Run until both workers have reported, lose one, wait until the master notices, and end the run."""
     folder.mkdir(parents=True)
-    with open_place(WAYS[way]) as place, LoggedEngine(place.engine_host, folder, ENGINE, {}) as engine:
+    with open_setting(LOSSES[way]) as setting, LoggedEngine(setting.engine_host, folder, ENGINE, {}) as engine:
         scenario = SCENARIO.format(locustfile=ROOT / "locustfiles" / "chat.py", url=engine.url)
-        running = place.start(folder, scenario, ["--autostart"])
+        running = setting.start(folder, scenario, ["--autostart"])
         try:
-            engine.wait_until_asked(START_TIMEOUT_S)
+            engine.wait_for_first_request(START_TIMEOUT_S)
             time.sleep(SETTLE_S)
             if "missing_workers" in checks_of(running.state()):
-                raise ClickException(f"{way}: a worker was deaf before it was lost; is this machine busy?")
+                raise ClickException(f"{way}: a worker was missing before it was lost; is this machine busy?")
             lost_at_s = time.monotonic()
-            take_away(way, place, running)
+            lose_by(way, setting, running)
             wait_for(lambda state: "missing_workers" in checks_of(state), running, period_s=0.02)
             noticed_s = time.monotonic() - lost_at_s
-            running.coordinator.fetch(f"{running.web_url}/stop", "POST")
+            running.master_host.fetch(f"{running.web_url}/stop", "POST")
             running.interrupt()
             exit_code = running.processes[0].wait(END_TIMEOUT_S)
         finally:
@@ -92,22 +92,22 @@ def lose(way: str, folder: Path) -> Loss:
     )
 
 
-def take_away(way: str, place: Place, running: Running) -> None:
-    """Kill a worker, or pull its host's cable."""
+def lose_by(way: str, setting: Setting, running: StartedRun) -> None:
+    """Kill a worker, or take its host's network down."""
     if way.startswith("kill"):
         os.kill(running.workers()[0], signal.SIGKILL)
-    elif isinstance(place, Hosts):
-        place.workers[0].unplug()
+    elif isinstance(setting, Hosts):
+        setting.workers[0].unplug()
 
 
 def checks_of(state: dict[str, object]) -> set[str]:
-    """Return the checks that the verdict of this moment names."""
+    """Return the checks that the live verdict names."""
     verdict = state.get("verdict")
     return {reason["check"] for reason in verdict["reasons"]} if isinstance(verdict, dict) else set()
 
 
 def judge_losses(losses: Sequence[Loss]) -> list[Requirement]:
-    """Judge what runs that lost a worker have to show."""
+    """Judge runs that lost a worker."""
     judgements = []
     for loss in losses:
         judgements += [

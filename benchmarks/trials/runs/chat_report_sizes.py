@@ -1,4 +1,4 @@
-"""Chat users, and how large each report is that their process sends to the master."""
+"""Chat users whose process logs the size of each report that it sends to the master."""
 
 from locust import events
 from locust.env import Environment
@@ -19,7 +19,7 @@ class Chat(ChatUser):
 
 
 def note_size(client_id: str, data: dict[str, Any], **_: object) -> None:
-    """Append the size of a whole report, and of llmload's part of it, as Locust packs them."""
+    """Append the size of a report, and of llmload's part of it, as Locust packs them."""
     whole = msgpack.dumps(data)
     own = msgpack.dumps(data.get(KEY))
     with Path(f"report-bytes.{client_id}.txt").open("a", encoding="ascii") as sizes:
@@ -27,7 +27,7 @@ def note_size(client_id: str, data: dict[str, Any], **_: object) -> None:
 
 
 def watch(environment: Environment, **_: object) -> None:
-    """Be the last to hear of a report, when Locust and the run have put their parts into it."""
+    """Listen after Locust and the run, when both have added their parts to a report."""
     environment.events.report_to_master.add_listener(note_size)
 
 

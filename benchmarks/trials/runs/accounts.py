@@ -1,4 +1,4 @@
-"""One run's accounts: what llmload counted, what its files hold, what the engine saw, and where they differ."""
+"""One run's accounts: llmload's counts, its files, the engine's log, and where they differ."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -7,12 +7,12 @@ from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger:
+class Accounts:
     """
-    The accounts of one run; `differences` says in words where they do not agree.
+    The accounts of one run; `differences` has a sentence for each disagreement.
 
-    A request is `unsent` when it ended before its last byte was handed to the kernel (its connection was still being
-    opened, say): it was started and has its line, but an engine need not have seen it, so it is counted apart.
+    A request is `unsent` when it ended before its last byte was sent (for example while its connection was opened): it
+    was started and has its line, but the engine may not have seen it, so it is counted apart.
     """
 
     started: int
@@ -53,14 +53,14 @@ def _in_sums(counted: Mapping[str, int], lines: list[Mapping[str, Any]]) -> list
         found.append(f"{counted['started']} started, {len(lines)} lines")
     outcomes = Counter(line["outcome"] for line in lines)
     return found + [
-        f"{counted[outcome]} {outcome}, {outcomes[outcome]} lines say so"
+        f"{counted[outcome]} {outcome}, {outcomes[outcome]} lines with that outcome"
         for outcome in ("completed", "failed", "censored")
         if outcomes[outcome] != counted[outcome]
     ]
 
 
 def _in_names(lines: list[Mapping[str, Any]], log: list[Mapping[str, Any]], unsent: set[str]) -> list[str]:
-    """Compare which requests there were, so that a lost one and a doubled one do not make up for each other."""
+    """Compare request ids, so that a lost request and a doubled one do not cancel out."""
     written = Counter(line["request_id"] for line in lines)
     seen = Counter(line["request_id"] for line in log)
     found = [
