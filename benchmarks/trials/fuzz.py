@@ -1,8 +1,8 @@
 """
-Throw coverage-guided random bytes at what reads engines' answers: however a stream is cut, it says the same.
+Fuzz the code that reads engines' answers (coverage-guided): however a stream is cut, the result is the same.
 
-Three readings of the same bytes are held against each other: whole, cut anywhere, and by the short way that knows an
-event by its frame. None may raise, and none may count differently.
+Three readings of the same bytes are compared: whole, cut anywhere, and by the fast path, which recognizes an event by
+its frame. None may raise, and none may count differently.
 """
 
 import subprocess
@@ -17,6 +17,7 @@ import click
 import httptools
 
 from benchmarks import ROOT
+from llmload.client import api, errors, http_response, sse
 from llmload.client.api import ChatStream, StreamState, TgiStream
 from llmload.client.http_response import Response
 from llmload.client.settings import FOREVER_NS
@@ -29,15 +30,15 @@ HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-E
 
 
 def pieces_of(stream: bytes, cuts: Sequence[int]) -> list[bytes]:
-    """Return the stream in pieces, cut behind every event and at each cut, which counts in 255ths of its length."""
+    """Return the stream in pieces, cut after every event and at each of `cuts`, in 255ths of its length."""
     ends = {at + 2 for at in range(len(stream)) if stream.startswith(b"\n\n", at)}
     ends |= {cut * len(stream) // 255 for cut in cuts}
     inner = sorted(ends - {0, len(stream)})
     return [stream[start:end] for start, end in zip([0, *inner], [*inner, len(stream)], strict=True)]
 
 
-def said(answer: StreamState, *, moments: bool) -> tuple[Any, ...]:
-    """Return what an answer came to; its moments only where they can be compared."""
+def outcome_of(answer: StreamState, *, moments: bool) -> tuple[Any, ...]:
+    """Return everything that was read of an answer; its stamps only where they can be compared."""
     stamps = answer.chunk_ns.tolist() if moments else len(answer.chunk_ns)
     error = None if answer.error is None else (answer.error.type, answer.error.message)
     return stamps, answer.counts(), answer.finish_reason, answer.finished, answer.saw_done, error
@@ -53,7 +54,7 @@ def decoded(answer: StreamState, pieces: Sequence[bytes]) -> StreamState:
 
 
 def by_frames(answer: StreamState, pieces: Sequence[bytes]) -> StreamState:
-    """Read the pieces as the client does, each a chunk that came alone."""
+    """Read the pieces as the client does, each as one HTTP chunk."""
     response = Response()
     decoder = Decoder(response, answer)
     response.feed(HEAD, 0)
@@ -72,14 +73,14 @@ def check_events(stream: bytes, cuts: Sequence[int]) -> None:
     kinds: tuple[Callable[[], StreamState], ...] = (ChatStream, TgiStream)
     for kind in kinds:
         cut = decoded(kind(), pieces)
-        if said(cut, moments=False) != said(decoded(kind(), [stream]), moments=False):
-            raise AssertionError("a stream says something else when it is cut")
-        if said(cut, moments=True) != said(by_frames(kind(), pieces), moments=True):
-            raise AssertionError("a stream says something else by its frames")
+        if outcome_of(cut, moments=False) != outcome_of(decoded(kind(), [stream]), moments=False):
+            raise AssertionError("a stream gives another result when it is cut")
+        if outcome_of(cut, moments=True) != outcome_of(by_frames(kind(), pieces), moments=True):
+            raise AssertionError("a stream gives another result on the fast path")
 
 
 def read_http(pieces: Sequence[bytes]) -> tuple[Any, ...]:
-    """Return what a response in pieces comes to: status, whether it is complete, its body, whether it is not HTTP."""
+    """Return what was read of a response in pieces: status, whether it is complete, body, whether it is not HTTP."""
     response = Response()
     broken = False
     try:
@@ -99,13 +100,13 @@ def check_http(data: bytes, cuts: Sequence[int]) -> None:
     stream = HEAD + data
     whole = read_http([stream])
     if read_http(pieces_of(stream, cuts)) != whole:
-        raise AssertionError("a response is another when it is cut")
+        raise AssertionError("a response gives another result when it is cut")
     if read_http([stream[at : at + 1] for at in range(len(stream))]) != whole:
-        raise AssertionError("a response is another when it comes byte by byte")
+        raise AssertionError("a response gives another result byte by byte")
 
 
 def check(data: bytes) -> None:
-    """Check one input: a byte that says which reading, bytes that say where to cut, and the stream."""
+    """Check one input: a byte that selects events or HTTP, the cuts, and the stream."""
     which, cuts, stream = data[:1], data[1 : 1 + CUTS], data[1 + CUTS :]
     if which and which[0] % 2:
         check_http(stream, cuts)
@@ -114,7 +115,7 @@ def check(data: bytes) -> None:
 
 
 def write_samples(folder: Path) -> None:
-    """Write inputs to begin with: streams of real engines, as events and as chunks."""
+    """Write the initial inputs: streams of real engines, as events and as chunks."""
     for sample in sorted(SAMPLES.glob("*.sse")):
         stream = sample.read_bytes()
         stream = stream.partition(b"\r\n\r\n")[2] if stream.startswith(b"HTTP/") else stream
@@ -125,9 +126,9 @@ def write_samples(folder: Path) -> None:
 
 
 @click.command()
-@click.option("--seconds", type=click.IntRange(min=1), default=60, show_default=True, help="How long to try.")
+@click.option("--seconds", type=click.IntRange(min=1), default=60, show_default=True, help="How long to fuzz.")
 def main(seconds: int) -> None:
-    """Fuzz with atheris for a while; exit code 0 when nothing was found, else the input that broke it is shown."""
+    """Fuzz with atheris; exit code 0 when nothing was found, else the failing input is shown."""
     with tempfile.TemporaryDirectory() as folder:
         write_samples(Path(folder))
         flags = [
@@ -142,10 +143,10 @@ def main(seconds: int) -> None:
 
 def fuzz() -> None:
     """Run atheris with the flags on the command line; it ends the process."""
-    import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]  # there are no builds for every Python
+    import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]  # not built for every Python
 
-    for module in ("api", "errors", "http_response", "sse"):
-        for thing in vars(sys.modules[f"llmload.client.{module}"]).values():
+    for module in (api, errors, http_response, sse):
+        for thing in vars(module).values():
             for function in vars(thing).values() if isinstance(thing, type) else [thing]:
                 if isinstance(function, FunctionType) and function.__module__.startswith("llmload.client"):
                     atheris.instrument_func(function)
