@@ -60,8 +60,8 @@ class LivePoint(_Latencies):
     requests_per_min: float | None = None
     failed_per_min: float | None = None
     output_tokens_per_s: float | None = None
-    asked_per_s: float | None = None
-    """The rate that an open loop is to have."""
+    target_per_s: float | None = None
+    """The target rate of an open loop."""
     sent_per_s: float | None = None
     dropped_per_s: float | None = None
     schedule_lag_s: Quantiles | None = None
@@ -75,7 +75,7 @@ class LiveStage(_Latencies):
     """Since the run's start."""
     users: int | None
     rate_per_s: float | None
-    judged_s: float | None
+    measured_s: float | None
     """How much of it has been measured; None until its warm-up is over."""
     requests_per_min: float | None
     output_tokens_per_s: float | None
@@ -102,7 +102,7 @@ class LiveState(_Latencies):
     failed: int
     censored: int
     dropped: int
-    asked_per_s: float | None
+    target_per_s: float | None
     errors: dict[str, int]
     """Failed requests by error type, the most frequent first."""
     window_s: float | None
@@ -176,9 +176,9 @@ class LiveView:
         self,
         run: LiveRun,
         source: RunSource,
-        asked_per_s: Callable[[], float | None] = lambda: None,
+        target_per_s: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self._run, self._source, self._asked_per_s = run, source, asked_per_s
+        self._run, self._source, self._target_per_s = run, source, target_per_s
         self._past: deque[tuple[float, RunTotals]] = deque()
         self._points: deque[LivePoint] = deque(maxlen=POINTS_KEPT)
 
@@ -214,7 +214,7 @@ class LiveView:
             requests_per_min=per_s("completed", S_PER_MIN),
             failed_per_min=per_s("failed", S_PER_MIN),
             output_tokens_per_s=per_s("arrived_tokens"),
-            asked_per_s=self._asked_now(),
+            target_per_s=self._target_now(),
             sent_per_s=per_s("started"),
             dropped_per_s=per_s("dropped"),
             ttft_s=recent("ttft_s"),
@@ -224,8 +224,8 @@ class LiveView:
             schedule_lag_s=recent("schedule_lag_s"),
         )
 
-    def _asked_now(self) -> float | None:
-        return None if self._run.stage in {"draining", "ended"} else self._asked_per_s()
+    def _target_now(self) -> float | None:
+        return None if self._run.stage in {"draining", "ended"} else self._target_per_s()
 
     def points(self, after_s: float = -1.0) -> list[LivePoint]:
         """Return the points after a moment, in seconds since the run's start."""
@@ -258,7 +258,7 @@ class LiveView:
             failed=totals.failed,
             censored=totals.censored,
             dropped=totals.dropped,
-            asked_per_s=self._asked_now(),
+            target_per_s=self._target_now(),
             errors=dict(totals.errors.most_common()),
             window_s=window_s,
             **rates(totals, window_s),
@@ -274,15 +274,15 @@ class LiveView:
             begin_s = timeline.begin_s(phase.name)
             if begin_s is None:
                 continue
-            totals, judged_s = stages.get(phase.name, RunTotals()), timeline.measured_s(phase.name)
+            totals, measured_s = stages.get(phase.name, RunTotals()), timeline.measured_s(phase.name)
             yield LiveStage(
                 name=phase.name,
                 begin_s=begin_s,
                 users=phase.users,
                 rate_per_s=phase.rate_per_s,
-                judged_s=judged_s,
+                measured_s=measured_s,
                 failed=totals.failed,
-                **rates(totals, judged_s),
+                **rates(totals, measured_s),
                 **_latencies(totals),
             )
 
@@ -357,23 +357,23 @@ def _name(state: LiveState) -> str:
 
 def _stage_text(state: LiveState) -> str:
     since = "" if state.stage == "ended" else f", {state.elapsed_s:.0f} s"
-    judged = "nothing measured yet" if state.window_s is None else f"{state.window_s:.1f} s measured"
-    return f"{state.stage}{since}, {judged}"
+    measured = "nothing measured yet" if state.window_s is None else f"{state.window_s:.1f} s measured"
+    return f"{state.stage}{since}, {measured}"
 
 
 def _arrivals(state: LiveState, now: LivePoint) -> Iterator[dict[str, str]]:
-    yield _row("Asked rate, req/s", number(state.asked_per_s))
+    yield _row("Target rate, req/s", number(state.target_per_s))
     yield _row("Sent, req/s", number(now.sent_per_s))
     yield _row("Dropped, req/s", number(now.dropped_per_s), f"{state.dropped} in all")
     yield _row(f"Schedule lag {_QUANTILES}, ms", _text(now.schedule_lag_s), _text(state.schedule_lag_s))
 
 
 def _of_stage(stage: LiveStage) -> dict[str, str]:
-    asked = f"{stage.users} users" if stage.users else f"{stage.rate_per_s:g} req/s"
-    if stage.judged_s is None:
-        return _row(f"{stage.name}, {asked}", run="nothing measured yet")
+    load = f"{stage.users} users" if stage.users else f"{stage.rate_per_s:g} req/s"
+    if stage.measured_s is None:
+        return _row(f"{stage.name}, {load}", run="nothing measured yet")
     return _row(
-        f"{stage.name}, {asked}",
+        f"{stage.name}, {load}",
         run=f"{number(stage.requests_per_min, 1)} requests/min, {number(stage.output_tokens_per_s, 1)} tok/s, "
         f"TTFT {_text(stage.ttft_s)} ms, {stage.failed} failed",
     )

@@ -76,11 +76,11 @@ def test_an_open_loop_shows_target_rate_sent_dropped_and_lag() -> None:
     view.add_point()
     (_, point), state = view.points(), view.state()
 
-    assert (point.asked_per_s, point.sent_per_s, point.dropped_per_s, point.in_flight) == (20, 4, 1, 3)
+    assert (point.target_per_s, point.sent_per_s, point.dropped_per_s, point.in_flight) == (20, 4, 1, 3)
     assert point.schedule_lag_s is not None
     assert point.schedule_lag_s.p99 == pytest.approx(0.002, rel=0.005)
     table = cells(state, point)
-    assert table["Asked rate, req/s"] == ("20.00", "")
+    assert table["Target rate, req/s"] == ("20.00", "")
     assert table["Sent, req/s"] == ("4.00", "")
     assert table["Dropped, req/s"] == ("1.00", "10 in all")
     assert table["Schedule lag p50 / p95 / p99, ms"][1].count("2.00") == 3
@@ -90,12 +90,12 @@ def test_an_open_loop_shows_target_rate_sent_dropped_and_lag() -> None:
 def test_there_is_no_target_rate_once_the_run_drains() -> None:
     run = Run(OPEN)
     view = LiveView(run, Source(), lambda: 5.0)
-    asked = []
+    targets = []
 
     for run.stage in ("warm-up", "measuring", "draining", "ended"):
-        asked.append(view.state().asked_per_s)
+        targets.append(view.state().target_per_s)
 
-    assert asked == [5, 5, None, None]
+    assert targets == [5, 5, None, None]
 
 
 def test_each_stage_that_has_begun_has_its_own_figures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,14 +110,14 @@ def test_each_stage_that_has_begun_has_its_own_figures(monkeypatch: pytest.Monke
     now_ns[0] += 10**9 // 2
     state = view.state()
 
-    assert [(stage.name, stage.judged_s) for stage in alone] == [("stage-1", 3)]
+    assert [(stage.name, stage.measured_s) for stage in alone] == [("stage-1", 3)]
     one, two = state.stages
-    assert (one.begin_s, one.judged_s, one.requests_per_min, one.output_tokens_per_s) == (0, 9, 200, 10)
-    assert (two.name, two.users, two.begin_s, two.judged_s) == ("peak", 4, 10, None)
+    assert (one.begin_s, one.measured_s, one.requests_per_min, one.output_tokens_per_s) == (0, 9, 200, 10)
+    assert (two.name, two.users, two.begin_s, two.measured_s) == ("peak", 4, 10, None)
     table = cells(state, None)
     assert table["stage-1, 2 users"] == ("", "200.0 requests/min, 10.0 tok/s, TTFT n/a ms, 1 failed")
     assert table["peak, 4 users"] == ("", "nothing measured yet")
-    assert "Asked rate, req/s" not in table
+    assert "Target rate, req/s" not in table
 
 
 def test_which_loads_are_open_loops() -> None:

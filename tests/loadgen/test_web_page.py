@@ -309,7 +309,7 @@ class TestBrowser:
         until(lambda: " so far" in page.text("table"))
         until(lambda: "measuring" in page.text("table"))
         table = page.text("table")
-        assert all(row in table for row in ("Last 10 s", "Asked rate, req/s", "TTFT p50 / p95 / p99, ms"))
+        assert all(row in table for row in ("Last 10 s", "Target rate, req/s", "TTFT p50 / p95 / p99, ms"))
 
         page.press("Edit")
         page.open("Custom parameters", "[role=presentation] ")

@@ -15,7 +15,7 @@ const ARRIVALS = [
   {
     title: "Arrivals: requests/s",
     lines: [
-      line("target", "level", (p) => p.asked_per_s, number, 5), // if all is well, "sent" lies on top of it
+      line("target", "level", (p) => p.target_per_s, number, 5), // if all is well, "sent" lies on top of it
       line("sent", "second", (p) => p.sent_per_s),
       line("dropped", "fault", (p) => p.dropped_per_s),
     ],
@@ -96,7 +96,7 @@ function columns({ lines, scale = 1 }, points) {
 }
 
 export class Charts {
-  constructor(place, openLoop) {
+  constructor(container, openLoop) {
     this.openLoop = openLoop;
     this.stages = [];
     this.plots = [...(openLoop ? ARRIVALS : USERS), ...CHARTS].map((chart) => {
@@ -104,7 +104,7 @@ export class Charts {
       const caption = document.createElement("figcaption");
       caption.textContent = chart.title;
       figure.append(caption);
-      place.append(figure);
+      container.append(figure);
       const inner = () => figure.clientWidth - 32;
       const plot = new uPlot(options(chart, inner(), () => this.stages), columns(chart, []), figure);
       plot.over.addEventListener("dblclick", () => { zoomed = false; });

@@ -39,7 +39,7 @@ function showVerdict(state) {
 
 function arrivals(state) {
   return {
-    "requests/s target": number(state.asked_per_s),
+    "requests/s target": number(state.target_per_s),
     "requests/s sent": number(state.stage === "ended" ? null : points.at(-1)?.sent_per_s),
     "schedule lag p99, ms": milliseconds(state.schedule_lag_s?.p99),
     dropped: number(state.dropped, 0),
@@ -53,7 +53,7 @@ function showStages(stages) {
   const rows = stages.map((stage) =>
     row(stage.name, [
       stage.users === null ? `${stage.rate_per_s} req/s` : `${stage.users} users`,
-      number(stage.judged_s),
+      number(stage.measured_s),
       number(stage.requests_per_min),
       number(stage.output_tokens_per_s),
       ...latencies.map(([, key, q]) => milliseconds(stage[key]?.[q])),
