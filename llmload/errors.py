@@ -33,12 +33,12 @@ _BY_SEVERITY: Final[tuple[int, ...]] = (ExitCode.GOOD, ExitCode.FAILED, ExitCode
 
 
 def worst(codes: Iterable[int]) -> int:
-    """Return the worst of several runs' exit codes; a code that llmload does not use is worse than all of its own."""
+    """Return the worst of several runs' exit codes; a code that llmload does not use is the worst."""
     return max(codes, key=lambda code: _BY_SEVERITY.index(code) if code in _BY_SEVERITY else len(_BY_SEVERITY))
 
 
 class LlmloadError(Exception):
-    """Something the user can mend; its text is one line that says what to do."""
+    """An error that the user can fix; its text is one line that says what to do."""
 
 
 class ConfigError(LlmloadError):
@@ -46,11 +46,11 @@ class ConfigError(LlmloadError):
 
 
 class DataError(ConfigError):
-    """The prompts that were asked for cannot be had; the text names the source and what to do about it."""
+    """The prompts cannot be loaded; the text names the source and what to do about it."""
 
 
 class EngineError(LlmloadError):
-    """The engine under test cannot be reached, or does not serve what was asked for."""
+    """The engine under test cannot be reached, or does not serve the model."""
 
 
 class RunFolderError(LlmloadError):

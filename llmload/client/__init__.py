@@ -3,19 +3,19 @@ A prompt in, a `RequestRecord` out; time stamps are taken at the socket.
 
 The life of a request, in the order of the files:
 
-    settings        where and what to send, headers, TLS context, time limits
-    client          ChatClient.complete(): attempts, pauses between them, and always one record
-    wire            WireClient: the request's bytes, a connection from the pool, HttpRequest.run()
+    settings        where and what to send, headers, TLS context, time limits; which models an engine serves
+    client          ChatClient.complete(): attempts, pauses between them, and always one record;
+                    WireClient: the request's bytes, a connection from the pool, HttpRequest.run()
     http_request    one request on one connection; its greenlet waits here until the answer ended
     transport       the URL and the proxy; dial() opens a connection, Pool keeps it alive
     connection      reads with the kernel's stamp of arrival, on the monotonic clock; TLS in memory
     reactor         polls all sockets of the process, appends reads, decodes them later in slices
     http_response   HTTP/1.1: status, headers, pieces of the body with their stamps
     sse             the body: events, one JSON object, or the text of an error
-    answer, api     what the events say, by API: stamps of chunks with text, token counts, finish_reason
+    api             what the events say, by API: stamps of chunks with text, token counts, finish_reason
     errors          every failure as a RequestError
 
-`sdk` is the other client, on the `openai` library. `engine_info` asks an engine which models it serves.
+`sdk` is the other client, on the `openai` library.
 """
 
 from typing import Literal

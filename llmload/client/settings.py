@@ -1,4 +1,4 @@
-"""What a client is told, headers and TLS among it; and what a running engine says of itself."""
+"""The settings of a client, headers and TLS included; and what a running engine reports about itself."""
 
 import json
 import ssl
@@ -184,7 +184,7 @@ class ClientSettings:
     """Whether `stream_options.include_usage` is sent: None sends it whenever `stream` is true."""
     api_key: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Headers beside the client's own, or in their place; not shown, since they may be secrets."""
+    """Headers beside the client's own, or instead of them; not shown, since they may be secrets."""
     timeouts: Timeouts = Timeouts()
     retries: int = 0
     """How often a failed request is sent again; every retry is counted in its record."""

@@ -215,7 +215,7 @@ def _notes(tally: dict[str, int], *, unknown_window: bool) -> tuple[str, ...]:
         "censored": "requests cut by the end of the run are left out: the tools let theirs finish",
         "without_text": "answers without a chunk of text are left out",
         "without_gaps": "answers are left out, since the run recorded no chunk times (run.record_chunks = false)",
-        "no_textless": "answers have no times of chunks without text: the first text stands for the first chunk",
+        "no_textless": "answers have no times of chunks without text: the first text is used as the first chunk",
     }
     said = [f"{tally[name]} {text}" for name, text in notes.items() if tally[name]]
     return (*said, *(["the folder does not say when its warm-up ended: it is counted"] if unknown_window else []))

@@ -24,9 +24,9 @@ from llmload.stats.histogram import Histogram
 PERIOD_S: Final = 0.25
 """How often a step is sampled and judged."""
 REPORT_S: Final = 0.5
-"""How often workers report while a search goes on: Locust's own three seconds are a third of a short step."""
+"""How often workers report during a search: Locust's three seconds are a third of a short step."""
 FIRST_ANSWERS: Final = 3
-"""How many requests of an open-loop step itself end, at least, before its window opens."""
+"""Minimum number of requests of an open-loop step that end before its window opens."""
 CONFIRMATIONS: Final = 2
 """In most searches both bounds are confirmed at the end."""
 INVALID_LAG_S: Final = 0.05
@@ -53,13 +53,13 @@ class SearchHost(Protocol):
     """What a search is driven through."""
 
     def command_step(self, command: StepCommand) -> None:
-        """Tell every process which step goes on."""
+        """Send the current step to every process."""
 
     def counts(self) -> tuple[int, int]:
-        """How many requests have ended, and how many are on their way."""
+        """How many requests have ended, and how many are in flight."""
 
     def step_totals(self, name: str) -> RunTotals:
-        """What a step has come to so far."""
+        """The totals of a step so far."""
 
     def users(self) -> int:
         """How many users run."""
@@ -70,10 +70,10 @@ class SearchHost(Protocol):
 
 class CapacityDriver:
     """
-    Tries one load after the other; `run` returns when the search is over, `next_users` is what the shape asks for.
+    Tries one load after the other; `run` returns when the search is over, `next_users` is what the shape calls.
 
-    Each step waits until what an overload left behind is answered, warms up for at least one turnover of what is in
-    flight, and is then sampled until it is decided.
+    Each step waits until the requests of an overload are answered, warms up until the requests in flight have been
+    replaced once, and is then sampled until it is decided.
     """
 
     def __init__(self, load: Capacity, objectives: tuple[Objective, ...], clock: StepTimeline, drain_s: float) -> None:
@@ -82,19 +82,19 @@ class CapacityDriver:
         self.plan: CapacitySearch = CapacitySearch.of(load)
         self.phase = "warm-up"
         self.finished = False
-        self.most_users = int(load.start) if load.has_users else 1
+        self.max_users = int(load.start) if load.has_users else 1
         self._drain_s = drain_s
         self._started_s = time.monotonic()
         self._begun_s = self._started_s
 
     @property
     def elapsed_s(self) -> float:
-        """How long the phase of the step that goes on has lasted."""
+        """How long the current phase of the step has lasted."""
         return time.monotonic() - self._begun_s
 
     @property
-    def asked_users(self) -> int:
-        """How many users the step that goes on asks for; one rests in an open loop."""
+    def target_users(self) -> int:
+        """The current step's number of users; 1, idle, in an open loop."""
         return int(self.steps[-1].load) if self.load.has_users and self.steps else 1
 
     def run(self, driven: SearchHost) -> None:
@@ -112,7 +112,7 @@ class CapacityDriver:
     def _take(self, driven: SearchHost, asked: NextStep) -> None:
         index, load = len(self.steps), asked.load
         if self.load.has_users:
-            self.most_users = max(self.most_users, int(load))
+            self.max_users = max(self.max_users, int(load))
         self._settle(driven, index, load)
         driven.command_step(StepCommand(index=index, load=load))
         step = StepResult(
@@ -173,16 +173,16 @@ class CapacityDriver:
     def _enter(self, phase: str) -> None:
         self.phase, self._begun_s = phase, time.monotonic()
 
-    # What it has come to
+    # Results
 
     @property
     def text(self) -> str:
-        """Where the search stands, in words."""
+        """The state of the search, in words."""
         unit = "users" if self.load.has_users else "requests/s"
-        going_on = f"{self.steps[-1].load:g} {unit}, {self.phase} " if self.steps else ""
+        current = f"{self.steps[-1].load:g} {unit}, {self.phase} " if self.steps else ""
         passes, fails = self.plan.passes_at, self.plan.fails_at
         found = "none passes yet" if passes is None else f"{passes:g} {unit} pass"
-        return f"{going_on}({found if fails is None else f'{found}, {fails:g} fail'})"
+        return f"{current}({found if fails is None else f'{found}, {fails:g} fail'})"
 
     @property
     def left_s(self) -> float | None:
@@ -198,10 +198,10 @@ class CapacityDriver:
 
     def judged(self, whole: RunTotals, stages: Mapping[str, RunTotals]) -> tuple[RunTotals, Window]:
         """
-        Return the totals that a run's figures speak of, and their window.
+        Return the totals that a run's figures are of, and their window.
 
-        These are the counts of the whole run, and everything else of the step that the search found; nothing else, and
-        no window, where it found none.
+        Counts are of the whole run, everything else is of the step that the search found; without such a step there is
+        nothing else, and no window.
         """
         found = best_step(self.steps, self.plan.passes_at, stages)
         view, window = RunTotals(), Window(start_ns=None)
@@ -215,7 +215,7 @@ class CapacityDriver:
         return view, window
 
     def health(self, whole: RunTotals, stages: Mapping[str, RunTotals]) -> RunTotals:
-        """Return the totals that the verdict speaks of: of the step that was found, or of the run where none was."""
+        """Return the totals that the verdict is of: those of the step that was found, else those of the run."""
         found = best_step(self.steps, self.plan.passes_at, stages)
         if found is None:
             return whole

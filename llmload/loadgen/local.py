@@ -88,7 +88,7 @@ class CoordinatingNode(Node):
     def busy_users(self) -> int:
         """Return how many users run and do not rest: in a search, at most those of the step."""
         search = None if self.coordinator is None else self.coordinator.search
-        return self.users() if search is None else min(self.users(), search.asked_users)
+        return self.users() if search is None else min(self.users(), search.target_users)
 
     # Processes: users at work, and their CPU
 

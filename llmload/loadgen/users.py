@@ -166,7 +166,7 @@ class CapacityShape(LoadTestShape):
         elif search.finished:
             return None
         else:
-            users = search.most_users
+            users = search.max_users
         users = _for_each_sender(users, node.sender_count)
         return users, float(min(users, 100))  # Locust warns of more
 

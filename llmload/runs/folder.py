@@ -1,7 +1,7 @@
 """
 A run's folder: its files, the manifest, and reading both contracts, `Summary` and `Manifest`.
 
-Each process that sends requests appends to a file of its own: `requests.jsonl` where there is one process,
+Each process that sends requests appends to its own file: `requests.jsonl` where there is one process,
 `requests.worker-K.jsonl` for worker K of several.
 """
 
@@ -34,7 +34,7 @@ _PACKAGES: Final = ("llmload", "locust", "gevent", "openai", "datasets", "httpto
 
 
 class StageTimes(Part):
-    """When a stage of a staged load, or a step of a search, ran; `null`: it did not come to that."""
+    """When a stage of a staged load, or a step of a search, ran; `null`: it did not get that far."""
 
     name: str
     """The stage's name, or the step's."""
@@ -51,7 +51,7 @@ class StageTimes(Part):
 
 
 class RunTimes(Part):
-    """When window and stages began and ended; `null`: it did not come to that, or there is no set end."""
+    """When window and stages began and ended; `null`: it did not get that far, or has no set end."""
 
     window_start_unix_s: UnixSeconds | None
     """When the window began."""

@@ -191,8 +191,10 @@ class _Counting:
 def _why_recomputed(started_unix_s: float, files: Sequence[Path]) -> str:
     """Return a sentence: why there is no summary, and where the figures come from instead."""
     silent_s = time.time() - max((file.stat().st_mtime for file in files), default=started_unix_s)
-    state = "the run goes on, or ended without a word" if silent_s < SILENT_S else "the run ended without a word"
-    return f"{state}: it left no summary.json, so these figures are counted from the requests that it wrote down"
+    state = (
+        "the run is still in progress, or ended unexpectedly" if silent_s < SILENT_S else "the run ended unexpectedly"
+    )
+    return f"{state}: it left no summary.json, so these figures are counted from the requests that it wrote"
 
 
 def _recomputed_summary(

@@ -143,7 +143,7 @@ class _StageLoad(Part):
 
 
 class StageSummary(Figures, _StageLoad):
-    """A stage of a staged load, or a step of a search; beside these keys, the figures of its own window."""
+    """A stage of a staged load, or a step of a search; beside these keys, the figures of its window."""
 
 
 class GateResult(Part):

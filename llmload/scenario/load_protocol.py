@@ -31,9 +31,9 @@ class Load(Table):
     shape: ClassVar[str | None] = None
     """The `load_kind` of the Locust shape that sets its users; None where Locust's own options do."""
     locust_options: ClassVar[Mapping[str, str]] = {"duration_s": "run_time"}
-    """Keys of the load that an option of Locust's own sets, and that option's name."""
+    """Keys of the load that one of Locust's options sets, and that option's name."""
     rate_in_form: ClassVar[bool] = False
-    """Whether the start form has its rate, which may be edited while the run goes on."""
+    """Whether the start form has its rate, which may be edited during the run."""
     measures_steps: ClassVar[bool] = False
     """Whether it is a search: the summary is that of one step, and workers report often, since steps are short."""
 

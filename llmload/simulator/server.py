@@ -228,7 +228,7 @@ class SpawnedEngine:
 def spawn(settings: SimulationSettings) -> SpawnedEngine:
     """Start an engine process and wait until it listens; raises `EngineError` if it does not."""
     command = [sys.executable, "-m", "llmload.simulator"]
-    process = subprocess.Popen(  # noqa: S603 - this very interpreter
+    process = subprocess.Popen(  # noqa: S603 - this interpreter
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin is not None  # noqa: S101 - both are pipes

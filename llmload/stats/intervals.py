@@ -11,7 +11,7 @@ Analysis, 5th ed., 9.5.3; ten to thirty batches are enough: Schmeiser, Operation
     effective n     n / max(1, variance of the share by batches / variance were the answers independent)
                     (design effect, Kish, Survey Sampling, 1965, 8.2)
     share           Wilson's score interval with the effective n (Wilson, JASA 22, 1927); where n follows from the
-                    spread over k batches, with Student's t of k - 1 degrees of freedom in place of the normal z
+                    spread over k batches, with Student's t of k - 1 degrees of freedom instead of the normal z
     trend           the ratio of the window's second half less that of its first; its error from the differences
                     of neighbouring batches, which contain no trend (mean square successive difference, von Neumann,
                     Ann. Math. Statist. 12, 1941)

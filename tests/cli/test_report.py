@@ -214,7 +214,7 @@ class TestFiles:
 
         assert "INVALID: the run" in terminal.stdout
         (summary,) = json.loads(as_json.stdout)
-        assert summary["recomputed"].endswith("counted from the requests that it wrote down")
+        assert summary["recomputed"].endswith("counted from the requests that it wrote")
         assert f"| completed | {summary['requests']['completed']} |" in markdown.stdout
 
     def test_markdown_has_a_column_a_run_and_escapes_its_cells(self, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def patched() -> Iterator[PatchedProcess]:
 
 
 @pytest.fixture
-def patched_anew() -> Iterator[PatchedProcess]:
+def patched_for_one_test() -> Iterator[PatchedProcess]:
     """A patched process for one test that changes the process's environment."""
     process = PatchedProcess()
     yield process

@@ -51,15 +51,17 @@ def test_kernel_stamps_are_right_although_the_process_stalls(serve: Serve, patch
     assert min(lateness_ms(record, server)) > -0.1
 
 
-def test_without_kernel_stamps_the_process_stamps_and_the_record_says_so(serve: Serve, patched_anew: Patched) -> None:
+def test_without_kernel_stamps_the_process_stamps_and_the_record_says_so(
+    serve: Serve, patched_for_one_test: Patched
+) -> None:
     server = serve(spaced(20, 0.02), spaced(12, 0.05))
 
-    [record] = patched_anew("without_kernel_stamps", "complete", settings(server), "wire")
+    [record] = patched_for_one_test("without_kernel_stamps", "complete", settings(server), "wire")
     assert record.stamp_source is StampSource.USER
     assert sum(lateness_ms(record, server)) / 21 < 2
 
     server.sent_ns.clear()
-    [stalled] = patched_anew("without_kernel_stamps", "complete_while_stalled", settings(server), stall_s=0.03)
+    [stalled] = patched_for_one_test("without_kernel_stamps", "complete_while_stalled", settings(server), stall_s=0.03)
     assert stalled.stamp_source is StampSource.USER
     assert max(lateness_ms(stalled, server)) > 2
 

@@ -197,7 +197,7 @@ def test_a_note_says_what_is_left_out(tmp_path: Path) -> None:
     assert len(sample.answers) == 2
     assert [note.split()[0] for note in sample.notes] == ["1", "1", "1"]
     assert "outside the window (warm-up, drain)" in sample.notes[0]
-    assert "first text stands for the first chunk" in sample.notes[2]
+    assert "first text is used as the first chunk" in sample.notes[2]
 
 
 def test_a_warm_up_whose_end_is_unknown_is_counted_with_a_note(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_the_search_drives_step_after_step(monkeypatch: pytest.MonkeyPatch) -> N
     assert (found.passes, found.fails, found.ended, found.significant) == (10, 11, "precision", True)
     assert [point.users for point in found.curve][:6] == [1, 2, 4, 8, 16, 11]
     assert found.requests_per_min_interval is not None
-    assert search.most_users == 16
+    assert search.max_users == 16
 
 
 def test_a_load_is_not_blamed_for_a_late_load_generator(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def test_a_message_sent_in_test_start_arrives_before_the_worker_starts(runners: 
 
 
 def test_a_message_names_its_sender(runners: dict[str, Any]) -> None:
-    """Else: totals and drained workers cannot be told apart."""
+    """Else: totals and drained workers cannot be distinguished."""
     assert runners["heard"][2:] == [[True, "{'c': 1}"]]
 
 

@@ -1,4 +1,4 @@
-"""The scenario's values stand in the start form, what is changed there is laid over it, and a wrong change is named."""
+"""The start form shows the scenario's values, a change there overrides one, and a wrong change is named."""
 
 from pathlib import Path
 from typing import Any

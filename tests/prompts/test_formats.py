@@ -1,4 +1,4 @@
-"""LIMA's, ShareGPT's and OpenAI's forms are read; anything else is refused with the place that is to blame."""
+"""LIMA's, ShareGPT's and OpenAI's forms are read; anything else is refused, and the file and line are named."""
 
 import json
 from pathlib import Path

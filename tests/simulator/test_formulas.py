@@ -100,12 +100,12 @@ def test_a_prompt_beyond_the_context_is_refused() -> None:
 
 
 def test_faults_are_picked_in_their_shares_and_reproducibly() -> None:
-    def dealt() -> list[str | None]:
-        dealer = FaultPicker({"http_500": 0.2, "reset": 0.1}, seed=7)
-        return [dealer.next() for _ in range(10_000)]
+    def faults_of_requests() -> list[str | None]:
+        picker = FaultPicker({"http_500": 0.2, "reset": 0.1}, seed=7)
+        return [picker.next() for _ in range(10_000)]
 
-    first = dealt()
-    assert first == dealt()
+    first = faults_of_requests()
+    assert first == faults_of_requests()
     assert first.count("http_500") == pytest.approx(2000, abs=150)
     assert first.count("reset") == pytest.approx(1000, abs=150)
 

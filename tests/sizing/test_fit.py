@@ -149,10 +149,10 @@ def test_the_ends_of_a_pipeline_have_embedding_and_head() -> None:
 
 def test_expert_parallelism_divides_whole_experts_and_copies_the_router() -> None:
     model = load_model("Qwen3-30B-A3B")
-    sliced, dealt = (rank_counts(model, Parallelism(tensor=4, expert=flag)) for flag in (False, True))
+    sliced, shared = (rank_counts(model, Parallelism(tensor=4, expert=flag)) for flag in (False, True))
 
-    assert dealt.experts == sliced.experts == rank_counts(model, Parallelism()).experts // 4
-    assert dealt.router == 48 * 128 * 2048
+    assert shared.experts == sliced.experts == rank_counts(model, Parallelism()).experts // 4
+    assert shared.router == 48 * 128 * 2048
 
 
 def test_splits_that_engines_refuse_are_named() -> None:

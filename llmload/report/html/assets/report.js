@@ -63,12 +63,12 @@ function scales(chart) {
   return { x, y };
 }
 
-// What lies behind the curves
+// Behind the curves
 
 function backdrop(plot, chart) {
   const { ctx, bbox } = plot;
   const ratio = devicePixelRatio;
-  const place = (value) => plot.valToPos(value, "x", true);
+  const toX = (value) => plot.valToPos(value, "x", true);
   ctx.save();
   ctx.beginPath();
   ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
@@ -77,23 +77,23 @@ function backdrop(plot, chart) {
   ctx.textBaseline = "top";
   for (const band of chart.bands.filter(({ kind }) => kind === "outside")) {
     ctx.fillStyle = colour("shade");
-    ctx.fillRect(place(band.from), bbox.top, place(band.to) - place(band.from), bbox.height);
+    ctx.fillRect(toX(band.from), bbox.top, toX(band.to) - toX(band.from), bbox.height);
   }
   const size = 1.6 * ratio;
   ctx.fillStyle = colour("dot");
   const [xs, ys] = chart.dots;
   for (let at = 0; at < xs.length; at++) {
-    ctx.fillRect(place(xs[at]) - size / 2, plot.valToPos(ys[at], "y", true) - size / 2, size, size);
+    ctx.fillRect(toX(xs[at]) - size / 2, plot.valToPos(ys[at], "y", true) - size / 2, size, size);
   }
   ctx.restore();
 }
 
-// Lines and words on top of the curves; a word that has no room is left out.
+// Lines and labels on top of the curves; a label without room is left out.
 
 function foreground(plot, chart) {
   const { ctx, bbox } = plot;
   const ratio = devicePixelRatio;
-  const place = (value, axis) => Math.round(plot.valToPos(value, axis, true)) + 0.5;
+  const toPixel = (value, axis) => Math.round(plot.valToPos(value, axis, true)) + 0.5;
   ctx.save();
   ctx.font = font(11 * ratio);
   ctx.textBaseline = "top";
@@ -112,7 +112,7 @@ function foreground(plot, chart) {
     ctx.fillText(text, from, y);
   };
   for (const band of chart.bands) {
-    const [from, to] = [Math.max(bbox.left, place(band.from, "x")), Math.min(bbox.left + bbox.width, place(band.to, "x"))];
+    const [from, to] = [Math.max(bbox.left, toPixel(band.from, "x")), Math.min(bbox.left + bbox.width, toPixel(band.to, "x"))];
     if (to <= bbox.left || from >= bbox.left + bbox.width) continue;
     if (band.kind === "stage" && from > bbox.left) {
       ctx.setLineDash([3 * ratio, 3 * ratio]);
@@ -123,7 +123,7 @@ function foreground(plot, chart) {
   }
   ctx.setLineDash([2 * ratio, 3 * ratio]);
   for (const mark of chart.marks) {
-    const at = place(mark.at, mark.axis);
+    const at = toPixel(mark.at, mark.axis);
     if (mark.axis === "x") {
       if (at < bbox.left || at > bbox.left + bbox.width) continue;
       line(ctx, at, bbox.top, at, bbox.top + bbox.height);
@@ -172,9 +172,9 @@ function curve(each) {
 
 const lineOf = (each) => (each.colour === "quiet" ? "quiet-line" : each.colour);
 
-// A value of the joined table, or the nearest that its own curve has: others' moments are no gaps of it.
-function valueAt(plot, place, at) {
-  const values = plot.data[place];
+// A value of the joined table, or the curve's nearest: the x values of other curves are not gaps of this one.
+function valueAt(plot, index, at) {
+  const values = plot.data[index];
   for (let off = 0; off < values.length; off++) {
     for (const near of [at - off, at + off]) if (values[near] !== undefined) return values[near];
   }
@@ -182,7 +182,7 @@ function valueAt(plot, place, at) {
 }
 
 function legend(chart) {
-  const place = element("div", "legend");
+  const entries = element("div", "legend");
   const where = element("span", "");
   const values = chart.series.map((each) => {
     const entry = element("span", "");
@@ -190,10 +190,10 @@ function legend(chart) {
     swatch.style.setProperty("--line", `var(--${lineOf(each)})`);
     const value = element("b", "");
     entry.append(swatch, `${each.name} `, value);
-    place.append(entry);
+    entries.append(entry);
     return value;
   });
-  place.append(where);
+  entries.append(where);
   const unit = chart.unit.startsWith("%") ? " %" : "";
   const shown = (at) => (chart.x === "time" ? clock(at) : `${figure(at)}${chart.xLabel.endsWith(", ms") ? " ms" : ""}`);
   const stacked = (plot, index, at) => {
@@ -201,7 +201,7 @@ function legend(chart) {
     return (valueAt(plot, index + 1, at) ?? 0) - (below ? below[at] ?? 0 : 0);
   };
   const bars = chart.series.length > 1 && chart.series.every(({ style }) => style === "bars");
-  return [place, (plot) => {
+  return [entries, (plot) => {
     const at = plot.cursor.idx;
     const hovered = at !== null && at !== undefined && plot.cursor.left >= 0;
     values.forEach((value, index) => {
@@ -224,9 +224,9 @@ function table(chart) {
   return tables.length === 1 ? tables[0] : uPlot.join(tables);
 }
 
-function draw(place, chart) {
+function draw(container, chart) {
   const [words, tell] = legend(chart);
-  place.querySelector("figcaption").after(words);
+  container.querySelector("figcaption").after(words);
   const inner = () => (printing ? PRINT_WIDTH : Math.max(160, Math.floor(words.getBoundingClientRect().width)));
   const options = {
     width: inner(),
@@ -248,9 +248,9 @@ function draw(place, chart) {
       setCursor: [tell],
     },
   };
-  const plot = new uPlot(options, table(chart), place);
+  const plot = new uPlot(options, table(chart), container);
   const fit = () => plot.setSize({ width: inner(), height: HEIGHT });
-  new ResizeObserver(() => { if (!printing && inner() !== plot.width) fit(); }).observe(place);
+  new ResizeObserver(() => { if (!printing && inner() !== plot.width) fit(); }).observe(container);
   plots.push({ plot, fit });
 }
 
@@ -280,7 +280,7 @@ function choose(theme) {
   try {
     localStorage.setItem("llmload-theme", theme);
   } catch {
-    // it then holds until the page is closed
+    // it then lasts until the page is closed
   }
   show();
 }
@@ -297,9 +297,9 @@ for (const button of document.querySelectorAll("[data-theme-choice]")) {
 }
 show();
 const charts = JSON.parse(document.getElementById("data").textContent);
-for (const place of document.querySelectorAll("figure[data-chart]")) {
-  const chart = charts[place.dataset.chart];
-  if (chart) draw(place, chart);
+for (const container of document.querySelectorAll("figure[data-chart]")) {
+  const chart = charts[container.dataset.chart];
+  if (chart) draw(container, chart);
 }
 DARK.addEventListener("change", show);
 addEventListener("beforeprint", () => print(true));
