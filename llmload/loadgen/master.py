@@ -1,4 +1,4 @@
-"""The master of a run: its workers, whether they are still there, and what they are told."""
+"""The master of a run: its workers, whether they are still there, and what it sends them."""
 
 from locust.env import Environment
 
