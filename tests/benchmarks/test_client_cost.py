@@ -159,7 +159,7 @@ class TestStamps:
         line = {"request_id": "r", "started_ns": 0, "chunk_gaps_ns": gaps_ns}
         (run / "requests.jsonl").write_text(json.dumps(line) + "\n")
 
-    def test_chunks_read_alone_are_held_against_their_own_writes(self, tmp_path: Path) -> None:
+    def test_chunks_read_alone_are_compared_with_their_own_writes(self, tmp_path: Path) -> None:
         self.lines(tmp_path, 50.1, 60.2, 70.1)
 
         stamps = Stamps.of(run(tmp_path, cpu_s=0, answers=[answer()]))

@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_arrivals() -> None:
     assert first(1, 0) != first(1, 1)
 
 
-def test_a_trace_is_dealt_without_overlap() -> None:
+def test_a_trace_is_split_without_overlap() -> None:
     times = (0.0, 1.0, 2.0, 3.0, 4.0)
     phases = [list(trace_of_worker(times, worker_index=i, worker_count=2)) for i in range(2)]
 

@@ -75,7 +75,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def runners() -> dict[str, Any]:
-    """A master and a worker that have met, in a process of their own."""
+    """A master and a worker that are connected, in a separate process."""
     command = [sys.executable, "-c", RUNNERS, str(free_port())]
     said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 0, said.stderr

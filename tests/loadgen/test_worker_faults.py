@@ -142,9 +142,8 @@ def test_prompts_that_take_long_to_read_lose_no_worker(
 
 def test_a_worker_of_another_machine_has_another_name() -> None:
     asked = f"runs_here('{socket.gethostname()}_0123456789abcdef'), runs_here('another_machine_0123456789abcdef')"
-    program = (
-        f"from llmload.loadgen.locust_compat import runs_here; print({asked})"  # Locust would patch this very process
-    )
+    # In another process, since Locust would patch this one.
+    program = f"from llmload.loadgen.locust_compat import runs_here; print({asked})"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
     assert said == "True False\n"

@@ -107,7 +107,7 @@ def test_a_wrong_key(locust: Locust, engine: StartEngine, write_scenario: WriteS
         ("lima", "GAIR/lima"),
     ],
 )
-def test_prompts_that_cannot_be_had(
+def test_prompts_that_cannot_be_loaded(
     locust: Locust, engine: StartEngine, write_scenario: WriteScenario, tmp_path: Path, source: str, says: str
 ) -> None:
     (tmp_path / "empty.jsonl").write_text("")

@@ -131,7 +131,7 @@ class TestBuilt:
         assert summary.cost.energy is not None
         assert summary.cost.energy.j_per_request == 90_000.0, "of the whole run"
 
-    def test_stages_have_figures_of_their_own(self) -> None:
+    def test_stages_have_their_own_figures(self) -> None:
         stage = StageTotals(name="one", users=4, rate_per_s=None, totals=totals(5), window_s=10.0)
         summary = build_summary(outcome(stages=[stage]))
 

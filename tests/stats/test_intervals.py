@@ -91,7 +91,7 @@ def test_intervals_contain_the_truth_although_answers_depend_on_each_other(chain
     assert shares > 0.88
 
 
-def test_a_trend_stands_out_from_noise_and_noise_shows_none() -> None:
+def test_a_trend_is_found_in_noise_and_noise_alone_has_none() -> None:
     random = np.random.default_rng(4)
     rising = trend([(float(value), 1.0) for value in np.arange(12) + 0.1 * random.standard_normal(12)])
     noise = trend([(float(value), 1.0) for value in random.standard_normal(12)])
