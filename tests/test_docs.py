@@ -103,7 +103,8 @@ def on(command: str, engine: SpawnedEngine, out: Path) -> list[str]:
         for flag, value in (("--model", "NAME"), ("--base-url" if "run" in words[3:4] else "--host", engine.url)):
             words += [] if flag in words else [flag, value]
         words += ["--set", "prompts.source=builtin"]
-        words += ["--set", "load.requests=8"] if "speed" in text else ["--run-time", "2s", "--set", "load.warmup_s=0.5"]
+        time = "4s" if "--processes" in words else "2s"  # workers take their time to start beside other tests
+        words += ["--set", "load.requests=8"] if "speed" in text else ["--run-time", time, "--set", "load.warmup_s=0.5"]
         if "staged" in text:
             words += ["--set", "load.stages=[{users=2, duration_s=1.5}, {users=4, duration_s=1.5}]"]
     if words[2] == "locust" and "--processes" in words:
