@@ -59,7 +59,7 @@ class CoordinatingNode(Node):
                 raise
             logger.warning("%s", error)  # with the web UI, the engine may be started later
 
-    # What the run has come to so far, over all processes that have reported
+    # Totals so far, over all processes that have reported
 
     @abstractmethod
     def totals(self) -> RunTotals:

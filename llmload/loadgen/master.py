@@ -115,7 +115,7 @@ class Workers:
 
     def settle(self) -> None:
         """
-        Count what lost workers wrote down but could not report.
+        Count the requests that lost workers wrote to their files but could not report.
 
         If their files are on other machines, their last reports count, and what was in flight then is cut.
         """
@@ -134,7 +134,7 @@ class Workers:
 
 def request_log_of(shard: WorkerShard, coordinator: RunCoordinator) -> RunTotals | None:
     """
-    Return what a lost worker of this machine wrote down, counted again from its file; None if there is none.
+    Return the totals of a lost worker of this machine, counted from its file; None if there is none.
 
     A worker of another machine may write to the same folder, but its stamps are of another clock than the window's.
     """

@@ -89,7 +89,7 @@ class Node(ABC):
 
     @abstractmethod
     def _start(self) -> None:
-        """Begin a run; LlmloadError if it cannot be."""
+        """Begin a run; LlmloadError if it cannot begin."""
 
     @abstractmethod
     def _cancel_start(self) -> None:

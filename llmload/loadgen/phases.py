@@ -101,7 +101,7 @@ class PhaseTimeline(ABC):
         self._start_ns = start_ns
         self._end_ns: int | None = None
 
-    # What a load's timeline says
+    # What a timeline answers
 
     @property
     @abstractmethod
@@ -148,7 +148,7 @@ class PhaseTimeline(ABC):
     def apply(self, command: "StepCommand") -> None:  # noqa: B027
         """Begin a step of a search, or open its window."""
 
-    # What follows from that alone
+    # Derived from these answers
 
     def end(self) -> None:
         """End the last phase now; only the first call counts."""

@@ -1,5 +1,5 @@
 """
-One process's part in a run: which prompts it sends, what is in flight, what ended, and what Locust hears of it.
+One process's part in a run: which prompts it sends, what is in flight, what ended, and Locust's events.
 """
 
 from locust.env import Environment
