@@ -17,7 +17,18 @@ from pydantic.fields import FieldInfo
 
 from benchmarks import ROOT
 from llmload.loadgen.live import LivePoints, LiveState
-from llmload.loadgen.messages import Abort, BeginStage, Drain, Drained, Exhausted, Step, Totals, WorkerPlan
+from llmload.loadgen.messages import (
+    Abort,
+    BeginStage,
+    Drain,
+    Drained,
+    Exhausted,
+    OpenWindow,
+    Started,
+    Step,
+    Totals,
+    WorkerPlan,
+)
 from llmload.runs.folder import Manifest
 from llmload.runs.summary import Figures, Summary
 from llmload.runs.summary_parts import Distribution
@@ -28,7 +39,7 @@ SCHEMAS: Final[dict[Path, tuple[type[BaseModel], ...]]] = {
     ROOT / "llmload/runs/schemas/manifest.schema.json": (Manifest,),
     ROOT / "llmload/loadgen/schemas/live.schema.json": (LiveState, LivePoints),
     ROOT / "llmload/loadgen/schemas/messages.schema.json": (
-        *(WorkerPlan, BeginStage, Step, Totals, Exhausted, Drain, Abort, Drained),
+        *(WorkerPlan, Started, OpenWindow, BeginStage, Step, Totals, Exhausted, Drain, Abort, Drained),
     ),
 }
 """By schema file: the models of its documents."""

@@ -151,6 +151,9 @@ class RunCoordinator:
         if not totals.completed and not totals.failed:
             text = "no request came to an end, so nothing was measured"
             further.append(Reason(check="answers", level=Level.INVALID, text=text))
+        elif self.span.window.end_ns is not None and self.span.window.length_s is None:
+            text = "the load ended before all users ran and the warm-up was over, so nothing was measured"
+            further.append(Reason(check="window", level=Level.INVALID, text=text))
         return judge(self._health(totals), further)
 
     def _health(self, totals: RunTotals) -> dict[str, float | None]:

@@ -11,6 +11,7 @@ import gevent
 from llmload.errors import EngineError
 from llmload.loadgen import terminal
 from llmload.loadgen import terminal as results
+from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import LiveView
 from llmload.loadgen.locust_compat import PER_CENT, Runner, shape_kind, silence_tables
@@ -136,12 +137,16 @@ class CoordinatingNode(Node):
         self.spawn(coordinator.engine_scraper.watch)
         self._start_senders(coordinator, workers)
         if coordinator.search is not None:
-            self.spawn(coordinator.search.run, self)
+            self.spawn(self._search, coordinator.search)
         self.live = LiveView(coordinator, self, target_rate(scenario.load, coordinator.timeline, self._rate_in_form))
         self.spawn(self.live.watch)
         self.spawn(self._supervise)
         if self.headless:
             self.spawn(terminal.show, coordinator, self.live, self, self.options.progress)
+
+    def _search(self, search: CapacityDriver) -> None:
+        """Drive a search from its first step to its end."""
+        search.run(self)
 
     def _cancel_start(self) -> None:
         self.coordinator = None
@@ -161,7 +166,11 @@ class CoordinatingNode(Node):
         if coordinator is not None and usage and coordinator.stage not in {"warm-up", "draining", "ended"}:
             coordinator.conditions.note_cpu(usage / PER_CENT)
 
-    # Stages of a staged load, and steps of a search
+    # The window, stages of a staged load, and steps of a search
+
+    @abstractmethod
+    def _send_opening(self, coordinator: RunCoordinator) -> None:
+        """Let every process that sends open its window and begin its first phase."""
 
     @abstractmethod
     def _send_stage(self, coordinator: RunCoordinator, index: int) -> None:
@@ -171,8 +180,13 @@ class CoordinatingNode(Node):
     def _send_step(self, coordinator: RunCoordinator, command: StepCommand) -> None:
         """Let every process that sends follow a command of the search."""
 
+    def load_time_s(self, run_time_s: float) -> float:
+        """Return how much of a staged load's time has passed, `run_time_s` after Locust started it."""
+        timeline = None if self.coordinator is None else self.coordinator.timeline
+        return run_time_s if timeline is None else timeline.elapsed_s(run_time_s)
+
     def begin_stage(self, index: int) -> None:
-        """Begin a stage of a staged load in every process, if it has not begun."""
+        """Begin a stage of a staged load in every process, if neither the clock nor an earlier call has."""
         coordinator = self.coordinator
         timeline = None if coordinator is None else coordinator.timeline
         if coordinator is not None and timeline is not None and index > timeline.index:
@@ -190,21 +204,16 @@ class CoordinatingNode(Node):
 
     def _on_spawning_complete(self, **_: object) -> None:
         coordinator = self.coordinator
-        if coordinator is None:
-            return
-        if coordinator.span.window.start_ns is not None:
+        if coordinator is not None and coordinator.span.window.start_ns is not None:
             coordinator.conditions.users_changed = True  # the load was edited inside the window
-            return
-        coordinator.span.open()
-        self._restart_first_stage(coordinator)
-        coordinator.note_times()
 
-    def _restart_first_stage(self, coordinator: RunCoordinator) -> None:
-        """Begin the first stage everywhere once its users run, so that all processes measure the same part of it."""
-        timeline = coordinator.timeline
-        if timeline is not None and timeline.begun_by_master and timeline.index == 0:
-            timeline.restart_first()
-            self._send_stage(coordinator, 0)
+    def _begin_measuring(self, coordinator: RunCoordinator) -> None:
+        """Open the window and begin the first phase in every process; to be called once all of them send."""
+        coordinator.span.open()
+        if coordinator.timeline is not None:
+            coordinator.timeline.begin_first()
+        self._send_opening(coordinator)
+        coordinator.note_times()
 
     # End
 
@@ -296,18 +305,31 @@ class LocalNode(CoordinatingNode, SendingNode):
     def _start_senders(self, coordinator: RunCoordinator, workers: set[str]) -> None:  # noqa: ARG002 - there are none
         base_dir = self.preparation.file.parent
         workload = self.preparation.workload(coordinator.scenario, base_dir)
-        self._open_session(coordinator.scenario, workload, WorkerShard(index=0, count=1), coordinator.run_id, base_dir)
+        self._open_session(
+            coordinator.scenario,
+            workload,
+            WorkerShard(index=0, count=1),
+            coordinator.run_id,
+            base_dir=base_dir,
+            start_ns=coordinator.span.start_ns,
+        )
 
     def _cancel_start(self) -> None:
         super()._cancel_start()
         self.session = None
 
     def _on_spawning_complete(self, **further: object) -> None:
-        self._open_window()
         super()._on_spawning_complete(**further)
+        if self.coordinator is not None and self.coordinator.span.window.start_ns is None:
+            self._begin_measuring(self.coordinator)
 
-    def _send_stage(self, coordinator: RunCoordinator, index: int) -> None:  # noqa: ARG002 - to this process alone
-        self._begin_own_stage(index)
+    def _send_opening(self, coordinator: RunCoordinator) -> None:  # noqa: ARG002 - to this process alone
+        if self.session is not None:
+            self._open_window(self.session)
+
+    def _send_stage(self, coordinator: RunCoordinator, index: int) -> None:  # noqa: ARG002 - the same
+        if self.session is not None and self.session.timeline is not None:
+            self.session.timeline.begin(index)
 
     def _send_step(self, coordinator: RunCoordinator, command: StepCommand) -> None:  # noqa: ARG002 - the same
         if self.session is not None:

@@ -2,6 +2,7 @@
 
 from locust.env import Environment
 
+import logging
 from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 import gevent
 from gevent.event import Event
 
+from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.local import CoordinatingNode
 from llmload.loadgen.locust_compat import Master, WorkerClient, is_lost, runs_here
@@ -20,6 +22,8 @@ from llmload.loadgen.messages import (
     Drain,
     Drained,
     Exhausted,
+    OpenWindow,
+    Started,
     Step,
     Totals,
     WorkerPlan,
@@ -60,8 +64,8 @@ class WorkerBarrier:
         self._expected.discard(worker)
         self._check()
 
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until every worker has arrived; False if the time was not enough."""
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until every worker has arrived, for ever if None; False if the time was not enough."""
         return bool(self._complete.wait(timeout_s))
 
     def _check(self) -> None:
@@ -76,7 +80,7 @@ class Workers:
         self.ids = sorted(ids)
         self.run_id = coordinator.run_id
         self.collected = Collected(self.run_id)
-        self.exhausted, self.drained = WorkerBarrier(self.ids), WorkerBarrier(self.ids)
+        self.started, self.exhausted, self.drained = (WorkerBarrier(self.ids) for _ in range(3))
         self._coordinator, self._conditions = coordinator, coordinator.conditions
         self._draining = False
 
@@ -100,8 +104,9 @@ class Workers:
         absent = set(self.ids) - present - may_leave
         self._conditions.missing_workers |= absent
         self._conditions.late_workers |= present - set(self.ids)
-        if self._draining:
-            for worker in absent:
+        for worker in absent:
+            self.started.drop(worker)
+            if self._draining:
                 self.drained.drop(worker)
 
     def begin_drain(self) -> None:
@@ -155,6 +160,10 @@ def request_log_of(shard: WorkerShard, coordinator: RunCoordinator) -> RunTotals
 
 REPLY_GRACE_S: Final = 10.0
 """How long past the drain timeout a worker may take to reply."""
+START_PATIENCE_S: Final = 5.0
+"""How long workers may take to start before the log names those that have not."""
+
+logger = logging.getLogger(__name__)
 
 
 class MasterNode(CoordinatingNode):
@@ -166,6 +175,7 @@ class MasterNode(CoordinatingNode):
         self.runner = runner
         super().__init__(environment, preparation)
         self._workers: Workers | None = None
+        listen(runner, Started, self._on_started)
         listen(runner, Totals, self._on_totals)
         listen(runner, Exhausted, self._on_exhausted)
         listen(runner, Drained, self._on_drained)
@@ -250,6 +260,31 @@ class MasterNode(CoordinatingNode):
             workers=tuple(self._workers.ids),
         )
         send(self.runner, plan)  # before Locust's own message that starts users, on the same socket
+        self.spawn(self._open_when_started, coordinator, self._workers)
+
+    def _on_started(self, worker: str, message: Started) -> None:
+        if self._workers is not None and message.run_id == self._workers.run_id:
+            self._workers.started.arrive(worker)
+
+    def _open_when_started(self, coordinator: RunCoordinator, workers: Workers) -> None:
+        if not workers.started.wait(START_PATIENCE_S):
+            missing = ", ".join(sorted(workers.started.missing))
+            logger.warning("nothing is measured before all workers send; still starting: %s", missing)
+            workers.started.wait()
+        self._begin_measuring(coordinator)
+
+    def load_time_s(self, run_time_s: float) -> float:
+        """Return how much of a staged load's time has passed: none before all workers send."""
+        started = self._workers is None or not self._workers.started.missing
+        return super().load_time_s(run_time_s) if started else 0.0
+
+    def _search(self, search: CapacityDriver) -> None:
+        if self._workers is not None:
+            self._workers.started.wait()
+        super()._search(search)
+
+    def _send_opening(self, coordinator: RunCoordinator) -> None:
+        send(self.runner, OpenWindow(run_id=coordinator.run_id))
 
     def _send_stage(self, coordinator: RunCoordinator, index: int) -> None:
         send(self.runner, BeginStage(run_id=coordinator.run_id, index=index))

@@ -24,7 +24,9 @@ from llmload.scenario import Scenario
 # The messages between a master and its workers.
 #
 #     master --PLAN--> worker             the run that Locust's next start begins
-#     master --STAGE | STEP--> worker     a stage begins; a step of a search begins or is measured
+#     worker --STARTED--> master          its session is open, and its users run
+#     master --WINDOW--> worker           all workers have started: the window opens, and the first phase begins
+#     master --STAGE | STEP--> worker     a later stage begins; a step of a search begins or is measured
 #     worker --TOTALS--> master           all that the worker has counted so far
 #     worker --EXHAUSTED--> master        nothing more to send, and nothing in flight
 #     master --DRAIN--> worker            start nothing, wait until idle, cut the rest
@@ -68,8 +70,24 @@ class WorkerPlan(Message):
     """The ids of all workers of the run; a worker's index is its shard."""
 
 
+class Started(Message):
+    """
+    A worker's session is open, and its users run: its answer to Locust's `spawning_complete`.
+
+    Locust's master sends that after all that starts users, so a worker answers it once it has done all of this.
+    """
+
+    name = "llmload_started"
+
+
+class OpenWindow(Message):
+    """All workers send: the window opens and the first phase begins now."""
+
+    name = "llmload_window"
+
+
 class BeginStage(Message):
-    """A stage of a staged load with users begins now."""
+    """A stage of a staged load with users, not the first, begins now."""
 
     name = "llmload_stage"
     index: NonNegativeInt

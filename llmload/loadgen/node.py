@@ -150,9 +150,9 @@ class SendingNode(Node):
         environment.events.request.add_listener(self._on_request)
 
     def _open_session(
-        self, scenario: Scenario, workload: Workload, shard: WorkerShard, run_id: str, base_dir: Path
+        self, scenario: Scenario, workload: Workload, shard: WorkerShard, run_id: str, *, base_dir: Path, start_ns: int
     ) -> Session:
-        session = open_session(scenario, workload, shard, run_id)
+        session = open_session(scenario, workload, shard, run_id, start_ns)
         schedule = open_schedule(session, shard, self.environment, REQUEST_NAME, base_dir)
         self.session = session
         self.spawn(session.keep_counting)
@@ -170,14 +170,10 @@ class SendingNode(Node):
     def _on_exhausted(self, session: Session) -> None:
         """Nothing is left to send, and nothing is in flight."""
 
-    def _open_window(self) -> None:
-        if self.session is not None:
-            self.session.span.open()
-
-    def _begin_own_stage(self, index: int) -> None:
-        timeline = None if self.session is None else self.session.timeline
-        if timeline is not None and timeline.begun_by_master:
-            timeline.begin(index) if index else timeline.restart_first()
+    def _open_window(self, session: Session) -> None:
+        session.span.open()
+        if session.timeline is not None:
+            session.timeline.begin_first()
 
     def _on_request(self, context: dict[str, Any], **_: object) -> None:
         record = context.get("record")

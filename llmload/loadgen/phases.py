@@ -1,13 +1,18 @@
 """
 Which part of a run is measured: the window of the whole, and a timeline of the load's phases (stages, steps).
 
-Each process has its own window and timeline, on its own monotonic clock; no clocks of two machines are compared.
+Each process has its own window and timeline, on its own monotonic clock; no clocks of two machines are compared. In a
+distributed run they are the same ones nevertheless: every process opens its window and begins the first phase at one
+message, which the master sends once all workers send, and ends both at another, `Drain`. So a worker's counts may be
+divided by the master's lengths; the two differ by how long a message takes.
 """
 
 import time
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from llmload.metrics.totals import RunTotals
@@ -24,12 +29,13 @@ class Span:
     The window of a run, on this process's clock.
 
     A timed run's window opens when all users run and the warm-up has passed, and closes when the load ends. A counted
-    run's window reaches from its first request to its last answer.
+    run's window reaches from its first request to its last answer. `start_ns` is when the run began, now if None.
     """
 
-    def __init__(self, load: Load) -> None:
-        self.start_ns = time.monotonic_ns()
-        self._start_unix_s = time.time()
+    def __init__(self, load: Load, start_ns: int | None = None) -> None:
+        now_ns = time.monotonic_ns()
+        self.start_ns = now_ns if start_ns is None else start_ns
+        self._start_unix_s = time.time() - (now_ns - self.start_ns) / NS_PER_S
         self._warmup_s, self._timed = load.window_warmup_s, load.is_timed
         self._open_ns = None if self._timed or self._warmup_s else self.start_ns
         self._close_ns: int | None = None
@@ -40,8 +46,8 @@ class Span:
         return Window(start_ns=self._open_ns, end_ns=self._close_ns)
 
     def open(self) -> None:
-        """All users are running; only the first call counts."""
-        if self._open_ns is None:
+        """All users are running; only the first call counts, and none after the load's end."""
+        if self._open_ns is None and self._close_ns is None:
             self._open_ns = time.monotonic_ns() + round(self._warmup_s * NS_PER_S)
 
     def close(self) -> None:
@@ -136,17 +142,18 @@ class PhaseTimeline(ABC):
 
     # Phases that begin when the master says so
 
-    begun_by_master: bool = False
-    """Whether the master begins the first phase, once all users run, and each later one that `begin` knows."""
+    def begin_first(self) -> None:  # noqa: B027 - for timelines that a master moves on; so are the next two
+        """Begin the first phase now: all users run in all processes. Only the first call counts."""
 
-    def begin(self, index: int) -> None:  # noqa: B027 - for timelines that a master moves on; so are the next two
+    def begin(self, index: int) -> None:  # noqa: B027
         """Begin the phase at an index now, unless it has begun."""
-
-    def restart_first(self) -> None:  # noqa: B027
-        """Let the first phase begin now, not at this process's start: processes start some time apart."""
 
     def apply(self, command: "StepCommand") -> None:  # noqa: B027
         """Begin a step of a search, or open its window."""
+
+    def elapsed_s(self, run_time_s: float) -> float:
+        """Return how much of the phases' time has passed, `run_time_s` after Locust started the load."""
+        return run_time_s
 
     # Derived from these answers
 
@@ -199,15 +206,39 @@ class StageTimeline(PhaseTimeline):
     """
     When the stages of a load began on this process.
 
-    Stages with users are begun by the master, which also changes the users; stages with rates begin by this process's
-    own clock.
+    The first stage begins when the master says so, once all processes send; until then nothing is measured. The master
+    begins each later stage with users, for it also changes the users; stages with rates follow by this process's own
+    clock.
     """
 
     def __init__(self, load: Staged, start_ns: int) -> None:
         super().__init__(start_ns)
         self.load = load
-        self.begun_by_master = load.has_users
-        self._begins_ns = [start_ns]
+        self._begun = False
+        self._edges_ns = [start_ns]
+        """When each stage began; with rates also when those to come will, and the last will end."""
+
+    def begin_first(self) -> None:
+        """Begin the first stage now; only the first call counts."""
+        if self._begun or self._end_ns is not None:
+            return
+        self._begun, self._edges_ns = True, [time.monotonic_ns()]
+        if not self.load.has_users:
+            lengths_ns = (round(stage.duration_s * NS_PER_S) for stage in self.load.stages)
+            self._edges_ns = list(accumulate(lengths_ns, initial=self._edges_ns[0]))
+
+    def begin(self, index: int) -> None:
+        """Begin the stage at an index now, unless it has begun or begins by the clock."""
+        if self.load.has_users and self._end_ns is None:
+            self._begun = self._begun or index > 0  # the first stage was over before its users ran
+            to_begin = min(index, len(self.load.stages) - 1) - self.index
+            self._edges_ns += [time.monotonic_ns()] * max(0, to_begin)
+
+    def elapsed_s(self, run_time_s: float) -> float:
+        """Return how much of the stages' time has passed: with rates, since the first began."""
+        if self.load.has_users:
+            return run_time_s
+        return (time.monotonic_ns() - self._edges_ns[0]) / NS_PER_S if self._begun else 0.0
 
     @property
     def phases(self) -> list[Phase]:
@@ -220,17 +251,8 @@ class StageTimeline(PhaseTimeline):
     @property
     def index(self) -> int:
         """The index of the current stage, or of the last one."""
-        return len(self._begins_ns) - 1
-
-    def begin(self, index: int) -> None:
-        """Begin the stage at an index now, unless it has begun."""
-        while self.index < index:
-            self._begins_ns.append(time.monotonic_ns())
-
-    def restart_first(self) -> None:
-        """Let the first stage begin now."""
-        if self.index == 0:
-            self._begins_ns[0] = time.monotonic_ns()
+        index = bisect_right(self._edges_ns, self._end_ns or time.monotonic_ns()) - 1
+        return min(max(0, index), len(self.load.stages) - 1)
 
     def name_of(self, index: int) -> str:
         """Return the name of the stage at an index."""
@@ -242,26 +264,29 @@ class StageTimeline(PhaseTimeline):
         return self.load.stages[self.index].rate_per_s
 
     def rate_at(self, moment_ns: int) -> tuple[float, int]:
-        """Return the rate at a moment, beginning the next stage when its time has come; 0 after the last."""
-        while (end_ns := self._begins_ns[-1] + self._length_ns(self.index)) <= moment_ns:
-            if self.index + 1 == len(self.load.stages):
-                return 0.0, FOREVER_NS
-            self._begins_ns.append(end_ns)
-        return self.load.stages[self.index].rate_per_s or 0.0, end_ns
+        """Return the rate at a moment, and when its stage ends; 0 after the last."""
+        if not self._begun:
+            return self.load.stages[0].rate_per_s or 0.0, FOREVER_NS
+        index = max(0, bisect_right(self._edges_ns, moment_ns) - 1)
+        if index == len(self.load.stages):
+            return 0.0, FOREVER_NS
+        return self.load.stages[index].rate_per_s or 0.0, self._edges_ns[index + 1]
 
     def begin_ns(self, index: int) -> int | None:
-        """Return when a stage began; None for one that has not."""
-        return self._begins_ns[index] if index <= self.index else None
+        """Return when a stage began or will; None where that is not known, or the load ended before."""
+        begin_ns = self._edge_ns(index)
+        return None if begin_ns is None or begin_ns > (self._end_ns or begin_ns) else begin_ns
 
     def window(self, index: int) -> Window:
         """Return the window of a stage: all but its warm-up; a stage that has not begun has none."""
-        if index > self.index:
+        begin_ns = self.begin_ns(index)
+        if begin_ns is None or not self._begun:
             return Window(start_ns=None)
-        end_ns = self._end_ns if index == self.index else self._begins_ns[index + 1]
-        return Window(start_ns=self._begins_ns[index] + round(self.load.warmup_s * NS_PER_S), end_ns=end_ns)
+        ends_ns = [end_ns for end_ns in (self._edge_ns(index + 1), self._end_ns) if end_ns is not None]
+        return Window(start_ns=begin_ns + round(self.load.warmup_s * NS_PER_S), end_ns=min(ends_ns, default=None))
 
-    def _length_ns(self, index: int) -> int:
-        return round(self.load.stages[index].duration_s * NS_PER_S)
+    def _edge_ns(self, index: int) -> int | None:
+        return self._edges_ns[index] if index < len(self._edges_ns) else None
 
 
 class SpikeTimeline(PhaseTimeline):
@@ -271,8 +296,6 @@ class SpikeTimeline(PhaseTimeline):
     The first period begins when the master says so, once all processes send; until then all is base, and nothing is
     measured. The rest is by this process's own clock.
     """
-
-    begun_by_master = True
 
     def __init__(self, load: Spike, start_ns: int) -> None:
         super().__init__(start_ns)
@@ -285,9 +308,10 @@ class SpikeTimeline(PhaseTimeline):
         self._base_ns = self._period_ns - burst_ns
         self._first_ns, self._begun = start_ns, False
 
-    def restart_first(self) -> None:
-        """Begin the first period now."""
-        self._first_ns, self._begun = time.monotonic_ns(), True
+    def begin_first(self) -> None:
+        """Begin the first period now; only the first call counts."""
+        if not self._begun and self._end_ns is None:
+            self._first_ns, self._begun = time.monotonic_ns(), True
 
     @property
     def phases(self) -> list[Phase]:

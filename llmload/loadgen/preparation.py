@@ -103,7 +103,9 @@ def client_settings(scenario: Scenario) -> ClientSettings:
     )
 
 
-def open_session(scenario: Scenario, workload: Workload, shard: WorkerShard, run_id: str) -> Session:
+def open_session(
+    scenario: Scenario, workload: Workload, shard: WorkerShard, run_id: str, start_ns: int | None = None
+) -> Session:
     """Return the session of a process that is about to send: files open, every request encoded."""
     folder = RunFolder(Path(scenario.run.folder) / run_id)
     folder.create()
@@ -118,6 +120,7 @@ def open_session(scenario: Scenario, workload: Workload, shard: WorkerShard, run
         queue=workload.queue(shard.index, shard.count),
         log=RequestLog(folder.path / shard.log_name, with_chunks=scenario.run.record_chunks),
         run_id=run_id,
+        start_ns=start_ns,
         salts=_salts(scenario, shard, run_id),
     )
     gc.unfreeze()  # what the run before left behind is garbage now

@@ -100,7 +100,7 @@ class Session:
     The state of a run on a process that sends requests.
 
     Users and schedules call `next_conversation` and `send`; the end of the run calls `stop_starting`,
-    `wait_until_idle` and `abort`.
+    `wait_until_idle` and `abort`. `start_ns` is when the run began, now if None.
     """
 
     def __init__(
@@ -112,11 +112,12 @@ class Session:
         queue: PromptQueue,
         log: RequestLog,
         run_id: str,
+        start_ns: int | None = None,
         salts: Salts | None = None,
     ) -> None:
         load = scenario.load
         self.scenario, self.run_id = scenario, run_id
-        self.span = Span(load)
+        self.span = Span(load, start_ns)
         self.timeline = timeline_of(load, self.span.start_ns)
         self.in_closed_loop, self.think_time_s = not load.is_open_loop, load.think_s
         self.idle, self.exhausted = Event(), Event()

@@ -23,6 +23,7 @@ from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import fire_request_event, run_conversation
 from llmload.loadgen.web import pages
 from llmload.loadgen.worker import WorkerNode
+from llmload.scenario.load_protocol import Load, UsersOfPhase
 
 # Joins a locustfile to llmload.
 
@@ -89,6 +90,8 @@ def _restore(data: dict[str, Any], **_: object) -> None:
 
 
 REST_S: Final = 3600.0
+TICK_S: Final = 1.0
+"""How often Locust asks a shape for its users."""
 
 
 class ChatUser(User):
@@ -136,14 +139,28 @@ class StagedShape(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
         """Return users and spawn rate of this moment; None when all stages are over."""
         node = coordinating_node(environment_of(self))
-        coordinator = node.coordinator
-        load = node.scenario.load if coordinator is None else coordinator.scenario.load
-        now = load.users_at(self.get_run_time())  # type: ignore[no-untyped-call]  # Locust has it untyped
+        if node.coordinator is None or node.coordinator.summary is not None:  # the run is about to start
+            now = node.scenario.load.users_at(0.0)
+        else:
+            now = self._users_of_phase(node, node.coordinator.scenario.load)
         if now is None:
             return None
-        index, users, spawn_rate_per_s = now
-        node.begin_stage(index)
-        return users, spawn_rate_per_s
+        node.begin_stage(now.phase)
+        return now.users, now.spawn_rate_per_s
+
+    def _users_of_phase(self, node: CoordinatingNode, load: Load) -> UsersOfPhase | None:
+        """Return what the load needs now; wait first for a phase that ends before Locust asks again."""
+
+        def users_now() -> UsersOfPhase | None:
+            run_time_s: float = self.get_run_time()  # type: ignore[no-untyped-call]  # Locust has it untyped
+            return load.users_at(node.load_time_s(run_time_s))
+
+        now = users_now()
+        phase = None if now is None else now.phase
+        while now is not None and now.phase == phase and now.left_s < TICK_S:
+            gevent.sleep(now.left_s)
+            now = users_now()
+        return now
 
 
 class CapacityShape(LoadTestShape):

@@ -3,6 +3,7 @@
 from locust.env import Environment
 
 import logging
+import time
 from typing import Any, Final
 
 import gevent
@@ -18,7 +19,9 @@ from llmload.loadgen.messages import (
     Drain,
     Exhausted,
     Message,
+    OpenWindow,
     Reports,
+    Started,
     Step,
     WorkerPlan,
     last_report,
@@ -44,9 +47,12 @@ class WorkerNode(SendingNode):
         self.runner = runner
         super().__init__(environment, preparation)
         self._plan: WorkerPlan | None = None
+        self._plan_ns = 0
+        """When the plan came, which is when its run began for this worker; to open the session may take long."""
         self._reports: Reports | None = None
         preparation.scenario(self.options)  # a wrong scenario ends the process now, and prompts are read
         listen(runner, WorkerPlan, self._on_plan)
+        listen(runner, OpenWindow, self._on_open_window)
         listen(runner, BeginStage, self._on_stage)
         listen(runner, Step, self._on_step)
         listen(runner, Drain, self._on_drain, concurrent=True)
@@ -54,7 +60,7 @@ class WorkerNode(SendingNode):
         environment.events.report_to_master.add_listener(self._on_report_to_master)  # after Locust's own listeners
 
     def _on_plan(self, _: str, plan: WorkerPlan) -> None:
-        self._plan = plan
+        self._plan, self._plan_ns = plan, time.monotonic_ns()
 
     def _start(self) -> None:
         plan, self._plan, self.session = self._plan, None, None
@@ -63,7 +69,9 @@ class WorkerNode(SendingNode):
             return
         shard = WorkerShard(index=plan.workers.index(self.runner.client_id), count=len(plan.workers))
         workload = self.preparation.workload(plan.scenario, plan.base_dir)
-        session = self._open_session(plan.scenario, workload, shard, plan.run_id, plan.base_dir)
+        session = self._open_session(
+            plan.scenario, workload, shard, plan.run_id, base_dir=plan.base_dir, start_ns=self._plan_ns
+        )
         self._reports = Reports(session)
         if session.scenario.load.measures_steps:
             self.spawn(self._report_often, self._reports)
@@ -76,11 +84,18 @@ class WorkerNode(SendingNode):
         return self.session if self.session is not None and self.session.run_id == message.run_id else None
 
     def _on_spawning_complete(self, **_: object) -> None:
-        self._open_window()
+        if self.session is not None:
+            send(self.runner, Started(run_id=self.session.run_id))
+
+    def _on_open_window(self, _: str, message: OpenWindow) -> None:
+        session = self._session_of(message)
+        if session is not None:
+            self._open_window(session)
 
     def _on_stage(self, _: str, message: BeginStage) -> None:
-        if self._session_of(message) is not None:
-            self._begin_own_stage(message.index)
+        session = self._session_of(message)
+        if session is not None and session.timeline is not None:
+            session.timeline.begin(message.index)
 
     def _on_step(self, _: str, message: Step) -> None:
         session = self._session_of(message)

@@ -7,7 +7,7 @@ where it has phases, a timeline in `llmload.loadgen.phases`.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Final, Literal, Self
+from typing import ClassVar, Final, Literal, NamedTuple, Self
 
 from pydantic import model_validator
 
@@ -17,6 +17,17 @@ from llmload.scenario.sections import Count, NotNegative, Positive, Table
 
 UNSHAPED: Final = "chat.py"
 """The locustfile of loads without a Locust shape."""
+
+
+class UsersOfPhase(NamedTuple):
+    """What Locust needs in a phase of a load: how many users, and how many of them start a second."""
+
+    phase: int
+    """Its index."""
+    users: int
+    spawn_rate_per_s: float
+    left_s: float
+    """How much longer the phase lasts."""
 
 
 class Load(Table):
@@ -117,8 +128,8 @@ class Load(Table):
         """How many Locust users start a second."""
         return 1.0
 
-    def users_at(self, elapsed_s: float) -> tuple[int, int, float] | None:
-        """Return phase index, users and spawn rate at a moment, for Locust's shape; None once the load is over."""
+    def users_at(self, elapsed_s: float) -> UsersOfPhase | None:
+        """Return phase and users at a moment, for Locust's shape; None once the load is over."""
         raise NotImplementedError(f"load.kind = {self.kind!r} has no shape")
 
     # What it says of itself

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from llmload.errors import ConfigError
 from llmload.metrics.objective import Objective
 from llmload.prompts.workload import read_trace, trace_of_worker
-from llmload.scenario.load_protocol import Arrivals, Bounded, Load
+from llmload.scenario.load_protocol import Arrivals, Bounded, Load, UsersOfPhase
 from llmload.scenario.sections import Count, NotNegative, ObjectiveText, Positive, Table
 
 
@@ -292,14 +292,15 @@ class Staged(Arrivals):
         """How long all stages take."""
         return self.duration_s
 
-    def users_at(self, elapsed_s: float) -> tuple[int, int, float] | None:
-        """Return stage index, users and spawn rate at a moment; None when all stages are over."""
+    def users_at(self, elapsed_s: float) -> UsersOfPhase | None:
+        """Return stage index and users at a moment; None when all stages are over."""
         end_s = 0.0
         for index, stage in enumerate(self.stages):
             end_s += stage.duration_s
             if elapsed_s < end_s:
                 users = stage.users or self.locust_users
-                return index, users, self.spawn_rate_per_s or float(users)
+                spawn_rate_per_s = self.spawn_rate_per_s or float(users)
+                return UsersOfPhase(index, users, spawn_rate_per_s, left_s=end_s - elapsed_s)
         return None
 
     @property

@@ -103,6 +103,7 @@ def test_each_stage_that_has_begun_has_its_own_figures(monkeypatch: pytest.Monke
     monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns[0])
     clock, first = StageTimeline(STAGES, 0), RunTotals(completed_in_window=30, window_tokens=90, failed=1)
     view = LiveView(Run(STAGES, clock), Source(stages={"stage-1": first}))
+    clock.begin_first()
     now_ns[0] = 4 * 10**9
     alone = view.state().stages
     now_ns[0] = 10 * 10**9
@@ -138,10 +139,10 @@ def test_the_first_stage_begins_when_its_users_run(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns[0])
     clock = StageTimeline(STAGES, 0)
     now_ns[0] = 2 * 10**9
-    clock.restart_first()
+    clock.begin_first()
     now_ns[0] = 10 * 10**9
     clock.begin(1)
-    clock.restart_first()
+    clock.begin_first()
 
     assert [clock.begin_s(phase.name) for phase in clock.phases] == [2, 10]
     assert clock.measured_s(clock.name_of(0)) == 7, "from its warm-up's end to the second one's beginning"
