@@ -84,7 +84,7 @@ def _group(scenario: Path, changes: Mapping[str, str | float | None], settings: 
         if file and not Path(str(file)).parent.is_dir():
             raise ConfigError(f"--{option} {file}: no folder {Path(str(file)).parent}")
     overrides = {key: value for key, value in map(read_setting, settings) if key.startswith(("run.", "scenario."))}
-    loaded = load_scenario(scenario, overrides)
+    loaded = load_scenario(scenario, overrides, is_whole=False)
     return Path(str(changes.get("out") or loaded.run.folder)) / new_run_id(f"{loaded.scenario.name}-x{repeat}")
 
 

@@ -244,10 +244,16 @@ def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:
     load = scenario.load
     parser.set_defaults(host=scenario.engine.base_url[0], only_summary=True)
     if load.shape is None:
-        users, spawn_rate_per_s = load.locust_users, load.locust_spawn_rate_per_s
-        parser.set_defaults(num_users=users, spawn_rate=spawn_rate_per_s, run_time=load.ends_after_s)
+        parser.set_defaults(num_users=load.locust_users, run_time=load.ends_after_s)
     for override in OVERRIDES:
         show_option(parser, override.dest, override.default(scenario), in_form=override.fits(scenario))
+
+
+def set_spawn_rate(parser: LocustArgumentParser, load: Load) -> None:
+    """Let the users that the command line gives start as the load says: a rate that is not set follows them."""
+    parsed = parsed_ahead(parser)
+    if load.shape is None and parsed is not None:
+        parser.set_defaults(spawn_rate=load.spawn_rate_for(parsed.num_users or load.locust_users))
 
 
 def bind_to_loopback(parser: LocustArgumentParser) -> None:
@@ -278,15 +284,20 @@ def scenario_for_defaults(path: Path) -> Scenario:
 def _load_as_far_as_it_fits(path: Path, settings: dict[str, Any]) -> Scenario:
     """Return the scenario with the settings, or without them when they are invalid on their own."""
     try:
-        return load_scenario(path, settings)
+        return load_scenario(path, settings, is_whole=False)
     except ConfigError:
-        return load_scenario(path)
+        return load_scenario(path, is_whole=False)
 
 
 def _load_overrides(load: Load, options: argparse.Namespace) -> dict[str, Any]:
     """Return the keys of the load that Locust's own options on the command line or in the start form change."""
     values = {key: getattr(options, dest) for key, dest in load.locust_options.items()}
-    return {f"load.{key}": value for key, value in values.items() if value and value != getattr(load, key)}
+    unset = {"spawn_rate_per_s": load.spawn_rate_for(options.num_users or load.locust_users)}
+    return {
+        f"load.{key}": value
+        for key, value in values.items()
+        if value and value != (unset.get(key) or getattr(load, key))
+    }
 
 
 def parsed_ahead(parser: LocustArgumentParser) -> argparse.Namespace | None:

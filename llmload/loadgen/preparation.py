@@ -37,7 +37,10 @@ class Preparation:
         scenario = options.effective_scenario(self.file, parsed)
         workload = self.workload(scenario, self.file.parent)
         load, available = scenario.load, workload.request_count
-        load.check_files(self.file.parent)
+        try:
+            load.check_files(self.file.parent)
+        except ValueError as error:
+            raise ConfigError(f"{self.file}: load: {error}") from None
         requests = load.ends_after_requests
         if requests is not None and requests > available and not scenario.prompts.repeat:
             raise ConfigError(

@@ -24,6 +24,7 @@ from llmload.loadgen.session import fire_request_event, run_conversation
 from llmload.loadgen.web import pages
 from llmload.loadgen.worker import WorkerNode
 from llmload.scenario.load_protocol import Load, UsersOfPhase
+from llmload.scenario.loads import MAX_SPAWN_RATE_PER_S
 
 # Joins a locustfile to llmload.
 
@@ -51,7 +52,9 @@ class _Hooks:
         file = options.scenario_on_command_line()
         if file is not None:
             with exit_on_wrong_use():
-                options.set_defaults(parser, options.scenario_for_defaults(file))
+                scenario = options.scenario_for_defaults(file)
+                options.set_defaults(parser, scenario)
+                options.set_spawn_rate(parser, scenario.load)
                 self._prepare_ahead(parser, file)
 
     def _prepare_ahead(self, parser: LocustArgumentParser, file: Path) -> None:
@@ -185,7 +188,7 @@ class CapacityShape(LoadTestShape):
         else:
             users = search.max_users
         users = _for_each_sender(users, node.sender_count)
-        return users, float(min(users, 100))  # Locust warns of more
+        return users, float(min(users, MAX_SPAWN_RATE_PER_S))
 
 
 def _for_each_sender(users: int, senders: int) -> int:

@@ -5,7 +5,9 @@ The rest of llmload asks a load only these questions, so a new load type is a cl
 where it has phases, a timeline in `llmload.loadgen.phases`.
 """
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final, Literal, NamedTuple, Self
 
@@ -30,6 +32,61 @@ class UsersOfPhase(NamedTuple):
     """How much longer the phase lasts."""
 
 
+LEAST_RUN_S: Final = 10.0
+"""What a command that a refusal proposes leaves to measure, at least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ramp:
+    """How many users start (or stop) at which rate."""
+
+    users: int = 0
+    spawn_rate_per_s: float = 1.0
+
+    @property
+    def length_s(self) -> float:
+        """How long Locust takes: it starts whole users, as many as the rate has at a time, the first at once."""
+        at_once = max(1, math.floor(self.spawn_rate_per_s))
+        return max(0, math.ceil(self.users / at_once) - 1) * at_once / self.spawn_rate_per_s
+
+    def __str__(self) -> str:
+        """The ramp in words."""
+        return f"the ramp of {self.length_s:g} s (users = {self.users}, spawn_rate_per_s = {self.spawn_rate_per_s:g})"
+
+
+def refuse_unopened(
+    ramp: Ramp, warmup_s: float, end_s: float, end: str, *, longer: str | None = None, all_users: int | None = None
+) -> None:
+    """
+    Raise ValueError where ramp and warm-up last until `end_s` or longer, so that the window never opens.
+
+    `end` names what ends the load, `longer` is an option that ends it later; `all_users` start at once by the option
+    that shortens the ramp.
+    """
+    if ramp.length_s + warmup_s < end_s:
+        return
+    causes = [*([str(ramp)] if ramp.length_s else []), *([f"warmup_s = {warmup_s:g}"] if warmup_s else [])]
+    left_s = end_s if ramp.length_s >= end_s else end_s - ramp.length_s
+    shorter = []
+    if ramp.length_s >= end_s:
+        shorter.append(f"--set load.spawn_rate_per_s={all_users or ramp.users}")
+    if warmup_s and (not shorter or warmup_s >= end_s):
+        shorter.append(f"--set load.warmup_s={part_of(left_s)}")
+    commands = [*([longer] if longer else []), " ".join(shorter)]
+    leave = "leaves" if len(causes) == 1 else "leave"
+    raise ValueError(f"{' and '.join(causes)} {leave} nothing of {end} to measure: give {' or '.join(commands)}")
+
+
+def part_of(left_s: float) -> str:
+    """Return a short number that is about a quarter of a time."""
+    return f"{left_s / 4:.1g}"
+
+
+def run_time_for(unmeasured_s: float) -> str:
+    """Return the option that gives a load as much time after its window has opened as before, but at least 10 s."""
+    return f"--run-time {math.ceil(unmeasured_s + max(LEAST_RUN_S, unmeasured_s))}s"
+
+
 class Load(Table):
     """The questions, answered as most loads do; a load type overrides what differs."""
 
@@ -47,6 +104,8 @@ class Load(Table):
     """Whether the start form has its rate, which may be edited during the run."""
     measures_steps: ClassVar[bool] = False
     """Whether it is a search: the summary is that of one step, and workers report often, since steps are short."""
+    phases_recur: ClassVar[bool] = False
+    """Whether its phases come again and again, so that an answer may end in another phase than it began in."""
 
     # How it sends
 
@@ -116,6 +175,16 @@ class Load(Table):
         """How many users have a request in flight all through the window; None where users rest or come and go."""
         return None
 
+    @property
+    def ramp(self) -> Ramp:
+        """The users that start before the window can open; their ramp takes no time unless users start in turn."""
+        return Ramp()
+
+    @property
+    def longer(self) -> str:
+        """What makes the load longer, as options."""
+        return f"--run-time {math.ceil(2 * (self.ends_after_s or LEAST_RUN_S))}s"
+
     # What Locust needs
 
     @property
@@ -126,6 +195,10 @@ class Load(Table):
     @property
     def locust_spawn_rate_per_s(self) -> float:
         """How many Locust users start a second."""
+        return self.spawn_rate_for(self.locust_users)
+
+    def spawn_rate_for(self, users: int) -> float:  # noqa: ARG002 - a closed loop's
+        """Return how many Locust users start a second where there are this many of them."""
         return 1.0
 
     def users_at(self, elapsed_s: float) -> UsersOfPhase | None:
@@ -149,8 +222,11 @@ class Load(Table):
     def check_scenario(self, *, slo: bool, stream: bool, repeat: bool) -> None:
         """Raise ValueError where the load does not fit `[slo]`, `request.stream` or `prompts.repeat`."""
 
+    def check_window(self) -> None:
+        """Raise ValueError, with a remedy, where the load is over before its window opens, whatever the engine does."""
+
     def check_files(self, base_dir: Path) -> None:
-        """Raise DataError where a file that the load names cannot be read."""
+        """Raise DataError where a file that the load names cannot be read, ValueError where it fits no window."""
 
     def check_workers(self, workers: int) -> None:
         """Raise ConfigError where the load cannot be shared between this many workers."""
@@ -178,9 +254,20 @@ class Bounded(Load):
     def _ends(self) -> Self:
         if self.requests is None and self.duration_s is None and not self.ends_by_itself:
             raise ValueError("needs requests or duration_s, or it never ends")
-        if self.duration_s is not None and self.warmup_s >= self.duration_s:
-            raise ValueError(f"warmup_s = {self.warmup_s:g} leaves nothing of duration_s = {self.duration_s:g}")
         return self
+
+    def check_window(self) -> None:
+        """Refuse a ramp and a warm-up that last until the end."""
+        if self.duration_s is not None:
+            longer = run_time_for(self.ramp.length_s + self.warmup_s)
+            refuse_unopened(
+                self.ramp, self.warmup_s, self.duration_s, f"duration_s = {self.duration_s:g}", longer=longer
+            )
+
+    @property
+    def longer(self) -> str:
+        """More time, or more requests where their number ends it."""
+        return super().longer if self.requests is None else f"--requests {10 * self.requests}"
 
     @property
     def ends_after_s(self) -> float | None:

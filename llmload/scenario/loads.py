@@ -1,5 +1,6 @@
 """The load types of a scenario: closed loop, open loop, spike, replay of a trace, stages, the search for a capacity."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self, get_args
@@ -9,8 +10,19 @@ from pydantic import Field, model_validator
 from llmload.errors import ConfigError
 from llmload.metrics.objective import Objective
 from llmload.prompts.workload import read_trace, trace_of_worker
-from llmload.scenario.load_protocol import Arrivals, Bounded, Load, UsersOfPhase
+from llmload.scenario.load_protocol import (
+    Arrivals,
+    Bounded,
+    Load,
+    Ramp,
+    UsersOfPhase,
+    part_of,
+    refuse_unopened,
+    run_time_for,
+)
 from llmload.scenario.sections import Count, NotNegative, ObjectiveText, Positive, Table
+
+_ROUNDING: Final = 1e-9
 
 
 class ClosedLoop(Bounded):
@@ -22,7 +34,11 @@ class ClosedLoop(Bounded):
     """Users started a second; all at once where absent."""
     think_time_s: NotNegative = 0.0
 
-    locust_options: ClassVar[Mapping[str, str]] = {"users": "num_users", "duration_s": "run_time"}
+    locust_options: ClassVar[Mapping[str, str]] = {
+        "users": "num_users",
+        "spawn_rate_per_s": "spawn_rate",
+        "duration_s": "run_time",
+    }
 
     @model_validator(mode="after")
     def _users_have_requests(self) -> Self:
@@ -50,10 +66,14 @@ class ClosedLoop(Bounded):
         """How many Locust users start."""
         return self.users
 
+    def spawn_rate_for(self, users: int) -> float:
+        """Return the load's own rate, or else that which starts all users at once."""
+        return self.spawn_rate_per_s or float(users)
+
     @property
-    def locust_spawn_rate_per_s(self) -> float:
-        """How many Locust users start a second."""
-        return self.spawn_rate_per_s or float(self.users)
+    def ramp(self) -> Ramp:
+        """All users."""
+        return Ramp(users=self.users, spawn_rate_per_s=self.locust_spawn_rate_per_s)
 
     @property
     def text(self) -> str:
@@ -98,6 +118,22 @@ class OpenLoop(Arrivals, Bounded):
         """The same rate throughout."""
         return self.rate_per_s
 
+    def check_window(self) -> None:
+        """Refuse a warm-up that outlasts the requests, and constant arrivals of which none is in the window."""
+        super().check_window()
+        if self.requests is not None:
+            sent_s = self.requests / self.rate_per_s
+            end = f"the {sent_s:g} s in which requests = {self.requests} are sent at rate_per_s = {self.rate_per_s:g}"
+            longer = f"--requests {math.ceil(self.rate_per_s * self.warmup_s * 2)}"
+            refuse_unopened(self.ramp, self.warmup_s, sent_s, end, longer=longer)
+        first = math.ceil(self.warmup_s * self.rate_per_s - _ROUNDING)
+        ends_s = math.inf if self.duration_s is None else self.duration_s
+        if self.arrivals == "constant" and first / self.rate_per_s >= ends_s:
+            raise ValueError(
+                f"rate_per_s = {self.rate_per_s:g} sends nothing between warmup_s = {self.warmup_s:g} and duration_s = "
+                f"{ends_s:g}: give {run_time_for(first / self.rate_per_s)}"
+            )
+
     @property
     def text(self) -> str:
         """The load in words."""
@@ -124,6 +160,8 @@ class Spike(Arrivals):
     duration_s: Positive
     """The run ends this long after its start, warm-up included."""
 
+    phases_recur: ClassVar[bool] = True
+
     @model_validator(mode="after")
     def _has_bursts(self) -> Self:
         if self.burst_s >= self.period_s:
@@ -134,12 +172,15 @@ class Spike(Arrivals):
             raise ValueError(
                 f"burst_rate_per_s = {self.burst_rate_per_s:g} is not above base_rate_per_s = {self.base_rate_per_s:g}"
             )
+        return self
+
+    def check_window(self) -> None:
+        """Refuse a time without one whole period: base or burst would not be measured."""
         if self.warmup_s + self.period_s > self.duration_s:
             raise ValueError(
                 f"duration_s = {self.duration_s:g} leaves no whole period of {self.period_s:g} s "
-                f"after warmup_s = {self.warmup_s:g}"
+                f"after warmup_s = {self.warmup_s:g}: give --run-time {math.ceil(self.warmup_s + self.period_s + 2)}s"
             )
-        return self
 
     @property
     def is_open_loop(self) -> bool:
@@ -216,8 +257,22 @@ class Replay(Bounded):
         return f"replay of {self.trace}"
 
     def check_files(self, base_dir: Path) -> None:
-        """Read the trace once before the run, so that its faults are reported before anything is sent."""
-        read_trace(self.trace, self.column, base_dir)
+        """Read the trace once before the run, so that its faults are reported, and a window without any arrival."""
+        due_s = [time_s / self.speed for time_s in read_trace(self.trace, self.column, base_dir)[: self.requests]]
+        ends_s = math.inf if self.duration_s is None else self.duration_s
+        if not self.warmup_s or any(self.warmup_s <= each_s < ends_s for each_s in due_s):
+            return
+        last_s = max(each_s for each_s in due_s if each_s < self.warmup_s)
+        later = next((f" and duration_s = {ends_s:g}" for each_s in due_s if each_s >= ends_s), "")
+        raise ValueError(
+            f"trace = {self.trace!r} has no arrival between warmup_s = {self.warmup_s:g}{later or ' and its end'} "
+            f"(the last one before is at {last_s:g} s): give --set load.warmup_s={part_of(last_s)}"
+        )
+
+    @property
+    def longer(self) -> str:
+        """A slower replay: the trace ends it."""
+        return f"--set load.speed={self.speed / 2:g}"
 
 
 class Stage(Table):
@@ -243,7 +298,7 @@ class Staged(Arrivals):
     spawn_rate_per_s: Positive | None = None
     think_time_s: NotNegative = 0.0
     warmup_s: NotNegative = 0.0
-    """How much of each stage's beginning is left out of its window."""
+    """How much of each stage's beginning, once its users run, is left out of its window."""
 
     locustfile: ClassVar[str] = "chat_staged.py"
     shape: ClassVar[str | None] = "staged"
@@ -253,11 +308,6 @@ class Staged(Arrivals):
     def _stages_agree(self) -> Self:
         if len({stage.users is None for stage in self.stages}) > 1:
             raise ValueError("stages have users or rates, not some of each")
-        for index, stage in enumerate(self.stages, start=1):
-            if self.warmup_s >= stage.duration_s:
-                raise ValueError(
-                    f"warmup_s = {self.warmup_s:g} leaves nothing of stage {index}'s {stage.duration_s:g} s"
-                )
         names = [self.name_of(index) for index in range(len(self.stages))]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two stages are called {twice!r}")
@@ -266,6 +316,28 @@ class Staged(Arrivals):
     def name_of(self, index: int) -> str:
         """Return the name of the stage at an index, counting from 1 where it has no name."""
         return self.stages[index].name or f"stage-{index + 1}"
+
+    def ramp_of(self, index: int) -> Ramp:
+        """Return the users that start or stop as a stage begins; none where it has a rate."""
+        users = [0, *(stage.users or 0 for stage in self.stages)]
+        change = abs(users[index + 1] - users[index])
+        return Ramp(users=change, spawn_rate_per_s=self.spawn_rate_for(users[index + 1] or 1))
+
+    def spawn_rate_for(self, users: int) -> float:
+        """Return the load's own rate, or else that which starts all users at once."""
+        return self.spawn_rate_per_s or float(users)
+
+    def check_window(self) -> None:
+        """Refuse a stage that is over before its users run and have warmed up."""
+        most = max(stage.users or 0 for stage in self.stages)
+        for index, stage in enumerate(self.stages):
+            end = f"stage {index + 1}'s {stage.duration_s:g} s"
+            refuse_unopened(self.ramp_of(index), self.warmup_s, stage.duration_s, end, all_users=most)
+
+    @property
+    def longer(self) -> str:
+        """Longer stages: no option sets them."""
+        return "the stages more duration_s in the scenario"
 
     @property
     def has_users(self) -> bool:
@@ -299,8 +371,7 @@ class Staged(Arrivals):
             end_s += stage.duration_s
             if elapsed_s < end_s:
                 users = stage.users or self.locust_users
-                spawn_rate_per_s = self.spawn_rate_per_s or float(users)
-                return UsersOfPhase(index, users, spawn_rate_per_s, left_s=end_s - elapsed_s)
+                return UsersOfPhase(index, users, self.spawn_rate_for(users), left_s=end_s - elapsed_s)
         return None
 
     @property
@@ -309,6 +380,8 @@ class Staged(Arrivals):
         return f"{len(self.stages)} stages"
 
 
+MAX_SPAWN_RATE_PER_S: Final = 100
+"""At which rate a search starts users at most: Locust warns of more."""
 DEFAULT_ERROR_OBJECTIVE: Final = "error_share <= 0.01"
 """Added where no objective limits failures: a load whose requests fail must not pass because the others are fast."""
 DEFAULT_GOODPUT_OBJECTIVE: Final = "goodput_share >= 0.95"
@@ -385,6 +458,17 @@ class Capacity(Arrivals):
                 raise ValueError(f"{text!r} is of an open loop, but search = 'users'")
         return self
 
+    def check_window(self) -> None:
+        """Refuse a time that is over before the first step can be decided."""
+        ramp = self.ramp_to(self.start)
+        first_s = ramp.length_s + self.warmup_s + self.step_min_s
+        if self.duration_s is not None and first_s >= self.duration_s:
+            raise ValueError(
+                f"duration_s = {self.duration_s:g} leaves no whole step: {f'{ramp}, ' if ramp.length_s else ''}"
+                f"warmup_s = {self.warmup_s:g} and step_min_s = {self.step_min_s:g} come first: "
+                f"give {run_time_for(first_s)}"
+            )
+
     @property
     def lowest(self) -> float:
         """The smallest load that is tried."""
@@ -401,6 +485,11 @@ class Capacity(Arrivals):
     def is_open_loop(self) -> bool:
         """Whether a rate is searched."""
         return not self.has_users
+
+    def ramp_to(self, load: float) -> Ramp:
+        """Return the users that a step needs, as the search starts them; none where it has a rate."""
+        users = int(load) if self.has_users else 0
+        return Ramp(users=users, spawn_rate_per_s=float(min(max(users, 1), MAX_SPAWN_RATE_PER_S)))
 
     @property
     def concurrency_limit(self) -> int | None:

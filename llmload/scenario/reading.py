@@ -78,20 +78,26 @@ def find_scenario(name: str) -> Path:
     raise ConfigError(f"{name}: no such scenario file, and no shipped scenario of that name; shipped are {known}, ...")
 
 
-def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
+def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None, *, is_whole: bool = True) -> Scenario:
     """
     Return the scenario that the file describes, with `overrides` (`"load.users": 8`) laid over it.
 
-    ConfigError has a line for each fault, naming the file, the key and the value.
+    ConfigError has a line for each fault, naming the file, the key and the value. Without `is_whole` more overrides are
+    to come, so a load that is over before its window opens is not yet a fault.
     """
     tables = read_toml(path)
     tables.pop("tool", None)  # Locust's own settings, which Locust reads
     for key, value in (overrides or {}).items():
         _lay_over(tables, key, value)
     try:
-        return Scenario.model_validate(tables)
+        scenario = Scenario.model_validate(tables)
+        if is_whole:
+            scenario.load.check_window()
     except ValidationError as error:
         raise ConfigError(explain(path, error, overrides or {}, Scenario)) from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: load: {error}") from None
+    return scenario
 
 
 def locustfile_named_by(path: Path) -> str | None:

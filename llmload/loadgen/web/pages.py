@@ -275,6 +275,8 @@ def as_options(form: Mapping[str, str], parsed: argparse.Namespace) -> argparse.
     for name, text in form.items():
         if name == "user_count":
             asked.num_users = int(text)
+        elif name == "spawn_rate":
+            asked.spawn_rate = float(text)
         elif name == "run_time":
             asked.run_time = parse_timespan(text) if text else asked.run_time
         elif isinstance(getattr(parsed, name, None), str):
