@@ -82,6 +82,8 @@ class CapacityDriver:
         self.plan: CapacitySearch = CapacitySearch.of(load)
         self.phase = "warm-up"
         self.finished = False
+        self.unreached: dict[str, int] = {}
+        """The steps whose window opened before all their users ran, with the users that did."""
         self.max_users = int(load.start) if load.has_users else 1
         self._drain_s = drain_s
         self._started_s = time.monotonic()
@@ -120,6 +122,8 @@ class CapacityDriver:
         )
         self.steps.append(step)
         self._warm_up(driven, load)
+        if self.load.has_users and (running := driven.users()) < load:
+            self.unreached[step.name] = running
         driven.command_step(StepCommand(index=index, load=load, measured=True))
         step.verdict = self._watch(driven, step, confirm=asked.confirm)
         if step.verdict is not None and not step.invalidated:
@@ -141,7 +145,7 @@ class CapacityDriver:
         self._enter("warm-up")
         ended, in_flight = driven.counts()
         turnover = ended + (max(int(load), in_flight) if self.load.has_users else in_flight + FIRST_ANSWERS)
-        at_most_s = max(self.load.warmup_s, self.load.step_max_s / 2)
+        at_most_s = max(self.load.warmup_s, self.load.step_max_s / 2) + self.load.ramp_to(load).length_s
         while self.elapsed_s < at_most_s and not self._out_of_time:
             gevent.sleep(PERIOD_S)
             here = not self.load.has_users or driven.users() >= load

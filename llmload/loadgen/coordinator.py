@@ -11,7 +11,7 @@ from llmload.errors import ExitCode
 from llmload.loadgen.capacity_driver import search_of
 from llmload.loadgen.phases import PhaseTimeline, Span, timeline_of
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import Level, Reason, Verdict, health, judge
+from llmload.metrics.validity import NOTHING_MEASURED, Level, Reason, Verdict, health, judge, nothing_measured
 from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.workload import Workload
 from llmload.record import Window
@@ -37,6 +37,8 @@ class Conditions:
     """CPU use of the busiest process that sends, of one core; None until something is measured."""
     users_changed: bool = False
     """Somebody edited the load inside the window."""
+    reached_phases: set[int] = field(default_factory=set)
+    """The phases whose users all ran at some time, by their index; 0 for a load without phases."""
 
     def note_cpu(self, share: float) -> None:
         """Note the CPU use of the process that is busiest now."""
@@ -144,17 +146,82 @@ class RunCoordinator:
             self.folder.append_users(time.time(), users)
 
     def verdict(self, totals: RunTotals, stages: Mapping[str, RunTotals] | None = None) -> Verdict:
-        """Judge the run as far as it has come; a search by the step that it found, where its stages are given."""
+        """
+        Judge the run as far as it has come, or with its stages as it ended: only then must something be measured.
+
+        A search is judged by the step that it found.
+        """
+        if self.summary is not None:
+            return self.summary.verdict
         further = []
         if self.search is not None and stages is not None:
             totals = self.search.health(totals, stages)
         if not totals.completed and not totals.failed:
             text = "no request came to an end, so nothing was measured"
             further.append(Reason(check="answers", level=Level.INVALID, text=text))
-        elif self.span.window.end_ns is not None and self.span.window.length_s is None:
-            text = "the load ended before all users ran and the warm-up was over, so nothing was measured"
-            further.append(Reason(check="window", level=Level.INVALID, text=text))
+        elif stages is not None:
+            further += self._unmeasured(totals, stages)
         return judge(self._health(totals), further)
+
+    def _unmeasured(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Iterator[Reason]:
+        """Yield why the window, or that of a stage, measured nothing, or did so before all users ran."""
+        load = self.scenario.load
+        if self.search is not None:
+            if not any(step.verdict is not None for step in self.search.steps):
+                text = (
+                    "nothing was measured in any step: the search ended before it could decide one: give it more time"
+                )
+                yield Reason(check=NOTHING_MEASURED, level=Level.INVALID, text=text)
+            decided = {step.name: step.load for step in self.search.steps if step.verdict is not None}
+            for name, users in self.search.unreached.items():
+                if name in decided:
+                    text = f"{name} was measured before all users ran: {users} of {decided[name]:g} did"
+                    yield Reason(check="users_reached", level=Level.INVALID, text=f"{text}: give --processes 2 or more")
+            return
+        remedy = load.longer + (" or --set load.warmup_s=0" if load.warmup_s else "")
+        opened = self.span.window.start_ns is not None
+        unopened = f"the load ended after {self._load_ended_s(totals):.3g} s, before " + (
+            f"its warm-up of {load.warmup_s:g} s was over" if opened else "all users ran"
+        )
+        window_s = self.span.length_s(totals)
+        whole = nothing_measured(totals, window_s, unopened=unopened, remedy=remedy, where="the window")
+        if whole is not None:
+            yield whole
+        elif self._load_ended_s(totals) < load.ramp.length_s and not self.conditions.reached_phases:
+            text = f"not all users ran: the load ended after {self._load_ended_s(totals):.3g} s, before {load.ramp}"
+            yield Reason(check="users_reached", level=Level.INVALID, text=f"{text} was over: give {remedy}")
+        elif self.timeline is not None:
+            yield from self._unmeasured_stages(self.timeline, stages, remedy)
+
+    def _unmeasured_stages(
+        self, timeline: PhaseTimeline, stages: Mapping[str, RunTotals], remedy: str
+    ) -> Iterator[Reason]:
+        users: int | None = None
+        for index, phase in enumerate(timeline.phases):
+            began = timeline.begin_ns(index) is not None
+            reason = nothing_measured(
+                stages.get(phase.name, RunTotals()),
+                timeline.window_s(phase.name),
+                unopened="it ended before its users ran and had warmed up" if began else "it never began",
+                remedy=remedy,
+                where=phase.name,
+                by_start=self.scenario.load.phases_recur,
+            )
+            if reason is not None:
+                yield reason
+            elif phase.users != users and index not in self.conditions.reached_phases:
+                text = f"{phase.name} ended before its {phase.users} users ran: give {remedy}"
+                yield Reason(check="users_reached", level=Level.INVALID, text=text)
+            users = phase.users
+
+    def _load_ended_s(self, totals: RunTotals) -> float:
+        """Return when the load ended, in seconds since the start: a counted one with its last answer."""
+        ended_ns = self.span.window.end_ns
+        return (totals.last_done_s or 0.0) if ended_ns is None else (ended_ns - self.span.start_ns) / NS_PER_S
+
+    def note_all_users(self) -> None:
+        """Note that all users of the load, or of its current phase, run."""
+        self.conditions.reached_phases.add(0 if self.timeline is None else self.timeline.index)
 
     def _health(self, totals: RunTotals) -> dict[str, float | None]:
         salted = self.scenario.prompts.salt == "request"  # then a prompt that comes again is new to a cache

@@ -204,7 +204,10 @@ class CoordinatingNode(Node):
 
     def _on_spawning_complete(self, **_: object) -> None:
         coordinator = self.coordinator
-        if coordinator is not None and coordinator.span.window.start_ns is not None:
+        if coordinator is None:
+            return
+        coordinator.note_all_users()
+        if coordinator.span.window.start_ns is not None:
             coordinator.conditions.users_changed = True  # the load was edited inside the window
 
     def _begin_measuring(self, coordinator: RunCoordinator) -> None:

@@ -65,7 +65,7 @@ class Span:
         return self._start_unix_s + opened_s
 
     def length_s(self, totals: RunTotals) -> float | None:
-        """Return how long the window is so far; None before it opens or a first request is sent."""
+        """Return how long the window is so far; None before it opens or a first request is sent, never 0 or less."""
         if self._open_ns is None:
             return None
         if self._timed:
@@ -74,7 +74,8 @@ class Span:
         first_s, last_s = totals.first_started_s, totals.last_done_s
         if first_s is None or last_s is None:
             return None
-        return last_s - max(first_s, (self._open_ns - self.start_ns) / NS_PER_S)
+        length_s = last_s - max(first_s, (self._open_ns - self.start_ns) / NS_PER_S)
+        return length_s if length_s > 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,12 +279,14 @@ class StageTimeline(PhaseTimeline):
         return None if begin_ns is None or begin_ns > (self._end_ns or begin_ns) else begin_ns
 
     def window(self, index: int) -> Window:
-        """Return the window of a stage: all but its warm-up; a stage that has not begun has none."""
+        """Return the window of a stage: all but its ramp and warm-up; a stage that has not begun has none."""
         begin_ns = self.begin_ns(index)
         if begin_ns is None or not self._begun:
             return Window(start_ns=None)
         ends_ns = [end_ns for end_ns in (self._edge_ns(index + 1), self._end_ns) if end_ns is not None]
-        return Window(start_ns=begin_ns + round(self.load.warmup_s * NS_PER_S), end_ns=min(ends_ns, default=None))
+        ramp_s = self.load.ramp_of(index).length_s if index else 0.0  # the first begins once its users run
+        opens_ns = begin_ns + round((ramp_s + self.load.warmup_s) * NS_PER_S)
+        return Window(start_ns=opens_ns, end_ns=min(ends_ns, default=None))
 
     def _edge_ns(self, index: int) -> int | None:
         return self._edges_ns[index] if index < len(self._edges_ns) else None

@@ -190,6 +190,35 @@ class Verdict(BaseModel):
         return cls(level=worst, reasons=reasons)
 
 
+NOTHING_MEASURED: Final = "nothing_measured"
+"""The check whose reason says that a window, or the answers in it, are missing."""
+
+
+def nothing_measured(
+    totals: RunTotals, window_s: float | None, *, unopened: str, remedy: str, where: str, by_start: bool = False
+) -> Reason | None:
+    """
+    Return the reason why nothing was measured in a window; None where something was.
+
+    `unopened` says why a window without a length has none, `where` names the window, `remedy` is the options to give.
+    Requests must have ended in the window with an answer, and begun in it and been answered; `by_start`: one of both.
+    """
+    ended, begun = totals.completed_in_window, totals.distributions["e2e_s"].count
+    if window_s is None:
+        why = unopened
+    elif (ended and begun) or (by_start and (ended or begun)):
+        return None
+    elif totals.failed_in_window and not ended:
+        most = f" ({totals.errors.most_common(1)[0][0]})" if totals.errors else ""
+        why, remedy = f"all {totals.failed_in_window} requests that ended in its {window_s:.3g} s failed{most}", ""
+    elif not ended:
+        why = f"no answer ended in its {window_s:.3g} s"
+    else:
+        why = f"no request that began in its {window_s:.3g} s was answered, so no latency is known"
+    text = f"nothing was measured in {where}: {why}{remedy and f': give {remedy}'}"
+    return Reason(check=NOTHING_MEASURED, level=Level.INVALID, text=text)
+
+
 def judge(figures: dict[str, float | None], further: Iterable[Reason] = ()) -> Verdict:
     """
     Compare each figure with the limits of its check; a figure that is None is unknown and gives no reason.
@@ -207,7 +236,7 @@ def judge(figures: dict[str, float | None], further: Iterable[Reason] = ()) -> V
                 text = f"{name} {figure:.4g} {check.unit}, limit {limit:g}: {check.why}"
                 reasons.append(Reason(check=name, level=level, figure=figure, limit=limit, text=text))
                 break
-    return Verdict.of((*reasons, *further))
+    return Verdict.of((*further, *reasons))
 
 
 def health(totals: RunTotals) -> dict[str, float | None]:

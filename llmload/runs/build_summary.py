@@ -292,10 +292,10 @@ def build_summary(outcome: RunOutcome) -> Summary:
 
 def figures(totals: RunTotals, window_s: float | None) -> Figures:
     """Return what was measured in a window of that length: rates, token counts and distributions."""
-    minutes = window_s / S_PER_MIN if window_s else None
     tokens_known = totals.completed_in_window > 0 and totals.uncounted_answers == 0
     distributions = totals.distributions
     ended = totals.completed_in_window + totals.failed_in_window
+    minutes = window_s / S_PER_MIN if window_s and ended else None
     return Figures(
         window_s=window_s,
         requests_per_min=totals.completed_in_window / minutes if minutes else None,

@@ -268,3 +268,12 @@ def test_a_search_that_is_out_of_time_says_so(monkeypatch: pytest.MonkeyPatch) -
 
     assert search.finished
     assert search.summary(engine.stages).ended == "stopped"
+
+
+def test_a_step_that_is_measured_before_its_users_run_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MadeUp, "users", lambda _: 3)
+    search, _ = searched(monkeypatch, at_most=8)
+
+    short = {step.name for step in search.steps if step.load > 3}
+    assert short
+    assert search.unreached == dict.fromkeys(short, 3)

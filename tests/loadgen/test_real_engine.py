@@ -75,6 +75,6 @@ def test_a_field_that_the_engine_refuses_is_a_failure_with_its_words(transformer
         *("--model", ".engines/models/tiny", "--prompts", "builtin", "--requests", "2", "--set", "request.top_k=5"),
     )
 
-    assert ended.code == 1, ended.err
+    assert ended.code == 3, ended.err
     assert ended.summary["requests"]["errors"] == {"http_4xx": 2}
     assert all(line["error"]["http_status"] == 422 for line in ended.lines)

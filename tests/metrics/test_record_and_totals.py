@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import Level, judge
+from llmload.metrics.validity import Level, judge, nothing_measured
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, Slo, StampSource, TokenSource, Window
 from llmload.units import NS_PER_S
 
@@ -147,6 +147,41 @@ def test_a_verdict_names_figure_limit_and_reason() -> None:
 
 def test_a_run_without_a_fault_is_valid() -> None:
     assert judge({"error_share": 0.0, "event_loop_lag_p99_s": 0.01}).level is Level.VALID
+
+
+BEFORE, ACROSS, INSIDE, AFTER = (answer(start_s=start_s) for start_s in (0.0, 0.5, 1.5, 2.8))
+FAILED = failure(start_s=1.5)
+
+
+@pytest.mark.parametrize(
+    ("records", "window_s", "says"),
+    [
+        ([INSIDE], None, "nothing was measured in the window: it never opened: give --run-time 9s"),
+        ([BEFORE], 2.0, "no answer ended in its 2 s"),
+        ([AFTER], 2.0, "no answer ended in its 2 s"),
+        ([FAILED, FAILED], 2.0, "all 2 requests that ended in its 2 s failed (reset)"),
+        ([ACROSS, FAILED], 2.0, "no request that began in its 2 s was answered, so no latency is known"),
+        ([INSIDE, FAILED], 2.0, None),
+        ([ACROSS, AFTER], 2.0, None),
+    ],
+)
+def test_a_window_without_answers_measured_nothing(
+    records: list[RequestRecord], window_s: float | None, says: str | None
+) -> None:
+    totals = totals_of(*records, window=Window(start_ns=1 * NS_PER_S, end_ns=3 * NS_PER_S))
+
+    reason = nothing_measured(totals, window_s, unopened="it never opened", remedy="--run-time 9s", where="the window")
+
+    assert (reason is None) == (says is None)
+    if reason is not None and says is not None:
+        assert (reason.check, reason.level) == ("nothing_measured", Level.INVALID)
+        assert says in reason.text
+
+
+def test_a_burst_whose_answers_end_after_it_is_measured() -> None:
+    totals = totals_of(AFTER, window=Window(start_ns=1 * NS_PER_S, end_ns=3 * NS_PER_S))
+
+    assert nothing_measured(totals, 2.0, unopened="", remedy="", where="burst", by_start=True) is None
 
 
 def test_the_whole_run_is_the_window_and_what_started_outside_it() -> None:
