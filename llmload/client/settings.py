@@ -1,6 +1,7 @@
 """The settings of a client, headers and TLS included; and what a running engine reports about itself."""
 
 import json
+import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from http.client import HTTPException
 from typing import Any, Final, Literal
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from llmload.client.errors import request_error
 from llmload.errors import ConfigError, EngineError
@@ -133,16 +135,44 @@ def _get(root: str, path: str, headers: Mapping[str, str], tls: ssl.SSLContext |
                 f"{root}{path} answers {error.code}: is the key in engine.api_key_env's variable the right one?"
             ) from None
         return None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        text = reason.strerror or str(reason) if isinstance(reason, OSError) else str(reason)
-        raise EngineError(
-            f"the engine at {root} does not answer ({text}): start it, or give its address "
-            "(llmload run --base-url, locust --host)"
-        ) from None
-    except HTTPException as error:
-        raise EngineError(f"what listens at {root} does not speak HTTP ({type(error).__name__})") from None
+    except (OSError, ValueError, HTTPException) as error:
+        raise EngineError(_no_answer(root, error)) from None
     return _parsed(answer.body)
+
+
+def _no_answer(root: str, error: Exception) -> str:
+    """Return what is wrong where no answer came, and what to do about it."""
+    reason = getattr(error, "reason", error)
+    text = reason.strerror or str(reason) if isinstance(reason, OSError) else str(reason)
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate of {root} is not trusted ({reason.verify_message}): "
+            "set engine.ca_file, or engine.verify_tls = false"
+        )
+    parts = urlsplit(root)
+    if parts.scheme in getproxies() and not proxy_bypass(parts.netloc):
+        return (
+            f"the proxy in {parts.scheme}_proxy does not reach {root} ({text}): "
+            "correct the variable, or add the engine's host to no_proxy"
+        )
+    if isinstance(reason, socket.gaierror):
+        return f"the host of {root} has no address ({text}): check its spelling in engine.base_url"
+    if not isinstance(reason, ConnectionRefusedError):
+        other = "http" if parts.scheme == "https" else "https"
+        if _answers_by(other, parts.netloc):
+            return f"what listens at {root} answers by {other} only: write {other}:// in engine.base_url"
+    if isinstance(reason, HTTPException) and not isinstance(reason, OSError):
+        return f"what listens at {root} does not speak HTTP ({type(reason).__name__})"
+    return (
+        f"the engine at {root} does not answer ({text}): start it, or give its address "
+        "(llmload run --base-url, locust --host)"
+    )
+
+
+def _answers_by(scheme: str, netloc: str) -> bool:
+    """Return whether there is an HTTP server by this scheme; sends no key and checks no certificate."""
+    tls = ssl_context(None, verify=False) if scheme == "https" else None
+    return _status(f"{scheme}://{netloc}/v1/models", {}, tls) is not None
 
 
 def _parsed(text: bytes) -> object:

@@ -17,6 +17,7 @@ from llmload.client.connection import Connection, ReceiveClock, TlsLayer, enable
 from llmload.client.errors import AttemptError, attempt_error, from_connect_error, request_error
 from llmload.client.settings import Api
 from llmload.errors import ConfigError
+from llmload.fetch import url_parts
 from llmload.record import ErrorType
 
 
@@ -55,15 +56,11 @@ def endpoint_of(base_url: str, api: Api, path: str) -> Endpoint:
     OpenAI's API is below `/v1` if the URL has no path; TGI's own API is beside `/v1`. Raises `ConfigError` for a URL
     that cannot be used.
     """
-    parts = urlsplit(base_url)
-    if parts.username or parts.password:
-        raise ConfigError("base URL: it must not contain a user or password; use the API key or headers")
     try:
-        host, port = parts.hostname, parts.port
+        parts = url_parts(base_url)
     except ValueError as error:
-        raise ConfigError(f"base URL {base_url!r}: {error}") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise ConfigError(f"base URL {base_url!r}: write it as http://host:port or https://host/v1")
+        raise ConfigError(f"base URL: {error}") from None
+    host, port = str(parts.hostname), parts.port
     prefix = parts.path.rstrip("/")
     prefix = (prefix or "/v1") if api == "openai-chat" else prefix.removesuffix("/v1")
     query = f"?{parts.query}" if parts.query else ""

@@ -1,6 +1,7 @@
 """A scenario as types: each table of the file is a model, and settings that contradict each other are errors."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -8,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, model_validator
 
 from llmload.errors import ConfigError
+from llmload.fetch import url_parts
 from llmload.prompts.workload import PromptPlan, SaltMode
 from llmload.record import Slo
 from llmload.scenario.loads import AnyLoad
@@ -30,17 +32,21 @@ ENGINE_LABELS: Final[Mapping[str, str]] = {
 Precision = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4"]
 
 
+_ENDPOINT: Final = re.compile(r"/(chat/completions|generate_stream|generate)/?$")
+
+
 def _as_urls(value: object) -> object:
     urls = [value] if isinstance(value, str) else value
     if isinstance(urls, list):
         for url in urls:
-            parts = urlsplit(url) if isinstance(url, str) else None
-            if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+            if not isinstance(url, str) or not url.startswith(("http://", "https://")):
                 raise ValueError("a base URL looks like http://127.0.0.1:8000 or https://host/v1")
-            if parts.username or parts.password:
+            if "@" in urlsplit(url).netloc:
                 raise ValueError(
                     "a base URL must not have a password: name an environment variable in engine.api_key_env"
                 )
+            if endpoint := _ENDPOINT.search(url_parts(url).path):
+                raise ValueError(f"a base URL ends before the path of a request: remove {endpoint[0]}")
     return urls
 
 
@@ -305,7 +311,7 @@ class Scenario(Table):
         return PromptPlan(**self.prompts.model_dump(exclude={"salt", "salt_key"}), seed=self.scenario.seed)
 
     def api_key(self) -> str | None:
-        """Return the key from the environment, None where the scenario names none; ConfigError if it is not set."""
+        """Return the key from the environment, None where the scenario names none; ConfigError if it is not usable."""
         name = self.engine.api_key_env
         if name is None:
             return None
@@ -313,4 +319,19 @@ class Scenario(Table):
             raise ConfigError(
                 f"engine.api_key_env: the environment variable {name} is not set; export it and try again"
             )
-        return os.environ[name]
+        key = os.environ[name]
+        if mistake := _mistake_in_key(key):
+            raise ConfigError(f"engine.api_key_env: the key in the environment variable {name} {mistake}")
+        return key
+
+
+def _mistake_in_key(key: str) -> str | None:
+    """Return why an HTTP header cannot carry the key, without showing it; None if one can."""
+    if key != key.strip():
+        return "begins or ends with white space or a line break: remove it"
+    if key.lower().startswith("bearer "):
+        return "begins with the word Bearer, which llmload sends itself: remove it"
+    for position, char in enumerate(key, 1):
+        if not " " <= char <= "~":
+            return f"has U+{ord(char):04X} as character {position}, which an HTTP header cannot carry: copy it again"
+    return None

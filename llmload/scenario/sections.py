@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from llmload.fetch import url_parts
 from llmload.metrics.objective import Objective, metrics_named, share
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -45,11 +46,11 @@ class Gates(Table):
 
 
 def _checked_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if not url.startswith(("http://", "https://")):
         raise ValueError("a metrics URL looks like http://127.0.0.1:8000/metrics")
-    if parts.username or parts.password:
+    if "@" in urlsplit(url).netloc:
         raise ValueError("a metrics URL must not have a password: the run folder would contain it")
+    url_parts(url)
     return url
 
 

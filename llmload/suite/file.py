@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from llmload.errors import ConfigError
+from llmload.fetch import url_parts
 from llmload.scenario.model import EngineName, Precision
 from llmload.scenario.reading import explain, read_toml
 from llmload.scenario.sections import Count, Positive, Table
@@ -217,6 +218,7 @@ class EngineEntry(Table):
             parts = urlsplit(self.url)
             if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
                 raise ValueError("url looks like http://127.0.0.1:8000 and contains no password")
+            url_parts(self.url)
         elif self.url is not None:
             raise ValueError(f"url belongs to kind = 'running', not {self.kind!r}")
         if self.kind != "docker" and (self.image is not None or self.docker_options is not None):

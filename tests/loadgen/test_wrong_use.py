@@ -66,7 +66,10 @@ def test_an_engine_that_is_down(locust: Locust, write_scenario: WriteScenario) -
 
 
 def test_a_host_that_has_no_address(locust: Locust, write_scenario: WriteScenario) -> None:
-    check(locust.run("--config", str(write_scenario("http://no-such-host.invalid", LOAD))), "does not answer")
+    ended = locust.run("--config", str(write_scenario("http://no-such-host.invalid", LOAD)))
+
+    check(ended, "the host of http://no-such-host.invalid has no address")
+    assert "does not answer" not in ended.err
 
 
 def test_a_model_that_is_not_served(locust: Locust, engine: StartEngine, write_scenario: WriteScenario) -> None:

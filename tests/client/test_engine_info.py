@@ -1,0 +1,73 @@
+"""What is said of an engine that cannot be reached: the mistake, and the remedy."""
+
+import socket
+import ssl
+from collections.abc import Callable
+
+import pytest
+
+from llmload.client.settings import ask_engine
+from llmload.errors import EngineError
+from tests.client.scripted_server import ScriptedServer, answer
+
+Serve = Callable[..., ScriptedServer]
+MODELS = ["read", answer(b'{"data": []}')]
+
+
+def complaint(url: str) -> str:
+    with pytest.raises(EngineError) as refusal:
+        ask_engine(url)
+    return str(refusal.value)
+
+
+def test_plain_http_behind_an_https_url(serve: Serve) -> None:
+    server = serve(["reset"], MODELS)
+
+    text = complaint(server.url.replace("http", "https"))
+
+    assert text.endswith("answers by http only: write http:// in engine.base_url")
+
+
+def test_https_behind_a_plain_url(serve: Serve, server_tls: ssl.SSLContext) -> None:
+    server = serve(MODELS, tls=server_tls)
+
+    text = complaint(server.url.replace("https", "http"))
+
+    assert text.endswith("answers by https only: write https:// in engine.base_url")
+
+
+def test_a_certificate_that_is_not_trusted(serve: Serve, server_tls: ssl.SSLContext) -> None:
+    server = serve(MODELS, tls=server_tls)
+
+    text = complaint(server.url)
+
+    assert text.startswith(f"the certificate of {server.url} is not trusted (")
+    assert text.endswith("set engine.ca_file, or engine.verify_tls = false")
+
+
+def test_a_host_without_an_address() -> None:
+    assert complaint("http://no-such-host.invalid").startswith("the host of http://no-such-host.invalid has no address")
+
+
+def test_a_proxy_that_is_down(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(MODELS)
+    monkeypatch.setenv("http_proxy", "http://me:hunter2@127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    text = complaint(server.url)
+
+    assert text.startswith(f"the proxy in http_proxy does not reach {server.url}")
+    assert "hunter2" not in text
+
+
+def test_something_else_than_http(serve: Serve) -> None:
+    server = serve(["read", b"SSH-2.0-OpenSSH\r\n", "reset"], ["reset"])
+
+    assert "does not speak HTTP" in complaint(server.url)
+
+
+def test_nothing_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+
+    assert complaint(f"http://127.0.0.1:{port}").startswith(f"the engine at http://127.0.0.1:{port} does not answer")
