@@ -1,7 +1,9 @@
 """A prompt in, a record out: what every client does around sending, and llmload's own client, stamped by the kernel."""
 
+import dataclasses
 import itertools
 import logging
+import math
 import os
 import secrets
 import time
@@ -18,7 +20,7 @@ from llmload.client.api import ApiProtocol, ChatApi, StreamState, TgiApi
 from llmload.client.errors import AttemptError, request_error, without_secrets
 from llmload.client.http_request import HttpRequest
 from llmload.client.reactor import Reactor, current_reactor
-from llmload.client.settings import ClientSettings, TimeLimits, request_headers, secrets_in, tls_context
+from llmload.client.settings import ClientSettings, Deadline, request_headers, secrets_in, tls_context, to_ns
 from llmload.client.transport import Pool, Route, endpoint_of, proxy_for
 from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt
@@ -64,6 +66,7 @@ class Attempt:
     """What one attempt came to, filled in while it runs; monotonic ns."""
 
     answer: StreamState
+    deadline: Deadline
     connected_ns: int | None = None
     sent_ns: int | None = None
     done_ns: int | None = None
@@ -109,15 +112,18 @@ class ChatClient(ABC):
         `GreenletExit`: the caller counts the record, then ends its greenlet.
         """
         send = self._sender(prompt, salt)
+        settings, started_ns = self._settings, time.monotonic_ns()
         request = RequestInfo(
             request_id=request_id,
             prompt_id=prompt.prompt_id,
             stage=stage,
             scheduled_ns=scheduled_ns,
-            started_ns=time.monotonic_ns(),
+            started_ns=started_ns,
         )
+        due_ns = started_ns if scheduled_ns is None else scheduled_ns
+        deadline = Deadline(settings.timeouts, due_ns, stream=settings.stream)
         return send_with_retries(
-            request, self._api.new_answer, send, retries=self._settings.retries, secrets=self._secrets
+            request, deadline, self._api.new_answer, send, retries=settings.retries, secrets=self._secrets
         )
 
     @abstractmethod
@@ -135,6 +141,7 @@ class ChatClient(ABC):
 
 def send_with_retries(
     request: RequestInfo,
+    deadline: Deadline,
     new_answer: Callable[[], StreamState],
     send: Send,
     *,
@@ -144,16 +151,18 @@ def send_with_retries(
     """
     Send the request until it succeeds, at most `retries` times again, and return its record.
 
-    A retry waits as long as the engine's Retry-After says, or else half a second and twice as long each time; at
-    most 8 s.
+    A retry waits as long as the engine's Retry-After says; without one half a second and twice as long each time, at
+    most 8 s. A retry whose pause would not end before the deadline is not made: the record has the failure before it.
     """
     retried = reconnects = 0
     while True:
-        attempt = Attempt(answer=new_answer())
+        attempt = Attempt(answer=new_answer(), deadline=deadline)
         _send_once(request, attempt, send)
         reconnects += attempt.reconnects
-        again = attempt.error is not None and attempt.error.type in _RETRYABLE and retried < retries
-        if attempt.censored or not again or not _pause(attempt, retried):
+        error = None if attempt.censored else attempt.error
+        if error is None or error.type not in _RETRYABLE or retried >= retries:
+            break
+        if not _pause(attempt, error, retried):
             break
         retried += 1
     attempt.reconnects = reconnects
@@ -174,16 +183,32 @@ def _send_once(request: RequestInfo, attempt: Attempt, send: Send) -> None:
         attempt.error = request_error(ErrorType.CLIENT, repr(bug))
 
 
-def _pause(attempt: Attempt, retried: int) -> bool:
-    """Wait before the next attempt; return whether there is to be one."""
-    retry_after_s = attempt.error.retry_after_s if attempt.error is not None else None
-    pause_s = _FIRST_PAUSE_S * 2**retried if retry_after_s is None else retry_after_s
+def _pause(attempt: Attempt, error: RequestError, retried: int) -> bool:
+    """Wait before the next attempt; return whether there is one."""
+    deadline, pause_s = attempt.deadline, error.retry_after_s
+    if pause_s is None:
+        pause_s = min(_FIRST_PAUSE_S * 2 ** min(retried, 10), _LONGEST_PAUSE_S)
+    if time.monotonic_ns() + to_ns(pause_s) >= deadline.ends_ns:
+        attempt.error = _not_sent_again(error, pause_s, deadline)
+        return False
     try:
-        gevent.sleep(min(pause_s, _LONGEST_PAUSE_S))
+        gevent.sleep(pause_s)
     except (GreenletExit, gevent.Timeout):
         attempt.censored = True
         attempt.done_ns = time.monotonic_ns()
-    return not attempt.censored
+        return False
+    if time.monotonic_ns() >= deadline.ends_ns:  # the process was busy when the pause ended
+        attempt.error = _not_sent_again(error, pause_s, deadline)
+        return False
+    return True
+
+
+def _not_sent_again(error: RequestError, pause_s: float, deadline: Deadline) -> RequestError:
+    """Return the error with the reason why there is no further attempt at its front: a long message is cut."""
+    pause = "a pause" if error.retry_after_s is None else "Retry-After"
+    why = f"not sent again, {pause} of {math.ceil(pause_s):g} s does not fit in total_s = {deadline.timeouts.total_s}"
+    shown = request_error(error.type, f"{why}: {error.message}")
+    return dataclasses.replace(error, message=shown.message)
 
 
 def _record(request: RequestInfo, attempt: Attempt, retried: int) -> RequestRecord:
@@ -248,14 +273,17 @@ class WireClient(ChatClient):
         route, head = next(self._turns)
         message = head % (request.request_id.encode("ascii", "replace"), len(body)) + body
         reactor, pool = self._reactor_and_pool()
-        limits = TimeLimits(self._settings.timeouts, request.started_ns, self._settings.stream)
+        deadline = attempt.deadline
         connection, stale = pool.take(route)
         attempt.reconnects = int(stale)
         while True:
             if connection is None:
-                connection = pool.open(route)
+                connection = pool.open(route, deadline)
                 attempt.connected_ns = time.monotonic_ns()
-            http_request = HttpRequest(connection, reactor, attempt.answer, limits)
+            if time.monotonic_ns() >= deadline.ends_ns:
+                pool.give_back(route, connection)
+                raise AttemptError(deadline.too_late())
+            http_request = HttpRequest(connection, reactor, attempt.answer, deadline)
             try:
                 http_request.run(message)
             finally:
@@ -279,7 +307,7 @@ class WireClient(ChatClient):
             for _, pool in self._pools.values():
                 pool.close()
             reactor = current_reactor()
-            own = reactor, Pool(reactor.clock, self._settings.timeouts.connect_s)
+            own = reactor, Pool(reactor.clock)
             self._pools = {os.getpid(): own}
         return own
 

@@ -1,10 +1,12 @@
 """Why a request failed: a `RequestError` from an HTTP status, an error object or an exception."""
 
 import errno
+import math
 import socket
 import ssl
 import time
 from collections.abc import Iterable
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -122,13 +124,18 @@ def _status_in(error: Any) -> int | None:
 
 
 def _retry_after_s(value: str | None) -> float | None:
+    """Return the seconds of a Retry-After header, which has seconds or a date (RFC 9110, 10.2.3); None for neither."""
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
         pass
+    else:
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+        moment = parsedate_to_datetime(value)
+        utc = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+        return max(0.0, utc.timestamp() - time.time())
+    except (OverflowError, TypeError, ValueError):
         return None

@@ -14,7 +14,7 @@ from llmload.client.connection import Connection, Received
 from llmload.client.errors import request_error
 from llmload.client.http_response import Response
 from llmload.client.reactor import HUNG_UP, Reactor
-from llmload.client.settings import FOREVER_NS, TimeLimits
+from llmload.client.settings import FOREVER_NS, Deadline
 from llmload.client.sse import Decoder
 from llmload.record import ErrorType, RequestError, StampSource
 
@@ -36,10 +36,11 @@ class HttpRequest:
     """
 
     __slots__ = (
+        "_began_ns",
         "_check_ns",
+        "_deadline",
         "_decoder",
         "_ended",
-        "_limits",
         "_paused",
         "_queued",
         "_reactor",
@@ -53,7 +54,7 @@ class HttpRequest:
         "sent_ns",
     )
 
-    def __init__(self, connection: Connection, reactor: Reactor, answer: StreamState, limits: TimeLimits) -> None:
+    def __init__(self, connection: Connection, reactor: Reactor, answer: StreamState, deadline: Deadline) -> None:
         self.answer = answer
         self.response = Response()
         self._decoder = Decoder(self.response, answer)
@@ -62,7 +63,8 @@ class HttpRequest:
         self.done_ns: int | None = None
         self.connection = connection
         self._reactor = reactor
-        self._limits = limits
+        self._deadline = deadline
+        self._began_ns = 0
         self._check_ns = FOREVER_NS
         self._waiter: Waiter[None] = Waiter()
         self.response.decode_at_bytes = _DECODE_FIRST_BYTES
@@ -78,7 +80,8 @@ class HttpRequest:
                 self.sent_ns = time.monotonic_ns()
         except OSError:
             self.connection.drop_unsent()  # reading finds out why: the engine may have answered before it closed
-        self._check_ns = self._limits.next_check_ns(time.monotonic_ns())
+        self._began_ns = time.monotonic_ns()
+        self._check_ns = self._deadline.next_check_ns(self._began_ns)
         self._reactor.watch(self)
         try:
             self._waiter.get()
@@ -162,9 +165,9 @@ class HttpRequest:
             return
         response = self.response
         chunk_ns = self.answer.chunk_ns
-        stream = self._limits.stream and response.content_type in ("", "text/event-stream")
-        self._check_ns, error = self._limits.check(
-            now_ns, self.sent_ns or self._limits.started_ns, chunk_ns[-1] if chunk_ns else None, stream=stream
+        stream = self._deadline.stream and response.content_type in ("", "text/event-stream")
+        self._check_ns, error = self._deadline.check(
+            now_ns, self.sent_ns or self._began_ns, chunk_ns[-1] if chunk_ns else None, stream=stream
         )
         if error is not None:
             self._end(error)

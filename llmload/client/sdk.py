@@ -5,18 +5,21 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any, Final
 
 import gevent
+import httpcore2
 import httpx2
 import openai
+from httpcore2._backends.sync import SyncStream
 
 from llmload.client.api import ChatApi, StreamState
 from llmload.client.client import Attempt, ChatClient, RequestInfo, Send
 from llmload.client.errors import AttemptError, error_in_object, from_connect_error, from_status, request_error
-from llmload.client.settings import ClientSettings, TimeLimits, checked_headers, tls_context
-from llmload.client.transport import endpoint_of
+from llmload.client.settings import FOREVER_NS, ClientSettings, Deadline, checked_headers, tls_context
+from llmload.client.transport import Dialer, endpoint_of, proxy_url
 from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt
 from llmload.record import ErrorType, RequestError, StampSource
@@ -27,31 +30,110 @@ class DeadlineTimer:
     """
     A request's time limits around a call that waits: `with timer:` raises `AttemptError` when one passes.
 
-    For a client that does not see its own sockets.
+    For a client that does not see its own sockets: `on_event` learns from the SDK's HTTP library when it connects and
+    when it sends, and stops a request whose deadline has passed before it is written.
     """
 
     _timer: gevent.Timeout
 
-    def __init__(self, limits: TimeLimits, answer: StreamState) -> None:
-        self._limits = limits
+    def __init__(self, deadline: Deadline, answer: StreamState) -> None:
+        self._deadline = deadline
         self._answer = answer
-        self._sent_ns = time.monotonic_ns()
+        self._began_ns = time.monotonic_ns()
+        self._sent_ns: int | None = None
+        self._too_late: RequestError | None = None
 
     def __enter__(self) -> None:
-        now_ns = time.monotonic_ns()
-        limit_ns, _ = self._check(now_ns)
-        self._timer = gevent.Timeout.start_new((limit_ns - now_ns) / NS_PER_S)
+        self._start()
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._timer.close()
         if error is not None and error is self._timer:
-            _, passed = self._check(time.monotonic_ns() + NS_PER_S)
-            raise AttemptError(passed or request_error(ErrorType.TOTAL_TIMEOUT, "a time limit passed")) from None
+            raise AttemptError(self._too_late or self._passed()) from None
+        if self._sent_ns is None:  # an answer came, though no event did
+            self._sent_ns = time.monotonic_ns()
+
+    def on_event(self, name: str, info: dict[str, Any]) -> None:
+        """Take an event of the HTTP library: the request's head is about to be written, or its body was written."""
+        if name.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+            self._sent_ns = time.monotonic_ns()
+            if self._sent_ns >= self._deadline.ends_ns:
+                self._too_late = self._deadline.too_late()
+                raise self._timer  # unlike an `Exception`, it leaves the SDK as it is
+        elif name.endswith("send_request_body.complete") and self._sent_ns is not None:
+            self._sent_ns = time.monotonic_ns()
+        else:
+            return
+        self._timer.close()
+        self._start()
+
+    @property
+    def left_s(self) -> float:
+        """How long until the next time limit passes."""
+        now_ns = time.monotonic_ns()
+        return (self._check(now_ns)[0] - now_ns) / NS_PER_S
+
+    def _start(self) -> None:
+        self._timer = gevent.Timeout.start_new(self.left_s)
+
+    def _passed(self) -> RequestError:
+        _, passed = self._check(FOREVER_NS)
+        return passed or request_error(ErrorType.TOTAL_TIMEOUT, "a time limit passed")
 
     def _check(self, now_ns: int) -> tuple[int, RequestError | None]:
+        if self._sent_ns is None:
+            return self._deadline.connecting(self._began_ns)
         chunk_ns = self._answer.chunk_ns
         last_ns = chunk_ns[-1] if chunk_ns else None
-        return self._limits.check(now_ns, self._sent_ns, last_ns, stream=self._limits.stream)
+        return self._deadline.check(now_ns, self._sent_ns, last_ns, stream=self._deadline.stream)
+
+
+_current_timer: ContextVar[DeadlineTimer] = ContextVar("current_timer")
+"""The timer of the request that a greenlet sends."""
+
+
+def _watch(request: httpx2.Request) -> None:
+    """Have the HTTP library report its steps to the timer of the greenlet's request."""
+    request.extensions["trace"] = _current_timer.get().on_event
+
+
+_LIMITS: Final = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+
+
+class DialingBackend(httpcore2.SyncBackend):
+    """The HTTP library's network, connected by the `Dialer`: its own gives each address the whole time to connect."""
+
+    def __init__(self) -> None:
+        self._dialer = Dialer()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ARG002 - the timer has it, with the deadline
+        local_address: str | None = None,  # noqa: ARG002 - part of the interface, never set
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,  # noqa: ARG002 - as above
+    ) -> httpcore2.NetworkStream:
+        """Return a stream to the first address that accepts."""
+        try:
+            return SyncStream(self._dialer.connect(host, port, _current_timer.get().left_s))
+        except OSError as error:
+            raise httpcore2.ConnectError(str(error)) from error
+
+
+class DirectTransport(httpx2.HTTPTransport):
+    """The HTTP library's transport without a proxy, on a `DialingBackend`."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(verify=context)
+        self._pool.close()
+        self._pool = httpcore2.ConnectionPool(
+            ssl_context=context,
+            max_connections=_LIMITS.max_connections,
+            max_keepalive_connections=_LIMITS.max_keepalive_connections,
+            keepalive_expiry=_LIMITS.keepalive_expiry,
+            network_backend=DialingBackend(),
+        )
 
 
 _BROKEN = (httpx2.ReadError, httpx2.WriteError, httpx2.CloseError)
@@ -176,21 +258,25 @@ class SdkClient(ChatClient):
 
     def _client(self, base_url: str) -> openai.OpenAI:
         settings = self._settings
+        context = tls_context(settings)
+        proxied = proxy_url(endpoint_of(base_url, "openai-chat", "")) is not None
         return openai.OpenAI(
             base_url=base_url,
             api_key=settings.api_key or "none",
             max_retries=0,
             timeout=openai.Timeout(None, connect=settings.timeouts.connect_s),
             http_client=openai.DefaultHttpxClient(
-                verify=tls_context(settings),
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
+                verify=context,
+                limits=_LIMITS,
                 follow_redirects=False,
+                transport=None if proxied else DirectTransport(context),
+                event_hooks={"request": [_watch]},
             ),
         )
 
     def _send(self, client: openai.OpenAI, prompt: Prompt, request: RequestInfo, attempt: Attempt) -> None:
-        limits = TimeLimits(self._settings.timeouts, request.started_ns, self._settings.stream)
-        timer = DeadlineTimer(limits, attempt.answer)
+        timer = DeadlineTimer(attempt.deadline, attempt.answer)
+        _current_timer.set(timer)
         fields = self._chat.fields(prompt)
         rest = {name: value for name, value in fields.items() if name not in _PASSED_BY_NAME}
         stream: openai.Stream[object] | None = None

@@ -190,13 +190,13 @@ class Timeouts:
     """How long each part of a request may take, in seconds; None: no limit. A limit takes effect within 0.1 s."""
 
     connect_s: float | None = 10.0
-    """Until the connection is open: name resolution, a proxy's tunnel and TLS included."""
+    """Until the connection is open: name resolution, all addresses of the name, a proxy's tunnel and TLS included."""
     first_token_s: float | None = 120.0
     """From sending to the first text of a streamed answer; empty chunks and comments do not count."""
     between_tokens_s: float | None = 60.0
     """Between two chunks with text, and from the last of them to the end."""
     total_s: float | None = 600.0
-    """From the start to the last byte, retries included."""
+    """From when the request was due to its last byte: connecting, retries and the pauses before them included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,25 +263,44 @@ FOREVER_NS: Final = 1 << 62
 
 
 def to_ns(seconds: float | None) -> int:
-    """Return a limit in nanoseconds; None becomes `FOREVER_NS`, longer than any run."""
-    return FOREVER_NS if seconds is None else int(seconds * NS_PER_S)
+    """Return a limit in nanoseconds; None becomes `FOREVER_NS`, longer than any run, and so does a longer limit."""
+    return FOREVER_NS if seconds is None or seconds * NS_PER_S > FOREVER_NS else int(seconds * NS_PER_S)
 
 
-@dataclass(frozen=True, slots=True)
-class TimeLimits:
-    """The time limits of one request; monotonic ns."""
+class Deadline:
+    """
+    The time limits of one request, shared by all its attempts and counted from when it was due; monotonic ns.
 
-    timeouts: Timeouts
-    started_ns: int
-    stream: bool
+    `ends_ns` is when `total_s` has passed: nothing is sent from then on.
+    """
+
+    __slots__ = ("ends_ns", "stream", "timeouts")
+
+    def __init__(self, timeouts: Timeouts, due_ns: int, *, stream: bool) -> None:
+        self.timeouts = timeouts
+        self.stream = stream
+        self.ends_ns = due_ns + to_ns(timeouts.total_s)
+
+    def too_late(self) -> RequestError:
+        """Return the error of a request that is not sent because `total_s` has passed."""
+        message = f"not sent: total_s = {self.timeouts.total_s} had passed since it was due"
+        return request_error(ErrorType.TOTAL_TIMEOUT, message)
+
+    def connecting(self, began_ns: int) -> tuple[int, RequestError]:
+        """Return until when a connection may be opened that was begun at `began_ns`, and the error of that limit."""
+        connect_ns = began_ns + to_ns(self.timeouts.connect_s)
+        if self.ends_ns <= connect_ns:
+            message = f"no connection before total_s = {self.timeouts.total_s} had passed"
+            return self.ends_ns, request_error(ErrorType.TOTAL_TIMEOUT, message)
+        message = f"no connection in connect_s = {self.timeouts.connect_s}"
+        return connect_ns, request_error(ErrorType.CONNECT_TIMEOUT, message)
 
     def next_check_ns(self, sent_ns: int) -> int:
         """Return the earliest moment at which any limit can pass, even if nothing arrives until then."""
-        total_ns = self.started_ns + to_ns(self.timeouts.total_s)
         if not self.stream:
-            return total_ns
+            return self.ends_ns
         token_ns = sent_ns + min(to_ns(self.timeouts.first_token_s), to_ns(self.timeouts.between_tokens_s))
-        return min(total_ns, token_ns)
+        return min(self.ends_ns, token_ns)
 
     def check(
         self, now_ns: int, sent_ns: int, last_chunk_ns: int | None, *, stream: bool
@@ -292,7 +311,7 @@ class TimeLimits:
         `stream` says whether the answer comes in chunks: an answer in one piece has no first token to wait for.
         """
         timeouts = self.timeouts
-        limits_ns = {ErrorType.TOTAL_TIMEOUT: (self.started_ns + to_ns(timeouts.total_s), timeouts.total_s)}
+        limits_ns = {ErrorType.TOTAL_TIMEOUT: (self.ends_ns, timeouts.total_s)}
         if stream and last_chunk_ns is None:
             limits_ns[ErrorType.FIRST_TOKEN_TIMEOUT] = (sent_ns + to_ns(timeouts.first_token_s), timeouts.first_token_s)
         elif stream and last_chunk_ns is not None:

@@ -1,24 +1,29 @@
 """Connections: the URL and the proxy they go to, how they are opened, and the pool that keeps them alive."""
 
 import base64
+import os
+import select
 import socket
 import ssl
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined] # stubs lack it
 
 import gevent
+import gevent.select
 import gevent.socket
 from gevent import monkey
 
 from llmload.client.connection import Connection, ReceiveClock, TlsLayer, enable_timestamps
 from llmload.client.errors import AttemptError, attempt_error, from_connect_error, request_error
-from llmload.client.settings import Api
+from llmload.client.settings import FOREVER_NS, Api, Deadline
 from llmload.errors import ConfigError
 from llmload.fetch import url_parts
 from llmload.record import ErrorType
+from llmload.units import NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +89,17 @@ class Proxy:
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
+def proxy_url(endpoint: Endpoint) -> str | None:
+    """Return the URL of the endpoint's proxy by `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`."""
+    proxies = getproxies_environment()
+    url: str | None = proxies.get(endpoint.scheme) or proxies.get("all")
+    return url if url and not proxy_bypass_environment(endpoint.authority, proxies) else None
+
+
 def proxy_for(endpoint: Endpoint) -> Proxy | None:
     """Return the endpoint's proxy by `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`; raises `ConfigError`."""
-    proxies = getproxies_environment()
-    url = proxies.get(endpoint.scheme) or proxies.get("all")
-    if not url or proxy_bypass_environment(endpoint.authority, proxies):
+    url = proxy_url(endpoint)
+    if url is None:
         return None
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme != "http" or not parts.hostname:
@@ -119,21 +130,26 @@ class Route:
         return self.endpoint.target
 
 
-def dial(route: Route, clock: ReceiveClock, connect_s: float | None) -> Connection:
+def dial(route: Route, clock: ReceiveClock, dialer: "Dialer", deadline: Deadline) -> Connection:
     """
-    Return a new connection, opened within `connect_s` (name resolution, tunnel and TLS included).
+    Return a new connection, opened within `connect_s` and before the deadline (names, tunnel and TLS included).
 
     Waits in the calling greenlet; raises `AttemptError`.
     """
-    endpoint = route.endpoint
-    limit = gevent.Timeout(connect_s)
+    endpoint, began_ns = route.endpoint, time.monotonic_ns()
+    until_ns, too_late = deadline.connecting(began_ns)
+    if until_ns <= began_ns:
+        raise AttemptError(deadline.too_late())
+    within_s = (until_ns - began_ns) / NS_PER_S if until_ns < FOREVER_NS else None
+    limit = gevent.Timeout(within_s)
     sock: socket.socket | None = None
     try:
         with limit:
             if route.proxy is None:
-                sock = _connect(endpoint.host, endpoint.port)
+                sock = dialer.connect(endpoint.host, endpoint.port, within_s)
             else:
-                sock = _connect(route.proxy.host, route.proxy.port)
+                sock = dialer.connect(route.proxy.host, route.proxy.port, within_s)
+            enable_timestamps(sock)
             if route.tls is None:
                 return Connection(_plain_socket(sock), clock)
             if route.proxy is not None:
@@ -144,32 +160,113 @@ def dial(route: Route, clock: ReceiveClock, connect_s: float | None) -> Connecti
         if sock is not None:
             sock.close()
         if error is limit:
-            raise attempt_error(
-                ErrorType.CONNECT_TIMEOUT, f"{endpoint.authority}: no connection in {connect_s} s"
-            ) from None
+            raise attempt_error(too_late.type, f"{endpoint.authority}: {too_late.message}") from None
         if isinstance(error, OSError):
             raise AttemptError(from_connect_error(error, endpoint.authority)) from error
         raise
 
 
-def _connect(host: str, port: int) -> socket.socket:
-    """Return a gevent socket connected to the first address of the name that accepts."""
-    problem: OSError = OSError("no address")
-    for family, socket_type, protocol, _, address in _addresses(host, port):
-        sock = gevent.socket.socket(family, socket_type, protocol)
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            enable_timestamps(sock)
-            sock.connect(address)
-        except OSError as error:
-            sock.close()
-            problem = error
-        except BaseException:
-            sock.close()
-            raise
+_STAGGER_S: Final = 0.25
+"""How long an address may be silent before the next one is tried beside it: RFC 8305, section 5."""
+_SHORTEST_STAGGER_S: Final = 0.01
+_REMEMBERED_NS: Final = 600 * NS_PER_S
+"""How long an address that did not answer comes last: RFC 8305, section 4."""
+
+
+class Dialer:
+    """
+    Opens TCP connections to names: their addresses in turn, as in RFC 8305, one that did not answer lately last.
+
+    The resolver's order is not changed otherwise, so a name that stands for several replicas shares the load as before.
+    """
+
+    def __init__(self) -> None:
+        self._last_until_ns: dict[Any, int] = {}
+
+    def connect(self, host: str, port: int, within_s: float | None) -> socket.socket:
+        """
+        Return a gevent socket connected to the first address that accepts; `OSError` if none does.
+
+        The next address is tried at once when one fails, and beside a silent one after 0.25 s, or sooner if there are
+        many for `within_s`. The caller limits the time.
+        """
+        addresses = _addresses(host, port)
+        if len(addresses) > 1:
+            sock, tried = _race(self._in_order(addresses), within_s)
+            until_ns = time.monotonic_ns() + _REMEMBERED_NS
+            self._last_until_ns |= dict.fromkeys(tried, until_ns)
         else:
-            return sock
-    raise problem
+            [(family, socket_type, protocol, _, address)] = addresses
+            sock = gevent.socket.socket(family, socket_type, protocol)
+            try:
+                sock.connect(address)
+            except BaseException:
+                sock.close()
+                raise
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def _in_order(self, addresses: list[Any]) -> list[Any]:
+        """Return the addresses, families in turn, those that did not answer lately last."""
+        now_ns = time.monotonic_ns()
+        seen: Counter[int] = Counter()
+        ranks = []
+        for number, (family, *_, address) in enumerate(addresses):
+            ranks.append((self._last_until_ns.get(address, 0) > now_ns, seen[family], number))
+            seen[family] += 1
+        return [addresses[number] for *_, number in sorted(ranks)]
+
+
+def _race(addresses: list[Any], within_s: float | None) -> tuple[socket.socket, list[Any]]:
+    """Return a gevent socket connected to one of the addresses, and the addresses that were tried before it."""
+    stagger_s = _STAGGER_S
+    if within_s is not None:
+        stagger_s = max(_SHORTEST_STAGGER_S, min(_STAGGER_S, within_s / (len(addresses) + 1)))
+    waiting = deque(addresses)
+    tried: list[Any] = []
+    problems: list[OSError] = []
+    pending: dict[int, tuple[socket.socket, Any]] = {}
+    poller = gevent.select.poll()
+    try:
+        while waiting or pending:
+            if waiting:
+                family, socket_type, protocol, _, address = waiting.popleft()
+                tried.append(address)
+                try:
+                    sock = _begin(family, socket_type, protocol, address)
+                except OSError as problem:
+                    problems.append(problem)
+                    continue
+                pending[sock.fileno()] = sock, address
+                poller.register(sock.fileno(), select.POLLOUT)
+            for fd, _ in poller.poll(stagger_s * 1000 if waiting else None):
+                poller.unregister(fd)
+                sock, address = pending.pop(fd)
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if not code:
+                    sock.setblocking(True)
+                    return sock, [other for other in tried if other != address]
+                sock.close()
+                problems.append(OSError(code, os.strerror(code)))
+    finally:
+        for sock, _ in pending.values():
+            sock.close()
+    refused = (problem for problem in problems if isinstance(problem, ConnectionRefusedError))
+    raise next(refused, problems[-1])  # a refusal says more than an address family without a route
+
+
+def _begin(family: int, socket_type: int, protocol: int, address: Any) -> socket.socket:
+    """Return a non-blocking gevent socket that connects to the address."""
+    sock = gevent.socket.socket(family, socket_type, protocol)
+    try:
+        sock.setblocking(False)
+        sock.connect(address)
+    except BlockingIOError:
+        return sock
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _addresses(host: str, port: int) -> list[Any]:
@@ -229,9 +326,9 @@ def _plain_socket(sock: socket.socket) -> socket.socket:
 class Pool:
     """The idle connections of one process, by route; last in, first out."""
 
-    def __init__(self, clock: ReceiveClock, connect_s: float | None) -> None:
+    def __init__(self, clock: ReceiveClock) -> None:
         self._clock = clock
-        self._connect_s = connect_s
+        self._dialer = Dialer()
         self._closed = False
         self._idle: defaultdict[Route, list[Connection]] = defaultdict(list)
 
@@ -247,9 +344,9 @@ class Pool:
             stale = True
         return None, stale
 
-    def open(self, route: Route) -> Connection:
+    def open(self, route: Route, deadline: Deadline) -> Connection:
         """Return a new connection; raises `AttemptError`."""
-        return dial(route, self._clock, self._connect_s)
+        return dial(route, self._clock, self._dialer, deadline)
 
     def give_back(self, route: Route, connection: Connection) -> None:
         """Keep a connection for the next request; close it if the pool is closed."""

@@ -203,16 +203,22 @@ class Request(Table):
 
 
 class TimeoutLimits(Table):
-    """Time limits of each part of a request."""
+    """
+    Time limits of each part of a request.
+
+    One that passes ends the request within 0.1 s, and the error has its name: `connect_timeout`, `first_token_timeout`,
+    `between_tokens_timeout` or `total_timeout`.
+    """
 
     connect_s: Positive = 10.0
-    """Until the connection is open."""
+    """Until the connection is open: name resolution, all addresses of the name, a proxy's tunnel and TLS."""
     first_token_s: Positive = 120.0
-    """From the start of the request to its first token."""
+    """From sending the request to its first token."""
     between_tokens_s: Positive = 60.0
     """Between two tokens."""
     total_s: Positive = 600.0
-    """From the start of the request to its last byte, retries included."""
+    """From when the request was due to its last byte: connecting, retries and the pauses before them included. No
+    request is sent once it has passed."""
 
 
 class Client(Table):
@@ -221,7 +227,9 @@ class Client(Table):
     kind: Literal["wire", "openai"] = "wire"
     """llmload's own client, or OpenAI's Python SDK."""
     retries: Annotated[int, Field(ge=0)] = 0
-    """How often a request is sent again after a failure that may pass."""
+    """How often a request is sent again after a failure that may pass: after as long as the engine's Retry-After says;
+    without one after 0.5 s, 1 s, 2 s and so on, at most 8 s. Where that pause does not fit in `timeouts.total_s`, the
+    request is not sent again, and its error says so."""
     timeouts: TimeoutLimits = TimeoutLimits()
     """Time limits of a request."""
 

@@ -15,6 +15,7 @@ import gc
 import os
 import pickle
 import resource
+import socket
 import sys
 import time
 import traceback
@@ -63,6 +64,25 @@ def complete(
     finally:
         for name in environment or {}:
             del os.environ[name]
+
+
+def complete_overdue(settings: ClientSettings, kind: ClientKind, *, ago_s: float) -> list[RequestRecord]:
+    """Return the records of a request in time, and of one that was due so long ago."""
+    client = make_client(settings, kind)
+    in_time = client.complete(HELLO, request_id="1")
+    overdue = client.complete(HELLO, request_id="2", scheduled_ns=time.monotonic_ns() - round(ago_s * 1e9))
+    client.close()
+    return [in_time, overdue]
+
+
+def complete_at(addresses: list[str], settings: ClientSettings, kind: ClientKind, **named: Any) -> list[RequestRecord]:
+    """Return what `complete` does while every name has these addresses."""
+
+    def resolve(_: str, port: int, *__: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    with patch("gevent.socket.getaddrinfo", side_effect=resolve):
+        return complete(settings, kind, **named)
 
 
 def complete_and_kill(settings: ClientSettings, kind: ClientKind, *, after_s: float, by: str) -> list[RequestRecord]:

@@ -1,7 +1,9 @@
 """How every client handles what engines send: one suite for all clients."""
 
+import contextlib
 import random
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -436,6 +438,191 @@ def test_no_retries_by_default(kind: ClientKind, serve: Serve, patched: Patched)
     assert record.ok
     assert record.retries == 2
     assert len(server.requests) == 3
+
+
+SILENT: list[Any] = ["hold"]
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize(
+    ("connect_s", "total_s", "error_type"), [(3, 0.5, "total_timeout"), (0.5, 3, "connect_timeout")]
+)
+@pytest.mark.parametrize("at", ["handshake", "tunnel"])
+def test_a_connection_that_stalls_ends_by_the_earlier_limit(
+    kind: ClientKind, at: str, connect_s: float, total_s: float, error_type: str, serve: Serve, patched: Patched
+) -> None:
+    server = serve(SILENT)
+    limits = Timeouts(connect_s=connect_s, total_s=total_s)
+    engine = server.url.replace("http", "https") if at == "handshake" else "https://engine.test"
+    environment = {} if at == "handshake" else {"https_proxy": server.url}
+    there = ClientSettings(base_urls=(engine,), model="m", timeouts=limits)
+
+    [record] = patched("complete", there, kind, environment=environment)
+
+    assert record.error.type == error_type
+    assert 0.5 <= record.e2e_s < 0.6
+    assert record.sent_ns is None
+
+
+@pytest.mark.timing
+def test_the_total_limit_holds_over_connections_and_pauses(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(SILENT)
+    there = ClientSettings(
+        base_urls=(server.url.replace("http", "https"),),
+        model="m",
+        retries=5,
+        timeouts=Timeouts(connect_s=0.3, total_s=1),
+    )
+
+    [record] = patched("complete", there, kind)
+
+    assert record.error.type is ErrorType.TOTAL_TIMEOUT
+    assert 1 <= record.e2e_s < 1.1
+    assert (record.retries, server.connections) == (1, 2)  # 0.3 s, a pause of 0.5 s, and the last 0.2 s
+
+
+def test_a_request_whose_deadline_has_passed_is_not_sent(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", FINE, "read", FINE, "hold"])
+
+    in_time, late = patched("complete_overdue", settings(server, timeouts=Timeouts(total_s=2)), kind, ago_s=3)
+
+    assert in_time.ok
+    assert late.error.type is ErrorType.TOTAL_TIMEOUT
+    assert "not sent" in late.error.message
+    assert late.e2e_s < 0.1
+    assert len(server.requests) == 1
+
+
+def test_the_deadline_counts_from_when_the_request_was_due(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", FINE], ["read", "hold"])
+
+    _, late = patched("complete_overdue", settings(server, timeouts=Timeouts(total_s=1)), kind, ago_s=0.6)
+
+    assert late.error.type is ErrorType.TOTAL_TIMEOUT
+    assert 1 <= late.e2e_from_schedule_s < 1.15
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(("header", "says"), [("Retry-After: 4\r\n", "Retry-After of 4 s"), ("", "a pause of 1 s")])
+def test_a_pause_beyond_the_deadline_is_not_begun(
+    kind: ClientKind, header: str, says: str, serve: Serve, patched: Patched
+) -> None:
+    server = serve(["read", answer(b"busy", "503 Busy", more=header)])
+    limits = Timeouts(total_s=1 if header else 0.4)
+
+    [record] = patched("complete", settings(server, retries=3, timeouts=limits), kind)
+
+    assert (record.error.type, record.error.http_status) == (ErrorType.HTTP_SERVER_ERROR, 503)
+    assert record.error.message.startswith(f"not sent again, {says}")
+    assert record.error.message.endswith("HTTP 503: busy")
+    assert record.error.retry_after_s == (4 if header else None)
+    assert (record.retries, len(server.requests)) == (0, 1)
+    assert record.e2e_s < 0.3
+
+
+def test_a_retry_waits_as_long_as_the_engine_says(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", answer(b"", "429 Busy", more="Retry-After: 1.2\r\n")], ["read", FINE, "hold"])
+
+    [record] = patched("complete", settings(server, retries=1, timeouts=Timeouts(total_s=2)), kind)
+
+    assert record.ok
+    assert record.e2e_s >= 1.2
+
+
+NAMED = "http://engine.test:{}"
+
+
+@pytest.fixture
+def silent_at() -> Iterator[Callable[[str, int], None]]:
+    """Make connections to an address and port wait for ever: its queue of connections is full."""
+    with contextlib.ExitStack() as opened:
+
+        def fill(address: str, port: int) -> None:
+            opened.enter_context(socket.create_server((address, port), backlog=0))
+            for _ in range(4):
+                waiting = opened.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex((address, port))
+
+        yield fill
+
+
+@pytest.mark.timing
+def test_a_silent_first_address_delays_one_request_only(
+    kind: ClientKind, silent_at: Callable[[str, int], None], serve: Serve, patched: Patched
+) -> None:
+    server = serve(["read", FINE])  # every request needs a new connection
+    silent_at("127.0.0.2", server.port)
+    there = ClientSettings(base_urls=(NAMED.format(server.port),), model="m")
+
+    records = patched("complete_at", ["127.0.0.2", "127.0.0.1"], there, kind, times=3)
+
+    assert [record.error for record in records] == [None] * 3
+    assert 0.25 <= records[0].e2e_s < 0.5
+    assert max(record.e2e_s for record in records[1:]) < 0.2
+
+
+def test_an_address_that_refuses_delays_nothing(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", FINE])
+    there = ClientSettings(base_urls=(NAMED.format(server.port),), model="m")
+
+    [record] = patched("complete_at", ["127.0.0.3", "127.0.0.1"], there, kind)
+
+    assert record.ok
+    assert record.e2e_s < 0.2
+
+
+def test_addresses_that_all_refuse_are_a_refusal(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", FINE])
+    there = ClientSettings(base_urls=(NAMED.format(server.port),), model="m")
+
+    [record] = patched("complete_at", ["127.0.0.3", "127.0.0.4"], there, kind)
+
+    assert record.error.type is ErrorType.CONNECT_REFUSED
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize(
+    ("connect_s", "total_s", "error_type"), [(0.4, 3, "connect_timeout"), (3, 0.4, "total_timeout")]
+)
+def test_many_silent_addresses_are_all_tried_in_time(
+    kind: ClientKind,
+    connect_s: float,
+    total_s: float,
+    error_type: str,
+    silent_at: Callable[[str, int], None],
+    serve: Serve,
+    patched: Patched,
+) -> None:
+    server = serve(["read", FINE])
+    dead = [f"127.0.0.{number}" for number in range(2, 6)]
+    for address in dead:
+        silent_at(address, server.port)
+    limits = Timeouts(connect_s=connect_s, total_s=total_s)
+    there = ClientSettings(base_urls=(NAMED.format(server.port),), model="m", timeouts=limits)
+
+    [record] = patched("complete_at", [*dead, "127.0.0.1"], there, kind)
+    [nowhere] = patched("complete_at", dead, there, kind)
+
+    assert record.ok
+    assert nowhere.error.type == error_type
+    assert 0.4 <= nowhere.e2e_s < 0.5
+
+
+def test_addresses_that_answer_are_used_in_the_resolvers_order(
+    kind: ClientKind, serve: Serve, patched: Patched
+) -> None:
+    first = serve(["read", FINE])
+    there = ClientSettings(base_urls=(NAMED.format(first.port),), model="m")
+
+    with socket.create_server(("127.0.0.2", first.port)) as second:
+        records = patched("complete_at", ["127.0.0.1", "127.0.0.2"], there, kind, times=3)
+        second.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            second.accept()
+
+    assert [record.error for record in records] == [None] * 3
+    assert first.connections == 3
 
 
 def test_a_wrong_request_is_not_retried(kind: ClientKind, serve: Serve, patched: Patched) -> None:

@@ -12,7 +12,7 @@ from llmload.client.api import ChatStream
 from llmload.client.connection import Connection, ReceiveClock
 from llmload.client.http_request import HttpRequest
 from llmload.client.reactor import Reactor
-from llmload.client.settings import FOREVER_NS, TimeLimits, Timeouts
+from llmload.client.settings import FOREVER_NS, Deadline, Timeouts
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 EVENT = b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"content": "ab"}}]}) + b"\n\n"
@@ -34,7 +34,7 @@ def http_request() -> Iterator[HttpRequest]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
-        limits = TimeLimits(Timeouts(), 0, stream=True)
+        limits = Deadline(Timeouts(), 0, stream=True)
         yield HttpRequest(Connection(ours, ReceiveClock()), cast("Reactor", RecordingReactor()), ChatStream(), limits)
 
 
