@@ -5,7 +5,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -106,15 +106,8 @@ class DialingBackend(httpcore2.SyncBackend):
     def __init__(self) -> None:
         self._dialer = Dialer()
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ARG002 - the timer has it, with the deadline
-        local_address: str | None = None,  # noqa: ARG002 - part of the interface, never set
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,  # noqa: ARG002 - as above
-    ) -> httpcore2.NetworkStream:
-        """Return a stream to the first address that accepts."""
+    def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore2.NetworkStream:
+        """Return a stream to the first address that accepts; the request's timer has its time limit."""
         try:
             return SyncStream(self._dialer.connect(host, port, _current_timer.get().left_s))
         except OSError as error:

@@ -177,7 +177,7 @@ class Dialer:
     """
     Opens TCP connections to names: their addresses in turn, as in RFC 8305, one that did not answer lately last.
 
-    The resolver's order is not changed otherwise, so a name that stands for several replicas shares the load as before.
+    The resolver's order is not changed otherwise, so a name with several replicas shares the load as before.
     """
 
     def __init__(self) -> None:

@@ -99,7 +99,7 @@ def test_retry_after_may_be_a_date_in_utc(form: str) -> None:
     assert error.retry_after_s == pytest.approx(99.5, abs=1)
 
 
-def test_retry_after_in_the_past_is_no_wait() -> None:
+def test_a_date_in_the_past_needs_no_wait() -> None:
     assert from_status(429, b"", email.utils.formatdate(time.time() - 100, usegmt=True)).retry_after_s == 0
 
 
