@@ -89,7 +89,7 @@ def test_a_counted_run_that_ends_in_its_ramp(
 def test_a_stage_without_an_answer(locust: Locust, engine: StartEngine, write_scenario: WriteScenario) -> None:
     file = write_scenario(
         engine(**QUICK).url,
-        'warmup_s = 0.5\nstages = [{rate_per_s = 20, duration_s = 2}, {name = "quiet", rate_per_s = 0.01, '
+        'warmup_s = 0.5\nstages = [{rate_per_s = 20, duration_s = 2.025}, {name = "quiet", rate_per_s = 0.01, '
         "duration_s = 2}]",
         REPEAT,
     )
