@@ -324,8 +324,8 @@ class Staged(Arrivals):
         return Ramp(users=change, spawn_rate_per_s=self.spawn_rate_for(users[index + 1] or 1))
 
     def spawn_rate_for(self, users: int) -> float:
-        """Return the load's own rate, or else that which starts all users at once."""
-        return self.spawn_rate_per_s or float(users)
+        """Return the load's own rate, or else that which starts and stops all users at once."""
+        return self.spawn_rate_per_s or float(max(users, *(stage.users or 0 for stage in self.stages)))
 
     def check_window(self) -> None:
         """Refuse a stage that is over before its users run and have warmed up."""
