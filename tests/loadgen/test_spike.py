@@ -45,6 +45,7 @@ def spiked(write_scenario: WriteScenario) -> Callable[[str], str]:
     return write
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
 def test_base_and_burst_have_their_own_rates_and_figures(
     engine: StartEngine, locust: Locust, spiked: Callable[[str], str], processes: list[str]
