@@ -8,6 +8,7 @@ import gevent
 from pydantic import BaseModel, ConfigDict
 
 from llmload.loadgen.phases import PhaseTimeline, Span
+from llmload.metrics.requests import LIVE_QUANTILES
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
 from llmload.report.terminal import LATENCIES
@@ -40,7 +41,7 @@ class Quantiles(_Model):
         """Return the quantiles; None if there are no values."""
         if not histogram.count:
             return None
-        return cls(p50=histogram.quantile(0.50), p95=histogram.quantile(0.95), p99=histogram.quantile(0.99))
+        return cls(**{name: histogram.quantile(share) for name, share in LIVE_QUANTILES.items()})
 
 
 class _Latencies(_Model):
