@@ -10,8 +10,9 @@ from llmload.client.settings import EngineInfo
 from llmload.errors import ExitCode
 from llmload.loadgen.capacity_driver import search_of
 from llmload.loadgen.phases import PhaseTimeline, Span, timeline_of
+from llmload.metrics.checks import health, judge
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import NOTHING_MEASURED, Level, Reason, Verdict, health, judge, nothing_measured
+from llmload.metrics.validity import NOTHING_MEASURED, Level, Reason, Verdict, nothing_measured
 from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.workload import Workload
 from llmload.record import Window
@@ -157,7 +158,7 @@ class RunCoordinator:
         if self.search is not None and stages is not None:
             totals = self.search.health(totals, stages)
         if not totals.completed and not totals.failed:
-            text = "no request came to an end, so nothing was measured"
+            text = f"no request came to an end, so nothing was measured: give {self.scenario.load.longer}"
             further.append(Reason(check="answers", level=Level.INVALID, text=text))
         elif stages is not None:
             further += self._unmeasured(totals, stages)

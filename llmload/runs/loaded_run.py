@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 import orjson
 
 from llmload.errors import RunFolderError
+from llmload.metrics.checks import health, judge
 from llmload.metrics.requests import RequestTable
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import Level, Reason, health, judge
+from llmload.metrics.validity import Level, Reason
 from llmload.record import Slo
 from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
 from llmload.runs.folder import MANIFEST, SUMMARY, USERS, Manifest, RunFolder

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from llmload.metrics.checks import CHECKS, judge
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import Level, judge, nothing_measured
+from llmload.metrics.validity import Level, Reason, Verdict, nothing_measured
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, Slo, StampSource, TokenSource, Window
+from llmload.runs.summary import Summary
 from llmload.units import NS_PER_S
 
 WHOLE = Window(start_ns=0)
@@ -141,8 +143,29 @@ def test_a_verdict_names_figure_limit_and_reason() -> None:
     verdict = judge({"error_share": 0.02, "censored_share": 0.0, "coalesced_share": None, "missing_workers": 1.0})
 
     assert verdict.level is Level.INVALID
-    assert [reason.check for reason in verdict.reasons] == ["error_share", "missing_workers"]
-    assert "0.02 of requests, limit 0" in verdict.reasons[0].text
+    assert [reason.check for reason in verdict.reasons] == ["missing_workers", "error_share"]
+    assert "0.02 of requests, limit 0" in verdict.reasons[1].text
+
+
+def test_reasons_come_in_the_order_of_how_much_they_explain() -> None:
+    checks = ["a", "error_share", "nothing_measured", "missing_workers", "b", "ended_early"]
+    degraded = {"a", "error_share"}
+    reasons = [
+        Reason(check=check, level=Level.DEGRADED if check in degraded else Level.INVALID, text=check)
+        for check in checks
+    ]
+
+    found = [reason.check for reason in Verdict.of(reasons).reasons]
+
+    assert found == ["ended_early", "missing_workers", "nothing_measured", "b", "error_share", "a"]
+
+
+def test_every_check_says_what_to_do_and_which_figures_it_spoils() -> None:
+    known = {*Summary.model_fields, "all"}
+    for check in CHECKS:
+        assert check.remedy
+        assert check.why
+        assert {figure.split()[0] for figure in check.figures} <= known, check.name
 
 
 def test_a_run_without_a_fault_is_valid() -> None:

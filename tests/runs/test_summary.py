@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from benchmarks.tools.generated import SCHEMAS, page_with_tables, schema_text
 from llmload.cli.main import main
 from llmload.errors import RunFolderError
+from llmload.metrics.checks import health, judge
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import health, judge
 from llmload.record import (
     ErrorType,
     Outcome,

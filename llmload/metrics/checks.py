@@ -1,0 +1,234 @@
+"""The checks of a run: limits, each with its reason, the figures that it spoils and its remedy; the verdict of them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from llmload.metrics.totals import RunTotals
+from llmload.metrics.validity import ALL, Level, Reason, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A figure of the run's health, and the limits beyond which the figures that it spoils are DEGRADED or INVALID."""
+
+    name: str
+    unit: str
+    degraded_above: float | None
+    invalid_above: float | None
+    why: str
+    remedy: str
+    """A command's options, or what to do."""
+    figures: tuple[str, ...] = ALL
+    """The figures that it spoils, as `Reason.figures` has them."""
+
+
+THROUGHPUT: Final = ("requests_per_min", "goodput_per_min", "output_tokens_per_s")
+SINCE_SCHEDULE: Final = ("ttft_from_schedule_s", "e2e_from_schedule_s")
+LATENCIES: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s", *SINCE_SCHEDULE)
+TOKEN_COUNTS: Final = ("output_tokens", "request_output_tokens")
+TOKEN_RATES: Final = ("output_tokens_per_s", "request_output_tokens_per_s")
+ITL_PERCENTILES: Final = ("itl_s p50", "itl_s p90", "itl_s p95", "itl_s p99", "itl_s max")
+OF_A_CACHE: Final = (
+    "ttft_s",
+    "ttft_from_schedule_s",
+    "e2e_s",
+    "e2e_from_schedule_s",
+    "request_output_tokens_per_s",
+    *THROUGHPUT,
+    "goodput_share",
+)
+
+CHECKS: Final = (
+    Check(
+        name="error_share",
+        unit="of requests",
+        degraded_above=0.0,
+        invalid_above=None,
+        why="failed requests have no latency, and a failing engine answers the others faster",
+        remedy="read the errors, mend the engine or lower the load",
+    ),
+    Check(
+        name="censored_share",
+        unit="of requests",
+        degraded_above=0.0,
+        invalid_above=0.1,
+        why="requests cut at the end are the slow ones, so the others look faster",
+        remedy="--set run.drain_timeout_s=300, or a lower load",
+        figures=(*LATENCIES, "request_output_tokens_per_s"),
+    ),
+    Check(
+        name="coalesced_share",
+        unit="of chunks",
+        degraded_above=0.005,
+        invalid_above=0.5,
+        why="chunks that were read together have one time stamp, so their gaps are not the engine's",
+        remedy="--processes 2 where the client is short of CPU; some engines send several chunks at once",
+        figures=ITL_PERCENTILES,
+    ),
+    Check(
+        name="user_stamp_share",
+        unit="of answers",
+        degraded_above=0.0,
+        invalid_above=None,
+        why="stamps taken by the process include its own delay",
+        remedy="--set client.kind=wire, on Linux",
+        figures=LATENCIES,
+    ),
+    Check(
+        name="event_loop_lag_p99_s",
+        unit="s",
+        degraded_above=0.050,
+        invalid_above=1.0,
+        why="a client this late sends late: concurrency and arrival rate are not the scenario's",
+        remedy="--processes 2, or a machine apart from the engine's",
+        figures=THROUGHPUT,
+    ),
+    Check(
+        name="schedule_lag_p99_s",
+        unit="s",
+        degraded_above=0.010,
+        invalid_above=0.250,
+        why="requests were sent later than they were due, so the arrivals are not the scenario's",
+        remedy="--processes 2, or a machine apart from the engine's",
+    ),
+    Check(
+        name="dropped_share",
+        unit="of arrivals",
+        degraded_above=0.0,
+        invalid_above=0.05,
+        why="arrivals beyond max_in_flight were not sent, so the load was lighter than the scenario's",
+        remedy="a lower rate, or --set load.max_in_flight with a higher number",
+    ),
+    Check(
+        name="concurrency_shortfall",
+        unit="of users",
+        degraded_above=0.05,
+        invalid_above=0.25,
+        why="fewer requests were in flight than there are users, so the load was lighter than the scenario's",
+        remedy="--processes 2, or a machine apart from the engine's",
+    ),
+    Check(
+        name="worker_cpu_share",
+        unit="of a core",
+        degraded_above=0.90,
+        invalid_above=None,
+        why="a load generator near a whole core sends and counts late: use more processes",
+        remedy="--processes 2, or a machine apart from the engine's",
+        figures=THROUGHPUT,
+    ),
+    Check(
+        name="contradicted_share",
+        unit="of answers",
+        degraded_above=0.01,
+        invalid_above=None,
+        why="the engine counted fewer tokens than it sent chunks with text, so its count is wrong",
+        remedy="--set request.include_usage=false counts chunks instead",
+        figures=(*TOKEN_COUNTS, *TOKEN_RATES, "tpot_s"),
+    ),
+    Check(
+        name="cached_token_share",
+        unit="of prompt tokens",
+        degraded_above=0.05,
+        invalid_above=None,
+        why="prompts answered from the prefix cache cost the engine less than new ones",
+        remedy="--set prompts.salt=request",
+        figures=OF_A_CACHE,
+    ),
+    Check(
+        name="uncounted_share",
+        unit="of answers",
+        degraded_above=0.0,
+        invalid_above=0.5,
+        why="answers without a token count are missing from tokens/s",
+        remedy="--set request.include_usage=true",
+        figures=(*TOKEN_COUNTS, *TOKEN_RATES, "tpot_s"),
+    ),
+    Check(
+        name="chunk_counted_share",
+        unit="of answers",
+        degraded_above=0.0,
+        invalid_above=None,
+        why="chunks were counted as tokens, and an engine may put several tokens in a chunk or none",
+        remedy="--set request.include_usage=true",
+        figures=(*TOKEN_COUNTS, *TOKEN_RATES, "tpot_s"),
+    ),
+    Check(
+        name="reused_prompt_share",
+        unit="of requests",
+        degraded_above=0.0,
+        invalid_above=None,
+        why="a prompt sent before may be answered from the engine's prefix cache",
+        remedy="--set prompts.salt=request, or more prompts",
+        figures=OF_A_CACHE,
+    ),
+    Check(
+        name="missing_workers",
+        unit="workers",
+        degraded_above=None,
+        invalid_above=0.0,
+        why="requests in flight on a lost worker are missing, and its part of the load was not sent",
+        remedy="see the worker's log; run again",
+    ),
+    Check(
+        name="late_workers",
+        unit="workers",
+        degraded_above=0.0,
+        invalid_above=None,
+        why="a worker that connected after the start takes no part, so fewer processes sent than there are",
+        remedy="start the workers first, and --expect-workers with their number",
+    ),
+    Check(
+        name="other_version_workers",
+        unit="workers",
+        degraded_above=0.0,
+        invalid_above=None,
+        why="another version of llmload may count differently",
+        remedy="install the same version everywhere",
+    ),
+)
+
+
+def judge(figures: dict[str, float | None], further: Iterable[Reason] = ()) -> Verdict:
+    """
+    Compare each figure with the limits of its check; a figure that is None is unknown and gives no reason.
+
+    KeyError for a figure without a check of its name.
+    """
+    checks = {check.name: check for check in CHECKS}
+    reasons = []
+    for name, figure in figures.items():
+        check = checks[name]
+        if figure is None:
+            continue
+        for level, limit in ((Level.INVALID, check.invalid_above), (Level.DEGRADED, check.degraded_above)):
+            if limit is not None and figure > limit:
+                text = f"{name} {figure:.4g} {check.unit}, limit {limit:g}: {check.why}: {check.remedy}"
+                reasons.append(
+                    Reason(check=name, level=level, figure=figure, limit=limit, text=text, figures=check.figures)
+                )
+                break
+    return Verdict.of((*further, *reasons))
+
+
+def health(totals: RunTotals) -> dict[str, float | None]:
+    """Return the figures of the checks that need only totals; None is unknown."""
+    answers = sum(totals.token_sources.values())
+    return {
+        "error_share": _share(totals.failed, totals.ended),
+        "censored_share": _share(totals.censored, totals.ended),
+        "coalesced_share": _share(totals.coalesced_chunks, totals.chunks),
+        "user_stamp_share": _share(totals.stamp_sources["user"], answers),
+        "event_loop_lag_p99_s": totals.distributions["event_loop_lag_s"].quantile(0.99),
+        "schedule_lag_p99_s": totals.distributions["schedule_lag_s"].quantile(0.99),
+        "dropped_share": _share(totals.dropped, totals.dropped + totals.started),
+        "uncounted_share": _share(totals.uncounted_answers, answers),
+        "chunk_counted_share": _share(totals.token_sources["chunks"], answers),
+        "contradicted_share": _share(totals.contradicted_answers, answers),
+        "reused_prompt_share": _share(totals.reused_prompts, totals.started),
+        "cached_token_share": totals.cached_token_share,
+    }
+
+
+def _share(part: float, of: int) -> float | None:
+    return part / of if of else None
