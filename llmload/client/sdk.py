@@ -17,7 +17,14 @@ from httpcore2._backends.sync import SyncStream
 
 from llmload.client.api import ChatApi, StreamState
 from llmload.client.client import Attempt, ChatClient, RequestInfo, Send
-from llmload.client.errors import AttemptError, error_in_object, from_connect_error, from_status, request_error
+from llmload.client.errors import (
+    AttemptError,
+    error_in_object,
+    from_connect_error,
+    from_status,
+    request_error,
+    wrong_content_type,
+)
 from llmload.client.settings import FOREVER_NS, ClientSettings, Deadline, checked_headers, tls_context
 from llmload.client.transport import Dialer, endpoint_of, proxy_url
 from llmload.errors import ConfigError
@@ -155,8 +162,7 @@ def error_in_response(response: httpx2.Response) -> RequestError | None:
     content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type in ("", "text/event-stream", "application/json") or content_type.endswith("+json"):
         return None
-    quoted = response.read()[:200].decode("utf-8", "replace")
-    return request_error(ErrorType.CONTENT_TYPE, f"{content_type}: {quoted}", http_status=200)
+    return wrong_content_type(content_type, response.read())
 
 
 def _from_response(response: httpx2.Response) -> RequestError:
@@ -169,7 +175,7 @@ def _from_response(response: httpx2.Response) -> RequestError:
 
 def _from_transport(error: Exception) -> RequestError:
     causes = list(_causes(error))
-    where = "the engine"
+    where = error.request.url.netloc.decode() if isinstance(error, openai.APIConnectionError) else "the engine"
     for cause in causes:
         if isinstance(cause, (socket.gaierror, ssl.SSLError, ConnectionRefusedError)):
             return from_connect_error(cause, where)

@@ -267,6 +267,13 @@ def to_ns(seconds: float | None) -> int:
     return FOREVER_NS if seconds is None or seconds * NS_PER_S > FOREVER_NS else int(seconds * NS_PER_S)
 
 
+_WAITED: Final = {
+    ErrorType.FIRST_TOKEN_TIMEOUT: "no text within first_token_s = {} of sending",
+    ErrorType.BETWEEN_TOKENS_TIMEOUT: "no further text within between_tokens_s = {}",
+    ErrorType.TOTAL_TIMEOUT: "no end of the answer within total_s = {}",
+}
+
+
 class Deadline:
     """
     The time limits of one request, shared by all its attempts and counted from when it was due; monotonic ns.
@@ -320,7 +327,7 @@ class Deadline:
         error_type, (limit_ns, limit_s) = min(limits_ns.items(), key=lambda item: item[1][0])
         if now_ns < limit_ns:
             return limit_ns, None
-        return limit_ns, request_error(error_type, f"{error_type.value}: nothing within {limit_s} s")
+        return limit_ns, request_error(error_type, _WAITED[error_type].format(limit_s))
 
 
 def tls_context(settings: ClientSettings) -> ssl.SSLContext:

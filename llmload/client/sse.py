@@ -10,9 +10,8 @@ from itertools import takewhile
 from typing import Final
 
 from llmload.client.api import StreamState
-from llmload.client.errors import from_status, request_error
+from llmload.client.errors import from_status, wrong_content_type
 from llmload.client.http_response import Response
-from llmload.record import ErrorType
 
 Event = tuple[bytes, bytes]
 """An event's type (empty if none was given) and its data."""
@@ -258,8 +257,7 @@ class ErrorBody(Body):
             self._answer.fail(from_status(response.status, text, response.retry_after))
             return
         what = response.content_encoding or response.content_type or "no content type"
-        quoted = text[:200].decode("utf-8", "replace")
-        self._answer.fail(request_error(ErrorType.CONTENT_TYPE, f"{what}: {quoted}", http_status=200))
+        self._answer.fail(wrong_content_type(what, text))
 
 
 class Decoder:
