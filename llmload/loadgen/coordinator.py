@@ -225,10 +225,14 @@ class RunCoordinator:
         self.conditions.reached_phases.add(0 if self.timeline is None else self.timeline.index)
 
     def _health(self, totals: RunTotals) -> dict[str, float | None]:
-        salted = self.scenario.prompts.salt == "request"  # then a prompt that comes again is new to a cache
+        figures = health(totals)
+        prompts = self.scenario.prompts
+        if prompts.repeats_are_new or figures["cached_token_share"] is not None:
+            figures["reused_prompt_share"] = None  # no prompt is old to a cache, or how many tokens are is known
+        if prompts.salt == "request":
+            figures["cached_token_share"] = None  # the chat template's own text, which every request begins with
         return {
-            **health(totals),
-            **({"reused_prompt_share": None} if salted else {}),
+            **figures,
             "concurrency_shortfall": self._shortfall(totals),
             **self.conditions.figures(),
         }

@@ -113,9 +113,12 @@ def open_session(
     folder = RunFolder(Path(scenario.run.folder) / run_id)
     folder.create()
     client = make_client(client_settings(scenario), scenario.client.kind)
+    prompts = scenario.prompts
+    forms = {prompts.salt is not None, prompts.salting is not None}  # where only repeats are salted, both
     for conversation in workload.conversations:
         for prompt in conversation.prompts:
-            client.prepare(prompt, salted=scenario.prompts.salt is not None)
+            for salted in forms:
+                client.prepare(prompt, salted=salted)
     session = Session(
         scenario=scenario,
         shard=shard,
@@ -134,6 +137,14 @@ def open_session(
 
 
 def _salts(scenario: Scenario, shard: WorkerShard, run_id: str) -> Salts | None:
-    mode, seed = scenario.prompts.salt, scenario.scenario.seed
-    key = scenario.prompts.salt_key or run_id
-    return mode and Salts(mode, seed=seed, key=key, worker_index=shard.index, worker_count=shard.count)
+    prompts = scenario.prompts
+    if prompts.salting is None:
+        return None
+    return Salts(
+        prompts.salt,
+        repeats=prompts.repeat == "salted",
+        seed=scenario.scenario.seed,
+        key=prompts.salt_key or run_id,
+        worker_index=shard.index,
+        worker_count=shard.count,
+    )

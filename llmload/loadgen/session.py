@@ -149,9 +149,18 @@ class Session:
         return conversation
 
     def send(
-        self, prompt: Prompt, count: Callable[[RequestRecord], None], due_ns: int | None = None
+        self,
+        prompt: Prompt,
+        count: Callable[[RequestRecord], None],
+        due_ns: int | None = None,
+        *,
+        repeated: bool = False,
     ) -> RequestRecord | None:
-        """Send the prompt, pass its record to `count`, and return it; None if the run starts no more requests."""
+        """
+        Send the prompt, pass its record to `count`, and return it; None if the run starts no more requests.
+
+        `repeated` says whether the run has sent the prompt before, so that it may need a salt.
+        """
         if not self._may_start():
             return None
         self._totals.started += 1
@@ -161,7 +170,7 @@ class Session:
         request_id = f"{self._request_prefix}-{self._totals.started}"
         try:
             stage = None if self.timeline is None else self.timeline.name_at(time.monotonic_ns())
-            salt = None if self._salts is None else self._salts.next()
+            salt = None if self._salts is None else self._salts.next(repeated=repeated)
             record = self._client.complete(prompt, request_id=request_id, stage=stage, scheduled_ns=due_ns, salt=salt)
             count(record)
         finally:
@@ -286,7 +295,7 @@ def run_conversation(
     `due_ns` is when the first was due, in an open loop. GreenletExit when a request was cut, so that its greenlet ends.
     """
     for prompt in conversation.prompts:
-        record = session.send(prompt, count, due_ns)
+        record = session.send(prompt, count, due_ns, repeated=conversation.repeated)
         if record is None:
             return
         if record.outcome is Outcome.CENSORED:

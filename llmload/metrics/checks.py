@@ -159,7 +159,7 @@ CHECKS: Final = (
         degraded_above=0.0,
         invalid_above=None,
         why="a prompt sent before may be answered from the engine's prefix cache",
-        remedy="--set prompts.salt=request, or more prompts",
+        remedy="--set prompts.repeat=salted, or more prompts",
         figures=OF_A_CACHE,
     ),
     Check(

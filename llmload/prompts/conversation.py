@@ -39,6 +39,8 @@ class Conversation:
 
     row: int
     prompts: tuple[Prompt, ...]
+    repeated: bool = False
+    """Whether the run has sent it before, from this worker or another."""
 
 
 @dataclass(frozen=True, slots=True)

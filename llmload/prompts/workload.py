@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -128,6 +128,7 @@ def _seconds(value: object, file: Path, line: int) -> float:
 # that no prefix cache can answer it.
 
 SaltMode = Literal["request", "run"]
+RepeatMode = Literal["salted", "same"]
 SALT_CHARS: Final = 13
 """Base 32 in lower case: 64 bits."""
 ADDED_CHARS: Final = SALT_CHARS + 1
@@ -184,8 +185,10 @@ class PromptQueue:
         self._index += self._step
         conversation = self._conversations[self._order[position]]
         self.taken += len(conversation.prompts)
-        self.reused += len(conversation.prompts) if round_number else 0
-        return conversation
+        if not round_number:
+            return conversation
+        self.reused += len(conversation.prompts)
+        return replace(conversation, repeated=True)
 
 
 def _shuffled(size: int, purpose: str) -> list[int]:
@@ -197,21 +200,35 @@ class Salts:
     """
     One worker's salts, fixed by seed and key; no two requests of a run have the same.
 
-    `key` distinguishes runs of the same seed. In mode `run`, all requests of the run have one salt.
+    `key` distinguishes runs of the same seed. In mode `run`, all requests of the run have one salt; without a mode,
+    none. With `repeats`, a request that repeats another has its own salt, whatever the mode.
     """
 
-    def __init__(self, mode: SaltMode, *, seed: int, key: str, worker_index: int, worker_count: int) -> None:
-        self._each = mode == "request"
-        self._next = worker_index if self._each else 0
+    def __init__(
+        self,
+        mode: SaltMode | None,
+        *,
+        seed: int,
+        key: str,
+        worker_index: int,
+        worker_count: int,
+        repeats: bool = False,
+    ) -> None:
+        self._mode, self._repeats = mode, repeats
+        self._next = worker_index + (0 if mode == "request" else worker_count)  # the run's own salt is number 0
         self._step = worker_count
         digest = hashlib.blake2b(f"salt {seed} {key}".encode(), digest_size=8).digest()
         self._offset = int.from_bytes(digest, "little")
 
-    def next(self) -> str:
-        """Return the next request's salt."""
-        number = self._next
-        if self._each:
+    def next(self, *, repeated: bool = False) -> str | None:
+        """Return the next request's salt; None where it has none."""
+        if self._mode == "request" or (repeated and self._repeats):
+            number = self._next
             self._next += self._step
+        elif self._mode == "run":
+            number = 0
+        else:
+            return None
         return salt_text(_mixed(number + self._offset & _MASK))
 
 
@@ -247,8 +264,8 @@ class PromptPlan:
     seed: int = 0
     turns: Turns = "first"
     """`first`: each row's first question; `all`: every question of a row, after the data set's own answers."""
-    repeat: bool = False
-    """Whether the drawn rows start over, reshuffled, when they run out."""
+    repeat: bool | RepeatMode = False
+    """Whether the drawn rows start over, reshuffled, when they run out; `salted`: with salts, `same`: without."""
     n_shot: int = 0
     """Example pairs from the same data before each question."""
     chain_of_thought: bool | str = False
@@ -289,7 +306,7 @@ class Workload:
         return PromptQueue(
             self.conversations,
             seed=self.plan.seed,
-            repeat=self.plan.repeat,
+            repeat=bool(self.plan.repeat),
             worker_index=worker_index,
             worker_count=worker_count,
         )

@@ -239,11 +239,18 @@ def _figures(summary: Summary) -> Table:
     return table
 
 
+SALTED: Final = {
+    "request": "salted, so that the prefix cache has none of them: one salt per request",
+    "run": "salted, so that the prefix cache has none of them: one salt per run",
+    "repeats": "salted where they are sent again, so that the prefix cache does not have them",
+}
+
+
 def prefix_cache_rows(summary: Summary) -> list[tuple[str, str]]:
     """Return title and text of what is known of cached prompt tokens, by the engine's answers and by its metrics."""
     rows = []
     if salt := summary.prompt_salt:
-        rows.append(("prompts", f"salted, so that the prefix cache has none of them: one salt per {salt}"))
+        rows.append(("prompts", SALTED[salt]))
     reported = summary.cached_token_share
     own = None if summary.engine_metrics is None else summary.engine_metrics.prefix_cache_hit_share
     if reported is not None or own is not None:

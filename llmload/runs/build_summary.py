@@ -260,7 +260,7 @@ def build_summary(outcome: RunOutcome) -> Summary:
         engine=scenario.engine.display_name,
         model=scenario.model.name,
         simulated=outcome.simulated,
-        prompt_salt=scenario.prompts.salt,
+        prompt_salt=scenario.prompts.salting,
         load=scenario.load,
         recomputed=outcome.recomputed,
         window_started_unix_s=outcome.window_started_unix_s,

@@ -20,7 +20,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from llmload.errors import RunFolderError
-from llmload.prompts.workload import ADDED_CHARS, Workload
+from llmload.prompts.workload import ADDED_CHARS, RepeatMode, Workload
 from llmload.record import METRICS_VERSION
 from llmload.runs.summary import SCHEMA_VERSION as SUMMARY_VERSION
 from llmload.runs.summary import Summary
@@ -74,7 +74,7 @@ class Salt(Part):
     """What is needed to salt prompts as this run did."""
 
     mode: str
-    """`request`: a salt for each request; `run`: one for the whole run."""
+    """`request`: a salt for each request; `run`: one for the whole run; `repeats`: for those that repeat another."""
     key: str
     """What the salts were made from, beside the seed."""
     added_chars: int
@@ -102,8 +102,8 @@ class PromptFacts(Part):
     """The seed of the draw."""
     turns: str
     """`first` or `all`: which turns of a dialogue were sent."""
-    repeat: bool
-    """Whether the draw starts again once every prompt was sent."""
+    repeat: bool | RepeatMode
+    """Whether the draw starts again once every prompt was sent: `salted`, or `same` for the same bytes."""
     drawn: tuple[int, ...]
     """Rows that were drawn, in the order in which they are sent."""
     requests: int
@@ -189,10 +189,9 @@ class Manifest(Part):
         command: Sequence[str] = (),
     ) -> Self:
         """Return the manifest of a run that starts now, on this machine; its times are not known yet."""
-        salted = scenario.prompts
-        salt = None
-        if salted.salt is not None:
-            salt = Salt(mode=salted.salt, key=salted.salt_key or run_id, added_chars=ADDED_CHARS)
+        salt, mode = None, scenario.prompts.salting
+        if mode is not None:
+            salt = Salt(mode=mode, key=scenario.prompts.salt_key or run_id, added_chars=ADDED_CHARS)
         return cls(
             schema_version=MANIFEST_VERSION,
             run_id=run_id,

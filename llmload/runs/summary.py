@@ -176,8 +176,8 @@ class _RunHead(Part):
     """What tables call the model."""
     simulated: bool
     """Whether the simulated engine answered: then no figure is a real engine's."""
-    prompt_salt: str | None
-    """`request` or `run` where prompts were salted against prefix caches (docs/prefix-cache.md)."""
+    prompt_salt: Literal["request", "run", "repeats"] | None
+    """`request`, `run` or `repeats` where prompts were salted against prefix caches (docs/prefix-cache.md)."""
     load: AnyLoad
     """The load as the scenario has it, without keys that are not set."""
     recomputed: str | None = None

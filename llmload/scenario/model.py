@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from llmload.errors import ConfigError
 from llmload.fetch import url_parts
-from llmload.prompts.workload import PromptPlan, SaltMode
+from llmload.prompts.workload import PromptPlan, RepeatMode, SaltMode
 from llmload.record import Slo
 from llmload.scenario.loads import AnyLoad
 from llmload.scenario.sections import Compare, Cost, Count, Gates, Monitor, NotNegative, Positive, Table
@@ -48,6 +48,10 @@ def _as_urls(value: object) -> object:
             if endpoint := _ENDPOINT.search(url_parts(url).path):
                 raise ValueError(f"a base URL ends before the path of a request: remove {endpoint[0]}")
     return urls
+
+
+def _as_repeat_mode(value: object) -> object:
+    return "salted" if value is True else value
 
 
 def _as_salt_mode(value: object) -> object:
@@ -128,8 +132,10 @@ class Prompts(Table):
     """Number of rows to draw at random, without replacement; all where absent."""
     turns: Literal["first", "all"] = "first"
     """`first`: each row's first question; `all`: each question of a row, after the data set's own answers."""
-    repeat: bool = False
-    """Whether the drawn rows start over, reshuffled, when they run out."""
+    repeat: Annotated[Literal[False] | RepeatMode, BeforeValidator(_as_repeat_mode)] = False
+    """Whether the drawn rows start over, reshuffled, when they run out. `salted`, or true: each prompt that is sent
+    again has its own salt (see `salt`), so that the engine's prefix cache cannot answer it; the first pass has
+    none. `same`: the same bytes again, as a cache likes it."""
     n_shot: Annotated[int, Field(ge=0)] = 0
     """Number of example pairs from the same data before each question."""
     chain_of_thought: bool | str = False
@@ -142,9 +148,19 @@ class Prompts(Table):
 
     @model_validator(mode="after")
     def _key_has_salt(self) -> Self:
-        if self.salt_key is not None and self.salt is None:
-            raise ValueError(f"salt_key = {self.salt_key!r} has no effect without salt = 'request' or 'run'")
+        if self.salt_key is not None and self.salting is None:
+            raise ValueError(f"salt_key = {self.salt_key!r} has no effect without salt, or repeat = true")
         return self
+
+    @property
+    def salting(self) -> Literal["request", "run", "repeats"] | None:
+        """Which requests are salted: each, each with the run's salt, or those that repeat another; None: none."""
+        return self.salt or ("repeats" if self.repeat == "salted" else None)
+
+    @property
+    def repeats_are_new(self) -> bool:
+        """Whether a prompt that is sent again is new to a prefix cache."""
+        return self.salt == "request" or self.repeat == "salted"
 
 
 class Request(Table):
@@ -307,7 +323,7 @@ class Scenario(Table):
     @model_validator(mode="after")
     def _load_fits(self) -> Self:
         slo = bool(self.slo_limits().limits)
-        self.load.check_scenario(slo=slo, stream=self.request.stream, repeat=self.prompts.repeat)
+        self.load.check_scenario(slo=slo, stream=self.request.stream, repeat=bool(self.prompts.repeat))
         return self
 
     def slo_limits(self) -> Slo:

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmload.prompts.conversation import Conversation, Prompt, as_message
-from llmload.prompts.workload import SALT_CHARS, PromptQueue, Salts, salt_text
+from llmload.prompts.workload import SALT_CHARS, PromptQueue, SaltMode, Salts, salt_text
 
 WORKERS = st.integers(1, 8)
 
 
-def drawn(count: int, *, key: str = "run", seed: int = 0, workers: int = 1) -> list[str]:
+def drawn(count: int, *, key: str = "run", seed: int = 0, workers: int = 1) -> list[str | None]:
     each = [Salts("request", seed=seed, key=key, worker_index=i, worker_count=workers) for i in range(workers)]
     return [each[number % workers].next() for number in range(count)]
 
@@ -22,8 +22,8 @@ def test_no_two_requests_of_a_run_have_the_same_salt(seed: int, key: str, worker
     salts = drawn(500, key=key, seed=seed, workers=workers)
 
     assert len(set(salts)) == len(salts)
-    assert {len(salt) for salt in salts} == {SALT_CHARS}
-    assert all(salt.isascii() and salt.isalnum() and salt == salt.lower() for salt in salts)
+    assert {len(salt or "") for salt in salts} == {SALT_CHARS}
+    assert all(salt and salt.isascii() and salt.isalnum() and salt == salt.lower() for salt in salts)
 
 
 @settings(deadline=None, max_examples=30)
@@ -37,7 +37,7 @@ def test_seed_and_key_give_the_same_salts_on_any_number_of_workers(seed: int, wo
 def test_an_index_of_the_drawn_order_has_the_same_salt_whichever_worker_sends_it(workers: int, size: int) -> None:
     conversations = [Conversation(row, (Prompt(str(row), (as_message("user", "?"),)),)) for row in range(size)]
 
-    def sent(count: int) -> dict[tuple[int, int], str]:
+    def sent(count: int) -> dict[tuple[int, int], str | None]:
         found = {}
         for index in range(count):
             queue = PromptQueue(conversations, seed=3, repeat=True, worker_index=index, worker_count=count)
@@ -61,7 +61,7 @@ def test_another_run_or_seed_has_other_salts() -> None:
 
 def test_neighbours_have_no_beginning_in_common() -> None:
     salts = drawn(2000)
-    same = sum(a[:3] == b[:3] for a, b in pairwise(salts))
+    same = sum((a or "")[:3] == (b or "")[:3] for a, b in pairwise(salts))
 
     assert same <= 2  # by chance one in 32,768
 
@@ -70,6 +70,20 @@ def test_a_run_has_one_salt_for_all_its_workers() -> None:
     workers = [Salts("run", seed=0, key="r", worker_index=i, worker_count=4) for i in range(4)]
 
     assert len({worker.next() for worker in workers for _ in range(3)}) == 1
+
+
+def test_only_what_is_sent_again_is_salted_and_never_twice_alike() -> None:
+    def salts_of(mode: SaltMode | None, index: int) -> list[str | None]:
+        salts = Salts(mode, repeats=True, seed=0, key="r", worker_index=index, worker_count=2)
+        return [salts.next(repeated=repeated) for repeated in (False, True, False, True)]
+
+    first, second = salts_of(None, 0), salts_of(None, 1)
+    assert [first[0], first[2], second[0], second[2]] == [None] * 4
+    assert len({first[1], first[3], second[1], second[3]} - {None}) == 4
+
+    one, other = salts_of("run", 0), salts_of("run", 1)
+    assert len({one[0], one[2], other[0], other[2]}) == 1
+    assert len({*one, *other}) == 5
 
 
 def test_the_salt_is_before_the_first_message_of_any_role() -> None:

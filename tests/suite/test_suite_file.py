@@ -252,7 +252,7 @@ command = "text-generation-launcher --model-id meta-llama/Llama-2-70b-chat-hf --
 
 [prompts]
 source = "lima"
-repeat = true
+repeat = "salted"
 
 [request]
 max_tokens = 512
