@@ -14,6 +14,7 @@ FLOORS = {
     "errors": 0,
     "units": 0,
     "fetch": 1,
+    "parent": 1,
     "record": 1,
     "stats": 1,
     "timerfd": 1,

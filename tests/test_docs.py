@@ -14,7 +14,6 @@ import click
 import pytest
 
 from llmload.cli.main import main
-from llmload.scenario.reading import free_port
 from llmload.simulator import SimulationSettings, SpawnedEngine, spawn
 
 ROOT = Path(__file__).parents[1]
@@ -107,9 +106,6 @@ def on(command: str, engine: SpawnedEngine, out: Path) -> list[str]:
         words += ["--set", "load.requests=8"] if "speed" in text else ["--run-time", time, "--set", "load.warmup_s=0.5"]
         if "staged" in text:
             words += ["--set", "load.stages=[{users=2, duration_s=1.5}, {users=4, duration_s=1.5}]"]
-    if words[2] == "locust" and "--processes" in words:
-        port = str(free_port())  # another test's master may be listening on Locust's own
-        words += ["--master-port", port, "--master-bind-port", port]
     return words
 
 

@@ -15,6 +15,7 @@ import gevent
 
 from llmload.errors import ConfigError
 from llmload.loadgen import options
+from llmload.loadgen.forks import Forks
 from llmload.loadgen.local import CoordinatingNode, LocalNode, coordinating_node
 from llmload.loadgen.locust_compat import Runner, environment_of, restore_report, use_three_digits
 from llmload.loadgen.master import MasterNode
@@ -41,6 +42,7 @@ def install(events: Events) -> None:
 class _Hooks:
     def __init__(self, events: Events) -> None:
         self._ahead: Preparation | None = None
+        self._forks = Forks()
         use_three_digits()
         events.init_command_line_parser.add_listener(self._on_command_line)
         events.init.add_listener(self._on_init)
@@ -49,6 +51,8 @@ class _Hooks:
     def _on_command_line(self, parser: LocustArgumentParser, **_: object) -> None:
         options.add_options(parser)
         options.bind_to_loopback(parser)
+        with exit_on_wrong_use():
+            self._forks.prepare(parser)
         file = options.scenario_on_command_line()
         if file is not None:
             with exit_on_wrong_use():
@@ -69,6 +73,7 @@ class _Hooks:
             self._ahead.scenario(parsed)
 
     def _on_init(self, environment: Environment, runner: Runner, web_ui: WebUI | None = None, **_: object) -> None:
+        self._forks.over()
         with exit_on_wrong_use():
             file = options.scenario_on_command_line()
             if file is None:

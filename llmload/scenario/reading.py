@@ -239,9 +239,6 @@ def locust_arguments(
     for name, value in changes.items():
         if value is not None:
             arguments += [names.get(name, "--" + name.replace("_", "-")), str(value)]
-    if changes.get("processes") is not None:
-        port = str(free_port())  # so that two runs on one machine do not meet on Locust's own
-        arguments += ["--master-bind-port", port, "--master-port", port]
     if not web:
         arguments += ["--headless", "--loglevel", "WARNING"]
     if as_json:

@@ -9,7 +9,8 @@ command, then to all its descendants, and SIGKILL to what is left after the grac
 time short. The guard is a subreaper: it adopts orphans of the command, so that a process that left the process group is
 found too. Its exit code is the command's, 128 plus the signal's number if it was killed, 127 if it did not start.
 
-Only the standard library is imported, so that a guard starts within a few hundredths of a second.
+Beside the standard library only one small module is imported, so that a guard starts within a few hundredths of a
+second.
 """
 
 import argparse
@@ -26,7 +27,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+from llmload.parent import signal_at_end_of
+
+PR_SET_CHILD_SUBREAPER: Final = 36
 POLL_S: Final = 0.1
 NOT_STARTED: Final = 127
 KILLED: Final = 128
@@ -49,7 +52,7 @@ class Guard:
 
     def run(self) -> int:
         """Start the command, wait until it ends or is to be stopped, end all descendants; return its exit code."""
-        _prctl(PR_SET_CHILD_SUBREAPER, 1)
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling program handles Ctrl-C
         signal.signal(signal.SIGTERM, self._on_term)
         guard = os.getpid()
@@ -58,7 +61,7 @@ class Guard:
                 self._command,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=lambda: _end_with(guard),
+                preexec_fn=lambda: signal_at_end_of(guard, signal.SIGTERM),
             )
         except OSError as error:
             sys.stderr.write(f"llmload: cannot start {self._command[0]}: {error.strerror or error}\n")
@@ -143,20 +146,9 @@ class Guard:
                 self._status = status
 
 
-def _end_with(guard: int) -> None:
-    """In the child: let the kernel send SIGTERM if the guard itself is killed."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != guard:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 def _send(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def _descendants() -> set[int]:

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import pytest
 
-from llmload.scenario.reading import free_port
 from llmload.simulator import SimulationSettings, SpawnedEngine, spawn
 
 ROOT = Path(__file__).parents[2]
@@ -130,11 +129,7 @@ class Locust:
         return Ended(code, out, err, self._folder())
 
     def _arguments(self, arguments: tuple[str, ...]) -> list[str]:
-        own = [*arguments, "--out", str(self.out)]
-        if "--processes" in arguments:
-            port = str(free_port())  # another test's master may be listening on Locust's own
-            own += ["--master-port", port, "--master-bind-port", port]
-        return own
+        return [*arguments, "--out", str(self.out)]
 
     def _env(self, env: dict[str, str] | None) -> dict[str, str]:
         return {**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})}

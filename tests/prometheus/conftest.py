@@ -124,9 +124,6 @@ class Locust:
     running: "list[subprocess.Popen[str]]" = field(default_factory=list)
 
     def __call__(self, *arguments: str, out: str = "runs") -> "subprocess.Popen[str]":
-        if not {"--master", "--worker"} & set(arguments):
-            port = str(free_port())  # another test's master may be listening on Locust's own
-            arguments = (*arguments, "--master-port", port, "--master-bind-port", port)
         self.running.append(
             subprocess.Popen(
                 [sys.executable, "-m", "locust", *arguments, "--out", str(self.out / out)],

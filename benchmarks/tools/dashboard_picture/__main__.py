@@ -70,7 +70,6 @@ def recorded_page(folder: Path) -> str:
                 str(folder / "runs"),
             ]
             command += ["--metrics-port", str(port), "--llmload-linger", "30", "--processes", "2"]
-            command += ["--master-port", (meeting := str(free_port())), "--master-bind-port", meeting]
             begun_s = time.time()
             subprocess.run(command, cwd=folder, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             going = prometheus.over_time("max(llmload_run_info) == 1", begun_s, time.time(), SCRAPE_S)

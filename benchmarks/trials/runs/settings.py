@@ -107,10 +107,10 @@ class Local:
 
     def start(self, folder: Path, scenario: str, arguments: Sequence[str]) -> StartedRun:
         """Start Locust, and its workers as forks where there are any."""
-        web_port, port = str(free_port()), str(free_port())
+        web_port = str(free_port())
         options = [] if "--headless" in arguments else ["--web-port", web_port]
         if self.workers:
-            options += ["--processes", str(self.workers), "--master-port", port, "--master-bind-port", port]
+            options += ["--processes", str(self.workers)]
         process = start_locust(self.engine_host, folder, scenario, [*arguments, *options])
         return StartedRun(
             processes=[process],
