@@ -5,9 +5,10 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from llmload.client.settings import EngineInfo
-from llmload.errors import ExitCode
+from llmload.errors import ExitCode, RunFolderError
 from llmload.loadgen.capacity_driver import search_of
 from llmload.loadgen.phases import PhaseTimeline, Span, timeline_of
 from llmload.metrics.checks import health, judge
@@ -22,6 +23,9 @@ from llmload.runs.folder import MANIFEST, SUMMARY, Manifest, RunFolder, RunTimes
 from llmload.runs.summary import Summary
 from llmload.scenario import Scenario
 from llmload.units import NS_PER_S
+
+INTERNAL_ERROR: Final = "internal_error"
+"""The check whose reason says that something of llmload or of the locustfile failed beside requests."""
 
 
 @dataclass(slots=True)
@@ -38,6 +42,8 @@ class Conditions:
     """CPU use of the busiest process that sends, of one core; None until something is measured."""
     users_changed: bool = False
     """Somebody edited the load inside the window."""
+    faults: list[str] = field(default_factory=list)
+    """What failed beside requests: each in a line, of a worker with its name."""
     reached_phases: set[int] = field(default_factory=set)
     """The phases whose users all ran at some time, by their index; 0 for a load without phases."""
 
@@ -132,9 +138,18 @@ class RunCoordinator:
         return ((self._ended_ns or time.monotonic_ns()) - self.span.start_ns) / NS_PER_S
 
     def open_folder(self) -> None:
-        """Make the run folder with its manifest, so that a run that crashes can still be read."""
+        """
+        Make the run folder with its manifest, so that a run that crashes can still be read.
+
+        RunFolderError if it cannot be written: then nothing of it is left.
+        """
         self.folder.create()
-        self.folder.write(MANIFEST, self._manifest.with_times(self._times(), None))
+        try:
+            self.folder.write(MANIFEST, self._manifest.with_times(self._times(), None))
+        except OSError as error:
+            self.folder.discard()
+            text = f"{self.folder.path}: cannot write the run folder: {error.strerror}"
+            raise RunFolderError(f"{text}: make room, or give another with --out") from None
 
     def note_times(self) -> None:
         """Write when window and stages began into the manifest, so that a run that crashes can still be judged."""
@@ -154,7 +169,7 @@ class RunCoordinator:
         """
         if self.summary is not None:
             return self.summary.verdict
-        further = []
+        further = [Reason(check=INTERNAL_ERROR, level=Level.INVALID, text=text) for text in self.conditions.faults]
         if self.search is not None and stages is not None:
             totals = self.search.health(totals, stages)
         if not totals.completed and not totals.failed:
@@ -275,10 +290,8 @@ class RunCoordinator:
 
     @property
     def exit_code(self) -> ExitCode:
-        """0: good; 1: a gate failed or requests failed; 2: the run never started; 3: the measurement is INVALID."""
-        if self.summary is None:
-            return ExitCode.WRONG_USE
-        if self.summary.verdict.level == Level.INVALID:
+        """0: good; 1: a gate failed or requests failed; 3: the measurement is INVALID, or something of ours failed."""
+        if self.summary is None or self.conditions.faults or self.summary.verdict.level == Level.INVALID:
             return ExitCode.INVALID
         return ExitCode.FAILED if failed(self.summary) else ExitCode.GOOD
 

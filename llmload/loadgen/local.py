@@ -3,16 +3,18 @@
 from locust.env import Environment
 
 import logging
+import sys
 from abc import abstractmethod
 from typing import Final
 
 import gevent
 
-from llmload.errors import EngineError
+from llmload.errors import EngineError, ExitCode
 from llmload.loadgen import terminal
 from llmload.loadgen import terminal as results
 from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.coordinator import RunCoordinator
+from llmload.loadgen.ending import fault_text, say_fault
 from llmload.loadgen.live import LiveView
 from llmload.loadgen.locust_compat import PER_CENT, Runner, shape_kind, silence_tables
 from llmload.loadgen.metrics_server import MetricsEndpoint
@@ -50,7 +52,7 @@ class CoordinatingNode(Node):
         self._meet_engine(scenario)
         self.metrics = MetricsEndpoint(self, scenario)
         self.metrics.serve(self.options.metrics_host, self.options.metrics_port)
-        environment.events.quit.add_listener(self._on_quit)
+        environment.events.quit.add_listener(self.guard("the report of the run", self._on_quit))
 
     def _meet_engine(self, scenario: Scenario) -> None:
         try:
@@ -134,22 +136,24 @@ class CoordinatingNode(Node):
         )
         coordinator.open_folder()
         coordinator.engine_scraper.sample()
-        self.spawn(coordinator.engine_scraper.watch)
+        self.spawn("reading the engine's metrics", coordinator.engine_scraper.watch)
         self._start_senders(coordinator, workers)
         if coordinator.search is not None:
-            self.spawn(self._search, coordinator.search)
+            self.spawn("the search", self._search, coordinator.search)
         self.live = LiveView(coordinator, self, target_rate(scenario.load, coordinator.timeline, self._rate_in_form))
-        self.spawn(self.live.watch)
-        self.spawn(self._supervise)
+        self.spawn("the live view", self.live.watch)
+        self.spawn("the supervision of processes", self._supervise)
         if self.headless:
-            self.spawn(terminal.show, coordinator, self.live, self, self.options.progress)
+            self.spawn("the progress", terminal.show, coordinator, self.live, self, self.options.progress)
 
     def _search(self, search: CapacityDriver) -> None:
         """Drive a search from its first step to its end."""
         search.run(self)
 
     def _cancel_start(self) -> None:
-        self.coordinator = None
+        coordinator, self.coordinator = self.coordinator, None
+        if coordinator is not None:
+            coordinator.folder.discard()
 
     def _rate_in_form(self) -> str:
         return str(self.options.rate)
@@ -224,7 +228,7 @@ class CoordinatingNode(Node):
     def _settle(self) -> None:
         """Count what is known of processes that could not report."""
 
-    def _on_test_stopping(self, **_: object) -> None:
+    def _drain_run(self) -> None:
         if self.coordinator is not None:
             self.coordinator.span.close()
             if self.coordinator.timeline is not None:
@@ -233,28 +237,47 @@ class CoordinatingNode(Node):
     def _stop(self) -> None:
         coordinator = self.coordinator
         if coordinator is not None and coordinator.summary is None:
-            self._settle()
-            coordinator.engine_scraper.sample()
+            self.guard("counting what lost workers left", self._settle)()
+            self.guard("reading the engine's metrics", coordinator.engine_scraper.sample)()
             coordinator.finish(self.totals(), self.stages())
             if not self.headless:
                 results.show_summary(coordinator, "table")
-                gevent.spawn(results.show_report, coordinator, "table")
+                gevent.spawn(self.guard("the report", results.show_report), coordinator, "table")
+
+    def fault(self, what: str, error: Exception) -> None:
+        coordinator = self.coordinator
+        if coordinator is None:
+            say_fault(what, error)
+        elif fault_text(what, error) not in coordinator.conditions.faults:  # once, where it fails for each request
+            self._note_fault(coordinator, say_fault(what, error))
+
+    def _note_fault(self, coordinator: RunCoordinator, text: str) -> None:
+        """Note what failed in a run for its verdict, and end it."""
+        coordinator.conditions.faults.append(text)
+        if not self._ending.begun:
+            gevent.spawn(self.end)  # not in this greenlet, which may end with the run
 
     def _on_quitting(self, **further: object) -> None:
         super()._on_quitting(**further)
         if self.coordinator is not None:
             self.environment.process_exit_code = self.coordinator.exit_code
-            if self.headless:
-                silence_tables()
+        elif self.headless:
+            self.environment.process_exit_code = ExitCode.WRONG_USE  # nothing was started
+        if self.headless:
+            silence_tables()
 
-    def _on_quit(self, **_: object) -> None:
+    def _on_quit(self, exit_code: int, **_: object) -> None:
         coordinator, options = self.coordinator, self.options
         if coordinator is not None and self.headless:
-            results.show_summary(coordinator, options.summary)
-            results.show_report(coordinator, options.summary)
+            faults = len(coordinator.conditions.faults)
+            guard = self.guard
+            guard("the tables", results.show_summary)(coordinator, options.summary)
+            guard("the report", results.show_report)(coordinator, options.summary)
             with exit_on_wrong_use():
                 results.write_for_ci(coordinator, options.junit, options.markdown)
             self.metrics.linger(options.llmload_linger)
+            if len(coordinator.conditions.faults) > faults:
+                sys.exit(max(exit_code, ExitCode.INVALID))
 
 
 def coordinating_node(environment: Environment) -> CoordinatingNode:
@@ -318,8 +341,9 @@ class LocalNode(CoordinatingNode, SendingNode):
         )
 
     def _cancel_start(self) -> None:
-        super()._cancel_start()
+        self._close_session()
         self.session = None
+        super()._cancel_start()
 
     def _on_spawning_complete(self, **further: object) -> None:
         super()._on_spawning_complete(**further)
@@ -341,8 +365,8 @@ class LocalNode(CoordinatingNode, SendingNode):
     def _on_exhausted(self, session: Session) -> None:  # noqa: ARG002 - there is one
         gevent.spawn(self.end)  # not in this greenlet, which ends with the run
 
-    def _on_test_stopping(self, **further: object) -> None:
-        super()._on_test_stopping(**further)
+    def _drain_run(self) -> None:
+        super()._drain_run()
         self._drain()
 
     def _settle(self) -> None:

@@ -12,6 +12,7 @@ from gevent.event import Event
 
 from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.coordinator import RunCoordinator
+from llmload.loadgen.ending import say
 from llmload.loadgen.local import CoordinatingNode
 from llmload.loadgen.locust_compat import Master, WorkerClient, is_lost, runs_here
 from llmload.loadgen.messages import (
@@ -22,6 +23,7 @@ from llmload.loadgen.messages import (
     Drain,
     Drained,
     Exhausted,
+    Fault,
     OpenWindow,
     Started,
     Step,
@@ -175,11 +177,12 @@ class MasterNode(CoordinatingNode):
         self.runner = runner
         super().__init__(environment, preparation)
         self._workers: Workers | None = None
-        listen(runner, Started, self._on_started)
-        listen(runner, Totals, self._on_totals)
-        listen(runner, Exhausted, self._on_exhausted)
-        listen(runner, Drained, self._on_drained)
-        environment.events.worker_report.add_listener(self._on_worker_report)
+        listen(runner, Started, self.guard("a worker's start", self._on_started))
+        listen(runner, Totals, self.guard("a worker's report", self._on_totals))
+        listen(runner, Exhausted, self.guard("the end of a worker's load", self._on_exhausted))
+        listen(runner, Drained, self.guard("a worker's last report", self._on_drained))
+        listen(runner, Fault, self.guard("a worker's fault", self._on_worker_fault))
+        environment.events.worker_report.add_listener(self.guard("a worker's report", self._on_worker_report))
 
     # What the workers have reported
 
@@ -219,6 +222,12 @@ class MasterNode(CoordinatingNode):
         if self._workers is not None and report.run_id == self._workers.run_id:
             self._workers.collected.take(worker, report)
             self._workers.drained.arrive(worker)
+
+    def _on_worker_fault(self, worker: str, message: Fault) -> None:
+        if self._workers is not None and self.coordinator is not None and message.run_id == self._workers.run_id:
+            text = f"worker {worker}: {message.text}"
+            say(text)
+            self._note_fault(self.coordinator, text)
 
     # Workers as processes
 
@@ -260,7 +269,7 @@ class MasterNode(CoordinatingNode):
             workers=tuple(self._workers.ids),
         )
         send(self.runner, plan)  # before Locust's own message that starts users, on the same socket
-        self.spawn(self._open_when_started, coordinator, self._workers)
+        self.spawn("the opening of the window", self._open_when_started, coordinator, self._workers)
 
     def _on_started(self, worker: str, message: Started) -> None:
         if self._workers is not None and message.run_id == self._workers.run_id:
@@ -292,8 +301,8 @@ class MasterNode(CoordinatingNode):
     def _send_step(self, coordinator: RunCoordinator, command: StepCommand) -> None:
         send(self.runner, Step.of(coordinator.run_id, command))
 
-    def _on_test_stopping(self, **further: object) -> None:
-        super()._on_test_stopping(**further)
+    def _drain_run(self) -> None:
+        super()._drain_run()
         if self.coordinator is not None and self._workers is not None:
             self._workers.begin_drain()
             self._check_processes()

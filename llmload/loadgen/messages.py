@@ -29,6 +29,7 @@ from llmload.scenario import Scenario
 #     master --STAGE | STEP--> worker     a later stage begins; a step of a search begins or is measured
 #     worker --TOTALS--> master           all that the worker has counted so far
 #     worker --EXHAUSTED--> master        nothing more to send, and nothing in flight
+#     worker --FAULT--> master            something of llmload's failed there, so the run is to end
 #     master --DRAIN--> worker            start nothing, wait until idle, cut the rest
 #     master --ABORT--> worker            cut what is in flight now: a second Ctrl-C
 #     worker --DRAINED--> master          the worker's last, whole totals
@@ -39,6 +40,7 @@ from llmload.scenario import Scenario
 SCHEMA_VERSION: Final = 1
 MAX_BODY_BYTES: Final = 64_000_000
 """Packed or not: a last report of a hundred stages takes less than a tenth."""
+MAX_TEXT: Final = 4096
 _Name = Annotated[str, Field(max_length=256)]
 
 logger = logging.getLogger(__name__)
@@ -117,6 +119,14 @@ class Exhausted(Message):
     """A worker has nothing more to send and nothing in flight."""
 
     name = "llmload_exhausted"
+
+
+class Fault(Message):
+    """Something failed on a worker beside requests."""
+
+    name = "llmload_fault"
+    text: Annotated[str, Field(max_length=MAX_TEXT)]
+    """What failed, in a line."""
 
 
 class Drain(Message):

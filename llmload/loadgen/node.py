@@ -3,7 +3,6 @@
 from locust.env import Environment
 
 import argparse
-import logging
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import gevent
 from gevent import Greenlet
 
 from llmload.errors import ExitCode, LlmloadError
+from llmload.loadgen.ending import Ending, Guard, say, say_fault
 from llmload.loadgen.locust_compat import Interrupts, Runner, has_a_run, log_rows
 from llmload.loadgen.open_loop import open_schedule
 from llmload.loadgen.preparation import Preparation, open_session
@@ -27,8 +27,6 @@ from llmload.scenario import Scenario
 REQUEST_NAME: Final = "chat"
 """The name of requests in Locust's tables."""
 
-logger = logging.getLogger(__name__)
-
 
 @contextmanager
 def exit_on_wrong_use() -> Iterator[None]:
@@ -36,9 +34,7 @@ def exit_on_wrong_use() -> Iterator[None]:
     try:
         yield
     except LlmloadError as error:
-        for line in str(error).splitlines():
-            sys.stderr.write(f"llmload: {line}\n")
-        sys.stderr.flush()
+        say(str(error))
         sys.exit(ExitCode.WRONG_USE)
 
 
@@ -49,14 +45,20 @@ class Node(ABC):
 
     def __init__(self, environment: Environment, preparation: Preparation) -> None:
         self.environment, self.preparation = environment, preparation
+        self.guard = Guard(self.fault)
+        self._ending = Ending(self._drain_run, self._finish_run)
+        """Of the current or last run; of none before the first."""
         self._greenlets: list[Greenlet[..., Any]] = []
         self._interrupts = Interrupts(self._on_interrupt)
-        events = environment.events
+        if self.headless:
+            environment.process_exit_code = ExitCode.INVALID  # so that an end that passes us by is never good
+        events, guard = environment.events, self.guard
         events.test_start.add_listener(self._on_test_start)
-        events.spawning_complete.add_listener(self._on_spawning_complete)
+        events.spawning_complete.add_listener(guard("the end of the ramp", self._on_spawning_complete))
         events.test_stopping.add_listener(self._on_test_stopping)
         events.test_stop.add_listener(self._on_test_stop)
-        events.quitting.add_listener(self._on_quitting)  # fired in reverse: before the runner's own listener
+        # fired in reverse: before the runner's own listener
+        events.quitting.add_listener(guard("the end of the process", self._on_quitting))
 
     @property
     def scenario(self) -> Scenario:
@@ -76,9 +78,9 @@ class Node(ABC):
         """Whether the process ends with its run: there is no web UI to start another."""
         return bool(self.options.headless)
 
-    def spawn(self, run: Callable[..., object], *arguments: object) -> None:
-        """Run a function in a greenlet that ends with the run."""
-        self._greenlets.append(gevent.spawn(run, *arguments))
+    def spawn(self, what: str, run: Callable[..., object], *arguments: object) -> None:
+        """Run a function in a greenlet that ends with the run; `what` is what it does, in words."""
+        self._greenlets.append(gevent.spawn(self.guard(what, run), *arguments))
 
     def end(self) -> None:
         """End the run, and the process if it is headless."""
@@ -100,8 +102,8 @@ class Node(ABC):
         """All users run."""
 
     @abstractmethod
-    def _on_test_stopping(self, **_: object) -> None:
-        """Wait until nothing is in flight."""
+    def _drain_run(self) -> None:
+        """End the load and wait until nothing is in flight."""
 
     @abstractmethod
     def _stop(self) -> None:
@@ -111,22 +113,41 @@ class Node(ABC):
     def _abort(self) -> None:
         """Cut what is in flight: a second Ctrl-C."""
 
+    @abstractmethod
+    def fault(self, what: str, error: Exception) -> None:
+        """Say in a line what failed, note it, and end the run."""
+
     def _on_test_start(self, **_: object) -> None:
-        if self.headless:
-            with exit_on_wrong_use():
-                self._start()
-            return
+        self._ending = Ending(
+            self.guard("the end of the load", self._drain_run), self.guard("the end of the run", self._finish_run)
+        )
         try:
             self._start()
-        except LlmloadError as error:  # a wrong start form must not end the web UI
-            logger.error("%s", error)  # noqa: TRY400 - the line says it all, a traceback would hide it
-            self._cancel_start()
-            gevent.spawn(self.runner.stop)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run does not start, and says so
+            text = say_fault("the start of the run", error)
+            self.guard("leaving nothing of it", self._cancel_start)()
+            self._end_greenlets()
+            self._refuse(text)
+
+    def _refuse(self, text: str) -> None:  # noqa: ARG002 - a worker tells its master
+        """End a run that could not begin."""
+        if self.headless:
+            sys.exit(ExitCode.WRONG_USE)
+        gevent.spawn(self.runner.stop)  # a wrong start form must not end the web UI
+
+    def _on_test_stopping(self, **_: object) -> None:
+        self._ending.drain()
 
     def _on_test_stop(self, **_: object) -> None:
+        self._ending.finish()
+
+    def _finish_run(self) -> None:
+        self._end_greenlets()
+        self._stop()
+
+    def _end_greenlets(self) -> None:
         gevent.killall(self._greenlets, block=False)
         self._greenlets.clear()
-        self._stop()
 
     def _on_interrupt(self, count: int) -> None:  # noqa: ARG002 - a worker counts them
         self._interrupts.raise_in_main()
@@ -147,7 +168,7 @@ class SendingNode(Node):
         super().__init__(environment, preparation)
         self.session: Session | None = None
         """This process's part in the current or last run; None before the first."""
-        environment.events.request.add_listener(self._on_request)
+        environment.events.request.add_listener(self.guard("counting a request", self._on_request))
 
     def _open_session(
         self, scenario: Scenario, workload: Workload, shard: WorkerShard, run_id: str, *, base_dir: Path, start_ns: int
@@ -155,11 +176,11 @@ class SendingNode(Node):
         session = open_session(scenario, workload, shard, run_id, start_ns)
         schedule = open_schedule(session, shard, self.environment, REQUEST_NAME, base_dir)
         self.session = session
-        self.spawn(session.keep_counting)
-        self.spawn(watch_loop_lag, session.totals)
-        self.spawn(self._end_when_exhausted, session)
+        self.spawn("counting requests", session.keep_counting)
+        self.spawn("watching the event loop", watch_loop_lag, session.totals)
+        self.spawn("the end of a counted load", self._end_when_exhausted, session)
         if schedule is not None:
-            self.spawn(schedule.run)
+            self.spawn("the schedule of an open loop", schedule.run)
         return session
 
     def _end_when_exhausted(self, session: Session) -> None:

@@ -7,6 +7,7 @@ from locust.event import Events
 from locust.runners import MasterRunner, WorkerRunner
 from locust.web import WebUI
 
+from abc import abstractmethod
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -123,18 +124,46 @@ class ChatUser(User):
     @task
     def chat(self) -> None:
         """Run one conversation: its requests one after the other."""
+        try:
+            sent = self._send_next()
+        except Exception as error:  # noqa: BLE001 - Locust would log it and call the task again, for ever
+            self._node.fault("a user's request", error)
+            sent = False
+        if not sent:
+            gevent.sleep(REST_S)  # nothing to send: rest until the run ends
+
+    def _send_next(self) -> bool:
         session = self._node.session
-        if session is not None and session.in_closed_loop:
-            with session.acquire():
-                conversation = session.next_conversation()
-                if conversation is not None:
-                    count = partial(fire_request_event, self.environment, REQUEST_NAME)
-                    run_conversation(conversation, session, count)
-                    return
-        gevent.sleep(REST_S)  # nothing to send: rest until the run ends
+        if session is None or not session.in_closed_loop:
+            return False
+        with session.acquire():
+            conversation = session.next_conversation()
+            if conversation is None:
+                return False
+            run_conversation(conversation, session, partial(fire_request_event, self.environment, REQUEST_NAME))
+            return True
 
 
-class StagedShape(LoadTestShape):
+class _Shape(LoadTestShape):
+    """A shape of llmload's: where it fails, the run ends, since Locust would only stop asking it."""
+
+    abstract = True
+
+    def tick(self) -> tuple[int, float] | None:
+        """Return users and spawn rate of this moment; None when the load is over."""
+        node = coordinating_node(environment_of(self))
+        try:
+            return self._users_now(node)
+        except Exception as error:  # noqa: BLE001 - it is the last that Locust hears of this shape
+            node.fault("the shape of the load", error)
+            return None
+
+    @abstractmethod
+    def _users_now(self, node: CoordinatingNode) -> tuple[int, float] | None:
+        """Return users and spawn rate of this moment; None when the load is over."""
+
+
+class StagedShape(_Shape):
     """
     The stages of a staged scenario, one after the other, then the end.
 
@@ -144,9 +173,8 @@ class StagedShape(LoadTestShape):
     abstract = True
     load_kind = "staged"
 
-    def tick(self) -> tuple[int, float] | None:
+    def _users_now(self, node: CoordinatingNode) -> tuple[int, float] | None:
         """Return users and spawn rate of this moment; None when all stages are over."""
-        node = coordinating_node(environment_of(self))
         if node.coordinator is None or node.coordinator.summary is not None:  # the run is about to start
             now = node.scenario.load.users_at(0.0)
         else:
@@ -171,7 +199,7 @@ class StagedShape(LoadTestShape):
         return now
 
 
-class CapacityShape(LoadTestShape):
+class CapacityShape(_Shape):
     """
     The steps of a search, one after the other, until the highest load that passes is found.
 
@@ -181,9 +209,8 @@ class CapacityShape(LoadTestShape):
     abstract = True
     load_kind = "capacity"
 
-    def tick(self) -> tuple[int, float] | None:
+    def _users_now(self, node: CoordinatingNode) -> tuple[int, float] | None:
         """Return users and spawn rate of this moment; None when the search is over."""
-        node = coordinating_node(environment_of(self))
         coordinator = node.coordinator
         search = None if coordinator is None or coordinator.summary is not None else coordinator.search
         if search is None:  # the run is about to start

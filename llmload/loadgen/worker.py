@@ -10,14 +10,17 @@ import gevent
 import msgpack
 
 from llmload.loadgen.capacity_driver import REPORT_S
+from llmload.loadgen.ending import fault_text, say_fault
 from llmload.loadgen.locust_compat import Worker, shrink_report
 from llmload.loadgen.messages import (
     KEY,
+    MAX_TEXT,
     REPORT_BYTES,
     Abort,
     BeginStage,
     Drain,
     Exhausted,
+    Fault,
     Message,
     OpenWindow,
     Reports,
@@ -47,20 +50,24 @@ class WorkerNode(SendingNode):
         self.runner = runner
         super().__init__(environment, preparation)
         self._plan: WorkerPlan | None = None
+        self._run_id: str | None = None
+        self._reported: set[str] = set()
         self._plan_ns = 0
         """When the plan came, which is when its run began for this worker; to open the session may take long."""
         self._reports: Reports | None = None
         preparation.scenario(self.options)  # a wrong scenario ends the process now, and prompts are read
-        listen(runner, WorkerPlan, self._on_plan)
-        listen(runner, OpenWindow, self._on_open_window)
-        listen(runner, BeginStage, self._on_stage)
-        listen(runner, Step, self._on_step)
-        listen(runner, Drain, self._on_drain, concurrent=True)
-        listen(runner, Abort, self._on_abort, concurrent=True)
-        environment.events.report_to_master.add_listener(self._on_report_to_master)  # after Locust's own listeners
+        guard = self.guard
+        listen(runner, WorkerPlan, guard("the plan of a run", self._on_plan))
+        listen(runner, OpenWindow, guard("the opening of the window", self._on_open_window))
+        listen(runner, BeginStage, guard("the start of a stage", self._on_stage))
+        listen(runner, Step, guard("a step of the search", self._on_step))
+        listen(runner, Drain, guard("the drain", self._on_drain), concurrent=True)
+        listen(runner, Abort, guard("cutting what is in flight", self._on_abort), concurrent=True)
+        # after Locust's own listeners
+        environment.events.report_to_master.add_listener(guard("a report to the master", self._on_report_to_master))
 
     def _on_plan(self, _: str, plan: WorkerPlan) -> None:
-        self._plan, self._plan_ns = plan, time.monotonic_ns()
+        self._plan, self._plan_ns, self._run_id = plan, time.monotonic_ns(), plan.run_id
 
     def _start(self) -> None:
         plan, self._plan, self.session = self._plan, None, None
@@ -74,10 +81,25 @@ class WorkerNode(SendingNode):
         )
         self._reports = Reports(session)
         if session.scenario.load.measures_steps:
-            self.spawn(self._report_often, self._reports)
+            self.spawn("reports to the master", self._report_often, self._reports)
 
     def _cancel_start(self) -> None:
-        self.session = None
+        if self.session is not None:
+            self.session.close()
+            self.session = None
+
+    def _refuse(self, text: str) -> None:
+        """Leave the run, and let the master end it: it would wait for this worker."""
+        self._tell(text)
+
+    def fault(self, what: str, error: Exception) -> None:
+        if fault_text(what, error) not in self._reported:
+            self._tell(say_fault(what, error))
+
+    def _tell(self, text: str) -> None:
+        self._reported.add(text)
+        if self._run_id is not None:
+            send(self.runner, Fault(run_id=self._run_id, text=text[:MAX_TEXT]))
 
     def _session_of(self, message: Message) -> Session | None:
         """Return the session, if the message is for its run."""
@@ -123,7 +145,7 @@ class WorkerNode(SendingNode):
 
     # End
 
-    def _on_test_stopping(self, **_: object) -> None:
+    def _drain_run(self) -> None:
         self._drain()
 
     def _on_drain(self, _: str, message: Drain) -> None:

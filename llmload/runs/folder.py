@@ -11,7 +11,7 @@ import platform
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar
@@ -220,6 +220,7 @@ Contract = TypeVar("Contract", bound=BaseModel)
 
 SUMMARY, MANIFEST, REPORT = "summary.json", "manifest.json", "report.html"
 ENGINE_METRICS, GPU_METRICS = "engine_metrics.csv", "gpu_metrics.csv"
+_OF_THE_START: Final = (MANIFEST, "manifest.tmp", ENGINE_METRICS, GPU_METRICS)
 USERS: Final = "users.csv"
 """The number of users, a line each time that it changed."""
 
@@ -262,6 +263,14 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"{self.path}: cannot make the run folder: {error.strerror}") from None
+
+    def discard(self) -> None:
+        """Remove the folder of a run that did not start, with what its start wrote; requests that were sent stay."""
+        with suppress(OSError):
+            empty = [file for file in self.request_files() if not file.stat().st_size]
+            for file in (*empty, *(self.path / name for name in _OF_THE_START)):
+                file.unlink(missing_ok=True)
+            self.path.rmdir()
 
     def write(self, name: str, content: BaseModel | Mapping[str, Any]) -> None:
         """Write a JSON file whole or not at all."""

@@ -1,0 +1,97 @@
+"""
+How a run ends: whatever ends it, and whatever fails in it, passes here.
+
+Locust swallows what a listener, a message handler or a greenlet raises, with a traceback, and continues. So everything
+of ours that it calls is wrapped by a `Guard`, and the end of a run is an `Ending`, which happens once however often it
+is called.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+import gevent
+from gevent import Greenlet
+
+from llmload.errors import LlmloadError
+
+P = ParamSpec("P")
+
+logger = logging.getLogger(__name__)
+
+
+def say(text: str) -> None:
+    """Write each line of a text to standard error, as llmload's."""
+    for line in text.splitlines():
+        sys.stderr.write(f"llmload: {line}\n")
+    sys.stderr.flush()
+
+
+def fault_text(what: str, error: Exception) -> str:
+    """Return what went wrong: an error's own words where the user can mend it, else `what` and its type in a line."""
+    if isinstance(error, LlmloadError):
+        return str(error)
+    words = " ".join(str(error).split())
+    return f"{what} failed: {type(error).__name__}{words and f': {words}'}"
+
+
+def say_fault(what: str, error: Exception) -> str:
+    """Say in a line what failed, and how to see its traceback; return the line."""
+    text = fault_text(what, error)
+    user_mends = isinstance(error, LlmloadError)
+    say(text if user_mends else f"{text}; run again with --loglevel DEBUG for the traceback")
+    return text
+
+
+class Guard:
+    """Wraps what others call, so that an exception is handed to `on_fault` with what failed, and goes no further."""
+
+    def __init__(self, on_fault: Callable[[str, Exception], None]) -> None:
+        self._on_fault = on_fault
+
+    def __call__(self, what: str, function: Callable[P, object]) -> Callable[P, None]:
+        """Return the function, guarded; `what` is what it does, in words."""
+
+        @wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                function(*args, **kwargs)
+            except Exception as error:
+                logger.debug("%s failed", what, exc_info=error)
+                self._on_fault(what, error)
+
+        return guarded
+
+
+class Ending:
+    """
+    The end of one run: its drain, then what follows it, each once.
+
+    Several may ask for it at a time (Locust's time limit, a signal, a worker's loss), and Locust kills some of those
+    who ask, so each part runs in its own greenlet, for which all wait.
+    """
+
+    def __init__(self, drain: Callable[[], None], finish: Callable[[], None]) -> None:
+        self._drain, self._finish = drain, finish
+        self._drainer: Greenlet[[], None] | None = None
+        self._finisher: Greenlet[[], None] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the load has been ended."""
+        return self._drainer is not None
+
+    def drain(self) -> None:
+        """End the load and wait until nothing is in flight."""
+        if self._drainer is None:
+            self._drainer = gevent.spawn(self._drain)
+        self._drainer.join()
+
+    def finish(self) -> None:
+        """Wait for the drain, then do what follows it."""
+        self.drain()
+        if self._finisher is None:
+            self._finisher = gevent.spawn(self._finish)
+        self._finisher.join()
