@@ -210,7 +210,7 @@ class RequestTable:
     numbers: dict[str, Floats]
     """NaN is unknown; besides the fields: schedule_lag_s, ttft_from_schedule_s, e2e_from_schedule_s."""
     categories: dict[str, list[str | None]]
-    """Text by request, `error_type` among them."""
+    """Text by request, `error_type` and `error_message` among them."""
     gaps: Ints
     gaps_ns: Ints
     completed: Mask = field(init=False)
@@ -307,6 +307,7 @@ class RequestTable:
         started_ns = np.rint(since_origin_s * NS_PER_S).astype(np.int64)
         numbers = {name: np.array(columns[name], np.float64) for name in _NUMBERS}  # None becomes NaN
         lag_s = (started - np.array(columns["scheduled_ns"], np.float64)) / NS_PER_S
+        errors = [error or {} for error in columns["error"]]
         gap_lists = [line.get("chunk_gaps_ns") or () for line in lines]
         gaps = np.fromiter(map(len, gap_lists), np.int64, len(gap_lists))
         return cls(
@@ -317,10 +318,12 @@ class RequestTable:
                 "schedule_lag_s": lag_s,
                 "ttft_from_schedule_s": numbers["ttft_s"] + lag_s,
                 "e2e_from_schedule_s": numbers["e2e_s"] + lag_s,
+                "error_http_status": np.array([each.get("http_status") for each in errors], np.float64),
             },
             categories={
                 **{name: list(columns[name]) for name in _CATEGORIES},
-                "error_type": [None if error is None else error["type"] for error in columns["error"]],
+                "error_type": [each.get("type") for each in errors],
+                "error_message": [each.get("message") for each in errors],
             },
             gaps=gaps,
             gaps_ns=np.fromiter(chain.from_iterable(gap_lists), np.int64, int(gaps.sum())),

@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from llmload.metrics.failures import Failures
 from llmload.metrics.requests import (
     DISTRIBUTIONS,
     FIELD_OF,
@@ -89,6 +90,10 @@ class Exemplars(dict[str, list[Exemplar]]):
         self.update({name: [Exemplar.from_message(each) for each in few] for name, few in message.items()})
 
 
+_PARTS: Final = (Distributions, Exemplars, Failures)
+"""What merges and is sent by its own methods."""
+
+
 class _Over(Enum):
     """Which requests a figure is summed over."""
 
@@ -128,6 +133,8 @@ class RunTotals:
     reconnects: int = _sum("reconnects", _Over.ENDED)
     retries: int = _sum("retries", _Over.ENDED)
     errors: Counter[str] = field(default_factory=Counter)
+    failures: Failures = field(default_factory=Failures)
+    """The same by status and the engine's words, too."""
     busy_s: float = 0.0
     """Time in flight inside the window, summed over requests: over the window's length, the mean in flight."""
     window_tokens: float = 0.0
@@ -216,6 +223,7 @@ class RunTotals:
         self.failed_in_window += done_in
         if record.error is not None:
             self.errors[record.error.type.value] += 1
+            self.failures.add(record.error.type.value, record.error.http_status, record.error.message)
         if started_in:
             for name in WITH_FAILURES:
                 self.distributions[name].add_infinite()
@@ -275,7 +283,13 @@ class RunTotals:
     def _add_failures(self, table: RequestTable, failed: Mask, *, started_in: Mask, done_in: Mask) -> None:
         self.failed += _count(failed)
         self.failed_in_window += _count(failed & done_in)
-        self.errors.update(error for error in table.categories["error_type"] if error is not None)
+        types, messages = table.categories["error_type"], table.categories["error_message"]
+        statuses = table.numbers["error_http_status"]
+        for index in np.flatnonzero(failed).tolist():
+            error_type, status = types[index], statuses[index]
+            if error_type is not None:
+                self.errors[error_type] += 1
+                self.failures.add(error_type, None if np.isnan(status) else int(status), messages[index] or "")
         for name in WITH_FAILURES:
             self.distributions[name].add_infinite(_count(failed & started_in))
 
@@ -309,7 +323,7 @@ class RunTotals:
             if isinstance(mine, Counter):
                 for other in theirs:
                     mine.update(other)
-            elif isinstance(mine, Distributions | Exemplars):
+            elif isinstance(mine, _PARTS):
                 mine.merge(*theirs)
             elif (merge := each.metadata.get("merge")) is not None:
                 setattr(self, each.name, merge((v for v in (mine, *theirs) if v is not None), default=None))
@@ -326,7 +340,7 @@ class RunTotals:
         message: dict[str, Any] = {}
         for each in fields(self):
             value = getattr(self, each.name)
-            if isinstance(value, Distributions | Exemplars):
+            if isinstance(value, _PARTS):
                 value = value.to_message(coarseness)
             message[each.name] = dict(value) if isinstance(value, Counter) else value
         if not with_out_of_window:
@@ -339,7 +353,7 @@ class RunTotals:
         self = cls()
         for name, value in message.items():
             present = getattr(self, name)
-            if isinstance(present, Distributions | Exemplars):
+            if isinstance(present, _PARTS):
                 present.update_from(value)
             else:
                 setattr(self, name, Counter(value) if isinstance(present, Counter) else value)

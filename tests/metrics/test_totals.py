@@ -11,6 +11,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmload.metrics.failures import Failures
 from llmload.metrics.requests import RequestTable, line_writer
 from llmload.metrics.totals import COARSEST, Distributions, Exemplars, RunTotals
 from llmload.record import (
@@ -35,13 +36,21 @@ NAMES = [each.name for each in fields(RunTotals)]
 counts = st.none() | st.integers(0, 30)
 
 
+errors = st.builds(
+    RequestError,
+    type=st.sampled_from(ErrorType),
+    message=st.sampled_from(["", "HTTP 503", "HTTP 503: busy for 3 s", "HTTP 503: busy for 4 s", "out of memory"]),
+    http_status=st.sampled_from([None, 503]),
+)
+
+
 @st.composite
 def record(draw: st.DrawFn) -> RequestRecord:
     started_ns = START_NS + draw(st.integers(0, 10 * NS_PER_S))
     gaps_ns = draw(st.lists(st.just(0) | st.integers(1, NS_PER_S), max_size=5))
     chunk_ns = stamps_of(started_ns, gaps_ns)
     outcome = draw(st.sampled_from(Outcome))
-    error = RequestError(type=draw(st.sampled_from(ErrorType)), message="") if outcome is Outcome.FAILED else None
+    error = draw(errors) if outcome is Outcome.FAILED else None
     return RequestRecord(
         request_id=str(draw(st.integers(0, 10**6))),
         prompt_id="p",
@@ -96,6 +105,8 @@ def plain(value: Any) -> Any:
         return {name: each.to_message() for name, each in value.items() if each.seen or each.infinite}
     if isinstance(value, Exemplars):
         return {name: sorted((each.value, each.request_id) for each in few) for name, few in value.items()}
+    if isinstance(value, Failures):
+        return value.most_common()
     return dict(value) if isinstance(value, Counter) else value
 
 
