@@ -214,7 +214,7 @@ class CapacityDriver:
             window = self.clock.window(self.steps.index(found))
         for name in _OF_THE_RUN:
             setattr(view, name, getattr(whole, name))
-        view.errors = whole.errors
+        view.errors, view.failures = whole.errors, whole.failures
         view.distributions["event_loop_lag_s"] = whole.distributions["event_loop_lag_s"]
         return view, window
 
@@ -226,6 +226,7 @@ class CapacityDriver:
         view, _ = self.judged(whole, stages)
         phase = stages.get(found.name, RunTotals())
         view.completed, view.failed = phase.completed_in_window, phase.failed_in_window
+        view.failures = phase.failures
         view.censored, view.dropped = phase.censored, phase.dropped
         return view
 

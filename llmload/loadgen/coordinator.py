@@ -11,7 +11,7 @@ from llmload.client.settings import EngineInfo
 from llmload.errors import ExitCode, RunFolderError
 from llmload.loadgen.capacity_driver import search_of
 from llmload.loadgen.phases import PhaseTimeline, Span, timeline_of
-from llmload.metrics.checks import health, judge
+from llmload.metrics.checks import failed_requests, health, judge
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import NOTHING_MEASURED, Level, Reason, Verdict, nothing_measured
 from llmload.prometheus.scrape import EngineScraper
@@ -177,7 +177,7 @@ class RunCoordinator:
             further.append(Reason(check="answers", level=Level.INVALID, text=text))
         elif stages is not None:
             further += self._unmeasured(totals, stages)
-        return judge(self._health(totals), further)
+        return judge(self._health(totals), [*failed_requests(totals), *further])
 
     def _unmeasured(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Iterator[Reason]:
         """Yield why the window, or that of a stage, measured nothing, or did so before all users ran."""

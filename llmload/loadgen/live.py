@@ -12,6 +12,8 @@ from llmload.metrics.requests import LIVE_QUANTILES
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
 from llmload.report.terminal import LATENCIES
+from llmload.runs.build_summary import most_frequent_failures
+from llmload.runs.summary_parts import FailedRequests
 from llmload.scenario import Scenario
 from llmload.stats.histogram import Histogram
 from llmload.units import S_PER_MIN, UNKNOWN, milliseconds, number
@@ -106,6 +108,8 @@ class LiveState(_Latencies):
     target_per_s: float | None
     errors: dict[str, int]
     """Failed requests by error type, the most frequent first."""
+    failures: tuple[FailedRequests, ...]
+    """The most frequent failures, at most three, with the engine's words."""
     window_s: float | None
     """How much of the window has passed; None until it opens."""
     requests_per_min: float | None
@@ -261,6 +265,7 @@ class LiveView:
             dropped=totals.dropped,
             target_per_s=self._target_now(),
             errors=dict(totals.errors.most_common()),
+            failures=most_frequent_failures(totals),
             window_s=window_s,
             **rates(totals, window_s),
             **_latencies(totals),
@@ -332,6 +337,7 @@ def rows(state: LiveState | None, point: LivePoint | None) -> list[dict[str, str
         *map(_of_stage, state.stages),
         _row("Requests", run=", ".join(f"{getattr(state, of)} {of}" for of in _COUNTS)),
         _row("Errors", run=", ".join(f"{name} {count}" for name, count in state.errors.items()) or "none"),
+        *(_row("Failure", run=each.text) for each in state.failures),
     ]
 
 

@@ -71,6 +71,8 @@ class Moment:
     """The verdict so far; None before the first answer."""
     checks: tuple[str, ...]
     """The checks that did not pass."""
+    failure: str | None = None
+    """The most frequent failure, in words; None before the first."""
 
     @property
     def share(self) -> float | None:
@@ -118,6 +120,7 @@ def read_moment(coordinator: RunCoordinator, live: LiveView, source: RunSource) 
         so_far=_so_far(coordinator, totals, source),
         level=None if verdict is None else verdict.level.value,
         checks=() if verdict is None else tuple(reason.check for reason in verdict.reasons),
+        failure=next((f"{each.count} {each}" for each in totals.failures.most_common(1)), None),
     )
 
 
@@ -165,6 +168,7 @@ def log_line(moment: Moment) -> str:
         f"{moment.scenario}: {moment.stage}, {format_elapsed(moment.elapsed_s)}, {moment.left}; "
         f"in flight {moment.in_flight}, completed {moment.completed}, failed {moment.failed}; "
         f"{per_min} requests/min, {tokens_per_s} tok/s, TTFT p95 {ttft} ms (last {RECENT_S:g} s); {moment.verdict}"
+        + (f"; failed: {moment.failure}" if moment.failure else "")
     )
 
 
@@ -185,7 +189,10 @@ def drawn(moment: Moment) -> RenderableType:
     table.add_row(f"last {RECENT_S:g} s", *moment.recent.cells, str(moment.in_flight), str(moment.completed), failed)
     table.add_row("judged so far", *moment.so_far.cells)
     style = "" if moment.level is None else STYLES[moment.level]
-    return Group(head, table, Text(moment.verdict, style=style, no_wrap=True, overflow="ellipsis"))
+    lines = [Text(moment.verdict, style=style, no_wrap=True, overflow="ellipsis")]
+    if moment.failure:
+        lines.append(Text(f"failed: {moment.failure}", style="red", no_wrap=True, overflow="ellipsis"))
+    return Group(head, table, *lines)
 
 
 def interval_s(mode: str) -> float | None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import ALL, Level, Reason, Verdict
+from llmload.units import percent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,13 +194,15 @@ def judge(figures: dict[str, float | None], further: Iterable[Reason] = ()) -> V
     """
     Compare each figure with the limits of its check; a figure that is None is unknown and gives no reason.
 
+    A further reason of a check's name stands instead of the check's own.
     KeyError for a figure without a check of its name.
     """
     checks = {check.name: check for check in CHECKS}
-    reasons = []
+    reasons = list(further)
+    said = {reason.check for reason in reasons}
     for name, figure in figures.items():
         check = checks[name]
-        if figure is None:
+        if figure is None or name in said:
             continue
         for level, limit in ((Level.INVALID, check.invalid_above), (Level.DEGRADED, check.degraded_above)):
             if limit is not None and figure > limit:
@@ -208,7 +211,21 @@ def judge(figures: dict[str, float | None], further: Iterable[Reason] = ()) -> V
                     Reason(check=name, level=level, figure=figure, limit=limit, text=text, figures=check.figures)
                 )
                 break
-    return Verdict.of((*further, *reasons))
+    return Verdict.of(reasons)
+
+
+def failed_requests(totals: RunTotals) -> list[Reason]:
+    """Return the reason of requests that failed, with the most frequent words: INVALID where all did; none or one."""
+    if not totals.failed:
+        return []
+    share = totals.failed / totals.ended
+    every = f"all {totals.failed} requests" if totals.failed == totals.ended else f"{percent(share)} of requests"
+    text, most = f"{every} failed", totals.failures.most_common(1)
+    for each in most:
+        often = f", {each.count} of {totals.failed} with" if each.count < totals.failed else ":"
+        text += f"{often} {each}: {each.remedy}"
+    level = Level.DEGRADED if totals.completed else Level.INVALID
+    return [Reason(check="error_share", level=level, figure=share, limit=0.0, text=text)]
 
 
 def health(totals: RunTotals) -> dict[str, float | None]:

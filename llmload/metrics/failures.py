@@ -135,6 +135,9 @@ class Failure:
         phrases = [each.phrase for each in HTTPStatus if each == self.http_status]
         return ", ".join([*phrases, "without words"])
 
+    def __str__(self) -> str:
+        return f'{self.name}, "{self.said}"'
+
     @property
     def remedy(self) -> str:
         """What to do about it."""

@@ -117,7 +117,7 @@ def nothing_measured(
     elif (ended and begun) or (by_start and (ended or begun)):
         return None
     elif totals.failed_in_window and not ended:
-        most = f" ({totals.errors.most_common(1)[0][0]})" if totals.errors else ""
+        most = "".join(f": {each}" for each in totals.failures.most_common(1))
         why, remedy = f"all {totals.failed_in_window} requests that ended in its {window_s:.3g} s failed{most}", ""
     elif not ended:
         why = f"no answer ended in its {window_s:.3g} s"

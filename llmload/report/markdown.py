@@ -194,6 +194,11 @@ def as_markdown(summaries: Sequence[Summary]) -> str:
         for summary in summaries
         for reason in summary.verdict.reasons
     ]
+    notes += [
+        f"- {escaped(summary.run_id)}: failed requests: {escaped(each.text)}"
+        for summary in summaries
+        for each in summary.requests.failures
+    ]
     simulated = ["- Simulated engine: figures of llmload's own simulation, not of any real engine."]
     notes += simulated if any(summary.simulated for summary in summaries) else []
     header = ["", *(summary.run_id for summary in summaries)]

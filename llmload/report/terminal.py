@@ -99,6 +99,7 @@ def run_checks(summary: Summary) -> list[Check]:
     reasons = "; ".join(f"{reason.level}: {reason.text}" for reason in verdict.reasons)
     counts = f"{requests.failed} of {requests.started} failed"
     errors = ", ".join(f"{name} {count}" for name, count in requests.errors.items())
+    said = [f"{counts}: {errors}" if errors else counts, *(each.text for each in requests.failures)]
     return [
         Check(
             name="measurement",
@@ -108,7 +109,7 @@ def run_checks(summary: Summary) -> list[Check]:
         Check(
             name="requests",
             judgement=Judgement.FAILED if _failed_requests(summary) else Judgement.PASSED,
-            text=f"{counts}: {errors}" if errors else counts,
+            text="; ".join(said),
         ),
         *_capacity_checks(summary),
         *(
@@ -204,7 +205,7 @@ def run_report(summary: Summary) -> RenderableType:
     """Return the verdict, the figures and the latencies of a run."""
     found = [] if summary.capacity is None else capacity_report(summary.capacity)
     parts = (_title(summary), _figures(summary), _latencies(summary), *found, *sampled_tables(summary))
-    return Group(*parts, *_verdict(summary), *_gates(summary))
+    return Group(*parts, *_verdict(summary), *_gates(summary), *_failures(summary))
 
 
 def _title(summary: Summary) -> Text:
@@ -280,6 +281,21 @@ def _verdict(summary: Summary) -> list[Text]:
     stamps = {"kernel": "time stamps by the kernel", "user": "time stamps by the process"}
     head.append(f"  {stamps.get(summary.stamp_source or '', '')}", style="dim")
     return [head, *(Text(f"  {reason.level}: {reason.text}") for reason in verdict.reasons)]
+
+
+FAILURE_COLUMNS: Final = ("failed requests", "count", "share", "in the engine's or system's words")
+
+
+def _failures(summary: Summary) -> list[Table]:
+    """Return a table of the most frequent failures; none where no request failed."""
+    if not summary.requests.failures:
+        return []
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for index, column in enumerate(FAILURE_COLUMNS):
+        table.add_column(column, justify="right" if index in (1, 2) else "left", overflow="fold")
+    for each in summary.requests.failures:
+        table.add_row(*map(Text, each.cells))
+    return [table]
 
 
 def _gates(summary: Summary) -> list[Text]:

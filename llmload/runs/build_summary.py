@@ -29,6 +29,7 @@ from llmload.runs.summary_parts import (
     Distribution,
     EnergyCost,
     EngineMetrics,
+    FailedRequests,
     GpuMetrics,
 )
 from llmload.scenario import Scenario
@@ -341,9 +342,27 @@ def _requests(totals: RunTotals, *, dropped_known: bool) -> RequestCounts:
         censored=totals.censored,
         dropped=totals.dropped if dropped_known else None,
         errors=dict(totals.errors.most_common()),
+        failures=most_frequent_failures(totals),
         completed_in_window=totals.completed_in_window,
         reconnects=totals.reconnects,
         retries=totals.retries,
+    )
+
+
+FAILURES_SHOWN: Final = 3
+
+
+def most_frequent_failures(totals: RunTotals) -> tuple[FailedRequests, ...]:
+    """Return the most frequent failures, at most three."""
+    return tuple(
+        FailedRequests(
+            type=each.type,
+            http_status=each.http_status,
+            words=each.words,
+            count=each.count,
+            share=each.count / totals.ended,
+        )
+        for each in totals.failures.most_common(FAILURES_SHOWN)
     )
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from llmload.errors import RunFolderError
-from llmload.metrics.checks import health, judge
+from llmload.metrics.checks import failed_requests, health, judge
 from llmload.metrics.requests import RequestTable
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level, Reason
@@ -214,7 +214,7 @@ def _recomputed_summary(
             judged=totals,
             window_s=window.length_s,
             window_started_unix_s=None if opened_s is None else manifest.started_unix_s + opened_s,
-            verdict=judge(known, [Reason(check="unfinished", level=Level.INVALID, text=why)]),
+            verdict=judge(known, [Reason(check="unfinished", level=Level.INVALID, text=why), *failed_requests(totals)]),
             stages=list(_stages(periods, of_stages)),
             recomputed=why,
         )

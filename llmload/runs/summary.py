@@ -11,6 +11,7 @@ from llmload.runs.summary_parts import (
     CostSummary,
     Distribution,
     EngineMetrics,
+    FailedRequests,
     GpuMetrics,
     Part,
     PerMinute,
@@ -67,6 +68,8 @@ class RequestCounts(Part):
     """Due in an open loop, but not sent: `max_in_flight` were on their way; not among `started`."""
     errors: dict[str, int]
     """Failed requests by type of error, the most common first."""
+    failures: tuple[FailedRequests, ...]
+    """The three most frequent failures, by type, status and the engine's own words."""
     completed_in_window: Requests
     """Answers that ended in the window."""
     reconnects: int

@@ -4,6 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from llmload.metrics.failures import Failure
+from llmload.units import number, percent
+
 
 def in_unit(unit: str) -> Any:
     """Return the annotation that gives a key its unit."""
@@ -31,6 +34,33 @@ class Part(BaseModel):
     """A JSON object of a run's files: no key is missing, no other key is there, and nothing changes it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class FailedRequests(Part):
+    """Failed requests of one type and status that say the same."""
+
+    type: str
+    """The type of error: one of `errors`."""
+    http_status: int | None
+    """The answer's status; `null` where there was none."""
+    words: str
+    """What the engine or the system said: `#` and `*` are numbers and ids that differ, an ellipsis what was cut."""
+    count: Requests
+    """How many there were."""
+    share: float
+    """`count` / requests that ended, with any outcome."""
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """What failed how, how many, the share, and the words, as text."""
+        what = Failure(self.type, self.http_status, self.words, self.count)
+        return what.name, number(self.count, 0), percent(self.share), what.said
+
+    @property
+    def text(self) -> str:
+        """The same in one line."""
+        name, count, share, said = self.cells
+        return f"{count} ({share}) {name}: {said}"
 
 
 class Distribution(Part):

@@ -4,10 +4,10 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
@@ -136,30 +136,21 @@ def judge_run(folder: Path) -> Measurement:
         return Measurement(status=Status.INVALID, reason="; ".join(reasons), folder=folder)
     if completed and not failed(summary):
         return Measurement(status=Status.GOOD, reason=None, folder=folder)
-    return Measurement(status=Status.FAILED, reason=_failures(folder, summary), folder=folder if completed else None)
+    return Measurement(status=Status.FAILED, reason=_failures(summary), folder=folder if completed else None)
 
 
-def _failures(folder: Path, summary: Summary) -> str:
+def _failures(summary: Summary) -> str:
     requests = summary.requests
     failed_gates = [gate.text for gate in summary.gates if not gate.passed]
     if not requests.failed and failed_gates:
         return f"gates failed: {'; '.join(failed_gates)}"
     errors = ", ".join(f"{name} {count}" for name, count in requests.errors.items())
-    first = _first_error(folder)
     parts = [
         f"{requests.failed} of {requests.started} requests failed" + (f": {errors}" if errors else ""),
-        *([f"the first: {first}"] if first else []),
+        *(f"the most frequent: {each.cells[-1]}" for each in requests.failures[:1]),
         *([f"gates failed: {', '.join(failed_gates)}"] if failed_gates else []),
     ]
     return "; ".join(parts)
-
-
-def _first_error(folder: Path) -> str | None:
-    for line in RunFolder(folder).requests():
-        error: Mapping[str, Any] | None = line["error"]
-        if error is not None:
-            return " ".join(str(error["message"] or error["type"]).split())[:300]
-    return None
 
 
 def _folders(out: Path) -> set[Path]:

@@ -182,7 +182,7 @@ FAILED = failure(start_s=1.5)
         ([INSIDE], None, "nothing was measured in the window: it never opened: give --run-time 9s"),
         ([BEFORE], 2.0, "no answer ended in its 2 s"),
         ([AFTER], 2.0, "no answer ended in its 2 s"),
-        ([FAILED, FAILED], 2.0, "all 2 requests that ended in its 2 s failed (reset)"),
+        ([FAILED, FAILED], 2.0, 'all 2 requests that ended in its 2 s failed: reset, "gone"'),
         ([ACROSS, FAILED], 2.0, "no request that began in its 2 s was answered, so no latency is known"),
         ([INSIDE, FAILED], 2.0, None),
         ([ACROSS, AFTER], 2.0, None),

@@ -1,6 +1,5 @@
 """The results of a suite show verdicts, failures and unknown figures."""
 
-import json
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -203,11 +202,14 @@ def test_an_engine_that_differs_from_the_plan_is_described(
     assert (difference is None) if says is None else says in str(difference)
 
 
+OUT_OF_MEMORY = {"type": "http_5xx", "http_status": 500, "words": "out of memory", "share": 0.25}
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "reason"),
     [
         ({}, Status.GOOD, None),
-        ({"failed": 1}, Status.FAILED, "1 of 4 requests failed: http_5xx 1; the first: out of memory"),
+        ({"failed": 1}, Status.FAILED, "1 of 4 requests failed: http_5xx 1; the most frequent: out of memory"),
         ({"level": "INVALID"}, Status.INVALID, "too late"),
         ({"level": "INVALID", "completed": 0, "failed": 4}, Status.FAILED, "4 of 4 requests failed"),
         ({"passed": False}, Status.FAILED, "gates failed: ttft_s p95 0.7, required < 0.5"),
@@ -224,6 +226,7 @@ def test_a_cells_status_follows_from_verdict_requests_and_gates(
             "completed": changes.get("completed", 3),
             "failed": failed,
             "errors": {"http_5xx": failed} if failed else {},
+            "failures": [OUT_OF_MEMORY | {"count": failed}] if failed else [],
         },
         verdict={
             "level": changes.get("level", "VALID"),
@@ -238,8 +241,6 @@ def test_a_cells_status_follows_from_verdict_requests_and_gates(
         ],
     )
     write_json(tmp_path / "summary.json", summary)
-    line = {"error": {"type": "http_5xx", "message": "out of\n memory"} if failed else None}
-    (tmp_path / "requests.jsonl").write_text(json.dumps(line) + "\n")
 
     measured = judge_run(tmp_path)
 

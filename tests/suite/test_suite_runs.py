@@ -328,5 +328,5 @@ def test_a_failed_warm_up_fails_the_cells_with_the_engines_message(suites: Suite
         server.shutdown()
 
     assert code == 1, time.monotonic() - begun
-    assert "refusing/one/speed: failed: warm-up: 2 of 2 requests failed: http_5xx 2; the first: " in out
+    assert "refusing/one/speed: failed: warm-up: 2 of 2 requests failed: http_5xx 2; the most frequent: " in out
     assert "out of memory" in out

@@ -19,7 +19,7 @@ from llmload.report.html.assets import PAGE
 from llmload.report.html.chart import Section, ShownRun, run_colour, sample_sections, time_charts
 from llmload.report.html.load_charts import cdf_chart, latency_over_time, load_sections, token_chart
 from llmload.report.markdown import DEFINITIONS, groups
-from llmload.report.terminal import COLUMNS, LATENCIES
+from llmload.report.terminal import COLUMNS, FAILURE_COLUMNS, LATENCIES
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import LoadedRun, load_run
 from llmload.runs.summary import Summary
@@ -62,6 +62,7 @@ def render(loaded: Sequence[LoadedRun]) -> str:
         tiles=[] if alone is None else _tiles(alone),
         latencies=None if alone is None else _latencies(alone),
         groups=_groups(loaded),
+        failure_columns=FAILURE_COLUMNS,
         sections=_numbered(shown),
         definitions=DEFINITIONS,
         version=version("llmload"),
@@ -174,6 +175,7 @@ def _run(shown: ShownRun, *, several: bool) -> dict[str, Any]:
         "verdict": summary.verdict,
         "capacity": _capacity(summary.capacity),
         "gates": summary.gates,
+        "failures": [each.cells for each in summary.requests.failures],
         "advice": ADVICE[summary.verdict.level],
         "facts": [
             *([f"{summary.scenario}: {summary.model} on {summary.engine}"] if several else []),

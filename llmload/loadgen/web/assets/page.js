@@ -64,6 +64,19 @@ function showStages(stages) {
   at("stage-rows").replaceChildren(element("tr", "", columns.map((name) => element("th", name))), ...rows);
 }
 
+function showFailures(failures) {
+  const head = ["", "count", "share", "in the engine's or system's words"].map((name) => element("th", name));
+  const rows = failures.map(({ type, http_status: status, words, count, share }) =>
+    row(status === null ? type : `${type} (${status})`, [
+      number(count, 0),
+      `${number(share * 100)}%`,
+      words || "without words",
+    ]),
+  );
+  at("failures").hidden = !failures.length;
+  at("failure-rows").replaceChildren(element("tr", "", head), ...rows);
+}
+
 function showFigures(state) {
   const tiles = {
     "requests/min so far": number(state.requests_per_min),
@@ -88,6 +101,7 @@ function show(state) {
   for (const id of ["summary", "report"]) at(id).hidden = state.stage !== "ended";
   at("name").textContent = `${state.scenario}: ${state.model} on ${state.engine}`;
   showVerdict(state);
+  showFailures(state.failures);
   showFigures(state);
   showStages(state.stages);
   if (charts?.openLoop !== state.open_loop) {
