@@ -194,7 +194,7 @@ def judge(figures: dict[str, float | None], further: Iterable[Reason] = ()) -> V
     """
     Compare each figure with the limits of its check; a figure that is None is unknown and gives no reason.
 
-    A further reason of a check's name stands instead of the check's own.
+    A further reason of a check's name is used instead of the check's own.
     KeyError for a figure without a check of its name.
     """
     checks = {check.name: check for check in CHECKS}

@@ -23,7 +23,7 @@ KINDS = {
     "replay": 'trace = "trace.csv"',
     "staged": "warmup_s = 0\nstages = [{users = 2, duration_s = 2}, {users = 3, duration_s = 2}]",
     "spike": "base_rate_per_s = 10\nburst_rate_per_s = 40\nburst_s = 1\nperiod_s = 2\nduration_s = 4",
-    "capacity": 'objectives = ["ttft_s p95 < 5"]\nstart = 2\nat_most = 4\nwarmup_s = 0.5\nstep_min_s = 1\nstep_max_s = 2',
+    "capacity": 'objectives = ["ttft_s p95 < 5"]\nstart = 2\nat_most = 4\nwarmup_s = 0\nstep_min_s = 1\nstep_max_s = 2',
 }
 WORKERS = ["--processes", "2"]
 

@@ -52,7 +52,7 @@ def test_different_words_are_different_failures() -> None:
     assert words("out of memory", "out of memory", "overloaded") == {"out of memory": 2, "overloaded": 1}
 
 
-def test_the_status_is_told_beside_the_words_and_not_in_them() -> None:
+def test_the_status_is_beside_the_words_and_not_in_them() -> None:
     failures = counted("HTTP 503: busy", "HTTP 503", http_status=503)
 
     assert [(each.name, each.said) for each in failures.most_common()] == [
