@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from llmload.client.settings import EngineInfo
-from llmload.errors import ExitCode, RunFolderError
+from llmload.errors import ExitCode
 from llmload.loadgen.capacity_driver import search_of
 from llmload.loadgen.phases import PhaseTimeline, Span, timeline_of
 from llmload.metrics.checks import failed_requests, health, judge
@@ -19,8 +19,9 @@ from llmload.prompts.workload import Workload
 from llmload.record import Window
 from llmload.report.terminal import failed
 from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary, memory_estimate
-from llmload.runs.folder import MANIFEST, SUMMARY, Manifest, RunFolder, RunTimes, StageTimes, new_run_id
+from llmload.runs.folder import SUMMARY, Manifest, RunFolder, RunTimes, StageTimes, new_run_id
 from llmload.runs.summary import Summary
+from llmload.runs.writing import with_unwritten, write_reasons
 from llmload.scenario import Scenario
 from llmload.units import NS_PER_S
 
@@ -91,7 +92,7 @@ class RunCoordinator:
         self.ended_unix_s: float | None = None
         engine = scenario.engine
         self.engine_scraper = EngineScraper(
-            scenario.monitor, self.folder.path, ca_file=engine.ca_file, verify_tls=engine.verify_tls
+            scenario.monitor, self.folder, ca_file=engine.ca_file, verify_tls=engine.verify_tls
         )
         self.memory_estimate = memory_estimate(scenario)
         self._manifest = Manifest.at_start(
@@ -138,18 +139,8 @@ class RunCoordinator:
         return ((self._ended_ns or time.monotonic_ns()) - self.span.start_ns) / NS_PER_S
 
     def open_folder(self) -> None:
-        """
-        Make the run folder with its manifest, so that a run that crashes can still be read.
-
-        RunFolderError if it cannot be written: then nothing of it is left.
-        """
-        self.folder.create()
-        try:
-            self.folder.write(MANIFEST, self._manifest.with_times(self._times(), None))
-        except OSError as error:
-            self.folder.discard()
-            text = f"{self.folder.path}: cannot write the run folder: {error.strerror}"
-            raise RunFolderError(f"{text}: make room, or give another with --out") from None
+        """Make the run folder with its manifest, so that a run that crashes can still be read; RunFolderError."""
+        self.folder.begin(self._manifest.with_times(self._times(), None))
 
     def note_times(self) -> None:
         """Write when window and stages began into the manifest, so that a run that crashes can still be judged."""
@@ -170,6 +161,7 @@ class RunCoordinator:
         if self.summary is not None:
             return self.summary.verdict
         further = [Reason(check=INTERNAL_ERROR, level=Level.INVALID, text=text) for text in self.conditions.faults]
+        further += write_reasons(totals, self.folder.faults.unwritten)
         if self.search is not None and stages is not None:
             totals = self.search.health(totals, stages)
         if not totals.completed and not totals.failed:
@@ -259,14 +251,21 @@ class RunCoordinator:
             return None
         return None if self.conditions.users_changed else 1 - totals.busy_s / (users * window_s)
 
-    def finish(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Summary:
-        """Write summary and manifest of the run, and return the summary."""
+    def finish(self, totals: RunTotals, stages: Mapping[str, RunTotals], lines: Mapping[str, int]) -> Summary:
+        """
+        Write manifest and summary of the run, and return the summary; `lines` is how many each request file has.
+
+        The manifest comes first, so that the verdict names it if it cannot be written.
+        """
         self._ended_ns = time.monotonic_ns()
         judged, window_s, opened_unix_s = totals, self.span.length_s(totals), self.span.opened_unix_s(totals)
         if self.search is not None:
             judged, window = self.search.judged(totals, stages)
             self._found = window
             window_s, opened_unix_s = window.length_s, self._unix_s(window.start_ns)
+        self.ended_unix_s = time.time()
+        self.folder.settle()
+        self.note_times()
         engine_metrics, gpu_metrics = self.engine_scraper.summary(totals, self.memory_estimate)
         outcome = RunOutcome(
             run_id=self.run_id,
@@ -281,19 +280,34 @@ class RunCoordinator:
             capacity=None if self.search is None else self.search.summary(stages),
             engine_metrics=engine_metrics,
             gpu_metrics=gpu_metrics,
+            request_files=self.folder.measured(lines),
         )
         self.summary = build_summary(outcome)
-        self.folder.write(SUMMARY, self.summary)
-        self.ended_unix_s = time.time()
-        self.note_times()
+        self.folder.keep(SUMMARY, self.summary)
+        return self.note_unwritten()
+
+    def note_unwritten(self) -> Summary:
+        """Return the summary of a run that has ended, with what could not be written by now; written again if new."""
+        if self.summary is None:
+            raise RuntimeError("the run has not ended")
+        unwritten = self.folder.faults.unwritten
+        verdict = with_unwritten(self.summary.verdict, unwritten)
+        if verdict != self.summary.verdict:
+            self.summary = self.summary.model_copy(update={"verdict": verdict})
+            self.folder.keep(SUMMARY, self.summary, patience_s=0.0)
         return self.summary
+
+    @property
+    def summary_is_written(self) -> bool:
+        """Whether the run's summary is in its folder."""
+        return SUMMARY not in self.folder.faults.unwritten
 
     @property
     def exit_code(self) -> ExitCode:
         """0: good; 1: a gate failed or requests failed; 3: the measurement is INVALID, or something of ours failed."""
         if self.summary is None or self.conditions.faults or self.summary.verdict.level == Level.INVALID:
             return ExitCode.INVALID
-        return ExitCode.FAILED if failed(self.summary) else ExitCode.GOOD
+        return ExitCode.FAILED if failed(self.summary) or self.folder.faults.unwritten else ExitCode.GOOD
 
     def _times(self) -> RunTimes:
         """When window and stages began and end, None for what has not come about or has no set end."""

@@ -18,7 +18,7 @@ from llmload.loadgen.ending import fault_text, say_fault
 from llmload.loadgen.live import LiveView
 from llmload.loadgen.locust_compat import PER_CENT, Runner, shape_kind, silence_tables
 from llmload.loadgen.metrics_server import MetricsEndpoint
-from llmload.loadgen.node import Node, SendingNode, exit_on_wrong_use, node_of
+from llmload.loadgen.node import Node, SendingNode, node_of
 from llmload.loadgen.open_loop import target_rate
 from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.preparation import Preparation
@@ -45,6 +45,8 @@ class CoordinatingNode(Node):
         super().__init__(environment, preparation)
         self.coordinator: RunCoordinator | None = None
         """Of the current or last run; None before the first."""
+        self._report = ""
+        """Where a headless run's report is, in words."""
         self.live: LiveView | None = None
         scenario = self.scenario
         scenario.load.check_shape(shape_kind(environment))
@@ -79,6 +81,10 @@ class CoordinatingNode(Node):
     @abstractmethod
     def counts(self) -> tuple[int, int]:
         """Return how many requests have ended, and how many are in flight."""
+
+    @abstractmethod
+    def request_lines(self) -> dict[str, int]:
+        """Return how many lines each process has written, by its file's name."""
 
     def loop_lag(self) -> Histogram:
         """Return how late the event loops of all processes ran, in seconds."""
@@ -165,8 +171,10 @@ class CoordinatingNode(Node):
             self._check_processes()
 
     def _check_processes(self) -> None:
-        """Note how busy the busiest process is."""
+        """Note how busy the busiest process is, and where the run folder is."""
         coordinator, usage = self.coordinator, self.sender_cpu_usage()
+        if coordinator is not None:
+            coordinator.folder.look()
         if coordinator is not None and usage and coordinator.stage not in {"warm-up", "draining", "ended"}:
             coordinator.conditions.note_cpu(usage / PER_CENT)
 
@@ -239,7 +247,7 @@ class CoordinatingNode(Node):
         if coordinator is not None and coordinator.summary is None:
             self.guard("counting what lost workers left", self._settle)()
             self.guard("reading the engine's metrics", coordinator.engine_scraper.sample)()
-            coordinator.finish(self.totals(), self.stages())
+            coordinator.finish(self.totals(), self.stages(), self.request_lines())
             if not self.headless:
                 results.show_summary(coordinator, "table")
                 gevent.spawn(self.guard("the report", results.show_report), coordinator, "table")
@@ -260,21 +268,25 @@ class CoordinatingNode(Node):
     def _on_quitting(self, **further: object) -> None:
         super()._on_quitting(**further)
         if self.coordinator is not None:
+            if self.headless:
+                self.guard("the report", self._write_files)(self.coordinator)
             self.environment.process_exit_code = self.coordinator.exit_code
         elif self.headless:
             self.environment.process_exit_code = ExitCode.WRONG_USE  # nothing was started
         if self.headless:
             silence_tables()
 
+    def _write_files(self, coordinator: RunCoordinator) -> None:
+        """Write what a headless run leaves beside its summary, before its exit code is decided."""
+        self._report = results.report_line(coordinator)
+        results.write_for_ci(coordinator, self.options.junit, self.options.markdown)
+
     def _on_quit(self, exit_code: int, **_: object) -> None:
         coordinator, options = self.coordinator, self.options
         if coordinator is not None and self.headless:
             faults = len(coordinator.conditions.faults)
-            guard = self.guard
-            guard("the tables", results.show_summary)(coordinator, options.summary)
-            guard("the report", results.show_report)(coordinator, options.summary)
-            with exit_on_wrong_use():
-                results.write_for_ci(coordinator, options.junit, options.markdown)
+            self.guard("the tables", results.show_summary)(coordinator, options.summary)
+            results.show_line(self._report, options.summary)
             self.metrics.linger(options.llmload_linger)
             if len(coordinator.conditions.faults) > faults:
                 sys.exit(max(exit_code, ExitCode.INVALID))
@@ -311,6 +323,10 @@ class LocalNode(CoordinatingNode, SendingNode):
         """Return how many requests have ended, and how many are in flight."""
         totals = self.totals()
         return totals.ended, totals.in_flight
+
+    def request_lines(self) -> dict[str, int]:
+        """Return how many lines this process has written, by its file's name."""
+        return {} if self.session is None else {self.session.shard.log_name: self.totals().written}
 
     def process_cpu_usage(self) -> dict[str, float]:
         """Return the CPU use of this process, in per cent of one core."""
@@ -370,7 +386,8 @@ class LocalNode(CoordinatingNode, SendingNode):
         self._drain()
 
     def _settle(self) -> None:
-        """Nothing is lost: there is one process."""
+        if self.session is not None:
+            self.session.settle()
 
     def _stop(self) -> None:
         super()._stop()

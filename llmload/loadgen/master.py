@@ -3,6 +3,7 @@
 from locust.env import Environment
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any, Final
@@ -75,6 +76,9 @@ class WorkerBarrier:
             self._complete.set()
 
 
+LOST_WITH_WORKER: Final = "lost with their worker"
+
+
 class Workers:
     """The workers that take part in one run; what is lost of them is noted with the run's coordinator."""
 
@@ -131,12 +135,22 @@ class Workers:
             worker for worker, theirs in self.collected.versions.items() if theirs != version("llmload")
         }
         for worker in sorted(conditions.missing_workers & set(self.ids) - self.drained.arrived):
-            shard = WorkerShard(index=self.ids.index(worker), count=len(self.ids))
-            written = request_log_of(shard, self._coordinator) if runs_here(worker) else None
-            if written is not None:
+            is_here, reported = runs_here(worker), latest.get(worker)
+            written = request_log_of(self._shard(worker), self._coordinator) if is_here else None
+            if written is not None and (reported is None or written.ended >= reported.ended):
                 latest[worker] = written
-            elif worker in latest:
-                latest[worker].cut_in_flight()
+            elif reported is not None:
+                reported.cut_in_flight()
+                if is_here:  # its file is gone, or it held lines back for want of room
+                    lines = 0 if written is None else written.ended
+                    reported.lost_lines = Counter({LOST_WITH_WORKER: reported.ended - lines})
+
+    def request_lines(self) -> dict[str, int]:
+        """Return how many lines each worker has written, by its file's name."""
+        return {self._shard(worker).log_name: totals.written for worker, totals in self.collected.latest.items()}
+
+    def _shard(self, worker: str) -> WorkerShard:
+        return WorkerShard(index=self.ids.index(worker), count=len(self.ids))
 
 
 def request_log_of(shard: WorkerShard, coordinator: RunCoordinator) -> RunTotals | None:
@@ -202,6 +216,10 @@ class MasterNode(CoordinatingNode):
         """Return how many requests have ended, and how many are in flight."""
         reported = [] if self._workers is None else list(self._workers.collected.latest.values())
         return sum(totals.ended for totals in reported), sum(totals.in_flight for totals in reported)
+
+    def request_lines(self) -> dict[str, int]:
+        """Return how many lines each worker has written, by its file's name."""
+        return {} if self._workers is None else self._workers.request_lines()
 
     def _on_totals(self, worker: str, report: Totals) -> None:
         if self._workers is not None:

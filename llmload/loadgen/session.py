@@ -124,7 +124,7 @@ class Session:
         self.idle.set()
         self.closed = False
         self._client, self._queue, self._log, self._salts = client, queue, log, salts
-        self._shard, self._request_prefix = shard, f"{run_id}-{shard.index}"
+        self.shard, self._request_prefix = shard, f"{run_id}-{shard.index}"
         self._budget, limit = shard.of(load.ends_after_requests), shard.of(load.concurrency_limit)
         self._limit = None if limit is None else ConcurrencyLimit(limit)
         self._slo = scenario.slo_limits()
@@ -212,6 +212,13 @@ class Session:
                     stage.add(record, window=window, slo=self._slo, run_start_ns=self.span.start_ns)
         self._totals.reused_prompts = self._queue.reused
         self._log.append(ended)
+        self._totals.lost_lines = self._log.lost
+
+    def settle(self) -> None:
+        """Count every request that has ended, and wait for room on the disk for lines that were held back."""
+        self.count_ended()
+        self._log.settle()
+        self._totals.lost_lines = self._log.lost
 
     def keep_counting(self) -> None:
         """Count requests that have ended every 50 ms, until killed."""
@@ -234,7 +241,7 @@ class Session:
         if self.timeline is not None:
             self.timeline.apply(command)
         if self._limit is not None:
-            self._limit.resize(self._shard.of(int(command.load)) or 0)
+            self._limit.resize(self.shard.of(int(command.load)) or 0)
 
     def end_of_schedule(self) -> None:
         """Start no more requests: the run ends once those in flight have ended."""

@@ -21,11 +21,13 @@ from llmload.errors import ConfigError, RunFolderError
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import RECENT_S, LivePoint, LiveView, RunSource, rates
 from llmload.metrics.totals import RunTotals
-from llmload.report.html.page import write_html
+from llmload.report.html.page import render
 from llmload.report.markdown import job_summary, write_page
 from llmload.report.terminal import STYLES, console, run_checks, run_report, write_junit
 from llmload.runs.folder import REPORT
-from llmload.runs.loaded_run import request_bytes
+from llmload.runs.loaded_run import load_run, request_bytes
+from llmload.runs.summary import Summary
+from llmload.runs.writing import WriteFaults, why_of
 from llmload.scenario.load_protocol import Load
 from llmload.units import S_PER_MIN, milliseconds, number
 
@@ -256,30 +258,42 @@ def _logs_above() -> Iterator[None]:
 QUICK_BYTES: Final = 64_000_000
 """About 70,000 requests with 32 chunks each: some two seconds of work. A longer report is made by `llmload report`."""
 
-logger = logging.getLogger(__name__)
-
 
 def show_summary(coordinator: RunCoordinator, form: str) -> None:
-    """Print the run's summary as `table` or `json`, and where its folder is; nothing for `none`."""
-    if coordinator.summary is None or form == "none":
+    """
+    Print the run's summary as `table` or `json`, and where its folder is; nothing for `none`.
+
+    A summary that could not be written to the folder goes to standard error, as JSON.
+    """
+    if coordinator.summary is None:
         return
+    if not coordinator.summary_is_written:
+        sys.stderr.write(f"llmload: summary.json of {coordinator.run_id} could not be written, so here it is:\n")
+        sys.stderr.write(_json(coordinator.summary))
+        sys.stderr.flush()
     if form == "json":
-        sys.stdout.write(
-            orjson.dumps(coordinator.summary.model_dump(mode="json"), option=orjson.OPT_INDENT_2).decode() + "\n"
-        )
+        sys.stdout.write(_json(coordinator.summary))
         sys.stdout.flush()
-        return
-    terminal = console()
-    terminal.print(run_report(coordinator.summary))
-    terminal.print(f"run folder: {coordinator.folder.path}", soft_wrap=True)
+    elif form == "table":
+        terminal = console()
+        terminal.print(run_report(coordinator.summary))
+        terminal.print(f"run folder: {coordinator.folder.path}", soft_wrap=True)
+
+
+def _json(summary: Summary) -> str:
+    return orjson.dumps(summary.model_dump(mode="json"), option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
 def show_report(coordinator: RunCoordinator, form: str) -> None:
     """Write the report into the run's folder if that is quick, and say so below the tables."""
     if coordinator.summary is not None:
-        text = report_line(coordinator)
-        if form == "table":
-            console().print(text, soft_wrap=True)
+        show_line(report_line(coordinator), form)
+
+
+def show_line(text: str, form: str) -> None:
+    """Print a line below the tables, where there are any."""
+    if form == "table":
+        console().print(text, soft_wrap=True)
 
 
 def report_line(coordinator: RunCoordinator) -> str:
@@ -287,29 +301,53 @@ def report_line(coordinator: RunCoordinator) -> str:
     page = write_report(coordinator)
     if page is not None:
         return f"report: {page}"
+    if REPORT in coordinator.folder.faults.unwritten:
+        return "report: not written"
     return f"report: not written by itself for a run of this length: llmload report {coordinator.folder.path} --html"
 
 
 def write_report(coordinator: RunCoordinator) -> Path | None:
     """Return the report of a run that has ended, written now if need be; None if that takes long or fails."""
-    page = coordinator.folder.path / REPORT
+    folder = coordinator.folder
+    folder.look()
+    page = folder.path / REPORT
     if page.is_file():
         return page
-    if request_bytes(coordinator.folder) > QUICK_BYTES:
+    if request_bytes(folder) > QUICK_BYTES:
         return None
     try:
-        write_html(page, [coordinator.folder], lambda _: gevent.sleep())  # lets workers and the web UI work meanwhile
-    except RunFolderError as error:
-        logger.warning("no %s: %s", REPORT, error)
-        return None
-    return page
+        run = load_run(folder, lambda _: gevent.sleep())  # lets workers and the web UI work meanwhile
+        folder.write_whole(REPORT, render([run]).encode())
+        folder.faults.mended(page)
+    except (RunFolderError, OSError) as error:
+        why = folder.place.gone() or (why_of(error) if isinstance(error, OSError) else str(error))
+        folder.faults.note(page, why, "the run ends without its report")
+    coordinator.note_unwritten()
+    return None if REPORT in folder.faults.unwritten else page
 
 
 def write_for_ci(coordinator: RunCoordinator, junit: str | None, markdown: str | None) -> None:
-    """Write JUnit XML and Markdown to the given files; RunFolderError if one cannot be written."""
-    if coordinator.summary is None:
+    """Write JUnit XML and Markdown to the given files; one that cannot be written is noted for the verdict."""
+    summary = coordinator.summary
+    if summary is None:
         return
-    if junit is not None:
-        write_junit(Path(junit), [(coordinator.scenario.scenario.name, run_checks(coordinator.summary))])
-    if markdown is not None:
-        write_page(Path(markdown), job_summary(coordinator.summary))
+    files = coordinator.folder.faults
+    with _noted(files, junit) as file:
+        if file is not None:
+            write_junit(file, [(coordinator.scenario.scenario.name, run_checks(summary))])
+    with _noted(files, markdown) as file:
+        if file is not None:
+            write_page(file, job_summary(summary))
+    coordinator.note_unwritten()
+
+
+@contextmanager
+def _noted(faults: WriteFaults, file: str | None) -> Iterator[Path | None]:
+    """Give the file as a path, and note that it could not be written instead of raising RunFolderError."""
+    path = None if file is None else Path(file)
+    try:
+        yield path
+    except RunFolderError as error:
+        if path is None:
+            raise
+        faults.note(path, str(error).rpartition(": ")[2], "the run ends without it")

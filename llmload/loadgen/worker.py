@@ -152,6 +152,7 @@ class WorkerNode(SendingNode):
         session = self._session_of(message)
         if session is not None:
             self._drain()
+            session.settle()
             send(self.runner, last_report(session))
 
     def _on_abort(self, _: str, message: Abort) -> None:
@@ -174,6 +175,7 @@ class WorkerNode(SendingNode):
     def _leave(self, session: Session) -> None:
         """Drain and report; if the master runs in this terminal it got Ctrl-C too, and ends the run meanwhile."""
         self._drain()
+        session.settle()
         send(self.runner, last_report(session))
         gevent.sleep(LEAVE_GRACE_S)
         self._interrupts.raise_in_main()

@@ -130,6 +130,8 @@ class RunTotals:
     censored: int = 0
     dropped: int = 0
     reused_prompts: int = 0
+    lost_lines: Counter[str] = field(default_factory=Counter)
+    """Requests that have ended and have no line on the disk, by the reason."""
     reconnects: int = _sum("reconnects", _Over.ENDED)
     retries: int = _sum("retries", _Over.ENDED)
     errors: Counter[str] = field(default_factory=Counter)
@@ -178,6 +180,11 @@ class RunTotals:
     def ended(self) -> int:
         """Requests that have ended, with any outcome."""
         return self.completed + self.failed + self.censored
+
+    @property
+    def written(self) -> int:
+        """Requests that have ended and have a line on the disk."""
+        return self.ended - self.lost_lines.total()
 
     @property
     def in_flight(self) -> int:

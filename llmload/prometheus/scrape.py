@@ -1,6 +1,7 @@
 """Metrics that the engine and the GPUs serve, read during a run: which series, their parsing, file and summary."""
 
 import csv
+import io
 import logging
 import re
 import ssl
@@ -8,7 +9,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,8 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from llmload.errors import ConfigError
 from llmload.fetch import http_get, ssl_context
 from llmload.metrics.totals import RunTotals
-from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS
+from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, RunFolder
 from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
+from llmload.runs.writing import AppendedFile
 from llmload.scenario.sections import Monitor
 from llmload.units import GIB, MIB_PER_GIB, MJ_PER_J
 
@@ -168,7 +169,12 @@ class ScrapeTarget:
     """One URL: each sample is appended to a file, a line a part (an engine, a GPU), and aggregated for the summary."""
 
     def __init__(
-        self, url: str, figures: Sequence[ScrapedFigure], file: Path, by: str = "", tls: ssl.SSLContext | None = None
+        self,
+        url: str,
+        figures: Sequence[ScrapedFigure],
+        file: AppendedFile,
+        by: str = "",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._url, self._figures, self._file, self._by, self._tls = url, figures, file, by, tls
         self._first: dict[str, dict[str, float]] = {}
@@ -176,7 +182,7 @@ class ScrapeTarget:
         self._max: dict[str, dict[str, float]] = {}
         self._integrals: dict[str, float] = {}
         self._sampled_s: float | None = None
-        self.samples = self.failed_reads = self._failed_writes = 0
+        self.samples = self.failed_reads = 0
 
     def sample(self) -> None:
         """Read the URL once; a failed read is counted and does not end the run."""
@@ -203,23 +209,14 @@ class ScrapeTarget:
         for part, values in parts.items():
             so_far = self._max.setdefault(part, {})
             so_far |= {name: max(value, so_far.get(name, value)) for name, value in values.items()}
-        try:
-            self._append(parts)
-        except OSError as error:  # a full disk must not end the run, nor the sampling
-            if not self._failed_writes:
-                logger.warning("%s cannot be written: %s", self._file, error.strerror or error)
-            self._failed_writes += 1
+        self._append(parts)
 
     def _append(self, parts: Mapping[str, Mapping[str, float]]) -> None:
-        names = [figure.name for figure in self._figures]
-        new = not self._file.exists()
-        with self._file.open("a", newline="", encoding="utf-8") as lines:
-            writer = csv.writer(lines)
-            if new:
-                writer.writerow(["unix_s", "url", "part", *names])
-            unix_s = f"{time.time():.3f}"
-            for part, values in parts.items():
-                writer.writerow([unix_s, self._url, part, *(values.get(name) for name in names)])
+        lines, unix_s = io.StringIO(), f"{time.time():.3f}"
+        writer = csv.writer(lines, lineterminator="\n")
+        for part, values in parts.items():
+            writer.writerow([unix_s, self._url, part, *(values.get(figure.name) for figure in self._figures)])
+        self._file.append(lines.getvalue().encode())
 
     def increase(self, name: str) -> float | None:
         """Return how much a counter increased since the first sample; None if it was reset or is not served."""
@@ -239,20 +236,25 @@ class ScrapeTarget:
         return [values[name] for values in self._max.values() if name in values]
 
 
+def samples_file(folder: RunFolder, name: str, figures: Sequence[ScrapedFigure]) -> AppendedFile:
+    """Return a run's file of samples, with the figures as columns; it is made with the first sample."""
+    header = ",".join(("unix_s", "url", "part", *(figure.name for figure in figures)))
+    return folder.appended(name, what="samples of engine or GPUs", header=f"{header}\n".encode())
+
+
 class EngineScraper:
     """Reads every URL of a scenario: `sample` before the first request and after the last, `watch` in between."""
 
-    def __init__(self, monitor: Monitor, folder: Path, *, ca_file: str | None = None, verify_tls: bool = True) -> None:
+    def __init__(
+        self, monitor: Monitor, folder: RunFolder, *, ca_file: str | None = None, verify_tls: bool = True
+    ) -> None:
         """Prepare; https URLs are verified as the engine is. ConfigError if the CA file cannot be used."""
         urls = [*monitor.engine_metrics_url, *filter(None, [monitor.dcgm_url])]
         tls = _tls(ca_file, verify_tls) if any(url.startswith("https:") for url in urls) else None
         self._interval_s = monitor.interval_s
-        self._engines = [
-            ScrapeTarget(url, ENGINE, folder / ENGINE_METRICS, tls=tls) for url in monitor.engine_metrics_url
-        ]
-        self._gpus = (
-            [ScrapeTarget(monitor.dcgm_url, GPU, folder / GPU_METRICS, by="gpu", tls=tls)] if monitor.dcgm_url else []
-        )
+        engines, gpus = samples_file(folder, ENGINE_METRICS, ENGINE), samples_file(folder, GPU_METRICS, GPU)
+        self._engines = [ScrapeTarget(url, ENGINE, engines, tls=tls) for url in monitor.engine_metrics_url]
+        self._gpus = [ScrapeTarget(monitor.dcgm_url, GPU, gpus, by="gpu", tls=tls)] if monitor.dcgm_url else []
 
     def sample(self) -> None:
         """Read every URL once."""

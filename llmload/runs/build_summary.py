@@ -1,6 +1,6 @@
 """How a `Summary` is made: one pure function of totals, scenario and what was watched; cost and plausibility too."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +31,7 @@ from llmload.runs.summary_parts import (
     EngineMetrics,
     FailedRequests,
     GpuMetrics,
+    RequestFile,
 )
 from llmload.scenario import Scenario
 from llmload.sizing.architecture import ModelSpec
@@ -246,6 +247,7 @@ class RunOutcome:
     capacity: CapacityResult | None = None
     engine_metrics: EngineMetrics | None = None
     gpu_metrics: GpuMetrics | None = None
+    request_files: Mapping[str, RequestFile] | None = None
     recomputed: str | None = None
     """Why the totals were counted from the requests; then what was dropped is not known."""
 
@@ -265,7 +267,8 @@ def build_summary(outcome: RunOutcome) -> Summary:
         load=scenario.load,
         recomputed=outcome.recomputed,
         window_started_unix_s=outcome.window_started_unix_s,
-        requests=_requests(judged, dropped_known=outcome.recomputed is None),
+        requests=_requests(judged, outcome.totals, by_run=outcome.recomputed is None),
+        request_files=None if outcome.request_files is None else dict(outcome.request_files),
         **dict(measured),
         including_failures=IncludingFailures(
             ttft_s=_with_failures(judged.distributions["ttft_s"]), e2e_s=_with_failures(judged.distributions["e2e_s"])
@@ -334,17 +337,19 @@ def judge_gates(objectives: Iterable[Objective], measured: Figures) -> tuple[Gat
     )
 
 
-def _requests(totals: RunTotals, *, dropped_known: bool) -> RequestCounts:
+def _requests(totals: RunTotals, whole: RunTotals, *, by_run: bool) -> RequestCounts:
+    """Return the counts; only the run itself knows what was dropped and which lines were lost."""
     return RequestCounts(
         started=totals.started,
         completed=totals.completed,
         failed=totals.failed,
         censored=totals.censored,
-        dropped=totals.dropped if dropped_known else None,
+        dropped=totals.dropped if by_run else None,
         errors=dict(totals.errors.most_common()),
         failures=most_frequent_failures(totals),
         completed_in_window=totals.completed_in_window,
         reconnects=totals.reconnects,
+        lost_lines=whole.lost_lines.total() if by_run else None,
         retries=totals.retries,
     )
 

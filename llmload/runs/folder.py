@@ -5,14 +5,16 @@ Each process that sends requests appends to its own file: `requests.jsonl` where
 `requests.worker-K.jsonl` for worker K of several.
 """
 
+import errno
 import logging
 import os
 import platform
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import version
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -24,7 +26,8 @@ from llmload.prompts.workload import ADDED_CHARS, RepeatMode, Workload
 from llmload.record import METRICS_VERSION
 from llmload.runs.summary import SCHEMA_VERSION as SUMMARY_VERSION
 from llmload.runs.summary import Summary
-from llmload.runs.summary_parts import Part, PerSecond, UnixSeconds
+from llmload.runs.summary_parts import Part, PerSecond, RequestFile, UnixSeconds
+from llmload.runs.writing import PATIENCE_S, AppendedFile, Place, WriteFaults, why_of
 from llmload.scenario import Scenario
 
 # `manifest.json` as types: what was run, on what, and when; written at a run's start and again with its times.
@@ -224,6 +227,8 @@ _OF_THE_START: Final = (MANIFEST, "manifest.tmp", ENGINE_METRICS, GPU_METRICS)
 USERS: Final = "users.csv"
 """The number of users, a line each time that it changed."""
 
+_RETRY_S: Final = 0.25
+
 logger = logging.getLogger(__name__)
 
 
@@ -233,36 +238,39 @@ def new_run_id(scenario: str) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{safe}-{secrets.token_hex(2)}"
 
 
-class WriteFaults:
-    """Lets a run continue without a file that cannot be written: the first fault of each file is logged."""
-
-    def __init__(self) -> None:
-        self._logged: set[str] = set()
-
-    @contextmanager
-    def tolerated(self, file: Path, what: str) -> Iterator[None]:
-        """Log an OSError, naming what the file then lacks, instead of raising it."""
-        try:
-            yield
-        except OSError as error:
-            if file.name not in self._logged:
-                self._logged.add(file.name)
-                logger.error("%s cannot be written: %s; the run continues without %s", file, error.strerror, what)  # noqa: TRY400 - no traceback
-
-
 class RunFolder:
     """The files of a run; what is appended or rewritten during the run may fail without ending it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._faults = WriteFaults()
+        self.place = Place(path)
+        self.faults = WriteFaults()
+        self._users: AppendedFile | None = None
+        self._appended: list[AppendedFile] = []
+
+    @property
+    def path(self) -> Path:
+        """Where the folder is; one that is moved during its run is followed."""
+        return self.place.path
 
     def create(self) -> None:
-        """Make the folder; RunFolderError if it cannot be made."""
+        """Make the folder and hold it open; RunFolderError if that cannot be done."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.place.fd  # noqa: B018 - opens it
+        except (OSError, ValueError) as error:
+            why = why_of(error) if isinstance(error, OSError) else error
+            raise RunFolderError(f"{self.path}: cannot make the run folder: {why}") from None
+        self.place.reserve()
+
+    def begin(self, content: Manifest) -> None:
+        """Make the folder with its manifest; RunFolderError if that cannot be done: then nothing of it is left."""
+        self.create()
+        try:
+            self.write(MANIFEST, content)
         except OSError as error:
-            raise RunFolderError(f"{self.path}: cannot make the run folder: {error.strerror}") from None
+            self.discard()
+            text = f"{self.path}: cannot write the run folder: {why_of(error)}"
+            raise RunFolderError(f"{text}: make room, or give another with --out") from None
 
     def discard(self) -> None:
         """Remove the folder of a run that did not start, with what its start wrote; requests that were sent stay."""
@@ -273,13 +281,72 @@ class RunFolder:
             self.path.rmdir()
 
     def write(self, name: str, content: BaseModel | Mapping[str, Any]) -> None:
-        """Write a JSON file whole or not at all."""
-        target = self.path / name
+        """Write a JSON file whole or not at all; OSError if that fails, FileNotFoundError if the folder is gone."""
         if isinstance(content, BaseModel):
             content = content.model_dump(mode="json")
-        draft = target.with_suffix(".tmp")
-        draft.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        draft.replace(target)
+        lines = orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        self.write_whole(name, lines)
+
+    def write_whole(self, name: str, content: bytes) -> None:
+        """Write a file whole or not at all; OSError if that fails, FileNotFoundError if the folder is gone."""
+        if (gone := self.place.gone()) is not None:
+            raise FileNotFoundError(errno.ENOENT, gone)
+        draft, folder = Path(name).with_suffix(".tmp").name, self.place.fd
+        try:
+            self._write_bytes(draft, content)
+            os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(draft, dir_fd=folder)  # what of it is on a full disk is better used otherwise
+            raise
+        finally:
+            self.place.reserve()
+
+    def _write_bytes(self, name: str, content: bytes) -> None:
+        # A FileIO is closed at once; gevent's `os.close` waits for its loop.
+        with FileIO(self.place.open(name, os.O_TRUNC), "wb") as file:
+            while content:
+                content = content[file.write(content) :]
+
+    def keep(self, name: str, content: BaseModel | Mapping[str, Any], patience_s: float = PATIENCE_S) -> bool:
+        """Write a JSON file, trying for so long unless the folder is gone; return whether it is written."""
+        end_s = time.monotonic() + patience_s
+        while True:
+            try:
+                self.write(name, content)
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) or time.monotonic() >= end_s:
+                    self.faults.note(self.path / name, why_of(error), "it is printed instead")
+                    return False
+                time.sleep(_RETRY_S)
+            else:
+                self.faults.mended(self.path / name)
+                return True
+
+    def appended(self, name: str, *, what: str, header: bytes) -> AppendedFile:
+        """Return a file of the folder that gets lines under a header; `what` is what the run lacks without it."""
+        self._appended.append(AppendedFile(self.place, name, self.faults, what=what, header=header))
+        return self._appended[-1]
+
+    def measured(self, lines: Mapping[str, int]) -> dict[str, RequestFile]:
+        """Return how many lines each request file has, by the caller, and its size; without those on other machines."""
+        sizes = {}
+        for name in lines:
+            with suppress(OSError):
+                sizes[name] = (self.path / name).stat().st_size
+        return {name: RequestFile(lines=lines[name], size_bytes=size) for name, size in sizes.items()}
+
+    def look(self) -> None:
+        """Follow the folder if it was moved, and say so."""
+        before = self.path
+        self.place.gone()
+        if self.path != before:
+            logger.warning("the run folder %s was moved to %s", before, self.path)
+
+    def settle(self) -> None:
+        """Write what was held back of appended files, as far as there is room now."""
+        for file in self._appended:
+            file.settle(patience_s=0.0)
 
     def read(self, name: str) -> dict[str, Any]:
         """Return a JSON file's content; RunFolderError if it is missing or broken."""
@@ -324,16 +391,14 @@ class RunFolder:
 
     def note_manifest(self, content: Manifest) -> None:
         """Write the manifest as it is now; a fault is logged once."""
-        with self._faults.tolerated(self.path / MANIFEST, "the times of its window and stages"):
+        with self.faults.tolerated(self.path / MANIFEST, "the times of its window and stages"):
             self.write(MANIFEST, content)
 
     def append_users(self, unix_s: float, users: int) -> None:
         """Note how many users run from a moment on; a fault is logged once."""
-        path = self.path / USERS
-        with self._faults.tolerated(path, "its number of users over time"), path.open("a", encoding="utf-8") as file:
-            if not file.tell():
-                file.write("unix_s,users\n")
-            file.write(f"{unix_s:.3f},{users}\n")
+        if self._users is None:
+            self._users = self.appended(USERS, what="its number of users over time", header=b"unix_s,users\n")
+        self._users.append(f"{unix_s:.3f},{users}\n".encode())
 
     def requests(self) -> Iterator[dict[str, Any]]:
         """Yield every request's line; a last line that a crash cut short is left out."""

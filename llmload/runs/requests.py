@@ -2,10 +2,9 @@
 
 import csv
 import io
-import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +26,8 @@ from llmload.metrics.requests import (
     row_reader,
 )
 from llmload.record import RequestRecord
-from llmload.runs.folder import RunFolder, WriteFaults, lines_of
+from llmload.runs.folder import RunFolder, lines_of
+from llmload.runs.writing import PATIENCE_S, AppendedFile, Place, WriteFaults
 
 # The request files of a run folder: written while a run sends, read in blocks by reports.
 #
@@ -39,35 +39,37 @@ BLOCK_BYTES: Final = 4_000_000
 
 
 class RequestLog:
-    """Appends a line per request to a file: complete lines with each write, so that a crash cuts at most the last."""
+    """
+    Appends a line per request to a file: complete lines with each write, so that a crash cuts at most the last.
+
+    OSError if the file cannot be opened.
+    """
 
     def __init__(self, path: Path, *, with_chunks: bool) -> None:
-        self._path, self._faults = path, WriteFaults()
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        what = "lines of requests that it counts"
+        self._file = AppendedFile(Place(path.parent), path.name, WriteFaults(), what=what)
+        self._file.open()
         self._line_of = line_writer(with_chunks=with_chunks)
         self._unix_offset_ns = time.time_ns() - time.monotonic_ns()
 
+    @property
+    def lost(self) -> Counter[str]:
+        """How many requests have no line in the file as it is now, by the reason."""
+        return self._file.lost
+
     def append(self, records: Iterable[RequestRecord]) -> None:
-        """Write the records' lines, together and whole or not at all; a fault is logged once."""
+        """Write the records' lines together, now or once there is room; a fault is logged once."""
         form = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
         line_of, offset_ns = self._line_of, self._unix_offset_ns
-        lines = b"".join([orjson.dumps(line_of(record, offset_ns), option=form) for record in records])
-        with self._faults.tolerated(self._path, "lines of requests that it counts"):
-            self._write(lines)
+        self._file.append(b"".join([orjson.dumps(line_of(record, offset_ns), option=form) for record in records]))
 
-    def _write(self, lines: bytes) -> None:
-        end = os.fstat(self._file).st_size
-        try:
-            while lines:
-                lines = lines[os.write(self._file, lines) :]
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(self._file, end)  # half a line would make the next one unreadable too
-            raise
+    def settle(self, patience_s: float = PATIENCE_S) -> None:
+        """Write what was held back, trying for so long, and count what is lost."""
+        self._file.settle(patience_s)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+        """Write what is held back, if there is room now, and close the file."""
+        self._file.close()
 
 
 def read_records(folder: RunFolder, name: str) -> Iterator[RequestRecord] | None:

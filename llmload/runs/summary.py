@@ -16,6 +16,7 @@ from llmload.runs.summary_parts import (
     Part,
     PerMinute,
     PerSecond,
+    RequestFile,
     Requests,
     Seconds,
     Tokens,
@@ -74,6 +75,8 @@ class RequestCounts(Part):
     """Answers that ended in the window."""
     reconnects: int
     """A kept-alive connection had gone: it was opened again and the request sent again."""
+    lost_lines: Requests | None = None
+    """Requests that ended, but whose line could not be written to the folder; `null`: not known."""
     retries: int
     """Requests sent again because the scenario asks for it (`client.retries`)."""
 
@@ -189,6 +192,8 @@ class _RunHead(Part):
     """When the window began, by the clock of the process that coordinated the run."""
     requests: RequestCounts
     """Requests of the whole run."""
+    request_files: dict[str, RequestFile] | None = None
+    """The folder's files of requests, as the run left them, without those of workers on other machines."""
 
     @field_serializer("load")
     def _without_unset(self, load: AnyLoad) -> dict[str, Any]:

@@ -63,6 +63,15 @@ class FailedRequests(Part):
         return f"{count} ({share}) {name}: {said}"
 
 
+class RequestFile(Part):
+    """What a file of requests held at the run's end."""
+
+    lines: int
+    """Requests that were written to it."""
+    size_bytes: int
+    """Its size."""
+
+
 class Distribution(Part):
     """A distribution: mean, greatest and count are exact; percentiles are by nearest rank, at most 0.25 % off."""
 

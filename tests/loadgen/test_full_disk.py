@@ -102,7 +102,9 @@ def test_files_of_a_run_that_cannot_be_written_are_named_once(tmp_path: Path, ca
     ]
 
 
-def test_a_line_that_was_written_in_part_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_was_written_in_part_is_completed_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log, write = RequestLog(tmp_path / "requests.jsonl", with_chunks=False), os.write
     log.append([record(0)])
 
@@ -115,12 +117,16 @@ def test_a_line_that_was_written_in_part_is_taken_back(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(os, "write", write_a_part)
     log.append([record(1)])
+    assert (tmp_path / "requests.jsonl").read_bytes().count(b"\n") == 1
+    assert (tmp_path / "requests.jsonl").read_bytes().endswith(b"\n"), "the part is taken back meanwhile"
+    assert log.lost == {"No space left on device": 1}
     monkeypatch.setattr(os, "write", write)
     log.append([record(2)])
     log.close()
 
+    assert not log.lost
     written = [json.loads(line)["request_id"] for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
-    assert written == ["run-0", "run-2"]
+    assert written == ["run-0", "run-1", "run-2"]
 
 
 class Cycle:

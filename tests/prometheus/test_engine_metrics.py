@@ -26,8 +26,9 @@ from llmload.prometheus.scrape import (
     engine_summary,
     gpu_summary,
     parse_figures,
+    samples_file,
 )
-from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS
+from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, RunFolder
 from llmload.runs.summary_parts import EngineMetrics
 from llmload.scenario import load_scenario
 from llmload.scenario.sections import Monitor
@@ -158,7 +159,7 @@ def test_what_the_library_writes_as_open_metrics_is_read_as_it_was_set() -> None
 
 
 def grown(tmp_path: Path, *samples: str) -> ScrapeTarget:
-    target = ScrapeTarget("http://engine/metrics", ENGINE, tmp_path / ENGINE_METRICS)
+    target = ScrapeTarget("http://engine/metrics", ENGINE, samples_file(RunFolder(tmp_path), ENGINE_METRICS, ENGINE))
     for text in samples:
         target.record(parse_figures(text, ENGINE))
     return target
@@ -199,16 +200,20 @@ def test_a_counter_that_was_reset_has_no_increase(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_ends_neither_sampling_nor_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    target = ScrapeTarget("http://engine/metrics", ENGINE, tmp_path / "missing" / ENGINE_METRICS)
+    folder = RunFolder(tmp_path / "missing")
+    target = ScrapeTarget("http://engine/metrics", ENGINE, samples_file(folder, ENGINE_METRICS, ENGINE))
     for tokens in (50, 60, 80):
         target.record(parse_figures(f"vllm:generation_tokens_total {tokens}\n", ENGINE))
 
     assert engine_summary([target], RunTotals()).output_tokens == 30
-    assert [record.message.partition(": ")[2] for record in caplog.records] == ["No such file or directory"]
+    assert [record.message.split("; ")[0].partition(": ")[2] for record in caplog.records] == [
+        "No such file or directory"
+    ]
+    assert folder.faults.unwritten == {ENGINE_METRICS: "No such file or directory"}
 
 
 def test_gpus_are_separate_in_the_file_and_summed_in_the_summary(tmp_path: Path) -> None:
-    target = ScrapeTarget("http://gpu/metrics", GPU, tmp_path / GPU_METRICS, by="gpu")
+    target = ScrapeTarget("http://gpu/metrics", GPU, samples_file(RunFolder(tmp_path), GPU_METRICS, GPU), by="gpu")
     for used, energy in ((512, 1000), (1024, 4000), (256, 7000)):
         time.sleep(0.1)
         text = DCGM.replace("{used0}", str(used)).replace("{energy0}", str(energy))
@@ -234,7 +239,7 @@ def test_gpus_are_separate_in_the_file_and_summed_in_the_summary(tmp_path: Path)
 def test_the_simulated_engine_is_read_and_an_absent_one_is_not_an_error(tmp_path: Path) -> None:
     with spawn(SimulationSettings(model="m")) as engine:
         urls = [f"{engine.url}/metrics", "http://127.0.0.1:9/metrics"]
-        watch = EngineScraper(Monitor(engine_metrics_url=urls), tmp_path)
+        watch = EngineScraper(Monitor(engine_metrics_url=urls), RunFolder(tmp_path))
         watch.sample()
 
     metrics, gpus = watch.summary(RunTotals())
@@ -257,7 +262,7 @@ def test_https_metrics_are_verified_as_the_scenario_says(tmp_path: Path) -> None
         found: dict[str, EngineMetrics] = {}
         for name, trust in trusts.items():
             (tmp_path / name).mkdir()
-            watch = EngineScraper(monitor, tmp_path / name, **trust)
+            watch = EngineScraper(monitor, RunFolder(tmp_path / name), **trust)
             watch.sample()
             metrics, _ = watch.summary(RunTotals())
             assert metrics is not None
@@ -269,7 +274,9 @@ def test_https_metrics_are_verified_as_the_scenario_says(tmp_path: Path) -> None
 
 def test_a_ca_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"engine\.ca_file: nowhere.pem cannot be used"):
-        EngineScraper(Monitor(engine_metrics_url=["https://127.0.0.1/metrics"]), tmp_path, ca_file="nowhere.pem")
+        EngineScraper(
+            Monitor(engine_metrics_url=["https://127.0.0.1/metrics"]), RunFolder(tmp_path), ca_file="nowhere.pem"
+        )
 
 
 @contextmanager
