@@ -39,6 +39,8 @@ class Conditions:
     """Came after the run's start, and take no part in it."""
     other_version_workers: set[str] = field(default_factory=set)
     """Run another version of llmload than this node."""
+    longest_pause_s: float = 0.0
+    """How long this node was stopped, or starved of its processor, at a time."""
     worst_cpu_share: float | None = None
     """CPU use of the busiest process that sends, of one core; None until something is measured."""
     users_changed: bool = False
@@ -47,6 +49,10 @@ class Conditions:
     """What failed beside requests: each in a line, of a worker with its name."""
     reached_phases: set[int] = field(default_factory=set)
     """The phases whose users all ran at some time, by their index; 0 for a load without phases."""
+
+    def note_pause(self, length_s: float) -> None:
+        """Note that this node did nothing for a while."""
+        self.longest_pause_s = max(self.longest_pause_s, length_s)
 
     def note_cpu(self, share: float) -> None:
         """Note the CPU use of the process that is busiest now."""
@@ -57,6 +63,7 @@ class Conditions:
         return {
             "worker_cpu_share": self.worst_cpu_share,
             "missing_workers": float(len(self.missing_workers)),
+            "paused_s": self.longest_pause_s,
             "late_workers": float(len(self.late_workers)),
             "other_version_workers": float(len(self.other_version_workers)),
         }

@@ -4,6 +4,7 @@ from locust.env import Environment
 
 import logging
 import sys
+import time
 from abc import abstractmethod
 from typing import Final
 
@@ -167,7 +168,10 @@ class CoordinatingNode(Node):
     def _supervise(self) -> None:
         """Look after the processes that send once a second, until killed; nothing else happens in this greenlet."""
         while True:
+            since_s = time.monotonic()
             gevent.sleep(SUPERVISE_S)
+            if self.coordinator is not None:
+                self.coordinator.conditions.note_pause(time.monotonic() - since_s - SUPERVISE_S)
             self._check_processes()
 
     def _check_processes(self) -> None:

@@ -322,6 +322,7 @@ class MasterNode(CoordinatingNode):
     def _drain_run(self) -> None:
         super()._drain_run()
         if self.coordinator is not None and self._workers is not None:
+            self._check_processes()  # those that have left by now did not wait for the drain
             self._workers.begin_drain()
             self._check_processes()
             send(self.runner, Drain(run_id=self.coordinator.run_id))

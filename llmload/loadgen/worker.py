@@ -1,6 +1,7 @@
 """A worker of a distributed run: it sends its shard of the load, and reports to its master."""
 
 from locust.env import Environment
+from locust.event import Events
 
 import logging
 import time
@@ -9,8 +10,10 @@ from typing import Any, Final
 import gevent
 import msgpack
 
+from llmload.errors import ExitCode
 from llmload.loadgen.capacity_driver import REPORT_S
-from llmload.loadgen.ending import fault_text, say_fault
+from llmload.loadgen.ending import fault_text, say, say_fault
+from llmload.loadgen.forks import PARENT_GONE
 from llmload.loadgen.locust_compat import Worker, shrink_report
 from llmload.loadgen.messages import (
     KEY,
@@ -35,10 +38,38 @@ from llmload.loadgen.node import SendingNode
 from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import Session, WorkerShard
 
+SILENCE_S: Final = 4.25
+"""
+How long a master may be silent. Locust's master answers each heartbeat, one a second, so it may be busy for 3 s; and a
+worker whose master is gone has ended its load within 5 s.
+"""
+LISTEN_S: Final = 0.25
+"""How often the silence is measured."""
 LEAVE_GRACE_S: Final = 10.0
 """How long a worker that got Ctrl-C waits for its master to end the run; both may run in one terminal."""
 
 logger = logging.getLogger(__name__)
+
+
+class Silence:
+    """How long the master has not been heard; time in which this process itself stood still does not count."""
+
+    def __init__(self, events: Events) -> None:
+        self.length_s = 0.0
+        self.deaf = False
+        """Whether the greenlet that would hear the master waits for something else."""
+        events.heartbeat_received.add_listener(self._on_heartbeat)
+
+    def await_limit(self) -> None:
+        """Return once the master has been silent for `SILENCE_S`."""
+        self.length_s, self.deaf = 0.0, False
+        while self.deaf or self.length_s < SILENCE_S:
+            since_s = time.monotonic()
+            gevent.sleep(LISTEN_S)
+            self.length_s += min(time.monotonic() - since_s, 2 * LISTEN_S)
+
+    def _on_heartbeat(self, **_: object) -> None:
+        self.length_s = 0.0
 
 
 class WorkerNode(SendingNode):
@@ -55,6 +86,12 @@ class WorkerNode(SendingNode):
         self._plan_ns = 0
         """When the plan came, which is when its run began for this worker; to open the session may take long."""
         self._reports: Reports | None = None
+        self._silence = Silence(environment.events)
+        self._last_reported: str | None = None
+        """The run of which the master has the last report."""
+        self._leaving = False
+        """The process is ending, whatever the master does."""
+        gevent.signal_handler(PARENT_GONE, self._on_parent_gone)
         preparation.scenario(self.options)  # a wrong scenario ends the process now, and prompts are read
         guard = self.guard
         listen(runner, WorkerPlan, guard("the plan of a run", self._on_plan))
@@ -80,6 +117,7 @@ class WorkerNode(SendingNode):
             plan.scenario, workload, shard, plan.run_id, base_dir=plan.base_dir, start_ns=self._plan_ns
         )
         self._reports = Reports(session)
+        self.spawn("watching the master", self._watch_master, session)
         if session.scenario.load.measures_steps:
             self.spawn("reports to the master", self._report_often, self._reports)
 
@@ -146,14 +184,19 @@ class WorkerNode(SendingNode):
     # End
 
     def _drain_run(self) -> None:
+        self._silence.deaf = True
         self._drain()
 
     def _on_drain(self, _: str, message: Drain) -> None:
         session = self._session_of(message)
         if session is not None:
             self._drain()
-            session.settle()
-            send(self.runner, last_report(session))
+            self._report_last(session)
+
+    def _report_last(self, session: Session) -> None:
+        session.settle()
+        send(self.runner, last_report(session))
+        self._last_reported = session.run_id
 
     def _on_abort(self, _: str, message: Abort) -> None:
         session = self._session_of(message)
@@ -162,6 +205,32 @@ class WorkerNode(SendingNode):
 
     def _stop(self) -> None:
         self._close_session()
+
+    # A master that is gone
+
+    def _watch_master(self, session: Session) -> None:
+        self._silence.await_limit()
+        self._leave_master(session, f"the master was not heard for {self._silence.length_s:.1f} s")
+
+    def _on_parent_gone(self) -> None:
+        gevent.spawn(self._leave_master, self.session, "the master has ended")
+
+    def _leave_master(self, session: Session | None, why: str) -> None:
+        """Cut what is in flight, write it down and end the process: nobody counts any more what it sends."""
+        if self._leaving:
+            return
+        self._leaving = True
+        if session is not None and session.run_id != self._last_reported:
+            in_flight = session.totals.in_flight
+            session.abort()
+            self._report_last(session)  # a master that was only stopped takes it later
+            self.environment.process_exit_code = ExitCode.INVALID
+            say(f"{why}: a worker ended its load and cut {in_flight} requests in flight")
+        self._interrupts.raise_in_main()
+
+    def _on_quitting(self, **further: object) -> None:
+        self._leaving = True
+        super()._on_quitting(**further)
 
     def _on_interrupt(self, count: int) -> None:
         session = self.session
@@ -175,7 +244,6 @@ class WorkerNode(SendingNode):
     def _leave(self, session: Session) -> None:
         """Drain and report; if the master runs in this terminal it got Ctrl-C too, and ends the run meanwhile."""
         self._drain()
-        session.settle()
-        send(self.runner, last_report(session))
+        self._report_last(session)
         gevent.sleep(LEAVE_GRACE_S)
         self._interrupts.raise_in_main()

@@ -172,6 +172,14 @@ CHECKS: Final = (
         remedy="see the worker's log; run again",
     ),
     Check(
+        name="paused_s",
+        unit="s",
+        degraded_above=3.0,
+        invalid_above=None,
+        why="the process that ends the load and its stages did nothing for this long, so they ended late",
+        remedy="do not stop it or let the machine sleep; leave it a processor",
+    ),
+    Check(
         name="late_workers",
         unit="workers",
         degraded_above=0.0,

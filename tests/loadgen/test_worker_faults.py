@@ -6,8 +6,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from llmload.units import NS_PER_S
 from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +130,51 @@ def test_a_worker_that_is_deaf_for_a_while_still_reports_all_it_sent(
     assert requests["started"] == requests["completed"] + requests["failed"] == len(ended.lines)
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_master_that_is_gone_ends_its_workers_within_five_seconds(
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, number: signal.Signals
+) -> None:
+    """They write down what they sent and say why they end; a master that comes back calls the run INVALID."""
+    scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 600", "[prompts]\nrepeat = true")
+    process = locust.start("--config", str(scenario), "--headless", "--processes", "2")
+    until_both_wrote(locust.out)
+    workers = children(process)
+
+    os.kill(process.pid, number)
+    gone_ns = time.monotonic_ns()
+    until(lambda: not any(map(lives, workers)), "workers to end", 20.0)
+    if number is signal.SIGSTOP:
+        os.kill(process.pid, signal.SIGCONT)
+    ended = locust.finish(process)
+
+    lines = ended.lines
+    assert ended.err.count("llmload: the master ") == 2, ended.err
+    assert max(line["started_ns"] for line in lines) < gone_ns + 5 * NS_PER_S
+    if number is signal.SIGSTOP:
+        checks = {reason["check"]: reason for reason in ended.summary["verdict"]["reasons"]}
+        requests = ended.summary["requests"]
+        assert ended.code == 3, ended.err
+        assert checks["missing_workers"]["figure"] == 2
+        assert checks["paused_s"]["figure"] > 3
+        assert requests["started"] == requests["completed"] + requests["censored"] == len(lines)
+
+
+def test_a_master_that_is_stopped_for_less_loses_no_worker(
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
+) -> None:
+    scenario = write_scenario(engine(**QUICK).url, "users = 4\nduration_s = 8", "[prompts]\nrepeat = true")
+    process = locust.start("--config", str(scenario), "--headless", "--processes", "2")
+    until_both_wrote(locust.out)
+
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(2.5)
+    os.kill(process.pid, signal.SIGCONT)
+    ended = locust.finish(process)
+
+    assert not {"missing_workers", "paused_s"} & {reason["check"] for reason in ended.summary["verdict"]["reasons"]}
+    assert ended.summary["requests"]["started"] == ended.summary["requests"]["completed"] == len(ended.lines)
+
+
 def test_prompts_that_take_long_to_read_lose_no_worker(
     engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
@@ -149,11 +198,25 @@ def test_a_worker_of_another_machine_has_another_name() -> None:
     assert said == "True False\n"
 
 
-def until_both_wrote(out: Path, timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
+def until_both_wrote(out: Path) -> None:
+    def both_wrote() -> bool:
         files = list(out.glob("*/requests.worker-*.jsonl"))
-        if len(files) == 2 and all(file.stat().st_size for file in files):
-            return
+        return len(files) == 2 and all(file.stat().st_size for file in files)
+
+    until(both_wrote, "two workers to write a record", 30.0)
+
+
+def until(holds: Callable[[], bool], what: str, timeout_s: float) -> None:
+    end = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {timeout_s:g} s for {what}")
         time.sleep(0.1)
-    raise TimeoutError("two workers never wrote a record")
+
+
+def lives(pid: int) -> bool:
+    """Whether a process has not ended; one that its parent has not waited for has."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
