@@ -100,7 +100,7 @@ ADVICE: Final[Mapping[ErrorType, Advice]] = {
     ErrorType.CLIENT: Advice("llmload itself failed", "report it with the traceback that the run logged"),
 }
 """What each type of failure means and what to do about it."""
-_OF_STATUS: Final = {
+OF_STATUS: Final = {
     401: "set the variable that engine.api_key_env names to the engine's key",
     403: "set the variable that engine.api_key_env names to a key that may use this model",
     404: "check --model, and the path in engine.base_url",
@@ -141,7 +141,7 @@ class Failure:
     @property
     def remedy(self) -> str:
         """What to do about it."""
-        return _OF_STATUS.get(self.http_status or 0) or ADVICE[ErrorType(self.type)].remedy
+        return OF_STATUS.get(self.http_status or 0) or ADVICE[ErrorType(self.type)].remedy
 
 
 def without_varying(text: str) -> str:

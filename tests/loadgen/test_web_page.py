@@ -85,11 +85,17 @@ def serve(engine: StartEngine, locust: Locust, write_scenario: WriteScenario) ->
     """Start Locust with its web UI; it ends with the test, by Ctrl-C."""
     started = []
 
-    def start(*arguments: str, base: str = "", env: dict[str, str] | None = None, load: str = LOAD) -> Served:
+    def start(
+        *arguments: str,
+        base: str = "",
+        env: dict[str, str] | None = None,
+        load: str = LOAD,
+        faults: dict[str, float] | None = None,
+    ) -> Served:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        scenario = write_scenario(engine(**FIXED).url, load, REPEAT)
+        scenario = write_scenario(engine(**FIXED, faults=faults or {}).url, load, REPEAT)
         if load == OPEN:
             scenario.write_text(scenario.read_text().replace('kind = "closed_loop"\n', ""))
         where = ["--web-base-path", base] if base else []
@@ -350,6 +356,22 @@ class TestBrowser:
         } == {"4"}
         assert page.faults() == []
         assert page.hosts() == {"127.0.0.1"}
+
+    def test_failures_show_in_the_engines_words(self, serve: Callable[..., Served], browser: Any) -> None:
+        served, page = serve(faults={"http_503": 0.5, "html_error": 0.1}), Page(browser)
+        browser.get(f"{served.root}llm")
+        assert not page.find("#failures").is_displayed()
+        served.start_run()
+
+        until(lambda: "http_5xx (502)" in page.text("#failures"))
+        until(lambda: "Simulated fault http_503." in page.text("#failures"))
+        assert "502 Bad Gateway" in page.text("#failures")
+        most = served.json("llm/state")["failures"][0]
+        assert (most["type"], most["http_status"], most["words"]) == ("http_5xx", 503, "Simulated fault http_503.")
+        assert "wait until it is ready" in page.text("#reasons")
+        browser.get(f"{served.root}?tab=llm")
+        until(lambda: "http_5xx (503): Simulated fault http_503." in page.text("table"))
+        assert page.faults() == []
 
     def test_the_theme_is_the_one_chosen_in_locust(self, serve: Callable[..., Served], browser: Any) -> None:
         served, page = serve(), Page(browser)

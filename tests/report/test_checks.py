@@ -7,12 +7,13 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from llmload.errors import ConfigError, RunFolderError
-from llmload.report.markdown import job_summary, write_page
-from llmload.report.terminal import Check, Judgement, failed, run_checks, write_junit
+from llmload.report.markdown import as_markdown, job_summary, write_page
+from llmload.report.terminal import Check, Judgement, console, failed, run_checks, run_report, write_junit
 from llmload.runs.build_summary import judge_gates
 from llmload.runs.summary import Summary
 from llmload.scenario import load_scenario
 from llmload.scenario.sections import Gates
+from llmload.units import escaped
 from tests.run_files import summary_of
 
 JUNIT_10 = {
@@ -105,6 +106,23 @@ def test_checks_are_the_measurement_the_requests_and_each_gate() -> None:
         ("error_share <= 1", "passed"),
     ]
     assert (checks[0].text, checks[1].text) == ("INVALID: cut", "1 of 100 failed: reset 1")
+
+
+def test_terminal_junit_and_markdown_name_the_failures_in_the_engines_words() -> None:
+    words = "[red]gone | *away*"
+    known = {"type": "http_5xx", "http_status": 503, "words": words, "count": 3, "share": 0.03}
+    silent = known | {"http_status": 502, "words": "", "count": 1, "share": 0.01}
+    whole = summary(requests={"started": 100, "completed": 96, "failed": 4, "failures": [known, silent]})
+
+    assert [check.text for check in run_checks(whole) if check.name == "requests"] == [
+        f"4 of 100 failed; 3 (3.0%) http_5xx (503): {words}; 1 (1.0%) http_5xx (502): Bad Gateway, without words"
+    ]
+    shown = console()
+    with shown.capture() as capture:
+        shown.print(run_report(whole))
+    text = " ".join(capture.get().split())
+    assert f"http_5xx (503) 3 3.0% {words} http_5xx (502) 1 1.0% Bad Gateway, without words" in text
+    assert f"failed requests: {escaped(f'3 (3.0%) http_5xx (503): {words}')}" in as_markdown([whole])
 
 
 def test_junit_follows_the_schema_of_ci_systems(tmp_path: Path) -> None:

@@ -87,6 +87,14 @@ class TestFigures:
         assert "gate passed ttft_s p95 < 9" in text
         assert "gate FAILED error_share < 0" in text
 
+    def test_failures_are_below_the_verdict_in_the_engines_words(self, tmp_path: Path) -> None:
+        failed = {"type": "http_5xx", "http_status": 503, "words": EVIL, "count": 3, "share": 0.125}
+        folder = finish(write_folder(tmp_path / "run", records(20)), requests={"failures": [failed]})
+        page = page_of(folder)
+
+        assert f"http_5xx (503) 3 12.5% {EVIL}" in words(page)
+        assert EVIL not in page
+
     def test_the_definitions_are_the_readmes(self, run: Path) -> None:
         assert definitions.markdown() in (ROOT / "README.md").read_text(encoding="utf-8")
         text = words(page_of(run))

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
 
-from benchmarks.tools.generated import SCHEMAS, page_with_tables, schema_text
+from benchmarks.tools.generated import PAGES, SCHEMAS, page_with_tables, schema_text
 from llmload.cli.main import main
 from llmload.errors import RunFolderError
 from llmload.metrics.checks import health, judge
@@ -259,11 +259,10 @@ def test_the_schemas_that_are_shipped_are_the_models(file: Path) -> None:
     assert file.read_text(encoding="utf-8") == schema_text(SCHEMAS[file])
 
 
-def test_the_pages_tables_are_the_models() -> None:
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+def test_the_tables_of_the_pages_are_the_models(file: Path) -> None:
     """`python -m benchmarks.tools.generated` writes them."""
-    page = (ROOT / "docs" / "summary.md").read_text(encoding="utf-8")
-
-    assert page == page_with_tables(page)
+    assert file.read_text(encoding="utf-8") == page_with_tables(file)
 
 
 @pytest.mark.parametrize("model", [Summary, Manifest])
