@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from llmload.errors import ExitCode, worst
 from llmload.runs.folder import REPORT, SUMMARY, RunFolder, runs_in
 from llmload.runs.summary import Summary
 
@@ -92,6 +93,10 @@ def report(
     """
     Show runs, given by their folders. Figures of a run that crashed or still runs are counted from its requests.
 
+    The exit code is the worst of the runs' own: 0 good, 1 a gate failed or requests failed, 3 INVALID; a run that
+    crashed or still runs, or whose folder has lost lines since, is INVALID. A page or an export alone: 0 if it has
+    every request of its runs, 3 if some are in no file.
+
     --html, --csv, --parquet and --junit write files; the first three print nothing else unless another form is named.
 
     \b
@@ -123,12 +128,37 @@ def report(
         _print_json([summary.model_dump(mode="json") for summary in _summaries(runs)])
     elif svg is not None or not wrote:
         _print_summaries(runs, svg)
+    elif junit is None:
+        sys.exit(_say_what_is_missing(runs))
+    sys.exit(_exit_code(runs))
+
+
+def _exit_code(runs: list[RunFolder]) -> int:
+    """Return the worst of the runs' exit codes; that of a run without a summary is INVALID's."""
+    from llmload.report.terminal import exit_code_of
+
+    finished = ((run.path / SUMMARY).is_file() and run.summary() for run in runs)
+    return worst(exit_code_of(summary) if summary else ExitCode.INVALID for summary in finished)
+
+
+def _say_what_is_missing(runs: list[RunFolder]) -> int:
+    """Say which requests are in no file of their run's folder, and so in no page or export; return the exit code."""
+    from llmload.runs.writing import NOT_IN_THE_FOLDER
+
+    code = ExitCode.GOOD
+    for run in runs:
+        reasons = run.summary().verdict.reasons if (run.path / SUMMARY).is_file() else ()
+        for reason in reasons:
+            if reason.check in NOT_IN_THE_FOLDER:
+                click.echo(f"{run.path}: {reason.text}", err=True)
+                code = ExitCode.INVALID
+    return code
 
 
 def _write_junit(file: Path, runs: list[RunFolder]) -> None:
     from llmload.report.terminal import run_checks, write_junit
 
-    summaries = [run.summary() for run in runs]
+    summaries = _summaries(runs)
     write_junit(file, [(summary.run_id, run_checks(summary)) for summary in summaries])
 
 

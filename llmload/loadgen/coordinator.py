@@ -17,7 +17,7 @@ from llmload.metrics.validity import NOTHING_MEASURED, Level, Reason, Verdict, n
 from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.workload import Workload
 from llmload.record import Window
-from llmload.report.terminal import failed
+from llmload.report.terminal import exit_code_of
 from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary, memory_estimate
 from llmload.runs.folder import SUMMARY, Manifest, RunFolder, RunTimes, StageTimes, new_run_id
 from llmload.runs.summary import Summary
@@ -312,9 +312,7 @@ class RunCoordinator:
     @property
     def exit_code(self) -> ExitCode:
         """0: good; 1: a gate failed or requests failed; 3: the measurement is INVALID, or something of ours failed."""
-        if self.summary is None or self.conditions.faults or self.summary.verdict.level == Level.INVALID:
-            return ExitCode.INVALID
-        return ExitCode.FAILED if failed(self.summary) or self.folder.faults.unwritten else ExitCode.GOOD
+        return ExitCode.INVALID if self.summary is None or self.conditions.faults else exit_code_of(self.summary)
 
     def _times(self) -> RunTimes:
         """When window and stages began and end, None for what has not come about or has no set end."""

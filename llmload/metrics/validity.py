@@ -85,6 +85,7 @@ _EXPLAIN_MOST: Final = (
     "ended_early",
     "internal_error",
     "lost_records",
+    "missing_lines",
     "missing_workers",
     "failures",
     "error_share",

@@ -12,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from llmload.capacity.result import capacity_report, capacity_text
-from llmload.errors import RunFolderError
+from llmload.errors import ExitCode, RunFolderError
 from llmload.metrics.objective import METRICS, Metric
 from llmload.metrics.validity import Level
 from llmload.runs.build_summary import cost_rows
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
+from llmload.runs.writing import UNWRITTEN_FILES
 from llmload.stats.intervals import Spread
 from llmload.units import GB, MS_PER_S, UNKNOWN, amount, markdown_table, milliseconds, number, percent
 
@@ -74,6 +75,14 @@ def failed(summary: Summary) -> bool:
     """
     missed = any(not gate.passed for gate in summary.gates)
     return missed or _failed_requests(summary) or _found_nothing(summary)
+
+
+def exit_code_of(summary: Summary) -> ExitCode:
+    """Return 0 for a good run, 1 where a gate or requests failed or a file lacks something, 3 for an INVALID one."""
+    if summary.verdict.level is Level.INVALID:
+        return ExitCode.INVALID
+    unwritten = any(reason.check == UNWRITTEN_FILES for reason in summary.verdict.reasons)
+    return ExitCode.FAILED if failed(summary) or unwritten else ExitCode.GOOD
 
 
 def _failed_requests(summary: Summary) -> bool:

@@ -22,12 +22,13 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from llmload.errors import RunFolderError
+from llmload.metrics.validity import Verdict
 from llmload.prompts.workload import ADDED_CHARS, RepeatMode, Workload
 from llmload.record import METRICS_VERSION
 from llmload.runs.summary import SCHEMA_VERSION as SUMMARY_VERSION
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import Part, PerSecond, RequestFile, UnixSeconds
-from llmload.runs.writing import PATIENCE_S, AppendedFile, Place, WriteFaults, why_of
+from llmload.runs.writing import PATIENCE_S, AppendedFile, Place, WriteFaults, missing_lines, why_of
 from llmload.scenario import Scenario
 
 # `manifest.json` as types: what was run, on what, and when; written at a run's start and again with its times.
@@ -364,8 +365,17 @@ class RunFolder:
         return content
 
     def summary(self) -> Summary:
-        """Return the summary; RunFolderError where it is missing, broken, or of another schema version."""
-        return self._validated(SUMMARY, Summary, SUMMARY_VERSION)
+        """
+        Return the summary, INVALID where lines that the run wrote are not in its folder any more.
+
+        RunFolderError where it is missing, broken, or of another schema version.
+        """
+        summary = self._validated(SUMMARY, Summary, SUMMARY_VERSION)
+        missing = missing_lines(self.path, summary.request_files or {})
+        if missing is None:
+            return summary
+        verdict = Verdict.of([*summary.verdict.reasons, missing], summary.verdict.doubts)
+        return summary.model_copy(update={"verdict": verdict})
 
     def manifest(self) -> Manifest:
         """Return the manifest; RunFolderError where it is missing, broken, or of another schema version."""

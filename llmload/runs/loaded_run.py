@@ -118,10 +118,12 @@ class LoadedRun:
     """The number of requests in each file."""
 
     @property
-    def missing_requests(self) -> int:
-        """The number of requests, by the summary, whose lines are not in this folder: another machine has them."""
-        requests = self.summary.requests
-        return max(0, requests.completed + requests.failed + requests.censored - self.totals.ended)
+    def requests_elsewhere(self) -> int:
+        """The number of requests, by the summary, whose lines another machine has, as far as that is known."""
+        requests, written = self.summary.requests, self.summary.request_files
+        here = self.totals.ended if written is None else sum(file.lines for file in written.values())
+        ended = requests.completed + requests.failed + requests.censored
+        return max(0, ended - (requests.lost_lines or 0) - here)
 
 
 def load_run(folder: RunFolder, progress: Callable[[int], None] = lambda _: None) -> LoadedRun:

@@ -19,17 +19,20 @@ from typing import Final
 
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level, Reason, Verdict
+from llmload.runs.summary_parts import RequestFile
 
 PATIENCE_S: Final = 3.0
 """How long the end of a run waits for room on the disk, for its lines and again for its summary."""
 HELD_BYTES: Final = 16_000_000
 """How much of a file is held back in memory while it cannot be written: some 15,000 requests with 32 chunks each."""
+LOST_RECORDS, MISSING_LINES, UNWRITTEN_FILES = "lost_records", "missing_lines", "unwritten_files"
+NOT_IN_THE_FOLDER: Final = (LOST_RECORDS, MISSING_LINES)
+"""Checks that speak of requests that the figures include, and pages and exports do not."""
 _RETRY_S: Final = 1.0
 """How often lines that are held back are tried again, and how often a file is looked for."""
 _END_RETRY_S: Final = 0.25
 _SPARES: Final = 8
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
-LOST_RECORDS, UNWRITTEN_FILES = "lost_records", "unwritten_files"
 
 logger = logging.getLogger(__name__)
 
@@ -292,6 +295,31 @@ def count_lines(file: Path) -> int:
     """Return how many whole lines a file has; OSError if it cannot be read."""
     with file.open("rb", buffering=0) as content:
         return sum(block.count(b"\n") for block in iter(lambda: content.read(_BLOCK_BYTES), b""))
+
+
+def missing_lines(folder: Path, written: Mapping[str, RequestFile]) -> Reason | None:
+    """Return the reason where files of requests have fewer lines than the run wrote; a file of its size is whole."""
+    found = {name: _lines_left(folder / name, file) for name, file in written.items()}
+    short = {name: lines for name, lines in found.items() if lines < written[name].lines}
+    if not short:
+        return None
+    missing = sum(written[name].lines - lines for name, lines in short.items())
+    where = ", ".join(f"{name} has {lines} of {written[name].lines}" for name, lines in short.items())
+    return Reason(
+        check=MISSING_LINES,
+        level=Level.INVALID,
+        figure=float(missing),
+        limit=0.0,
+        text=f"{missing} of {sum(file.lines for file in written.values())} request lines that the run wrote are "
+        f"missing from its folder now: {where}",
+    )
+
+
+def _lines_left(file: Path, written: RequestFile) -> int:
+    try:
+        return written.lines if file.stat().st_size == written.size_bytes else count_lines(file)
+    except OSError:
+        return 0
 
 
 def write_reasons(totals: RunTotals, unwritten: Mapping[str, str]) -> Iterator[Reason]:

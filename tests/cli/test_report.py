@@ -1,6 +1,7 @@
 """Finished runs shown: the original document's tables from any number of folders, and one line for what is missing."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,50 @@ class TestFiles:
         assert (ended.exit_code, ended.stdout) == (0, "")
         assert ended.stderr == f"wrote {tmp_path / 'r.csv'}\nwrote {tmp_path / 'r.parquet'}\n"
         assert len((tmp_path / "r.csv").read_text().splitlines()) == 61
+
+    @pytest.mark.parametrize("how", ["cut", "removed"])
+    def test_lines_that_are_missing_since_the_end_of_the_run_are_said(
+        self, run: Path, tmp_path: Path, how: str
+    ) -> None:
+        file = run / "requests.jsonl"
+        held = {"requests.jsonl": {"lines": 60, "size_bytes": file.stat().st_size}}
+        summary = summary_of(requests={"started": 60, "completed": 60, "lost_lines": 0}, request_files=held)
+        write_json(run / "summary.json", summary)
+        whole = [self.invoke(run), self.invoke(run, "--csv", tmp_path / "r.csv")]
+        if how == "cut":
+            os.truncate(file, sum(len(line) for line in file.read_bytes().splitlines(keepends=True)[:21]) + 9)
+        else:
+            file.unlink()
+        shown, exported, as_json = (
+            self.invoke(run, *further) for further in ([], ["--csv", str(tmp_path / "r.csv")], ["--json"])
+        )
+        page = self.invoke(run, "--html")
+
+        left = 21 if how == "cut" else 0
+        said = (
+            f"{60 - left} of 60 request lines that the run wrote are missing from its folder now: "
+            f"requests.jsonl has {left} of 60"
+        )
+        assert [each.exit_code for each in whole] == [0, 0]
+        assert [each.exit_code for each in (shown, exported, as_json, page)] == [3] * 4
+        assert said in " ".join(shown.stdout.split())
+        assert exported.stderr == f"wrote {tmp_path / 'r.csv'}\n{run}: {said}\n"
+        assert json.loads(as_json.stdout)[0]["verdict"]["reasons"][0]["check"] == "missing_lines"
+        assert said in (run / "report.html").read_text()
+
+    @pytest.mark.parametrize(
+        ("changes", "code"),
+        [
+            ({}, 0),
+            ({"requests": {"started": 2, "completed": 1, "failed": 1}}, 1),
+            ({"verdict": {"level": "INVALID", "reasons": [{"level": "INVALID", "text": "no"}]}}, 3),
+        ],
+    )
+    def test_the_exit_code_is_that_of_the_run(self, run: Path, changes: dict[str, Any], code: int) -> None:
+        write_json(run / "summary.json", summary_of(**changes))
+
+        assert [self.invoke(run, *form).exit_code for form in ([], ["--json"], ["--markdown"])] == [code] * 3
+        assert self.invoke(run, "--html").exit_code == 0
 
     def test_a_crashed_run_has_figures_in_every_form(self, run: Path) -> None:
         terminal, markdown, as_json = (self.invoke(run, *of) for of in ([], ["--markdown"], ["--json"]))

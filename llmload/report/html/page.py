@@ -24,6 +24,7 @@ from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import LoadedRun, load_run
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import CapacityResult, Distribution
+from llmload.runs.writing import NOT_IN_THE_FOLDER
 from llmload.units import UNKNOWN, milliseconds, number
 
 ADVICE: Final = {
@@ -204,9 +205,10 @@ def _sources(run: LoadedRun) -> list[str]:
     found = [f"Built from {number(held, 0)} requests in {files}."]
     if run.summary.recomputed:
         found.append(f"Recomputed: {run.summary.recomputed}.")
-    if run.missing_requests:
+    found += [f"{each.text}." for each in run.summary.verdict.reasons if each.check in NOT_IN_THE_FOLDER]
+    if run.requests_elsewhere:
         found.append(
-            f"{number(run.missing_requests, 0)} requests that the summary counts are in no file of this folder: "
+            f"{number(run.requests_elsewhere, 0)} requests that the summary counts are in no file of this folder: "
             "workers on other machines wrote them. The figures include them, the charts do not."
         )
     if run.periods.estimated:
