@@ -62,6 +62,31 @@ def test_a_run_of_nothing_is_a_difference() -> None:
     assert nothing.differences == ("nothing was started",)
 
 
+def test_lines_that_are_said_to_be_lost_are_part_of_the_account() -> None:
+    lines, log = [line("a", "completed"), line("b", "failed")], [{"request_id": name} for name in "abc"]
+
+    assert Accounts.of(COUNTED, lines, log, said_lost=1).differences == ()
+    assert "3 started, 2 lines and 2 said to be lost" in Accounts.of(COUNTED, lines, log, said_lost=2).differences
+    assert "c is in no file" in Accounts.of(COUNTED, lines, log).differences
+
+
+def test_a_process_that_is_killed_may_leave_no_more_than_it_had_in_flight_without_a_line() -> None:
+    lines = [line(name, "completed") for name in "abc"]
+    log, counted = [{"request_id": name} for name in "abcde"], COUNTED | {"completed": 3, "failed": 0, "censored": 0}
+
+    assert Accounts.of(counted, lines, log, killed=2).differences == ()
+    assert Accounts.of(counted, lines, log, killed=1).differences == ("d is in no file", "e is in no file")
+
+
+def test_an_engine_that_went_away_need_not_have_seen_what_broke_off() -> None:
+    refused = line("a", "failed") | {"error": {"type": "reset"}}
+    counted = {"started": 1, "completed": 0, "failed": 1, "censored": 0}
+
+    assert Accounts.of(counted, [refused], []).differences == ()
+    slow = refused | {"error": {"type": "total_timeout"}}
+    assert "a was sent, and the engine did not see it" in Accounts.of(counted, [slow], []).differences
+
+
 def test_every_end_is_drawn_and_every_scenario_is_one(tmp_path: Path) -> None:
     trials = list(draw_trials(2 * len(ENDS), seed=5))
 
