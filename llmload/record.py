@@ -38,6 +38,7 @@ class ErrorType(StrEnum):
     RESET = "reset"
     INCOMPLETE = "incomplete_stream"
     ENGINE_ERROR = "engine_error"
+    ABORTED = "engine_aborted"
     RATE_LIMITED = "rate_limited"
     HTTP_CLIENT_ERROR = "http_4xx"
     HTTP_SERVER_ERROR = "http_5xx"
@@ -45,6 +46,8 @@ class ErrorType(StrEnum):
     PROTOCOL = "malformed_http"
     NOT_JSON = "not_json"
     CONTENT_TYPE = "wrong_content_type"
+    UNKNOWN_TEXT = "unknown_text"
+    TOO_LARGE = "answer_too_large"
     CLIENT = "client_bug"
 
 
@@ -54,8 +57,25 @@ class TokenSource(StrEnum):
     USAGE = "usage"  # the engine's usage object
     DETAILS = "details"  # TGI's `details.generated_tokens`
     CHUNK_USAGE = "chunk_usage"  # usage on every chunk, of an answer that was cut before the last
+    USAGE_PLUS_REASONING = "usage_plus_reasoning"  # completion_tokens + reasoning_tokens, which it leaves out
+    USAGE_TOTAL = "usage_total"  # total_tokens - prompt_tokens: the chunks disprove completion_tokens
+    USAGE_DISPUTED = "usage_disputed"  # completion_tokens, although total_tokens is not the sum of its parts
     CHUNKS = "chunks"  # chunks with text, counted by llmload: an engine may put several tokens in one
+    CHUNKS_OVER_USAGE = "chunks_over_usage"  # the same: they disprove the engine's count, which is smaller
     NONE = "none"  # unknown
+
+
+CONTRADICTED: Final = frozenset({TokenSource.USAGE_TOTAL, TokenSource.USAGE_DISPUTED, TokenSource.CHUNKS_OVER_USAGE})
+"""The sources of a count that contradicts another, of the engine or of llmload."""
+
+FINISH_REASONS: Final = frozenset(
+    (
+        *("stop", "length", "tool_calls", "function_call", "content_filter", "eos_token", "eos"),
+        *("stop_sequence", "end_turn", "max_tokens", "tool_use", "abort", "cancelled", "timeout", "error"),
+        *("other",),
+    )
+)
+"""How an engine says that an answer ended: OpenAI's words and TGI's, four for failures, and `other` for the rest."""
 
 
 class StampSource(StrEnum):
@@ -91,7 +111,8 @@ class RequestRecord:
 
     None is unknown, 0 is zero. `started_ns` is when the request was due to be written, so the time to open a connection
     counts; `done_ns` is the last byte of the answer, or the moment of failure. `chunk_ns` has the arrival of each chunk
-    with text (content, reasoning or tool-call arguments), `chunk_tokens` its tokens, where the engine counts them.
+    with text (content, reasoning, a refusal, a tool call), `chunk_tokens` its tokens, where the engine counts them.
+    `finish_reason` is one of `FINISH_REASONS`.
     `textless_ns` has the arrivals of other chunks with choices (the role, the finish), which some tools count; None
     where they were not recorded.
     """

@@ -18,6 +18,9 @@ LIMITS = {"ttft_s": 0.2, "tpot_s": 0.05, "e2e_s": None}
 LOAD = {"kind": "closed_loop", "users": 4, "duration_s": 30.0, "requests": None, "warmup_s": 5.0}
 
 
+_SOURCES = {0: TokenSource.CHUNKS, 7: TokenSource.CHUNKS_OVER_USAGE}
+
+
 def records(count: int, *, seed: int = 0, lasts_s: float = 30.0, open_loop: bool = False) -> list[RequestRecord]:
     """Requests of all kinds: most complete, some failed in either way, some cut, some with nothing known."""
     random = np.random.default_rng(seed)
@@ -48,7 +51,7 @@ def _record(index: int, random: np.random.Generator, now_ns: int, lasts_s: float
         output_tokens=None if index % 11 == 0 else int(random.integers(0, 2 * chunks + 1)),
         reasoning_tokens=None if index % 4 else index % 9,
         cached_tokens=None if index % 3 else int(random.integers(0, 5)),
-        token_source=TokenSource.CHUNKS if index % 13 == 0 else TokenSource.USAGE,
+        token_source=_SOURCES.get(index % 13, TokenSource.USAGE),
         finish_reason=[None, "stop", "length"][index % 3],
         error=error,
         stamp_source=StampSource.USER if index % 17 == 0 else StampSource.KERNEL,

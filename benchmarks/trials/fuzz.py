@@ -17,8 +17,9 @@ import click
 import httptools
 
 from benchmarks import ROOT
-from llmload.client import api, errors, http_response, sse
-from llmload.client.api import ChatStream, StreamState, TgiStream
+from llmload.client import answer, api, chunk_fields, errors, http_response, json_text, sse, token_counts
+from llmload.client.answer import StreamState
+from llmload.client.api import ChatStream, TgiStream
 from llmload.client.http_response import Response
 from llmload.client.settings import FOREVER_NS
 from llmload.client.sse import Decoder, EventDecoder
@@ -145,7 +146,7 @@ def fuzz() -> None:
     """Run atheris with the flags on the command line; it ends the process."""
     import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]  # not built for every Python
 
-    for module in (api, errors, http_response, sse):
+    for module in (answer, api, chunk_fields, errors, http_response, json_text, sse, token_counts):
         for thing in vars(module).values():
             for function in vars(thing).values() if isinstance(thing, type) else [thing]:
                 if isinstance(function, FunctionType) and function.__module__.startswith("llmload.client"):

@@ -12,10 +12,11 @@ The life of a request, in the order of the files:
     reactor         polls all sockets of the process, appends reads, decodes them later in slices
     http_response   HTTP/1.1: status, headers, pieces of the body with their stamps
     sse             the body: events, one JSON object, or the text of an error
-    api             what the events say, by API: stamps of chunks with text, token counts, finish_reason
+    answer          what the events say: stamps of chunks with text, finish_reason, why it failed
+    api             the same by API; chunk_fields: where text is; token_counts: usage; json_text: JSON that is none
     errors          every failure as a RequestError
 
-`sdk` is the other client, on the `openai` library.
+`sdk` is the other client, on the `openai` library; `sdk_answer` reads answers for it by the same rules.
 """
 
 from typing import Literal

@@ -1,172 +1,18 @@
-"""What an answer says: its state while it arrives, and the APIs that engines serve (OpenAI's chat, TGI's own)."""
+"""The APIs that engines serve (OpenAI's chat, TGI's own): how a prompt is sent, and what the chunks of answers say."""
 
 from array import array
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import orjson
 
-from llmload.client.errors import error_in_object, error_message, request_error
+from llmload.client.answer import StreamState
+from llmload.client.chunk_fields import text_in, unknown_fields
+from llmload.client.errors import error_in_object
 from llmload.client.settings import ClientSettings
+from llmload.client.token_counts import TokenCounts, UsageLog, against_chunks, count_in
 from llmload.prompts.conversation import Message, Prompt
-from llmload.record import NO_CHUNKS, ErrorType, RequestError, StampArray, TokenSource
-
-# The state of an answer while it arrives, in the terms of a record, for every API.
-
-QUOTED_CHARS: Final = 120
-
-
-def count_in(part: Any, *keys: str) -> int | None:
-    """Return the integer under the first of the keys that has one; None for anything else that an engine sends."""
-    if isinstance(part, dict):
-        for key in keys:
-            if isinstance(part.get(key), int):
-                return int(part[key])
-    return None
-
-
-class TokenCounts(NamedTuple):
-    """Tokens of one request as the engine counted them, under the names of `RequestRecord`; None is unknown."""
-
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    token_source: TokenSource = TokenSource.NONE
-
-
-class StreamState:
-    """
-    An answer while it arrives: stamps of chunks with text, the finish_reason, an error that the engine reported.
-
-    Events are taken in order. Taking them never raises: an event that cannot be decoded becomes `error`. The first
-    error stays.
-    """
-
-    __slots__ = (
-        "chunk_ns",
-        "coalesced_ns",
-        "error",
-        "finish_reason",
-        "finished",
-        "non_streaming",
-        "saw_done",
-        "textless_ns",
-    )
-
-    def __init__(self) -> None:
-        self.chunk_ns = array("q")
-        self.textless_ns = array("q")
-        self.finish_reason: str | None = None
-        self.finished = False
-        self.saw_done = False
-        self.non_streaming = False
-        self.coalesced_ns: list[int] = []
-        """Stamps of text chunks that arrived in the same read as the previous one; `HttpRequest` clears the list."""
-        self.error: RequestError | None = None
-
-    def take_event(self, arrived_ns: int, event_type: bytes, data: bytes) -> str | None:
-        """
-        Take an event of a stream: the monotonic ns at which its last byte arrived, its type and its data.
-
-        Return the text if the event carries nothing else; events like it can use the fast path.
-        """
-        if not data or data.isspace():
-            return None
-        if data.startswith(b"[DONE]"):
-            self.saw_done = True
-            return None
-        return self._take_json(arrived_ns, event_type, data)
-
-    def take_whole(self, body: bytes) -> None:
-        """Take an answer that is one JSON object instead of a stream."""
-        self.non_streaming = True
-        self.finished = True
-        self._take_json(0, b"", body)
-
-    def take_object(self, arrived_ns: int, parsed: Any) -> None:
-        """Take an event whose JSON is already parsed."""
-        self._take_parsed(arrived_ns, b"", parsed, b"")
-
-    def fail(self, error: RequestError) -> None:
-        """Record the error, unless there already is one."""
-        if self.error is None:
-            self.error = error
-
-    def record_fields(self) -> dict[str, Any]:
-        """Return the answer's part of a `RequestRecord`."""
-        return {
-            "chunk_ns": self.stamps(),
-            "chunk_tokens": self.chunk_tokens(),
-            "textless_ns": self.textless_stamps(),
-            "finish_reason": self.finish_reason,
-            **self.counts()._asdict(),
-        }
-
-    def counts(self) -> TokenCounts:
-        """Return the tokens counted so far, by the best source there is."""
-        raise NotImplementedError
-
-    def counted_chunks(self) -> TokenCounts:
-        """Count each chunk with text as one token, if the engine gave no counts; unknown for an answer in one piece."""
-        if self.non_streaming or not (self.chunk_ns or self.finished):
-            return TokenCounts()
-        return TokenCounts(output_tokens=len(self.chunk_ns), token_source=TokenSource.CHUNKS)
-
-    def chunk_tokens(self) -> StampArray | None:
-        """Return the tokens of each chunk in `chunk_ns`, or None if the engine did not count per chunk."""
-        return None
-
-    def stamps(self) -> StampArray:
-        """Return the arrivals of chunks with text, in monotonic ns."""
-        return _stamps(self.chunk_ns)
-
-    def textless_stamps(self) -> StampArray:
-        """Return the arrivals of chunks with choices but no text, in monotonic ns."""
-        return _stamps(self.textless_ns)
-
-    def _take_text(self, arrived_ns: int) -> None:
-        """Note the arrival of a chunk with text."""
-        chunk_ns = self.chunk_ns
-        if chunk_ns and chunk_ns[-1] == arrived_ns:
-            self.coalesced_ns.append(arrived_ns)
-        chunk_ns.append(arrived_ns)
-
-    def _take_json(self, arrived_ns: int, event_type: bytes, data: bytes) -> str | None:
-        try:
-            parsed = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            if event_type == b"error":
-                self.fail(request_error(ErrorType.ENGINE_ERROR, data.decode("utf-8", "replace"), http_status=200))
-            else:
-                self.fail(_unreadable("not JSON", data))
-            return None
-        return self._take_parsed(arrived_ns, event_type, parsed, data)
-
-    def _take_parsed(self, arrived_ns: int, event_type: bytes, parsed: Any, data: bytes) -> str | None:
-        if isinstance(parsed, list) and len(parsed) == 1:
-            parsed = parsed[0]
-        if not isinstance(parsed, dict):
-            self.fail(_unreadable("not a JSON object", data or repr(parsed).encode()))
-        elif error := error_in_object(parsed):
-            self.fail(error)
-        elif event_type == b"error":
-            self.fail(request_error(ErrorType.ENGINE_ERROR, error_message(parsed), http_status=200))
-        else:
-            try:
-                if self.non_streaming:
-                    self._take_whole(parsed)
-                else:
-                    return self._take_chunk(arrived_ns, parsed)
-            except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
-                self.fail(_unreadable("an object of unknown form", data or repr(parsed).encode()))
-        return None
-
-    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
-        raise NotImplementedError
-
-    def _take_whole(self, answer: dict[str, Any]) -> None:
-        raise NotImplementedError
+from llmload.record import StampArray, TokenSource
 
 
 class ApiProtocol(Protocol):
@@ -181,15 +27,6 @@ class ApiProtocol(Protocol):
 
     def new_answer(self) -> StreamState:
         """Return the answer to a request, before any of it has arrived."""
-
-
-def _stamps(moments_ns: "array[int]") -> StampArray:
-    return np.array(moments_ns, dtype=np.int64) if moments_ns else NO_CHUNKS
-
-
-def _unreadable(what: str, data: bytes) -> RequestError:
-    quoted = data[:QUOTED_CHARS].decode("utf-8", "replace")
-    return request_error(ErrorType.NOT_JSON, f"{what}: {quoted}")
 
 
 class ChatApi:
@@ -220,90 +57,141 @@ class ChatApi:
 
     def new_answer(self) -> "ChatStream":
         """Return the answer to a request, before any of it has arrived."""
-        return ChatStream()
+        return ChatStream(count_in(self._settings.body, "n") or 1)
+
+
+_MAX_CHOICES: Final = 1024
 
 
 class ChatStream(StreamState):
-    """An answer of `chat.completion.chunk` events, or one `chat.completion`."""
+    """An answer of `chat.completion.chunk` events, or one `chat.completion`; `choices` were requested."""
 
-    __slots__ = ("_totals", "_usage", "_usage_is_last")
+    __slots__ = ("_asked", "_by_message", "_ended", "_seen", "_totals", "_usage")
 
-    def __init__(self) -> None:
+    def __init__(self, choices: int = 1) -> None:
         super().__init__()
-        self._usage: dict[str, Any] = {}
-        self._usage_is_last = False
+        self._asked = choices
+        self._seen: set[Any] = set()
+        self._ended: set[Any] = set()
+        self._by_message = False
+        """Whether text came as a whole `message`, where a delta is due."""
+        self._usage = UsageLog()
         self._totals = array("q")
 
     def counts(self) -> TokenCounts:
         """Return the tokens so far: by the final usage, else by usage on chunks, else by the number of chunks."""
-        usage = self._usage
-        output = count_in(usage, "completion_tokens")
-        if output is None:
-            return self.counted_chunks()
-        cached = count_in(usage.get("prompt_tokens_details"), "cached_tokens")
-        reasoning = count_in(usage.get("completion_tokens_details"), "reasoning_tokens")
-        return TokenCounts(
-            prompt_tokens=count_in(usage, "prompt_tokens"),
-            output_tokens=output,
-            cached_tokens=count_in(usage, "prompt_cache_hit_tokens") if cached is None else cached,
-            reasoning_tokens=count_in(usage, "reasoning_tokens") if reasoning is None else reasoning,
-            token_source=TokenSource.USAGE if self._usage_is_last else TokenSource.CHUNK_USAGE,
-        )
+        counts = self._usage.counts(len(self.chunk_ns))
+        return self.counted_chunks()._replace(prompt_tokens=self._usage.prompt_tokens) if counts is None else counts
+
+    def counted_chunks(self) -> TokenCounts:
+        """Count each chunk with text as one token; unknown for an answer in one piece."""
+        if self._by_message and len(self.chunk_ns) == 1:
+            return TokenCounts()
+        return super().counted_chunks()
 
     def chunk_tokens(self) -> StampArray | None:
         """Return the tokens of each chunk in `chunk_ns`, or None if the engine did not count per chunk."""
-        if not self._totals or len(self._totals) != len(self.chunk_ns):
+        if not self._totals or len(self._totals) != len(self.chunk_ns) or self._totals[-1] < len(self._totals):
             return None
         totals = np.array([0, *self._totals], dtype=np.int64)
-        return totals[1:] - totals[:-1]
+        tokens = totals[1:] - totals[:-1]
+        return tokens if tokens.min() >= 0 else None
 
     def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
         text: Any = None
         choices = chunk.get("choices") or ()
         for choice in choices:
-            text = text or _text_of(choice)
-            self._take_finish(choice.get("finish_reason"))
+            text = text or self._text_of(choice)
+            self._take_state(choice)
         usage = chunk.get("usage")
-        if isinstance(usage, dict) and usage:
-            self._usage = usage
-            self._usage_is_last = self.finished
-        if text:
-            self._take_text(arrived_ns)
-            total = count_in(usage, "completion_tokens")
-            if total is not None:
-                self._totals.append(total)
-        elif choices:
+        total = self._usage.take(usage, finished=self.finished) if usage and isinstance(usage, dict) else None
+        if not text:
+            self._take_textless(arrived_ns, chunk)
+            return None
+        self._take_text(arrived_ns)
+        if total is not None:
+            self._totals.append(total)
+        plain = isinstance(text, str) and not (usage or self.finished or self.error)
+        return text if plain else None
+
+    def _take_textless(self, arrived_ns: int, chunk: dict[str, Any]) -> None:
+        if chunk.get("choices"):
             self.textless_ns.append(arrived_ns)
-        return text if isinstance(text, str) and not usage and not self.finished else None
+        if not self.chunk_ns:
+            self._note_unknown(unknown_fields(chunk))
+
+    def _take_state(self, choice: dict[str, Any]) -> None:
+        """Note that there is this choice, that it ends, or that it failed."""
+        index = choice.get("index", 0)
+        if index not in self._seen:
+            self._see(index)
+        reason = choice.get("finish_reason")
+        if reason is not None and self._note_finish(reason):
+            self._ended.add(index)
+            self.finished = len(self._ended) >= max(len(self._seen), self._asked)
+        if "error" in choice:
+            self._take_error_of(choice)
 
     def _take_whole(self, answer: dict[str, Any]) -> None:
         choices = answer["choices"]
-        self._take_finish(choices[0].get("finish_reason"))
+        ended = [self._note_finish(choice.get("finish_reason")) for choice in choices]
+        for choice in choices:
+            self._take_error_of(choice)
+        self._seen.update(range(len(choices)))
+        self._ended.update(range(sum(ended)))
+        self.finished = len(choices) >= self._asked and (all(ended) or not any(ended))
+        if not choices:
+            raise LookupError("no choices")
         usage = answer.get("usage")
-        self._usage = usage if isinstance(usage, dict) else {}
-        self._usage_is_last = True
+        said = any(self._text_of(choice) for choice in choices)
+        if isinstance(usage, dict) and (count_in(usage, "completion_tokens") or not said):
+            self._usage.take(usage, finished=True)
 
-    def _take_finish(self, reason: Any) -> None:
-        if reason is None:
-            return
-        self.finished = True
-        self.finish_reason = reason if isinstance(reason, str) else str(reason)
-        if reason == "error":
-            self.fail(request_error(ErrorType.ENGINE_ERROR, "finish_reason is error", http_status=200))
+    def _text_of(self, choice: dict[str, Any]) -> Any:
+        """
+        Return the text that a choice adds, falsy if none.
 
+        A whole `message` behind the deltas of a stream repeats their text.
+        """
+        if delta := choice.get("delta"):
+            text = delta.get("content")
+            if type(text) is str and text:
+                return text
+            text = text_in(delta)
+            if not text:
+                self._take_error_of(delta)
+            return text
+        if text := choice.get("text"):
+            return text_in({"text": text})
+        if message := choice.get("message"):
+            text = text_in(message)
+            if text and self.chunk_ns and not self._by_message:
+                return None
+            self._by_message = self._by_message or bool(text)
+            return text
+        return None
 
-def _text_of(choice: dict[str, Any]) -> Any:
-    """Return the text that a choice adds: content, reasoning or arguments of a tool call; falsy if none."""
-    delta = choice.get("delta")
-    if delta is None:
-        return choice.get("text")
-    text = delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
-    if text:
-        return text
-    for call in delta.get("tool_calls") or ():
-        if arguments := (call.get("function") or {}).get("arguments"):
-            return arguments
-    return (delta.get("function_call") or {}).get("arguments")
+    def _take_error_of(self, part: dict[str, Any]) -> None:
+        """Fail by the error in a choice or a delta, if it has one."""
+        if error := error_in_object({"error": part.get("error"), "choices": ()}):
+            self.fail(error)
+
+    def _see(self, index: Any) -> None:
+        """Note a choice that was not there before; raises `ValueError` for too many."""
+        self._seen.add(index)
+        self.finished = False
+        if len(self._seen) > _MAX_CHOICES:
+            raise ValueError("too many choices")
+
+    def _shrink(self) -> None:
+        """Let go of what a large event left, beyond what is counted."""
+        self._usage.shrink()
+
+    def _unfinished(self) -> str:
+        choices = max(len(self._seen), self._asked)
+        if choices == 1:
+            return super()._unfinished()
+        return f"the answer ended with a finish_reason for {len(self._ended)} of {choices} choices"
 
 
 _SPEAKER: Final = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
@@ -349,7 +237,8 @@ class TgiStream(StreamState):
         prefill = self._details.get("prefill")
         if prompt is None and isinstance(prefill, list) and prefill:
             prompt = len(prefill)
-        return TokenCounts(prompt_tokens=prompt, output_tokens=output, token_source=TokenSource.DETAILS)
+        counts = TokenCounts(prompt_tokens=prompt or None, output_tokens=output, token_source=TokenSource.DETAILS)
+        return against_chunks(counts, len(self.chunk_ns))
 
     def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
         token = chunk.get("token")
@@ -357,19 +246,31 @@ class TgiStream(StreamState):
             self._take_text(arrived_ns)
         if chunk.get("generated_text") is not None or chunk.get("details"):
             self._take_details(chunk)
+        elif token is None and not self.chunk_ns:
+            self._note_unknown([key[:40] for key in chunk])
         return None
 
     def _take_whole(self, answer: dict[str, Any]) -> None:
         if "generated_text" not in answer:
             raise KeyError("generated_text")
         self._take_details(answer)
+        if answer["generated_text"] and not count_in(self._details, "generated_tokens"):
+            self._details = {}
 
     def _take_details(self, answer: dict[str, Any]) -> None:
         self.finished = True
         details = answer.get("details")
         self._details = details if isinstance(details, dict) else {}
-        reason = self._details.get("finish_reason")
-        self.finish_reason = None if reason is None else str(reason)
+        self._note_finish(self._details.get("finish_reason"))
+
+    def _shrink(self) -> None:
+        """Let go of what a large event left, beyond what is counted."""
+        prefill = self._details.get("prefill")
+        length = len(prefill) if isinstance(prefill, list) and prefill else None
+        self._details = {
+            "generated_tokens": count_in(self._details, "generated_tokens"),
+            "input_length": count_in(self._details, "input_length") or length,
+        }
 
 
 def render(messages: tuple[Message, ...]) -> str:

@@ -16,7 +16,8 @@ from typing import Final, NamedTuple, final
 import gevent
 from gevent import GreenletExit
 
-from llmload.client.api import ApiProtocol, ChatApi, StreamState, TgiApi
+from llmload.client.answer import StreamState
+from llmload.client.api import ApiProtocol, ChatApi, TgiApi
 from llmload.client.errors import AttemptError, request_error, without_secrets
 from llmload.client.http_request import HttpRequest
 from llmload.client.reactor import Reactor, current_reactor
@@ -41,6 +42,7 @@ _RETRYABLE: Final = frozenset(
         ErrorType.RESET,
         ErrorType.INCOMPLETE,
         ErrorType.ENGINE_ERROR,
+        ErrorType.ABORTED,
         ErrorType.RATE_LIMITED,
         ErrorType.HTTP_SERVER_ERROR,
         ErrorType.PROTOCOL,

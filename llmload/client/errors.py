@@ -14,11 +14,12 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-import orjson
-
+from llmload.client.json_text import UNREADABLE, dumps, loads
 from llmload.record import ErrorType, RequestError
 
 MESSAGE_CHARS: Final = 500
+_MOST_CHARS: Final = 8 * MESSAGE_CHARS
+"""As much of a text is looked at for its words."""
 _ESCAPES: Final = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|\x9b[0-?]*[ -/]*[@-~]"
 )
@@ -51,6 +52,7 @@ def request_error(
 
 
 def _one_line(text: str) -> str:
+    text = text[:_MOST_CHARS]
     if not text.isprintable():
         text = "".join(each if each.isprintable() else " " for each in _ESCAPES.sub("", text))
     return " ".join(text.split())
@@ -116,26 +118,98 @@ def wrong_content_type(what: str, body: bytes) -> RequestError:
 def error_in_object(answer: dict[str, Any], status: int = 200) -> RequestError | None:
     """Return the error in an object of a 200 answer, or None if it is not an error."""
     error = answer.get("error")
-    if error is None and answer.get("object") == "error":
-        error = answer
-    if error is None and "choices" not in answer and answer.get("detail") is not None:
-        error = answer["detail"]
-    if not error:
-        return None
+    if not error or _is_none(error):
+        if "choices" in answer or "token" in answer:
+            return None
+        error = _other_error(answer)
+        if error is None:
+            return None
     message = error_message(error) or "an error without a message"
-    if answer.get("error_type"):
+    if isinstance(answer.get("error_type"), str) and answer["error_type"]:
         message = f"{answer['error_type']}: {message}"
-    return request_error(ErrorType.ENGINE_ERROR, message, http_status=_status_in(error) or status)
+    code = _status_in(error) or _status_in(answer)
+    return request_error(ErrorType.ENGINE_ERROR, message, http_status=code or status)
 
 
-def error_message(error: Any) -> str:
+def _is_none(error: Any) -> bool:
+    """Return whether an `error` field says that there is none: null, "", {}, or an object of nothing but nulls."""
+    if not error:
+        return True
+    if isinstance(error, str):
+        return error.strip().lower() in _NO_ERROR
+    return isinstance(error, dict) and not any(error.values())
+
+
+_NO_ERROR: Final = frozenset({"", "null", "none", "ok", "success", "false", "0"})
+_WORDS: Final = (
+    *("message", "detail", "msg", "error", "error_message", "error_msg", "errorMessage", "errmsg"),
+    *("error_description", "errors", "reason", "description", "title"),
+)
+"""Where an error object has its words, the best first."""
+_OWN_WORDS: Final = ("error_message", "error_msg", "errorMessage", "errmsg", "error_description")
+"""Those that only an error has."""
+_CODES: Final = (
+    "code",
+    "status",
+    "status_code",
+    "statusCode",
+    "error_code",
+    "errorCode",
+    "errcode",
+    "http_status_code",
+)
+_GOOD_CODES: Final = frozenset({0, *range(100, 300)})
+_ERROR_WORD: Final = re.compile(r"error|exception|fail|abort|fatal", re.IGNORECASE)
+
+
+def names_error(name: Any) -> bool:
+    """Return whether the type of an event or object is an error's, such as `error` or `response.failed`."""
+    word = name[:80].decode("latin-1") if isinstance(name, bytes) else name
+    return isinstance(word, str) and _ERROR_WORD.search(word[:80]) is not None
+
+
+def _other_error(answer: dict[str, Any]) -> Any:
+    """Return the error in an object without `choices` and `error`, or None if it is not an error."""
+    if any(names_error(answer.get(key)) for key in ("object", "type", "status", "event")):
+        return answer
+    for key in ("detail", "errors"):
+        if answer.get(key):
+            return answer[key]
+    if any(isinstance(answer.get(key), str) and not _is_none(answer[key]) for key in _OWN_WORDS):
+        return answer
+    if answer.get("success") is False or answer.get("ok") is False:
+        return answer
+    speaks = any(isinstance(answer.get(key), str) and answer[key] for key in _WORDS)
+    return answer if speaks and any(_is_failure(key, answer.get(key)) for key in _CODES) else None
+
+
+def _is_failure(key: str, code: Any) -> bool:
+    """Return whether a code is not one of success; a `status` in words is none, since it may say `loading`."""
+    if isinstance(code, str):
+        word = code.strip().lower()
+        if word.isdecimal():
+            return int(word[:9]) not in _GOOD_CODES
+        return key != "status" and word not in _NO_ERROR
+    return isinstance(code, int) and not isinstance(code, bool) and code not in _GOOD_CODES
+
+
+def error_message(error: Any, depth: int = 6) -> str:
     """Return the message of an error object, a string, or FastAPI's list of errors."""
-    if isinstance(error, dict):
-        text = error.get("message") or error.get("detail") or error.get("msg") or error.get("error")
-        return error_message(text) if text else orjson.dumps(error).decode()
-    if isinstance(error, list):
-        return "; ".join(error_message(part) for part in error)
-    return _words_of_text(str(error))
+    if depth and isinstance(error, dict):
+        for key in _WORDS:
+            if (text := error.get(key)) and (message := error_message(text, depth - 1)):
+                return message
+    elif depth and isinstance(error, list):
+        return "; ".join(error_message(part, depth - 1) for part in error[:_MOST_PARTS])
+    if isinstance(error, str):
+        return _words_of_text(error[:_MOST_CHARS])
+    try:
+        return dumps(error)[:_MOST_CHARS]
+    except RecursionError:
+        return f"an error that is nested too deeply to be shown ({type(error).__name__})"
+
+
+_MOST_PARTS: Final = 20
 
 
 def from_connect_error(error: BaseException, where: str) -> RequestError:
@@ -159,9 +233,9 @@ _NOT_TEXT: Final = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>?", re.DOTALL |
 def words_of_body(body: bytes) -> str:
     """Return what a body says in words: the message of a JSON error, the title of an HTML page, or its text."""
     try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return _words_of_text(body[: 8 * MESSAGE_CHARS].decode("utf-8", "replace"))
+        answer = loads(body)
+    except UNREADABLE:
+        return _words_of_text(body[:_MOST_CHARS].decode("utf-8", "replace"))
     if isinstance(answer, dict):
         return error_message(answer.get("error") or answer.get("detail") or answer)
     return error_message(answer)
@@ -177,11 +251,16 @@ def _words_of_text(text: str) -> str:
 def _status_in(error: Any) -> int | None:
     if not isinstance(error, dict):
         return None
-    for key in ("http_status_code", "code", "status"):
+    for key in _STATUSES:
         value = error.get(key)
+        if isinstance(value, str) and len(value) == 3 and value.isdecimal():
+            value = int(value)
         if isinstance(value, int) and 400 <= value < 600:
             return value
     return None
+
+
+_STATUSES: Final = ("http_status_code", "code", "status", "status_code", "statusCode")
 
 
 def _retry_after_s(value: str | None) -> float | None:

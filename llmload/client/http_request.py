@@ -9,9 +9,9 @@ from typing import Final
 import httptools
 from gevent.hub import Waiter
 
-from llmload.client.api import StreamState
+from llmload.client.answer import StreamState
 from llmload.client.connection import Connection, Received
-from llmload.client.errors import request_error
+from llmload.client.errors import AttemptError, request_error
 from llmload.client.http_response import Response
 from llmload.client.reactor import HUNG_UP, Reactor
 from llmload.client.settings import FOREVER_NS, Deadline
@@ -228,6 +228,10 @@ class HttpRequest:
                 self._decoder.advance(until_ns)
             except httptools.HttpParserError as problem:
                 self._end_by(problem)
+            except AttemptError as failure:
+                self.answer.fail(failure.error)
+                self._end(failure.error)
+                response.drop()
             except Exception as bug:
                 _logger.exception("an answer could not be decoded")
                 self.answer.fail(request_error(ErrorType.CLIENT, repr(bug)))
@@ -248,14 +252,12 @@ class HttpRequest:
 
     def _conclude(self) -> None:
         """Decide whether the answer is complete, and wake the request's greenlet."""
-        response = self.response
-        answer = self.answer
-        self._decoder.end()
-        if answer.error is not None:
-            self.error = answer.error
-        elif self.error is not None and answer.finished and (answer.saw_done or response.complete):
-            self.error = None  # the answer was complete before the connection broke
-            self.done_ns = response.arrived_ns
-        elif self.error is None and not answer.finished:
-            self.error = request_error(ErrorType.INCOMPLETE, "the answer ended without a finish_reason")
+        response, answer, broken = self.response, self.answer, self.error
+        try:
+            self._decoder.end()
+        except AttemptError as failure:
+            answer.fail(failure.error)
+        self.error = answer.failure(broken, ended=response.complete)
+        if broken is not None and self.error is None:
+            self.done_ns = response.arrived_ns  # the answer was complete before the connection broke
         self._reactor.resolve(self._waiter)

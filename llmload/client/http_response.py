@@ -1,14 +1,69 @@
 """An HTTP/1.1 response while it arrives: status, the few headers that matter, pieces of the body with their stamps."""
 
 from array import array
-from typing import Final
+from typing import Final, Literal
 
 import httptools
+
+from llmload.client.errors import from_status, wrong_content_type
+from llmload.record import RequestError
 
 _INTERIM: Final = range(100, 200)
 MAY_END_BODY: Final = b"\r\n\r\n"
 """The last read of a chunked body ends like this, unless the read has only a part of these bytes."""
 MIN_FAST_BYTES: Final = len(MAY_END_BODY)
+
+
+MAX_ERROR_BYTES: Final = 65_536
+"""As much of the body of an error is read."""
+MAX_HEAD_BYTES: Final = 65_536
+"""The most bytes of a response that bring nothing of its body: headers, trailers, extensions of chunks."""
+_BOM: Final = b"\xef\xbb\xbf"
+_COMPRESSIONS: Final = frozenset(
+    (
+        *("gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd", "dcb", "dcz", "exi", "bzip2"),
+        *("x-bzip2", "xz", "lzma", "aes128gcm", "pack200-gzip"),
+    )
+)
+
+Form = Literal["events", "object", "error"]
+"""What a body is: server-sent events, one JSON object, or the text of an error."""
+
+
+def compression(content_encoding: str) -> str:
+    """
+    Return the part of a Content-Encoding that compresses, "" if none does.
+
+    `none`, `utf-8` and other unknown words mean plain bytes to HTTP libraries, and here.
+    """
+    parts = (part.strip().lower() for part in content_encoding.split(","))
+    return ", ".join(part for part in parts if part in _COMPRESSIONS)
+
+
+def form_of(status: int, content_type: str, content_encoding: str, start: bytes) -> Form:
+    """Return what a body is; without a content type, by its first bytes. Bytes that are compressed are not read."""
+    if status != 200 or compression(content_encoding):
+        return "error"
+    if not content_type:
+        start = start.removeprefix(_BOM).lstrip()[:64]
+        if start.startswith((b"{", b"[")):
+            return "object"
+        return "events" if start.startswith((b"data:", b"event:", b"id:", b"retry:", b":")) else "error"
+    if content_type == "text/event-stream":
+        return "events"
+    return "object" if content_type == "application/json" or content_type.endswith("+json") else "error"
+
+
+def error_of_body(
+    status: int, content_type: str, content_encoding: str, body: bytes, retry_after: str | None
+) -> RequestError:
+    """Return the error of an answer that is neither events nor an object; `body` is its beginning."""
+    compressed = compression(content_encoding)
+    if status != 200:
+        return from_status(status, f"a body in {compressed}".encode() if compressed else body, retry_after)
+    if compressed:
+        return wrong_content_type(f"Content-Encoding {compressed}, which was not requested", b"")
+    return wrong_content_type(content_type or "no content type", body)
 
 
 class PendingReads:
@@ -43,6 +98,7 @@ class Response(PendingReads):
     """
 
     __slots__ = (
+        "_bodiless_bytes",
         "_chunked_header",
         "_in_chunk",
         "_length_known",
@@ -85,6 +141,7 @@ class Response(PendingReads):
         self.chunked = False
         """Whether the next read belongs to a chunked body."""
         self._in_chunk = False
+        self._bodiless_bytes = 0
         self.on_body = self.body.append
         self._parser = httptools.HttpResponseParser(self)
 
@@ -144,6 +201,13 @@ class Response(PendingReads):
             for piece in pieces[before:]:
                 self.body_stamps.append(arrived_ns)
                 self.pending_bytes += len(piece)
+        if len(pieces) > before:
+            self._bodiless_bytes = 0
+        else:
+            self._bodiless_bytes += len(data)
+            if self._bodiless_bytes > MAX_HEAD_BYTES:
+                self.keep_alive = False
+                raise httptools.HttpParserError(f"more than {MAX_HEAD_BYTES} bytes without any of a body")
         self.at_chunk_start = self.chunked and not self._in_chunk and data.endswith(b"\r\n")
 
     def feed_end(self) -> bool:
@@ -175,7 +239,8 @@ class Response(PendingReads):
             case b"content-type":
                 self.content_type = value.decode("latin-1").partition(";")[0].strip().lower()
             case b"content-encoding":
-                self.content_encoding = value.decode("latin-1").strip().lower()
+                encoding = value.decode("latin-1").strip().lower()
+                self.content_encoding = f"{self.content_encoding}, {encoding}" if self.content_encoding else encoding
             case b"retry-after":
                 self.retry_after = value.decode("latin-1").strip()
             case b"content-length":

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -15,15 +14,17 @@ import httpx2
 import openai
 from httpcore2._backends.sync import SyncStream
 
-from llmload.client.api import ChatApi, StreamState
+from llmload.client.answer import StreamState
+from llmload.client.api import ChatApi
 from llmload.client.client import Attempt, ChatClient, RequestInfo, Send
-from llmload.client.errors import (
-    AttemptError,
-    error_in_object,
-    from_connect_error,
-    from_status,
-    request_error,
-    wrong_content_type,
+from llmload.client.errors import AttemptError, request_error
+from llmload.client.sdk_answer import (
+    SdkEvents,
+    bound_body,
+    content_type_of,
+    error_of_response,
+    form_of_response,
+    from_sdk,
 )
 from llmload.client.settings import FOREVER_NS, ClientSettings, Deadline, checked_headers, tls_context
 from llmload.client.transport import Dialer, endpoint_of, proxy_url
@@ -136,77 +137,6 @@ class DirectTransport(httpx2.HTTPTransport):
         )
 
 
-_BROKEN = (httpx2.ReadError, httpx2.WriteError, httpx2.CloseError)
-
-
-def from_sdk(error: Exception) -> RequestError:
-    """Return the error that an exception of the SDK or its HTTP library means."""
-    if isinstance(error, openai.APIStatusError):
-        return _from_response(error.response)
-    if isinstance(error, (openai.APIConnectionError, httpx2.HTTPError)):
-        return _from_transport(error)
-    if isinstance(error, openai.APIError):
-        return error_in_object({"error": error.body or error.message}) or request_error(
-            ErrorType.ENGINE_ERROR, error.message, http_status=200
-        )
-    if isinstance(error, ValueError):
-        return request_error(ErrorType.NOT_JSON, f"not JSON: {error}")
-    return request_error(ErrorType.CLIENT, repr(error))
-
-
-def error_in_response(response: httpx2.Response) -> RequestError | None:
-    """Return the error of a response with another status or content type than requested, or None."""
-    if response.status_code != 200:
-        response.read()
-        return _from_response(response)
-    content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type in ("", "text/event-stream", "application/json") or content_type.endswith("+json"):
-        return None
-    return wrong_content_type(content_type, response.read())
-
-
-def _from_response(response: httpx2.Response) -> RequestError:
-    try:
-        body = response.content
-    except httpx2.StreamError:
-        body = b""
-    return from_status(response.status_code, body, response.headers.get("retry-after"))
-
-
-def _from_transport(error: Exception) -> RequestError:
-    causes = list(_causes(error))
-    where = error.request.url.netloc.decode() if isinstance(error, openai.APIConnectionError) else "the engine"
-    for cause in causes:
-        if isinstance(cause, (socket.gaierror, ssl.SSLError, ConnectionRefusedError)):
-            return from_connect_error(cause, where)
-    for cause in causes:
-        if isinstance(cause, httpx2.ConnectTimeout):
-            return request_error(ErrorType.CONNECT_TIMEOUT, f"{where}: no connection in time")
-        if isinstance(cause, (httpx2.ConnectError, httpx2.ProxyError)):
-            return request_error(ErrorType.CONNECT_FAILED, f"{where}: {cause}")
-        if isinstance(cause, _BROKEN):
-            return request_error(ErrorType.RESET, f"the connection broke: {cause}")
-        if isinstance(cause, httpx2.RemoteProtocolError):
-            return _from_protocol(str(cause))
-    return request_error(ErrorType.CONNECT_FAILED, f"{where}: {error}")
-
-
-def _from_protocol(text: str) -> RequestError:
-    if "without sending a response" in text:
-        return request_error(ErrorType.RESET, "the connection was closed before an answer")
-    if "peer closed connection" in text or "incomplete" in text:
-        return request_error(ErrorType.INCOMPLETE, "the connection was closed within the answer")
-    return request_error(ErrorType.PROTOCOL, f"not HTTP: {text}")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 _PASSED_BY_NAME: Final = ("model", "messages", "stream")
 _WARM_UP_STREAM: Final = (
     b'data: {"id":"","object":"chat.completion.chunk","created":0,"model":"",'
@@ -269,7 +199,7 @@ class SdkClient(ChatClient):
                 limits=_LIMITS,
                 follow_redirects=False,
                 transport=None if proxied else DirectTransport(context),
-                event_hooks={"request": [_watch]},
+                event_hooks={"request": [_watch], "response": [bound_body]},
             ),
         )
 
@@ -279,6 +209,7 @@ class SdkClient(ChatClient):
         fields = self._chat.fields(prompt)
         rest = {name: value for name, value in fields.items() if name not in _PASSED_BY_NAME}
         stream: openai.Stream[object] | None = None
+        broken: RequestError | None = None
         try:
             with timer:
                 raw: Any = client.chat.completions.with_raw_response.create(
@@ -290,37 +221,45 @@ class SdkClient(ChatClient):
             stream = raw.parse() if self._settings.stream else None
             self._receive(raw.http_response, stream, attempt.answer, timer)
             attempt.done_ns = time.monotonic_ns()
-        except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:
-            attempt.error = from_sdk(error)
+        except (AttemptError, openai.OpenAIError, httpx2.HTTPError) as error:
+            broken = from_sdk(error)
         finally:
             if stream is not None:
                 stream.close()
-        if attempt.answer.error is not None:
-            attempt.error = attempt.answer.error
-        elif attempt.error is None and not attempt.answer.finished:
-            attempt.error = request_error(ErrorType.INCOMPLETE, "the answer ended without a finish_reason")
+        attempt.error = attempt.answer.failure(broken, ended=False)
 
     def _receive(
         self, response: httpx2.Response, stream: openai.Stream[object] | None, answer: StreamState, timer: DeadlineTimer
     ) -> None:
         """Read the answer, streamed or not; raises the SDK's exceptions."""
-        with timer:
-            error = error_in_response(response)
-        if error is not None:
-            answer.fail(error)
-        elif stream is None or "json" in response.headers.get("content-type", ""):
+        pieces, start = response.iter_bytes(), b""
+        if not content_type_of(response):
             with timer:
-                answer.take_whole(response.read())
+                start = next(pieces, b"")
+            pieces = itertools.chain((start,), pieces)
+        form = form_of_response(response, start)
+        if form == "events" and stream is not None:
+            self._read_stream(stream, SdkEvents(pieces, answer), timer)
+        elif form == "error":
+            with timer:
+                answer.fail(error_of_response(response, b"".join(pieces)))
         else:
-            self._read_stream(stream, answer, timer)
-
-    def _read_stream(self, stream: openai.Stream[object], answer: StreamState, timer: DeadlineTimer) -> None:
-        while True:
             with timer:
-                chunk = next(stream, None)
-            if chunk is None:
+                answer.take_whole(b"".join(pieces))
+
+    def _read_stream(self, stream: openai.Stream[object], events: SdkEvents, timer: DeadlineTimer) -> None:
+        stream._decoder = events  # type: ignore[assignment]  # the SDK has no other place for a decoder
+        while True:
+            try:
+                with timer:
+                    chunk = next(stream, _END)
+            finally:
+                events.take()
+            if chunk is _END:
                 return
-            answer.take_object(time.monotonic_ns(), chunk.to_dict() if isinstance(chunk, openai.BaseModel) else chunk)
+
+
+_END: Final = object()
 
 
 def warm_up() -> None:
@@ -337,7 +276,11 @@ def warm_up() -> None:
 
 def _headers(settings: ClientSettings) -> dict[str, Any]:
     """Return the settings' headers, and omit those that the SDK would read from the environment."""
-    headers: dict[str, Any] = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
+    headers: dict[str, Any] = {
+        "Accept-Encoding": "identity",
+        "OpenAI-Organization": openai.Omit(),
+        "OpenAI-Project": openai.Omit(),
+    }
     if not settings.api_key:
         headers["Authorization"] = openai.Omit()
     given = checked_headers(settings.headers)

@@ -9,9 +9,10 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Final
 
-from llmload.client.api import StreamState
-from llmload.client.errors import from_status, wrong_content_type
-from llmload.client.http_response import Response
+from llmload.client.answer import MAX_EVENT_BYTES, OUTSIDE, UNENDED, StreamState, too_large
+from llmload.client.errors import AttemptError, names_error
+from llmload.client.http_response import MAX_ERROR_BYTES, Response, error_of_body, form_of
+from llmload.record import RequestError
 
 Event = tuple[bytes, bytes]
 """An event's type (empty if none was given) and its data."""
@@ -21,20 +22,37 @@ _BOM: Final = b"\xef\xbb\xbf"
 _CR: Final = ord("\r")
 
 
+_LINE_COST: Final = 64
+"""What a line that is kept costs beside its bytes."""
+_MAX_OUTSIDE: Final = 65_536
+_SKIPPED: Final = frozenset({b"id", b"retry"})
+
+
 class EventDecoder:
     """
     Cuts a stream of bytes into events by the HTML standard; each is returned by the `feed` that completed it.
 
-    Only `\\r\\n`, `\\n` and `\\r` end a line: never `splitlines()`, which would cut JSON at U+2028. An event that is
-    incomplete at the end of the stream is dropped. `id` and `retry` are for clients that reconnect, and are skipped.
+    Only `\\r\\n`, `\\n` and `\\r` end a line: never `splitlines()`, which would cut JSON at U+2028. `id` and `retry`
+    are for clients that reconnect, and are skipped. Since engines put errors where the standard sees no event, three
+    more kinds are returned: `error: ...` as an event of type error; `event: error` without data, with its comment as
+    data; and other lines up to the next empty one, as `OUTSIDE`. An event without an end is dropped, or returned by
+    `finish` as `UNENDED`.
+
+    Raises `AttemptError` for an event of more than `MAX_EVENT_BYTES`.
     """
 
-    __slots__ = ("_after_cr", "_data", "_partial", "_started", "_type", "at_boundary")
+    __slots__ = (
+        *("_after_cr", "_comment", "_data", "_held_bytes", "_outside", "_partial", "_started", "_type"),
+        "at_boundary",
+    )
 
     def __init__(self) -> None:
         self._partial: list[bytes] = []
         self._data: list[bytes] = []
         self._type = b""
+        self._comment = b""
+        self._outside: list[bytes] = []
+        self._held_bytes = 0
         self._after_cr = False
         self._started = False
         self.at_boundary = True
@@ -57,39 +75,69 @@ class EventDecoder:
         lines = _LINE_END.split(piece)
         last = lines.pop()
         if not lines:
-            self._partial.append(last)
+            self._hold(self._partial, last)
             return []
         if self._partial:
             lines[0] = b"".join((*self._partial, lines[0]))
+            self._held_bytes = 0  # what is held of the event's earlier lines is counted again: at most twice the limit
         self._partial = [last] if last else []
         if not self._started:
             self._started = True
             lines[0] = lines[0].removeprefix(_BOM)
         events = self._feed_lines(lines)
-        self.at_boundary = not (self._partial or self._data or self._type or self._after_cr)
+        self.at_boundary = not (
+            self._partial or self._data or self._type or self._comment or self._outside or self._after_cr
+        )
         return events
+
+    def finish(self) -> list[Event]:
+        """Return what the end of the stream leaves: lines outside of events, and an event without an end."""
+        events = self._feed_lines([b"".join(self._partial)]) if self._partial else []
+        self._partial = []
+        unended = b"\n".join(self._data)
+        self._data = []
+        events += self._feed_lines([b""])
+        return [*events, (UNENDED, unended)] if unended else events
 
     def _feed_lines(self, lines: list[bytes]) -> list[Event]:
         events: list[Event] = []
         for line in lines:
             if line:
-                self._feed_line(line)
+                name, _, value = line.partition(b":")
+                if name == b"data":
+                    self._hold(self._data, value.removeprefix(b" "))
+                else:
+                    self._feed_other(name, value.removeprefix(b" "), line, events)
             else:
                 if self._data:
                     events.append((self._type, b"\n".join(self._data)))
                     self._data = []
-                self._type = b""
+                elif self._type and names_error(self._type):
+                    events.append((self._type, self._comment))
+                if self._outside:
+                    events.append((OUTSIDE, b"\n".join(self._outside)))
+                    self._outside = []
+                self._type = self._comment = b""
+                self._held_bytes = 0
         return events
 
-    def _feed_line(self, line: bytes) -> None:
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            self._data.append(value.removeprefix(b" "))
-        elif name == b"event":
-            self._type = value.removeprefix(b" ")
+    def _feed_other(self, name: bytes, value: bytes, line: bytes, events: list[Event]) -> None:
+        if name == b"event":
+            self._type = value
+        elif not name:
+            self._comment = value
+        elif name == b"error":
+            events.append((b"error", value))
+        elif name not in _SKIPPED and self._held_bytes < _MAX_OUTSIDE:
+            self._hold(self._outside, line)
+
+    def _hold(self, parts: list[bytes], part: bytes) -> None:
+        parts.append(part)
+        self._held_bytes += len(part) + _LINE_COST
+        if self._held_bytes > MAX_EVENT_BYTES:
+            raise too_large(f"an event of more than {MAX_EVENT_BYTES} bytes")
 
 
-_ERROR_BYTES: Final = 65_536
 _NOT_PLAIN: Final = b'"\\' + bytes(range(32))
 """Bytes that end a JSON string, begin an escape, or are not allowed in one."""
 _CHUNK_END: Final = b"\r\n"
@@ -137,13 +185,15 @@ class EventsBody(Body):
 
     def take_chunks(self, stamps: "array[int]", reads: Sequence[bytes]) -> int:
         """Count the leading reads that are each a chunk of one event in the known frame; return how many."""
-        texts = self._framed_texts(reads) if self._frame_start and self._decoder.at_boundary else []
+        known = self._frame_start and self._decoder.at_boundary and not self._answer.saw_done
+        texts = self._framed_texts(reads) if known else []
         if not texts:
             return 0
         whole = b"".join(texts)
         if b"" in texts or not whole.isascii() or whole.translate(None, _NOT_PLAIN) != whole:
             texts = list(takewhile(_is_plain, texts))
         self._chunk_ns.extend(stamps[: len(texts)])
+        self._answer.check_size()
         return len(texts)
 
     def _framed_texts(self, reads: Sequence[bytes]) -> list[bytes]:
@@ -167,6 +217,7 @@ class EventsBody(Body):
 
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:
         """Take the next pieces until this monotonic ns, at least one of them; return how many were taken."""
+        self._answer.check_size()
         for taken, (arrived_ns, piece) in enumerate(zip(stamps, pieces, strict=True), start=1):
             self._take(arrived_ns, piece)
             if time.monotonic_ns() >= until_ns:
@@ -179,10 +230,12 @@ class EventsBody(Body):
         for event_type, data in events:
             text = self._answer.take_event(arrived_ns, event_type, data)
             if text and alone and len(events) == 1 and self._decoder.at_boundary:
-                self._learn_frame(piece, text.encode("utf-8", "replace"))
+                self._learn_frame(piece, text.encode("utf-8", "surrogatepass"))
 
     def end(self) -> None:
-        """Take the end: an incomplete event is dropped."""
+        """Take the end: what the engine said outside of events may be an error."""
+        for event_type, data in self._decoder.finish():
+            self._answer.take_event(0, event_type, data)
 
     def _learn_frame(self, piece: bytes, text: bytes) -> None:
         quoted = b'"' + text + b'"'
@@ -219,17 +272,21 @@ class JsonBody(Body):
     def __init__(self, answer: StreamState, response: Response) -> None:
         self._answer = answer
         self._response = response
-        self._pieces: list[bytes] = []
+        self._text = bytearray()
 
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an object has no stamps
-        """Take all of the pieces; return how many."""
-        self._pieces.extend(pieces)
+        """Take all of the pieces; return how many. Raises `AttemptError` for more than `MAX_EVENT_BYTES`."""
+        for piece in pieces:
+            self._text += piece
+        if len(self._text) > MAX_EVENT_BYTES:
+            self._text.clear()
+            raise too_large(f"an answer of more than {MAX_EVENT_BYTES} bytes in one piece")
         return len(pieces)
 
     def end(self) -> None:
         """Take the end, and decode the object if it is complete."""
-        body = b"".join(self._pieces)
-        self._pieces.clear()
+        body = bytes(self._text)
+        self._text.clear()
         if self._response.complete:
             self._answer.take_whole(body)
 
@@ -243,21 +300,26 @@ class ErrorBody(Body):
         self._text = bytearray()
 
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:  # noqa: ARG002 - an error has no stamps
-        """Take all of the pieces; return how many."""
+        """Take all of the pieces; return how many. Raises `AttemptError`, the answer's error, once there is enough."""
         for piece in pieces:
-            if len(self._text) < _ERROR_BYTES:
-                self._text += piece
+            self._text += piece
+        if len(self._text) > MAX_ERROR_BYTES:
+            raise AttemptError(self._error())
         return len(pieces)
 
     def end(self) -> None:
         """Take the end, and fail the answer."""
+        self._answer.fail(self._error())
+
+    def _error(self) -> RequestError:
         response = self._response
-        text = bytes(self._text)
-        if response.status != 200:
-            self._answer.fail(from_status(response.status, text, response.retry_after))
-            return
-        what = response.content_encoding or response.content_type or "no content type"
-        self._answer.fail(wrong_content_type(what, text))
+        return error_of_body(
+            response.status,
+            response.content_type,
+            response.content_encoding,
+            bytes(self._text[:MAX_ERROR_BYTES]),
+            response.retry_after,
+        )
 
 
 class Decoder:
@@ -296,22 +358,9 @@ class Decoder:
 
 
 def body_of(response: Response, answer: StreamState) -> Body:
-    """Return the decoder of a body, by the response's status and content type."""
-    content_type = response.content_type or _guess_type(response)
-    if response.status != 200 or response.content_encoding not in ("", "identity"):
-        return ErrorBody(answer, response)
-    if content_type == "text/event-stream":
+    """Return the decoder of a body, by the response's status, content type and, without one, first bytes."""
+    start = b"" if response.content_type else b"".join(response.body)
+    form = form_of(response.status, response.content_type, response.content_encoding, start)
+    if form == "events":
         return EventsBody(answer)
-    if content_type == "application/json" or content_type.endswith("+json"):
-        return JsonBody(answer, response)
-    return ErrorBody(answer, response)
-
-
-def _guess_type(response: Response) -> str:
-    """Guess the content type of a body without one, by its first bytes."""
-    start = b"".join(response.body)[:64].lstrip()
-    if start.startswith((b"{", b"[")):
-        return "application/json"
-    if start.startswith((b"data:", b"event:", b"id:", b":")):
-        return "text/event-stream"
-    return ""
+    return JsonBody(answer, response) if form == "object" else ErrorBody(answer, response)

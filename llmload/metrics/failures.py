@@ -75,6 +75,7 @@ ADVICE: Final[Mapping[ErrorType, Advice]] = {
         f"{_AT_HAND}, and the time limits of a proxy before it",
     ),
     ErrorType.ENGINE_ERROR: Advice("the engine reported an error inside its answer", _AT_HAND),
+    ErrorType.ABORTED: Advice("the engine gave the answer up (finish_reason abort, cancelled, timeout)", _AT_HAND),
     ErrorType.RATE_LIMITED: Advice(
         "the engine or a gateway refuses load (HTTP 429)",
         "send less (--users or the rate), raise its limit, or wait as it asks: --set client.retries=3",
@@ -89,6 +90,14 @@ ADVICE: Final[Mapping[ErrorType, Advice]] = {
     ),
     ErrorType.PROTOCOL: Advice(
         "what answers does not speak HTTP, or broke off in it", f"check scheme and port of engine.base_url; {_AT_HAND}"
+    ),
+    ErrorType.UNKNOWN_TEXT: Advice(
+        "chunks came, but their text is in fields that llmload does not know",
+        "check that engine.base_url is that of a chat API (docs/answers.md); its fields are in the message",
+    ),
+    ErrorType.TOO_LARGE: Advice(
+        "an answer or event is larger than any answer can be (docs/answers.md)",
+        "set a smaller request.max_tokens, ask for no logprobs, or stream the answer",
     ),
     ErrorType.NOT_JSON: Advice(
         "the answer is not the API's JSON", f"give the API's own address in engine.base_url; {_AT_HAND}"

@@ -28,7 +28,7 @@ from llmload.metrics.requests import (
     RequestTable,
     compiled,
 )
-from llmload.record import Outcome, RequestRecord, Slo, Window
+from llmload.record import CONTRADICTED, Outcome, RequestRecord, Slo, Window
 from llmload.stats.histogram import Exemplar, Histogram, slowest
 from llmload.units import NS_PER_S
 
@@ -164,7 +164,7 @@ class RunTotals:
     chunks: int = _sum("chunks", _Over.ANSWERS_IN_WINDOW)
     coalesced_chunks: int = _sum("coalesced_chunks", _Over.ANSWERS_IN_WINDOW)
     contradicted_answers: int = 0
-    """Answers with fewer output tokens, by the engine's count, than chunks with text."""
+    """Answers whose output tokens the engine counted at odds with its own total or with the chunks that came."""
     uncounted_answers: int = 0
     """Answers with no known count of output tokens."""
     finish_reasons: Counter[str] = field(default_factory=Counter, metadata={"tally": "finish_reason"})
@@ -248,8 +248,7 @@ class RunTotals:
                 self.prompt_tokens_with_cache_info += record.prompt_tokens or 0
             if record.output_tokens is None:
                 self.uncounted_answers += 1
-            else:
-                self.contradicted_answers += record.output_tokens < record.chunks
+            self.contradicted_answers += record.token_source in CONTRADICTED
         self._add_distributions(record, self.distributions if started_in else self.out_of_window)
 
     def _add_distributions(self, record: RequestRecord, to: Distributions) -> None:
@@ -315,7 +314,8 @@ class RunTotals:
         with_cache_info = answers & ~np.isnan(table.numbers["cached_tokens"])
         self.prompt_tokens_with_cache_info += int(np.nansum(prompt_tokens[with_cache_info]))
         self.uncounted_answers += _count(answers & np.isnan(output_tokens))
-        self.contradicted_answers += _count(answers & (output_tokens < table.numbers["chunks"]))
+        sources = table.categories["token_source"]
+        self.contradicted_answers += sum(sources[index] in CONTRADICTED for index in indices)
         gap_s, later = np.maximum(table.gap_s, 0.0), ~table.is_first_gap
         for which, to in ((answers, self.distributions), (table.completed & ~started_in, self.out_of_window)):
             for name, of in _ONE_A_REQUEST:

@@ -206,7 +206,7 @@ class Summary(Figures, _RunHead):
     including_failures: IncludingFailures
     """Percentiles in which a failed request is later than every answer."""
     token_source: str | None
-    """`usage` (the engine's count), `details` (TGI's), `chunk_usage`, `chunks` (text chunks counted), or `mixed`."""
+    """`usage` (the engine's count), `chunks` (text chunks counted), another of docs/answers.md, or `mixed`."""
     stamp_source: str | None
     """`kernel`, `user` where the kernel gave no receive time stamps, or `mixed`."""
     coalesced_share: float | None

@@ -13,6 +13,7 @@ import pytest
 from llmload.client import ClientKind
 from llmload.client.settings import ClientSettings, Timeouts
 from llmload.record import ErrorType, Outcome, RequestRecord, StampSource, TokenSource
+from tests.client.engine_streams import CASES, facts
 from tests.client.scripted_server import EVENTS_HEAD, ScriptedServer, answer, chunk, chunked
 
 STREAMS = Path(__file__).parent / "streams"
@@ -355,6 +356,25 @@ def test_failures_have_distinct_error_types(
     assert record.retries == record.reconnects == 0
     assert server.connections == 1
     assert record.done_ns > record.started_ns
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_engines_really_send(kind: ClientKind, name: str, serve: Serve, patched: Patched) -> None:
+    case = CASES[name]
+    server = serve(["read", case.sent, "hold"])
+
+    [record] = patched("complete", settings(server, body=case.body), kind)
+
+    found = facts(record)
+    assert (found["error"], found["outcome"]) == (case.error, Outcome.FAILED if case.error else Outcome.COMPLETED), (
+        found
+    )
+    assert case.says in (found["message"] or "")
+    assert len(found["message"] or "") <= 500
+    assert {field: found[field] for field in case.record} == case.record
+    if kind == "openai":
+        [stamped_by_kernel] = patched("complete", settings(server, body=case.body), "wire")
+        assert found == facts(stamped_by_kernel)
 
 
 def test_retry_after_is_recorded(kind: ClientKind, serve: Serve, patched: Patched) -> None:
