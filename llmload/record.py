@@ -200,6 +200,11 @@ class RequestRecord:
         gaps_ns = self.chunk_gaps_ns[1:]
         return len(gaps_ns) - int(np.count_nonzero(gaps_ns))
 
+    @property
+    def shares_first_read(self) -> bool:
+        """Whether the first chunk with text was read together with the second, so that TTFT is the second's."""
+        return bool(self.coalesced_chunks) and bool(self.chunk_ns[0] == self.chunk_ns[1])
+
     @cached_property
     def chunk_gaps_ns(self) -> StampArray:
         """Start to first chunk, then chunk to chunk, in nanoseconds: small numbers, so short lines."""

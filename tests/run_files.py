@@ -74,11 +74,11 @@ def filled(changes: Mapping[str, Any]) -> dict[str, Any]:
     if "verdict" in whole:
         reason = {"check": "c", "figure": None, "limit": None}
         reasons = [reason | each for each in whole["verdict"]["reasons"]]
-        whole["verdict"] = whole["verdict"] | {"reasons": reasons}
+        whole["verdict"] = {"doubts": []} | whole["verdict"] | {"reasons": reasons}
     if "gates" in whole:
         whole["gates"] = [{"objective": "error_share < 1", "figure": None} | gate for gate in whole["gates"]]
     if "stages" in whole:
-        whole["stages"] = [_unknown(StageSummary) | filled(stage) for stage in whole["stages"]]
+        whole["stages"] = [_unknown(StageSummary) | {"doubts": []} | filled(stage) for stage in whole["stages"]]
     for name, model in (("engine_metrics", EngineMetrics), ("gpu_metrics", GpuMetrics), ("cost", CostSummary)):
         if whole.get(name) is not None:
             counts = {key: 0 for key in model.model_fields if key.startswith("client_") and key.endswith("_tokens")}

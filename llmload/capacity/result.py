@@ -1,6 +1,6 @@
 """What a search found: the object `capacity` of summary.json, and its text for a terminal and a page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,8 +10,10 @@ from rich.text import Text
 from llmload.capacity.evidence import ObjectiveEvidence, measured
 from llmload.capacity.judge import StepJudge, StepVerdict
 from llmload.capacity.search import CapacitySearch, knee
+from llmload.metrics.doubts import MARK, footnotes, marked
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals
+from llmload.metrics.validity import Doubt
 from llmload.runs.build_summary import figures
 from llmload.runs.summary_parts import CapacityResult, CurvePoint, Distribution, Interval, ObjectiveResult
 from llmload.scenario.loads import Capacity
@@ -153,13 +155,13 @@ PASSED: Final = {True: "passes", False: "fails"}
 STYLES: Final = {True: "green", False: "red", None: "dim"}
 
 
-def capacity_report(capacity: CapacityResult) -> list[Table | Text]:
-    """Return what was found in a few lines, then the curve as a table."""
+def capacity_report(capacity: CapacityResult, doubts: Mapping[str, Sequence[Doubt]]) -> list[Table | Text]:
+    """Return what was found in a few lines, then the curve as a table; `doubts` of each step by its name."""
     none = capacity.passes is None
     head = Text("capacity  ")
     head.append(capacity_text(capacity), style="bold red" if none else "bold green")
     objectives = Text(f"  objectives: {', '.join(capacity.objectives)}", style="dim")
-    return [head, objectives, Text(f"  {capacity_notes(capacity)}", style="dim"), _curve(capacity)]
+    return [head, objectives, Text(f"  {capacity_notes(capacity)}", style="dim"), *_curve(capacity, doubts)]
 
 
 def capacity_text(capacity: CapacityResult) -> str:
@@ -193,18 +195,21 @@ def _with_interval(value: float | None, interval: Interval | None) -> str:
     return number(value, 1) + ("" if interval is None else f" ({interval[0]:,.1f} to {interval[1]:,.1f})")
 
 
-def _curve(capacity: CapacityResult) -> Table:
+def _curve(capacity: CapacityResult, doubts: Mapping[str, Sequence[Doubt]]) -> Iterator[Table | Text]:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column(_unit(capacity), justify="right")
     for column in ("window, s", "requests/min", "tok/s", "TTFT p50", "p95", "TPOT p50", "p95", "e2e p50", "p95, ms"):
         table.add_column(column, justify="right")
     table.add_column("")
     for point in sorted(capacity.curve, key=lambda each: each.load):
-        latencies = [_ms(of, q) for of in (point.ttft_s, point.tpot_s, point.e2e_s) for q in ("p50", "p95")]
+        own = doubts.get(point.name, ())
+        latencies = [marked(_ms(point, key, q), own, key, q) for key in _CURVE for q in _SHOWN]
         rates = [number(of, 1) for of in (point.window_s, point.requests_per_min, point.output_tokens_per_s)]
         verdict = Text(_verdict(point), style=STYLES[point.passed])
         table.add_row(f"{point.load:g}", *rates, *latencies, verdict)
-    return table
+    yield table
+    of_steps = [doubt for point in capacity.curve for doubt in doubts.get(point.name, ()) if doubt.statistic in _SHOWN]
+    yield from (Text(f"  {MARK} {line}", style="dim") for line in footnotes(of_steps, _CURVE))
 
 
 def _verdict(point: CurvePoint) -> str:
@@ -219,5 +224,10 @@ def _unit(capacity: CapacityResult) -> str:
     return "users" if capacity.search == "users" else "requests/s"
 
 
-def _ms(distribution: Distribution | None, quantile: str) -> str:
+_CURVE: Final = ("ttft_s", "tpot_s", "e2e_s")
+_SHOWN: Final = ("p50", "p95")
+
+
+def _ms(point: CurvePoint, key: str, quantile: str) -> str:
+    distribution: Distribution | None = getattr(point, key)
     return number(None if distribution is None else distribution.value(quantile) * MS_PER_S, 0)

@@ -23,6 +23,7 @@ from llmload.stats.bootstrap import (
     neighbour_correlation,
     upper_limit_of_none,
 )
+from llmload.stats.intervals import values_needed
 from llmload.units import S_PER_MIN
 
 # The requests of one run as arrays, its figures by blocks of requests, and the blocks that fit two sets of runs.
@@ -205,8 +206,6 @@ ERROR_RATE: Final = 0.05
 MIN_REQUESTS: Final = 20
 MIN_KNOWN: Final = 0.99
 """The fraction of replicates in which a figure must exist."""
-MIN_BEYOND: Final = 20
-"""A percentile is judged if each run has at least this many values beyond it."""
 
 
 class Outcome(StrEnum):
@@ -379,7 +378,7 @@ def _obstacle(metric: Metric, runs: Sequence[RunSample]) -> str | None:
         return f"{requests} requests, needs {MIN_REQUESTS}"
     if metric.quantile is not None:
         values = min(len(_values(run, metric)[0]) for run in runs)
-        needed = math.ceil(MIN_BEYOND / (1 - metric.quantile) - 1e-6)
+        needed = values_needed(metric.quantile)
         if values < needed:
             return f"{values} values, needs {needed}"
     return None

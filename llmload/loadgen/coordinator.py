@@ -176,7 +176,13 @@ class RunCoordinator:
             further.append(Reason(check="answers", level=Level.INVALID, text=text))
         elif stages is not None:
             further += self._unmeasured(totals, stages)
-        return judge(self._health(totals), [*failed_requests(totals), *further])
+        return judge(
+            self._health(totals),
+            [*failed_requests(totals), *further],
+            totals=totals,
+            relied_on=self.scenario.relied_on,
+            gates=self.scenario.gates.parsed(),
+        )
 
     def _unmeasured(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Iterator[Reason]:
         """Yield why the window, or that of a stage, measured nothing, or did so before all users ran."""

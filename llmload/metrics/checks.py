@@ -1,12 +1,14 @@
 """The checks of a run: limits, each with its reason, the figures that it spoils and its remedy; the verdict of them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from llmload.metrics.doubts import DEGRADED_PART, EFFECTS, effects, few_values, is_relied_on, name_of, undecided_gates
+from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import ALL, Level, Reason, Verdict
-from llmload.units import percent
+from llmload.metrics.validity import ALL, Doubt, Level, Reason, Verdict
+from llmload.units import code, markdown_table, percent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,17 @@ class Check:
     """A command's options, or what to do."""
     figures: tuple[str, ...] = ALL
     """The figures that it spoils, as `Reason.figures` has them."""
+    against_e2e: bool = False
+    """Whether the limits are at least 5 % of the median e2e latency (DEGRADED), and all of it (INVALID)."""
+
+    def limits(self, totals: RunTotals) -> tuple[tuple[Level, float], ...]:
+        """Return the limits of a run, the gravest first."""
+        e2e_s = (totals.distributions["e2e_s"].quantile(0.5) or 0.0) if self.against_e2e else 0.0
+        found = (
+            (Level.INVALID, self.invalid_above, e2e_s),
+            (Level.DEGRADED, self.degraded_above, DEGRADED_PART * e2e_s),
+        )
+        return tuple((level, max(limit, least)) for level, limit, least in found if limit is not None)
 
 
 THROUGHPUT: Final = ("requests_per_min", "goodput_per_min", "output_tokens_per_s")
@@ -29,7 +42,6 @@ SINCE_SCHEDULE: Final = ("ttft_from_schedule_s", "e2e_from_schedule_s")
 LATENCIES: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s", *SINCE_SCHEDULE)
 TOKEN_COUNTS: Final = ("output_tokens", "request_output_tokens")
 TOKEN_RATES: Final = ("output_tokens_per_s", "request_output_tokens_per_s")
-ITL_PERCENTILES: Final = ("itl_s p50", "itl_s p90", "itl_s p95", "itl_s p99", "itl_s max")
 OF_A_CACHE: Final = (
     "ttft_s",
     "ttft_from_schedule_s",
@@ -59,29 +71,12 @@ CHECKS: Final = (
         figures=(*LATENCIES, "request_output_tokens_per_s"),
     ),
     Check(
-        name="coalesced_share",
-        unit="of chunks",
-        degraded_above=0.005,
-        invalid_above=0.5,
-        why="chunks that were read together have one time stamp, so their gaps are not the engine's",
-        remedy="--processes 2 where the client is short of CPU; some engines send several chunks at once",
-        figures=ITL_PERCENTILES,
-    ),
-    Check(
-        name="user_stamp_share",
-        unit="of answers",
-        degraded_above=0.0,
-        invalid_above=None,
-        why="stamps taken by the process include its own delay",
-        remedy="--set client.kind=wire, on Linux",
-        figures=LATENCIES,
-    ),
-    Check(
         name="event_loop_lag_p99_s",
         unit="s",
         degraded_above=0.050,
         invalid_above=1.0,
-        why="a client this late sends late: concurrency and arrival rate are not the scenario's",
+        against_e2e=True,
+        why="a client that is late by more than 5 % of what a request takes sends fewer than the engine could answer",
         remedy="--processes 2, or a machine apart from the engine's",
         figures=THROUGHPUT,
     ),
@@ -90,7 +85,8 @@ CHECKS: Final = (
         unit="s",
         degraded_above=0.010,
         invalid_above=0.250,
-        why="requests were sent later than they were due, so the arrivals are not the scenario's",
+        against_e2e=True,
+        why="requests that are late by more than 5 % of what one takes meet others in the engine than they should",
         remedy="--processes 2, or a machine apart from the engine's",
     ),
     Check(
@@ -114,7 +110,7 @@ CHECKS: Final = (
         unit="of a core",
         degraded_above=0.90,
         invalid_above=None,
-        why="a load generator near a whole core sends and counts late: use more processes",
+        why="a load generator near a whole core limits requests/min itself",
         remedy="--processes 2, or a machine apart from the engine's",
         figures=THROUGHPUT,
     ),
@@ -198,28 +194,53 @@ CHECKS: Final = (
 )
 
 
-def judge(figures: dict[str, float | None], further: Iterable[Reason] = ()) -> Verdict:
+def judge(
+    figures: Mapping[str, float | None],
+    further: Iterable[Reason] = (),
+    *,
+    totals: RunTotals | None = None,
+    relied_on: Collection[str] | None = None,
+    gates: Iterable[Objective] = (),
+) -> Verdict:
     """
-    Compare each figure with the limits of its check; a figure that is None is unknown and gives no reason.
+    Return the verdict of a run: its checks, the effects that its totals show, and percentiles of few values.
 
-    A further reason of a check's name is used instead of the check's own.
-    KeyError for a figure without a check of its name.
+    A figure of `figures` that is None is unknown and gives no reason. What spoils none of the figures that are relied
+    on (None: all are) marks its figures, and does not lower the level. A further reason of a check's name is used
+    instead of the check's own. KeyError for a figure without a check.
     """
-    checks = {check.name: check for check in CHECKS}
-    reasons = list(further)
+    totals = totals or RunTotals()
+    reasons, doubts = [*further], list[Doubt]()
     said = {reason.check for reason in reasons}
     for name, figure in figures.items():
-        check = checks[name]
-        if figure is None or name in said:
-            continue
-        for level, limit in ((Level.INVALID, check.invalid_above), (Level.DEGRADED, check.degraded_above)):
-            if limit is not None and figure > limit:
-                text = f"{name} {figure:.4g} {check.unit}, limit {limit:g}: {check.why}: {check.remedy}"
-                reasons.append(
-                    Reason(check=name, level=level, figure=figure, limit=limit, text=text, figures=check.figures)
-                )
-                break
-    return Verdict.of(reasons)
+        reason = None if figure is None or name in said else _exceeded(_CHECKS[name], figure, totals)
+        if reason is not None:
+            doubts += _doubts(reason, totals)
+            reasons += [reason] if is_relied_on(reason.figures, relied_on) else []
+    for sized, reason in effects(totals, relied_on):
+        doubts += sized
+        reasons += [] if reason is None else [reason]
+    doubts += few_values(totals)
+    return Verdict.of((*reasons, *undecided_gates(gates, doubts)), doubts)
+
+
+_CHECKS: Final = {check.name: check for check in CHECKS}
+
+
+def _exceeded(check: Check, figure: float, totals: RunTotals) -> Reason | None:
+    """Return the reason of a check whose limit the figure exceeds; None where it does not."""
+    for level, limit in check.limits(totals):
+        if figure > limit:
+            text = f"{check.name} {figure:.4g} {check.unit}, limit {limit:.4g}: {check.why}: {check.remedy}"
+            return Reason(check=check.name, level=level, figure=figure, limit=limit, text=text, figures=check.figures)
+    return None
+
+
+def _doubts(reason: Reason, totals: RunTotals) -> Iterator[Doubt]:
+    """Yield the figures that a reason spoils; none of the whole run's, whose level says so, or of what has no value."""
+    for figure in reason.figures if reason.figures != ALL else ():
+        if figure not in totals.distributions or totals.distributions[figure].count:
+            yield Doubt(figure=figure, statistic=None, check=reason.check, text=_CHECKS[reason.check].why)
 
 
 def failed_requests(totals: RunTotals) -> list[Reason]:
@@ -236,14 +257,39 @@ def failed_requests(totals: RunTotals) -> list[Reason]:
     return [Reason(check="error_share", level=level, figure=share, limit=0.0, text=text)]
 
 
+def table() -> str:
+    """Return all checks as the table in docs/summary.md."""
+    rows = [
+        [
+            code(check.name),
+            _figures_text(check),
+            _limit_text(check, check.degraded_above),
+            _limit_text(check, check.invalid_above),
+            f"{check.why}: {check.remedy}",
+        ]
+        for check in CHECKS
+    ]
+    rows += [
+        [code(effect.name), effect.spoils, f"{DEGRADED_PART:.0%} of the figure", "", f"{effect.why}: {effect.remedy}"]
+        for effect in EFFECTS
+    ]
+    return markdown_table(["check", "figures", "DEGRADED above", "INVALID above", "why, and what to do"], rows) + "\n"
+
+
+def _figures_text(check: Check) -> str:
+    return "all" if check.figures == ALL else ", ".join(map(name_of, check.figures))
+
+
+def _limit_text(check: Check, limit: float | None) -> str:
+    return "" if limit is None else f"{limit:g} {check.unit}"
+
+
 def health(totals: RunTotals) -> dict[str, float | None]:
     """Return the figures of the checks that need only totals; None is unknown."""
     answers = sum(totals.token_sources.values())
     return {
         "error_share": _share(totals.failed, totals.ended),
         "censored_share": _share(totals.censored, totals.ended),
-        "coalesced_share": _share(totals.coalesced_chunks, totals.chunks),
-        "user_stamp_share": _share(totals.stamp_sources["user"], answers),
         "event_loop_lag_p99_s": totals.distributions["event_loop_lag_s"].quantile(0.99),
         "schedule_lag_p99_s": totals.distributions["schedule_lag_s"].quantile(0.99),
         "dropped_share": _share(totals.dropped, totals.dropped + totals.started),

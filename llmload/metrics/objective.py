@@ -15,6 +15,24 @@ STATISTICS: Final = ("mean", *QUANTILES, "max")
 SHARES: Final = ("error_share", "goodput_share")
 RATES: Final = ("requests_per_min", "goodput_per_min", "output_tokens_per_s")
 OBJECTIVE_METRICS: Final = (*REQUEST_DISTRIBUTIONS, *SHARES, *RATES)
+LABELS: Final = {
+    "ttft_s": "TTFT",
+    "itl_s": "ITL",
+    "tpot_s": "TPOT",
+    "e2e_s": "e2e latency",
+    "ttft_from_schedule_s": "TTFT from schedule",
+    "e2e_from_schedule_s": "e2e latency from schedule",
+    "schedule_lag_s": "schedule lag",
+    "request_output_tokens_per_s": "output tokens/s of a request",
+    "request_prompt_tokens": "prompt tokens a request",
+    "request_output_tokens": "output tokens a request",
+    "requests_per_min": "requests/min",
+    "goodput_per_min": "goodput",
+    "goodput_share": "goodput share",
+    "output_tokens": "output tokens",
+    "output_tokens_per_s": "system output tokens/s",
+}
+"""What texts call a figure."""
 EXAMPLES: Final = "'ttft_s p95 < 0.5', 'error_share <= 0.01' or 'requests_per_min >= 30'"
 
 _COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {

@@ -163,6 +163,8 @@ class RunTotals:
     reasoning_tokens: int = _sum("reasoning_tokens", _Over.ANSWERS_IN_WINDOW)
     chunks: int = _sum("chunks", _Over.ANSWERS_IN_WINDOW)
     coalesced_chunks: int = _sum("coalesced_chunks", _Over.ANSWERS_IN_WINDOW)
+    first_chunk_shared: int = 0
+    """Answers whose first chunk with text was read together with the second; 0 where a table lacks the chunks."""
     contradicted_answers: int = 0
     """Answers whose output tokens the engine counted at odds with its own total or with the chunks that came."""
     uncounted_answers: int = 0
@@ -244,6 +246,7 @@ class RunTotals:
         _ADD_SUMS[_Over.ANSWERS](self, record)
         if started_in:
             _ADD_SUMS[_Over.ANSWERS_IN_WINDOW](self, record)
+            self.first_chunk_shared += record.shares_first_read
             if record.cached_tokens is not None:
                 self.prompt_tokens_with_cache_info += record.prompt_tokens or 0
             if record.output_tokens is None:
@@ -317,6 +320,8 @@ class RunTotals:
         sources = table.categories["token_source"]
         self.contradicted_answers += sum(sources[index] in CONTRADICTED for index in indices)
         gap_s, later = np.maximum(table.gap_s, 0.0), ~table.is_first_gap
+        second = np.append(False, table.is_first_gap[:-1]) & later
+        self.first_chunk_shared += _count(second & (table.gaps_ns == 0) & answers[table.owners])
         for which, to in ((answers, self.distributions), (table.completed & ~started_in, self.out_of_window)):
             for name, of in _ONE_A_REQUEST:
                 values = table.numbers[of][which]

@@ -60,6 +60,10 @@ class Doubt(BaseModel):
     high: float | None = None
     """The true figure is at most this; `null` where that is not known."""
 
+    def is_of(self, figure: str, statistic: str | None = None) -> bool:
+        """Return whether it doubts that statistic of the figure; `statistic` is None for a figure that has none."""
+        return self.figure == figure and (self.statistic is None or self.statistic == statistic)
+
 
 class Verdict(BaseModel):
     """How far the run can be trusted, the reasons against it, and the figures that may be off."""

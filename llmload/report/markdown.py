@@ -8,9 +8,19 @@ from statistics import median
 from typing import Final
 
 from llmload.errors import RunFolderError
+from llmload.metrics.doubts import marks
 from llmload.metrics.requests import FIELD
 from llmload.metrics.validity import Verdict
-from llmload.report.terminal import COLUMNS, LATENCIES, Judgement, prefix_cache_rows, run_checks
+from llmload.report.terminal import (
+    COLUMNS,
+    LATENCIES,
+    Judgement,
+    doubt_lines,
+    figure_text,
+    prefix_cache_rows,
+    run_checks,
+    tenths,
+)
 from llmload.runs.build_summary import cost_rows
 from llmload.runs.folder import RunFolder
 from llmload.runs.summary import Summary
@@ -190,7 +200,7 @@ def as_markdown(summaries: Sequence[Summary]) -> str:
         unit = ", ms" if prefix else ""
         rows += [[f"{prefix}{row.name}{unit if row.name != 'count' else ''}", *row.cells] for row in shown]
     notes = [
-        f"- {escaped(summary.run_id)}: {reason.level}: {escaped(reason.text)}"
+        f"- {escaped(summary.run_id)}: {marks(reason)}{reason.level}: {escaped(reason.text)}"
         for summary in summaries
         for reason in summary.verdict.reasons
     ]
@@ -199,6 +209,7 @@ def as_markdown(summaries: Sequence[Summary]) -> str:
         for summary in summaries
         for each in summary.requests.failures
     ]
+    notes += [f"- {escaped(f'{summary.run_id}: {line}')}" for summary in summaries for line in doubt_lines(summary)]
     simulated = ["- Simulated engine: figures of llmload's own simulation, not of any real engine."]
     notes += simulated if any(summary.simulated for summary in summaries) else []
     header = ["", *(summary.run_id for summary in summaries)]
@@ -216,18 +227,19 @@ def _row(summaries: Sequence[Summary], name: str, text: Callable[[Summary], str]
 
 def _latency(key: str, column: str) -> Callable[[Summary], str]:
     def text(summary: Summary) -> str:
-        value = summary.value(key, column)
-        return number(value, 0) if column == "count" else milliseconds(value)
+        if column == "count":
+            return number(summary.value(key, column), 0)
+        return figure_text(summary, key, column, milliseconds)
 
     return text
 
 
 def _mean(key: str, digits: int = 2) -> Callable[[Summary], str]:
-    return lambda summary: number(summary.value(key, "mean"), digits)
+    return lambda summary: figure_text(summary, key, "mean", lambda value: number(value, digits))
 
 
 def _plain(key: str, digits: int) -> Callable[[Summary], str]:
-    return lambda summary: number(summary.value(key), digits)
+    return lambda summary: figure_text(summary, key, None, lambda value: number(value, digits))
 
 
 def _count(key: str) -> Callable[[Summary], str]:
@@ -300,10 +312,11 @@ def job_summary(summary: Summary) -> str:
             markdown_table(
                 ["latency, ms", *COLUMNS],
                 [
-                    [name, *(milliseconds(summary.value(key, column)) for column in COLUMNS)]
+                    [name, *(figure_text(summary, key, column, milliseconds) for column in COLUMNS)]
                     for name, key in LATENCIES.items()
                 ],
             ),
+            *(escaped(line) for line in doubt_lines(summary)),
             f"Run `{summary.run_id}`\n",
         ]
     )
@@ -323,9 +336,9 @@ def _figures(summary: Summary) -> list[list[str]]:
     requests = summary.requests
     counts = f"{requests.completed} completed, {requests.failed} failed, {requests.censored} censored"
     return [
-        ["output tokens/s of a request (mean)", number(summary.value("request_output_tokens_per_s", "mean"))],
-        ["requests/min", number(summary.requests_per_min, 1)],
-        ["system output tokens/s", number(summary.output_tokens_per_s, 1)],
+        ["output tokens/s of a request (mean)", figure_text(summary, "request_output_tokens_per_s", "mean", number)],
+        ["requests/min", figure_text(summary, "requests_per_min", None, tenths)],
+        ["system output tokens/s", figure_text(summary, "output_tokens_per_s", None, tenths)],
         ["requests", counts],
         *([title, text] for title, text in (*prefix_cache_rows(summary), *cost_rows(summary.cost))),
         ["window", f"{number(summary.window_s, 1)} s"],

@@ -1,6 +1,6 @@
 """What a run shows at its end: verdict, figures and gates on a terminal, JUnit for CI, the spread of repeated runs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,8 @@ from rich.text import Text
 
 from llmload.capacity.result import capacity_report, capacity_text
 from llmload.errors import ExitCode, RunFolderError
-from llmload.metrics.objective import METRICS, Metric
+from llmload.metrics.doubts import FEW_VALUES, MARK, footnotes, marked, marks
+from llmload.metrics.objective import LABELS, METRICS, Metric
 from llmload.metrics.validity import Level
 from llmload.runs.build_summary import cost_rows
 from llmload.runs.summary import Summary
@@ -113,7 +114,7 @@ def run_checks(summary: Summary) -> list[Check]:
         Check(
             name="measurement",
             judgement=Judgement.UNDECIDED if invalid else Judgement.PASSED,
-            text=reasons or str(verdict.level),
+            text="; ".join([reasons or str(verdict.level), *doubt_lines(summary)]),
         ),
         Check(
             name="requests",
@@ -199,7 +200,7 @@ def _spread_row(metric: Metric, spread: Spread) -> list[str]:
 
 
 PLAIN_WIDTH: Final = 120
-LATENCIES: Final = {"TTFT": "ttft_s", "ITL": "itl_s", "TPOT": "tpot_s", "e2e latency": "e2e_s"}
+LATENCIES: Final = {LABELS[key]: key for key in ("ttft_s", "itl_s", "tpot_s", "e2e_s")}
 COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
 STYLES: Final = {"VALID": "bold green", "DEGRADED": "bold yellow", "INVALID": "bold red"}
 
@@ -212,9 +213,34 @@ def console(*, record: bool = False) -> Console:
 
 def run_report(summary: Summary) -> RenderableType:
     """Return the verdict, the figures and the latencies of a run."""
-    found = [] if summary.capacity is None else capacity_report(summary.capacity)
+    found = (
+        []
+        if summary.capacity is None
+        else capacity_report(summary.capacity, {stage.name: stage.doubts for stage in summary.stages})
+    )
     parts = (_title(summary), _figures(summary), _latencies(summary), *found, *sampled_tables(summary))
     return Group(*parts, *_verdict(summary), *_gates(summary), *_failures(summary))
+
+
+SHOWN: Final = ("request_output_tokens_per_s", "requests_per_min", "output_tokens_per_s", *LATENCIES.values())
+"""The figures of which the tables of a run's end have statistics."""
+
+
+def figure_text(summary: Summary, key: str, statistic: str | None, text: Callable[[float | None], str]) -> str:
+    """Return a figure's text, marked where it is in doubt."""
+    return marked(text(summary.value(key, statistic)), summary.verdict.doubts, key, statistic)
+
+
+def tenths(value: float | None) -> str:
+    """Return a number with one decimal."""
+    return number(value, 1)
+
+
+def doubt_lines(summary: Summary) -> list[str]:
+    """Return a line for each check that doubts a figure of the tables without a reason, marked as they are."""
+    given = {reason.check for reason in summary.verdict.reasons if marks(reason)}
+    doubts = [doubt for doubt in summary.verdict.doubts if doubt.check not in given or doubt.check == FEW_VALUES]
+    return [f"{MARK} {line}" for line in footnotes(doubts, SHOWN)]
 
 
 def _title(summary: Summary) -> Text:
@@ -228,12 +254,13 @@ def _title(summary: Summary) -> Text:
 def _figures(summary: Summary) -> Table:
     requests = summary.requests
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("output tokens/s of a request (mean)", number(summary.value("request_output_tokens_per_s", "mean")))
+    speed = figure_text(summary, "request_output_tokens_per_s", "mean", number)
+    table.add_row("output tokens/s of a request (mean)", speed)
     if bandwidth := summary.bandwidth:
         used = f"{percent(bandwidth.mbu)} of the {number(bandwidth.bound_tokens_per_s)} tok/s that it allows"
         table.add_row("memory bandwidth", f"{used}{'; implausible' if bandwidth.implausible else ''}")
-    table.add_row("requests/min", number(summary.requests_per_min, 1))
-    table.add_row("system output tokens/s", number(summary.output_tokens_per_s, 1))
+    table.add_row("requests/min", figure_text(summary, "requests_per_min", None, tenths))
+    table.add_row("system output tokens/s", figure_text(summary, "output_tokens_per_s", None, tenths))
     counts = f"{requests.started} started = {requests.completed} completed + {requests.failed} failed"
     table.add_row("requests", f"{counts} + {requests.censored} censored")
     if requests.errors:
@@ -279,7 +306,7 @@ def _latencies(summary: Summary) -> Table:
     for column in COLUMNS:
         table.add_column(column, justify="right")
     for name, key in LATENCIES.items():
-        table.add_row(name, *(milliseconds(summary.value(key, column)) for column in COLUMNS))
+        table.add_row(name, *(figure_text(summary, key, column, milliseconds) for column in COLUMNS))
     return table
 
 
@@ -289,7 +316,8 @@ def _verdict(summary: Summary) -> list[Text]:
     head.append(verdict.level, style=STYLES[verdict.level])
     stamps = {"kernel": "time stamps by the kernel", "user": "time stamps by the process"}
     head.append(f"  {stamps.get(summary.stamp_source or '', '')}", style="dim")
-    return [head, *(Text(f"  {reason.level}: {reason.text}") for reason in verdict.reasons)]
+    reasons = [Text(f"  {marks(reason)}{reason.level}: {reason.text}") for reason in verdict.reasons]
+    return [head, *reasons, *(Text(f"  {line}", style="dim") for line in doubt_lines(summary))]
 
 
 FAILURE_COLUMNS: Final = ("failed requests", "count", "share", "in the engine's or system's words")

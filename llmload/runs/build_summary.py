@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from llmload.errors import ConfigError
+from llmload.metrics.doubts import doubt_of, doubts_of
 from llmload.metrics.objective import Objective
 from llmload.metrics.requests import QUANTILES, REQUEST_DISTRIBUTIONS
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import Verdict
+from llmload.metrics.validity import Doubt, Verdict
 from llmload.runs.summary import (
     SCHEMA_VERSION,
     Figures,
@@ -290,7 +291,7 @@ def build_summary(outcome: RunOutcome) -> Summary:
             whole=outcome.totals,
             energy_j=None if outcome.gpu_metrics is None else outcome.gpu_metrics.energy_j,
         ),
-        gates=judge_gates(scenario.gates.parsed(), measured),
+        gates=judge_gates(scenario.gates.parsed(), measured, outcome.verdict.doubts),
     )
 
 
@@ -324,16 +325,20 @@ def distribution(histogram: Histogram) -> Distribution | None:
     )
 
 
-def judge_gates(objectives: Iterable[Objective], measured: Figures) -> tuple[GateResult, ...]:
-    """Return what came of each gate; a figure that was not measured fails its gate."""
-    return tuple(
-        GateResult(
-            objective=str(objective),
-            figure=(figure := objective.figure(measured)),
-            passed=objective.passed(figure),
-            text=objective.describe(figure),
-        )
-        for objective in objectives
+def judge_gates(
+    objectives: Iterable[Objective], measured: Figures, doubts: Sequence[Doubt] = ()
+) -> tuple[GateResult, ...]:
+    """Return what came of each gate; a figure that was not measured fails its gate, one in doubt says so."""
+    return tuple(_gate_result(objective, objective.figure(measured), doubts) for objective in objectives)
+
+
+def _gate_result(objective: Objective, figure: float | None, doubts: Sequence[Doubt]) -> GateResult:
+    doubt = doubt_of(doubts, objective.metric, objective.statistic)
+    return GateResult(
+        objective=str(objective),
+        figure=figure,
+        passed=objective.passed(figure),
+        text=f"{objective.describe(figure)}{doubt and '; '}{doubt}",
     )
 
 
@@ -373,7 +378,13 @@ def most_frequent_failures(totals: RunTotals) -> tuple[FailedRequests, ...]:
 
 def _stage(stage: StageTotals) -> StageSummary:
     measured = figures(stage.totals, stage.window_s)
-    return StageSummary(name=stage.name, users=stage.users, rate_per_s=stage.rate_per_s, **dict(measured))
+    return StageSummary(
+        name=stage.name,
+        users=stage.users,
+        rate_per_s=stage.rate_per_s,
+        **dict(measured),
+        doubts=doubts_of(stage.totals),
+    )
 
 
 def _with_failures(histogram: Histogram) -> PercentilesWithFailures | None:

@@ -216,7 +216,13 @@ def _recomputed_summary(
             judged=totals,
             window_s=window.length_s,
             window_started_unix_s=None if opened_s is None else manifest.started_unix_s + opened_s,
-            verdict=judge(known, [Reason(check="unfinished", level=Level.INVALID, text=why), *failed_requests(totals)]),
+            verdict=judge(
+                known,
+                [Reason(check="unfinished", level=Level.INVALID, text=why), *failed_requests(totals)],
+                totals=totals,
+                relied_on=manifest.scenario.relied_on,
+                gates=manifest.scenario.gates.parsed(),
+            ),
             stages=list(_stages(periods, of_stages)),
             recomputed=why,
         )

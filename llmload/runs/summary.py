@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import SerializerFunctionWrapHandler, field_serializer, model_serializer
 
-from llmload.metrics.validity import Verdict
+from llmload.metrics.validity import Doubt, Verdict
 from llmload.runs.summary_parts import (
     BandwidthUse,
     CapacityResult,
@@ -150,6 +150,9 @@ class _StageLoad(Part):
 
 class StageSummary(Figures, _StageLoad):
     """A stage of a staged load, or a step of a search; beside these keys, the figures of its window."""
+
+    doubts: tuple[Doubt, ...] = ()
+    """The figures of the stage that may be off."""
 
 
 class GateResult(Part):

@@ -32,6 +32,24 @@ class UsersOfPhase(NamedTuple):
     """How much longer the phase lasts."""
 
 
+_HEADLINE_STATISTICS: Final = ("mean", "p50", "p95")
+
+
+def _headline(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name} {statistic}" for name in names for statistic in _HEADLINE_STATISTICS)
+
+
+HEADLINE: Final = (
+    "requests_per_min",
+    "output_tokens_per_s",
+    *_headline("request_output_tokens_per_s", "ttft_s", "tpot_s", "e2e_s"),
+)
+OPEN_LOOP_HEADLINE: Final = (
+    "goodput_per_min",
+    "goodput_share",
+    *_headline("ttft_from_schedule_s", "e2e_from_schedule_s"),
+)
+
 LEAST_RUN_S: Final = 10.0
 """What a command that a refusal proposes leaves to measure, at least."""
 
@@ -184,6 +202,11 @@ class Load(Table):
     def longer(self) -> str:
         """What makes the load longer, as options."""
         return f"--run-time {math.ceil(2 * (self.ends_after_s or LEAST_RUN_S))}s"
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The figures that the load is run for: what spoils none of them does not lower the run's level."""
+        return (*HEADLINE, *(OPEN_LOOP_HEADLINE if self.is_open_loop else ()))
 
     # What Locust needs
 

@@ -528,6 +528,11 @@ class Capacity(Arrivals):
             texts.append(DEFAULT_ERROR_OBJECTIVE)
         return tuple(Objective.parse(text) for text in texts)
 
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The figures that decide its steps."""
+        return tuple(objective.name for objective in self.all_objectives(limits=True))
+
     def check_scenario(self, *, slo: bool, stream: bool, repeat: bool) -> None:
         """Refuse a search without objectives, with objectives that cannot be measured, or whose prompts run out."""
         if not self.objectives and not slo:

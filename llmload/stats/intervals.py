@@ -21,7 +21,7 @@ Analysis, 5th ed., 9.5.3; ten to thirty batches are enough: Schmeiser, Operation
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from statistics import NormalDist, mean, median, stdev
 from typing import Any, Final, Self
@@ -123,6 +123,38 @@ def _wilson(share: float, count: float, critical: float) -> tuple[float, float]:
 
 
 CONFIDENCE: Final = 0.95
+MIN_BEYOND: Final = 20
+"""A percentile is firm with at least this many values beyond it; in the manner of MLPerf's early stopping."""
+
+
+def values_needed(quantile: float) -> int:
+    """Return how many values a percentile (0.95 for p95) needs to have `MIN_BEYOND` beyond it."""
+    return math.ceil(MIN_BEYOND / (1 - quantile) - 1e-6)
+
+
+@lru_cache(maxsize=1024)
+def quantile_ranks(quantile: float, count: int) -> tuple[int | None, int | None]:
+    """
+    Return the ranks (from 1) of `count` independent values between which the percentile lies with `CONFIDENCE`.
+
+    None where even the smallest or greatest value does not bound it (order statistics; David, Nagaraja, Order
+    Statistics, 3rd ed., 7.1; of many values, by the normal approximation). Values that depend on each other, as in a
+    queue, bound it less well.
+    """
+    if count >= values_needed(quantile):
+        middle, reach = quantile * count, normal_z(CONFIDENCE) * math.sqrt(count * quantile * (1 - quantile))
+        return max(1, math.floor(middle - reach)), min(count, math.ceil(middle + reach) + 1)
+    tail, below = (1 - CONFIDENCE) / 2, 0.0
+    low = high = None
+    log_p, log_not_p = math.log(quantile), math.log1p(-quantile)
+    for rank in range(count + 1):  # below: the probability that fewer than `rank` values are at most the percentile
+        if below <= tail and rank:
+            low = rank
+        if high is None and rank and 1 - below <= tail:
+            high = rank
+        ways = math.lgamma(count + 1) - math.lgamma(rank + 1) - math.lgamma(count - rank + 1)
+        below += math.exp(ways + rank * log_p + (count - rank) * log_not_p)
+    return low, high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,44 @@ from llmload.stats.intervals import (
     batches_of,
     effective_count,
     normal_z,
+    quantile_ranks,
     ratio,
     ratio_interval,
     share_interval,
     student_t,
     trend,
+    values_needed,
 )
+
+
+@pytest.mark.parametrize(
+    ("quantile", "count", "ranks"),
+    [
+        *((0.5, 23, (7, 17)), (0.5, 5, (None, None)), (0.5, 6, (1, 6)), (0.95, 100, (90, 100))),
+        *((0.99, 23, (22, None)), (0.99, 100, (97, None))),
+    ],
+)
+def test_a_percentile_of_few_values_lies_between_ranks_of_the_tables(
+    quantile: float, count: int, ranks: tuple[int | None, int | None]
+) -> None:
+    assert quantile_ranks(quantile, count) == ranks
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.95, 0.99])
+def test_the_interval_of_a_percentile_holds_it_as_often_as_it_says(quantile: float) -> None:
+    random, count = np.random.default_rng(1), values_needed(quantile) + 50
+    low, high = quantile_ranks(quantile, count)
+    assert low is not None
+    assert high is not None
+
+    values = np.sort(random.random((2000, count)), axis=1)
+    held = (values[:, low - 1] <= quantile) & (quantile <= values[:, high - 1])
+
+    assert 0.94 < held.mean() < 0.98
+
+
+def test_a_percentile_needs_twenty_values_beyond_it() -> None:
+    assert [values_needed(share) for share in (0.5, 0.9, 0.95, 0.99)] == [40, 200, 400, 2000]
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,16 @@ from markupsafe import Markup
 
 from llmload.capacity.result import capacity_notes, capacity_text
 from llmload.errors import RunFolderError
+from llmload.metrics.doubts import marks
 from llmload.report.html.assets import PAGE
 from llmload.report.html.chart import Section, ShownRun, run_colour, sample_sections, time_charts
 from llmload.report.html.load_charts import cdf_chart, latency_over_time, load_sections, token_chart
 from llmload.report.markdown import DEFINITIONS, groups
-from llmload.report.terminal import COLUMNS, FAILURE_COLUMNS, LATENCIES
+from llmload.report.terminal import COLUMNS, FAILURE_COLUMNS, LATENCIES, doubt_lines, figure_text, tenths
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import LoadedRun, load_run
 from llmload.runs.summary import Summary
-from llmload.runs.summary_parts import CapacityResult, Distribution
+from llmload.runs.summary_parts import CapacityResult
 from llmload.runs.writing import NOT_IN_THE_FOLDER
 from llmload.units import UNKNOWN, milliseconds, number
 
@@ -66,6 +67,7 @@ def render(loaded: Sequence[LoadedRun]) -> str:
         failure_columns=FAILURE_COLUMNS,
         sections=_numbered(shown),
         definitions=DEFINITIONS,
+        marks=marks,
         version=version("llmload"),
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     )
@@ -178,6 +180,7 @@ def _run(shown: ShownRun, *, several: bool) -> dict[str, Any]:
         "gates": summary.gates,
         "failures": [each.cells for each in summary.requests.failures],
         "advice": ADVICE[summary.verdict.level],
+        "doubts": doubt_lines(summary),
         "facts": [
             *([f"{summary.scenario}: {summary.model} on {summary.engine}"] if several else []),
             summary.load.text,
@@ -220,21 +223,20 @@ def _sources(run: LoadedRun) -> list[str]:
 
 
 def _tiles(summary: Summary) -> list[dict[str, str]]:
-    speed, goodput = summary.value("request_output_tokens_per_s", "mean"), summary.goodput_per_min
+    speed, goodput = figure_text(summary, "request_output_tokens_per_s", "mean", tenths), summary.goodput_per_min
     has_slo = goodput is not None and goodput != summary.requests_per_min
     good = f"goodput {number(goodput, 1)}" if has_slo else ""
     return [
-        _tile("request speed", number(speed, 1), "tok/s", "" if speed is None else "mean"),
-        _tile("requests/min", number(summary.requests_per_min, 1), "", good),
-        _tile("system output", number(summary.output_tokens_per_s, 1), "tok/s"),
-        *(_latency_tile(name, summary.distribution(key)) for name, key in LATENCIES.items()),
+        _tile("request speed", speed, "tok/s", "" if speed == UNKNOWN else "mean"),
+        _tile("requests/min", figure_text(summary, "requests_per_min", None, tenths), "", good),
+        _tile("system output", figure_text(summary, "output_tokens_per_s", None, tenths), "tok/s"),
+        *(_latency_tile(summary, name, key) for name, key in LATENCIES.items()),
     ]
 
 
-def _latency_tile(name: str, distribution: Distribution | None) -> dict[str, str]:
-    if distribution is None:
-        return _tile(f"{name} p50", UNKNOWN, "ms")
-    return _tile(f"{name} p50", milliseconds(distribution.p50), "ms", f"p95 {milliseconds(distribution.p95)} ms")
+def _latency_tile(summary: Summary, name: str, key: str) -> dict[str, str]:
+    p50, p95 = (figure_text(summary, key, statistic, milliseconds) for statistic in ("p50", "p95"))
+    return _tile(f"{name} p50", p50, "ms", "" if p95 == UNKNOWN else f"p95 {p95} ms")
 
 
 def _tile(name: str, value: str, unit: str, beside: str = "") -> dict[str, str]:
@@ -244,7 +246,7 @@ def _tile(name: str, value: str, unit: str, beside: str = "") -> dict[str, str]:
 def _latencies(summary: Summary) -> dict[str, Any]:
     rows = []
     for name, key in LATENCIES.items():
-        cells = [milliseconds(summary.value(key, column)) for column in COLUMNS]
+        cells = [figure_text(summary, key, column, milliseconds) for column in COLUMNS]
         rows.append((name, [*cells, number(summary.value(key, "count"), 0)]))
     return {"columns": (*COLUMNS, "count"), "rows": rows}
 

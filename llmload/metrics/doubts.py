@@ -1,0 +1,363 @@
+"""
+By how much a figure may be off: the effects whose size follows from the run's own totals, and how a figure is marked.
+
+A limit is one of the effect, so the same cause degrades one run and not another: reads that two chunks share move a
+p99 that lies among them, and not a median; stamps that are 1 ms late are nothing to a TTFT of 2 s.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from llmload.metrics.objective import LABELS, Objective
+from llmload.metrics.requests import QUANTILES, REQUEST_DISTRIBUTIONS
+from llmload.metrics.totals import RunTotals
+from llmload.metrics.validity import ALL, Doubt, Level, Reason
+from llmload.stats.histogram import Histogram
+from llmload.stats.intervals import MIN_BEYOND, quantile_ranks, values_needed
+from llmload.units import UNKNOWN, milliseconds, significant
+
+DEGRADED_PART: Final = 0.05
+"""
+A figure is marked if it may be off by more than this part of itself, which is what `llmload compare` accepts of a p95,
+and by more than chance moves a percentile of as many values.
+"""
+LEAST_LAG_S: Final = 0.001
+"""A schedule lag below a millisecond is not marked: tables show little more, and no network is as steady."""
+
+# Effects of known size.
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A figure, and between what the true one lies."""
+
+    figure: str
+    statistic: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def part(self) -> float:
+        """How far the true figure may be away, as a part of this one."""
+        off = max(self.value - self.low, self.high - self.value)
+        return off / self.value if self.value else math.inf if off else 0.0
+
+    @property
+    def name(self) -> str:
+        """Figure and statistic, as `Reason.figures` has them."""
+        return f"{self.figure} {self.statistic}"
+
+    @property
+    def text(self) -> str:
+        """The same in words: `ITL p99 between 9.8 and 10.4 ms`."""
+        return f"{name_of(self.figure, self.statistic)} {between(self.figure, self.low, self.high)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """A check whose limit is how far it may move a figure, as a part of that figure."""
+
+    name: str
+    sizes: Callable[[RunTotals], Iterator[Size]]
+    spoils: str
+    """The figures, in words."""
+    why: str
+    remedy: str
+
+
+_READ_SOONER: Final = "--processes 2 where the client is short of CPU; some engines send several chunks at a time"
+
+
+def _shared_reads(totals: RunTotals) -> Iterator[Size]:
+    """
+    Yield the ITL's quantiles: shared reads give gaps of 0, which may be too short, after one that is too long.
+
+    Of n gaps, z are 0 and at most z too long. So at most z of them lie on the wrong side of any value, and the true
+    quantile q lies between the measured q - z/n and q + z/n. The mean is right, since gaps add up.
+    """
+    gaps = totals.distributions["itl_s"]
+    if not gaps.count or not totals.coalesced_chunks:
+        return
+    share = totals.coalesced_chunks / gaps.count
+    for name, value, quantile in _quantiles(gaps, with_max=True):
+        yield Size("itl_s", name, value, _lower(gaps, quantile - share), _upper(gaps, quantile + share))
+
+
+def _first_chunks(totals: RunTotals) -> Iterator[Size]:
+    """Yield TTFT's quantiles, too high by unknown times for the answers whose first chunk has the second's stamp."""
+    if not totals.first_chunk_shared:
+        return
+    for figure in ("ttft_s", "ttft_from_schedule_s"):
+        times = totals.distributions[figure]
+        for name, value, quantile in _quantiles(times):
+            yield Size(figure, name, value, _lower(times, quantile - totals.first_chunk_shared / times.count), value)
+
+
+def _user_stamps(totals: RunTotals) -> Iterator[Size]:
+    """Yield latencies whose stamps the process took itself: late by up to the event loop's lag (its p99)."""
+    lag_s = totals.distributions["event_loop_lag_s"].quantile(0.99)
+    if not totals.stamp_sources["user"] or lag_s is None:
+        return
+    tokens = totals.distributions["request_output_tokens"].mean or 2.0
+    early = {"itl_s": lag_s, "tpot_s": lag_s / max(1.0, tokens - 1)}  # a stamp too late at the beginning, too
+    for figure in (*_STAMPED, "tpot_s"):
+        times = totals.distributions[figure]
+        for name, value, _ in (*_mean(times), *_quantiles(times)):
+            late_s = early.get(figure, lag_s)
+            yield Size(figure, name, value, max(0.0, value - late_s), value + early.get(figure, 0.0))
+
+
+def _schedule_lag(totals: RunTotals) -> Iterator[Size]:
+    """Yield the latencies from schedule: without the lag they would be those from the start."""
+    for figure, since_start in (("ttft_from_schedule_s", "ttft_s"), ("e2e_from_schedule_s", "e2e_s")):
+        times, without = totals.distributions[figure], totals.distributions[since_start]
+        for name, value, quantile in (*_mean(times), *_quantiles(times)):
+            low = without.mean if name == "mean" else without.quantile(quantile)
+            if low is not None and value - low > LEAST_LAG_S:
+                yield Size(figure, name, value, low, value)
+
+
+def _mean(values: Histogram) -> Iterator[tuple[str, float, float]]:
+    if values.mean is not None:
+        yield "mean", values.mean, math.nan
+
+
+def _quantiles(values: Histogram, *, with_max: bool = False) -> Iterator[tuple[str, float, float]]:
+    """Yield name, value and share of each quantile; nothing of an empty histogram."""
+    for name, share in {**QUANTILES, **({"max": 1.0} if with_max else {})}.items():
+        if (value := values.quantile(share)) is not None:
+            yield name, value, share
+
+
+def _lower(values: Histogram, share: float) -> float:
+    """Return the quantile; 0 below the first value, which may have been moved from there."""
+    return (values.quantile(share) or 0.0) if share > 0 else 0.0
+
+
+def _upper(values: Histogram, share: float) -> float:
+    return values.quantile(min(1.0, share)) or 0.0
+
+
+_STAMPED: Final = ("ttft_s", "itl_s", "e2e_s", "ttft_from_schedule_s", "e2e_from_schedule_s")
+
+EFFECTS: Final = (
+    Effect(
+        name="coalesced_share",
+        sizes=_shared_reads,
+        spoils="ITL percentiles",
+        why="chunks that were read together have one time stamp",
+        remedy=_READ_SOONER,
+    ),
+    Effect(
+        name="first_chunk_shared",
+        sizes=_first_chunks,
+        spoils="TTFT percentiles",
+        why="first chunks that were read together with the second have its time stamp",
+        remedy=_READ_SOONER,
+    ),
+    Effect(
+        name="user_stamp_share",
+        sizes=_user_stamps,
+        spoils="latencies",
+        why="stamps taken by the process are late by up to its event loop's lag",
+        remedy="--set client.kind=wire, on Linux",
+    ),
+    Effect(
+        name="schedule_lag",
+        sizes=_schedule_lag,
+        spoils="latencies from schedule",
+        why="requests were sent later than they were due, which is part of these latencies",
+        remedy="--processes 2, or another machine than the engine's",
+    ),
+)
+
+
+def effects(totals: RunTotals, relied_on: Collection[str] | None) -> Iterator[tuple[Sequence[Doubt], Reason | None]]:
+    """Yield the figures that each effect may move by more than `DEGRADED_PART`; a reason where they are relied on."""
+    for effect in EFFECTS:
+        found = [size for size in effect.sizes(totals) if size.part > DEGRADED_PART and not _is_chance(size, totals)]
+        relied = [size for size in found if is_relied_on((size.name,), relied_on)]
+        yield [_doubt(effect, size) for size in found], _reason(effect, relied, found) if relied else None
+
+
+def _is_chance(size: Size, totals: RunTotals) -> bool:
+    """Whether a percentile of as many values moves as far from one run to the next anyway."""
+    if size.statistic not in QUANTILES:
+        return False
+    low, high = _interval(totals.distributions[size.figure], QUANTILES[size.statistic])
+    return (low is None or low <= size.low) and (high is None or size.high <= high)
+
+
+def _interval(values: Histogram, quantile: float) -> tuple[float | None, float | None]:
+    """Return between which values a percentile lies, by how many there are."""
+    low, high = (
+        None if rank is None else values.quantile(rank / values.count)
+        for rank in quantile_ranks(quantile, values.count)
+    )
+    return low, high
+
+
+def _doubt(effect: Effect, size: Size) -> Doubt:
+    return Doubt(
+        figure=size.figure,
+        statistic=size.statistic,
+        check=effect.name,
+        text=effect.why,
+        low=size.low,
+        high=size.high,
+    )
+
+
+def _reason(effect: Effect, relied: Sequence[Size], found: Sequence[Size]) -> Reason:
+    """Return the reason with the figure that the effect moves most, of those that are relied on."""
+    worst = max(relied, key=lambda size: size.part)
+    return Reason(
+        check=effect.name,
+        level=Level.DEGRADED,
+        figure=worst.part,
+        limit=DEGRADED_PART,
+        text=f"{effect.name}: {worst.text}: {effect.why}: {effect.remedy}",
+        figures=tuple(size.name for size in found),
+    )
+
+
+# Percentiles of few values.
+
+FEW_VALUES: Final = "few_values"
+"""The check that marks a percentile with fewer than `MIN_BEYOND` values beyond it."""
+
+
+def few_values(totals: RunTotals) -> Iterator[Doubt]:
+    """Yield each percentile of too few values, with the interval by their number."""
+    for figure in REQUEST_DISTRIBUTIONS:
+        values = totals.distributions[figure]
+        count = values.count
+        for name, quantile in QUANTILES.items() if count else ():
+            if count >= values_needed(quantile):
+                continue
+            low, high = _interval(values, quantile)
+            yield Doubt(
+                figure=figure,
+                statistic=name,
+                check=FEW_VALUES,
+                text=f"{name} of {count} values needs {values_needed(quantile):,}, {MIN_BEYOND} beyond it",
+                low=low,
+                high=high,
+            )
+
+
+def doubts_of(totals: RunTotals) -> tuple[Doubt, ...]:
+    """Return the doubts that totals alone show, such as a stage's: sized effects, percentiles of few values."""
+    return (*(doubt for sized, _ in effects(totals, ()) for doubt in sized), *few_values(totals))
+
+
+def undecided_gates(gates: Iterable[Objective], doubts: Collection[Doubt]) -> Iterator[Reason]:
+    """Yield a reason for each gate on a percentile of so few values that its limit may lie on either side."""
+    for gate in gates:
+        doubt = next(
+            (each for each in doubts if each.check == FEW_VALUES and each.is_of(gate.metric, gate.statistic)), None
+        )
+        if doubt is None or gate.quantile is None:
+            continue
+        below = doubt.low is None or gate.limit >= doubt.low
+        above = doubt.high is None or gate.limit <= doubt.high
+        if below and above:
+            needed = values_needed(gate.quantile)
+            asked = f"--requests {needed}, or a longer run" if gate.metric != "itl_s" else "a longer run"
+            yield Reason(
+                check=FEW_VALUES,
+                level=Level.DEGRADED,
+                text=f"few_values: the gate {gate} may come out otherwise: {doubt.text}: {asked}",
+                figures=(gate.name,),
+            )
+
+
+# What a doubtful figure looks like, wherever it is shown.
+
+MARK: Final = "~"
+
+
+def is_relied_on(figures: Iterable[str], relied_on: Collection[str] | None) -> bool:
+    """Return whether one of the figures (`all`, `itl_s`, `itl_s p99`) is relied on; None relies on every figure."""
+    return any(
+        relied_on is None or figure in ALL or any(_same(figure, each) for each in relied_on) for figure in figures
+    )
+
+
+def _same(one: str, other: str) -> bool:
+    figure, statistic = one.partition(" ")[::2]
+    other_figure, other_statistic = other.partition(" ")[::2]
+    return figure == other_figure and (not statistic or not other_statistic or statistic == other_statistic)
+
+
+def name_of(figure: str, statistic: str | None = None) -> str:
+    """Return what texts call a figure: `TTFT p95`."""
+    return " ".join((LABELS.get(figure, figure), *([statistic] if statistic else [])))
+
+
+def between(figure: str, low: float | None, high: float | None) -> str:
+    """Return where a true figure lies, in words; latencies in ms."""
+
+    def text(value: float) -> str:
+        return milliseconds(value) if figure.endswith("_s") and not figure.endswith("per_s") else significant(value)
+
+    unit = " ms" if figure.endswith("_s") and not figure.endswith("per_s") else ""
+    if low is not None and high is not None:
+        return f"between {text(low)} and {text(high)}{unit}"
+    return (
+        f"at least {text(low)}{unit}" if low is not None else f"at most {text(high)}{unit}" if high is not None else ""
+    )
+
+
+def marked(text: str, doubts: Iterable[Doubt], figure: str, statistic: str | None = None) -> str:
+    """Return a figure's text, with `MARK` behind it where the figure is in doubt."""
+    doubtful = text != UNKNOWN and any(doubt.is_of(figure, statistic) for doubt in doubts)
+    return f"{text}{MARK}" if doubtful else text
+
+
+def marks(reason: Reason) -> str:
+    """Return `MARK` and a space before a reason that doubts some figures; nothing before one of the whole run."""
+    return "" if reason.figures == ALL else f"{MARK} "
+
+
+def doubt_of(doubts: Iterable[Doubt], figure: str, statistic: str | None = None) -> str:
+    """Return why a figure is in doubt and where the true one lies, in words; nothing where it is not."""
+    found = next((doubt for doubt in doubts if doubt.is_of(figure, statistic)), None)
+    if found is None:
+        return ""
+    size = between(figure, found.low, found.high)
+    return f"in doubt{size and ', '}{size}: {found.text}"
+
+
+def footnotes(doubts: Iterable[Doubt], shown: Collection[str]) -> list[str]:
+    """Return a line for each check that doubts one of the `shown` figures (keys), without `MARK`."""
+    by_check: dict[str, list[Doubt]] = {}
+    for doubt in doubts:
+        if doubt.figure in shown:
+            by_check.setdefault(doubt.check, []).append(doubt)
+    return [_footnote(check, each) for check, each in by_check.items()]
+
+
+def _footnote(check: str, doubts: Sequence[Doubt]) -> str:
+    if check == FEW_VALUES:
+        return _few_values_footnote(doubts)
+    sized = [doubt for doubt in doubts if doubt.low is not None or doubt.high is not None]
+    if not sized:
+        return (
+            f"{', '.join(dict.fromkeys(name_of(doubt.figure, doubt.statistic) for doubt in doubts))}: {doubts[0].text}"
+        )
+    said = (f"{name_of(each.figure, each.statistic)} {between(each.figure, each.low, each.high)}" for each in sized)
+    return f"{', '.join(said)}: {sized[0].text}"
+
+
+def _few_values_footnote(doubts: Sequence[Doubt]) -> str:
+    """Name figures and percentiles, and the numbers of values that these need."""
+    named = ", ".join(dict.fromkeys(name_of(doubt.figure) for doubt in doubts))
+    needed = {
+        name: values_needed(share) for name, share in QUANTILES.items() if any(d.statistic == name for d in doubts)
+    }
+    numbers = ", ".join(f"{name} needs {number:,}" for name, number in needed.items())
+    return f"{named}: few values: {numbers}, so that {MIN_BEYOND} lie beyond it"
