@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,14 @@ from llmload.scenario.reading import find_scenario, locust_arguments
 # `llmload demo`: speed, throughput and sizing on the simulated engine, with Locust, in about a minute.
 
 MODEL: Final = "simulated"
+DEMO_ENGINE: Final[Mapping[str, Any]] = {
+    "model": MODEL,
+    "slots": 8,
+    "ttft_s": 0.03,
+    "itl_s": 0.005,
+    "output_tokens_mean": 48.0,
+}
+"""The settings of the engine that the demo measures."""
 
 
 @click.command()
@@ -28,9 +37,8 @@ def demo(out: str) -> None:
     """
     from llmload.simulator import SimulationSettings, spawn
 
-    settings = SimulationSettings(model=MODEL, slots=8, ttft_s=0.03, itl_s=0.005, output_tokens_mean=48.0)
     _step("1/4", "starting the simulated engine: it runs no model, and its times follow documented formulas")
-    with spawn(settings) as engine:
+    with spawn(SimulationSettings(**DEMO_ENGINE)) as engine:
         click.echo(f"ready at {engine.url}")
         _step("2/4", "speed: 100 prompts, one at a time (about 30 s)")
         speed = _run("lima-speed", {"base_url": engine.url, "model": MODEL, "engine": MODEL, "out": out})

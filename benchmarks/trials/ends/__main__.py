@@ -17,7 +17,7 @@ from benchmarks.trials.ends.table import as_json, as_markdown, ends_table, fault
 from benchmarks.trials.ends.trial import Result, impossible, run_case
 
 
-@click.group(invoke_without_command=True)
+@click.command()
 @click.argument("patterns", nargs=-1)
 @click.option("--list", "listed", is_flag=True, help="Print the names of the cases, and run none.")
 @click.option("--ci", is_flag=True, help="Only those that the tests run too.")

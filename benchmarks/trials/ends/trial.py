@@ -18,8 +18,6 @@ from benchmarks.trials.runs.accounts import Accounts
 NO_REQUESTS: Final = dict.fromkeys(("started", "completed", "failed", "censored"), 0)
 REFUSED_CODE: Final = 2
 """Wrong use: the run never began."""
-LOST: Final = "lost_records"
-"""The check whose figure is how many lines could not be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +112,6 @@ def _come(running: Running) -> Came:
     except TrialError as error:
         fault = fault or str(error)
     requests = NO_REQUESTS if summary is None else summary["requests"]
-    reasons = () if summary is None else summary["verdict"]["reasons"]
-    lost = sum(int(reason["figure"] or 0) for reason in reasons if reason["check"] == LOST)
     return Came(
         code=code,
         summary=summary,
@@ -124,7 +120,7 @@ def _come(running: Running) -> Came:
             requests,
             lines,
             [{"request_id": name} for name in running.engine.arrived],
-            said_lost=lost,
+            said_lost=requests.get("lost_lines") or 0,
             killed=row.expected.killed,
         ),
         said=running.said(),
