@@ -166,7 +166,7 @@ SAME: Final[Mapping[str, Callable[[FinishedRun], dict[str, Any]]]] = {
     "prompts": _prompts,
     "sampling": lambda run: run.manifest.scenario.request.model_dump(exclude={"max_tokens"}),
     "max_tokens": lambda run: {"max_tokens": run.manifest.scenario.request.max_tokens},
-    "load": lambda run: run.manifest.scenario.load.model_dump(),
+    "load": lambda run: run.summary.load.model_dump(),
     "gpu": _deployment("gpu", "gpus"),
     "tensor_parallel": _deployment("tensor_parallel"),
     "precision": _deployment("precision"),
@@ -223,11 +223,18 @@ def _differences(base: Sequence[FinishedRun], candidate: Sequence[FinishedRun]) 
             if run.engine != side[0].engine:
                 yield ENGINE, f"{ENGINE}: {side[0].engine} and {run.engine} on one side ({side[0].name}, {run.name})"
     for run in [*base, *candidate]:
-        if run.summary.load.measures_steps:
-            yield "load", f"load: {run.name} searched for a capacity, so its figures are of many loads"
+        yield from (("load", f"load: {text}") for text in _mixtures(run))
         if run.summary.verdict.level is Level.INVALID:
             reasons = "; ".join(r.text for r in run.summary.verdict.reasons if r.level is Level.INVALID)
             yield INVALID_RUN, f"{run.name} is INVALID: {reasons}"
+
+
+def _mixtures(run: FinishedRun) -> Iterator[str]:
+    """Yield why a run has more than one load."""
+    if run.summary.load.measures_steps:
+        yield f"{run.name} searched for a capacity, so its figures are of many loads"
+    if edited := run.summary.edited:
+        yield f"{run.name} is a mixture: {edited.text}"
 
 
 def _changes(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:

@@ -170,8 +170,8 @@ class Sample:
 def read_sample(folder: RunFolder) -> Sample:
     """Return the sample of a finished run; RunFolderError if the folder has none, or no requests."""
     summary, scenario = folder.summary(), folder.manifest().scenario
-    load = scenario.load
-    window = _window(summary, timed=load.ends_after_s is not None)
+    load = scenario.load if summary.edited is None else summary.load  # that of the phase that its figures are of
+    window = _window(summary, timed=load.ends_after_s is not None or summary.edited is not None)
     answers: list[Answer] = []
     tally = dict.fromkeys(("outside", "censored", "failed", "without_text", "without_gaps", "no_textless"), 0)
     lines = 0

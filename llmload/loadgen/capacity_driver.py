@@ -12,7 +12,8 @@ from llmload.capacity.evidence import Decision
 from llmload.capacity.judge import StepJudge, StepLimits, StepVerdict
 from llmload.capacity.result import StepResult, best_step, capacity_summary
 from llmload.capacity.search import CapacitySearch, NextStep, StepOutcome
-from llmload.loadgen.phases import PhaseTimeline, StepCommand, StepTimeline
+from llmload.loadgen.commanded import StepTimeline
+from llmload.loadgen.phases import PhaseTimeline, StepCommand
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals
 from llmload.record import Window
@@ -37,16 +38,6 @@ It is the limit beyond which the verdict calls a run DEGRADED.
 """
 INVALID_RETRIES: Final = 2
 """How often a load is tried again after an invalidated step; then its verdict counts, but is not significant."""
-_OF_THE_RUN: Final = (
-    "started",
-    "completed",
-    "failed",
-    "censored",
-    "dropped",
-    "reconnects",
-    "retries",
-    "reused_prompts",
-)
 
 
 class SearchHost(Protocol):
@@ -200,35 +191,12 @@ class CapacityDriver:
         a_step_s = (time.monotonic() - self._started_s) / len(self.steps)
         return (math.ceil(halvings) + CONFIRMATIONS) * a_step_s
 
-    def judged(self, whole: RunTotals, stages: Mapping[str, RunTotals]) -> tuple[RunTotals, Window]:
-        """
-        Return the totals that a run's figures are of, and their window.
-
-        Counts are of the whole run, everything else is of the step that the search found; without such a step there is
-        nothing else, and no window.
-        """
-        found = best_step(self.steps, self.plan.passes_at, stages)
-        view, window = RunTotals(), Window(start_ns=None)
-        if found is not None:
-            view.merge(stages.get(found.name, RunTotals()))
-            window = self.clock.window(self.steps.index(found))
-        for name in _OF_THE_RUN:
-            setattr(view, name, getattr(whole, name))
-        view.errors, view.failures = whole.errors, whole.failures
-        view.distributions["event_loop_lag_s"] = whole.distributions["event_loop_lag_s"]
-        return view, window
-
-    def health(self, whole: RunTotals, stages: Mapping[str, RunTotals]) -> RunTotals:
-        """Return the totals that the verdict is of: those of the step that was found, else those of the run."""
-        found = best_step(self.steps, self.plan.passes_at, stages)
-        if found is None:
-            return whole
-        view, _ = self.judged(whole, stages)
-        phase = stages.get(found.name, RunTotals())
-        view.completed, view.failed = phase.completed_in_window, phase.failed_in_window
-        view.failures = phase.failures
-        view.censored, view.dropped = phase.censored, phase.dropped
-        return view
+    def found(self, stages: Mapping[str, RunTotals]) -> tuple[RunTotals | None, Window]:
+        """Return the totals of the step that the search found, and its window; None and no window without one."""
+        step = best_step(self.steps, self.plan.passes_at, stages)
+        if step is None:
+            return None, Window(start_ns=None)
+        return stages.get(step.name, RunTotals()), self.clock.window(self.steps.index(step))
 
     def summary(self, stages: Mapping[str, RunTotals]) -> CapacityResult:
         """Return what the search found, and the curve of its steps."""

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -10,16 +10,18 @@ from typing import Final
 from llmload.client.settings import EngineInfo
 from llmload.errors import ExitCode
 from llmload.loadgen.capacity_driver import search_of
-from llmload.loadgen.phases import PhaseTimeline, Span, timeline_of
+from llmload.loadgen.commanded import EditTimeline, timeline_of
+from llmload.loadgen.judged import edited_load, found_step, stage_totals, whole_run
+from llmload.loadgen.phases import PhaseTimeline, Span
 from llmload.metrics.checks import failed_requests, health, judge
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import NOTHING_MEASURED, Level, Reason, Verdict, nothing_measured
 from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.workload import Workload
-from llmload.record import Window
 from llmload.report.terminal import exit_code_of
-from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary, memory_estimate
-from llmload.runs.folder import SUMMARY, Manifest, RunFolder, RunTimes, StageTimes, new_run_id
+from llmload.runs.build_summary import RunOutcome, build_summary, memory_estimate
+from llmload.runs.folder import SUMMARY, LoadEdit, Manifest, RunFolder, RunTimes, StageTimes, new_run_id
+from llmload.runs.headline import Headline, unmeasured_phase
 from llmload.runs.summary import Summary
 from llmload.runs.writing import with_unwritten, write_reasons
 from llmload.scenario import Scenario
@@ -43,8 +45,6 @@ class Conditions:
     """How long this node was stopped, or starved of its processor, at a time."""
     worst_cpu_share: float | None = None
     """CPU use of the busiest process that sends, of one core; None until something is measured."""
-    users_changed: bool = False
-    """Somebody edited the load inside the window."""
     faults: list[str] = field(default_factory=list)
     """What failed beside requests: each in a line, of a worker with its name."""
     reached_phases: set[int] = field(default_factory=set)
@@ -88,8 +88,14 @@ class RunCoordinator:
         self.summary: Summary | None = None
         self.timeline = timeline_of(scenario.load, self.span.start_ns)
         self.search = search_of(self.timeline, scenario)
-        self._found = Window(start_ns=None)
-        """The window of the step that a search has found, once it is over."""
+        self.ending = False
+        """Whether the load has ended, so that nothing of it can be edited any more."""
+        self.current = scenario
+        """The scenario with the load as it was last edited."""
+        self.ends_s = scenario.load.ends_after_s
+        """When the load ends, in seconds since the start; None where no time ends it."""
+        self._edits: list[LoadEdit] = []
+        self._judged: Headline | None = None
         self.conditions = Conditions()
         self._deployment = deployment
         self._ended_ns: int | None = None
@@ -131,14 +137,22 @@ class RunCoordinator:
         if self.summary is not None:
             return "ended"
         window, now_ns = self.span.window, time.monotonic_ns()
-        if window.end_ns is not None:
+        if self.ending or window.end_ns is not None:
             return "draining"
         if self.search is not None and self.search.finished:
             return "draining"
         if self.timeline is not None:
             name = self.timeline.name_of(self.timeline.index)
+            if self.is_edited:
+                opened = self.timeline.window(self.timeline.index).start_ns is not None
+                return f"{name}, {self.current.load.brief}{'' if opened else ', warm-up'}"
             return name if self.search is None else f"{name}, {self.search.text}"
         return "measuring" if window.start_ns is not None and now_ns >= window.start_ns else "warm-up"
+
+    @property
+    def rate_per_s(self) -> float | None:
+        """The target rate of this moment over all processes; None for a load without one."""
+        return self.scenario.load.constant_rate_per_s if self.timeline is None else self.timeline.rate_per_s
 
     @property
     def elapsed_s(self) -> float:
@@ -151,7 +165,24 @@ class RunCoordinator:
 
     def note_times(self) -> None:
         """Write when window and stages began into the manifest, so that a run that crashes can still be judged."""
-        self.folder.note_manifest(self._manifest.with_times(self._times(), self.ended_unix_s))
+        self.folder.note_manifest(self._manifest.with_times(self._times(), self.ended_unix_s, self._edits))
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether the load was edited, so that it has phases which are measured by themselves."""
+        return isinstance(self.timeline, EditTimeline)
+
+    def note_edits(self, edited: Scenario, edits: Iterable[LoadEdit]) -> None:
+        """Note how the load is edited, in the manifest too."""
+        self.current = edited
+        self._edits += edits
+        self.note_times()
+
+    def divide(self, totals: RunTotals) -> None:
+        """Measure by itself what comes before the load's first edit, which is now; a later edit changes nothing."""
+        if self.timeline is None:
+            opened_ns = self.span.opened_ns(totals) if self.conditions.reached_phases else None
+            self.timeline = EditTimeline.at_edit(self.scenario.load, self.span.start_ns, opened_ns)
 
     def note_users(self, users: int) -> None:
         """Write down how many users run, if that has changed."""
@@ -159,27 +190,38 @@ class RunCoordinator:
             self._noted_users = users
             self.folder.append_users(time.time(), users)
 
-    def verdict(self, totals: RunTotals, stages: Mapping[str, RunTotals] | None = None) -> Verdict:
-        """
-        Judge the run as far as it has come, or with its stages as it ended: only then must something be measured.
+    def headline_so_far(self, totals: RunTotals, stages: Callable[[], Mapping[str, RunTotals]]) -> Headline:
+        """Return what is judged of a run in progress: all of it, of an edited load the last phase that is measured."""
+        return self._headline(totals, stages()) if self.is_edited else whole_run(self.span, totals, self.scenario)
 
-        A search is judged by the step that it found.
-        """
-        if self.summary is not None:
-            return self.summary.verdict
+    def _headline(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Headline:
+        if self.search is not None:
+            return found_step(self.search, totals, stages, self.scenario, self._unix_s)
+        if isinstance(self.timeline, EditTimeline):
+            return edited_load(self.timeline, totals, stages, self.scenario, self._unix_s)
+        return whole_run(self.span, totals, self.scenario)
+
+    def verdict_so_far(self, headline: Headline) -> Verdict:
+        """Judge the run as far as it has come: nothing need be measured yet."""
+        return self._verdict(headline) if self.summary is None else self.summary.verdict
+
+    def _verdict(
+        self, headline: Headline, totals: RunTotals | None = None, stages: Mapping[str, RunTotals] | None = None
+    ) -> Verdict:
+        """Judge what the headline is of; with totals and stages as they ended, something must be measured."""
         further = [Reason(check=INTERNAL_ERROR, level=Level.INVALID, text=text) for text in self.conditions.faults]
-        further += write_reasons(totals, self.folder.faults.unwritten)
-        if self.search is not None and stages is not None:
-            totals = self.search.health(totals, stages)
-        if not totals.completed and not totals.failed:
+        further += write_reasons(headline.totals, self.folder.faults.unwritten)
+        if not headline.health.completed and not headline.health.failed:
             text = f"no request came to an end, so nothing was measured: give {self.scenario.load.longer}"
             further.append(Reason(check="answers", level=Level.INVALID, text=text))
-        elif stages is not None:
+        elif headline.edited is not None and stages is not None:
+            further += unmeasured_phase(headline, headline.edited, self.scenario.load.longer)
+        elif totals is not None and stages is not None:
             further += self._unmeasured(totals, stages)
         return judge(
-            self._health(totals),
-            [*failed_requests(totals), *further],
-            totals=totals,
+            self._health(headline),
+            [*failed_requests(headline.health), *further],
+            totals=headline.health,
             relied_on=self.scenario.relied_on,
             gates=self.scenario.gates.parsed(),
         )
@@ -244,8 +286,8 @@ class RunCoordinator:
         """Note that all users of the load, or of its current phase, run."""
         self.conditions.reached_phases.add(0 if self.timeline is None else self.timeline.index)
 
-    def _health(self, totals: RunTotals) -> dict[str, float | None]:
-        figures = health(totals)
+    def _health(self, headline: Headline) -> dict[str, float | None]:
+        figures = health(headline.health)
         prompts = self.scenario.prompts
         if prompts.repeats_are_new or figures["cached_token_share"] is not None:
             figures["reused_prompt_share"] = None  # no prompt is old to a cache, or how many tokens are is known
@@ -253,16 +295,16 @@ class RunCoordinator:
             figures["cached_token_share"] = None  # the chat template's own text, which every request begins with
         return {
             **figures,
-            "concurrency_shortfall": self._shortfall(totals),
+            "concurrency_shortfall": self._shortfall(headline),
             **self.conditions.figures(),
         }
 
-    def _shortfall(self, totals: RunTotals) -> float | None:
+    def _shortfall(self, headline: Headline) -> float | None:
         """Return how far the mean in flight fell short of the users; None where it was not asked to be held."""
-        users, window_s = self.scenario.load.busy_users, self.span.length_s(totals)
+        users, window_s = headline.scenario.load.busy_users, headline.window_s
         if users is None or self.span.window.end_ns is None or not window_s:
             return None
-        return None if self.conditions.users_changed else 1 - totals.busy_s / (users * window_s)
+        return 1 - headline.totals.busy_s / (users * window_s)
 
     def finish(self, totals: RunTotals, stages: Mapping[str, RunTotals], lines: Mapping[str, int]) -> Summary:
         """
@@ -271,25 +313,22 @@ class RunCoordinator:
         The manifest comes first, so that the verdict names it if it cannot be written.
         """
         self._ended_ns = time.monotonic_ns()
-        judged, window_s, opened_unix_s = totals, self.span.length_s(totals), self.span.opened_unix_s(totals)
-        if self.search is not None:
-            judged, window = self.search.judged(totals, stages)
-            self._found = window
-            window_s, opened_unix_s = window.length_s, self._unix_s(window.start_ns)
+        judged = self._judged = self._headline(totals, stages)
         self.ended_unix_s = time.time()
         self.folder.settle()
         self.note_times()
         engine_metrics, gpu_metrics = self.engine_scraper.summary(totals, self.memory_estimate)
         outcome = RunOutcome(
             run_id=self.run_id,
-            scenario=self.scenario,
+            scenario=judged.scenario,
             simulated=self.simulated,
             totals=totals,
-            judged=judged,
-            window_s=window_s,
-            window_started_unix_s=opened_unix_s,
-            verdict=self.verdict(totals, stages),
-            stages=() if self.timeline is None else _stages(self.timeline, stages),
+            judged=judged.totals,
+            window_s=judged.window_s,
+            window_started_unix_s=judged.opened_unix_s,
+            verdict=self._verdict(judged, totals, stages),
+            stages=() if self.timeline is None else stage_totals(self.timeline, stages),
+            edited=judged.edited,
             capacity=None if self.search is None else self.search.summary(stages),
             engine_metrics=engine_metrics,
             gpu_metrics=gpu_metrics,
@@ -322,13 +361,20 @@ class RunCoordinator:
 
     def _times(self) -> RunTimes:
         """When window and stages began and end, None for what has not come about or has no set end."""
-        window = self.span.window if self.search is None else self._found
-        clock = self.timeline
+        clock, (opened_unix_s, closed_unix_s) = self.timeline, self._window_unix_s()
         return RunTimes(
-            window_start_unix_s=self._unix_s(window.start_ns),
-            window_end_unix_s=self._unix_s(window.end_ns),
+            window_start_unix_s=opened_unix_s,
+            window_end_unix_s=closed_unix_s,
             stages=() if clock is None else tuple(self._stage_times(clock)),
         )
+
+    def _window_unix_s(self) -> tuple[float | None, float | None]:
+        """Return start and end of the window; where a part of the run is judged, none before the end says which."""
+        if self.search is None and not self.is_edited:
+            return self._unix_s(self.span.window.start_ns), self._unix_s(self.span.window.end_ns)
+        if self._judged is None or self._judged.opened_unix_s is None:
+            return None, None
+        return self._judged.opened_unix_s, self._judged.opened_unix_s + (self._judged.window_s or 0.0)
 
     def _stage_times(self, clock: PhaseTimeline) -> Iterator[StageTimes]:
         for span in clock.spans():
@@ -343,16 +389,3 @@ class RunCoordinator:
 
     def _unix_s(self, moment_ns: int | None) -> float | None:
         return None if moment_ns is None else (moment_ns + self._unix_offset_ns) / NS_PER_S
-
-
-def _stages(clock: PhaseTimeline, totals: Mapping[str, RunTotals]) -> list[StageTotals]:
-    return [
-        StageTotals(
-            name=phase.name,
-            users=phase.users,
-            rate_per_s=phase.rate_per_s,
-            totals=totals.get(phase.name, RunTotals()),
-            window_s=clock.window_s(phase.name),
-        )
-        for phase in clock.phases
-    ]

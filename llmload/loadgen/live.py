@@ -1,7 +1,7 @@
 """The run as it is now: a point each second, its state, and the live table of Locust's tab "LLM"."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal, Protocol
 
 import gevent
@@ -13,6 +13,7 @@ from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
 from llmload.report.terminal import LATENCIES
 from llmload.runs.build_summary import most_frequent_failures
+from llmload.runs.headline import Headline
 from llmload.runs.summary_parts import FailedRequests
 from llmload.scenario import Scenario
 from llmload.stats.histogram import Histogram
@@ -116,6 +117,8 @@ class LiveState(_Latencies):
     output_tokens_per_s: float | None
     schedule_lag_s: Quantiles | None
     stages: tuple[LiveStage, ...]
+    edited: str | None = None
+    """How the load was edited, and which of its phases the figures are of; None where it was not."""
     verdict: Verdict | None
     """None until a request has ended: nothing can have been measured, which is not a fault."""
 
@@ -170,8 +173,11 @@ class LiveRun(Protocol):
     def note_users(self, users: int) -> None:
         """Write down how many users run."""
 
-    def verdict(self, totals: RunTotals) -> Verdict:
-        """Judge the run as far as it has come."""
+    def headline_so_far(self, totals: RunTotals, stages: Callable[[], Mapping[str, RunTotals]]) -> Headline:
+        """Return what is judged of the run as far as it has come."""
+
+    def verdict_so_far(self, headline: Headline) -> Verdict:
+        """Judge it."""
 
 
 class LiveView:
@@ -243,9 +249,10 @@ class LiveView:
 
     def state(self) -> LiveState:
         """Return the run so far."""
-        totals, run = self._source.totals(), self._run
+        run = self._run
+        headline = run.headline_so_far(self._source.totals(), self._source.stages)
+        totals, window_s, edited = headline.totals, headline.window_s, headline.edited
         scenario, stage = run.scenario, run.stage
-        window_s = run.span.length_s(totals)
         judged = stage == "ended" or totals.completed or totals.failed
         return LiveState(
             run_id=run.run_id,
@@ -271,7 +278,8 @@ class LiveView:
             **_latencies(totals),
             schedule_lag_s=Quantiles.of(totals.distributions["schedule_lag_s"]),
             stages=() if run.timeline is None else tuple(self._stages(run.timeline)),
-            verdict=run.verdict(totals) if judged else None,
+            verdict=run.verdict_so_far(headline) if judged else None,
+            edited=None if edited is None else edited.text,
         )
 
     def _stages(self, timeline: PhaseTimeline) -> Iterator[LiveStage]:
@@ -325,6 +333,7 @@ def rows(state: LiveState | None, point: LivePoint | None) -> list[dict[str, str
         *_verdict(state),
         _row("Scenario", run=_name(state)),
         _row("Stage", run=_stage_text(state)),
+        *([] if state.edited is None else [_row("Load", run=state.edited)]),
         *([] if state.open_loop else [_row("Users", str(state.users))]),
         _row("In flight", str(state.in_flight)),
         *(_arrivals(state, now) if state.open_loop else ()),

@@ -9,18 +9,19 @@ from abc import abstractmethod
 from typing import Final
 
 import gevent
+from gevent.event import Event
 
 from llmload.errors import EngineError, ExitCode
 from llmload.loadgen import terminal
 from llmload.loadgen import terminal as results
 from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.coordinator import RunCoordinator
+from llmload.loadgen.edits import LoadEdits
 from llmload.loadgen.ending import fault_text, say_fault
 from llmload.loadgen.live import LiveView
-from llmload.loadgen.locust_compat import PER_CENT, Runner, shape_kind, silence_tables
+from llmload.loadgen.locust_compat import PER_CENT, Runner, shape_kind, silence_tables, watch_starts
 from llmload.loadgen.metrics_server import MetricsEndpoint
 from llmload.loadgen.node import Node, SendingNode, node_of
-from llmload.loadgen.open_loop import target_rate
 from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import Session, WorkerShard
@@ -56,6 +57,8 @@ class CoordinatingNode(Node):
         self.metrics = MetricsEndpoint(self, scenario)
         self.metrics.serve(self.options.metrics_host, self.options.metrics_port)
         environment.events.quit.add_listener(self.guard("the report of the run", self._on_quit))
+        self.edits = LoadEdits(self)
+        watch_starts(self.runner, self.edits.take)
 
     def _meet_engine(self, scenario: Scenario) -> None:
         try:
@@ -147,7 +150,8 @@ class CoordinatingNode(Node):
         self._start_senders(coordinator, workers)
         if coordinator.search is not None:
             self.spawn("the search", self._search, coordinator.search)
-        self.live = LiveView(coordinator, self, target_rate(scenario.load, coordinator.timeline, self._rate_in_form))
+        self.edits.begin(coordinator)
+        self.live = LiveView(coordinator, self, lambda: coordinator.rate_per_s)
         self.spawn("the live view", self.live.watch)
         self.spawn("the supervision of processes", self._supervise)
         if self.headless:
@@ -161,9 +165,6 @@ class CoordinatingNode(Node):
         coordinator, self.coordinator = self.coordinator, None
         if coordinator is not None:
             coordinator.folder.discard()
-
-    def _rate_in_form(self) -> str:
-        return str(self.options.rate)
 
     def _supervise(self) -> None:
         """Look after the processes that send once a second, until killed; nothing else happens in this greenlet."""
@@ -219,14 +220,18 @@ class CoordinatingNode(Node):
             self._send_step(coordinator, command)
 
     def _on_spawning_complete(self, **_: object) -> None:
-        coordinator = self.coordinator
-        if coordinator is None:
-            return
-        coordinator.note_all_users()
-        if coordinator.span.window.start_ns is not None:
-            coordinator.conditions.users_changed = True  # the load was edited inside the window
+        if self.coordinator is not None:
+            self.coordinator.note_all_users()
 
-    def _begin_measuring(self, coordinator: RunCoordinator) -> None:
+    @abstractmethod
+    def expect_senders(self) -> None:
+        """Wait from now on for the users of the edited load, not for those before it."""
+
+    @abstractmethod
+    def await_senders(self) -> None:
+        """Wait until the users of the current load run in every process."""
+
+    def begin_measuring(self, coordinator: RunCoordinator) -> None:
         """Open the window and begin the first phase in every process; to be called once all of them send."""
         coordinator.span.open()
         if coordinator.timeline is not None:
@@ -242,6 +247,7 @@ class CoordinatingNode(Node):
 
     def _drain_run(self) -> None:
         if self.coordinator is not None:
+            self.coordinator.ending = True
             self.coordinator.span.close()
             if self.coordinator.timeline is not None:
                 self.coordinator.timeline.end()
@@ -309,6 +315,8 @@ class LocalNode(CoordinatingNode, SendingNode):
 
     def __init__(self, environment: Environment, runner: Runner, preparation: Preparation) -> None:
         self.runner = runner
+        self._spawned = Event()
+        """Set when all users of the current load run."""
         super().__init__(environment, preparation)
 
     def totals(self) -> RunTotals:
@@ -349,6 +357,7 @@ class LocalNode(CoordinatingNode, SendingNode):
         return set()
 
     def _start_senders(self, coordinator: RunCoordinator, workers: set[str]) -> None:  # noqa: ARG002 - there are none
+        self._spawned.clear()
         base_dir = self.preparation.file.parent
         workload = self.preparation.workload(coordinator.scenario, base_dir)
         self._open_session(
@@ -367,8 +376,17 @@ class LocalNode(CoordinatingNode, SendingNode):
 
     def _on_spawning_complete(self, **further: object) -> None:
         super()._on_spawning_complete(**further)
-        if self.coordinator is not None and self.coordinator.span.window.start_ns is None:
-            self._begin_measuring(self.coordinator)
+        self._spawned.set()
+
+    def expect_senders(self) -> None:
+        """Wait from now on for the users of the edited load, not for those before it."""
+        self._spawned.clear()
+
+    def await_senders(self) -> None:
+        """Wait until the users of the current load run, and those that an edit has stopped have their answers."""
+        self._spawned.wait()
+        if self.session is not None:
+            self.session.wait_for_leavers()
 
     def _send_opening(self, coordinator: RunCoordinator) -> None:  # noqa: ARG002 - to this process alone
         if self.session is not None:

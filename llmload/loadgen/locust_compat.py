@@ -118,6 +118,18 @@ def has_a_run(runner: Runner) -> bool:
     return runner.state not in (STATE_INIT, STATE_STOPPED)
 
 
+def watch_starts(runner: Runner, take: Callable[[int, float], bool]) -> None:
+    """Pass users and spawn rate of each call of `start` to `take` first, and do not start them where it is False."""
+    started: Any = runner  # Locust's runners have `start` with different arguments
+    by_locust: Callable[..., None] = started.start
+
+    def start(user_count: int, spawn_rate: float, **further: Any) -> None:
+        if take(user_count, spawn_rate):
+            by_locust(user_count, spawn_rate, **further)
+
+    started.start = start  # Locust has no event for a load that is edited
+
+
 def is_lost(client: WorkerClient) -> bool:
     """Return whether Locust has given the worker up."""
     return client.state == STATE_MISSING
@@ -291,6 +303,12 @@ def show_current_options(web_ui: WebUI) -> None:
             option["default_value"] = getattr(web_ui.environment.parsed_options, name, option["default_value"])
 
     web_ui.update_template_args = update_template_args  # type: ignore[method-assign]  # Locust has no hook for it
+
+
+def stop_after(web_ui: WebUI, left_s: float) -> None:
+    """Let the web UI stop the run after this time: Locust forgets the time when a form for an edit has none."""
+    web_ui._cancel_run_time_timer()
+    web_ui._run_time_greenlet = gevent.spawn_later(max(0.0, left_s), web_ui._stop_runners)
 
 
 def has_own_login(web_ui: WebUI) -> bool:

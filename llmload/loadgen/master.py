@@ -89,6 +89,8 @@ class Workers:
         self.started, self.exhausted, self.drained = (WorkerBarrier(self.ids) for _ in range(3))
         self._coordinator, self._conditions = coordinator, coordinator.conditions
         self._draining = False
+        self.edits = 0
+        """How many edits of the load they must have heard of, to have started."""
 
     @property
     def all_missing(self) -> bool:
@@ -114,6 +116,11 @@ class Workers:
             self.started.drop(worker)
             if self._draining:
                 self.drained.drop(worker)
+
+    def expect(self) -> None:
+        """Wait again until all have started the users that they are to have, since the load was edited."""
+        self.edits += 1
+        self.started = WorkerBarrier(set(self.ids) - self._conditions.missing_workers)
 
     def begin_drain(self) -> None:
         """From now on a worker may leave once it has drained."""
@@ -287,18 +294,24 @@ class MasterNode(CoordinatingNode):
             workers=tuple(self._workers.ids),
         )
         send(self.runner, plan)  # before Locust's own message that starts users, on the same socket
-        self.spawn("the opening of the window", self._open_when_started, coordinator, self._workers)
 
     def _on_started(self, worker: str, message: Started) -> None:
-        if self._workers is not None and message.run_id == self._workers.run_id:
-            self._workers.started.arrive(worker)
+        workers = self._workers
+        if workers is not None and message.run_id == workers.run_id and message.edits == workers.edits:
+            workers.started.arrive(worker)
 
-    def _open_when_started(self, coordinator: RunCoordinator, workers: Workers) -> None:
-        if not workers.started.wait(START_PATIENCE_S):
-            missing = ", ".join(sorted(workers.started.missing))
+    def expect_senders(self) -> None:
+        """Wait from now on for the users of the edited load, not for those before it."""
+        if self._workers is not None:
+            self._workers.expect()
+
+    def await_senders(self) -> None:
+        """Wait until the users of the current load run in every worker that is not lost."""
+        started = None if self._workers is None else self._workers.started
+        if started is not None and not started.wait(START_PATIENCE_S):
+            missing = ", ".join(sorted(started.missing))
             logger.warning("nothing is measured before all workers send; still starting: %s", missing)
-            workers.started.wait()
-        self._begin_measuring(coordinator)
+            started.wait()
 
     def load_time_s(self, run_time_s: float) -> float:
         """Return how much of a staged load's time has passed: none before all workers send."""

@@ -26,7 +26,8 @@ from llmload.scenario import Scenario
 #     master --PLAN--> worker             the run that Locust's next start begins
 #     worker --STARTED--> master          its session is open, and its users run
 #     master --WINDOW--> worker           all workers have started: the window opens, and the first phase begins
-#     master --STAGE | STEP--> worker     a later stage begins; a step of a search begins or is measured
+#     master --STAGE | STEP--> worker     a later stage begins; a step of a search, or what an edit makes of the load,
+#                                         begins or is measured
 #     worker --TOTALS--> master           all that the worker has counted so far
 #     worker --EXHAUSTED--> master        nothing more to send, and nothing in flight
 #     worker --FAULT--> master            something of llmload's failed there, so the run is to end
@@ -77,9 +78,12 @@ class Started(Message):
     A worker's session is open, and its users run: its answer to Locust's `spawning_complete`.
 
     Locust's master sends that after all that starts users, so a worker answers it once it has done all of this.
+    After an edit, it also waits for the last answers of users that the edit has stopped.
     """
 
     name = "llmload_started"
+    edits: NonNegativeInt = 0
+    """How many edits of the load the worker had heard of when Locust's message came."""
 
 
 class OpenWindow(Message):
@@ -96,7 +100,7 @@ class BeginStage(Message):
 
 
 class Step(Message):
-    """A `StepCommand` of a capacity search."""
+    """A `StepCommand` of a capacity search, or of an edit."""
 
     name = "llmload_step"
     index: NonNegativeInt

@@ -13,6 +13,7 @@ from llmload.loadgen import locust_compat
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.locust_compat import PER_CENT, Runner
 from llmload.metrics.totals import RunTotals
+from llmload.metrics.validity import Level
 from llmload.prometheus.export import PATH, MetricsServer, wsgi_app
 from llmload.prometheus.families import Snapshot
 from llmload.scenario import Scenario
@@ -31,6 +32,9 @@ class MetricsSource(Protocol):
 
     def totals(self) -> RunTotals:
         """Return the totals of the run so far."""
+
+    def stages(self) -> dict[str, RunTotals]:
+        """Return the totals of each stage, step or phase so far."""
 
     def worker_states(self) -> list[str]:
         """Return Locust's state of each worker."""
@@ -106,8 +110,11 @@ class MetricsEndpoint:
             workers=Counter(self._source.worker_states()),
             cpu_ratio={name: usage / PER_CENT for name, usage in self._source.process_cpu_usage().items()},
             memory_estimate_bytes=(None if coordinator is None else coordinator.memory_estimate) or {},
-            level=coordinator.verdict(totals).level if coordinator is not None and judged else None,
+            level=self._level(coordinator, totals) if coordinator is not None and judged else None,
         )
+
+    def _level(self, coordinator: RunCoordinator, totals: RunTotals) -> Level:
+        return coordinator.verdict_so_far(coordinator.headline_so_far(totals, self._source.stages)).level
 
 
 def port_number(text: str) -> int | None:

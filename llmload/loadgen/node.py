@@ -78,9 +78,10 @@ class Node(ABC):
         """Whether the process ends with its run: there is no web UI to start another."""
         return bool(self.options.headless)
 
-    def spawn(self, what: str, run: Callable[..., object], *arguments: object) -> None:
-        """Run a function in a greenlet that ends with the run; `what` is what it does, in words."""
+    def spawn(self, what: str, run: Callable[..., object], *arguments: object) -> "Greenlet[..., Any]":
+        """Run a function in a greenlet that ends with the run, and return it; `what` is what it does, in words."""
         self._greenlets.append(gevent.spawn(self.guard(what, run), *arguments))
+        return self._greenlets[-1]
 
     def end(self) -> None:
         """End the run, and the process if it is headless."""

@@ -14,11 +14,8 @@ import gevent
 from gevent.hub import get_hub
 from gevent.pool import Group
 
-from llmload.loadgen.phases import FOREVER_NS, PhaseTimeline
 from llmload.loadgen.session import Session, WorkerShard, fire_request_event, run_conversation
 from llmload.prompts.conversation import Conversation
-from llmload.scenario.load_protocol import Load
-from llmload.scenario.reading import read_value
 from llmload.timerfd import TimerFd
 from llmload.units import NS_PER_S
 
@@ -55,48 +52,8 @@ class GreenletTimer:
             self._timer = None
 
 
-def rate_from_form(rate_per_s: float, text_now: Callable[[], str]) -> Callable[[], float]:
-    """
-    Return a function that reads the form's rate: the last number above 0 that was written there.
-
-    The scenario's rate counts until the form field is edited.
-    """
-    rate, seen = rate_per_s, text_now()
-
-    def read_form() -> float:
-        nonlocal rate, seen
-        text = text_now()
-        if text != seen:
-            seen, edited = text, read_value(text)
-            if isinstance(edited, int | float) and 0 < edited < math.inf:
-                rate = float(edited)
-        return rate
-
-    return read_form
-
-
-def target_rate(load: Load, timeline: PhaseTimeline | None, text_now: Callable[[], str]) -> Callable[[], float | None]:
-    """Return a function that tells the target rate over all workers, in conversations a second; None for no target."""
-    if load.rate_in_form:
-        return rate_from_form(load.gaps_per_s, text_now)
-    if timeline is not None:
-        return lambda: timeline.rate_per_s
-    return lambda: None
-
-
 Pace = Callable[[int], tuple[float, int]]
 """From a moment in ns to the rate then, in gaps a second, and until when it stays the same."""
-
-
-def pace_of(load: Load, timeline: PhaseTimeline | None, text_now: Callable[[], str]) -> Pace:
-    """Return the pace of an open loop's schedule."""
-    if timeline is not None:
-        return timeline.rate_at
-    if not load.rate_in_form:
-        constant = load.gaps_per_s, FOREVER_NS
-        return lambda _: constant
-    rate = rate_from_form(load.gaps_per_s, text_now)
-    return lambda _: (rate(), FOREVER_NS)
 
 
 LOOK_NS: Final = NS_PER_S // 10
@@ -182,7 +139,7 @@ def open_schedule(
     return Schedule(
         session,
         gaps,
-        pace_of(load, session.timeline, lambda: str(getattr(environment.parsed_options, "rate", ""))),
+        session.rate_at,
         lambda conversation, due_ns: run_conversation(conversation, session, count, due_ns),
         max_in_flight=max(1, shard.of(load.in_flight_limit) or 1),
     )

@@ -140,18 +140,15 @@ OVERRIDES: Final = (
 )
 
 
-EDITABLE: Final = frozenset({"load.users", "load.spawn_rate_per_s", "load.rate_per_s", "load.duration_s"})
-"""Keys that may change during a run."""
-
-
 def refuse_changes(running: Scenario, edited: Scenario) -> None:
-    """Raise ConfigError where an edit changes more of a running load than its users, rate and time."""
+    """Raise ConfigError where an edit changes more of a run than what may be edited of its load."""
+    editable = {f"load.{key}" for key in running.load.editable}
     now, then = edited.model_dump(), running.model_dump()
     for table in now:
         keys, before = now[table] or {}, then[table] or {}  # a table may be left out
         for key, value in keys.items():
             name = f"{table}.{key}"
-            if name not in EDITABLE and value != before.get(key):
+            if name not in editable and value != before.get(key):
                 raise ConfigError(
                     f"{name}: cannot become {value!r} during the run (it is {before.get(key)!r}): "
                     "stop the run and start another"
@@ -261,8 +258,12 @@ def bind_to_loopback(parser: LocustArgumentParser) -> None:
     parser.set_defaults(web_host=LOOPBACK, master_bind_host=LOOPBACK)
 
 
-def effective_scenario(path: Path, options: argparse.Namespace) -> Scenario:
-    """Return the scenario with what the command line or the start form changed; ConfigError if they do not fit."""
+def effective_scenario(path: Path, options: argparse.Namespace, *, is_whole: bool = True) -> Scenario:
+    """
+    Return the scenario with what the command line or the start form changed; ConfigError if they do not fit.
+
+    Without `is_whole` its load is one that runs already, and whether its window opens is for the caller to check.
+    """
     settings = dict(map(read_setting, options.settings))
     as_set = _load_as_far_as_it_fits(path, settings)
     overrides: dict[str, Any] = {}
@@ -272,7 +273,7 @@ def effective_scenario(path: Path, options: argparse.Namespace) -> Scenario:
         overrides |= override.changes(str(getattr(options, override.dest)), as_set)
     if options.out:
         overrides["run.folder"] = options.out
-    return load_scenario(path, settings | overrides | _load_overrides(as_set.load, options))
+    return load_scenario(path, settings | overrides | _load_overrides(as_set.load, options), is_whole=is_whole)
 
 
 def scenario_for_defaults(path: Path) -> Scenario:

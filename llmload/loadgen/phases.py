@@ -18,7 +18,7 @@ from typing import Final
 from llmload.metrics.totals import RunTotals
 from llmload.record import Window
 from llmload.scenario.load_protocol import Load
-from llmload.scenario.loads import Capacity, Spike, Staged
+from llmload.scenario.loads import Spike, Staged
 from llmload.units import NS_PER_S
 
 FOREVER_NS: Final = 2**63 - 1
@@ -55,14 +55,18 @@ class Span:
         if self._timed and self._close_ns is None:
             self._close_ns = time.monotonic_ns()
 
+    def opened_ns(self, totals: RunTotals) -> int | None:
+        """Return when the window opened, a counted run's with its first request; None before that."""
+        if self._open_ns is None or self._timed or totals.first_started_s is None:
+            return self._open_ns
+        return max(self._open_ns, self.start_ns + round(totals.first_started_s * NS_PER_S))
+
     def opened_unix_s(self, totals: RunTotals) -> float | None:
         """Return when the window opened, in Unix time; None where it has no length."""
-        if self.length_s(totals) is None or self._open_ns is None:
+        opened_ns = self.opened_ns(totals)
+        if self.length_s(totals) is None or opened_ns is None:
             return None
-        opened_s = (self._open_ns - self.start_ns) / NS_PER_S
-        if not self._timed and totals.first_started_s is not None:
-            opened_s = max(opened_s, totals.first_started_s)
-        return self._start_unix_s + opened_s
+        return self._start_unix_s + (opened_ns - self.start_ns) / NS_PER_S
 
     def length_s(self, totals: RunTotals) -> float | None:
         """Return how long the window is so far; None before it opens or a first request is sent, never 0 or less."""
@@ -150,7 +154,7 @@ class PhaseTimeline(ABC):
         """Begin the phase at an index now, unless it has begun."""
 
     def apply(self, command: "StepCommand") -> None:  # noqa: B027
-        """Begin a step of a search, or open its window."""
+        """Begin a phase, or open its window, as a master commands."""
 
     def elapsed_s(self, run_time_s: float) -> float:
         """Return how much of the phases' time has passed, `run_time_s` after Locust started the load."""
@@ -375,7 +379,8 @@ class SpikeTimeline(PhaseTimeline):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCommand:
     """
-    What the master commands every process: the current step, its load, and whether its window is open.
+    What the master commands every process: the current phase (a step of a search, or what an edit begins), its load,
+    and whether its window is open.
 
     Each command is complete, so one that arrives twice changes nothing.
     """
@@ -386,86 +391,3 @@ class StepCommand:
     """Nothing is sent in an open loop until the requests that the step before left in flight are answered."""
     measured: bool = False
     """Whether the step's window is open."""
-
-
-@dataclass(slots=True)
-class _Step:
-    load: float
-    begin_ns: int
-    measured_ns: int | None = None
-
-
-class StepTimeline(PhaseTimeline):
-    """When each step of a search began on this process and its window opened; the first begins with the run."""
-
-    def __init__(self, load: Capacity, start_ns: int) -> None:
-        super().__init__(start_ns)
-        self.load = load
-        self._steps = [_Step(load.start, start_ns)]
-        self._paused = False
-
-    @property
-    def index(self) -> int:
-        """The index of the current step, or of the last one."""
-        return len(self._steps) - 1
-
-    @property
-    def phases(self) -> list[Phase]:
-        """Name and load of each step so far."""
-        users = self.load.has_users
-        return [
-            Phase(
-                name=self.name_of(index),
-                users=int(step.load) if users else None,
-                rate_per_s=None if users else step.load,
-            )
-            for index, step in enumerate(self._steps)
-        ]
-
-    def apply(self, command: StepCommand) -> None:
-        """Begin the commanded step and open its window now, where that has not happened yet."""
-        now_ns = time.monotonic_ns()
-        if command.index > self.index:
-            self._steps.append(_Step(command.load, now_ns))
-        self._paused = command.paused
-        step = self._steps[self.index]
-        if command.measured and step.measured_ns is None:
-            step.measured_ns = now_ns
-
-    def name_of(self, index: int) -> str:
-        """Return the name of the step at an index."""
-        return f"step-{index + 1}"
-
-    def begin_ns(self, index: int) -> int | None:
-        """Return when a step began; None for one that has not."""
-        return self._steps[index].begin_ns if index <= self.index else None
-
-    @property
-    def rate_per_s(self) -> float | None:
-        """The rate of the current step, 0 while it is paused; None where users are searched."""
-        return None if self.load.has_users else self.rate_at(0)[0]
-
-    def rate_at(self, moment_ns: int) -> tuple[float, int]:  # noqa: ARG002 - the protocol's
-        """Return the rate of the current step, which counts until the master commands another."""
-        return 0.0 if self._paused else self._steps[self.index].load, FOREVER_NS
-
-    def window(self, index: int) -> Window:
-        """Return the window of a step, as far as it is known; a step that is not measured has none."""
-        measured_ns = self._steps[index].measured_ns if index <= self.index else None
-        if measured_ns is None:
-            return Window(start_ns=None)
-        end_ns = self._end_ns if index == self.index else self._steps[index + 1].begin_ns
-        return Window(start_ns=measured_ns, end_ns=end_ns)
-
-
-def timeline_of(load: Load, start_ns: int) -> PhaseTimeline | None:
-    """Return the timeline of a load that has phases; None for a load that is measured as a whole."""
-    match load:
-        case Staged():
-            return StageTimeline(load, start_ns)
-        case Spike():
-            return SpikeTimeline(load, start_ns)
-        case Capacity():
-            return StepTimeline(load, start_ns)
-        case _:
-            return None

@@ -32,9 +32,13 @@ class Preparation:
         self._warned: set[str] = set()
         self._workloads: dict[tuple[object, ...], Workload] = {}
 
-    def scenario(self, parsed: argparse.Namespace) -> Scenario:
-        """Return the scenario with the options of the command line or start form; ConfigError if it cannot be run."""
-        scenario = options.effective_scenario(self.file, parsed)
+    def scenario(self, parsed: argparse.Namespace, *, is_whole: bool = True) -> Scenario:
+        """
+        Return the scenario with the options of the command line or start form; ConfigError if it cannot be run.
+
+        Without `is_whole` it is one that runs already, with its load edited.
+        """
+        scenario = options.effective_scenario(self.file, parsed, is_whole=is_whole)
         workload = self.workload(scenario, self.file.parent)
         load, available = scenario.load, workload.request_count
         try:

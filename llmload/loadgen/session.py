@@ -17,7 +17,8 @@ from gevent.lock import Semaphore
 from greenlet import greenlet
 
 from llmload.client.client import ChatClient
-from llmload.loadgen.phases import Span, StepCommand, timeline_of
+from llmload.loadgen.commanded import EditTimeline, timeline_of
+from llmload.loadgen.phases import FOREVER_NS, Span, StepCommand
 from llmload.metrics.totals import RunTotals
 from llmload.prompts.conversation import Conversation, Prompt
 from llmload.prompts.workload import PromptQueue, Salts
@@ -132,6 +133,8 @@ class Session:
         self._ended: list[RequestRecord] = []
         self._batch = _BATCH if self.in_closed_loop else _OPEN_LOOP_BATCH
         self._in_flight: set[greenlet] = set()
+        self._leaving: set[greenlet] = set()
+        """Users that an edit has stopped, and whose last request is in flight."""
         self._starting = True
 
     @property
@@ -161,11 +164,11 @@ class Session:
 
         `repeated` says whether the run has sent the prompt before, so that it may need a salt.
         """
-        if not self._may_start():
+        current = gevent.getcurrent()
+        if not self._may_start() or current in self._leaving:
             return None
         self._totals.started += 1
         self.idle.clear()
-        current = gevent.getcurrent()
         self._in_flight.add(current)
         request_id = f"{self._request_prefix}-{self._totals.started}"
         try:
@@ -237,11 +240,48 @@ class Session:
         return nullcontext() if self._limit is None else self._limit.acquire()
 
     def apply(self, command: StepCommand) -> None:
-        """Do what the master of a search commands."""
+        """Begin the phase that a master commands, a search's step or what an edit makes of the load, or its window."""
+        if self.timeline is None:
+            self._divide()
         if self.timeline is not None:
             self.timeline.apply(command)
         if self._limit is not None:
             self._limit.resize(self.shard.of(int(command.load)) or 0)
+
+    def _divide(self) -> None:
+        """
+        Measure by itself what comes before the load's first edit, which is now.
+
+        All that has ended by now belongs to the first phase, so nothing need be counted twice until there is a second.
+        """
+        whole = self.totals
+        self.timeline = EditTimeline.at_edit(self.scenario.load, self.span.start_ns, self.span.window.start_ns)
+        self._stages = {self.timeline.name_of(0): RunTotals()}
+        self._stages[self.timeline.name_of(0)].merge(whole)
+
+    @property
+    def edits(self) -> int:
+        """How many edits of the load have reached this process."""
+        return self.timeline.index if isinstance(self.timeline, EditTimeline) else 0
+
+    def rate_at(self, moment_ns: int) -> tuple[float, int]:
+        """Return the arrival rate at a moment that is not in the future, and until when it stays the same at least."""
+        if self.timeline is not None:
+            return self.timeline.rate_at(moment_ns)
+        return self.scenario.load.gaps_per_s, FOREVER_NS
+
+    def let_go(self, user: greenlet) -> bool:
+        """Let a user end once its request is answered; False where it has none in flight, or the run is ending."""
+        if not self._starting or user not in self._in_flight:
+            return False
+        self._leaving.add(user)
+        return True
+
+    def wait_for_leavers(self) -> None:
+        """Wait until users that an edit has stopped have their answers; those that take too long are cut."""
+        gevent.joinall(list(self._leaving), timeout=self.scenario.run.drain_timeout_s)
+        gevent.killall(list(self._leaving), timeout=ABORT_GRACE_S)
+        self._leaving.clear()
 
     def end_of_schedule(self) -> None:
         """Start no more requests: the run ends once those in flight have ended."""

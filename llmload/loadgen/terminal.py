@@ -108,7 +108,8 @@ def read_moment(coordinator: RunCoordinator, live: LiveView, source: RunSource) 
     """Return how far a run is."""
     totals, point = source.totals(), live.latest_point(RECENT_S)
     left_s, is_guess = _left(coordinator, totals, point)
-    verdict = coordinator.verdict(totals) if totals.completed or totals.failed else None
+    judged = coordinator.headline_so_far(totals, source.stages)
+    verdict = coordinator.verdict_so_far(judged) if totals.completed or totals.failed else None
     return Moment(
         scenario=coordinator.scenario.scenario.name,
         stage=coordinator.stage,

@@ -145,7 +145,11 @@ class WorkerNode(SendingNode):
 
     def _on_spawning_complete(self, **_: object) -> None:
         if self.session is not None:
-            send(self.runner, Started(run_id=self.session.run_id))
+            self.spawn("the answer to the master", self._say_started, self.session, self.session.edits)
+
+    def _say_started(self, session: Session, edits: int) -> None:
+        session.wait_for_leavers()
+        send(self.runner, Started(run_id=session.run_id, edits=edits))
 
     def _on_open_window(self, _: str, message: OpenWindow) -> None:
         session = self._session_of(message)

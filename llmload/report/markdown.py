@@ -262,6 +262,7 @@ _RUN: Final[Mapping[str, Callable[[Summary], str]]] = {
     "model": lambda summary: summary.model,
     "engine": lambda summary: _engine(summary),
     "load": lambda summary: summary.load.text,
+    "load edited": lambda summary: UNKNOWN if summary.edited is None else summary.edited.text,
     "window, s": _plain("window_s", 1),
 }
 _THROUGHPUT: Final[Mapping[str, Callable[[Summary], str]]] = {
@@ -342,4 +343,5 @@ def _figures(summary: Summary) -> list[list[str]]:
         ["requests", counts],
         *([title, text] for title, text in (*prefix_cache_rows(summary), *cost_rows(summary.cost))),
         ["window", f"{number(summary.window_s, 1)} s"],
+        *([] if summary.edited is None else [["load", summary.edited.text]]),
     ]

@@ -273,6 +273,8 @@ def _figures(summary: Summary) -> Table:
     for title, text in (*prefix_cache_rows(summary), *cost_rows(summary.cost)):
         table.add_row(title, text)
     table.add_row("window", f"{number(summary.window_s, 1)} s, {summary.load.text}")
+    if edited := summary.edited:
+        table.add_row("load", edited.text)
     return table
 
 

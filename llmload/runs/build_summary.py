@@ -28,6 +28,7 @@ from llmload.runs.summary_parts import (
     CostShares,
     CostSummary,
     Distribution,
+    EditedLoad,
     EnergyCost,
     EngineMetrics,
     FailedRequests,
@@ -240,11 +241,12 @@ class RunOutcome:
     totals: RunTotals
     """Of the whole run."""
     judged: RunTotals
-    """What the figures speak of: the whole run's totals, or those of the step that a search found."""
+    """What the figures speak of: the whole run's totals, or those of a search's step, or of an edited load's phase."""
     window_s: float | None
     window_started_unix_s: float | None
     verdict: Verdict
     stages: Sequence[StageTotals] = ()
+    edited: EditedLoad | None = None
     capacity: CapacityResult | None = None
     engine_metrics: EngineMetrics | None = None
     gpu_metrics: GpuMetrics | None = None
@@ -280,6 +282,7 @@ def build_summary(outcome: RunOutcome) -> Summary:
         finish_reasons=dict(judged.finish_reasons.most_common()),
         verdict=outcome.verdict,
         stages=tuple(_stage(stage) for stage in outcome.stages),
+        edited=outcome.edited,
         capacity=outcome.capacity,
         engine_metrics=outcome.engine_metrics,
         gpu_metrics=outcome.gpu_metrics,

@@ -38,10 +38,10 @@ _PACKAGES: Final = ("llmload", "locust", "gevent", "openai", "datasets", "httpto
 
 
 class StageTimes(Part):
-    """When a stage of a staged load, or a step of a search, ran; `null`: it did not get that far."""
+    """When a stage, a search's step or an edited load's phase ran; `null`: it did not get that far."""
 
     name: str
-    """The stage's name, or the step's."""
+    """The name of the stage, step or phase."""
     users: int | None
     """Users of a closed loop."""
     rate_per_s: PerSecond | None
@@ -54,6 +54,19 @@ class StageTimes(Part):
     """When it ended."""
 
 
+class LoadEdit(Part):
+    """A change of the load during the run."""
+
+    unix_s: UnixSeconds
+    """When it was made."""
+    what: str
+    """The key of the load: `users`, `spawn_rate_per_s`, `rate_per_s` or `duration_s`."""
+    before: float | None
+    """Its value before; `null`: there was none."""
+    after: float | None
+    """Its value from then on; `null`: there was none."""
+
+
 class RunTimes(Part):
     """When window and stages began and ended; `null`: it did not get that far, or has no set end."""
 
@@ -62,7 +75,7 @@ class RunTimes(Part):
     window_end_unix_s: UnixSeconds | None
     """When the window ended."""
     stages: tuple[StageTimes, ...]
-    """Each stage of a staged load, or step of a search."""
+    """Each stage of a staged load, step of a search, or phase of a load that was edited during the run."""
 
 
 class Techniques(Part):
@@ -155,6 +168,8 @@ class Manifest(Part):
     """When it ended; `null` while it runs, or if it crashed."""
     timeline: RunTimes
     """When window and stages began and ended."""
+    edits: tuple[LoadEdit, ...] = ()
+    """Each change of the load during the run, in the web UI."""
     scenario_file: str
     """Name of the scenario file."""
     scenario: Scenario
@@ -215,9 +230,9 @@ class Manifest(Part):
             host=Host(system=platform.platform(), cpus=os.cpu_count()),
         )
 
-    def with_times(self, timeline: RunTimes, ended_unix_s: float | None) -> Self:
-        """Return the same manifest with what is known of its times by now."""
-        return self.model_copy(update={"timeline": timeline, "ended_unix_s": ended_unix_s})
+    def with_times(self, timeline: RunTimes, ended_unix_s: float | None, edits: Sequence[LoadEdit] = ()) -> Self:
+        """Return the same manifest with what is known of its times, and how its load was edited, by now."""
+        return self.model_copy(update={"timeline": timeline, "ended_unix_s": ended_unix_s, "edits": tuple(edits)})
 
 
 Contract = TypeVar("Contract", bound=BaseModel)

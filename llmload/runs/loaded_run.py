@@ -23,6 +23,7 @@ from llmload.metrics.validity import Level, Reason
 from llmload.record import Slo
 from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
 from llmload.runs.folder import MANIFEST, SUMMARY, USERS, Manifest, RunFolder
+from llmload.runs.headline import Headline, of_phases
 from llmload.runs.requests import read_tables
 from llmload.runs.summary import Summary
 from llmload.runs.timeline import Periods, Stage, Timeline, bin_width_s, read_periods
@@ -204,28 +205,45 @@ def _recomputed_summary(
     manifest: Manifest, totals: RunTotals, periods: Periods, of_stages: Mapping[str, RunTotals], why: str
 ) -> Summary:
     """Return the summary that the run would have left, with `recomputed`; what only the run itself knew is None."""
-    known = {name: value for name, value in health(totals).items() if name not in _ONLY_THE_RUN_KNEW}
-    window = periods.bounded(totals)
-    opened_s = None if window.length_s is None else window.start_s
+    stages = list(_stages(periods, of_stages))
+    judged = _headline(manifest, totals, periods, stages)
+    known = {name: value for name, value in health(judged.health).items() if name not in _ONLY_THE_RUN_KNEW}
     return build_summary(
         RunOutcome(
             run_id=manifest.run_id,
-            scenario=manifest.scenario,
+            scenario=judged.scenario,
             simulated=manifest.simulated,
             totals=totals,
-            judged=totals,
-            window_s=window.length_s,
-            window_started_unix_s=None if opened_s is None else manifest.started_unix_s + opened_s,
+            judged=judged.totals,
+            window_s=judged.window_s,
+            window_started_unix_s=judged.opened_unix_s,
             verdict=judge(
                 known,
-                [Reason(check="unfinished", level=Level.INVALID, text=why), *failed_requests(totals)],
-                totals=totals,
+                [Reason(check="unfinished", level=Level.INVALID, text=why), *failed_requests(judged.health)],
+                totals=judged.health,
                 relied_on=manifest.scenario.relied_on,
                 gates=manifest.scenario.gates.parsed(),
             ),
-            stages=list(_stages(periods, of_stages)),
+            stages=stages,
+            edited=judged.edited,
             recomputed=why,
         )
+    )
+
+
+def _headline(manifest: Manifest, totals: RunTotals, periods: Periods, stages: Sequence[StageTotals]) -> Headline:
+    """Return what the figures are of: the last whole phase of a load that was edited, else the window of the run."""
+    if manifest.edits and stages:
+        opened = [each.window_start_unix_s for each in manifest.timeline.stages]
+        return of_phases(stages, opened, whole=totals, scenario=manifest.scenario, edits=len(stages) - 1)
+    window = periods.bounded(totals)
+    opened_s = None if window.length_s is None else window.start_s
+    return Headline(
+        totals=totals,
+        health=totals,
+        window_s=window.length_s,
+        opened_unix_s=None if opened_s is None else manifest.started_unix_s + opened_s,
+        scenario=manifest.scenario,
     )
 
 

@@ -10,6 +10,7 @@ from llmload.runs.summary_parts import (
     CapacityResult,
     CostSummary,
     Distribution,
+    EditedLoad,
     EngineMetrics,
     FailedRequests,
     GpuMetrics,
@@ -141,7 +142,7 @@ class _StageLoad(Part):
     """Which load a stage had."""
 
     name: str
-    """The stage's name, or the search's step."""
+    """The stage's name, the search's step, or the phase that an edit began."""
     users: int | None
     """Users of a closed loop."""
     rate_per_s: PerSecond | None
@@ -149,7 +150,7 @@ class _StageLoad(Part):
 
 
 class StageSummary(Figures, _StageLoad):
-    """A stage of a staged load, or a step of a search; beside these keys, the figures of its window."""
+    """A stage of a staged load, a step of a search, or a phase of an edited load; with the figures of its window."""
 
     doubts: tuple[Doubt, ...] = ()
     """The figures of the stage that may be off."""
@@ -188,7 +189,7 @@ class _RunHead(Part):
     prompt_salt: Literal["request", "run", "repeats"] | None
     """`request`, `run` or `repeats` where prompts were salted against prefix caches (docs/prefix-cache.md)."""
     load: AnyLoad
-    """The load as the scenario has it, without keys that are not set."""
+    """The load as the scenario has it, without keys that are not set; of one that was edited, that of its phase."""
     recomputed: str | None = None
     """Why the figures were counted from the requests, where the run left no summary; else the key is absent."""
     window_started_unix_s: UnixSeconds | None
@@ -219,7 +220,9 @@ class Summary(Figures, _RunHead):
     verdict: Verdict
     """How far the figures can be trusted."""
     stages: tuple[StageSummary, ...]
-    """Each stage of a staged load, or step of a search."""
+    """Each stage of a staged load, step of a search, or phase of a load that was edited during the run."""
+    edited: EditedLoad | None = None
+    """How the load was edited during the run; absent where it was not."""
     capacity: CapacityResult | None = None
     """What a search found (docs/capacity.md); all figures are then of that step. Absent for other loads."""
     engine_metrics: EngineMetrics | None
@@ -239,4 +242,4 @@ class Summary(Figures, _RunHead):
         return {key: value for key, value in content.items() if value is not None or key not in _ABSENT_WHEN_NONE}
 
 
-_ABSENT_WHEN_NONE: Final = ("recomputed", "capacity")
+_ABSENT_WHEN_NONE: Final = ("recomputed", "edited", "capacity")

@@ -190,6 +190,17 @@ class CapacityResult(Part):
     """Every step, in the order in which it was tried."""
 
 
+class EditedLoad(Part):
+    """How the load was edited during the run, and which of its phases the figures are of."""
+
+    edits: int
+    """How many edits changed the load; `manifest.json` has each."""
+    phase: str | None
+    """The phase that all figures are of, as in `stages`: the last whole one; `null`: none was whole."""
+    text: str
+    """The same in words."""
+
+
 class BandwidthUse(Part):
     """A single user's speed beside what the GPU's memory bandwidth allows."""
 

@@ -118,8 +118,10 @@ class Load(Table):
     """The `load_kind` of the Locust shape that sets its users; None where Locust's own options do."""
     locust_options: ClassVar[Mapping[str, str]] = {"duration_s": "run_time"}
     """Keys of the load that one of Locust's options sets, and that option's name."""
-    rate_in_form: ClassVar[bool] = False
-    """Whether the start form has its rate, which may be edited during the run."""
+    editable: ClassVar[frozenset[str]] = frozenset({"duration_s"})
+    """Keys that may be edited during the run."""
+    target_key: ClassVar[str | None] = None
+    """The one of them whose edit makes another load of it, which is measured by itself: its users, or its rate."""
     measures_steps: ClassVar[bool] = False
     """Whether it is a search: the summary is that of one step, and workers report often, since steps are short."""
     phases_recur: ClassVar[bool] = False
@@ -187,6 +189,11 @@ class Load(Table):
     def constant_rate_per_s(self) -> float | None:
         """The rate of an open loop that has the same throughout."""
         return None
+
+    @property
+    def target(self) -> float | None:
+        """The number of users, or the rate, that may be edited during the run; None where neither may."""
+        return None if self.target_key is None else float(getattr(self, self.target_key))
 
     @property
     def busy_users(self) -> int | None:

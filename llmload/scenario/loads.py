@@ -39,6 +39,8 @@ class ClosedLoop(Bounded):
         "spawn_rate_per_s": "spawn_rate",
         "duration_s": "run_time",
     }
+    editable: ClassVar[frozenset[str]] = frozenset(locust_options)
+    target_key: ClassVar[str | None] = "users"
 
     @model_validator(mode="after")
     def _users_have_requests(self) -> Self:
@@ -101,7 +103,8 @@ class OpenLoop(Arrivals, Bounded):
     rate_per_s: Positive
     """Requests a second over all workers."""
 
-    rate_in_form: ClassVar[bool] = True
+    editable: ClassVar[frozenset[str]] = frozenset({"rate_per_s", "duration_s"})
+    target_key: ClassVar[str | None] = "rate_per_s"
 
     @property
     def is_open_loop(self) -> bool:
@@ -302,6 +305,7 @@ class Staged(Arrivals):
 
     locustfile: ClassVar[str] = "chat_staged.py"
     shape: ClassVar[str | None] = "staged"
+    editable: ClassVar[frozenset[str]] = frozenset()
     locust_options: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="after")
@@ -423,6 +427,7 @@ class Capacity(Arrivals):
 
     locustfile: ClassVar[str] = "chat_capacity.py"
     shape: ClassVar[str | None] = "capacity"
+    editable: ClassVar[frozenset[str]] = frozenset()
     measures_steps: ClassVar[bool] = True
 
     @model_validator(mode="after")

@@ -9,8 +9,9 @@ import pytest
 
 from llmload.errors import ConfigError
 from llmload.loadgen.capacity_driver import CapacityDriver
+from llmload.loadgen.commanded import StepTimeline
 from llmload.loadgen.messages import Step
-from llmload.loadgen.phases import StepCommand, StepTimeline
+from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.session import ConcurrencyLimit
 from llmload.metrics.totals import RunTotals
 from llmload.scenario import load_scenario

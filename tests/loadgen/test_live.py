@@ -1,13 +1,16 @@
 """The live view of a run: what an open loop and stages show, and what ends with the load."""
 
 import time
+from collections.abc import Callable, Mapping
 
 import pytest
 
+from llmload.loadgen.judged import whole_run
 from llmload.loadgen.live import LivePoint, LiveState, LiveView, rows
 from llmload.loadgen.phases import Span, StageTimeline
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
+from llmload.runs.headline import Headline
 from llmload.scenario.load_protocol import Load
 from llmload.scenario.loads import ClosedLoop, OpenLoop, Replay, Stage, Staged
 from tests.run_files import scenario_of
@@ -39,7 +42,10 @@ class Run:
     def note_users(self, users: int) -> None:
         self.noted = users
 
-    def verdict(self, totals: RunTotals) -> Verdict:
+    def headline_so_far(self, totals: RunTotals, stages: Callable[[], Mapping[str, RunTotals]]) -> Headline:
+        return whole_run(self.span, totals, self.scenario)
+
+    def verdict_so_far(self, headline: Headline) -> Verdict:
         return Verdict.of()
 
 

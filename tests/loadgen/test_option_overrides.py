@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.loadgen.open_loop import rate_from_form, target_rate
 from llmload.loadgen.options import OVERRIDES, refuse_changes
 from llmload.scenario import Scenario, load_scenario
-from llmload.scenario.loads import OpenLoop
 
 OPEN = 'kind = "open_loop"\nrate_per_s = 2.5\narrivals = "gamma"\ncv = 2\nduration_s = 30\nwarmup_s = 2'
 CLOSED = 'kind = "closed_loop"\nusers = 4\nrequests = 40\nthink_time_s = 0.5'
@@ -146,19 +144,3 @@ def test_a_running_load_takes_another_rate_and_nothing_else(scenario: Any) -> No
     refuse_changes(running, scenario(OPEN, **{"load.rate_per_s": 9.0, "load.duration_s": 60.0}))
     with pytest.raises(ConfigError, match=r"request.max_tokens: cannot become 8 during the run .it is 64.: stop"):
         refuse_changes(running, scenario(OPEN, **{"load.rate_per_s": 9.0, "request.max_tokens": 8}))
-
-
-def test_the_rate_is_the_forms_while_it_is_a_number_above_0(scenario: Any) -> None:
-    load, form = scenario(OPEN, **{"load.rate_per_s": 30.0}).load, {"rate": "2.5"}
-    assert isinstance(load, OpenLoop)
-    rate = rate_from_form(load.rate_per_s, lambda: form["rate"])
-    rates = [rate()]
-
-    for form["rate"] in ("5", "", "x", "0", "-3", "inf", "nan", "1e2"):
-        rates.append(rate())
-
-    assert rates == [30, 5, 5, 5, 5, 5, 5, 5, 100], "the rate of --set counts until the form is edited"
-
-
-def test_a_closed_loop_has_no_target_rate(scenario: Any) -> None:
-    assert target_rate(scenario(CLOSED).load, None, lambda: "5")() is None

@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 
 from llmload.cli.main import main
-from llmload.loadgen.open_loop import pace_of
 from llmload.loadgen.phases import FOREVER_NS, SpikeTimeline
 from llmload.scenario.loads import Spike
 from llmload.units import NS_PER_S
@@ -138,7 +137,7 @@ def test_the_pace_changes_at_the_moment_that_a_burst_begins(monkeypatch: pytest.
     load = spike()
     timeline = SpikeTimeline(load, 0)
     timeline.begin_first()
-    pace = pace_of(load, timeline, str)
+    pace = timeline.rate_at
 
     assert pace(0) == (2, 6 * NS_PER_S)
     assert pace(6 * NS_PER_S) == (10, 10 * NS_PER_S)

@@ -350,7 +350,8 @@ class TestBrowser:
         page.find("#summary").click()
         (fetched,) = until(lambda: list((tmp_path / "downloads").glob("*-summary.json")))
         assert fetched.read_bytes() == summary
-        assert json.loads(summary)["load"]["rate_per_s"] == 8
+        assert json.loads(summary)["load"]["rate_per_s"] == 30
+        assert [stage["rate_per_s"] for stage in json.loads(summary)["stages"]] == [8, 30]
         assert {
             row["output_tokens"] for row in csv.DictReader(io.StringIO(served.get("llm/download/requests.csv")))
         } == {"4"}

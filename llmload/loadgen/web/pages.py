@@ -8,6 +8,7 @@ import copy
 import hmac
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 import gevent
 import orjson
-from flask import Blueprint, Response, abort, redirect, request, send_file, send_from_directory, session, url_for
+from flask import Blueprint, Response, abort, g, redirect, request, send_file, send_from_directory, session, url_for
 from flask_login import UserMixin, login_user
 
 from llmload.errors import LlmloadError
@@ -23,7 +24,6 @@ from llmload.loadgen import live, locust_compat
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import LivePoints, LiveState
 from llmload.loadgen.local import CoordinatingNode
-from llmload.loadgen.options import refuse_changes
 from llmload.loadgen.terminal import report_line, write_report
 from llmload.report.html.assets import PAGE, SHARED, UPLOT
 from llmload.runs.folder import SUMMARY
@@ -160,7 +160,10 @@ def install(web_ui: WebUI, node: CoordinatingNode) -> None:
     if web_ui.web_login:
         install_login(web_ui, pages)
     app.register_blueprint(pages)
+    limit = _TimeLimit(web_ui, node)
+    app.before_request(limit.note)
     app.before_request(_form_check(guard, node))
+    app.after_request(limit.restore)
     app.after_request(_Additions(node))
     locust_compat.show_current_options(web_ui)
     locust_compat.add_to_page(
@@ -262,11 +265,44 @@ def _form_check(guard: Callable[..., Any], node: CoordinatingNode) -> Callable[[
 
 
 def _check_form(node: CoordinatingNode, asked: argparse.Namespace) -> None:
-    scenario = node.preparation.scenario(asked)
+    run = node.coordinator
     if not locust_compat.has_a_run(node.runner):
-        node.preparation.meet_engine(scenario)
-    elif node.coordinator is not None:
-        refuse_changes(node.coordinator.scenario, scenario)
+        node.preparation.meet_engine(node.preparation.scenario(asked))
+    elif run is not None and run.summary is None:
+        node.edits.check(run, asked)
+
+
+class _TimeLimit:
+    """
+    Keeps a run's time limit over an edit, and gives one to a run whose start form names none: the scenario's.
+
+    Locust drops the limit at each edit, for its form for edits has no such field.
+    """
+
+    def __init__(self, web_ui: WebUI, node: CoordinatingNode) -> None:
+        self._web_ui, self._node = web_ui, node
+        self._ends_s: float | None = None
+        """When the web UI stops the run, on the monotonic clock; None for never."""
+
+    def note(self) -> None:
+        """Note what a start form finds: the run that it edits, and its time limit."""
+        g.llmload_edits = self._node.edits.running is not None
+        g.llmload_limit_s = self._node.options.run_time
+
+    def restore(self, response: Response) -> Response:
+        """Set the limit again once Locust has taken the form, or refused it."""
+        if request.endpoint != locust_compat.START or not response.is_json:
+            return response
+        limit_s, now_s = self._node.options.run_time, time.monotonic()
+        if not g.llmload_edits:
+            started = response.get_json()["success"] and self._node.environment.shape_class is None
+            self._ends_s = now_s + limit_s if started and limit_s else None
+        elif limit_s and limit_s != g.llmload_limit_s:
+            self._ends_s = now_s + limit_s
+            self._node.edits.note_time(limit_s)
+        if self._ends_s is not None:
+            locust_compat.stop_after(self._web_ui, self._ends_s - now_s)
+        return response
 
 
 def as_options(form: Mapping[str, str], parsed: argparse.Namespace) -> argparse.Namespace:

@@ -184,6 +184,7 @@ def _run(shown: ShownRun, *, several: bool) -> dict[str, Any]:
         "facts": [
             *([f"{summary.scenario}: {summary.model} on {summary.engine}"] if several else []),
             summary.load.text,
+            *([] if summary.edited is None else [summary.edited.text]),
             "nothing measured" if summary.window_s is None else f"{number(summary.window_s, 1)} s measured",
             time.strftime("started %Y-%m-%d %H:%M:%S UTC", started),
             f"run {summary.run_id}",
