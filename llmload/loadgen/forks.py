@@ -24,6 +24,8 @@ class Forks:
     def __init__(self) -> None:
         self._parent: int | None = None
         self._held: socket.socket | None = None
+        self._looked = False
+        """Whether the master's port was found free; the web UI reads the options again once Locust has bound it."""
 
     def prepare(self, parser: LocustArgumentParser) -> None:
         """
@@ -40,7 +42,8 @@ class Forks:
         else:
             port = port or self._own_port()
             parser.set_defaults(master_port=port, master_bind_port=port)
-        if parsed is not None and not parsed.worker and (parsed.processes or parsed.master):
+        if parsed is not None and not self._looked and not parsed.worker and (parsed.processes or parsed.master):
+            self._looked = True
             _refuse_taken(parsed.master_bind_host, parsed.master_bind_port or port or locusts_own)
         if parsed is not None and parsed.processes and self._parent is None:
             self._parent = os.getpid()
