@@ -106,6 +106,15 @@ def balanced(ended: Ended) -> None:
     assert counts["started"] == counts["completed"] + counts["failed"] + counts["censored"] == len(ended.lines)
 
 
+def most_in_flight(ended: Ended, name: str) -> int:
+    """Return how many requests were in flight at most at a time in a phase's window."""
+    phase = next(each for each in ended.manifest["timeline"]["stages"] if each["name"] == name)
+    opens_s, ends_s = phase["window_start_unix_s"], phase["end_unix_s"]
+    spans = [(line["time_s"], line["time_s"] + line["e2e_s"]) for line in ended.lines]
+    starts = [opens_s, *(start for start, _ in spans if opens_s < start < ends_s)]
+    return max(sum(start <= moment < end for start, end in spans) for moment in starts)
+
+
 ONE, TWO = (), ("--processes", "2")
 
 
@@ -132,9 +141,8 @@ def test_each_edit_is_noted_and_begins_a_phase(serve: Callable[..., WebRun], pro
     ]
     assert summary["edited"]["phase"] == "phase-3"
     assert summary["load"]["users"] == 4
-    for stage in summary["stages"]:
-        assert stage["requests_per_min"] == pytest.approx(stage["users"] * 60 / 0.2, rel=0.25), stage["name"]
-        assert stage["ttft_s"]["count"] > 0
+    assert [most_in_flight(ended, name) for name in ("phase-1", "phase-2", "phase-3")] == [2, 6, 4]
+    assert all(stage["ttft_s"]["count"] > 0 for stage in summary["stages"])
     last = summary["stages"][-1]
     assert {key: summary[key] for key in last.keys() & summary.keys()} == {
         key: last[key] for key in last.keys() & summary.keys()
