@@ -110,7 +110,7 @@ def most_in_flight(ended: Ended, name: str) -> int:
     """Return how many requests were in flight at most at a time in a phase's window."""
     phase = next(each for each in ended.manifest["timeline"]["stages"] if each["name"] == name)
     opens_s, ends_s = phase["window_start_unix_s"], phase["end_unix_s"]
-    spans = [(line["time_s"], line["time_s"] + line["e2e_s"]) for line in ended.lines]
+    spans: list[tuple[float, float]] = [(line["time_s"], line["time_s"] + line["e2e_s"]) for line in ended.lines]
     starts = [opens_s, *(start for start, _ in spans if opens_s < start < ends_s)]
     return max(sum(start <= moment < end for start, end in spans) for moment in starts)
 
