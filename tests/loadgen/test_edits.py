@@ -111,8 +111,8 @@ def most_in_flight(ended: Ended, name: str) -> int:
     phase = next(each for each in ended.manifest["timeline"]["stages"] if each["name"] == name)
     opens_s, ends_s = phase["window_start_unix_s"], phase["end_unix_s"]
     spans: list[tuple[float, float]] = [(line["time_s"], line["time_s"] + line["e2e_s"]) for line in ended.lines]
-    starts = [opens_s, *(start for start, _ in spans if opens_s < start < ends_s)]
-    return max(sum(start <= moment < end for start, end in spans) for moment in starts)
+    starts: list[float] = [opens_s, *(start for start, _ in spans if opens_s < start < ends_s)]
+    return max(sum(1 for start, end in spans if start <= moment < end) for moment in starts)
 
 
 ONE, TWO = (), ("--processes", "2")
