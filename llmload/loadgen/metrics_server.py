@@ -13,7 +13,7 @@ from llmload.loadgen import locust_compat
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.locust_compat import PER_CENT, Runner
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import Level
+from llmload.metrics.validity import Verdict
 from llmload.prometheus.export import PATH, MetricsServer, wsgi_app
 from llmload.prometheus.families import Snapshot
 from llmload.scenario import Scenario
@@ -110,11 +110,11 @@ class MetricsEndpoint:
             workers=Counter(self._source.worker_states()),
             cpu_ratio={name: usage / PER_CENT for name, usage in self._source.process_cpu_usage().items()},
             memory_estimate_bytes=(None if coordinator is None else coordinator.memory_estimate) or {},
-            level=self._level(coordinator, totals) if coordinator is not None and judged else None,
+            verdict=self._verdict(coordinator, totals) if coordinator is not None and judged else None,
         )
 
-    def _level(self, coordinator: RunCoordinator, totals: RunTotals) -> Level:
-        return coordinator.verdict_so_far(coordinator.headline_so_far(totals, self._source.stages)).level
+    def _verdict(self, coordinator: RunCoordinator, totals: RunTotals) -> Verdict:
+        return coordinator.verdict_so_far(coordinator.headline_so_far(totals, self._source.stages))
 
 
 def port_number(text: str) -> int | None:

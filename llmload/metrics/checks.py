@@ -4,8 +4,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from llmload.metrics.doubts import DEGRADED_PART, EFFECTS, effects, few_values, is_relied_on, name_of, undecided_gates
+from llmload.metrics.doubts import (
+    DEGRADED_PART,
+    EFFECTS,
+    FEW_VALUES,
+    effects,
+    few_values,
+    is_relied_on,
+    name_of,
+    undecided_gates,
+)
 from llmload.metrics.objective import Objective
+from llmload.metrics.requests import REQUEST_DISTRIBUTIONS
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import ALL, Doubt, Level, Reason, Verdict
 from llmload.units import code, markdown_table, percent
@@ -257,8 +267,15 @@ def failed_requests(totals: RunTotals) -> list[Reason]:
     return [Reason(check="error_share", level=level, figure=share, limit=0.0, text=text)]
 
 
+def checks_of(figure: str) -> list[str]:
+    """Return the names of all checks that may doubt a figure."""
+    own = [check.name for check in CHECKS if check.figures != ALL and is_relied_on(check.figures, (figure,))]
+    effects_of = [effect.name for effect in EFFECTS if figure in effect.figures]
+    return [*own, *effects_of, *([FEW_VALUES] if figure in REQUEST_DISTRIBUTIONS else [])]
+
+
 def table() -> str:
-    """Return all checks as the table in docs/summary.md."""
+    """Return all checks as the table in docs/verdict.md."""
     rows = [
         [
             code(check.name),
@@ -270,7 +287,13 @@ def table() -> str:
         for check in CHECKS
     ]
     rows += [
-        [code(effect.name), effect.spoils, f"{DEGRADED_PART:.0%} of the figure", "", f"{effect.why}: {effect.remedy}"]
+        [
+            code(effect.name),
+            ", ".join(map(name_of, effect.figures)),
+            f"{DEGRADED_PART:.0%} of the figure",
+            "",
+            f"{effect.why}: {effect.remedy}",
+        ]
         for effect in EFFECTS
     ]
     return markdown_table(["check", "figures", "DEGRADED above", "INVALID above", "why, and what to do"], rows) + "\n"

@@ -62,8 +62,8 @@ class Effect:
 
     name: str
     sizes: Callable[[RunTotals], Iterator[Size]]
-    spoils: str
-    """The figures, in words."""
+    figures: tuple[str, ...]
+    """The figures that it may move."""
     why: str
     remedy: str
 
@@ -147,28 +147,28 @@ EFFECTS: Final = (
     Effect(
         name="coalesced_share",
         sizes=_shared_reads,
-        spoils="ITL percentiles",
+        figures=("itl_s",),
         why="chunks that were read together have one time stamp",
         remedy=_READ_SOONER,
     ),
     Effect(
         name="first_chunk_shared",
         sizes=_first_chunks,
-        spoils="TTFT percentiles",
+        figures=("ttft_s", "ttft_from_schedule_s"),
         why="first chunks that were read together with the second have its time stamp",
         remedy=_READ_SOONER,
     ),
     Effect(
         name="user_stamp_share",
         sizes=_user_stamps,
-        spoils="latencies",
+        figures=(*_STAMPED, "tpot_s"),
         why="stamps taken by the process are late by up to its event loop's lag",
         remedy="--set client.kind=wire, on Linux",
     ),
     Effect(
         name="schedule_lag",
         sizes=_schedule_lag,
-        spoils="latencies from schedule",
+        figures=("ttft_from_schedule_s", "e2e_from_schedule_s"),
         why="requests were sent later than they were due, which is part of these latencies",
         remedy="--processes 2, or another machine than the engine's",
     ),

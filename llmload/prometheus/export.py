@@ -36,7 +36,9 @@ OPEN_METRICS_END: Final = "# EOF\n"
 _OPEN_METRICS: Final = "application/openmetrics-text"
 _FAMILY_OF: Final[dict[str, Any]] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 _VALUE_TEXT: Final[Callable[[float], str]] = floatToGoString
-_Figures = tuple[Mapping[str, float], ...]
+_Values = str | tuple[str, ...]
+"""The values of a family's labels."""
+_Figures = tuple[Mapping[Any, float], ...]
 
 
 def exposition(snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
@@ -70,7 +72,7 @@ def family_text(snapshot: Snapshot, accept: str) -> str:
 
 @lru_cache(maxsize=8)
 def _family_template(
-    accept: str, common: tuple[str, ...], keys: tuple[tuple[str, ...], ...], info: tuple[str, ...] | None
+    accept: str, common: tuple[str, ...], keys: tuple[tuple[_Values, ...], ...], info: tuple[str, ...] | None
 ) -> str:
     """Return the library's text for these labels, with a `%s` for each value."""
     encode, _ = choose_encoder(accept)
@@ -95,13 +97,14 @@ class _Families(Collector):
             described.add_metric(self._info, 0.0)
         yield described
 
-    def _family(self, family: Family, figures: Mapping[str, float]) -> Metric:
-        names = (*COMMON_LABELS, family.label) if family.label else COMMON_LABELS
+    def _family(self, family: Family, figures: Mapping[Any, float]) -> Metric:
+        names = (*COMMON_LABELS, *family.labels)
         metric: CounterMetricFamily | GaugeMetricFamily = _FAMILY_OF[family.kind](
             family.name, family.text, labels=names
         )
         for value, figure in figures.items():
-            metric.add_metric([*self._common, value] if family.label else self._common, figure)
+            own = value if isinstance(value, tuple) else (value,) * len(family.labels)
+            metric.add_metric([*self._common, *own], figure)
         return metric
 
 

@@ -2,13 +2,14 @@
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from llmload.metrics.requests import LIVE_QUANTILES
+from llmload.metrics.checks import checks_of
+from llmload.metrics.requests import LATENCIES, LIVE_QUANTILES
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import Level
+from llmload.metrics.validity import Doubt, Level, Verdict
 from llmload.record import ErrorType, Outcome, Slo
 from llmload.stats.histogram import bucket_bounds
 from llmload.units import code, markdown_table
@@ -33,6 +34,10 @@ SPEED_PER_S: Final = geometric_bounds(1.0, 1_000.0, 1.2)
 TOKENS: Final = tuple(float(2**power) for power in range(18))
 
 
+ByLabels = Mapping[str, float] | Mapping[tuple[str, ...], float]
+"""A figure by the value of a family's label, or by those of its labels."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The state of a run at one moment; before the first run, `info` and the times are None and all counts 0."""
@@ -49,18 +54,19 @@ class Snapshot:
     cpu_ratio: Mapping[str, float] = field(default_factory=dict)
     memory_estimate_bytes: Mapping[str, float] = field(default_factory=dict)
     """The memory that sizing expects on each GPU, by purpose; empty if model or GPU is not known."""
-    level: Level | None = None
+    verdict: Verdict | None = None
+    """None until a request has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """A counter or gauge; `read` returns a figure by value of `label`, or one figure under "" if there is no label."""
+    """A counter or gauge; `read` returns a figure by the values of `labels`, as a text where there is one or none."""
 
     name: str
     kind: Literal["counter", "gauge"]
     text: str
-    read: Callable[[Snapshot], Mapping[str, float]]
-    label: str | None = None
+    read: Callable[[Snapshot], ByLabels]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +83,7 @@ class HistogramFamily:
         return sorted({*self.base_bounds, *(slo.limits[name] for name in [self.distribution] if name in slo.limits)})
 
 
-def _one(read: Callable[[Snapshot], float | None]) -> Callable[[Snapshot], Mapping[str, float]]:
+def _one(read: Callable[[Snapshot], float | None]) -> Callable[[Snapshot], ByLabels]:
     return lambda snapshot: {"": read(snapshot) or 0.0}
 
 
@@ -94,10 +100,22 @@ def _quantiles(name: str, distribution: str) -> Family:
     return Family(
         name=f"llmload_{name}_quantile_seconds",
         kind="gauge",
-        label="percentile",
+        labels=("percentile",),
         text="Quantile over the measurement window so far, as in summary.json; NaN while nothing is measured.",
         read=read,
     )
+
+
+_MAY_BE_DOUBTED: Final = tuple(
+    (figure, percentile, check) for figure in LATENCIES for percentile in LIVE_QUANTILES for check in checks_of(figure)
+)
+
+
+def _doubts(doubts: Iterable[Doubt]) -> dict[tuple[str, ...], float]:
+    found = {
+        (doubt.figure, doubt.statistic or percentile, doubt.check) for doubt in doubts for percentile in LIVE_QUANTILES
+    }
+    return {each: float(each in found) for each in _MAY_BE_DOUBTED}
 
 
 FAMILIES: Final = (
@@ -105,14 +123,14 @@ FAMILIES: Final = (
     Family(
         name="llmload_requests_total",
         kind="counter",
-        label="outcome",
+        labels=("outcome",),
         text="Requests that ended, by outcome; a censored request was cut by the end of the run, not by the engine.",
         read=lambda s: {outcome.value: float(getattr(s.totals, outcome.value)) for outcome in Outcome},
     ),
     Family(
         name="llmload_request_errors_total",
         kind="counter",
-        label="error_type",
+        labels=("error_type",),
         text="Failed requests, by error type.",
         read=lambda s: {each.value: float(s.totals.errors[each.value]) for each in ErrorType},
     ),
@@ -136,37 +154,44 @@ FAMILIES: Final = (
     Family(
         name="llmload_users",
         kind="gauge",
-        label="state",
+        labels=("state",),
         text="Locust users: running now, and targeted.",
         read=lambda s: {state: float(s.users.get(state, 0)) for state in ("running", "target")},
     ),
     Family(
         name="llmload_workers",
         kind="gauge",
-        label="state",
+        labels=("state",),
         text="Worker processes by state; all 0 in a run of a single process.",
         read=lambda s: {state: float(s.workers.get(state, 0)) for state in WORKER_STATES},
     ),
     Family(
         name="llmload_worker_cpu_ratio",
         kind="gauge",
-        label="worker",
+        labels=("worker",),
         text="CPU use of each llmload process, 1 is a whole core; near 1 it sends and counts late.",
         read=lambda s: s.cpu_ratio,
     ),
     Family(
         name="llmload_gpu_memory_estimate_bytes",
         kind="gauge",
-        label="part",
+        labels=("part",),
         text="Memory that sizing expects on each GPU: weights, overhead, KV cache; absent if model or GPU is unknown.",
         read=lambda s: s.memory_estimate_bytes,
     ),
     Family(
         name="llmload_verdict",
         kind="gauge",
-        label="level",
+        labels=("level",),
         text="1 for the level of the verdict so far, 0 for the others; all 0 until a request has ended.",
-        read=lambda s: {level.value: float(level is s.level) for level in Level},
+        read=lambda s: {level.value: float(s.verdict is not None and level is s.verdict.level) for level in Level},
+    ),
+    Family(
+        name="llmload_figure_doubt",
+        kind="gauge",
+        labels=("figure", "percentile", "check"),
+        text="1 where the check doubts a quantile so far, as the mark in tables and verdict.doubts say; 0 where not.",
+        read=lambda s: _doubts(() if s.verdict is None else s.verdict.doubts),
     ),
     Family(
         name="llmload_run_start_timestamp_seconds",
@@ -254,7 +279,7 @@ def sample_names() -> set[str]:
 
 def table() -> str:
     """Return all series as the table in docs/monitoring.md."""
-    rows: list[tuple[str, ...]] = [(code(each.name), each.kind, each.label or "", each.text) for each in FAMILIES]
+    rows: list[tuple[str, ...]] = [(code(each.name), each.kind, ", ".join(each.labels), each.text) for each in FAMILIES]
     rows += [(code(each.name), "histogram", "le", each.text) for each in HISTOGRAMS]
     rows.append((code(RUN_INFO), "gauge", ", ".join(INFO_LABELS), RUN_INFO_TEXT))
     return markdown_table(["series", "kind", "labels besides the common", "meaning"], rows)

@@ -16,8 +16,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.trials.exporter import histogram_quantile
+from llmload.metrics.doubts import few_values
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import Level
+from llmload.metrics.validity import Level, Verdict
 from llmload.prometheus.export import wsgi_app
 from llmload.prometheus.families import INFO_LABELS, LATENCY_S, Snapshot, sample_names
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, Slo, StampSource, TokenSource, Window
@@ -217,7 +218,7 @@ def test_run_verdict_and_processes_have_their_labels() -> None:
         workers={"running": 2, "missing": 1},
         cpu_ratio={"master": 0.2, "0": 0.95},
         memory_estimate_bytes={"weights": 2e9, "kv_cache": 5e9},
-        level=Level.DEGRADED,
+        verdict=Verdict(level=Level.DEGRADED, reasons=(), doubts=tuple(few_values(totals()))),
     )
 
     text = scraped(snapshot)
@@ -225,6 +226,8 @@ def test_run_verdict_and_processes_have_their_labels() -> None:
 
     assert 'run_id="r1"' in text
     assert [found["llmload_verdict", level.value] for level in Level] == [0, 1, 0]
+    assert found["llmload_figure_doubt", "few_values,ttft_s,p99"] == 1  # labels in the order of their names
+    assert found["llmload_figure_doubt", "user_stamp_share,ttft_s,p99"] == 0
     assert (found["llmload_users", "running"], found["llmload_users", "target"]) == (3, 8)
     assert (found["llmload_workers", "running"], found["llmload_workers", "missing"]) == (2, 1)
     assert found["llmload_worker_cpu_ratio", "0"] == 0.95
