@@ -31,6 +31,7 @@ class ErrorType(StrEnum):
     CONNECT_REFUSED = "connect_refused"
     CONNECT_TIMEOUT = "connect_timeout"
     CONNECT_FAILED = "connect_failed"
+    NO_DESCRIPTOR = "no_descriptor"
     TLS = "tls"
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105 - a kind of error, not a password
     BETWEEN_TOKENS_TIMEOUT = "between_tokens_timeout"

@@ -37,6 +37,7 @@ _RETRYABLE: Final = frozenset(
         ErrorType.CONNECT_REFUSED,
         ErrorType.CONNECT_TIMEOUT,
         ErrorType.CONNECT_FAILED,
+        ErrorType.NO_DESCRIPTOR,
         ErrorType.FIRST_TOKEN_TIMEOUT,
         ErrorType.BETWEEN_TOKENS_TIMEOUT,
         ErrorType.RESET,

@@ -4,6 +4,7 @@ import errno
 import html
 import itertools
 import math
+import os
 import re
 import socket
 import ssl
@@ -20,6 +21,7 @@ from llmload.record import ErrorType, RequestError
 MESSAGE_CHARS: Final = 500
 _MOST_CHARS: Final = 8 * MESSAGE_CHARS
 """As much of a text is looked at for its words."""
+NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _ESCAPES: Final = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|\x9b[0-?]*[ -/]*[@-~]"
 )
@@ -212,8 +214,22 @@ def error_message(error: Any, depth: int = 6) -> str:
 _MOST_PARTS: Final = 20
 
 
+def _no_descriptor_left(error: BaseException) -> bool:
+    """Return whether a connection failed for want of a descriptor, which a resolver does not say."""
+    if isinstance(error, socket.gaierror):
+        try:
+            descriptor = os.open(os.devnull, os.O_RDONLY)
+        except OSError as why:
+            return why.errno in NO_DESCRIPTORS
+        os.closerange(descriptor, descriptor + 1)  # at once, which gevent's `os.close` does not
+        return False
+    return isinstance(error, OSError) and error.errno in NO_DESCRIPTORS
+
+
 def from_connect_error(error: BaseException, where: str) -> RequestError:
     """Return the error of a connection to `where` (host and port) that could not be opened."""
+    if _no_descriptor_left(error):
+        return request_error(ErrorType.NO_DESCRIPTOR, f"{where}: no connection, for llmload has too many open files")
     if isinstance(error, socket.gaierror):
         return request_error(ErrorType.DNS, f"{where}: {error.strerror or error}")
     if isinstance(error, ssl.SSLError):

@@ -11,7 +11,7 @@ import openai
 from openai._streaming import ServerSentEvent
 
 from llmload.client.answer import MAX_EVENT_BYTES, OUTSIDE, UNENDED, StreamState, too_large
-from llmload.client.errors import AttemptError, from_connect_error, request_error
+from llmload.client.errors import NO_DESCRIPTORS, AttemptError, from_connect_error, request_error
 from llmload.client.http_response import MAX_ERROR_BYTES, Form, error_of_body, form_of
 from llmload.client.json_text import UNREADABLE
 from llmload.client.sse import EventDecoder
@@ -158,7 +158,9 @@ def _from_transport(error: Exception) -> RequestError:
     causes = list(_causes(error))
     where = error.request.url.netloc.decode() if isinstance(error, openai.APIConnectionError) else "the engine"
     for cause in causes:
-        if isinstance(cause, (socket.gaierror, ssl.SSLError, ConnectionRefusedError)):
+        if isinstance(cause, (socket.gaierror, ssl.SSLError, ConnectionRefusedError)) or (
+            isinstance(cause, OSError) and cause.errno in NO_DESCRIPTORS
+        ):
             return from_connect_error(cause, where)
     for cause in causes:
         if isinstance(cause, httpx2.ConnectTimeout):

@@ -16,6 +16,7 @@ from llmload.loadgen import terminal
 from llmload.loadgen import terminal as results
 from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.coordinator import RunCoordinator
+from llmload.loadgen.descriptors import check_descriptors
 from llmload.loadgen.edits import LoadEdits
 from llmload.loadgen.ending import fault_text, say_fault
 from llmload.loadgen.live import LiveView
@@ -27,6 +28,7 @@ from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import Session, WorkerShard
 from llmload.metrics.totals import RunTotals
 from llmload.scenario import Scenario
+from llmload.scenario.load_protocol import Load
 from llmload.stats.histogram import Histogram
 
 # What a node that coordinates a run does, be it alone or the master of workers.
@@ -129,6 +131,10 @@ class CoordinatingNode(Node):
         """Return the ids of the workers that take part in a run that starts now; empty if this process sends itself."""
 
     @abstractmethod
+    def _check_descriptors(self, load: Load, workers: set[str]) -> None:
+        """Raise ConfigError where a process that sends may not open as many connections as it has users."""
+
+    @abstractmethod
     def _start_senders(self, coordinator: RunCoordinator, workers: set[str]) -> None:
         """Let every process that sends begin the coordinator's run."""
 
@@ -137,6 +143,7 @@ class CoordinatingNode(Node):
         scenario, file = self.scenario, self.preparation.file
         workers = self._senders()
         scenario.load.check_workers(len(workers))
+        self._check_descriptors(scenario.load, workers)
         self.coordinator = coordinator = RunCoordinator(
             scenario=scenario,
             scenario_file=file,
@@ -355,6 +362,9 @@ class LocalNode(CoordinatingNode, SendingNode):
 
     def _senders(self) -> set[str]:
         return set()
+
+    def _check_descriptors(self, load: Load, workers: set[str]) -> None:  # noqa: ARG002 - there are none
+        check_descriptors(load, WorkerShard(index=0, count=1))
 
     def _start_senders(self, coordinator: RunCoordinator, workers: set[str]) -> None:  # noqa: ARG002 - there are none
         self._spawned.clear()

@@ -13,6 +13,7 @@ from gevent.event import Event
 
 from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.coordinator import RunCoordinator
+from llmload.loadgen.descriptors import check_descriptors
 from llmload.loadgen.ending import say
 from llmload.loadgen.local import CoordinatingNode
 from llmload.loadgen.locust_compat import Master, WorkerClient, is_lost, runs_here
@@ -39,6 +40,7 @@ from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import ABORT_GRACE_S, WorkerShard
 from llmload.metrics.totals import RunTotals
 from llmload.runs.requests import read_records
+from llmload.scenario.load_protocol import Load
 
 # The workers of a run as their master sees them: who takes part, who has answered, who is lost.
 
@@ -284,6 +286,10 @@ class MasterNode(CoordinatingNode):
 
     def _senders(self) -> set[str]:
         return {client.id for client in self.runner.clients.all}
+
+    def _check_descriptors(self, load: Load, workers: set[str]) -> None:
+        if any(map(runs_here, workers)):  # with the limit that this process has too; others say so themselves
+            check_descriptors(load, WorkerShard(index=0, count=len(workers)))
 
     def _start_senders(self, coordinator: RunCoordinator, workers: set[str]) -> None:
         self._workers = Workers(coordinator, workers)

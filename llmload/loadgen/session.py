@@ -37,7 +37,15 @@ _BATCH: Final = 16
 """Requests that are counted together: the caches are warm, and one write takes their lines."""
 _OPEN_LOOP_BATCH: Final = 4
 """The same in an open loop, whose arrivals a larger batch would delay."""
-ABSENT: Final = frozenset({ErrorType.DNS, ErrorType.CONNECT_REFUSED, ErrorType.CONNECT_FAILED, ErrorType.TLS})
+ABSENT: Final = frozenset(
+    {
+        ErrorType.DNS,
+        ErrorType.CONNECT_REFUSED,
+        ErrorType.CONNECT_FAILED,
+        ErrorType.NO_DESCRIPTOR,
+        ErrorType.TLS,
+    }
+)
 ABSENT_PAUSE_S: Final = 1.0
 """How long a user waits after an error of `ABSENT`: without a pause, it would only fill the disk with failures."""
 

@@ -16,6 +16,7 @@ import gevent
 
 from llmload.errors import ConfigError
 from llmload.loadgen import options
+from llmload.loadgen.descriptors import raise_limit
 from llmload.loadgen.forks import Forks
 from llmload.loadgen.local import CoordinatingNode, LocalNode, coordinating_node
 from llmload.loadgen.locust_compat import Runner, environment_of, restore_report, use_three_digits
@@ -75,6 +76,7 @@ class _Hooks:
 
     def _on_init(self, environment: Environment, runner: Runner, web_ui: WebUI | None = None, **_: object) -> None:
         self._forks.over()
+        raise_limit()
         with exit_on_wrong_use():
             file = options.scenario_on_command_line()
             if file is None:

@@ -12,6 +12,7 @@ import msgpack
 
 from llmload.errors import ExitCode
 from llmload.loadgen.capacity_driver import REPORT_S
+from llmload.loadgen.descriptors import check_descriptors
 from llmload.loadgen.ending import fault_text, say, say_fault
 from llmload.loadgen.forks import PARENT_GONE
 from llmload.loadgen.locust_compat import Worker, shrink_report
@@ -112,6 +113,7 @@ class WorkerNode(SendingNode):
             logger.warning("this worker came after the run's start and takes no part in it")
             return
         shard = WorkerShard(index=plan.workers.index(self.runner.client_id), count=len(plan.workers))
+        check_descriptors(plan.scenario.load, shard)
         workload = self.preparation.workload(plan.scenario, plan.base_dir)
         session = self._open_session(
             plan.scenario, workload, shard, plan.run_id, base_dir=plan.base_dir, start_ns=self._plan_ns

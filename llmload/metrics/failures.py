@@ -57,7 +57,11 @@ ADVICE: Final[Mapping[ErrorType, Advice]] = {
     ),
     ErrorType.CONNECT_FAILED: Advice(
         "the system or a proxy could not open a connection",
-        "mend what it says: a route, a proxy's variable (http_proxy, no_proxy), too few descriptors (ulimit -n)",
+        "mend what it says: a route, a proxy's variable (http_proxy, no_proxy)",
+    ),
+    ErrorType.NO_DESCRIPTOR: Advice(
+        "llmload's process may not open more files or connections",
+        "raise ulimit -n before the start, share the load with --processes, or send less (--users, load.max_in_flight)",
     ),
     ErrorType.TLS: Advice(
         "encryption failed, or the certificate is not trusted", "set engine.ca_file, or engine.verify_tls = false"

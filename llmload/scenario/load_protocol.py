@@ -186,6 +186,11 @@ class Load(Table):
         return None
 
     @property
+    def most_users(self) -> int | None:
+        """How many users of a closed loop may have a request in flight, as far as that is known."""
+        return self.constant_users
+
+    @property
     def constant_rate_per_s(self) -> float | None:
         """The rate of an open loop that has the same throughout."""
         return None

@@ -349,6 +349,11 @@ class Staged(Arrivals):
         return self.stages[0].users is not None
 
     @property
+    def most_users(self) -> int | None:
+        """The users of the largest stage."""
+        return max(stage.users or 0 for stage in self.stages) if self.has_users else None
+
+    @property
     def is_open_loop(self) -> bool:
         """Whether the stages have rates."""
         return not self.has_users
@@ -485,6 +490,11 @@ class Capacity(Arrivals):
     def has_users(self) -> bool:
         """Whether users are searched, in a closed loop."""
         return self.search == "users"
+
+    @property
+    def most_users(self) -> int | None:
+        """The users of the first step: how many the search tries is not known."""
+        return int(self.start) if self.has_users else None
 
     @property
     def is_open_loop(self) -> bool:
