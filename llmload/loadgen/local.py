@@ -20,7 +20,15 @@ from llmload.loadgen.descriptors import check_descriptors
 from llmload.loadgen.edits import LoadEdits
 from llmload.loadgen.ending import fault_text, say_fault
 from llmload.loadgen.live import LiveView
-from llmload.loadgen.locust_compat import PER_CENT, Runner, shape_kind, silence_tables, watch_starts
+from llmload.loadgen.locust_compat import (
+    PER_CENT,
+    Runner,
+    TimeLimit,
+    extend_time_limit,
+    shape_kind,
+    silence_tables,
+    watch_starts,
+)
 from llmload.loadgen.metrics_server import MetricsEndpoint
 from llmload.loadgen.node import Node, SendingNode, node_of
 from llmload.loadgen.phases import StepCommand
@@ -34,6 +42,8 @@ from llmload.stats.histogram import Histogram
 # What a node that coordinates a run does, be it alone or the master of workers.
 
 SUPERVISE_S: Final = 1.0
+LATE_S: Final = 30.0
+"""How much later than its ramp takes all users of a timed load may run; without them it ends, and measured nothing."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +62,15 @@ class CoordinatingNode(Node):
         self._report = ""
         """Where a headless run's report is, in words."""
         self.live: LiveView | None = None
+        self._opened = Event()
+        """All users run, in all processes."""
         scenario = self.scenario
         scenario.load.check_shape(shape_kind(environment))
         terminal.interval_s(self.options.progress)
         self._meet_engine(scenario)
         self.metrics = MetricsEndpoint(self, scenario)
         self.metrics.serve(self.options.metrics_host, self.options.metrics_port)
+        self._time_limit = TimeLimit(environment) if self.headless else None
         environment.events.quit.add_listener(self.guard("the report of the run", self._on_quit))
         self.edits = LoadEdits(self)
         watch_starts(self.runner, self.edits.take)
@@ -139,6 +152,9 @@ class CoordinatingNode(Node):
         """Let every process that sends begin the coordinator's run."""
 
     def _start(self) -> None:
+        if self._time_limit is not None:
+            self._time_limit.give_back()
+        self._opened.clear()
         self.options.num_users = self.runner.target_user_count or None
         scenario, file = self.scenario, self.preparation.file
         workers = self._senders()
@@ -161,8 +177,16 @@ class CoordinatingNode(Node):
         self.live = LiveView(coordinator, self, lambda: coordinator.rate_per_s)
         self.spawn("the live view", self.live.watch)
         self.spawn("the supervision of processes", self._supervise)
+        if self._time_limit is not None and self._time_limit.length_s is not None:
+            self.spawn("the time limit", self._end_in_time, coordinator, self._time_limit.length_s)
         if self.headless:
             self.spawn("the progress", terminal.show, coordinator, self.live, self, self.options.progress)
+
+    def _end_in_time(self, coordinator: RunCoordinator, limit_s: float) -> None:
+        """End the load when its time is over, which begins when all users run, less their ramp."""
+        self._opened.wait(limit_s + LATE_S)
+        gevent.sleep(max(0.0, coordinator.span.left_s(limit_s)))
+        gevent.spawn(self.end)  # not in this greenlet, which ends with the run
 
     def _search(self, search: CapacityDriver) -> None:
         """Drive a search from its first step to its end."""
@@ -244,6 +268,10 @@ class CoordinatingNode(Node):
         if coordinator.timeline is not None:
             coordinator.timeline.begin_first()
         self._send_opening(coordinator)
+        self._opened.set()
+        limit_s, web_ui = coordinator.scenario.load.ends_after_s, self.environment.web_ui
+        if limit_s is not None and web_ui is not None:
+            extend_time_limit(web_ui, coordinator.span.left_s(limit_s))
         coordinator.note_times()
 
     # End

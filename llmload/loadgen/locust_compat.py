@@ -218,6 +218,36 @@ def silence_tables() -> None:
     logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
 
 
+# The time limit, `--run-time`.
+
+
+class TimeLimit:
+    """
+    The time limit of a headless run, taken from Locust before it starts its clock: ours runs from when all users run.
+
+    Locust keeps the option until `give_back`.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        options: Any = environment.parsed_options
+        self._options = options
+        self.length_s: float | None = None if environment.shape_class is not None else options.run_time
+        if self.length_s is not None:
+            options.run_time = None
+
+    def give_back(self) -> None:
+        """Let the option say again what it said; Locust has looked at it."""
+        if self.length_s is not None:
+            self._options.run_time = self.length_s
+
+
+def extend_time_limit(web_ui: WebUI, left_s: float) -> None:
+    """Let a run that the start form started with a time limit end after `left_s`; nothing if it has none."""
+    if web_ui._run_time_greenlet is not None and not web_ui._run_time_greenlet.ready():
+        web_ui._run_time_greenlet.kill(block=False)
+        web_ui._run_time_greenlet = gevent.spawn_later(left_s, web_ui._stop_runners)
+
+
 # The command line.
 
 

@@ -39,6 +39,12 @@ class Span:
         self._warmup_s, self._timed = load.window_warmup_s, load.is_timed
         self._open_ns = None if self._timed or self._warmup_s else self.start_ns
         self._close_ns: int | None = None
+        self._ramp_s = load.ramp.length_s
+        self._late_s = 0.0
+
+    def left_s(self, limit_s: float) -> float:
+        """Return how much of a time limit is left; it counts from when all users run, less the length of their ramp."""
+        return limit_s + self._late_s - (time.monotonic_ns() - self.start_ns) / NS_PER_S
 
     @property
     def window(self) -> Window:
@@ -48,7 +54,9 @@ class Span:
     def open(self) -> None:
         """All users are running; only the first call counts, and none after the load's end."""
         if self._open_ns is None and self._close_ns is None:
-            self._open_ns = time.monotonic_ns() + round(self._warmup_s * NS_PER_S)
+            now_ns = time.monotonic_ns()
+            self._open_ns = now_ns + round(self._warmup_s * NS_PER_S)
+            self._late_s = max(0.0, (now_ns - self.start_ns) / NS_PER_S - self._ramp_s)
 
     def close(self) -> None:
         """The load has ended; only the first call counts."""

@@ -151,7 +151,7 @@ def _left(coordinator: RunCoordinator, totals: RunTotals, point: LivePoint | Non
     if coordinator.stage == "draining":
         return None, True
     ends_s = load.ends_after_s
-    by_time_s = None if ends_s is None else max(0.0, ends_s - coordinator.elapsed_s)
+    by_time_s = None if ends_s is None else max(0.0, coordinator.span.left_s(ends_s))
     guess_s = coordinator.search.left_s if coordinator.search is not None else _left_by_count(load, totals, point)
     if guess_s is None or (by_time_s is not None and by_time_s <= guess_s):
         return by_time_s, False

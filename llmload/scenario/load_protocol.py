@@ -281,7 +281,7 @@ class Bounded(Load):
     requests: Count | None = None
     """The run ends when this many requests have been sent and answered."""
     duration_s: Positive | None = None
-    """The run ends this long after its start, warm-up included."""
+    """The load ends this long after its start, ramp and warm-up included; users that start late move the end."""
 
     ends_by_itself: ClassVar[bool] = False
 

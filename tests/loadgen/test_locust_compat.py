@@ -5,10 +5,12 @@ from locust import stats
 from locust.argument_parser import get_parser, ui_extra_args_dict
 from locust.env import Environment
 from locust.event import Events
+from locust.main import main
 from locust.runners import LocalRunner
 from locust.stats import RequestStats, setup_distributed_stats_event_listeners
 from locust.web import WebUI
 
+import inspect
 import json
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 import msgpack
 import pytest
 
@@ -195,6 +198,39 @@ def test_the_form_shows_options_as_they_are_now(web_ui: WebUI) -> None:
         setattr(options, name, "edited")
         web_ui.update_template_args()
         assert web_ui.template_args["extra_options"][name]["default_value"] == "edited"
+
+
+def test_a_time_limit_of_the_start_form_can_be_moved(web_ui: WebUI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else: a late worker shortens the window of a run that the form started."""
+    stops: list[str] = []
+    monkeypatch.setattr(web_ui, "_stop_runners", lambda: stops.append("moved"))
+    locust_compat.extend_time_limit(web_ui, 0.0)
+    assert web_ui._run_time_greenlet is None, "no limit was set"
+
+    web_ui._run_time_greenlet = gevent.spawn_later(0.05, stops.append, "as set")
+    locust_compat.extend_time_limit(web_ui, 0.1)
+    gevent.sleep(0.2)
+
+    assert stops == ["moved"]
+
+
+def test_locust_looks_at_a_headless_runs_time_limit_after_init() -> None:
+    """Else: Locust ends a timed run by its own clock, and a late worker shortens the window."""
+    environment = Environment(parsed_options=get_parser().parse_args([]))
+    options: Any = environment.parsed_options
+    options.run_time = 60.0
+    source = inspect.getsource(main)
+
+    limit = locust_compat.TimeLimit(environment)
+    taken = options.run_time
+    limit.give_back()
+
+    assert (limit.length_s, taken, options.run_time) == (60.0, None, 60.0)
+    assert (
+        source.index("events.init.fire(")
+        < source.index("def start_automatic_run")
+        < source.index("if options.headless:\n        start_automatic_run()")
+    )
 
 
 def test_a_login_is_set_where_locust_reads_it(web_ui: WebUI) -> None:

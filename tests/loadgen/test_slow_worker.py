@@ -22,7 +22,7 @@ import os
 import signal
 from locust import events
 from gevent.monkey import get_original
-from llmload.loadgen import node
+from llmload.loadgen import local, node
 from llmload.loadgen.users import CapacityShape, ChatUser, StagedShape, install
 
 opened = node.open_session
@@ -181,20 +181,35 @@ def test_a_counted_run_reaches_from_the_first_workers_start_to_the_late_ones_end
 def test_a_worker_that_dies_while_it_opens_its_session_does_not_keep_the_window_shut(
     locust: Locust, slow: Callable[..., str]
 ) -> None:
-    scenario = slow('kind = "closed_loop"\nusers = 4\nduration_s = 9', slowly=DIES)
+    scenario = slow('kind = "closed_loop"\nusers = 4\nduration_s = 5', slowly=DIES)
 
     ended = locust.run("--config", scenario, "--processes", "2")
 
     summary = ended.summary
     assert {reason["check"] for reason in summary["verdict"]["reasons"]} >= {"missing_workers"}
-    assert 1 < summary["window_s"] < 6, "from the loss, which a master notices after some seconds"
+    assert summary["window_s"] == pytest.approx(5, abs=0.15), "from the loss, which a master notices after some seconds"
     assert rate_per_s(summary) == pytest.approx(2 / 0.1, rel=0.1)
 
 
-def test_a_load_that_ends_before_a_worker_has_started_measures_nothing(
-    locust: Locust, slow: Callable[..., str]
+@pytest.mark.parametrize("kind", ["closed loop", "open loop"])
+def test_a_worker_that_is_late_does_not_shorten_the_window(locust: Locust, slow: Callable[..., str], kind: str) -> None:
+    load = {
+        "closed loop": 'kind = "closed_loop"\nusers = 4\n',
+        "open loop": 'kind = "open_loop"\nrate_per_s = 40\n',
+    }[kind]
+    scenario = slow(f"{load}duration_s = 3\nwarmup_s = 1", slowly=LATE.replace("(1)", "(3.5)"))
+
+    summary = locust.run("--config", scenario, "--processes", "2").summary
+
+    assert summary["window_s"] == pytest.approx(2.0, abs=0.15)
+
+
+def test_a_load_whose_workers_do_not_all_start_in_time_measures_nothing(
+    locust: Locust, slow: Callable[..., str], tmp_path: Path
 ) -> None:
-    scenario = slow('kind = "closed_loop"\nusers = 4\nduration_s = 2', slowly=LATE.replace("(1)", "(2.5)"))
+    scenario = slow('kind = "closed_loop"\nusers = 4\nduration_s = 2', slowly=LATE.replace("(1)", "(3.5)"))
+    with (tmp_path / "slow.py").open("a") as locustfile:
+        locustfile.write("local.LATE_S = 0.5\n")
 
     ended = locust.run("--config", scenario, "--processes", "2")
 
