@@ -6,9 +6,12 @@ from locust.env import Environment
 from locust.runners import STATE_CLEANUP, STATE_INIT, STATE_MISSING, STATE_RUNNING, STATE_STOPPED, STATE_STOPPING
 from locust.web import WebUI
 
+import csv
 import logging
 import signal
 import socket
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, Final, Protocol
 
@@ -16,6 +19,7 @@ import gevent
 from flask import Flask
 from gevent import getcurrent
 
+from llmload.errors import ExitCode
 from llmload.record import RequestRecord
 from llmload.stats.histogram import pack_sparse, unpack_sparse
 from llmload.units import MS_PER_S
@@ -211,6 +215,38 @@ def log_rows(environment: Environment, name: str, record: RequestRecord) -> None
         for row, value_s in (("TTFT", record.ttft_s), ("TPOT", record.tpot_s)):
             if value_s is not None:
                 environment.stats.get(name, row).log(value_s * MS_PER_S, 0)  # type: ignore[arg-type]  # as any number
+
+
+def send_statistics(worker: Worker) -> None:
+    """Send the master what a worker's statistics have now, not at the next report."""
+    runner: Any = worker
+    runner._send_stats()
+
+
+class WholeCsv(stats.StatsCSVFileWriter):
+    """The files of `--csv`, with a last state: Locust writes one each second, and at the end only closes them."""
+
+    def close_files(self) -> None:
+        """Write the last state and close; one line and an exit code that is not 0 where the disk has no room."""
+        try:
+            for file, write in (
+                (self.requests_csv_filehandle, self.requests_csv),
+                (self.failures_csv_filehandle, self.failures_csv),
+                (self.exceptions_csv_filehandle, self.exceptions_csv),
+            ):
+                file.seek(0)
+                write(csv.writer(file))
+                file.truncate()
+            self._stats_history_data_rows(self.stats_history_csv_writer, time.time())
+            super().close_files()
+        except OSError as error:
+            sys.stderr.write(f"llmload: --csv {self.base_filepath}: cannot be written: {error.strerror}\n")
+            sys.exit(self.environment.process_exit_code or ExitCode.FAILED)
+
+
+def write_csv_to_the_end() -> None:
+    """Let `--csv` of this process hold what ended in the drain."""
+    stats.StatsCSVFileWriter = WholeCsv  # type: ignore[misc]  # Locust makes its writer by this name
 
 
 def silence_tables() -> None:

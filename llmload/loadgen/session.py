@@ -168,7 +168,7 @@ class Session:
         repeated: bool = False,
     ) -> RequestRecord | None:
         """
-        Send the prompt, pass its record to `count`, and return it; None if the run starts no more requests.
+        Send the prompt, pass its record to `count` unless it was cut, and return it; None once no more are started.
 
         `repeated` says whether the run has sent the prompt before, so that it may need a salt.
         """
@@ -183,7 +183,10 @@ class Session:
             stage = None if self.timeline is None else self.timeline.name_at(time.monotonic_ns())
             salt = None if self._salts is None else self._salts.next(repeated=repeated)
             record = self._client.complete(prompt, request_id=request_id, stage=stage, scheduled_ns=due_ns, salt=salt)
-            count(record)
+            if record.outcome is Outcome.CENSORED:
+                self.record(record)  # Locust counts no task that it kills, and its tables must not call this a success
+            else:
+                count(record)
         finally:
             self._in_flight.discard(current)
             if not self._in_flight:

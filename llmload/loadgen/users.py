@@ -19,7 +19,7 @@ from llmload.loadgen import options
 from llmload.loadgen.descriptors import raise_limit
 from llmload.loadgen.forks import Forks
 from llmload.loadgen.local import CoordinatingNode, LocalNode, coordinating_node
-from llmload.loadgen.locust_compat import Runner, environment_of, restore_report, use_three_digits
+from llmload.loadgen.locust_compat import Runner, environment_of, restore_report, use_three_digits, write_csv_to_the_end
 from llmload.loadgen.master import MasterNode
 from llmload.loadgen.node import REQUEST_NAME, Node, exit_on_wrong_use, sending_node, set_node
 from llmload.loadgen.preparation import Preparation
@@ -46,6 +46,7 @@ class _Hooks:
         self._ahead: Preparation | None = None
         self._forks = Forks()
         use_three_digits()
+        write_csv_to_the_end()
         events.init_command_line_parser.add_listener(self._on_command_line)
         events.init.add_listener(self._on_init)
         events.worker_report.add_listener(_restore)  # now, so that it comes before Locust's own listeners

@@ -15,7 +15,7 @@ from llmload.loadgen.capacity_driver import REPORT_S
 from llmload.loadgen.descriptors import check_descriptors
 from llmload.loadgen.ending import fault_text, say, say_fault
 from llmload.loadgen.forks import PARENT_GONE
-from llmload.loadgen.locust_compat import Worker, shrink_report
+from llmload.loadgen.locust_compat import Worker, send_statistics, shrink_report
 from llmload.loadgen.messages import (
     KEY,
     MAX_TEXT,
@@ -201,6 +201,7 @@ class WorkerNode(SendingNode):
 
     def _report_last(self, session: Session) -> None:
         session.settle()
+        send_statistics(self.runner)  # Locust's own, which its master would otherwise get too late or never
         send(self.runner, last_report(session))
         self._last_reported = session.run_id
 

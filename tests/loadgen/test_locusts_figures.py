@@ -1,0 +1,51 @@
+"""Locust's own figures beside ours: `--csv` agrees with the summary, and other users count as Locust counts them."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
+
+SLOW = {"ttft_s": 0.4, "prefill_s_per_token": 0.0, "itl_s": 0.05, "itl_load_factor": 0.0, "output_tokens": 16}
+"""An answer takes more than a second, so that many end in the drain."""
+
+
+def rows(file: Path) -> dict[str, dict[str, str]]:
+    with file.open(newline="") as text:
+        return {f"{row['Type']} {row['Name']}".strip(): row for row in csv.DictReader(text)}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_csv_holds_what_ended_in_the_drain(
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path, processes: int
+) -> None:
+    url = engine(**SLOW, faults={"http_500": 0.2}).url
+    scenario = write_scenario(url, "users = 6\nduration_s = 3", "[prompts]\nrepeat = true")
+    several = ("--processes", "2") if processes > 1 else ()
+
+    ended = locust.run("--config", str(scenario), "--csv", str(tmp_path / "l"), "--csv-full-history", *several)
+
+    requests, table = ended.summary["requests"], rows(tmp_path / "l_stats.csv")
+    expected = (str(requests["completed"] + requests["failed"]), str(requests["failed"]))
+    for name in ("LLM chat", "Aggregated"):
+        assert (table[name]["Request Count"], table[name]["Failure Count"]) == expected
+    assert table["TTFT chat"]["Request Count"] == str(requests["completed"])
+    with (tmp_path / "l_failures.csv").open(newline="") as text:
+        assert sum(int(row["Occurrences"]) for row in csv.DictReader(text)) == requests["failed"]
+    with (tmp_path / "l_stats_history.csv").open(newline="") as text:
+        last = list(csv.DictReader(text))[-1]
+    assert (last["Total Request Count"], last["Total Failure Count"]) == expected
+
+
+def test_a_request_that_was_cut_is_neither_a_success_nor_a_failure_of_locusts(
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
+) -> None:
+    further = "[prompts]\nrepeat = true\n[run]\ndrain_timeout_s = 0.1"
+    scenario = write_scenario(engine(**SLOW).url, "users = 6\nduration_s = 3", further)
+
+    ended = locust.run("--config", str(scenario), "--csv", str(tmp_path / "l"))
+
+    requests = ended.summary["requests"]
+    assert requests["censored"]
+    assert rows(tmp_path / "l_stats.csv")["LLM chat"]["Request Count"] == str(requests["completed"])
