@@ -73,7 +73,15 @@ def accounts(lost: int = 0, **counts: int) -> Accounts:
 
 
 CAME = Came(
-    code=0, summary=summary(), written=summary(), accounts=accounts(), said="", left_behind=(), seconds=1.0, fault=""
+    code=0,
+    summary=summary(),
+    written=summary(),
+    has_manifest=True,
+    accounts=accounts(),
+    said="",
+    left_behind=(),
+    seconds=1.0,
+    fault="",
 )
 CASE = Case(row=Row(name="r", expected=GOOD, load=""), mode=Mode.ONE)
 
@@ -94,7 +102,7 @@ CASE = Case(row=Row(name="r", expected=GOOD, load=""), mode=Mode.ONE)
         ({"accounts": accounts(completed=1, failed=1)}, "exit code 0 although 1 requests were failed"),
         ({"accounts": accounts(completed=1, censored=1)}, "exit code 0 although 1 requests were cut"),
         ({"accounts": accounts(lost=1, started=3, completed=3)}, "exit code 0 although 1 requests were lost"),
-        ({"said": "users.csv cannot be written"}, "exit code 0 although a file could not be written"),
+        ({"has_manifest": False}, "exit code 0 although there is no manifest.json"),
     ],
 )
 def test_each_thing_that_is_not_as_expected_is_named(change: dict[str, Any], says: str) -> None:

@@ -29,6 +29,7 @@ class Step:
 
     text: str
     act: "Callable[[Running], None]"
+    needs_root: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,7 +64,8 @@ class Running:
     port: int = field(default_factory=free_port)
     web_port: int = field(default_factory=free_port)
     began_s: float = field(default_factory=time.monotonic)
-    mounts: list[str] = field(default_factory=list)
+    undo: list[list[str]] = field(default_factory=list)
+    """Commands that undo, last first, what was done to the disk."""
     acted_s: float = 0.0
     """When the last step was done."""
 
@@ -88,7 +89,7 @@ class Running:
     def mount(self, kib: int) -> None:
         """Put run folders on a separate file system of this size."""
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(self.disk)], check=True)
-        self.mounts.append(str(self.disk))
+        self.undo.append(["umount", "--lazy", str(self.disk)])
 
     def start(self) -> None:
         """Write the scenario and start the processes."""
@@ -262,7 +263,7 @@ class Running:
         return self.alive()
 
     def kill(self) -> None:
-        """Kill what is left, and undo mounts."""
+        """Kill what is left, and undo what was done to the disk."""
         for pid in self.alive():
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -270,8 +271,8 @@ class Running:
                 continue
         for process in self.processes:
             process.wait()
-        for mounted in reversed(self.mounts):
-            subprocess.run(["umount", "--lazy", mounted], check=False)
+        for command in reversed(self.undo):
+            subprocess.run(command, check=False)
 
 
 LOCUST: Final = (sys.executable, "-m", "locust")

@@ -164,16 +164,20 @@ def replace_folder() -> Step:
     return Step("the folder is replaced", act)
 
 
-def make_read_only() -> Step:
-    """Let nothing new be opened for writing in the run's folder: root may write whatever the permissions say."""
+def make_immutable(*, files: bool) -> Step:
+    """
+    Let nothing be made, renamed or removed in the run's folder, as a file system does that became read-only.
+
+    `files`: nothing can be appended to its files either. Root may write whatever the permissions say, and a file system
+    with open files cannot be mounted read-only; an attribute of files is what is left.
+    """
 
     def act(run: Running) -> None:
         folder = str(run.run_folder())
-        subprocess.run(["mount", "--bind", folder, folder], check=True)
-        run.mounts.append(folder)
-        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        run.undo.append(["chattr", "-R", "-i", folder])
+        subprocess.run(["chattr", *(["-R"] if files else []), "+i", folder], check=True)
 
-    return Step("the folder becomes read-only", act)
+    return Step("folder and files become immutable" if files else "the folder becomes immutable", act, needs_root=True)
 
 
 # The web UI

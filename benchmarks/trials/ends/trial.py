@@ -14,6 +14,7 @@ from benchmarks.tools.controlled_engine import ControlledEngine
 from benchmarks.trials.ends.row import Case
 from benchmarks.trials.ends.running import NO_CODE, Running, TrialError
 from benchmarks.trials.runs.accounts import Accounts
+from llmload.runs.folder import MANIFEST
 
 NO_REQUESTS: Final = dict.fromkeys(("started", "completed", "failed", "censored"), 0)
 REFUSED_CODE: Final = 2
@@ -28,6 +29,7 @@ class Came:
     summary: Mapping[str, Any] | None
     written: Mapping[str, Any] | None
     """`summary.json`."""
+    has_manifest: bool
     accounts: Accounts
     said: str
     left_behind: tuple[str, ...]
@@ -68,7 +70,7 @@ class Result:
 def impossible(case: Case) -> str | None:
     """Return why this machine cannot run a case; None if it can."""
     row = case.row
-    needs_root = row.disk_kib is not None or any("read-only" in step.text for step in row.steps)
+    needs_root = row.disk_kib is not None or any(step.needs_root for step in row.steps)
     return "file systems are mounted by root alone" if needs_root and os.geteuid() != 0 else None
 
 
@@ -116,6 +118,7 @@ def _come(running: Running) -> Came:
         code=code,
         summary=summary,
         written=written,
+        has_manifest=any(running.runs.glob(f"*/{MANIFEST}")),
         accounts=Accounts.of(
             requests,
             lines,
@@ -178,8 +181,8 @@ def _wrongly_good(came: Came) -> Iterator[str]:
             yield f"exit code 0 although {count} requests were {what}"
     if came.level == "INVALID":
         yield "exit code 0 although the verdict is INVALID"
-    if "cannot be written" in came.said:
-        yield "exit code 0 although a file could not be written"
+    if not came.has_manifest:
+        yield "exit code 0 although there is no manifest.json"
 
 
 def _faults_of_no_run(came: Came) -> Iterator[str]:
