@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from llmload.compare.comparison import RunSample
 from llmload.errors import ConfigError, NotComparableError, RunFolderError
-from llmload.metrics.objective import METRICS, Metric, metrics_named, share
-from llmload.metrics.validity import Level
+from llmload.metrics.doubts import FEW_VALUES, lines_of
+from llmload.metrics.objective import FIGURES, METRICS, Metric, metrics_named, share
+from llmload.metrics.validity import Level, Verdict
 from llmload.runs.folder import SUMMARY, Manifest, RunFolder
 from llmload.runs.requests import read_tables
 from llmload.runs.summary import Summary
@@ -250,6 +251,12 @@ def _short(value: object) -> str:
     return "unknown" if value is None else str(value)[:60]
 
 
+def doubtful(verdict: Verdict) -> list[str]:
+    """Return a line for each check that doubts a figure; not of few values, since these are not compared at all."""
+    doubts = tuple(doubt for doubt in verdict.doubts if doubt.check != FEW_VALUES)
+    return lines_of(verdict.model_copy(update={"doubts": doubts}), FIGURES)
+
+
 def _notes(base: Sequence[FinishedRun], candidate: Sequence[FinishedRun]) -> Iterator[str]:
     if base[0].engine != candidate[0].engine:
         yield f"engine: {base[0].engine} against {candidate[0].engine}"
@@ -257,5 +264,7 @@ def _notes(base: Sequence[FinishedRun], candidate: Sequence[FinishedRun]) -> Ite
         for reason in run.summary.verdict.reasons:
             if reason.level is Level.DEGRADED:
                 yield f"{run.name} is DEGRADED: {reason.text}"
+        for line in doubtful(run.summary.verdict):
+            yield f"{run.name}: {line}"
     if base[0].manifest.simulated or candidate[0].manifest.simulated:
         yield "simulated engine: figures of llmload's own simulation, not of any real engine"

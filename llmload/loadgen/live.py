@@ -1,16 +1,17 @@
 """The run as it is now: a point each second, its state, and the live table of Locust's tab "LLM"."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
 import gevent
 from pydantic import BaseModel, ConfigDict
 
 from llmload.loadgen.phases import PhaseTimeline, Span
+from llmload.metrics.doubts import doubts_of, lines_of, marked, marks
 from llmload.metrics.requests import LIVE_QUANTILES
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import Verdict
+from llmload.metrics.validity import Doubt, Verdict
 from llmload.report.terminal import LATENCIES
 from llmload.runs.build_summary import most_frequent_failures
 from llmload.runs.headline import Headline
@@ -84,6 +85,8 @@ class LiveStage(_Latencies):
     requests_per_min: float | None
     output_tokens_per_s: float | None
     failed: int
+    doubts: tuple[Doubt, ...]
+    """Its figures that may be off."""
 
 
 class LiveState(_Latencies):
@@ -121,6 +124,8 @@ class LiveState(_Latencies):
     """How the load was edited, and which of its phases the figures are of; None where it was not."""
     verdict: Verdict | None
     """None until a request has ended: nothing can have been measured, which is not a fault."""
+    footnotes: tuple[str, ...]
+    """What the mark behind a figure in doubt means, a line for each check."""
 
 
 class LivePoints(_Model):
@@ -254,6 +259,7 @@ class LiveView:
         totals, window_s, edited = headline.totals, headline.window_s, headline.edited
         scenario, stage = run.scenario, run.stage
         judged = stage == "ended" or totals.completed or totals.failed
+        verdict = run.verdict_so_far(headline) if judged else None
         return LiveState(
             run_id=run.run_id,
             scenario=scenario.scenario.name,
@@ -278,7 +284,8 @@ class LiveView:
             **_latencies(totals),
             schedule_lag_s=Quantiles.of(totals.distributions["schedule_lag_s"]),
             stages=() if run.timeline is None else tuple(self._stages(run.timeline)),
-            verdict=run.verdict_so_far(headline) if judged else None,
+            verdict=verdict,
+            footnotes=() if verdict is None else tuple(lines_of(verdict, _Latencies.model_fields)),
             edited=None if edited is None else edited.text,
         )
 
@@ -296,6 +303,7 @@ class LiveView:
                 rate_per_s=phase.rate_per_s,
                 measured_s=measured_s,
                 failed=totals.failed,
+                doubts=doubts_of(totals),
                 **rates(totals, measured_s),
                 **_latencies(totals),
             )
@@ -329,6 +337,7 @@ def rows(state: LiveState | None, point: LivePoint | None) -> list[dict[str, str
     if state is None:
         return [_row("Run", run="none yet")]
     now = point or _NO_POINT
+    doubts = () if state.verdict is None else state.verdict.doubts
     return [
         *_verdict(state),
         _row("Scenario", run=_name(state)),
@@ -340,7 +349,7 @@ def rows(state: LiveState | None, point: LivePoint | None) -> list[dict[str, str
         _row("Requests/min", number(now.requests_per_min, 1), number(state.requests_per_min, 1)),
         _row("Output tok/s", number(now.output_tokens_per_s, 1), number(state.output_tokens_per_s, 1)),
         *(
-            _row(f"{name} {_QUANTILES}, ms", _text(getattr(now, key)), _text(getattr(state, key)))
+            _row(f"{name} {_QUANTILES}, ms", _text(getattr(now, key)), _text(getattr(state, key), key, doubts))
             for name, key in LATENCIES.items()
         ),
         *map(_of_stage, state.stages),
@@ -363,7 +372,9 @@ def _verdict(state: LiveState) -> Iterator[dict[str, str]]:
         return
     yield _row("Verdict", run=state.verdict.level + ("" if state.stage == "ended" else " so far"))
     for reason in state.verdict.reasons:
-        yield _row("Reason", run=f"{reason.level}: {reason.text}")
+        yield _row("Reason", run=f"{marks(reason)}{reason.level}: {reason.text}")
+    for line in state.footnotes:
+        yield _row("Doubt", run=line)
 
 
 def _name(state: LiveState) -> str:
@@ -391,11 +402,11 @@ def _of_stage(stage: LiveStage) -> dict[str, str]:
     return _row(
         f"{stage.name}, {load}",
         run=f"{number(stage.requests_per_min, 1)} requests/min, {number(stage.output_tokens_per_s, 1)} tok/s, "
-        f"TTFT {_text(stage.ttft_s)} ms, {stage.failed} failed",
+        f"TTFT {_text(stage.ttft_s, 'ttft_s', stage.doubts)} ms, {stage.failed} failed",
     )
 
 
-def _text(quantiles: Quantiles | None) -> str:
+def _text(quantiles: Quantiles | None, figure: str = "", doubts: Sequence[Doubt] = ()) -> str:
     if quantiles is None:
         return UNKNOWN
-    return " / ".join(milliseconds(value) for value in (quantiles.p50, quantiles.p95, quantiles.p99))
+    return " / ".join(marked(milliseconds(value), doubts, figure, name) for name, value in quantiles)

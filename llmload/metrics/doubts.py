@@ -13,7 +13,7 @@ from typing import Final
 from llmload.metrics.objective import LABELS, Objective
 from llmload.metrics.requests import QUANTILES, REQUEST_DISTRIBUTIONS
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import ALL, Doubt, Level, Reason
+from llmload.metrics.validity import ALL, Doubt, Level, Reason, Verdict
 from llmload.stats.histogram import Histogram
 from llmload.stats.intervals import MIN_BEYOND, quantile_ranks, values_needed
 from llmload.units import UNKNOWN, milliseconds, significant
@@ -330,6 +330,12 @@ def doubt_of(doubts: Iterable[Doubt], figure: str, statistic: str | None = None)
         return ""
     size = between(figure, found.low, found.high)
     return f"in doubt{size and ', '}{size}: {found.text}"
+
+
+def lines_of(verdict: Verdict, shown: Collection[str]) -> list[str]:
+    """Return a line with `MARK` for each check that doubts one of the `shown` figures, unless its reason says it."""
+    given = {reason.check for reason in verdict.reasons if marks(reason)} - {FEW_VALUES}
+    return [f"{MARK} {line}" for line in footnotes((each for each in verdict.doubts if each.check not in given), shown)]
 
 
 def footnotes(doubts: Iterable[Doubt], shown: Collection[str]) -> list[str]:

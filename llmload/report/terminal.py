@@ -13,7 +13,7 @@ from rich.text import Text
 
 from llmload.capacity.result import capacity_report, capacity_text
 from llmload.errors import ExitCode, RunFolderError
-from llmload.metrics.doubts import FEW_VALUES, MARK, footnotes, marked, marks
+from llmload.metrics.doubts import lines_of, marked, marks
 from llmload.metrics.objective import LABELS, METRICS, Metric
 from llmload.metrics.validity import Level
 from llmload.runs.build_summary import cost_rows
@@ -237,10 +237,8 @@ def tenths(value: float | None) -> str:
 
 
 def doubt_lines(summary: Summary) -> list[str]:
-    """Return a line for each check that doubts a figure of the tables without a reason, marked as they are."""
-    given = {reason.check for reason in summary.verdict.reasons if marks(reason)}
-    doubts = [doubt for doubt in summary.verdict.doubts if doubt.check not in given or doubt.check == FEW_VALUES]
-    return [f"{MARK} {line}" for line in footnotes(doubts, SHOWN)]
+    """Return a line for each check that doubts a figure of the tables, with the mark that these have."""
+    return lines_of(summary.verdict, SHOWN)
 
 
 def _title(summary: Summary) -> Text:

@@ -147,6 +147,18 @@ def test_an_invalid_run_is_refused_and_a_degraded_one_is_named(runs: Path) -> No
     assert "note       slower is DEGRADED: it went wrong" in degraded.stdout
 
 
+def test_a_figure_in_doubt_is_named_unless_it_is_of_few_values(runs: Path) -> None:
+    doubt = {"figure": "itl_s", "statistic": "p99", "text": "why", "low": 0.01, "high": 0.02}
+    doubts = [doubt | {"check": check} for check in ("coalesced_share", "few_values")]
+    verdict = {"level": "VALID", "reasons": [], "doubts": doubts}
+    edit(runs / "same" / "summary.json", operator.methodcaller("update", verdict=verdict))
+
+    result = compare(runs / "base", runs / "same")
+
+    assert "note       same: ~ ITL p99 between 10.00 and 20.00 ms: why" in result.stdout
+    assert "few values" not in result.stdout
+
+
 def test_a_capacity_search_is_refused(runs: Path) -> None:
     edit(runs / "same" / "summary.json", lambda s: s.update(load={"kind": "capacity"}))
 

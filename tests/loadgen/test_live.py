@@ -3,11 +3,13 @@
 import time
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import pytest
 
 from llmload.loadgen.judged import whole_run
 from llmload.loadgen.live import LivePoint, LiveState, LiveView, rows
 from llmload.loadgen.phases import Span, StageTimeline
+from llmload.metrics.checks import judge
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
 from llmload.runs.headline import Headline
@@ -46,7 +48,7 @@ class Run:
         return whole_run(self.span, totals, self.scenario)
 
     def verdict_so_far(self, headline: Headline) -> Verdict:
-        return Verdict.of()
+        return judge({}, totals=headline.totals)
 
 
 class Source:
@@ -91,6 +93,17 @@ def test_an_open_loop_shows_target_rate_sent_dropped_and_lag() -> None:
     assert table["Dropped, req/s"] == ("1.00", "10 in all")
     assert table["Schedule lag p50 / p95 / p99, ms"][1].count("2.00") == 3
     assert "Users" not in table, "they rest"
+
+
+def test_a_quantile_of_few_answers_is_marked_and_a_line_says_why() -> None:
+    totals = RunTotals(started=50, completed=50)
+    totals.distributions["ttft_s"].add_many(np.full(50, 0.1))
+    state = LiveView(Run(ClosedLoop(kind="closed_loop", users=1, requests=50)), Source(totals)).state()
+
+    table = cells(state, None)
+    assert table["TTFT p50 / p95 / p99, ms"][1] == "100.0 / 100.0~ / 100.0~"
+    few = "~ TTFT: few values: p90 needs 200, p95 needs 400, p99 needs 2,000, so that 20 lie beyond it"
+    assert (table["Doubt"], state.footnotes) == (("", few), (few,))
 
 
 def test_there_is_no_target_rate_once_the_run_drains() -> None:

@@ -20,6 +20,12 @@ function element(tag, text, children = []) {
 
 const row = (name, values) => element("tr", "", [element("th", name), ...values.map((value) => element("td", value))]);
 
+// The mark of tables and report behind a figure that may be off.
+function marked(text, doubts, key, q) {
+  const of = (doubt) => doubt.figure === key && [null, q].includes(doubt.statistic);
+  return text !== "n/a" && doubts?.some(of) ? `${text}~` : text;
+}
+
 function showTheme() {
   const chosen = localStorage.getItem("theme"); // Locust's own switch
   document.documentElement.dataset.theme = chosen ?? (dark.matches ? "dark" : "light");
@@ -33,8 +39,11 @@ function showVerdict(state) {
   at("simulated").hidden = !state.simulated;
   const window = state.window_s === null ? "nothing measured yet" : `${number(state.window_s)} s measured`;
   at("stage").textContent = ended ? `ended, ${window}` : `${stage}, ${number(state.elapsed_s, 0)} s, ${window}`;
-  const reasons = (verdict?.reasons ?? []).map(({ level, text }) => element("li", `${level}: ${text}`));
+  const reasons = (verdict?.reasons ?? []).map(({ level, text, figures }) =>
+    element("li", `${figures.includes("all") ? "" : "~ "}${level}: ${text}`),
+  );
   at("reasons").replaceChildren(...reasons);
+  at("doubts").replaceChildren(...state.footnotes.map((line) => element("p", line)));
 }
 
 function arrivals(state) {
@@ -56,7 +65,7 @@ function showStages(stages) {
       number(stage.measured_s),
       number(stage.requests_per_min),
       number(stage.output_tokens_per_s),
-      ...latencies.map(([, key, q]) => milliseconds(stage[key]?.[q])),
+      ...latencies.map(([, key, q]) => marked(milliseconds(stage[key]?.[q]), stage.doubts, key, q)),
       number(stage.failed, 0),
     ]),
   );
@@ -88,7 +97,9 @@ function showFigures(state) {
   const tile = ([name, value]) => element("div", "", [element("b", value), element("span", name)]);
   at("figures").replaceChildren(...Object.entries(tiles).map(tile));
   const head = element("tr", "", ["", ...QUANTILES].map((name) => element("th", name)));
-  const latency = ([name, key]) => row(name, QUANTILES.map((q) => milliseconds(state[key]?.[q])));
+  const doubts = state.verdict?.doubts;
+  const latency = ([name, key]) =>
+    row(name, QUANTILES.map((q) => marked(milliseconds(state[key]?.[q]), doubts, key, q)));
   at("latencies").replaceChildren(head, ...Object.entries(LATENCIES).map(latency));
   const counts = ["started", "completed", "failed", "censored"].map((name) => [name, state[name]]);
   const errors = Object.entries(state.errors).map(([type, count]) => [`error: ${type}`, count]);
