@@ -9,10 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
+from llmload.loadgen.master import ABORT_REPLY_S
+from llmload.loadgen.options import DRAIN_ON_SIGTERM_S
+from llmload.loadgen.session import ABORT_GRACE_S
+from llmload.loadgen.worker import SIGTERM_GRACE_S
 from llmload.scenario import load_scenario
 
 ROOT = Path(__file__).parents[1]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
+WRITING_S = 2.0
+"""For summary and report of a run of ordinary length."""
 WORKDIR = "/llmload/"
 
 
@@ -68,10 +74,13 @@ def test_master_and_workers_find_each_other() -> None:
     assert int(argument("llmload-master", "expect-workers")) == workers["parallelism"] == workers["completions"]
 
 
-def test_workers_have_time_to_drain() -> None:
-    drain_timeout_s = load_scenario(KUBERNETES / "scenario.toml").run.drain_timeout_s
+@pytest.mark.parametrize("name", ["llmload-master", "llmload-workers"])
+def test_a_pod_has_time_to_drain_and_to_write_after_sigterm(name: str) -> None:
+    given = [word.partition("=")[2] for word in args(name) if word.startswith("--drain-on-sigterm=")]
+    drain_s = float(given[0]) if given else DRAIN_ON_SIGTERM_S
+    answers_s = ABORT_GRACE_S + max(ABORT_REPLY_S, SIGTERM_GRACE_S)
 
-    assert pod("llmload-workers")["terminationGracePeriodSeconds"] > drain_timeout_s
+    assert pod(name)["terminationGracePeriodSeconds"] >= drain_s + answers_s + WRITING_S
 
 
 @pytest.mark.parametrize("name", ["llmload-master", "llmload-workers"])

@@ -148,6 +148,12 @@ def _show(
     help="After the run, serve /metrics until the next scrape, for at most this time.",
 )
 @click.option(
+    "--drain-on-sigterm",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long requests in flight may take after SIGTERM (default 20).",
+)
+@click.option(
     "--repeat",
     type=click.IntRange(1),
     metavar="N",
@@ -174,8 +180,8 @@ def run(
     """
     Run SCENARIO, a file or the name of a shipped scenario, and exit with Locust's exit code.
 
-    0: good; 1: a gate failed or requests failed; 2: wrong use; 3: the measurement is INVALID. With --repeat, the
-    worst of all runs; Ctrl-C ends the current run and shows the runs so far.
+    0: good; 1: a gate failed or requests failed; 2: wrong use; 3: the measurement is INVALID; 130: a signal ended it.
+    With --repeat, the worst of all runs; Ctrl-C ends the current run and shows the runs so far.
 
     \b
     Examples:

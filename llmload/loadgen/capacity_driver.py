@@ -180,6 +180,12 @@ class CapacityDriver:
         return f"{current}({found if fails is None else f'{found}, {fails:g} fail'})"
 
     @property
+    def undone(self) -> str | None:
+        """How far the search has come, in words; None once it is over."""
+        decided = sum(step.verdict is not None for step in self.steps)
+        return None if self.finished else f"{decided} step{'s' if decided != 1 else ''} of the search"
+
+    @property
     def left_s(self) -> float | None:
         """About how long the search will still take, by the steps so far; None until a load has failed."""
         passes, fails = self.plan.passes_at, self.plan.fails_at

@@ -27,6 +27,10 @@ from llmload.runs.writing import with_unwritten, write_reasons
 from llmload.scenario import Scenario
 from llmload.units import NS_PER_S
 
+ENDED_EARLY: Final = "ended_early"
+"""The check whose reason says that the run was ended before it had done what it was to do."""
+LIMIT_MARGIN_S: Final = 1.0
+"""How much earlier than its time limit a load may seem to end: Locust's clock starts a little before ours."""
 INTERNAL_ERROR: Final = "internal_error"
 """The check whose reason says that something of llmload or of the locustfile failed beside requests."""
 
@@ -45,6 +49,12 @@ class Conditions:
     """How long this node was stopped, or starved of its processor, at a time."""
     worst_cpu_share: float | None = None
     """CPU use of the busiest process that sends, of one core; None until something is measured."""
+    ended_by: str | None = None
+    """What ended the load, where that was not the load itself: `SIGINT`, `the stop button`."""
+    signalled: bool = False
+    """A signal came before the run had been counted."""
+    requests_cut: bool = False
+    """What was in flight was cut at a signal."""
     faults: list[str] = field(default_factory=list)
     """What failed beside requests: each in a line, of a worker with its name."""
     reached_phases: set[int] = field(default_factory=set)
@@ -80,6 +90,7 @@ class RunCoordinator:
         workload: Workload,
         deployment: EngineInfo | None,
         workers: int,
+        limit_is_option: bool = False,
     ) -> None:
         self.scenario = scenario
         self.run_id = new_run_id(scenario.scenario.name)
@@ -99,6 +110,10 @@ class RunCoordinator:
         self.conditions = Conditions()
         self._deployment = deployment
         self._ended_ns: int | None = None
+        self._load_over_s: float | None = None
+        self._limit_is_option = limit_is_option
+        """Whether the load's time limit is `--run-time` alone, which the scenario does not have."""
+        self._asked_s = scenario.load.asked_s(scenario_file.parent)
         self.started_unix_s = time.time()
         self._unix_offset_ns = time.time_ns() - time.monotonic_ns()
         self._noted_users: int | None = None
@@ -163,6 +178,14 @@ class RunCoordinator:
         """Make the run folder with its manifest, so that a run that crashes can still be read; RunFolderError."""
         self.folder.begin(self._manifest.with_times(self._times(), None))
 
+    def end_load(self) -> None:
+        """End the load: the window and the last phase are over; only the first call counts."""
+        if self._load_over_s is None:
+            self.ending, self._load_over_s = True, self.elapsed_s
+            self.span.close()
+            if self.timeline is not None:
+                self.timeline.end()
+
     def note_times(self) -> None:
         """Write when window and stages began into the manifest, so that a run that crashes can still be judged."""
         self.folder.note_manifest(self._manifest.with_times(self._times(), self.ended_unix_s, self._edits))
@@ -211,12 +234,16 @@ class RunCoordinator:
         """Judge what the headline is of; with totals and stages as they ended, something must be measured."""
         further = [Reason(check=INTERNAL_ERROR, level=Level.INVALID, text=text) for text in self.conditions.faults]
         further += write_reasons(headline.totals, self.folder.faults.unwritten)
+        cut = None if totals is None else self.ended_early(totals)
+        if cut is not None:
+            further.append(Reason(check=ENDED_EARLY, level=Level.INVALID, text=cut))
         if not headline.health.completed and not headline.health.failed:
-            text = f"no request came to an end, so nothing was measured: give {self.scenario.load.longer}"
+            text = "no request came to an end, so nothing was measured"
+            text += "" if cut else f": give {self.scenario.load.longer}"
             further.append(Reason(check="answers", level=Level.INVALID, text=text))
         elif headline.edited is not None and stages is not None:
             further += unmeasured_phase(headline, headline.edited, self.scenario.load.longer)
-        elif totals is not None and stages is not None:
+        elif totals is not None and stages is not None and cut is None:  # a cut run says that first
             further += self._unmeasured(totals, stages)
         return judge(
             self._health(headline),
@@ -225,6 +252,24 @@ class RunCoordinator:
             relied_on=self.scenario.relied_on,
             gates=self.scenario.gates.parsed(),
         )
+
+    def ended_early(self, totals: RunTotals) -> str | None:
+        """Return what ended the run after how much of what the load was to do; None where it had done all of that."""
+        by, ended_s = self.conditions.ended_by, self._load_over_s
+        if by is None and self._limit_is_option and ended_s is not None:
+            limit_s = self.ends_s or 0.0
+            by, ended_s = ("--run-time", 0.0) if ended_s > limit_s - LIMIT_MARGIN_S else (None, None)
+        if by is None or ended_s is None:
+            return None
+        if self.search is not None:
+            undone = self.search.undone
+        else:
+            sent, answered = totals.started, totals.completed + totals.failed
+            is_edited = self.ends_s != self.scenario.load.ends_after_s
+            asked_s = self.ends_s if is_edited else self._asked_s
+            undone = self.current.load.undone(sent=sent, answered=answered, after_s=ended_s, asked_s=asked_s)
+        place = "" if self.timeline is None else self.timeline.place
+        return None if undone is None else f"{by} ended the run after {undone}{place}"
 
     def _unmeasured(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Iterator[Reason]:
         """Yield why the window, or that of a stage, measured nothing, or did so before all users ran."""
@@ -333,6 +378,7 @@ class RunCoordinator:
             engine_metrics=engine_metrics,
             gpu_metrics=gpu_metrics,
             request_files=self.folder.measured(lines),
+            cut=self.ended_early(totals) is not None,
         )
         self.summary = build_summary(outcome)
         self.folder.keep(SUMMARY, self.summary)
@@ -356,8 +402,18 @@ class RunCoordinator:
 
     @property
     def exit_code(self) -> ExitCode:
-        """0: good; 1: a gate failed or requests failed; 3: the measurement is INVALID, or something of ours failed."""
+        """
+        0: good; 1: a gate failed or requests failed; 3: the measurement is INVALID, or something of ours failed.
+
+        130: a signal ended it before it had done what it was to do, or cut requests.
+        """
+        if self.conditions.signalled and (self.summary is None or self._was_cut(self.summary)):
+            return ExitCode.INTERRUPTED
         return ExitCode.INVALID if self.summary is None or self.conditions.faults else exit_code_of(self.summary)
+
+    def _was_cut(self, summary: Summary) -> bool:
+        early = any(reason.check == ENDED_EARLY for reason in summary.verdict.reasons)
+        return early or (self.conditions.requests_cut and summary.requests.censored > 0)
 
     def _times(self) -> RunTimes:
         """When window and stages began and end, None for what has not come about or has no set end."""

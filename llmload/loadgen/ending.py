@@ -7,15 +7,16 @@ is called.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec
+from typing import NoReturn, ParamSpec
 
 import gevent
 from gevent import Greenlet
 
-from llmload.errors import LlmloadError
+from llmload.errors import ExitCode, LlmloadError
 
 P = ParamSpec("P")
 
@@ -65,23 +66,38 @@ class Guard:
         return guarded
 
 
+def leave_at_once(text: str) -> NoReturn:
+    """End the process with a line and exit code 130, whatever it is doing; workers notice that it has gone."""
+    say(text)
+    sys.stdout.flush()
+    os._exit(ExitCode.INTERRUPTED)
+
+
 class Ending:
     """
     The end of one run: its drain, then what follows it, each once.
 
-    Several may ask for it at a time (Locust's time limit, a signal, a worker's loss), and Locust kills some of those
-    who ask, so each part runs in its own greenlet, for which all wait.
+    Several may call for it at a time (Locust's time limit, a signal, a worker's loss), and Locust kills some of those
+    who do, so each part runs in its own greenlet, for which all wait. `cut` ends what is in flight.
     """
 
-    def __init__(self, drain: Callable[[], None], finish: Callable[[], None]) -> None:
-        self._drain, self._finish = drain, finish
+    def __init__(self, drain: Callable[[], None], finish: Callable[[], None], cut: Callable[[], None]) -> None:
+        self._drain, self._finish, self._cut = drain, finish, cut
         self._drainer: Greenlet[[], None] | None = None
         self._finisher: Greenlet[[], None] | None = None
+        self._limit: Greenlet[[], None] | None = None
+        self.is_cut = False
+        """Whether what was in flight has been cut."""
 
     @property
     def begun(self) -> bool:
         """Whether the load has been ended."""
         return self._drainer is not None
+
+    @property
+    def limited(self) -> bool:
+        """Whether the drain has a limit beside the scenario's."""
+        return self._limit is not None
 
     def drain(self) -> None:
         """End the load and wait until nothing is in flight."""
@@ -89,9 +105,22 @@ class Ending:
             self._drainer = gevent.spawn(self._drain)
         self._drainer.join()
 
+    def cut_after(self, limit_s: float) -> None:
+        """Cut what is still in flight after this time."""
+        if self._limit is None:
+            self._limit = gevent.spawn_later(limit_s, self.cut)
+
+    def cut(self) -> None:
+        """Cut what is in flight, once: a second Ctrl-C, or the limit of a drain."""
+        if not self.is_cut and self._finisher is None:
+            self.is_cut = True
+            self._cut()
+
     def finish(self) -> None:
         """Wait for the drain, then do what follows it."""
         self.drain()
         if self._finisher is None:
             self._finisher = gevent.spawn(self._finish)
         self._finisher.join()
+        if self._limit is not None:
+            self._limit.kill(block=False)

@@ -3,6 +3,7 @@
 from locust.env import Environment
 
 import logging
+import signal
 import sys
 import time
 from abc import abstractmethod
@@ -18,7 +19,7 @@ from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.descriptors import check_descriptors
 from llmload.loadgen.edits import LoadEdits
-from llmload.loadgen.ending import fault_text, say_fault
+from llmload.loadgen.ending import fault_text, leave_at_once, say, say_fault
 from llmload.loadgen.live import LiveView
 from llmload.loadgen.locust_compat import (
     PER_CENT,
@@ -31,6 +32,7 @@ from llmload.loadgen.locust_compat import (
 )
 from llmload.loadgen.metrics_server import MetricsEndpoint
 from llmload.loadgen.node import Node, SendingNode, node_of
+from llmload.loadgen.options import limit_is_option
 from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import Session, WorkerShard
@@ -56,7 +58,6 @@ class CoordinatingNode(Node):
     """
 
     def __init__(self, environment: Environment, preparation: Preparation) -> None:
-        super().__init__(environment, preparation)
         self.coordinator: RunCoordinator | None = None
         """Of the current or last run; None before the first."""
         self._report = ""
@@ -64,6 +65,10 @@ class CoordinatingNode(Node):
         self.live: LiveView | None = None
         self._opened = Event()
         """All users run, in all processes."""
+        self._interrupted, self._lingers = False, False
+        super().__init__(environment, preparation)
+        if self.headless:
+            environment.process_exit_code = ExitCode.INVALID  # so that an end that passes us by is never good
         scenario = self.scenario
         scenario.load.check_shape(shape_kind(environment))
         terminal.interval_s(self.options.progress)
@@ -166,6 +171,7 @@ class CoordinatingNode(Node):
             workload=self.preparation.workload(scenario, file.parent),
             deployment=self.preparation.deployment,
             workers=len(workers) or 1,
+            limit_is_option=limit_is_option(file, self.options),
         )
         coordinator.open_folder()
         coordinator.engine_scraper.sample()
@@ -205,6 +211,7 @@ class CoordinatingNode(Node):
             if self.coordinator is not None:
                 self.coordinator.conditions.note_pause(time.monotonic() - since_s - SUPERVISE_S)
             self._check_processes()
+            self.check_locust()
 
     def _check_processes(self) -> None:
         """Note how busy the busiest process is, and where the run folder is."""
@@ -282,14 +289,12 @@ class CoordinatingNode(Node):
 
     def _drain_run(self) -> None:
         if self.coordinator is not None:
-            self.coordinator.ending = True
-            self.coordinator.span.close()
-            if self.coordinator.timeline is not None:
-                self.coordinator.timeline.end()
+            self.coordinator.end_load()
 
     def _stop(self) -> None:
         coordinator = self.coordinator
         if coordinator is not None and coordinator.summary is None:
+            coordinator.conditions.requests_cut = self._ending.is_cut
             self.guard("counting what lost workers left", self._settle)()
             self.guard("reading the engine's metrics", coordinator.engine_scraper.sample)()
             coordinator.finish(self.totals(), self.stages(), self.request_lines())
@@ -304,6 +309,45 @@ class CoordinatingNode(Node):
         elif fault_text(what, error) not in coordinator.conditions.faults:  # once, where it fails for each request
             self._note_fault(coordinator, say_fault(what, error))
 
+    def _on_signal(self, number: signal.Signals) -> None:
+        coordinator, ending, limit_s = self.coordinator, self._ending, self.options.drain_on_sigterm
+        if coordinator is None or coordinator.summary is not None:
+            self._end_without_run(number)
+            return
+        coordinator.conditions.signalled = True
+        if not ending.begun:
+            self.note_stop(number.name)
+            if number is not signal.SIGINT:
+                ending.cut_after(limit_s)
+            self.end()
+            if not self.headless:
+                self._quit_process()
+        elif number is not signal.SIGINT and not ending.limited:
+            ending.cut_after(limit_s)
+        elif not ending.is_cut:
+            ending.cut()
+        else:
+            where = coordinator.folder.path
+            leave_at_once(f"ended at once by {number.name}: llmload report {where} shows what it has")
+
+    def _end_without_run(self, number: signal.Signals) -> None:
+        """End a process that has no run now: one that has not begun, one that writes its report, or an idle web UI."""
+        if self._lingers or not self.headless:
+            self._quit_process()
+        elif self.coordinator is None:
+            self._interrupted = True
+            say(f"ended by {number.name} before the run began: nothing was sent")
+            self.runner.quit()  # a master lets its workers go
+            self._signals.raise_in_main(SystemExit(ExitCode.INTERRUPTED))
+        elif number is signal.SIGINT:
+            where = self.coordinator.folder.path
+            leave_at_once(f"ended by {number.name} while the report was written: llmload report {where} writes it")
+
+    def note_stop(self, by: str) -> None:
+        """Note who stops the run, for the verdict: it may not have done what it was to do."""
+        if self.coordinator is not None and not self._ending.begun:
+            self.coordinator.conditions.ended_by = by
+
     def _note_fault(self, coordinator: RunCoordinator, text: str) -> None:
         """Note what failed in a run for its verdict, and end it."""
         coordinator.conditions.faults.append(text)
@@ -316,8 +360,8 @@ class CoordinatingNode(Node):
             if self.headless:
                 self.guard("the report", self._write_files)(self.coordinator)
             self.environment.process_exit_code = self.coordinator.exit_code
-        elif self.headless:
-            self.environment.process_exit_code = ExitCode.WRONG_USE  # nothing was started
+        elif self.headless:  # nothing was started
+            self.environment.process_exit_code = ExitCode.INTERRUPTED if self._interrupted else ExitCode.WRONG_USE
         if self.headless:
             silence_tables()
 
@@ -332,6 +376,7 @@ class CoordinatingNode(Node):
             faults = len(coordinator.conditions.faults)
             self.guard("the tables", results.show_summary)(coordinator, options.summary)
             results.show_line(self._report, options.summary)
+            self._lingers = True
             self.metrics.linger(options.llmload_linger)
             if len(coordinator.conditions.faults) > faults:
                 sys.exit(max(exit_code, ExitCode.INVALID))

@@ -1,6 +1,6 @@
 """Everything of Locust that llmload uses without Locust promising it; tests/loadgen/test_locust_compat.py says why."""
 
-from locust import LoadTestShape, stats
+from locust import LoadTestShape, log, stats
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import STATE_CLEANUP, STATE_INIT, STATE_MISSING, STATE_RUNNING, STATE_STOPPED, STATE_STOPPING
@@ -293,32 +293,52 @@ def show_option(parser: LocustArgumentParser, dest: str, default: str, *, in_for
     action.default, action.include_in_web_ui = default, in_form
 
 
-class Interrupts:
+FOREVER_S: Final = 86_400.0
+
+
+class EndSignals:
     """
-    Takes this process's SIGINTs; made in the main greenlet.
+    Takes what asks this process to end, SIGINT, SIGTERM and SIGHUP; made in the main greenlet.
 
     Python would raise KeyboardInterrupt in the greenlet that happens to run, and that one's request would be lost.
-    Each SIGINT calls `on_interrupt` in its own greenlet, with 1 for the first, 2 for the second and so on.
+    Locust takes SIGTERM late (not while a shape runs) and ends the process in a second greenlet beside the first. Each
+    signal calls `take` with its name, in its own greenlet; a SIGHUP that the process was started to ignore stays so.
     """
 
-    def __init__(self, on_interrupt: Callable[[int], None]) -> None:
+    def __init__(self, take: Callable[[signal.Signals], None]) -> None:
         self._main, self._loop = getcurrent(), gevent.get_hub().loop
-        self._on_interrupt, self._count = on_interrupt, 0
-        gevent.signal_handler(signal.SIGINT, self._take)
+        kept = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+        for number in (signal.SIGINT, signal.SIGTERM, *kept):
+            gevent.signal_handler(number, take, number)
 
-    def raise_in_main(self) -> None:
-        """Raise KeyboardInterrupt in the main greenlet, which is what Locust waits for."""
-        self._loop.run_callback(self._main.throw, KeyboardInterrupt)
+    def raise_in_main(self, error: BaseException | type[BaseException] = KeyboardInterrupt) -> None:
+        """Raise an error in the main greenlet: KeyboardInterrupt is what Locust waits for."""
+        self._loop.run_callback(self._main.throw, error)
 
-    def _take(self) -> None:
-        self._count += 1
-        self._on_interrupt(self._count)
+
+def quit_in_main_alone(environment: Environment) -> None:
+    """Let only the main greenlet, which this is, end the process: not Locust's own handler of SIGTERM beside it."""
+    main, fire = getcurrent(), environment.events.quitting.fire
+
+    def fire_in_main(**arguments: Any) -> None:
+        while getcurrent() is not main:
+            gevent.sleep(FOREVER_S)  # to raise here would end the process: gevent hands that to the main greenlet
+        fire(**arguments)  # type: ignore[no-untyped-call]  # Locust has it untyped
+
+    environment.events.quitting.fire = fire_in_main  # type: ignore[method-assign]  # Locust has no hook for it
+
+
+def take_unhandled() -> bool:
+    """Return whether a greenlet of Locust's, or a listener, has raised since the last call; Locust has logged it."""
+    raised, log.unhandled_greenlet_exception = log.unhandled_greenlet_exception, False
+    return raised
 
 
 # The web UI.
 
-INDEX, STATS, START, LOGIN = "locust.index", "locust.request_stats", "locust.swarm", "locust.login"
-"""Flask endpoints of Locust: the page, the figures it polls, the start form, and the login page."""
+INDEX, STATS, START, STOP = "locust.index", "locust.request_stats", "locust.swarm", "locust.stop"
+LOGIN = "locust.login"
+"""Flask endpoints of Locust: the page, the figures it polls, the start form, the stop button, and the login page."""
 _STOPPING: Final = (STATE_CLEANUP, STATE_STOPPING, STATE_STOPPED)
 
 

@@ -69,6 +69,10 @@ class WorkerBarrier:
         self._expected.discard(worker)
         self._check()
 
+    def give_up(self) -> None:
+        """Wait for nobody any longer; who has not arrived stays missing."""
+        self._complete.set()
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until every worker has arrived, for ever if None; False if the time was not enough."""
         return bool(self._complete.wait(timeout_s))
@@ -130,8 +134,8 @@ class Workers:
 
     def await_drained(self, timeout_s: float) -> None:
         """Wait until every worker has drained; those that have not by then are missing."""
-        if not self.drained.wait(timeout_s):
-            self._conditions.missing_workers |= self.drained.missing
+        self.drained.wait(timeout_s)
+        self._conditions.missing_workers |= self.drained.missing
 
     def settle(self) -> None:
         """
@@ -185,6 +189,8 @@ def request_log_of(shard: WorkerShard, coordinator: RunCoordinator) -> RunTotals
 
 REPLY_GRACE_S: Final = 10.0
 """How long past the drain timeout a worker may take to reply."""
+ABORT_REPLY_S: Final = 2.0
+"""The same once what is in flight has been cut."""
 START_PATIENCE_S: Final = 5.0
 """How long workers may take to start before the log names those that have not."""
 
@@ -348,10 +354,11 @@ class MasterNode(CoordinatingNode):
             self._workers.await_drained(self.coordinator.scenario.run.drain_timeout_s + REPLY_GRACE_S)
 
     def _abort(self) -> None:
-        """Cut what workers have in flight: those on other machines have not heard of Ctrl-C."""
+        """Cut what workers have in flight, and wait for those that do not answer no longer."""
         if self.coordinator is not None and self._workers is not None:
             send(self.runner, Abort(run_id=self.coordinator.run_id))
-            self._workers.await_drained(ABORT_GRACE_S + REPLY_GRACE_S)
+            if not self._workers.drained.wait(ABORT_GRACE_S + ABORT_REPLY_S):
+                self._workers.drained.give_up()
 
     def _settle(self) -> None:
         if self._workers is not None:

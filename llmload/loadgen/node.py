@@ -3,6 +3,7 @@
 from locust.env import Environment
 
 import argparse
+import signal
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from gevent import Greenlet
 
 from llmload.errors import ExitCode, LlmloadError
 from llmload.loadgen.ending import Ending, Guard, say, say_fault
-from llmload.loadgen.locust_compat import Interrupts, Runner, has_a_run, log_rows
+from llmload.loadgen.locust_compat import EndSignals, Runner, has_a_run, log_rows, quit_in_main_alone, take_unhandled
 from llmload.loadgen.open_loop import open_schedule
 from llmload.loadgen.preparation import Preparation, open_session
 from llmload.loadgen.session import Session, WorkerShard, watch_loop_lag
@@ -38,6 +39,10 @@ def exit_on_wrong_use() -> Iterator[None]:
         sys.exit(ExitCode.WRONG_USE)
 
 
+class LoggedError(Exception):
+    """An exception that Locust has caught and logged."""
+
+
 class Node(ABC):
     """A process of a run, from Locust's `init` to its end; the runs that it starts come one after the other."""
 
@@ -46,12 +51,12 @@ class Node(ABC):
     def __init__(self, environment: Environment, preparation: Preparation) -> None:
         self.environment, self.preparation = environment, preparation
         self.guard = Guard(self.fault)
-        self._ending = Ending(self._drain_run, self._finish_run)
+        self._ending = self._new_ending()
         """Of the current or last run; of none before the first."""
+        self._quits = False
         self._greenlets: list[Greenlet[..., Any]] = []
-        self._interrupts = Interrupts(self._on_interrupt)
-        if self.headless:
-            environment.process_exit_code = ExitCode.INVALID  # so that an end that passes us by is never good
+        self._signals = EndSignals(self.guard("the end by a signal", self._on_signal))
+        quit_in_main_alone(environment)
         events, guard = environment.events, self.guard
         events.test_start.add_listener(self._on_test_start)
         events.spawning_complete.add_listener(guard("the end of the ramp", self._on_spawning_complete))
@@ -118,10 +123,31 @@ class Node(ABC):
     def fault(self, what: str, error: Exception) -> None:
         """Say in a line what failed, note it, and end the run."""
 
-    def _on_test_start(self, **_: object) -> None:
-        self._ending = Ending(
-            self.guard("the end of the load", self._drain_run), self.guard("the end of the run", self._finish_run)
+    @abstractmethod
+    def _on_signal(self, number: signal.Signals) -> None:
+        """End the load; where that has ended, cut what is in flight; else end the process as it is."""
+
+    def _new_ending(self) -> Ending:
+        guard = self.guard
+        return Ending(
+            guard("the end of the load", self._drain_run),
+            guard("the end of the run", self._finish_run),
+            guard("cutting what is in flight", self._abort),
         )
+
+    def check_locust(self) -> None:
+        """End the run where a greenlet of Locust's or a listener of the locustfile has failed."""
+        if take_unhandled():
+            self.fault("Locust, or a listener of the locustfile,", LoggedError("its traceback is in the log"))
+
+    def _quit_process(self) -> None:
+        """Let Locust end the process, unless it does so already."""
+        if not self._quits:
+            self._signals.raise_in_main()
+
+    def _on_test_start(self, **_: object) -> None:
+        self._ending = self._new_ending()
+        take_unhandled()  # of before the run
         try:
             self._start()
         except Exception as error:  # noqa: BLE001 - whatever it is, the run does not start, and says so
@@ -150,16 +176,12 @@ class Node(ABC):
         gevent.killall(self._greenlets, block=False)
         self._greenlets.clear()
 
-    def _on_interrupt(self, count: int) -> None:  # noqa: ARG002 - a worker counts them
-        self._interrupts.raise_in_main()
-
     def _on_quitting(self, **_: object) -> None:
+        self._quits = True
         if has_a_run(self.runner):
-            try:
-                self.runner.stop()
-            except KeyboardInterrupt:  # a second Ctrl-C: report what there is
-                self._abort()
-                self._on_test_stop()
+            self.runner.stop()
+        if self._ending.begun:
+            self._ending.finish()  # another greenlet may have begun it
 
 
 class SendingNode(Node):

@@ -4,6 +4,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.util.timespan import parse_timespan
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -179,6 +180,20 @@ def _new_file(text: str) -> str:
     return text
 
 
+DRAIN_ON_SIGTERM_S: Final = 20.0
+"""With what follows it, less than the 30 s that Kubernetes leaves a pod by default."""
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
+    return seconds
+
+
 OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "--scenario": {"default": "", "metavar": "FILE", "help": "Scenario file, if not --config's"},
     "--out": {
@@ -216,6 +231,13 @@ OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "--metrics-port": {"default": "9646", "metavar": "PORT", "help": "Port of /metrics for Prometheus, or off"},
     "--metrics-host": {"default": LOOPBACK, "metavar": "HOST", "help": "Address that /metrics listens on"},
+    "--drain-on-sigterm": {
+        "type": _seconds,
+        "default": DRAIN_ON_SIGTERM_S,
+        "metavar": "SECONDS",
+        "help": "How long requests in flight may take after SIGTERM or SIGHUP, where run.drain_timeout_s is more: less "
+        f"than the grace time of a container (default {DRAIN_ON_SIGTERM_S:g})",
+    },
     "--llmload-linger": {
         "type": float,
         "default": 0.0,
@@ -274,6 +296,12 @@ def effective_scenario(path: Path, options: argparse.Namespace, *, is_whole: boo
     if options.out:
         overrides["run.folder"] = options.out
     return load_scenario(path, settings | overrides | _load_overrides(as_set.load, options), is_whole=is_whole)
+
+
+def limit_is_option(path: Path, options: argparse.Namespace) -> bool:
+    """Return whether a load that the scenario gives no time limit has one by `--run-time` or by the start form."""
+    load = _load_as_far_as_it_fits(path, dict(map(read_setting, options.settings))).load
+    return load.shape is None and load.ends_after_s is None and bool(options.run_time)
 
 
 def scenario_for_defaults(path: Path) -> Scenario:

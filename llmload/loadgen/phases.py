@@ -168,6 +168,11 @@ class PhaseTimeline(ABC):
         """Return how much of the phases' time has passed, `run_time_s` after Locust started the load."""
         return run_time_s
 
+    @property
+    def place(self) -> str:
+        """Where in its phases the load is, as the end of a sentence; empty where they have no number."""
+        return ""
+
     # Derived from these answers
 
     def end(self) -> None:
@@ -266,6 +271,11 @@ class StageTimeline(PhaseTimeline):
         """The index of the current stage, or of the last one."""
         index = bisect_right(self._edges_ns, self._end_ns or time.monotonic_ns()) - 1
         return min(max(0, index), len(self.load.stages) - 1)
+
+    @property
+    def place(self) -> str:
+        """Which of the stages it is."""
+        return f", in stage {self.index + 1} of {len(self.load.stages)}"
 
     def name_of(self, index: int) -> str:
         """Return the name of the stage at an index."""

@@ -4,6 +4,8 @@ from locust.env import Environment
 from locust.event import Events
 
 import logging
+import signal
+import sys
 import time
 from typing import Any, Final
 
@@ -13,7 +15,7 @@ import msgpack
 from llmload.errors import ExitCode
 from llmload.loadgen.capacity_driver import REPORT_S
 from llmload.loadgen.descriptors import check_descriptors
-from llmload.loadgen.ending import fault_text, say, say_fault
+from llmload.loadgen.ending import fault_text, leave_at_once, say, say_fault
 from llmload.loadgen.forks import PARENT_GONE
 from llmload.loadgen.locust_compat import Worker, send_statistics, shrink_report
 from llmload.loadgen.messages import (
@@ -48,6 +50,8 @@ LISTEN_S: Final = 0.25
 """How often the silence is measured."""
 LEAVE_GRACE_S: Final = 10.0
 """How long a worker that got Ctrl-C waits for its master to end the run; both may run in one terminal."""
+SIGTERM_GRACE_S: Final = 2.0
+"""The same for SIGTERM, after which SIGKILL may follow."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +88,9 @@ class WorkerNode(SendingNode):
         self._plan: WorkerPlan | None = None
         self._run_id: str | None = None
         self._reported: set[str] = set()
+        self._signalled = 0
+        self._is_forked = bool(self.options.processes) and "--worker" not in sys.argv
+        """Whether its master is on this machine, and speaks for it."""
         self._plan_ns = 0
         """When the plan came, which is when its run began for this worker; to open the session may take long."""
         self._reports: Reports | None = None
@@ -138,6 +145,8 @@ class WorkerNode(SendingNode):
 
     def _tell(self, text: str) -> None:
         self._reported.add(text)
+        if not self._is_forked:
+            self.environment.process_exit_code = ExitCode.INVALID
         if self._run_id is not None:
             send(self.runner, Fault(run_id=self._run_id, text=text[:MAX_TEXT]))
 
@@ -177,6 +186,7 @@ class WorkerNode(SendingNode):
 
     def _on_report_to_master(self, data: dict[str, Any], **_: object) -> None:
         shrink_report(data)
+        self.check_locust()
         session, reports = self.session, self._reports
         if session is None or reports is None:
             return
@@ -189,14 +199,17 @@ class WorkerNode(SendingNode):
 
     # End
 
+    def _on_test_stopping(self, **further: object) -> None:
+        self._silence.deaf = True  # Locust calls this in the greenlet that hears the master
+        super()._on_test_stopping(**further)
+
     def _drain_run(self) -> None:
-        self._silence.deaf = True
         self._drain()
 
     def _on_drain(self, _: str, message: Drain) -> None:
         session = self._session_of(message)
         if session is not None:
-            self._drain()
+            self._ending.drain()
             self._report_last(session)
 
     def _report_last(self, session: Session) -> None:
@@ -206,9 +219,8 @@ class WorkerNode(SendingNode):
         self._last_reported = session.run_id
 
     def _on_abort(self, _: str, message: Abort) -> None:
-        session = self._session_of(message)
-        if session is not None:
-            session.abort()  # `_on_drain`, which waits for it, then reports what was cut
+        if self._session_of(message) is not None:
+            self._ending.cut()  # `_on_drain`, which waits for it, then reports what was cut
 
     def _stop(self) -> None:
         self._close_session()
@@ -233,24 +245,32 @@ class WorkerNode(SendingNode):
             self._report_last(session)  # a master that was only stopped takes it later
             self.environment.process_exit_code = ExitCode.INVALID
             say(f"{why}: a worker ended its load and cut {in_flight} requests in flight")
-        self._interrupts.raise_in_main()
+        self._quit_process()
 
     def _on_quitting(self, **further: object) -> None:
         self._leaving = True
         super()._on_quitting(**further)
 
-    def _on_interrupt(self, count: int) -> None:
-        session = self.session
+    def _on_signal(self, number: signal.Signals) -> None:
+        session, ending = self.session, self._ending
+        self._signalled += 1
+        if not self._is_forked:
+            self.environment.process_exit_code = ExitCode.INTERRUPTED
         if session is None or session.closed:
-            self._interrupts.raise_in_main()
-        elif count == 1:
-            self._leave(session)
+            self._quit_process()
+        elif self._signalled == 1:
+            is_sigint = number is signal.SIGINT
+            if not is_sigint:
+                ending.cut_after(self.options.drain_on_sigterm)
+            self._leave(session, LEAVE_GRACE_S if is_sigint else SIGTERM_GRACE_S)
+        elif not ending.is_cut:
+            ending.cut()
         else:
-            session.abort()
+            leave_at_once("" if self._is_forked else f"ended at once by {number.name}")
 
-    def _leave(self, session: Session) -> None:
+    def _leave(self, session: Session, grace_s: float) -> None:
         """Drain and report; if the master runs in this terminal it got Ctrl-C too, and ends the run meanwhile."""
-        self._drain()
+        self._ending.drain()
         self._report_last(session)
-        gevent.sleep(LEAVE_GRACE_S)
-        self._interrupts.raise_in_main()
+        gevent.sleep(grace_s)
+        self._quit_process()

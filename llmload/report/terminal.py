@@ -35,6 +35,10 @@ class Judgement(StrEnum):
     SKIPPED = "skipped"
 
 
+GATE_JUDGEMENTS: Final = {True: Judgement.PASSED, False: Judgement.FAILED, None: Judgement.SKIPPED}
+"""By whether the gate was passed; None: the run was cut, so it was not judged."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """A check's name, its outcome, and a line with the reason."""
@@ -74,7 +78,7 @@ def failed(summary: Summary) -> bool:
 
     A capacity search fails if it found none; requests that fail beyond the capacity are expected.
     """
-    missed = any(not gate.passed for gate in summary.gates)
+    missed = any(gate.passed is False for gate in summary.gates)
     return missed or _failed_requests(summary) or _found_nothing(summary)
 
 
@@ -125,7 +129,7 @@ def run_checks(summary: Summary) -> list[Check]:
         *(
             Check(
                 name=gate.objective,
-                judgement=Judgement.PASSED if gate.passed else Judgement.FAILED,
+                judgement=GATE_JUDGEMENTS[gate.passed],
                 text=gate.text,
             )
             for gate in summary.gates
@@ -335,12 +339,12 @@ def _failures(summary: Summary) -> list[Table]:
     return [table]
 
 
+_GATE_STYLES: Final = {True: ("passed", "bold green"), False: ("FAILED", "bold red"), None: ("skipped", "yellow")}
+
+
 def _gates(summary: Summary) -> list[Text]:
     """A line for each gate; a red one sets the exit code 1."""
-    return [
-        Text.assemble("gate ", ("passed", "bold green") if gate.passed else ("FAILED", "bold red"), f"  {gate.text}")
-        for gate in summary.gates
-    ]
+    return [Text.assemble("gate ", _GATE_STYLES[gate.passed], f"  {gate.text}") for gate in summary.gates]
 
 
 # The engine's and the GPUs' own metrics

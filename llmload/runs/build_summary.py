@@ -251,6 +251,8 @@ class RunOutcome:
     engine_metrics: EngineMetrics | None = None
     gpu_metrics: GpuMetrics | None = None
     request_files: Mapping[str, RequestFile] | None = None
+    cut: bool = False
+    """Whether the run was ended before it had done what it was to do; then no gate is judged."""
     recomputed: str | None = None
     """Why the totals were counted from the requests; then what was dropped is not known."""
 
@@ -294,7 +296,7 @@ def build_summary(outcome: RunOutcome) -> Summary:
             whole=outcome.totals,
             energy_j=None if outcome.gpu_metrics is None else outcome.gpu_metrics.energy_j,
         ),
-        gates=judge_gates(scenario.gates.parsed(), measured, outcome.verdict.doubts),
+        gates=judge_gates(scenario.gates.parsed(), measured, outcome.verdict.doubts, cut=outcome.cut),
     )
 
 
@@ -329,19 +331,24 @@ def distribution(histogram: Histogram) -> Distribution | None:
 
 
 def judge_gates(
-    objectives: Iterable[Objective], measured: Figures, doubts: Sequence[Doubt] = ()
+    objectives: Iterable[Objective], measured: Figures, doubts: Sequence[Doubt] = (), *, cut: bool = False
 ) -> tuple[GateResult, ...]:
-    """Return what came of each gate; a figure that was not measured fails its gate, one in doubt says so."""
-    return tuple(_gate_result(objective, objective.figure(measured), doubts) for objective in objectives)
+    """
+    Return what came of each gate; a figure that was not measured fails its gate, one in doubt says so.
+
+    A cut run's gates are not judged.
+    """
+    return tuple(_gate_result(objective, objective.figure(measured), doubts, cut=cut) for objective in objectives)
 
 
-def _gate_result(objective: Objective, figure: float | None, doubts: Sequence[Doubt]) -> GateResult:
+def _gate_result(objective: Objective, figure: float | None, doubts: Sequence[Doubt], *, cut: bool) -> GateResult:
     doubt = doubt_of(doubts, objective.metric, objective.statistic)
+    judged = f"{objective.describe(figure)}{doubt and '; '}{doubt}"
     return GateResult(
         objective=str(objective),
         figure=figure,
-        passed=objective.passed(figure),
-        text=f"{objective.describe(figure)}{doubt and '; '}{doubt}",
+        passed=None if cut else objective.passed(figure),
+        text=f"{objective}: not judged: the run was cut" if cut else judged,
     )
 
 

@@ -163,8 +163,8 @@ class GateResult(Part):
     """The gate as the scenario writes it."""
     figure: float | None
     """The measured figure; one that was not measured fails its gate."""
-    passed: bool
-    """Whether the figure meets the gate's objective."""
+    passed: bool | None
+    """Whether the figure meets the gate's objective; `null`: not judged, since the run was cut."""
     text: str
     """The same in words."""
 

@@ -170,6 +170,19 @@ class Load(Table):
         """How many requests it sends; None where no number ends it."""
         return None
 
+    def asked_s(self, base_dir: Path) -> float | None:  # noqa: ARG002 - a trace's
+        """Return how long the whole load takes, known before it starts; None where a number of requests ends it."""
+        return self.ends_after_s
+
+    def undone(self, *, sent: int, answered: int, after_s: float, asked_s: float | None) -> str | None:
+        """Return how much of the load was done when it was ended, in words; None where that was all of it."""
+        asked = self.ends_after_requests
+        if (asked is not None and sent >= asked) or (asked_s is not None and after_s >= asked_s):
+            return None
+        if asked is not None:
+            return f"{answered} of {asked} requests"
+        return None if asked_s is None else f"{after_s:.3g} of {asked_s:g} s"
+
     @property
     def is_timed(self) -> bool:
         """Whether one window spans the run from its warm-up to its end by the clock."""

@@ -272,6 +272,11 @@ class Replay(Bounded):
             f"(the last one before is at {last_s:g} s): give --set load.warmup_s={part_of(last_s)}"
         )
 
+    def asked_s(self, base_dir: Path) -> float | None:
+        """Return when the last request is due, or the time limit if that comes first."""
+        last_s = max(read_trace(self.trace, self.column, base_dir)[: self.requests], default=0.0) / self.speed
+        return last_s if self.duration_s is None else min(last_s, self.duration_s)
+
     @property
     def longer(self) -> str:
         """A slower replay: the trace ends it."""

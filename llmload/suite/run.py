@@ -141,7 +141,7 @@ def judge_run(folder: Path) -> Measurement:
 
 def _failures(summary: Summary) -> str:
     requests = summary.requests
-    failed_gates = [gate.text for gate in summary.gates if not gate.passed]
+    failed_gates = [gate.text for gate in summary.gates if gate.passed is False]
     if not requests.failed and failed_gates:
         return f"gates failed: {'; '.join(failed_gates)}"
     errors = ", ".join(f"{name} {count}" for name, count in requests.errors.items())

@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.request import urlopen
 
 import pytest
 
@@ -202,3 +205,30 @@ def engine(tmp_path: Path) -> Iterator[StartEngine]:
     yield start
     for each in running:
         each.stop()
+
+
+def truth(log: Path) -> list[dict[str, Any]]:
+    """Return the requests that a simulated engine has in its own log."""
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def until_log_holds(log: Path, lines: int, timeout_s: float = 30.0) -> None:
+    """Wait until an engine has answered this number of requests."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if log.is_file() and log.read_text().count("\n") >= lines:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"the engine answered fewer than {lines} requests in {timeout_s} s")
+
+
+def until_requests_run(url: str, count: int, timeout_s: float = 30.0) -> None:
+    """Wait until an engine answers this number of requests at a time."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        with urlopen(f"{url}/metrics") as answer:
+            running = re.search(r"^vllm:num_requests_running\S* (\S+)$", answer.read().decode(), re.MULTILINE)
+        if running is not None and float(running[1]) == count:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"{count} requests never ran at a time")

@@ -126,3 +126,20 @@ def test_a_fault_before_anything_was_sent_leaves_no_run(
     assert [line.startswith("llmload: the start of the run failed: Zero") for line in lines_of_ours(ended)] == [True]
     assert "Traceback" not in ended.err + ended.out
     assert ended.found is None
+
+
+@pytest.mark.parametrize("processes", [(), ("--processes", "2")], ids=["one-process", "two-workers"])
+def test_a_listener_of_the_locustfile_that_fails_ends_the_run(
+    locust: Locust, engine: StartEngine, write_scenario: WriteScenario, processes: tuple[str, ...]
+) -> None:
+    scenario = write_scenario(engine(**QUICK).url, "users = 2\nduration_s = 60", "[prompts]\nrepeat = true")
+    locustfile = scenario.with_name("listens.py")
+    listener = "\n\n@events.request.add_listener\ndef listen(**_):\n    raise ZeroDivisionError\n"
+    locustfile.write_text(Path("locustfiles/chat.py").read_text() + listener)
+
+    ended = locust.run("--config", str(scenario), "-f", str(locustfile), *processes, timeout_s=30.0)
+
+    assert ended.code == 3, ended.err
+    first = ended.summary["verdict"]["reasons"][0]
+    assert first["check"] == "internal_error"
+    assert "a listener of the locustfile" in first["text"]

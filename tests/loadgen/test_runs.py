@@ -1,13 +1,7 @@
 """Whole runs as a user starts them: what comes back is what the engine did."""
 
 import json
-import os
-import re
-import signal
-import time
 from pathlib import Path
-from typing import Any
-from urllib.request import urlopen
 
 import pytest
 
@@ -16,13 +10,9 @@ from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import read_summary
 from llmload.scenario import load_scenario
 from llmload.scenario.reading import shipped_scenarios
-from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
+from tests.loadgen.conftest import Locust, StartEngine, WriteScenario, truth
 
 FIXED = {"ttft_s": 0.1, "prefill_s_per_token": 0.0, "itl_s": 0.02, "itl_load_factor": 0.0, "output_tokens": 32}
-
-
-def truth(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 @pytest.mark.timing
@@ -164,61 +154,6 @@ def test_every_shipped_kind_of_scenario_runs(engine: StartEngine, locust: Locust
     assert ended.summary["verdict"]["level"] in {"VALID", "DEGRADED"}
 
 
-def test_ctrl_c_drains_and_reports_what_there_is(
-    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
-) -> None:
-    log = tmp_path / "truth.jsonl"
-    url = engine(**FIXED, log=log).url
-    scenario = write_scenario(url, "users = 4\nduration_s = 600", "[prompts]\nrepeat = true")
-
-    process = locust.start("--config", str(scenario), "--headless")
-    until_log_holds(log, 4)
-    os.killpg(process.pid, signal.SIGINT)
-    ended = locust.finish(process)
-
-    requests = ended.summary["requests"]
-    assert ended.code == 0, ended.err
-    assert requests["started"] == requests["completed"] == len(truth(log)) == len(ended.lines)
-
-
-@pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
-def test_a_second_ctrl_c_cuts_what_is_in_flight_and_still_reports(
-    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path, processes: list[str]
-) -> None:
-    url = engine(**FIXED | {"output_tokens": 3000}).url
-    scenario = write_scenario(url, "users = 4\nduration_s = 600")
-
-    process = locust.start("--config", str(scenario), "--headless", *processes)
-    until_requests_run(url, 4)
-    for _ in range(2):
-        os.killpg(process.pid, signal.SIGINT)
-        time.sleep(1)
-    ended = locust.finish(process)
-
-    assert ended.code == 3, ended.err
-    assert (ended.summary["requests"]["started"], ended.summary["requests"]["censored"]) == (4, 4)
-    assert len(ended.lines) == 4
-
-
-def test_a_second_ctrl_c_on_the_master_alone_cuts_what_its_workers_have_in_flight(
-    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
-) -> None:
-    url = engine(**FIXED | {"output_tokens": 3000}).url
-    scenario = write_scenario(url, "users = 4\nduration_s = 600")
-
-    process = locust.start("--config", str(scenario), "--headless", "--processes", "2")
-    until_requests_run(url, 4)
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)  # as on another machine than the workers', which hear nothing
-        time.sleep(1)
-    ended = locust.finish(process)
-
-    assert ended.code == 3, ended.err
-    assert (ended.summary["requests"]["started"], ended.summary["requests"]["censored"]) == (4, 4)
-    assert len(ended.lines) == 4
-    assert "missing_workers" not in {reason["check"] for reason in ended.summary["verdict"]["reasons"]}
-
-
 def test_what_outlasts_the_drain_is_cut_and_says_so(
     engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
@@ -247,26 +182,6 @@ def test_every_turn_of_a_conversation_is_a_request(
     assert [line["prompt_id"] for line in ended.lines] == ["0.1", "0.2", "0.3"]
     tokens = [line["prompt_tokens"] for line in ended.lines]
     assert tokens == sorted(set(tokens)), "each turn carries all that was said before it"
-
-
-def until_log_holds(log: Path, lines: int, timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if log.is_file() and len(truth(log)) >= lines:
-            return
-        time.sleep(0.1)
-    pytest.fail(f"the engine answered fewer than {lines} requests in {timeout_s} s")
-
-
-def until_requests_run(url: str, count: int, timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        with urlopen(f"{url}/metrics") as answer:
-            running = re.search(r"^vllm:num_requests_running\S* (\S+)$", answer.read().decode(), re.MULTILINE)
-        if running is not None and float(running[1]) == count:
-            return
-        time.sleep(0.1)
-    pytest.fail(f"{count} requests never ran at a time")
 
 
 def test_users_that_are_set_are_the_users_that_send(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -47,11 +48,14 @@ def test_each_start_from_the_form_is_a_run_with_a_folder(
     ended = locust.finish(process)
 
     summaries = [json.loads((run / "summary.json").read_text()) for run in sorted(locust.out.iterdir())]
-    assert ended.code == 0, ended.err
+    assert ended.code == 3, "the last run was stopped before its 60 s were over"
     assert sorted(summary["load"]["users"] for summary in summaries) == [2, 4]
     for summary in summaries:
         requests = summary["requests"]
         assert requests["started"] == requests["completed"] > 0
+        first = summary["verdict"]["reasons"][0]
+        assert (first["check"], first["level"]) == ("ended_early", "INVALID")
+        assert re.fullmatch(r"the stop button ended the run after 1\.\d* of 60 s", first["text"])
 
 
 def test_by_default_only_this_machine_is_served(

@@ -163,6 +163,7 @@ def install(web_ui: WebUI, node: CoordinatingNode) -> None:
     limit = _TimeLimit(web_ui, node)
     app.before_request(limit.note)
     app.before_request(_form_check(guard, node))
+    app.before_request(_stop_note(guard, node))
     app.after_request(limit.restore)
     app.after_request(_Additions(node))
     locust_compat.show_current_options(web_ui)
@@ -262,6 +263,16 @@ def _form_check(guard: Callable[..., Any], node: CoordinatingNode) -> Callable[[
         return None
 
     return lambda: refusal() if request.endpoint == locust_compat.START else None
+
+
+def _stop_note(guard: Callable[..., Any], node: CoordinatingNode) -> Callable[[], Any]:
+    """Return what notes that the stop button ends a run, before it does."""
+
+    @guard
+    def note() -> None:
+        node.note_stop("the stop button")
+
+    return lambda: note() if request.endpoint == locust_compat.STOP else None
 
 
 def _check_form(node: CoordinatingNode, asked: argparse.Namespace) -> None:
