@@ -1,6 +1,6 @@
 """Everything of Locust that llmload uses without Locust promising it; tests/loadgen/test_locust_compat.py says why."""
 
-from locust import LoadTestShape, log, stats
+from locust import LoadTestShape, argument_parser, log, stats
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import STATE_CLEANUP, STATE_INIT, STATE_MISSING, STATE_RUNNING, STATE_STOPPED, STATE_STOPPING
@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from functools import cache
 from typing import Any, Final, Protocol
 
 import gevent
@@ -285,6 +286,16 @@ def extend_time_limit(web_ui: WebUI, left_s: float) -> None:
 
 
 # The command line.
+
+
+def remember_default_options() -> None:
+    """
+    Let this process build Locust's own parser once.
+
+    A worker builds it for each option of each message that starts users: a second and a half in which it sends and
+    reads nothing, every second of a ramp.
+    """
+    argument_parser.default_args_dict = cache(argument_parser.default_args_dict)
 
 
 def show_option(parser: LocustArgumentParser, dest: str, default: str, *, in_form: bool) -> None:

@@ -19,7 +19,14 @@ from llmload.loadgen import options
 from llmload.loadgen.descriptors import raise_limit
 from llmload.loadgen.forks import Forks
 from llmload.loadgen.local import CoordinatingNode, LocalNode, coordinating_node
-from llmload.loadgen.locust_compat import Runner, environment_of, restore_report, use_three_digits, write_csv_to_the_end
+from llmload.loadgen.locust_compat import (
+    Runner,
+    environment_of,
+    remember_default_options,
+    restore_report,
+    use_three_digits,
+    write_csv_to_the_end,
+)
 from llmload.loadgen.master import MasterNode
 from llmload.loadgen.node import REQUEST_NAME, Node, exit_on_wrong_use, sending_node, set_node
 from llmload.loadgen.preparation import Preparation
@@ -45,6 +52,7 @@ class _Hooks:
     def __init__(self, events: Events) -> None:
         self._ahead: Preparation | None = None
         self._forks = Forks()
+        remember_default_options()
         use_three_digits()
         write_csv_to_the_end()
         events.init_command_line_parser.add_listener(self._on_command_line)

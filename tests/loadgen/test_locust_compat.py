@@ -1,12 +1,12 @@
 """What llmload uses of Locust although it is not documented: each test names what is lost when Locust changes it."""
 
 import locust as package
-from locust import stats
+from locust import argument_parser, stats
 from locust.argument_parser import get_parser, ui_extra_args_dict
 from locust.env import Environment
 from locust.event import Events
 from locust.main import main
-from locust.runners import LocalRunner
+from locust.runners import LocalRunner, WorkerRunner
 from locust.stats import RequestStats, setup_distributed_stats_event_listeners
 from locust.web import WebUI
 
@@ -198,6 +198,15 @@ def test_the_form_shows_options_as_they_are_now(web_ui: WebUI) -> None:
         setattr(options, name, "edited")
         web_ui.update_template_args()
         assert web_ui.template_args["extra_options"][name]["default_value"] == "edited"
+
+
+def test_a_worker_builds_locusts_parser_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else: it does so a hundred times at each message that starts users, and is deaf for more than a second."""
+    monkeypatch.setattr(argument_parser, "default_args_dict", argument_parser.default_args_dict)
+    locust_compat.remember_default_options()
+
+    assert argument_parser.default_args_dict() is argument_parser.default_args_dict()
+    assert "argument_parser.default_args_dict()" in inspect.getsource(WorkerRunner.handle_message)
 
 
 def test_a_time_limit_of_the_start_form_can_be_moved(web_ui: WebUI, monkeypatch: pytest.MonkeyPatch) -> None:
