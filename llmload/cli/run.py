@@ -68,7 +68,7 @@ def repeat_runs(
     folders = [folder for folder in runs_in(group) if (folder / SUMMARY).is_file()] if group.is_dir() else []
     summaries = [RunFolder(folder).summary() for folder in folders]
     if summaries:
-        _show(group, repeat, folders, summaries, changes, as_json=as_json)
+        codes.append(_show(group, repeat, folders, summaries, changes, as_json=as_json))
     return worst(codes)
 
 
@@ -96,7 +96,8 @@ def _show(
     changes: Mapping[str, str | float | None],
     *,
     as_json: bool,
-) -> None:
+) -> ExitCode:
+    """Show the runs and write what belongs to all of them; FAILED if a file cannot be written."""
     from llmload.report.markdown import job_summary, write_page
     from llmload.report.terminal import (
         REPEAT,
@@ -108,9 +109,12 @@ def _show(
         write_junit,
     )
     from llmload.runs.folder import RunFolder
+    from llmload.runs.writing import WriteFaults
 
     content = repeated(asked, [folder.name for folder in folders], summaries)
-    RunFolder(group).write(REPEAT, content)
+    faults = WriteFaults()
+    with faults.tolerated(group / REPEAT, "the spread of its figures as JSON"):
+        RunFolder(group).write(REPEAT, content)
     if as_json:
         import orjson
 
@@ -121,10 +125,13 @@ def _show(
         terminal.print(repeat_report(asked, summaries))
         terminal.print(f"runs in: {group}", soft_wrap=True)
     if junit := changes.get("junit"):
-        write_junit(Path(str(junit)), [(summary.run_id, run_checks(summary)) for summary in summaries])
+        with faults.tolerated(Path(str(junit)), "it"):
+            write_junit(Path(str(junit)), [(summary.run_id, run_checks(summary)) for summary in summaries])
     if markdown := changes.get("markdown"):
         pages = [repeat_markdown(asked, summaries), *map(job_summary, summaries)]
-        write_page(Path(str(markdown)), "\n".join(pages))
+        with faults.tolerated(Path(str(markdown)), "it"):
+            write_page(Path(str(markdown)), "\n".join(pages))
+    return ExitCode.FAILED if faults.unwritten else ExitCode.GOOD
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmload.errors import ExitCode
+from llmload.errors import ExitCode, worst
 from llmload.scenario.reading import find_suite
 
 if TYPE_CHECKING:
@@ -89,13 +89,13 @@ def _show_outcome(run: "SuiteRun", *, as_json: bool) -> None:
     from llmload.suite.outcome import read_outcome, to_json, to_markdown, write_outcome
 
     outcome = read_outcome(run.plan, run.state, run.selected)
-    write_outcome(outcome, run.plan.folder)
+    write_outcome(outcome, run.plan.folder, run.state.faults)
     if as_json:
         click.echo(orjson.dumps(to_json(outcome), option=orjson.OPT_INDENT_2).decode())
     else:
         click.echo(to_markdown(outcome), nl=False)
         click.echo(f"\nsuite folder: {run.plan.folder}")
-    sys.exit(outcome.exit_code)
+    sys.exit(worst([outcome.exit_code, *(ExitCode.FAILED for _ in run.state.faults.unwritten)]))
 
 
 def _show_plan(plan: "SuitePlan", selected: set[str]) -> None:

@@ -27,7 +27,7 @@ from llmload.report.terminal import STYLES, console, run_checks, run_report, wri
 from llmload.runs.folder import REPORT
 from llmload.runs.loaded_run import load_run, request_bytes
 from llmload.runs.summary import Summary
-from llmload.runs.writing import WriteFaults, why_of
+from llmload.runs.writing import why_of
 from llmload.scenario.load_protocol import Load
 from llmload.units import S_PER_MIN, milliseconds, number
 
@@ -332,23 +332,11 @@ def write_for_ci(coordinator: RunCoordinator, junit: str | None, markdown: str |
     summary = coordinator.summary
     if summary is None:
         return
-    files = coordinator.folder.faults
-    with _noted(files, junit) as file:
-        if file is not None:
-            write_junit(file, [(coordinator.scenario.scenario.name, run_checks(summary))])
-    with _noted(files, markdown) as file:
-        if file is not None:
-            write_page(file, job_summary(summary))
+    faults = coordinator.folder.faults
+    if junit is not None:
+        with faults.tolerated(Path(junit), "it"):
+            write_junit(Path(junit), [(coordinator.scenario.scenario.name, run_checks(summary))])
+    if markdown is not None:
+        with faults.tolerated(Path(markdown), "it"):
+            write_page(Path(markdown), job_summary(summary))
     coordinator.note_unwritten()
-
-
-@contextmanager
-def _noted(faults: WriteFaults, file: str | None) -> Iterator[Path | None]:
-    """Give the file as a path, and note that it could not be written instead of raising RunFolderError."""
-    path = None if file is None else Path(file)
-    try:
-        yield path
-    except RunFolderError as error:
-        if path is None:
-            raise
-        faults.note(path, str(error).rpartition(": ")[2], "the run ends without it")

@@ -17,6 +17,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
+from llmload.errors import RunFolderError
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level, Reason, Verdict
 from llmload.runs.summary_parts import RequestFile
@@ -124,11 +125,12 @@ class WriteFaults:
 
     @contextmanager
     def tolerated(self, file: Path, what: str) -> Iterator[None]:
-        """Note an OSError, naming what the file then lacks, instead of raising it."""
+        """Note an OSError, or that of another's writer, naming what is then lacking, instead of raising it."""
         try:
             yield
-        except OSError as error:
-            self.note(file, why_of(error), f"the run continues without {what}")
+        except (OSError, RunFolderError) as error:
+            why = why_of(error) if isinstance(error, OSError) else str(error).rpartition(": ")[2]
+            self.note(file, why, f"the run continues without {what}")
         else:
             self.unwritten.pop(file.name, None)
 

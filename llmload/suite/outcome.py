@@ -8,6 +8,7 @@ from typing import Any
 from llmload.errors import ConfigError, ExitCode
 from llmload.report.markdown import THROUGHPUT, Figure, read_figure, reference_tables
 from llmload.runs.folder import RunFolder
+from llmload.runs.writing import WriteFaults
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.size_table import REFERENCE_RULE, ReferenceRow, reference_json, reference_markdown, reference_row
 from llmload.suite.plan import Cell, SuitePlan
@@ -188,9 +189,10 @@ def _failures(cells: Iterable[CellOutcome]) -> Iterable[str]:
         yield from (f"  {line}" for line in further)
 
 
-def write_outcome(outcome: SuiteOutcome, folder: Path) -> None:
-    """Write `suite.md` and `suite.json` into the suite's folder."""
-    RunFolder(folder).write("suite.json", to_json(outcome))
-    draft = folder / "suite.md.tmp"
-    draft.write_text(to_markdown(outcome), encoding="utf-8")
-    draft.replace(folder / "suite.md")
+def write_outcome(outcome: SuiteOutcome, folder: Path, faults: WriteFaults) -> None:
+    """Write `suite.md` and `suite.json` into the suite's folder; what cannot be written is noted."""
+    suite = RunFolder(folder)
+    with faults.tolerated(folder / "suite.json", "its result as JSON"):
+        suite.write("suite.json", to_json(outcome))
+    with faults.tolerated(folder / "suite.md", "its tables as Markdown"):
+        suite.write_whole("suite.md", to_markdown(outcome).encode())

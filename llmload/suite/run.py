@@ -210,10 +210,11 @@ class SuiteRun:
             memory_before = [] if deployment.entry.kind == "running" else local_gpus()
             try:
                 self._measure_while_running(deployment, left)
-            except EngineError as error:
+            except (EngineError, OSError) as error:
+                reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
                 for cell in left:
                     self.state.begin(cell.name, self.plan.fingerprint(deployment, cell))
-                    self._end(cell, Measurement(status=Status.FAILED, reason=str(error), folder=None))
+                    self._end(cell, Measurement(status=Status.FAILED, reason=reason, folder=None))
                 left.clear()
             finally:
                 self._running = None

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from llmload.errors import ConfigError, RunFolderError
 from llmload.runs.folder import SUMMARY, RunFolder
+from llmload.runs.writing import WriteFaults, why_of
 from llmload.suite.plan import Cell, SuitePlan
 from llmload.units import S_PER_H, S_PER_MIN
 
@@ -58,6 +59,8 @@ class SuiteState:
     cells: dict[str, CellState] = field(default_factory=dict)
     starts_s: dict[str, float] = field(default_factory=dict)
     """Seconds from the start command to the end of the warm-up, by deployment."""
+    faults: WriteFaults = field(default_factory=WriteFaults)
+    """Which files of the suite could not be written."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -74,14 +77,17 @@ class SuiteState:
             ) from None
 
     def write(self) -> None:
-        """Write the file whole or not at all."""
+        """Write the file whole or not at all; a fault is logged once, and the suite continues."""
         cells = {name: asdict(cell) for name, cell in self.cells.items()}
-        RunFolder(self.folder).write(STATE, {"cells": cells, "starts_s": self.starts_s})
+        with self.faults.tolerated(self.folder / STATE, "what it needs to continue if it is stopped"):
+            RunFolder(self.folder).write(STATE, {"cells": cells, "starts_s": self.starts_s})
 
     def forget(self, names: Collection[str]) -> None:
-        """Remove these cells from the state; their runs stay."""
+        """Remove these cells from the state; their runs stay. ConfigError if the state cannot be written at all."""
         self.cells = {name: cell for name, cell in self.cells.items() if name not in names}
         self.write()
+        for file, why in self.faults.unwritten.items():
+            raise ConfigError(f"{self.folder / file}: cannot be written: {why}; make room, or give another with --out")
 
     def begin(self, name: str, fingerprint: str) -> CellState:
         """Record that a cell has begun."""
@@ -116,7 +122,10 @@ class FolderLock:
 
     def __enter__(self) -> Self:
         RunFolder(self._folder).create()
-        self._file = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._file = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise ConfigError(f"{self._folder / LOCK}: cannot be written: {why_of(error)}") from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

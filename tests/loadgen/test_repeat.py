@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from llmload.cli.main import main
 from tests.loadgen.conftest import StartEngine, WriteScenario
+from tests.run_files import summary_of, write_json
 
 FIXED = {"ttft_s": 0.02, "prefill_s_per_token": 0.0, "itl_s": 0.005, "itl_load_factor": 0.0, "output_tokens": 4}
 OFF = ("--metrics-port", "off")
@@ -112,3 +113,34 @@ def until_requests_run(out: Path, timeout_s: float = 60.0) -> None:
             return
         time.sleep(0.1)
     pytest.fail(f"no request was answered in {timeout_s} s")
+
+
+def test_files_of_repeated_runs_that_cannot_be_written_are_named_and_the_runs_are_shown(
+    engine: StartEngine,
+    write_scenario: WriteScenario,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scenario = write_scenario(engine(**FIXED).url, "users = 1\nrequests = 8", "[prompts]\ncount = 20")
+    page = tmp_path / "x.md"
+
+    def run_and_fill(_: object, arguments: list[str]) -> int:
+        group = Path(arguments[arguments.index("--out") + 1])
+        (group / "r1").mkdir(parents=True)
+        write_json(group / "r1" / "summary.json", summary_of(run_id="r1"))
+        for in_the_way in (group / "repeat.tmp", page):
+            in_the_way.mkdir()
+        return 0
+
+    monkeypatch.setattr("llmload.cli.run._Runs.run", run_and_fill)
+    ended = CliRunner().invoke(
+        main, ["run", str(scenario), "--out", str(tmp_path / "out"), "--repeat", "1", "--markdown", str(page)]
+    )
+
+    assert ended.exit_code == 1, ended.output
+    assert "runs in: " in ended.stdout
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        f"{next((tmp_path / 'out').iterdir()) / 'repeat.json'} cannot be written: Is a directory",
+        f"{page} cannot be written: Is a directory",
+    ]

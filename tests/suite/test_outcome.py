@@ -11,7 +11,7 @@ from llmload.client.settings import EngineInfo
 from llmload.errors import ConfigError
 from llmload.sizing.engine_memory import LocalGpu
 from llmload.suite.launch import describe_mismatch, wait_until_memory_is_free
-from llmload.suite.outcome import read_outcome, to_json, to_markdown
+from llmload.suite.outcome import read_outcome, to_json, to_markdown, write_outcome
 from llmload.suite.plan import SuitePlan, make_plan
 from llmload.suite.run import judge_run
 from llmload.suite.state import Status, SuiteProgress, SuiteState, left_text, time_left_s
@@ -247,3 +247,19 @@ def test_a_cells_status_follows_from_verdict_requests_and_gates(
     assert measured.status is status
     assert (measured.reason is None) if reason is None else reason in str(measured.reason)
     assert (measured.folder is None) is (changes.get("completed") == 0)
+
+
+def test_files_of_a_suite_that_cannot_be_written_end_no_cell_and_are_named_once(
+    plan: SuitePlan, caplog: pytest.LogCaptureFixture
+) -> None:
+    state, names = SuiteState(plan.folder), [cell.name for deployment in plan.deployments for cell in deployment.cells]
+
+    for name in names:
+        state.begin(name, "f")
+        state.end(name, Status.FAILED, "no engine")
+    write_outcome(read_outcome(plan, state, set(names)), plan.folder, state.faults)
+
+    assert set(state.faults.unwritten) == {"state.json", "suite.json", "suite.md"}
+    assert len(caplog.messages) == 3
+    with pytest.raises(ConfigError, match=r"state\.json: cannot be written: No such file or directory; make room"):
+        state.forget(set())
