@@ -325,7 +325,7 @@ def _load_overrides(load: Load, options: argparse.Namespace) -> dict[str, Any]:
     return {
         f"load.{key}": value
         for key, value in values.items()
-        if value and value != (unset.get(key) or getattr(load, key))
+        if (value or (key == "users" and value == 0)) and value != (unset.get(key) or getattr(load, key))
     }
 
 
