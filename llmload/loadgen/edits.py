@@ -146,7 +146,8 @@ class LoadEdits:
         """Note that the run is to end that much later than now."""
         coordinator = self.running
         if coordinator is not None:
-            ends_s = coordinator.elapsed_s + run_time_s
+            limit_s = coordinator.ends_s or 0.0
+            ends_s = limit_s - coordinator.span.left_s(limit_s) + run_time_s
             edit = LoadEdit(unix_s=time.time(), what="duration_s", before=coordinator.ends_s, after=ends_s)
             coordinator.ends_s = ends_s
             coordinator.note_edits(coordinator.current, [edit])
@@ -171,7 +172,7 @@ def _refuse_unopened(coordinator: RunCoordinator, load: Load, limit_s: float | N
     ends_s, now = coordinator.ends_s, coordinator.current.load
     if ends_s is None and limit_s is None:
         return
-    left_s = (ends_s or 0.0) - coordinator.elapsed_s if limit_s is None else limit_s
+    left_s = coordinator.span.left_s(ends_s or 0.0) if limit_s is None else limit_s
     ramp = Ramp()
     if load.target_key == "users":
         more = abs(load.locust_users - now.locust_users)

@@ -25,9 +25,10 @@ from llmload.loadgen.locust_compat import (
     PER_CENT,
     Runner,
     TimeLimit,
-    extend_time_limit,
+    has_time_limit,
     shape_kind,
     silence_tables,
+    stop_after,
     watch_starts,
 )
 from llmload.loadgen.metrics_server import MetricsEndpoint
@@ -276,9 +277,9 @@ class CoordinatingNode(Node):
             coordinator.timeline.begin_first()
         self._send_opening(coordinator)
         self._opened.set()
-        limit_s, web_ui = coordinator.scenario.load.ends_after_s, self.environment.web_ui
-        if limit_s is not None and web_ui is not None:
-            extend_time_limit(web_ui, coordinator.span.left_s(limit_s))
+        limit_s, web_ui = coordinator.ends_s, self.environment.web_ui
+        if limit_s is not None and web_ui is not None and has_time_limit(web_ui):
+            stop_after(web_ui, coordinator.span.left_s(limit_s))
         coordinator.note_times()
 
     # End

@@ -278,11 +278,15 @@ class TimeLimit:
             self._options.run_time = self.length_s
 
 
-def extend_time_limit(web_ui: WebUI, left_s: float) -> None:
-    """Let a run that the start form started with a time limit end after `left_s`; nothing if it has none."""
-    if web_ui._run_time_greenlet is not None and not web_ui._run_time_greenlet.ready():
-        web_ui._run_time_greenlet.kill(block=False)
-        web_ui._run_time_greenlet = gevent.spawn_later(left_s, web_ui._stop_runners)
+def has_time_limit(web_ui: WebUI) -> bool:
+    """Return whether the web UI is to stop the run after some time."""
+    return web_ui._run_time_greenlet is not None and not web_ui._run_time_greenlet.ready()
+
+
+def stop_after(web_ui: WebUI, left_s: float) -> None:
+    """Let the web UI stop the run after this time, and not when it was to stop it before."""
+    web_ui._cancel_run_time_timer()
+    web_ui._run_time_greenlet = gevent.spawn_later(max(0.0, left_s), web_ui._stop_runners)
 
 
 # The command line.
@@ -400,12 +404,6 @@ def show_current_options(web_ui: WebUI) -> None:
             option["default_value"] = getattr(web_ui.environment.parsed_options, name, option["default_value"])
 
     web_ui.update_template_args = update_template_args  # type: ignore[method-assign]  # Locust has no hook for it
-
-
-def stop_after(web_ui: WebUI, left_s: float) -> None:
-    """Let the web UI stop the run after this time: Locust forgets the time when a form for an edit has none."""
-    web_ui._cancel_run_time_timer()
-    web_ui._run_time_greenlet = gevent.spawn_later(max(0.0, left_s), web_ui._stop_runners)
 
 
 def has_own_login(web_ui: WebUI) -> bool:

@@ -210,17 +210,42 @@ def test_a_worker_builds_locusts_parser_once(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_time_limit_of_the_start_form_can_be_moved(web_ui: WebUI, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else: a late worker shortens the window of a run that the form started."""
+    """Else: a late worker shortens the window of a run that the form started, and an edit makes it last for ever."""
     stops: list[str] = []
     monkeypatch.setattr(web_ui, "_stop_runners", lambda: stops.append("moved"))
-    locust_compat.extend_time_limit(web_ui, 0.0)
-    assert web_ui._run_time_greenlet is None, "no limit was set"
+    assert not locust_compat.has_time_limit(web_ui)
 
     web_ui._run_time_greenlet = gevent.spawn_later(0.05, stops.append, "as set")
-    locust_compat.extend_time_limit(web_ui, 0.1)
+    assert locust_compat.has_time_limit(web_ui)
+    locust_compat.stop_after(web_ui, 0.1)
     gevent.sleep(0.2)
 
     assert stops == ["moved"]
+
+
+def test_every_change_of_the_users_comes_past_the_runners_start(web_ui: WebUI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else: an edit is not noticed, and two loads are measured as one."""
+    runner: Any = web_ui.environment.runner
+    seen: list[tuple[int, float]] = []
+    started: list[tuple[int, float]] = []
+
+    def take(users: int, spawn_rate: float) -> bool:
+        seen.append((users, spawn_rate))
+        return users < 9
+
+    monkeypatch.setattr(runner, "start", lambda *of: started.append(of))
+    locust_compat.watch_starts(runner, take)
+    locust_compat.app_of(web_ui).config["LOGIN_DISABLED"] = True
+    client = locust_compat.app_of(web_ui).test_client()
+    web_ui.web_login = False
+    for users in (3, 9):
+        client.post("/swarm", data={"user_count": users, "spawn_rate": 2})
+        gevent.sleep(0.01)
+
+    assert seen == [(3, 2), (9, 2)]
+    assert started == [(3, 2)]
+    assert "self.start(" in inspect.getsource(type(runner).shape_worker)
+    assert "runner.start(" in inspect.getsource(main), "Locust's keys"
 
 
 def test_locust_looks_at_a_headless_runs_time_limit_after_init() -> None:

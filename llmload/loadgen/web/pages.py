@@ -8,7 +8,6 @@ import copy
 import hmac
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -292,27 +291,26 @@ class _TimeLimit:
 
     def __init__(self, web_ui: WebUI, node: CoordinatingNode) -> None:
         self._web_ui, self._node = web_ui, node
-        self._ends_s: float | None = None
-        """When the web UI stops the run, on the monotonic clock; None for never."""
 
     def note(self) -> None:
         """Note what a start form finds: the run that it edits, and its time limit."""
-        g.llmload_edits = self._node.edits.running is not None
-        g.llmload_limit_s = self._node.options.run_time
+        if request.endpoint == locust_compat.START:
+            g.llmload_run, g.llmload_limit_s = self._node.edits.running, self._node.options.run_time
+            g.llmload_timed = locust_compat.has_time_limit(self._web_ui)
 
     def restore(self, response: Response) -> Response:
         """Set the limit again once Locust has taken the form, or refused it."""
         if request.endpoint != locust_compat.START or not response.is_json:
             return response
-        limit_s, now_s = self._node.options.run_time, time.monotonic()
-        if not g.llmload_edits:
-            started = response.get_json()["success"] and self._node.environment.shape_class is None
-            self._ends_s = now_s + limit_s if started and limit_s else None
+        run, limit_s = g.llmload_run, self._node.options.run_time
+        if run is None:
+            if limit_s and response.get_json()["success"] and self._node.environment.shape_class is None:
+                locust_compat.stop_after(self._web_ui, limit_s)
         elif limit_s and limit_s != g.llmload_limit_s:
-            self._ends_s = now_s + limit_s
             self._node.edits.note_time(limit_s)
-        if self._ends_s is not None:
-            locust_compat.stop_after(self._web_ui, self._ends_s - now_s)
+            locust_compat.stop_after(self._web_ui, limit_s)
+        elif g.llmload_timed and run.ends_s is not None:
+            locust_compat.stop_after(self._web_ui, run.span.left_s(run.ends_s))
         return response
 
 
