@@ -94,7 +94,7 @@ CHANGED: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "prompts": ("manifest.json", lambda m: m["prompts"]["drawn"].reverse()),
     "sampling": ("manifest.json", lambda m: m["scenario"]["request"].update(temperature=0.7)),
     "max_tokens": ("manifest.json", lambda m: m["scenario"]["request"].update(max_tokens=32)),
-    "load": ("manifest.json", lambda m: m["scenario"]["load"].update(users=9)),
+    "load": ("summary.json", lambda s: s["load"].update(users=9)),
     "gpu": ("manifest.json", lambda m: m["scenario"]["deployment"].update(gpu="H100")),
     "tensor_parallel": ("manifest.json", lambda m: m["scenario"]["deployment"].update(tensor_parallel=2)),
     "precision": ("manifest.json", lambda m: m["scenario"]["deployment"].update(precision="fp8")),
