@@ -243,7 +243,7 @@ def few_values(totals: RunTotals) -> Iterator[Doubt]:
                 figure=figure,
                 statistic=name,
                 check=FEW_VALUES,
-                text=f"{name} of {count} values needs {values_needed(quantile):,}, {MIN_BEYOND} beyond it",
+                text=f"{name} of {count} values needs {values_needed(quantile):,}: {MIN_BEYOND} beyond it",
                 low=low,
                 high=high,
             )
@@ -339,31 +339,26 @@ def lines_of(verdict: Verdict, shown: Collection[str]) -> list[str]:
 
 
 def footnotes(doubts: Iterable[Doubt], shown: Collection[str]) -> list[str]:
-    """Return a line for each check that doubts one of the `shown` figures (keys), without `MARK`."""
+    """Return a line for each check that doubts one of the `shown` figures (`ttft_s`, `e2e_s mean`), without `MARK`."""
     by_check: dict[str, list[Doubt]] = {}
     for doubt in doubts:
-        if doubt.figure in shown:
+        if is_relied_on((doubt.name,), shown):
             by_check.setdefault(doubt.check, []).append(doubt)
     return [_footnote(check, each) for check, each in by_check.items()]
 
 
 def _footnote(check: str, doubts: Sequence[Doubt]) -> str:
-    if check == FEW_VALUES:
-        return _few_values_footnote(doubts)
-    sized = [doubt for doubt in doubts if doubt.low is not None or doubt.high is not None]
-    if not sized:
-        return (
-            f"{', '.join(dict.fromkeys(name_of(doubt.figure, doubt.statistic) for doubt in doubts))}: {doubts[0].text}"
-        )
-    said = (f"{name_of(each.figure, each.statistic)} {between(each.figure, each.low, each.high)}" for each in sized)
-    return f"{', '.join(said)}: {sized[0].text}"
-
-
-def _few_values_footnote(doubts: Sequence[Doubt]) -> str:
-    """Name figures and percentiles, and the numbers of values that these need."""
     named = ", ".join(dict.fromkeys(name_of(doubt.figure) for doubt in doubts))
-    needed = {
-        name: values_needed(share) for name, share in QUANTILES.items() if any(d.statistic == name for d in doubts)
-    }
-    numbers = ", ".join(f"{name} needs {number:,}" for name, number in needed.items())
-    return f"{named}: few values: {numbers}, so that {MIN_BEYOND} lie beyond it"
+    if check == FEW_VALUES:
+        few = {doubt.statistic for doubt in doubts}
+        needed = (f"{name} needs {values_needed(share):,}" for name, share in QUANTILES.items() if name in few)
+        return f"{named}: few values: {', '.join(needed)}"
+    if all(doubt.low is None and doubt.high is None for doubt in doubts):
+        return f"{named}: {doubts[0].text}"
+    sizes = []
+    for figure in dict.fromkeys(doubt.figure for doubt in doubts):
+        of_figure = [
+            f"{each.statistic} {between(figure, each.low, each.high)}" for each in doubts if each.figure == figure
+        ]
+        sizes.append(f"{name_of(figure)} {', '.join(of_figure)}")
+    return f"{', '.join(sizes)}: {doubts[0].text}"

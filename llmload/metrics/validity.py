@@ -60,6 +60,11 @@ class Doubt(BaseModel):
     high: float | None = None
     """The true figure is at most this; `null` where that is not known."""
 
+    @property
+    def name(self) -> str:
+        """Figure and statistic, as `Reason.figures` has them."""
+        return f"{self.figure} {self.statistic}" if self.statistic else self.figure
+
     def is_of(self, figure: str, statistic: str | None = None) -> bool:
         """Return whether it doubts that statistic of the figure; `statistic` is None for a figure that has none."""
         return self.figure == figure and (self.statistic is None or self.statistic == statistic)

@@ -333,9 +333,8 @@ class Scenario(Table):
     @property
     def relied_on(self) -> tuple[str, ...]:
         """The figures that decide how far the run can be trusted: its load's, and what gates and `[slo]` ask for."""
-        limits = tuple(self.slo_limits().limits)
-        goodput = ("goodput_per_min", "goodput_share") if limits else ()
-        return (*self.load.headline, *limits, *goodput, *(gate.name for gate in self.gates.parsed()))
+        goodput = ("goodput_per_min", "goodput_share") if self.slo_limits().limits else ()
+        return (*self.load.headline, *goodput, *(gate.name for gate in self.gates.parsed()))
 
     def prompt_plan(self) -> PromptPlan:
         """Return which prompts are drawn, and how."""
