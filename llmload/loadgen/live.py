@@ -285,7 +285,7 @@ class LiveView:
             schedule_lag_s=Quantiles.of(totals.distributions["schedule_lag_s"]),
             stages=() if run.timeline is None else tuple(self._stages(run.timeline)),
             verdict=verdict,
-            footnotes=() if verdict is None else tuple(lines_of(verdict, _Latencies.model_fields)),
+            footnotes=() if verdict is None else tuple(lines_of(verdict, _SHOWN)),
             edited=None if edited is None else edited.text,
         )
 
@@ -319,6 +319,9 @@ def rates(totals: RunTotals, window_s: float | None) -> dict[str, Any]:
 
 def _latencies(totals: RunTotals) -> dict[str, Any]:
     return {name: Quantiles.of(totals.distributions[name]) for name in _Latencies.model_fields}
+
+
+_SHOWN: Final = tuple(f"{name} {quantile}" for name in _Latencies.model_fields for quantile in LIVE_QUANTILES)
 
 
 # The live table: a figure a row, of the last seconds and of the run so far.

@@ -102,7 +102,7 @@ def test_a_quantile_of_few_answers_is_marked_and_a_line_says_why() -> None:
 
     table = cells(state, None)
     assert table["TTFT p50 / p95 / p99, ms"][1] == "100.0 / 100.0~ / 100.0~"
-    few = "~ TTFT: few values: p90 needs 200, p95 needs 400, p99 needs 2,000"
+    few = "~ TTFT: few values: p95 needs 400, p99 needs 2,000"
     assert (table["Doubt"], state.footnotes) == (("", few), (few,))
 
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from llmload.capacity.result import capacity_notes, capacity_text
 from llmload.errors import RunFolderError
 from llmload.metrics.doubts import marks
+from llmload.metrics.validity import Level
 from llmload.report.html.assets import PAGE
 from llmload.report.html.chart import Section, ShownRun, run_colour, sample_sections, time_charts
 from llmload.report.html.load_charts import cdf_chart, latency_over_time, load_sections, token_chart
@@ -33,6 +34,7 @@ ADVICE: Final = {
     "DEGRADED": "Read the reasons before using the figures.",
     "INVALID": "Do not use these figures: they do not measure what they seem to measure.",
 }
+VALID_BUT: Final = "The figures that this run is for can be relied on; those with a ~ may be off:"
 _ENVIRONMENT: Final = Environment(
     loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
@@ -179,7 +181,7 @@ def _run(shown: ShownRun, *, several: bool) -> dict[str, Any]:
         "capacity": _capacity(summary.capacity),
         "gates": summary.gates,
         "failures": [each.cells for each in summary.requests.failures],
-        "advice": ADVICE[summary.verdict.level],
+        "advice": _advice(summary),
         "doubts": doubt_lines(summary),
         "facts": [
             *([f"{summary.scenario}: {summary.model} on {summary.engine}"] if several else []),
@@ -192,6 +194,11 @@ def _run(shown: ShownRun, *, several: bool) -> dict[str, Any]:
         "sources": _sources(shown.run),
         "manifest": orjson.dumps(manifest.model_dump(mode="json"), option=orjson.OPT_INDENT_2).decode(),
     }
+
+
+def _advice(summary: Summary) -> str:
+    level, doubtful = summary.verdict.level, bool(doubt_lines(summary))
+    return VALID_BUT if level is Level.VALID and doubtful else ADVICE[level]
 
 
 def _capacity(capacity: CapacityResult | None) -> list[str]:
