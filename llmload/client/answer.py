@@ -20,7 +20,7 @@ from llmload.client.token_counts import TokenCounts
 from llmload.record import NO_CHUNKS, ErrorType, RequestError, StampArray, TokenSource
 
 QUOTED_CHARS: Final = 120
-MAX_EVENT_BYTES: Final = 3 << 20
+MAX_EVENT_BYTES: Final = 2 << 20
 """The longest event, and the longest answer in one piece; a megabyte of text is 200,000 tokens and more."""
 MAX_CHUNKS: Final = 1 << 18
 """The most chunks that one answer may have: an engine that never ends would fill the memory with stamps."""

@@ -38,11 +38,21 @@ class EventDecoder:
     data; and other lines up to the next empty one, as `OUTSIDE`. An event without an end is dropped, or returned by
     `finish` as `UNENDED`.
 
-    Raises `AttemptError` for an event of more than `MAX_EVENT_BYTES`.
+    Raises `AttemptError` for an event of more than `MAX_EVENT_BYTES`, and for a stream of lines that are not events.
     """
 
     __slots__ = (
-        *("_after_cr", "_comment", "_data", "_held_bytes", "_outside", "_partial", "_started", "_type"),
+        *(
+            "_after_cr",
+            "_comment",
+            "_data",
+            "_held_bytes",
+            "_outside",
+            "_partial",
+            "_partial_bytes",
+            "_started",
+            "_type",
+        ),
         "at_boundary",
     )
 
@@ -52,7 +62,7 @@ class EventDecoder:
         self._type = b""
         self._comment = b""
         self._outside: list[bytes] = []
-        self._held_bytes = 0
+        self._held_bytes = self._partial_bytes = 0
         self._after_cr = False
         self._started = False
         self.at_boundary = True
@@ -75,11 +85,13 @@ class EventDecoder:
         lines = _LINE_END.split(piece)
         last = lines.pop()
         if not lines:
+            self._partial_bytes += len(last) + _LINE_COST
             self._hold(self._partial, last)
             return []
         if self._partial:
             lines[0] = b"".join((*self._partial, lines[0]))
-            self._held_bytes = 0  # what is held of the event's earlier lines is counted again: at most twice the limit
+            self._held_bytes -= self._partial_bytes
+            self._partial_bytes = 0
         self._partial = [last] if last else []
         if not self._started:
             self._started = True
@@ -128,8 +140,10 @@ class EventDecoder:
             self._comment = value
         elif name == b"error":
             events.append((b"error", value))
-        elif name not in _SKIPPED and self._held_bytes < _MAX_OUTSIDE:
+        elif name not in _SKIPPED:
             self._hold(self._outside, line)
+            if self._held_bytes > _MAX_OUTSIDE and not self._data:
+                raise too_large(f"a stream of more than {_MAX_OUTSIDE} bytes outside of events")
 
     def _hold(self, parts: list[bytes], part: bytes) -> None:
         parts.append(part)

@@ -166,7 +166,7 @@ def test_a_prompt_of_megabytes_is_sent_completely(serve: Serve, patched: Patched
 def test_an_answer_that_arrives_faster_than_it_is_decoded_is_complete(
     last_step: Step, tls: bool, serve: Serve, server_tls: ssl.SSLContext, patched: Patched
 ) -> None:
-    event = TOKEN.replace(b"ab", b"ab" * 1_400_000)
+    event = TOKEN.replace(b"ab", b"ab" * 900_000)
     body = chunk(event) + chunk(TOKEN) + chunk(event) + chunked(LAST, DONE)
     server = serve(["read", EVENTS_HEAD + body, last_step], tls=server_tls if tls else None)
 
@@ -198,9 +198,9 @@ def test_streams_cost_the_memory_of_their_stamps(serve: Serve, patched: Patched)
 
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_large_answer_arrives_and_its_memory_is_freed(streamed: bool, serve: Serve, patched: Patched) -> None:
-    text = b"x" * 2_900_000
+    text = b"x" * 1_900_000
     if streamed:
-        big = EVENTS_HEAD + chunked(*[TOKEN.replace(b"ab", text)] * 7, LAST, DONE)
+        big = EVENTS_HEAD + chunked(*[TOKEN.replace(b"ab", text)] * 10, LAST, DONE)
     else:
         big = answer(b'{"choices":[{"message":{"content":"%b"},"finish_reason":"stop"}]}' % text)
     server = serve(["read", big, "hold"])
