@@ -23,6 +23,7 @@ from llmload.runs.build_summary import RunOutcome, build_summary, memory_estimat
 from llmload.runs.folder import SUMMARY, LoadEdit, Manifest, RunFolder, RunTimes, StageTimes, new_run_id
 from llmload.runs.headline import Headline, unmeasured_phase
 from llmload.runs.summary import Summary
+from llmload.runs.summary_parts import OtherUsers
 from llmload.runs.writing import with_unwritten, write_reasons
 from llmload.scenario import Scenario
 from llmload.units import NS_PER_S
@@ -351,7 +352,13 @@ class RunCoordinator:
             return None
         return 1 - headline.totals.busy_s / (users * window_s)
 
-    def finish(self, totals: RunTotals, stages: Mapping[str, RunTotals], lines: Mapping[str, int]) -> Summary:
+    def finish(
+        self,
+        totals: RunTotals,
+        stages: Mapping[str, RunTotals],
+        lines: Mapping[str, int],
+        other_users: OtherUsers | None = None,
+    ) -> Summary:
         """
         Write manifest and summary of the run, and return the summary; `lines` is how many each request file has.
 
@@ -375,6 +382,7 @@ class RunCoordinator:
             stages=() if self.timeline is None else stage_totals(self.timeline, stages),
             edited=judged.edited,
             capacity=None if self.search is None else self.search.summary(stages),
+            other_users=other_users,
             engine_metrics=engine_metrics,
             gpu_metrics=gpu_metrics,
             request_files=self.folder.measured(lines),

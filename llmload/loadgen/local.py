@@ -34,6 +34,7 @@ from llmload.loadgen.locust_compat import (
 from llmload.loadgen.metrics_server import MetricsEndpoint
 from llmload.loadgen.node import Node, SendingNode, node_of
 from llmload.loadgen.options import limit_is_option
+from llmload.loadgen.other_users import other_users
 from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import Session, WorkerShard
@@ -298,7 +299,7 @@ class CoordinatingNode(Node):
             coordinator.conditions.requests_cut = self._ending.is_cut
             self.guard("counting what lost workers left", self._settle)()
             self.guard("reading the engine's metrics", coordinator.engine_scraper.sample)()
-            coordinator.finish(self.totals(), self.stages(), self.request_lines())
+            coordinator.finish(self.totals(), self.stages(), self.request_lines(), other_users(self.environment))
             if not self.headless:
                 results.show_summary(coordinator, "table")
                 gevent.spawn(self.guard("the report", results.show_report), coordinator, "table")

@@ -250,6 +250,14 @@ def write_csv_to_the_end() -> None:
     stats.StatsCSVFileWriter = WholeCsv  # type: ignore[misc]  # Locust makes its writer by this name
 
 
+def exceptions_of(environment: Environment) -> Iterator[tuple[str, int]]:
+    """Yield what tasks of users raised in the current run, on every process, each with how often."""
+    runner: Any = environment.runner
+    for row in runner.exceptions.values():
+        lines: list[str] = row["traceback"].strip().splitlines()
+        yield row["msg"] or (lines[-1] if lines else "an exception"), row["count"]
+
+
 def silence_tables() -> None:
     """Keep Locust from printing its tables, whose figures ours replace."""
     logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)

@@ -83,11 +83,16 @@ def failed(summary: Summary) -> bool:
 
 
 def exit_code_of(summary: Summary) -> ExitCode:
-    """Return 0 for a good run, 1 where a gate or requests failed or a file lacks something, 3 for an INVALID one."""
+    """
+    Return 0 for a good run, 3 for an INVALID one, and 1 otherwise.
+
+    That is where a gate failed, requests did, those of other users too, or a file lacks something.
+    """
     if summary.verdict.level is Level.INVALID:
         return ExitCode.INVALID
     unwritten = any(reason.check == UNWRITTEN_FILES for reason in summary.verdict.reasons)
-    return ExitCode.FAILED if failed(summary) or unwritten else ExitCode.GOOD
+    others_failed = summary.other_users is not None and not summary.other_users.all_good
+    return ExitCode.FAILED if failed(summary) or unwritten or others_failed else ExitCode.GOOD
 
 
 def _failed_requests(summary: Summary) -> bool:
@@ -267,6 +272,8 @@ def _figures(summary: Summary) -> Table:
     table.add_row("requests", f"{counts} + {requests.censored} censored")
     if requests.errors:
         table.add_row("errors", ", ".join(f"{name} {count}" for name, count in requests.errors.items()))
+    if summary.other_users is not None:
+        table.add_row("other users", summary.other_users.summed_up)
     tokens = number(summary.output_tokens, 0)
     table.add_row("output tokens", f"{tokens}, counted by {summary.token_source or UNKNOWN}")
     if summary.finish_reasons:

@@ -33,6 +33,7 @@ from llmload.runs.summary_parts import (
     EngineMetrics,
     FailedRequests,
     GpuMetrics,
+    OtherUsers,
     RequestFile,
 )
 from llmload.scenario import Scenario
@@ -248,6 +249,7 @@ class RunOutcome:
     stages: Sequence[StageTotals] = ()
     edited: EditedLoad | None = None
     capacity: CapacityResult | None = None
+    other_users: OtherUsers | None = None
     engine_metrics: EngineMetrics | None = None
     gpu_metrics: GpuMetrics | None = None
     request_files: Mapping[str, RequestFile] | None = None
@@ -285,6 +287,7 @@ def build_summary(outcome: RunOutcome) -> Summary:
         verdict=outcome.verdict,
         stages=tuple(_stage(stage) for stage in outcome.stages),
         edited=outcome.edited,
+        other_users=outcome.other_users,
         capacity=outcome.capacity,
         engine_metrics=outcome.engine_metrics,
         gpu_metrics=outcome.gpu_metrics,

@@ -14,6 +14,7 @@ from llmload.runs.summary_parts import (
     EngineMetrics,
     FailedRequests,
     GpuMetrics,
+    OtherUsers,
     Part,
     PerMinute,
     PerSecond,
@@ -225,6 +226,8 @@ class Summary(Figures, _RunHead):
     """How the load was edited during the run; absent where it was not."""
     capacity: CapacityResult | None = None
     """What a search found (docs/capacity.md); all figures are then of that step. Absent for other loads."""
+    other_users: OtherUsers | None = None
+    """What users that are not llmload's did, where there were any; their failures make the exit code 1."""
     engine_metrics: EngineMetrics | None
     """What the engine said of itself, if `[monitor]` names its address (docs/monitoring.md)."""
     gpu_metrics: GpuMetrics | None
@@ -242,4 +245,4 @@ class Summary(Figures, _RunHead):
         return {key: value for key, value in content.items() if value is not None or key not in _ABSENT_WHEN_NONE}
 
 
-_ABSENT_WHEN_NONE: Final = ("recomputed", "edited", "capacity")
+_ABSENT_WHEN_NONE: Final = ("recomputed", "edited", "capacity", "other_users")

@@ -190,6 +190,39 @@ class CapacityResult(Part):
     """Every step, in the order in which it was tried."""
 
 
+class OtherFailure(Part):
+    """A failed request of another user, or an exception of a user's task."""
+
+    text: str
+    """What failed, and what it said."""
+    count: int
+    """How often."""
+
+
+class OtherUsers(Part):
+    """What users that are not llmload's did beside the load, by Locust's own tables."""
+
+    requests: Requests
+    """Their requests."""
+    failed: Requests
+    """Those of them that Locust counts as failures."""
+    exceptions: int
+    """Exceptions that tasks of users raised."""
+    most_frequent: tuple[OtherFailure, ...]
+    """The three most frequent failures and exceptions."""
+
+    @property
+    def all_good(self) -> bool:
+        """Whether nothing failed, so that Locust's exit code would be 0."""
+        return not self.failed and not self.exceptions
+
+    @property
+    def summed_up(self) -> str:
+        """The same in one line."""
+        said = "".join(f"; {each.text} ({each.count} times)" for each in self.most_frequent)
+        return f"{self.requests} requests, {self.failed} failed, {self.exceptions} exceptions{said}"
+
+
 class EditedLoad(Part):
     """How the load was edited during the run, and which of its phases the figures are of."""
 

@@ -49,3 +49,78 @@ def test_a_request_that_was_cut_is_neither_a_success_nor_a_failure_of_locusts(
     requests = ended.summary["requests"]
     assert requests["censored"]
     assert rows(tmp_path / "l_stats.csv")["LLM chat"]["Request Count"] == str(requests["completed"])
+
+
+MIXED = """
+from locust import User, events, task
+from llmload.loadgen.users import ChatUser, install
+
+install(events)
+
+
+class Chat(ChatUser):
+    pass
+
+
+class Other(User):
+    fixed_count = 2
+
+    @task
+    def look(self):
+        for exception in (None, ValueError("no such page")):
+            self.environment.events.request.fire(
+                request_type="GET", name="/page", response_time=1.0, response_length=2, exception=exception, context={}
+            )
+        self.wait()
+
+    def wait_time(self):
+        return 0.5
+
+
+class Broken(User):
+    fixed_count = 2
+
+    @task
+    def stumble(self):
+        self.wait()
+        raise KeyError("lost")
+
+    def wait_time(self):
+        return 0.5
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_fails_of_other_users_is_named_and_makes_the_exit_code_1(
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path, processes: int
+) -> None:
+    mixed = tmp_path / "mixed.py"
+    mixed.write_text(MIXED)
+    scenario = write_scenario(engine(**SLOW).url, "rate_per_s = 4\nduration_s = 5", "[prompts]\nrepeat = true")
+    scenario.write_text(scenario.read_text().replace('kind = "closed_loop"', 'kind = "open_loop"'))
+    several = ("--processes", "2") if processes > 1 else ()
+
+    ended = locust.run("--config", str(scenario), "-f", str(mixed), "-u", "5", "--csv", str(tmp_path / "l"), *several)
+
+    others, table = ended.summary["other_users"], rows(tmp_path / "l_stats.csv")["GET /page"]
+    assert ended.summary["verdict"]["level"] != "INVALID"
+    assert ended.code == 1
+    assert others["requests"] == 2 * others["failed"] > 0
+    assert others["requests"] <= int(table["Request Count"])
+    assert others["exceptions"] > 0
+    texts = {each["text"] for each in others["most_frequent"]}
+    assert any("GET /page: " in text and "no such page" in text for text in texts)
+    assert "a task raised 'lost'" in texts
+    assert "other users" in ended.out
+
+
+def test_a_run_of_llmloads_users_alone_has_no_other_users(
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario
+) -> None:
+    url = engine(**SLOW | {"ttft_s": 0.1}, faults={"http_500": 0.5}).url
+    scenario = write_scenario(url, "users = 4\nrequests = 12", "[prompts]\nrepeat = true")
+
+    ended = locust.run("--config", str(scenario), "--processes", "2")
+
+    assert ended.summary["requests"]["failed"]
+    assert "other_users" not in ended.summary
