@@ -25,6 +25,8 @@ class Behaviour:
     fault_every: int = 1
     holds: bool = False
     """Answers stop after their first token until `release` is called."""
+    answers_first: int = 0
+    """How many requests are answered before that."""
     models: bytes | None = None
     """The answer to `/v1/models`, if not a list of the engine's own model."""
     asked_in_vain: bool = False
@@ -119,7 +121,7 @@ class ControlledEngine(LoopbackEngine):
         await _write(writer, STREAM_HEAD + chat_delta(self.model, {"role": "assistant", "content": ""}))
         await asyncio.sleep(own.ttft_s)
         await _write(writer, chat_delta(self.model, {"content": " word"}))
-        if own.holds:
+        if own.holds and number > own.answers_first:
             await self._free.wait()
         if fault == "stall":
             await asyncio.Event().wait()

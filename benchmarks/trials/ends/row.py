@@ -95,6 +95,8 @@ class Row:
     """The run's folder is on a separate file system of this size."""
     descriptors: int | None = None
     """How many file descriptors a process of the run may have."""
+    workers_wait: bool = False
+    """The run ends before its master has answered workers, so they wait for another master."""
     ends_within_s: float = 20.0
     """After the last step; a run that takes longer hangs."""
     ci: tuple[Mode, ...] = ()

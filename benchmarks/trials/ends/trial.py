@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.tools.controlled_engine import ControlledEngine
-from benchmarks.trials.ends.row import Case
+from benchmarks.trials.ends.row import Case, Mode
 from benchmarks.trials.ends.running import NO_CODE, Running, TrialError
 from benchmarks.trials.runs.accounts import Accounts
 from llmload.runs.folder import MANIFEST
@@ -142,7 +142,7 @@ def judge(case: Case, came: Came) -> Iterator[str]:
         yield f"hangs: no end within {case.row.ends_within_s:g} s"
     elif came.code not in expected.codes:
         yield f"exit code {came.code}, expected {_either(expected.codes)}"
-    if came.left_behind:
+    if came.left_behind and not (case.row.workers_wait and case.mode is Mode.WORKERS):
         yield f"left behind: {', '.join(came.left_behind)}"
     if "Traceback (most recent call last)" in came.said:
         yield f"a traceback: {_last_of_traceback(came.said)}"

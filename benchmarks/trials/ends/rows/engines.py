@@ -18,8 +18,23 @@ ODD_NUMBER: Final = b'{"object": "list", "data": [{"id": "controlled", "object":
 LONE_SURROGATE: Final = b'{"object": "list", "data": [{"id": "controlled", "object": "model", "owned_by": "\\ud800"}]}'
 
 ROWS: Final = (
-    Row(name="no engine", modes=ALL, no_engine=True, load=BY_TIME, expected=REFUSED, ci=(Mode.ONE,)),
-    Row(name="model that the engine does not serve", modes=ALL, model="another", load=BY_TIME, expected=REFUSED),
+    Row(
+        name="no engine",
+        modes=ALL,
+        no_engine=True,
+        load=BY_TIME,
+        expected=REFUSED,
+        workers_wait=True,
+        ci=(Mode.ONE,),
+    ),
+    Row(
+        name="model that the engine does not serve",
+        modes=ALL,
+        model="another",
+        load=BY_TIME,
+        expected=REFUSED,
+        workers_wait=True,
+    ),
     Row(
         name="engine vanishes in the warm-up",
         modes=ONE_AND_PROCESSES,

@@ -19,7 +19,6 @@ SHORT: Final = 'kind = "closed_loop"\nusers = 4\nduration_s = 2\nwarmup_s = 0.5'
 NEVER_BEGAN: Final = Expected(codes=frozenset({130}))
 KILLED_IN_IMPORTS: Final = Expected(codes=frozenset({130, -SIGTERM, -SIGHUP}))
 """Before anything of llmload is loaded, a signal may do what it does to every program."""
-DONE_OR_CUT: Final = Expected(codes=frozenset({0, 1, 3, 130}), levels=USABLE | INVALID)
 WITHOUT_END: Final = Expected(codes=frozenset({1, 3, 130}), levels=USABLE | INVALID)
 """Requests were cut in the drain: whatever the verdict says of them, it is not exit code 0."""
 
@@ -45,6 +44,7 @@ def _while_the_engine_is_asked() -> Iterator[Row]:
             load=LONG,
             steps=(until("asked"), step),
             expected=NEVER_BEGAN,
+            workers_wait=True,
         )
 
 
@@ -61,14 +61,23 @@ def _at_phases() -> Iterator[Row]:
 
 
 def _in_the_drain() -> Iterator[Row]:
-    held = Behaviour(holds=True)
-    for name, step in SIGNALS.items():
+    held = Behaviour(holds=True, answers_first=40)
+    yield Row(
+        name="Ctrl-C in the drain",
+        modes=ALL,
+        engine=held,
+        load=SHORT,
+        steps=(until("drain"), press_ctrl_c()),
+        expected=Expected(codes=frozenset({130}), levels=USABLE | INVALID),
+    )
+    for name in ("SIGTERM", "SIGHUP"):
         yield Row(
             name=f"{name} in the drain, and the engine answers",
+            modes=ALL if name == "SIGTERM" else (Mode.ONE,),
             engine=held,
             load=SHORT,
-            steps=(until("drain"), step, engine_continues()),
-            expected=DONE_OR_CUT,
+            steps=(until("drain"), SIGNALS[name], engine_continues()),
+            expected=GOOD,
         )
     yield Row(
         name="Ctrl-C twice, and the engine does not answer",
@@ -83,6 +92,7 @@ def _in_the_drain() -> Iterator[Row]:
         modes=ALL,
         engine=held,
         load=LONG,
+        options=("--drain-on-sigterm", "2"),
         steps=(until("window"), send(SIGTERM)),
         expected=CUT,
         ends_within_s=30,
@@ -109,7 +119,7 @@ ROWS: Final = (
     Row(
         name="drain is over before the answers",
         modes=(Mode.ONE, Mode.PROCESSES),
-        engine=Behaviour(holds=True),
+        engine=Behaviour(holds=True, answers_first=40),
         load=SHORT,
         further="[run]\ndrain_timeout_s = 1",
         expected=WITHOUT_END,
