@@ -15,6 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 from llmload.client.errors import request_error
 from llmload.errors import ConfigError, EngineError
 from llmload.fetch import AnswerTooLongError, http_get, ssl_context
+from llmload.portable import carried
 from llmload.record import ErrorType, RequestError
 from llmload.units import NS_PER_S
 
@@ -176,9 +177,10 @@ def _answers_by(scheme: str, netloc: str) -> bool:
 
 
 def _parsed(text: bytes) -> object:
+    """Return an answer as the manifest can carry it; None where it is not JSON."""
     try:
-        return json.loads(text) if text.strip() else {}
-    except ValueError:
+        return carried(json.loads(text) if text.strip() else {})
+    except (ValueError, RecursionError):
         return None
 
 

@@ -16,6 +16,7 @@ from llmload.loadgen.phases import PhaseTimeline, Span
 from llmload.metrics.checks import failed_requests, health, judge
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import NOTHING_MEASURED, Level, Reason, Verdict, nothing_measured
+from llmload.portable import carried
 from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.workload import Workload
 from llmload.report.terminal import exit_code_of
@@ -133,7 +134,7 @@ class RunCoordinator:
             engine=None if deployment is None else deployment.to_dict(),
             simulated=self.simulated,
             workers=workers,
-            command=["locust", *sys.argv[1:]],
+            command=carried(["locust", *sys.argv[1:]]),
         )
 
     @property

@@ -7,11 +7,12 @@ OpenAI     {"messages": [{"role": "user", "content": "a question"}, ...]}
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmload.errors import DataError
+from llmload.portable import faults_of
 from llmload.prompts.conversation import Dialogue, Message, Role, as_message
 
 _ROLES: dict[str, Role] = {
@@ -194,7 +195,10 @@ def _array_reason(text: str) -> str | None:
     if not rows:
         return "has no rows"
     row = next((row for row, value in enumerate(rows) if not isinstance(value, dict)), None)
-    return None if row is None else f"row {row} (the first is 0) is not an object"
+    if row is not None:
+        return f"row {row} (the first is 0) is not an object"
+    faults = (f"row {row} (the first is 0): {fault}" for row, value in enumerate(rows) for fault in _faults(value))
+    return next(faults, None)
 
 
 def _lines_reason(text: str) -> str | None:
@@ -209,4 +213,10 @@ def _lines_reason(text: str) -> str | None:
             return f"line {number} is not JSON: {error.msg}"
         if not isinstance(value, dict):
             return f"line {number} is not an object"
+        for fault in _faults(value):
+            return f"line {number}: {fault}"
     return None
+
+
+def _faults(row: object) -> Iterator[str]:
+    return (f"key `{key}`: {fault}" for key, fault in faults_of(row))

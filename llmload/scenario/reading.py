@@ -12,6 +12,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from llmload.errors import ConfigError
+from llmload.portable import faults_of
 from llmload.scenario.loads import LOADS
 from llmload.scenario.model import Scenario
 from llmload.scenario.sections import Table
@@ -89,6 +90,8 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None, *, is_
     tables.pop("tool", None)  # Locust's own settings, which Locust reads
     for key, value in (overrides or {}).items():
         _lay_over(tables, key, value)
+    if faults := [f"{_source(path, key, overrides)}: {key}: {fault}" for key, fault in faults_of(tables)]:
+        raise ConfigError("\n".join(faults))
     try:
         scenario = Scenario.model_validate(tables)
         if is_whole:
@@ -171,6 +174,13 @@ def _lay_over(tables: dict[str, Any], key: str, value: object) -> None:
     table[last] = value
 
 
+def _source(path: Path, key: str, overrides: Mapping[str, Any] | None) -> str:
+    """Return where a key's value comes from; what is laid over the file may be a table with the key in it."""
+    names = key.split(".")
+    parents = {".".join(names[:length]) for length in range(1, len(names) + 1)}
+    return "command line" if parents & set(overrides or ()) else str(path)
+
+
 def explain(path: Path, error: ValidationError, overrides: Mapping[str, Any], root: type[BaseModel]) -> str:
     """Return a line for each fault of a file that should be a `root`: the file or the command line, key and value."""
     lines = []
@@ -179,7 +189,7 @@ def explain(path: Path, error: ValidationError, overrides: Mapping[str, Any], ro
         if fault["type"].startswith("union_tag"):
             loc = (*loc, "kind")
         key = ".".join(part for part in loc if part not in LOADS)
-        where = "command line" if key in overrides else str(path)
+        where = _source(path, key, overrides)
         lines.append(
             f"{where}: {key}: {_complaint(fault, loc, root)}" if key else f"{where}: {_complaint(fault, loc, root)}"
         )

@@ -1,6 +1,6 @@
 """What every table of a scenario is, and the tables beside the load: `[gates]`, `[monitor]`, `[cost]`, `[compare]`."""
 
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -8,8 +8,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from llmload.fetch import url_parts
 from llmload.metrics.objective import Objective, metrics_named, share
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_LARGEST: Final = 1e9
+"""Thirty years in seconds: what is added up in nanoseconds stays an integer of 64 bits."""
+Positive = Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=_LARGEST, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
