@@ -374,6 +374,37 @@ class TestBrowser:
         until(lambda: "http_5xx (503): Simulated fault http_503." in page.text("table"))
         assert page.faults() == []
 
+    def test_edited_users_are_another_phase_on_every_page(
+        self, serve: Callable[..., Served], browser: Any, locust: Locust
+    ) -> None:
+        served, page = serve(), Page(browser)
+        browser.get(served.root)
+        page.press("Start")
+        until(lambda: (served.json("llm/state").get("window_s") or 0) > 1)
+        page.press("Edit")
+        page.fill("[role=presentation] input[name=userCount]", "7")
+        page.press("Update")
+        page.press("LLM")
+        until(lambda: "phase-2, 7 users" in page.text("table"))
+        until(lambda: "the load was edited once: figures are of phase-2, 7 users" in page.text("table"))
+
+        browser.get(f"{served.root}llm")
+        until(lambda: "phase-2" in page.text("#stages"))
+        assert [line.split()[:2] for line in page.text("#stages").splitlines()[-2:]] == [
+            ["phase-1", "3"],
+            ["phase-2", "7"],
+        ]
+        assert "the load was edited once" in page.text("#stage")
+        until(lambda: (served.json("llm/state")["stages"][1]["measured_s"] or 0) > 1)
+        browser.save_screenshot(str(locust.out.parent / "llm.png"))
+        served.post("stop")
+        (folder,) = locust.out.iterdir()
+        browser.get((folder / "report.html").as_uri() if (folder / "report.html").is_file() else served.root)
+        browser.get(f"{served.root}llm/download/report.html")
+        until(lambda: "the load was edited once: figures are of phase-2, 7 users" in page.text())
+        browser.save_screenshot(str(locust.out.parent / "report.png"))
+        assert page.faults() == []
+
     def test_the_theme_is_the_one_chosen_in_locust(self, serve: Callable[..., Served], browser: Any) -> None:
         served, page = serve(), Page(browser)
         background = "return getComputedStyle(document.body).backgroundColor"

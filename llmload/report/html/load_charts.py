@@ -210,7 +210,7 @@ def load_sections(runs: Sequence[ShownRun]) -> list[Section]:
     if not staged and len(runs) == 1:
         return _in_flight_sections(runs[0].run)
     curves = [_Curve(each.name, each.colour, _points(each)) for each in runs]
-    what = "Each point is a stage, measured on its own" if staged else "Each point is a run"
+    what = "Each point is a stage or phase, measured on its own" if staged else "Each point is a run"
     by_load = [_throughput_by_load(curves), *(_latency_by_load(curves, runs, *of) for of in BY_LOAD)]
     against = [_latency_by_throughput(curves, runs, *of) for of in BY_LOAD]
     return [
