@@ -99,7 +99,7 @@ def _of_error(member: str, kind: Kind, unit: str, meaning: str) -> Field:
 FIELDS: Final = (
     Field("request_id", Kind.TEXT, "", "the request, unique over all runs"),
     Field("prompt_id", Kind.TEXT, "", "which prompt was sent"),
-    Field("stage", Kind.CATEGORY, "", "the stage it started in, for a staged load"),
+    Field("stage", Kind.CATEGORY, "", "the stage, step or phase it started in; null before the first edit of a load"),
     Field("outcome", Kind.CATEGORY, "", "completed, failed or censored (cut by the run's end)"),
     Field("time_s", Kind.UNIX, "s", "start, unix time"),
     Field("ttft_s", Kind.FLOAT, "s", "first chunk with text (content, reasoning, a refusal, a tool call) - start"),
