@@ -1,5 +1,7 @@
 """The phase that the figures of an edited load are of: the last one in whose window requests ended."""
 
+from typing import Any
+
 import pytest
 
 from llmload.metrics.totals import RunTotals
@@ -12,7 +14,7 @@ from tests.run_files import scenario_of
 CLOSED = ClosedLoop(kind="closed_loop", users=4, duration_s=60)
 
 
-def phase(number: int, window_s: float | None, users: int | None = None, **totals: int) -> StageTotals:
+def phase(number: int, window_s: float | None, users: int | None = None, **totals: Any) -> StageTotals:
     rate = None if users else 20.0
     return StageTotals(
         name=f"phase-{number}", users=users, rate_per_s=rate, totals=RunTotals(**totals), window_s=window_s
