@@ -48,7 +48,7 @@ DOORS = {
     "prometheus_client": {"prometheus", "simulator"},
     "numpy": {"record", "notebook", "stats", "metrics", "compare", "definitions", "client", "runs", "report"},
     "jinja2": {"report"},
-    "pyarrow": {"runs"},
+    "pyarrow": {"prompts", "runs"},
     "click": {"cli"},
     "flask": {"loadgen"},
     "flask_login": {"loadgen"},

@@ -78,6 +78,8 @@ def show(
     workload = load(plan, Path.cwd())
     sendable = len(workload.prompt_set.dialogues)
     click.echo(f"{source}: {count} of {sendable} rows drawn with seed {seed}, {workload.request_count} requests")
+    for note in workload.prompt_set.notes():
+        click.echo(note)
     for conversation in workload.conversations:
         _print_conversation(conversation)
 
@@ -122,6 +124,8 @@ def _print_identity(prompt_set: "PromptSet") -> None:
     click.echo(f"rows      {prompt_set.row_count}, {len(prompt_set.dialogues)} of them usable")
     for reason, rows in sorted(prompt_set.skipped_by_reason().items()):
         click.echo(f"skipped   {rows}: {reason}")
+    for change, rows in prompt_set.changed_by_reason().items():
+        click.echo(f"changed   {rows}: {change}")
 
 
 def _print_lengths(name: str, texts: list[str]) -> None:

@@ -62,7 +62,11 @@ class Preparation:
         )
         tokens = longest // CHARACTERS_A_TOKEN + (scenario.request.max_tokens or 0)
         warning = memory_warning(scenario, tokens)
-        if warning is not None and warning not in self._warned:
+        if warning is not None:
+            self._warn(warning)
+
+    def _warn(self, warning: str) -> None:
+        if warning not in self._warned:
             self._warned.add(warning)
             logger.warning("%s", warning)
 
@@ -72,6 +76,8 @@ class Preparation:
         key = (plan, base_dir)
         if key not in self._workloads:
             self._workloads = {key: load_prompts(plan, base_dir)}
+            for note in self._workloads[key].prompt_set.notes():
+                self._warn(note)
         return self._workloads[key]
 
     def meet_engine(self, scenario: Scenario) -> None:

@@ -1,9 +1,12 @@
 """Chat messages: a row of a data set, the conversation that prompting techniques make of it, one request's prompt."""
 
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, overload
+
+import orjson
 
 from llmload.errors import DataError
 
@@ -61,6 +64,43 @@ class Dialogue:
         first = next(index for index, message in enumerate(self.messages) if message["role"] == "user")
         after = self.messages[first + 1 : first + 2]
         return after[0]["content"] if after and after[0]["role"] == "assistant" else None
+
+
+class Dialogues(Sequence[Dialogue]):
+    """Dialogues as bytes, decoded when they are asked for: a million take little more than their texts."""
+
+    def __init__(self) -> None:
+        self._rows, self._ends = array("Q"), array("Q")
+        self._bytes = bytearray()
+
+    def append(self, row: int, messages: Sequence[Message]) -> None:
+        """Keep a row's messages."""
+        self._bytes += orjson.dumps(messages)
+        self._rows.append(row)
+        self._ends.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dialogues) and (self._rows, self._bytes) == (other._rows, other._bytes)
+
+    __hash__ = None  # type: ignore[assignment]  # what can grow has no hash
+
+    @overload
+    def __getitem__(self, index: int) -> Dialogue: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Dialogue]: ...
+
+    def __getitem__(self, index: int | slice) -> Dialogue | Sequence[Dialogue]:
+        """Return the dialogue at an index."""
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        begin = self._ends[at - 1] if at else 0
+        messages = orjson.loads(memoryview(self._bytes)[begin : self._ends[at]])
+        return Dialogue(self._rows[at], tuple(messages))
 
 
 def as_message(role: Role, content: str) -> Message:

@@ -8,21 +8,20 @@ anything else          a file or folder, relative to the scenario file, then to 
 """
 
 import hashlib
-import os
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import orjson
-
 from llmload.errors import ConfigError, DataError
 from llmload.fetch import fetch
-from llmload.prompts.conversation import Dialogue
-from llmload.prompts.formats import Skipped, describe_read_error, read_dialogues
+from llmload.prompts.conversation import Dialogues
+from llmload.prompts.files import Row, heard, read_json, shown
+from llmload.prompts.formats import KEYS, RowsRead, Skipped, read_dialogues
+from llmload.prompts.hub import read_hub_rows
+from llmload.prompts.parquet import read_parquet
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 """JSON Lines, an array of objects, Parquet."""
@@ -35,10 +34,11 @@ _BUILTIN_LICENCE = "Apache-2.0"
 _LIMA = "GAIR/lima"
 _LIMA_SPLITS = ("train", "test")
 _LIMA_LICENCE = "CC BY-NC-SA, or the source's own where stricter"
+_LINES: Final = frozenset({".jsonl", ".ndjson"})
+_PACKED: Final = frozenset({".gz", ".zst", ".zstd", ".bz2", ".xz", ".zip", ".tar", ".tgz", ".7z"})
 _HASH_BLOCK_BYTES: Final = 1 << 20
 
-Columns = tuple[Sequence[str], Callable[[str], Iterable[object]]]
-"""The names of a data set's columns, and a function from a name to that column's values."""
+MENDED: Final = "half of a surrogate pair became U+FFFD"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,41 +52,32 @@ class PromptSet:
     """Of the file's bytes; of all shards' bytes in their order where the split has several."""
     licence: str | None
     row_count: int
-    dialogues: tuple[Dialogue, ...]
+    dialogues: Dialogues
     skipped: tuple[Skipped, ...]
+    mended: int = 0
+    """Rows whose text was changed, since no UTF-8 can carry it."""
+
+    def changed_by_reason(self) -> dict[str, int]:
+        """Return the number of rows whose text was changed, by what was done."""
+        return {MENDED: self.mended} if self.mended else {}
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a line for the rows that are left out, and one for those that were changed, where there are any."""
+        lines = []
+        if self.skipped:
+            by_reason = Counter(skipped.reason for skipped in self.skipped).most_common()
+            reasons = "; ".join(f"{reason} ({rows:,})" for reason, rows in by_reason[:3])
+            more = "" if len(by_reason) <= 3 else f"; {len(by_reason) - 3} more reasons: llmload prompts stats"
+            lines.append(
+                f"prompts {self.name}: {len(self.skipped):,} of {self.row_count:,} rows are left out: {reasons}{more}"
+            )
+        if self.mended:
+            lines.append(f"prompts {self.name}: {MENDED} ({self.mended:,} of {self.row_count:,} rows)")
+        return tuple(lines)
 
     def skipped_by_reason(self) -> dict[str, int]:
         """Return the number of skipped rows by reason."""
         return dict(Counter(skipped.reason for skipped in self.skipped))
-
-
-def load_prompt_set(source: str, split: str | None, base_dir: Path) -> PromptSet:
-    """
-    Return a source's data set.
-
-    Raises DataError where it cannot be found or fetched, has no known form, is damaged, or has no usable row.
-    """
-    located = locate(source, split, base_dir)
-    files = located.files
-    shown = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    columns, values = read_builtin(files[0]) if located.source == BUILTIN else read(files)
-    try:
-        dialogues, skipped = read_dialogues(columns, values, shown)
-    except UnicodeDecodeError:
-        # Arrow does not decode text before it is read.
-        raise DataError(describe_read_error(files)) from None
-    if not dialogues:
-        raise DataError(f"{shown}: none of its {len(skipped)} rows can become a request: {_most_common(skipped)}")
-    return PromptSet(
-        name=located.name,
-        source=located.source,
-        split=located.split,
-        sha256=_sha256(files),
-        licence=located.licence,
-        row_count=len(dialogues) + len(skipped),
-        dialogues=dialogues,
-        skipped=skipped,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +89,55 @@ class Located:
     split: str | None
     files: tuple[Path, ...]
     licence: str | None
+
+
+def load_prompt_set(source: str, split: str | None, base_dir: Path) -> PromptSet:
+    """
+    Return a source's data set.
+
+    Raises DataError where it cannot be found or fetched, has no known form, is damaged, or has no usable row.
+    """
+    located = locate(source, split, base_dir)
+    files = located.files
+    named = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    read = _read(located)
+    usable, skipped = read.usable, read.skipped
+    if not usable:
+        if not skipped:
+            raise DataError(f"{named}: has no rows")
+        raise DataError(f"{named}: none of its {len(skipped)} rows can become a request: {_most_common(skipped)}")
+    return PromptSet(
+        name=located.name,
+        source=located.source,
+        split=located.split,
+        sha256=_sha256(files),
+        licence=located.licence,
+        row_count=len(usable) + len(skipped),
+        dialogues=usable,
+        skipped=skipped,
+        mended=read.mended,
+    )
+
+
+def _read(located: Located) -> RowsRead:
+    if located.source.startswith("hf:") and located.files[0].suffix in _LINES:
+        with suppress(DataError):
+            return read_dialogues(read_hub_rows(located.files))
+        # That library infers types and stops at rows that differ: ours reads them, or says which row it is.
+    return read_dialogues(heard(read_rows(located.files)))
+
+
+def read_rows(files: tuple[Path, ...]) -> Iterator[Row]:
+    """Yield the rows of files of one format, numbered on from file to file; DataError names file and row."""
+    count = 0
+    for file in files:
+        if file.suffix.lower() == ".parquet":
+            rows = read_parquet(file, str(file), KEYS, count)
+        else:
+            rows = read_json(file, str(file), count)
+        for row in rows:
+            yield row
+            count += 1
 
 
 def locate(source: str, split: str | None, base_dir: Path) -> Located:
@@ -141,9 +181,12 @@ def _fetch(repository: str, filename: str) -> Path:
 
 
 def _locate_path(source: str, split: str | None, base_dir: Path) -> Located:
-    written = Path(source).expanduser()
-    candidates = list(dict.fromkeys(folder / written for folder in (base_dir.resolve(), Path.cwd())))
-    path = next((candidate for candidate in candidates if candidate.exists()), None)
+    try:
+        written = Path(source).expanduser()
+        candidates = list(dict.fromkeys(folder / written for folder in (base_dir.resolve(), Path.cwd())))
+        path = next((candidate for candidate in candidates if candidate.exists()), None)
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no permission, no such user
+        raise DataError(f"prompts: source {shown(source)} cannot be looked for: {error}") from None
     if path is None:
         looked = " nor ".join(f"'{candidate}'" for candidate in candidates)
         raise DataError(
@@ -151,7 +194,11 @@ def _locate_path(source: str, split: str | None, base_dir: Path) -> Located:
         )
     if path.is_dir():
         split = split or DEFAULT_SPLIT
-        return Located(name=path.name, source=source, split=split, files=_files_of_split(path, split), licence=None)
+        try:
+            files = _files_of_split(path, split)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        return Located(name=path.name, source=source, split=split, files=files, licence=None)
     _refuse_split(source, split)
     _refuse_suffix(source, path)
     return Located(name=path.stem, source=source, split=None, files=(path,), licence=None)
@@ -181,54 +228,11 @@ def _refuse_split(source: str, split: str | None) -> None:
 
 
 def _refuse_suffix(source: str, file: Path) -> None:
-    if file.suffix not in SUFFIXES:
+    ending = file.suffix.lower()
+    if ending in _PACKED:
+        raise DataError(f"prompts: source '{source}' is compressed ('{file.suffix}'): unpack it first")
+    if ending not in SUFFIXES:
         raise DataError(f"prompts: source '{source}' ends in '{file.suffix}'; known are {', '.join(SUFFIXES)}")
-
-
-def read_builtin(file: Path) -> Columns:
-    """Return the rows of the set that comes with the package; its form is known, so no library is imported."""
-    rows = [orjson.loads(line) for line in file.read_bytes().splitlines()]
-    return list(rows[0]), lambda column: [row[column] for row in rows]
-
-
-def read(files: tuple[Path, ...]) -> Columns:
-    """Return the files' rows in their order, in memory: the user's cache of `datasets` is not used."""
-    # Imported here: it takes most of a second, and most commands do not need it.
-    import datasets
-
-    for file in files:
-        if not file.is_file():
-            raise DataError(f"{file}: no such file")
-        if not file.stat().st_size:
-            raise DataError(f"{file}: is empty")
-    with _quiet(), tempfile.TemporaryDirectory(prefix="llmload-") as cache:
-        try:
-            # Not load_dataset: it reports each load over the network, and waits for that.
-            form = datasets.Dataset.from_parquet if files[0].suffix == ".parquet" else datasets.Dataset.from_json
-            data = form([str(file) for file in files], cache_dir=cache, keep_in_memory=True)
-        except Exception as error:  # its readers' own errors pass through: pyarrow's, pandas's, StopIteration
-            raise DataError(describe_read_error(files)) from error
-    return data.column_names, lambda column: data[column][:]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep `datasets` from drawing progress bars, logging errors that it raises too, and starting a thread for bars."""
-    import datasets
-
-    verbosity = datasets.utils.logging.get_verbosity()
-    with_bars = not datasets.are_progress_bars_disabled() and not os.environ.get("HF_DATASETS_DISABLE_PROGRESS_BARS")
-    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
-    if with_bars:
-        datasets.disable_progress_bars()
-    # A thread now would break the workers that Locust forks.
-    datasets.utils.tqdm.monitor_interval = 0
-    try:
-        yield
-    finally:
-        datasets.utils.logging.set_verbosity(verbosity)
-        if with_bars:
-            datasets.enable_progress_bars()
 
 
 def _sha256(files: tuple[Path, ...]) -> str:
@@ -241,7 +245,5 @@ def _sha256(files: tuple[Path, ...]) -> str:
 
 
 def _most_common(skipped: tuple[Skipped, ...]) -> str:
-    if not skipped:
-        return "it has no rows"
     reason, rows = Counter(row.reason for row in skipped).most_common(1)[0]
     return f"{rows} of them: {reason}"

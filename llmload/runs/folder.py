@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from llmload.errors import RunFolderError
 from llmload.metrics.validity import Verdict
@@ -115,6 +115,8 @@ class PromptFacts(Part):
     """Rows it has."""
     skipped: dict[str, int]
     """Rows that cannot become a request, by reason."""
+    changed: dict[str, int] = Field(default_factory=dict)
+    """Rows whose text was changed, by what was done."""
     seed: int
     """The seed of the draw."""
     turns: str

@@ -1,7 +1,8 @@
 """The load types of a scenario: closed loop, open loop, spike, replay of a trace, stages, the search for a capacity."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self, get_args
 
@@ -9,7 +10,7 @@ from pydantic import Field, model_validator
 
 from llmload.errors import ConfigError
 from llmload.metrics.objective import Objective
-from llmload.prompts.workload import read_trace, trace_of_worker
+from llmload.prompts.trace import Unit, read_trace, trace_of_worker
 from llmload.scenario.load_protocol import (
     Arrivals,
     Bounded,
@@ -208,6 +209,10 @@ class Spike(Arrivals):
         return f"{self.base_rate_per_s:g} requests/s with bursts of {self.burst_rate_per_s:g}"
 
 
+MAX_REPLAY_S: Final = 7 * 86_400
+"""A longer replay is refused."""
+
+
 class Replay(Bounded):
     """Requests are sent at a trace's times."""
 
@@ -215,7 +220,9 @@ class Replay(Bounded):
     trace: str = Field(min_length=1)
     """A CSV or JSONL file; relative to the scenario file, then to the working directory."""
     column: str = "timestamp"
-    """The column or key that holds each arrival: seconds, or a date and time."""
+    """The column or key that holds each arrival: a number, or an ISO date and time (UTC where it names no zone)."""
+    unit: Unit | None = None
+    """What a number is: `s`, `ms`, `us` or `ns`; where absent seconds, or milliseconds in Mooncake's form."""
     speed: Positive = 1.0
     """2 replays in half the time."""
     max_in_flight: Count = 10_000
@@ -248,8 +255,8 @@ class Replay(Bounded):
         base_dir: Path,
     ) -> Iterator[float]:
         """Yield the gaps between one worker's arrivals, in the trace's seconds; DataError for a broken trace."""
-        times_s = read_trace(self.trace, self.column, base_dir)[: self.requests]
         since_s = 0.0
+        times_s = self._times_s(base_dir)
         for _, time_s in trace_of_worker(times_s, worker_index=worker_index, worker_count=worker_count):
             yield time_s - since_s
             since_s = time_s
@@ -261,7 +268,8 @@ class Replay(Bounded):
 
     def check_files(self, base_dir: Path) -> None:
         """Read the trace once before the run, so that its faults are reported, and a window without any arrival."""
-        due_s = [time_s / self.speed for time_s in read_trace(self.trace, self.column, base_dir)[: self.requests]]
+        due_s = [time_s / self.speed for time_s in self._times_s(base_dir)]
+        self._refuse_endless(due_s)
         ends_s = math.inf if self.duration_s is None else self.duration_s
         if not self.warmup_s or any(self.warmup_s <= each_s < ends_s for each_s in due_s):
             return
@@ -274,8 +282,22 @@ class Replay(Bounded):
 
     def asked_s(self, base_dir: Path) -> float | None:
         """Return when the last request is due, or the time limit if that comes first."""
-        last_s = max(read_trace(self.trace, self.column, base_dir)[: self.requests], default=0.0) / self.speed
+        last_s = max(self._times_s(base_dir), default=0.0) / self.speed
         return last_s if self.duration_s is None else min(last_s, self.duration_s)
+
+    def _times_s(self, base_dir: Path) -> tuple[float, ...]:
+        return read_trace(self.trace, self.column, base_dir, self.unit)[: self.requests]
+
+    def _refuse_endless(self, due_s: Sequence[float]) -> None:
+        """Refuse a replay of weeks, which is a wrong unit or a row of another time far more often than a wish."""
+        if min(due_s[-1], math.inf if self.duration_s is None else self.duration_s) <= MAX_REPLAY_S:
+            return
+        gap_s, at = max((after - before, at) for at, (before, after) in enumerate(pairwise(due_s), start=1))
+        raise ValueError(
+            f"trace = {self.trace!r} would take {due_s[-1] / 86_400:,.1f} days to replay, and more than "
+            f"{MAX_REPLAY_S // 86_400} are refused (its longest gap is {gap_s:,.0f} s, before arrival {at + 1} of "
+            f"{len(due_s)}): set load.unit if its numbers are no seconds, load.speed, load.requests or --run-time"
+        )
 
     @property
     def longer(self) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from llmload.prompts.workload import trace_of_worker, unit_gaps
+from llmload.prompts.trace import trace_of_worker
+from llmload.prompts.workload import unit_gaps
 from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 QUICK = {"ttft_s": 0.02, "prefill_s_per_token": 0.0, "itl_s": 0.005, "itl_load_factor": 0.0, "output_tokens": 4}
@@ -131,7 +132,7 @@ def test_a_trace_is_replayed_at_its_times(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("when\nyesterday\n", "trace.csv, line 2: 'yesterday' is neither seconds nor a date and time"),
+        ("when\nyesterday\n", "trace.csv, line 2: 'yesterday' is neither a number nor an ISO date and time"),
         ("then\n1\n", "trace.csv, line 2: has no 'when' but then"),
         ("when\n", "has no arrivals"),
     ],

@@ -78,15 +78,26 @@ class TestRowsThatAreLeftOut:
         assert [skipped.row for skipped in prompt_set.skipped] == [1]
         assert (prompt_set.row_count, len(prompt_set.dialogues)) == (2, 1)
 
-    def test_turns_in_parts_and_calls_without_text_are_skipped(self, write_rows: WriteRows) -> None:
-        parts = [{"type": "text", "text": "q"}]
+    def test_calls_pictures_and_null_are_skipped(self, write_rows: WriteRows) -> None:
+        picture = {"type": "image_url", "image_url": {"url": "data:,"}}
         file = write_rows(
-            "x.jsonl", [openai(("user", "q")), openai(("user", parts)), openai(("user", "q"), ("assistant", None))]
+            "x.jsonl",
+            [
+                openai(("user", "q")),
+                openai(("user", [{"type": "text", "text": "q"}, picture])),
+                openai(("user", "q"), ("assistant", None)),
+                openai(("user", [])),
+                {"messages": None},
+            ],
         )
 
         reasons = load_prompt_set(str(file), None, Path()).skipped_by_reason()
 
-        assert reasons == {"has a turn with parts other than one text": 1, "has a turn without text": 1}
+        assert reasons == {
+            "has a turn with a part that is not text": 1,
+            "has a turn without text": 2,
+            "has null instead of turns": 1,
+        }
 
     def test_a_file_of_nothing_else_is_an_error(self, write_rows: WriteRows) -> None:
         file = write_rows("x.jsonl", [{"conversations": [""]}, {"conversations": [" ", "a"]}])
@@ -105,7 +116,7 @@ class TestWhatIsRefused:
             ([{**sharegpt(("human", "q")), **openai(("user", "q"))}], "both `conversations` and `messages`"),
             ([{"conversations": "q"}], r"row 0 .*`conversations` is 'q', not a list"),
             ([{"conversations": [3]}], r"row 0 .*`conversations\[0\]` is 3: a turn is text"),
-            ([{"messages": ["q"]}], r"row 0 .*`messages\[0\]` is 'q': a turn is `role` and `content`"),
+            ([{"messages": ["q"]}], r"row 0 .*`messages\[0\]` is 'q': a turn has keys `role` and `content`"),
             (
                 [{"conversations": ["q"]}, sharegpt(("human", "q"))],
                 r"row 1 .*`conversations\[0\]` is {'from'.*not text",
@@ -115,7 +126,7 @@ class TestWhatIsRefused:
                 r"row 1 .*`conversations\[0\]` is 'q', without the keys",
             ),
             ([{"conversations": ["q", "a"]}, {"conversations": ["q", 7]}], r"row 1 .*`conversations\[1\]` is 7"),
-            ([{"conversations": ["q"]}, {"source": "x"}], r"row 1 .*`conversations` is None, not a list"),
+            ([{"conversations": ["q"]}, {"source": "x"}], r"row 1 .*neither `conversations` nor `messages`.*`source`"),
             (
                 [sharegpt(("human", "q"), ("alien", "a"))],
                 r"row 0 .*\[1\]` has 'alien' as `from`; known are system, user",
@@ -147,7 +158,7 @@ class TestWhatIsRefused:
             ("x.jsonl", b'{"conversations": ["\xff"]}\n', "is not UTF-8"),
             ("x.jsonl", b"not JSON at all", "line 1 is not JSON"),
             ("x.parquet", b"PAR0 and so on", "is not a Parquet file"),
-            ("x.parquet", b"PAR1 and so on", "cannot be read"),
+            ("x.parquet", b"PAR1 and so on", "cannot be read as Parquet"),
         ],
     )
     def test_a_broken_file_is_refused_with_the_line(

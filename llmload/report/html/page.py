@@ -22,7 +22,7 @@ from llmload.report.html.chart import Section, ShownRun, run_colour, sample_sect
 from llmload.report.html.load_charts import cdf_chart, latency_over_time, load_sections, token_chart
 from llmload.report.markdown import DEFINITIONS, groups
 from llmload.report.terminal import COLUMNS, FAILURE_COLUMNS, LATENCIES, doubt_lines, figure_text, tenths
-from llmload.runs.folder import RunFolder
+from llmload.runs.folder import PromptFacts, RunFolder
 from llmload.runs.loaded_run import LoadedRun, load_run
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import CapacityResult
@@ -190,6 +190,7 @@ def _run(shown: ShownRun, *, several: bool) -> dict[str, Any]:
             "nothing measured" if summary.window_s is None else f"{number(summary.window_s, 1)} s measured",
             time.strftime("started %Y-%m-%d %H:%M:%S UTC", started),
             f"run {summary.run_id}",
+            *_left_out(manifest.prompts),
         ],
         "sources": _sources(shown.run),
         "manifest": orjson.dumps(manifest.model_dump(mode="json"), option=orjson.OPT_INDENT_2).decode(),
@@ -199,6 +200,12 @@ def _run(shown: ShownRun, *, several: bool) -> dict[str, Any]:
 def _advice(summary: Summary) -> str:
     level, doubtful = summary.verdict.level, bool(doubt_lines(summary))
     return VALID_BUT if level is Level.VALID and doubtful else ADVICE[level]
+
+
+def _left_out(prompts: PromptFacts) -> list[str]:
+    """Return how many rows of the data set were left out or changed, and why; nothing where none were."""
+    changes = {reason: rows for reasons in (prompts.skipped, prompts.changed) for reason, rows in reasons.items()}
+    return [f"{rows:,} of {prompts.rows:,} rows of prompts: {reason}" for reason, rows in sorted(changes.items())]
 
 
 def _capacity(capacity: CapacityResult | None) -> list[str]:
