@@ -104,9 +104,8 @@ def read_json(file: Path, name: str, first: int = 0) -> Iterator[Row]:
     with opened(file, name) as stream:
         skip_mark(stream, name)
         start = stream.tell()
-        blank = 0
-        while (byte := stream.read(1)) and byte.isspace():
-            blank += byte == b"\n"
+        while (byte := stream.read(1)).isspace():
+            continue
         stream.seek(start)
         if byte == b"[":
             rows: Iterable[Row] = _array_rows(stream, name, first)
