@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 _LEAST, _GREATEST = -(2**63), 2**64 - 1
-_HALF_OF_A_PAIR: Final = re.compile("[\ud800-\udfff]")
+HALF_OF_A_PAIR: Final = re.compile("[\ud800-\udfff]")
 _DEEPEST: Final = 32
 """How deep a value may be nested that is only kept to be read by people."""
 
@@ -20,7 +20,7 @@ def faults_of(value: object, key: str = "") -> Iterator[tuple[str, str]]:
         case list():
             for each in value:
                 yield from faults_of(each, key)
-        case str() if _HALF_OF_A_PAIR.search(value):
+        case str() if HALF_OF_A_PAIR.search(value):
             yield key, f"{value!r} has half of a surrogate pair, which is not UTF-8: write it again"
         case int() if not _LEAST <= value <= _GREATEST:
             yield key, f"an integer of {len(str(abs(value)))} digits is more than JSON carries: give a smaller number"
@@ -32,7 +32,7 @@ def carried(value: object, depth: int = _DEEPEST) -> Any:
     """Return a value as JSON can carry it: what it cannot becomes text, with a replacement for half a pair."""
     match value:
         case str():
-            return _HALF_OF_A_PAIR.sub("\ufffd", value)
+            return HALF_OF_A_PAIR.sub("\ufffd", value)
         case bool() | None:
             return value
         case int():

@@ -67,7 +67,7 @@ class Dialogue:
 
 
 class Dialogues(Sequence[Dialogue]):
-    """Dialogues as bytes, decoded when they are asked for: a million take little more than their texts."""
+    """Dialogues as bytes, decoded one by one when they are read: a million take little more than their texts."""
 
     def __init__(self) -> None:
         self._rows, self._ends = array("Q"), array("Q")

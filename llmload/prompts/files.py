@@ -7,7 +7,6 @@ Nothing is inferred: a value is what the file says, in each row for itself. A ro
 import codecs
 import csv
 import json
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ from typing import IO, Any, Final, NamedTuple
 import orjson
 
 from llmload.errors import DataError
+from llmload.portable import HALF_OF_A_PAIR
 
 MAX_ROW_BYTES: Final = 64 << 20
 """A longer line, or row of an array, is refused."""
@@ -38,15 +38,14 @@ _SIGNATURES: Final = {
     b"PAR1": "Parquet",
     b"ARROW1": "Arrow",
 }
-_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class Row(NamedTuple):
-    """A row of a file, and where it stands."""
+    """A row of a file, and its place there."""
 
     file: str
     number: int
-    """From 0; blank lines are no rows."""
+    """From 0; blank lines do not count."""
     line: int | None
     """From 1; None in a file without lines."""
     value: dict[str, Any]
@@ -185,7 +184,7 @@ def _too_deep(name: str, line: int) -> str:
 def _mended(value: Any) -> tuple[Any, bool]:
     """Return the value with U+FFFD instead of halves of surrogate pairs, which no UTF-8 can carry."""
     if isinstance(value, str):
-        text = _LONE_SURROGATE.sub("\ufffd", value)
+        text = HALF_OF_A_PAIR.sub("\ufffd", value)
         return text, text != value
     if isinstance(value, list):
         pairs = [_mended(each) for each in value]
@@ -197,7 +196,7 @@ def _mended(value: Any) -> tuple[Any, bool]:
 
 
 class _Array:
-    """An array's text, read as far as its elements are asked for."""
+    """An array's text, read block by block."""
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
         self._stream, self._name = stream, name
@@ -311,9 +310,9 @@ def _mended_element(array: _Array, name: str) -> tuple[Any, bool]:
 
 def read_csv(file: Path, name: str) -> Iterator[Row]:
     """
-    Yield the rows of a CSV file with a header; blank lines are no rows, and a value that is not there is None.
+    Yield the rows of a CSV file with a header; blank lines do not count, and a value that is not there is None.
 
-    A row's line is that of its end. DataError names line and fault.
+    A row's line is its last. DataError names line and fault.
     """
     with opened(file, name) as stream:
         skip_mark(stream, name)

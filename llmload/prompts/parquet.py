@@ -93,7 +93,7 @@ def _rows(data: "pq.ParquetFile", name: str, wanted: Sequence[str], first: int, 
 def _value(scalar: "pa.Scalar[Any]", place: str) -> Any:
     try:
         return scalar.as_py()
-    except UnicodeDecodeError as error:  # Arrow decodes a text when it is asked for
+    except UnicodeDecodeError as error:  # Arrow decodes a text when it is read
         raise DataError(f"{place}: has a text that is not UTF-8 (byte {error.start + 1} of it)") from None
 
 

@@ -296,7 +296,7 @@ class Replay(Bounded):
         raise ValueError(
             f"trace = {self.trace!r} would take {due_s[-1] / 86_400:,.1f} days to replay, and more than "
             f"{MAX_REPLAY_S // 86_400} are refused (its longest gap is {gap_s:,.0f} s, before arrival {at + 1} of "
-            f"{len(due_s)}): set load.unit if its numbers are no seconds, load.speed, load.requests or --run-time"
+            f"{len(due_s)}): set load.unit if its numbers are not seconds, load.speed, load.requests or --run-time"
         )
 
     @property
@@ -324,7 +324,7 @@ class Staged(Arrivals):
     """One stage after the other: closed loop where they have users, open loop where they have rates."""
 
     kind: Literal["staged"]
-    stages: Annotated[list[Stage], Field(min_length=1)]
+    stages: Annotated[list[Stage], Field(min_length=1, max_length=1000)]
     spawn_rate_per_s: Positive | None = None
     think_time_s: NotNegative = 0.0
     warmup_s: NotNegative = 0.0

@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 import socket
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from llmload.errors import ConfigError
 from llmload.portable import faults_of
+from llmload.prompts.files import refuse_other_than_utf8, shown
 from llmload.scenario.loads import LOADS
 from llmload.scenario.model import Scenario
 from llmload.scenario.sections import Table
@@ -121,25 +123,77 @@ def read_setting(text: str) -> tuple[str, Any]:
 def read_value(text: str) -> Any:
     """Return the text as a TOML value; a bare word is a string, as users write it in a shell."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return _parsed(f"value = {text}", "command line: --set")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
 
 
+MAX_TOML_BYTES: Final = 256 << 10
+"""A longer scenario or suite is refused."""
+MAX_TOML_DEPTH: Final = 32
+"""No table or list of a scenario is nested more deeply than a few levels."""
+# A text that does not end reaches to the end, so that no byte is looked at twice.
+_TOML_TEXTS: Final = re.compile(
+    r'"{3}(?:[^"\\]|\\.|"(?!""))*+(?:"{3}|\Z)|'
+    r"'{3}(?:[^']|'(?!''))*+(?:'{3}|\Z)|"
+    r'"(?:[^"\\\n]|\\.)*+"?|'
+    r"'[^'\n]*+'?|#[^\n]*+",
+    re.DOTALL,
+)
+
+
 def read_toml(path: Path, kind: str = "scenario") -> dict[str, Any]:
-    """Return the tables of a TOML file; `kind` is its name in a ConfigError."""
+    """Return the tables of a TOML file, which may begin with a byte order mark; `kind` is its name in a ConfigError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: is {'a directory' if path.is_dir() else 'no regular file'}, not a {kind} file")
+        with path.open("rb") as stream:
+            content = stream.read(MAX_TOML_BYTES + 1)
+        if len(content) > MAX_TOML_BYTES:
+            raise ConfigError(f"{path}: is larger than {MAX_TOML_BYTES >> 10} KiB, so it is not a {kind} file")
+        refuse_other_than_utf8(content[:8], str(path))
+        return _parsed(content.decode("utf-8-sig").replace("\r\n", "\n"), str(path))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such {kind} file") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a directory, not a {kind} file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}: is not UTF-8 text (line {line}, byte 0x{error.object[error.start]:02x})") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
+
+
+def _parsed(text: str, name: str) -> dict[str, Any]:
+    """Return TOML's tables; ConfigError, beginning with `name`, where they are nested too deeply."""
+    # The parser takes minutes for a key of a hundred thousand parts, and recurses into lists.
+    bare = _TOML_TEXTS.sub("", text)
+    keys = re.findall(r"[^=,\[\]{}\n]*+[=\]]", bare)
+    is_deep = any(key.count(".") > MAX_TOML_DEPTH for key in keys)
+    try:
+        tables = {} if is_deep else tomllib.loads(text)
+    except RecursionError:
+        is_deep = True
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # Python reads no integer of more digits
+        raise ConfigError(f"{name}: has an integer of more than {sys.get_int_max_str_digits()} digits") from None
+    if is_deep or _is_deeper(tables, MAX_TOML_DEPTH):
+        raise ConfigError(f"{name}: has tables or lists nested more than {MAX_TOML_DEPTH} deep")
+    return tables
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """Return whether tables and lists are nested more deeply than this, level by level."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)
 
 
 def toml_value(value: object) -> str:
@@ -181,10 +235,14 @@ def _source(path: Path, key: str, overrides: Mapping[str, Any] | None) -> str:
     return "command line" if parents & set(overrides or ()) else str(path)
 
 
+_MAX_FAULTS: Final = 20
+
+
 def explain(path: Path, error: ValidationError, overrides: Mapping[str, Any], root: type[BaseModel]) -> str:
     """Return a line for each fault of a file that should be a `root`: the file or the command line, key and value."""
     lines = []
-    for fault in error.errors(include_url=False):
+    faults = error.errors(include_url=False)
+    for fault in faults[:_MAX_FAULTS]:
         loc = tuple(str(part) for part in fault["loc"])
         if fault["type"].startswith("union_tag"):
             loc = (*loc, "kind")
@@ -193,6 +251,8 @@ def explain(path: Path, error: ValidationError, overrides: Mapping[str, Any], ro
         lines.append(
             f"{where}: {key}: {_complaint(fault, loc, root)}" if key else f"{where}: {_complaint(fault, loc, root)}"
         )
+    if len(faults) > _MAX_FAULTS:
+        lines.append(f"{path}: and {len(faults) - _MAX_FAULTS:,} more faults")
     return "\n".join(lines)
 
 
@@ -205,12 +265,12 @@ def _complaint(fault: Any, loc: tuple[str, ...], root: type[BaseModel]) -> str:
         known = _known_keys(loc[:-1], root)
         close = difflib.get_close_matches(loc[-1], known, n=1)
         advice = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-        return f"unknown key (value {fault['input']!r}); {advice}"
+        return f"unknown key (value {shown(fault['input'])}); {advice}"
     text = re.sub(r"^(Value error|Assertion failed), ", "", fault["msg"])
     text = text[0].lower() + text[1:]
     if "password" in text or isinstance(fault["input"], dict | BaseModel):
         return text  # a secret must not be shown, and a whole table does not help
-    return f"{text}, got {fault['input']!r}"
+    return f"{text}, got {shown(fault['input'])}"
 
 
 def _known_keys(path: tuple[str, ...], table: type[BaseModel]) -> list[str]:
