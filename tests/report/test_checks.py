@@ -48,7 +48,34 @@ def summary(*objectives: str, **changes: Any) -> Summary:
         }
         | changes
     )
-    return content.model_copy(update={"gates": judge_gates(Gates(objectives=list(objectives)).parsed(), content)})
+    gates = judge_gates(Gates(objectives=list(objectives)).parsed(), content, content.verdict.doubts)
+    return content.model_copy(update={"gates": gates})
+
+
+def test_what_is_in_doubt_is_marked_in_terminal_job_summary_table_and_junit(tmp_path: Path) -> None:
+    few = {"figure": "ttft_s", "statistic": "p95", "check": "few_values", "text": "p95 of 100 values needs 400"}
+    shared = {"figure": "itl_s", "statistic": "p99", "check": "coalesced_share", "text": "chunks share a stamp"}
+    doubts = [few | {"low": 0.3, "high": None}, shared | {"low": 0.1, "high": 0.7}]
+    doubtful = summary("ttft_s p95 < 0.5", itl_s=LATENCY, verdict={"level": "VALID", "reasons": [], "doubts": doubts})
+    screen = console()
+    with screen.capture() as shown:
+        screen.print(run_report(doubtful))
+    lines = ["~ TTFT: few values: p95 needs 400", "~ ITL p99 between 100.0 and 700.0 ms: chunks share a stamp"]
+
+    write_junit(tmp_path / "junit.xml", [("s", run_checks(doubtful))])
+    texts = {
+        "terminal": shown.get(),
+        "job": job_summary(doubtful),
+        "table": as_markdown([doubtful]),
+        "junit": (tmp_path / "junit.xml").read_text(),
+    }
+
+    for name, text in texts.items():
+        assert [line for line in lines if line not in text] == [], name
+        if name != "junit":
+            assert (text.count("400.0~"), text.count("500.0~")) == (1, 1), name
+    gate = "ttft_s p95 0.4, required < 0.5; in doubt, at least 300.0 ms: p95 of 100 values needs 400"
+    assert [each.text for each in run_checks(doubtful)][-1] == gate
 
 
 def test_a_job_summary_has_cost_and_cached_tokens() -> None:

@@ -199,6 +199,24 @@ def test_broken_toml_names_the_line(tmp_path: Path) -> None:
     assert "x.toml: is not TOML" in complaint(tmp_path, "[engine\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "also", "never"),
+    [
+        ("demo", {}, {"ttft_s p95", "requests_per_min", "goodput_share"}, {"itl_s p99", "e2e_from_schedule_s p50"}),
+        ("demo", {"gates.objectives": ["itl_s p99 < 1"]}, {"itl_s p99", "ttft_s p95"}, {"itl_s p95"}),
+        ("demo-open-loop", {}, {"ttft_from_schedule_s p95", "goodput_per_min"}, {"schedule_lag_s p99"}),
+        ("demo-capacity", {}, {"ttft_s p95", "error_share"}, {"requests_per_min", "tpot_s mean"}),
+    ],
+)
+def test_a_run_is_judged_by_what_it_is_run_for(
+    name: str, changes: dict[str, Any], also: set[str], never: set[str]
+) -> None:
+    relied_on = set(load_scenario(find_scenario(name), changes).relied_on)
+
+    assert also <= relied_on
+    assert not never & relied_on
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml: no such scenario file"):
         load_scenario(Path("nowhere.toml"))
