@@ -34,7 +34,7 @@ INVALID_LAG_S: Final = 0.05
 """
 A step that fails while a process ran later than this (99th percentile) shows the load generator's limits.
 
-It is the limit beyond which the verdict calls a run DEGRADED.
+It is the least limit beyond which the verdict calls a run DEGRADED.
 """
 INVALID_RETRIES: Final = 2
 """How often a load is tried again after an invalidated step; then its verdict counts, but is not significant."""
