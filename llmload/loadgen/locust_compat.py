@@ -1,9 +1,10 @@
 """Everything of Locust that llmload uses without Locust promising it; tests/loadgen/test_locust_compat.py says why."""
 
-from locust import LoadTestShape, argument_parser, log, stats
+from locust import LoadTestShape, User, argument_parser, log, stats
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import STATE_CLEANUP, STATE_INIT, STATE_MISSING, STATE_RUNNING, STATE_STOPPED, STATE_STOPPING
+from locust.user.task import LOCUST_STATE_WAITING
 from locust.web import WebUI
 
 import csv
@@ -256,6 +257,25 @@ def exceptions_of(environment: Environment) -> Iterator[tuple[str, int]]:
     for row in runner.exceptions.values():
         lines: list[str] = row["traceback"].strip().splitlines()
         yield row["msg"] or (lines[-1] if lines else "an exception"), row["count"]
+
+
+_FAST_RAMP: Final = "Your selected spawn rate is very high"
+
+
+def silence_spawn_rates() -> None:
+    """Keep Locust from warning of more than a hundred users a second: what they do to the figures is judged."""
+    logging.getLogger("locust.runners").addFilter(_is_not_of_fast_ramps)
+
+
+def _is_not_of_fast_ramps(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_FAST_RAMP)
+
+
+def rest(user: User, length_s: float) -> None:
+    """Sleep as a user that Locust may stop at once: with `--stop-timeout` it would wait for a task to end."""
+    state, user._state = user._state, LOCUST_STATE_WAITING
+    gevent.sleep(length_s)
+    user._state = state
 
 
 def silence_tables() -> None:

@@ -23,7 +23,9 @@ from llmload.loadgen.locust_compat import (
     Runner,
     environment_of,
     remember_default_options,
+    rest,
     restore_report,
+    silence_spawn_rates,
     use_three_digits,
     write_csv_to_the_end,
 )
@@ -53,6 +55,7 @@ class _Hooks:
         self._ahead: Preparation | None = None
         self._forks = Forks()
         remember_default_options()
+        silence_spawn_rates()
         use_three_digits()
         write_csv_to_the_end()
         events.init_command_line_parser.add_listener(self._on_command_line)
@@ -153,7 +156,7 @@ class ChatUser(User):
             self._node.fault("a user's request", error)
             sent = False
         if not sent:
-            gevent.sleep(REST_S)  # nothing to send: rest until the run ends
+            rest(self, REST_S)  # nothing to send, until the run ends
 
     def _send_next(self) -> bool:
         session = self._node.session

@@ -1,12 +1,14 @@
 """Locust's own figures beside ours: `--csv` agrees with the summary, and other users count as Locust counts them."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
+NOISE = re.compile("WARNING|ERROR|CRITICAL|Traceback|Not all users finished")
 SLOW = {"ttft_s": 0.4, "prefill_s_per_token": 0.0, "itl_s": 0.05, "itl_load_factor": 0.0, "output_tokens": 16}
 """An answer takes more than a second, so that many end in the drain."""
 
@@ -49,6 +51,50 @@ def test_a_request_that_was_cut_is_neither_a_success_nor_a_failure_of_locusts(
     requests = ended.summary["requests"]
     assert requests["censored"]
     assert rows(tmp_path / "l_stats.csv")["LLM chat"]["Request Count"] == str(requests["completed"])
+
+
+STAGES = "stages = [{users = 6, duration_s = 2}, {users = 2, duration_s = 2}, {users = 4, duration_s = 2}]"
+SEARCH = """
+search = "users"
+objectives = ["e2e_s p95 < 50"]
+start = 2
+at_most = 4
+warmup_s = 0.5
+step_min_s = 2
+step_max_s = 3
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "shape", "load", "further"),
+    [
+        ("closed_loop", "chat", "users = 120\nduration_s = 3", []),
+        ("closed_loop", "chat", "users = 6\nduration_s = 3", ["--stop-timeout", "3", "--drain-timeout", "0.1"]),
+        ("staged", "chat_staged", STAGES, []),
+        ("capacity", "chat_capacity", SEARCH, []),
+    ],
+    ids=["many users", "cut", "fewer users", "a search"],
+)
+def test_users_that_are_stopped_make_no_lines_in_the_log(
+    engine: StartEngine,
+    locust: Locust,
+    write_scenario: WriteScenario,
+    kind: str,
+    shape: str,
+    load: str,
+    further: list[str],
+    processes: int,
+) -> None:
+    scenario = write_scenario(engine(**SLOW).url, load, "[prompts]\nrepeat = true")
+    text = scenario.read_text().replace('kind = "closed_loop"', f'kind = "{kind}"')
+    scenario.write_text(text.replace("locustfiles/chat.py", f"locustfiles/{shape}.py"))
+    several = ["--processes", "2"] if processes > 1 else []
+
+    ended = locust.run("--config", str(scenario), "--metrics-port", "off", *further, *several)
+
+    assert ended.summary["requests"]["completed"], ended.err
+    assert not [line for line in ended.err.splitlines() if NOISE.search(line)]
 
 
 MIXED = """
