@@ -76,6 +76,7 @@ CAME = Came(
     code=0,
     summary=summary(),
     written=summary(),
+    reported=None,
     has_manifest=True,
     accounts=accounts(),
     said="",
@@ -131,6 +132,15 @@ def test_what_is_expected_of_texts_and_reasons_is_looked_for() -> None:
     assert list(judge(Case(row=replace(CASE.row, expected=expected), mode=Mode.ONE), cut)) == [
         "did not say 'of 5000'",
         "first reason ended_early, expected lost_records",
+    ]
+
+
+def test_a_report_that_says_otherwise_and_an_edit_that_is_not_shown_are_named() -> None:
+    expected = replace(GOOD, report_agrees=True, edited=True)
+
+    assert list(judge(Case(row=replace(CASE.row, expected=expected), mode=Mode.ONE), CAME)) == [
+        "llmload report says -, the run said VALID",
+        "the summary does not say how the load was edited, or has no phases",
     ]
 
 

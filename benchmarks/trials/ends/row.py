@@ -47,6 +47,10 @@ class Expected:
     """Requests that may have no line since their process was killed before it could write one."""
     reported: bool = False
     """The run leaves no summary: `llmload report` has to tell the account of its folder."""
+    report_agrees: bool = False
+    """`llmload report` has to give the run's folder the verdict that the run gave itself."""
+    edited: bool = False
+    """The summary has to say how the load was edited, and to measure its phases."""
     folder_lost: bool = False
     """There is nowhere to write `summary.json` to, so what the run prints is its summary."""
 

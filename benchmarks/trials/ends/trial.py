@@ -29,6 +29,8 @@ class Came:
     summary: Mapping[str, Any] | None
     written: Mapping[str, Any] | None
     """`summary.json`."""
+    reported: Mapping[str, Any] | None
+    """What `llmload report` says, where it was asked."""
     has_manifest: bool
     accounts: Accounts
     said: str
@@ -40,7 +42,7 @@ class Came:
     @property
     def level(self) -> str:
         """The verdict's level; `-` without a summary."""
-        return "-" if self.summary is None else str(self.summary["verdict"]["level"])
+        return _level(self.summary)
 
     @property
     def reasons(self) -> tuple[Mapping[str, Any], ...]:
@@ -51,6 +53,10 @@ class Came:
     def first_reason(self) -> str:
         """The first reason's check; `-` without one."""
         return str(self.reasons[0]["check"]) if self.reasons else "-"
+
+
+def _level(summary: Mapping[str, Any] | None) -> str:
+    return "-" if summary is None else str(summary["verdict"]["level"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,19 +111,20 @@ def _come(running: Running) -> Came:
     seconds = time.monotonic() - running.began_s
     left = running.left_behind()
     running.engine.settle()
-    written, lines = running.written_summary(), list[dict[str, Any]]()
-    summary = running.printed_summary() or written
+    written, reported, lines = running.written_summary(), None, list[dict[str, Any]]()
     try:
-        if row.expected.reported:
-            summary = running.reported_summary()
+        if row.expected.reported or row.expected.report_agrees:
+            reported = running.reported_summary()
         lines = running.lines()
     except TrialError as error:
         fault = fault or str(error)
+    summary = reported if row.expected.reported else running.printed_summary() or written
     requests = NO_REQUESTS if summary is None else summary["requests"]
     return Came(
         code=code,
         summary=summary,
         written=written,
+        reported=reported,
         has_manifest=any(running.runs.glob(f"*/{MANIFEST}")),
         accounts=Accounts.of(
             requests,
@@ -170,6 +177,10 @@ def _verdict_faults(case: Case, came: Came) -> Iterator[str]:
         yield "no summary.json"
     if came.written is not None and came.written["verdict"] != came.summary["verdict"]:
         yield "summary.json has another verdict than what was printed"
+    if expected.report_agrees and (said := _level(came.reported)) != came.level:
+        yield f"llmload report says {said}, the run said {came.level}"
+    if expected.edited and (not came.summary.get("edited") or len(came.summary["stages"]) < 2):
+        yield "the summary does not say how the load was edited, or has no phases"
 
 
 def _wrongly_good(came: Came) -> Iterator[str]:

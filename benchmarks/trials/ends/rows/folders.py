@@ -1,5 +1,6 @@
 """Disks that fill, and run folders that go."""
 
+from dataclasses import replace
 from typing import Final
 
 from benchmarks.trials.ends.row import GOOD, INVALID, REFUSED, Expected, Mode, Row
@@ -21,7 +22,11 @@ LINES_AND_SUMMARY_LOST: Final = Expected(
     codes=frozenset({3}), levels=INVALID, reasons=frozenset({"lost_records"}), folder_lost=True
 )
 OTHER_FILES_LOST: Final = Expected(
-    codes=frozenset({1}), levels=frozenset({"DEGRADED"}), reasons=frozenset({"unwritten_files"}), folder_lost=True
+    codes=frozenset({1}),
+    levels=frozenset({"DEGRADED"}),
+    reasons=frozenset({"unwritten_files"}),
+    report_agrees=True,
+    folder_lost=True,
 )
 CANNOT: Final = r"cannot be written"
 
@@ -40,7 +45,7 @@ ROWS: Final = (
         load=LOAD,
         disk_kib=DISK_KIB,
         steps=(until("window"), until_all_wrote(), fill_disk()),
-        expected=LINES_AND_SUMMARY_LOST,
+        expected=replace(LINES_AND_SUMMARY_LOST, report_agrees=True),
     ),
     Row(
         name="disk full in the window, room comes back",
@@ -48,7 +53,7 @@ ROWS: Final = (
         load=LOAD,
         disk_kib=DISK_KIB,
         steps=(until("window"), until_all_wrote(), fill_disk(), until_said(CANNOT), free_disk()),
-        expected=GOOD,  # lines are held back, and follow
+        expected=replace(GOOD, report_agrees=True),  # lines are held back, and follow
     ),
     Row(
         name="folder deleted in the window",
@@ -75,7 +80,7 @@ ROWS: Final = (
         name="folder and files read-only in the window",
         load=LOAD,
         steps=(until("window"), until_all_wrote(), make_immutable(files=True)),
-        expected=LINES_AND_SUMMARY_LOST,
+        expected=replace(LINES_AND_SUMMARY_LOST, report_agrees=True),
     ),
     Row(
         name="too few descriptors for the users",

@@ -6,7 +6,7 @@ from typing import Final
 
 from benchmarks.tools.controlled_engine import Behaviour
 from benchmarks.trials.ends.row import ALL, CUT, GOOD, INVALID, USABLE, Expected, Mode, Row
-from benchmarks.trials.ends.steps import engine_continues, hang_up, press_ctrl_c, send, until
+from benchmarks.trials.ends.steps import engine_continues, hang_up, press_ctrl_c, send, until, until_requests
 
 SIGNALS: Final = {"Ctrl-C": press_ctrl_c(), "SIGTERM": send(SIGTERM), "SIGHUP": hang_up()}
 LONG: Final = 'kind = "closed_loop"\nusers = 4\nduration_s = 60\nwarmup_s = 0.5'
@@ -84,7 +84,7 @@ def _in_the_drain() -> Iterator[Row]:
         modes=ALL,
         engine=held,
         load=LONG,
-        steps=(until("window"), press_ctrl_c(), until("drain"), press_ctrl_c()),
+        steps=(until("window"), until_requests(44), press_ctrl_c(), until("drain"), press_ctrl_c()),
         expected=Expected(codes=frozenset({130}), levels=INVALID, reasons=frozenset({"ended_early"})),
     )
     yield Row(
@@ -93,7 +93,7 @@ def _in_the_drain() -> Iterator[Row]:
         engine=held,
         load=LONG,
         options=("--drain-on-sigterm", "2"),
-        steps=(until("window"), send(SIGTERM)),
+        steps=(until("window"), until_requests(44), send(SIGTERM)),
         expected=CUT,
         ends_within_s=30,
     )

@@ -35,7 +35,7 @@ ROWS: Final = (
         web=True,
         load=HOUR,
         steps=(start_in_form(), until_stage("measuring"), until_requests(100), stop_in_form(), press_ctrl_c()),
-        expected=Expected(codes=frozenset({0}), levels=USABLE),
+        expected=STOPPED_EARLY,
     ),
     Row(
         name="users edited in the web UI",
@@ -50,7 +50,7 @@ ROWS: Final = (
             until_stage("ended"),
             press_ctrl_c(),
         ),
-        expected=Expected(codes=frozenset({0, 3}), levels=USABLE | INVALID, says="edit"),
+        expected=Expected(codes=frozenset({0, 3}), levels=USABLE | INVALID, edited=True),
     ),
     Row(
         name="SIGTERM during a run of the web UI",
