@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from llmload.cli.main import main
+from llmload.loadgen.edits import MAX_EDITS
 from llmload.simulator import SpawnedEngine
 from llmload.units import NS_PER_S
 from tests.loadgen.conftest import Ended, Locust, StartEngine, WriteScenario
@@ -356,3 +357,20 @@ def test_a_comparison_refuses_a_mixture(serve: Callable[..., WebRun]) -> None:
     assert "load: users" not in refused.output, "both are of 4 users"
     assert "is a mixture" in allowed.output
     assert allowed.exit_code != 2
+
+
+def test_a_run_has_a_bounded_number_of_phases(serve: Callable[..., WebRun]) -> None:
+    run = serve("users = 1\nduration_s = 60")
+    assert run.send(1)["success"]
+    run.measured("measuring", 0.3)
+    for index in range(MAX_EDITS):
+        assert run.send(2 - index % 2)["success"]
+    refused = run.send(3)
+    run.measured("phase-21, 1 users")
+    ended = run.finish()
+
+    assert not refused["success"]
+    assert refused["message"] == "the load was edited 20 times in this run: stop it and start another"
+    assert len(ended.summary["stages"]) == len(ended.manifest["edits"]) + 1 == 21
+    assert ended.summary["edited"]["phase"] == "phase-21"
+    balanced(ended)
