@@ -25,7 +25,6 @@ OTHER_FILES_LOST: Final = Expected(
     codes=frozenset({1}),
     levels=frozenset({"DEGRADED"}),
     reasons=frozenset({"unwritten_files"}),
-    report_agrees=True,
     folder_lost=True,
 )
 CANNOT: Final = r"cannot be written"

@@ -45,6 +45,7 @@ def _while_the_engine_is_asked() -> Iterator[Row]:
             steps=(until("asked"), step),
             expected=NEVER_BEGAN,
             workers_wait=True,
+            ci=(Mode.ONE,) if name == "SIGTERM" else (),
         )
 
 
@@ -57,6 +58,7 @@ def _at_phases() -> Iterator[Row]:
                 load=load,
                 steps=(until(phase), step),
                 expected=CUT,
+                ci=(Mode.WORKERS,) if (name, phase) == ("SIGTERM", "window") else (),
             )
 
 
@@ -85,7 +87,8 @@ def _in_the_drain() -> Iterator[Row]:
         engine=held,
         load=LONG,
         steps=(until("window"), until_requests(44), press_ctrl_c(), until("drain"), press_ctrl_c()),
-        expected=Expected(codes=frozenset({130}), levels=INVALID, reasons=frozenset({"ended_early"})),
+        expected=CUT,
+        ci=(Mode.PROCESSES,),
     )
     yield Row(
         name="SIGTERM, and the engine does not answer",

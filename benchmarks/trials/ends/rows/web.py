@@ -28,6 +28,7 @@ ROWS: Final = (
         load=COUNTED,
         steps=(start_in_form(), until_stage("measuring"), until_all_wrote(), stop_in_form(), press_ctrl_c()),
         expected=STOPPED_EARLY,
+        ci=(Mode.ONE,),
     ),
     Row(
         name="timed load stopped in the web UI",
