@@ -18,6 +18,8 @@ ALWAYS_BYTES: Final = 64 << 20
 MAX_BYTES: Final = 8 << 30
 """More is read of none."""
 _ROW_BYTES: Final = 32
+_VALUE_BYTES: Final = 16
+"""What a row, and a value without its text, takes in memory at least."""
 _BATCH_ROWS: Final = 256
 _MAGIC: Final = b"PAR1"
 
@@ -61,7 +63,7 @@ def _check_sizes(data: "pq.ParquetFile", wanted: Sequence[str], limit: int, name
         for index in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(index)
             if chunk.path_in_schema.split(".")[0] in wanted:
-                size += chunk.total_uncompressed_size + chunk.num_values
+                size += chunk.total_uncompressed_size + chunk.num_values * _VALUE_BYTES
                 if chunk.physical_type == "BYTE_ARRAY":
                     texts.add(chunk.path_in_schema)
     _refuse_beyond(size, limit, name)
@@ -105,4 +107,4 @@ def _text_size(value: Any) -> int:
         return sum(map(_text_size, value.values())) + _ROW_BYTES
     if isinstance(value, list):
         return sum(map(_text_size, value)) + _ROW_BYTES
-    return 8
+    return _VALUE_BYTES
