@@ -210,24 +210,25 @@ def judge(
     *,
     totals: RunTotals | None = None,
     relied_on: Collection[str] | None = None,
-    gates: Iterable[Objective] = (),
+    gates: Collection[Objective] = (),
 ) -> Verdict:
     """
     Return the verdict of a run: its checks, the effects that its totals show, and percentiles of few values.
 
     A figure of `figures` that is None is unknown and gives no reason. What spoils none of the figures that are relied
-    on (None: all are) marks its figures, and does not lower the level. A further reason of a check's name is used
+    on (None: all are) or in a gate marks its figures, and does not lower the level. A further reason of a check's name is used
     instead of the check's own. KeyError for a figure without a check.
     """
     totals = totals or RunTotals()
     reasons, doubts = [*further], list[Doubt]()
+    with_gates = None if relied_on is None else (*relied_on, *(gate.name for gate in gates))
     said = {reason.check for reason in reasons}
     for name, figure in figures.items():
         reason = None if figure is None or name in said else _exceeded(_CHECKS[name], figure, totals)
         if reason is not None:
             doubts += _doubts(reason, totals)
-            reasons += [reason] if is_relied_on(reason.figures, relied_on) else []
-    for sized, reason in effects(totals, relied_on):
+            reasons += [reason] if is_relied_on(reason.figures, with_gates) else []
+    for sized, reason in effects(totals, relied_on, gates):
         doubts += sized
         reasons += [] if reason is None else [reason]
     doubts += few_values(totals)

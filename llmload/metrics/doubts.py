@@ -175,11 +175,22 @@ EFFECTS: Final = (
 )
 
 
-def effects(totals: RunTotals, relied_on: Collection[str] | None) -> Iterator[tuple[Sequence[Doubt], Reason | None]]:
-    """Yield the figures that each effect may move by more than `DEGRADED_PART`; a reason where they are relied on."""
+def effects(
+    totals: RunTotals, relied_on: Collection[str] | None, gates: Iterable[Objective] = ()
+) -> Iterator[tuple[Sequence[Doubt], Reason | None]]:
+    """
+    Yield the figures that each effect may move by more than `DEGRADED_PART`.
+
+    With a reason where they are relied on, or a gate's limit lies between the bounds, so that it may come out otherwise.
+    """
     for effect in EFFECTS:
         found = [size for size in effect.sizes(totals) if size.part > DEGRADED_PART and not _is_chance(size, totals)]
-        relied = [size for size in found if is_relied_on((size.name,), relied_on)]
+        relied = [
+            size
+            for size in found
+            if is_relied_on((size.name,), relied_on)
+            or any(gate.name == size.name and size.low <= gate.limit <= size.high for gate in gates)
+        ]
         yield [_doubt(effect, size) for size in found], _reason(effect, relied, found) if relied else None
 
 

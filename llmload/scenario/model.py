@@ -332,9 +332,8 @@ class Scenario(Table):
 
     @property
     def relied_on(self) -> tuple[str, ...]:
-        """The figures that decide how far the run can be trusted: its load's, and what gates and `[slo]` ask for."""
-        goodput = ("goodput_per_min", "goodput_share") if self.slo_limits().limits else ()
-        return (*self.load.headline, *goodput, *(gate.name for gate in self.gates.parsed()))
+        """The figures that decide, beside those of gates, how far the run can be trusted: its load's and `[slo]`'s."""
+        return (*self.load.headline, *(("goodput_per_min", "goodput_share") if self.slo_limits().limits else ()))
 
     def prompt_plan(self) -> PromptPlan:
         """Return which prompts are drawn, and how."""

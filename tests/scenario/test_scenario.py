@@ -203,7 +203,7 @@ def test_broken_toml_names_the_line(tmp_path: Path) -> None:
     ("name", "changes", "also", "never"),
     [
         ("demo", {}, {"ttft_s p95", "requests_per_min", "goodput_share"}, {"itl_s p99", "e2e_from_schedule_s p50"}),
-        ("demo", {"gates.objectives": ["itl_s p99 < 1"]}, {"itl_s p99", "ttft_s p95"}, {"itl_s p95"}),
+        ("lima-speed", {}, {"tpot_s mean"}, {"goodput_share"}),
         ("demo-open-loop", {}, {"ttft_from_schedule_s p95", "goodput_per_min"}, {"schedule_lag_s p99"}),
         ("demo-capacity", {}, {"ttft_s p95", "error_share"}, {"requests_per_min", "tpot_s mean"}),
     ],
