@@ -138,6 +138,7 @@ class RequestRecord:
     finish_reason: str | None = None
     error: RequestError | None = None
     stamp_source: StampSource = StampSource.NONE
+    body_bytes: int = 0  # of the answer, as they came; for Locust's tables, so not in the request files
     reconnects: int = 0
     retries: int = 0
 

@@ -75,6 +75,7 @@ class Attempt:
     done_ns: int | None = None
     reconnects: int = 0
     stamp_source: StampSource = StampSource.NONE
+    body_bytes: int = 0
     error: RequestError | None = None
     censored: bool = False
 
@@ -227,6 +228,7 @@ def _record(request: RequestInfo, attempt: Attempt, retried: int) -> RequestReco
         outcome=outcome,
         error=None if attempt.censored else attempt.error,
         stamp_source=attempt.stamp_source,
+        body_bytes=attempt.body_bytes,
         reconnects=attempt.reconnects,
         retries=retried,
     )
@@ -292,6 +294,7 @@ class WireClient(ChatClient):
             finally:
                 attempt.sent_ns = http_request.sent_ns
                 attempt.stamp_source = http_request.stamp_source
+                attempt.body_bytes = http_request.response.body_bytes
                 if http_request.reusable:
                     pool.give_back(route, connection)
                 else:

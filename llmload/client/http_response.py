@@ -100,6 +100,7 @@ class Response(PendingReads):
     __slots__ = (
         "_bodiless_bytes",
         "_chunked_header",
+        "_dropped_bytes",
         "_in_chunk",
         "_length_known",
         "_parser",
@@ -142,6 +143,7 @@ class Response(PendingReads):
         """Whether the next read belongs to a chunked body."""
         self._in_chunk = False
         self._bodiless_bytes = 0
+        self._dropped_bytes = 0
         self.on_body = self.body.append
         self._parser = httptools.HttpResponseParser(self)
 
@@ -181,12 +183,19 @@ class Response(PendingReads):
         """Drop the oldest reads, each a whole chunk, which the fast path decoded without parsing them."""
         if count:
             self.arrived_ns = self.raw_stamps[count - 1]
-        if count == len(self.raw) and not self.body:
-            self.pending_bytes = 0
-        else:
-            self.pending_bytes -= sum(map(len, self.raw[:count]))
+        whole = count == len(self.raw) and not self.body
+        self._forget(self.pending_bytes if whole else sum(map(len, self.raw[:count])))
         del self.raw[:count]
         del self.raw_stamps[:count]
+
+    @property
+    def body_bytes(self) -> int:
+        """How many bytes of the body have come; those that the fast path decoded with HTTP's frame of each chunk."""
+        return self._dropped_bytes + self.pending_bytes
+
+    def _forget(self, length: int) -> None:
+        self.pending_bytes -= length
+        self._dropped_bytes += length
 
     def _parse(self, data: bytes, arrived_ns: int) -> None:
         pieces, self.arrived_ns = self.body, arrived_ns
@@ -220,7 +229,7 @@ class Response(PendingReads):
 
     def drop_body(self, count: int) -> None:
         """Drop the oldest pieces of the body, which are decoded."""
-        self.pending_bytes -= sum(map(len, self.body[:count]))
+        self._forget(sum(map(len, self.body[:count])))
         del self.body[:count]
         del self.body_stamps[:count]
 

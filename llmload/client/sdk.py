@@ -221,6 +221,7 @@ class SdkClient(ChatClient):
             stream = raw.parse() if self._settings.stream else None
             self._receive(raw.http_response, stream, attempt.answer, timer)
             attempt.done_ns = time.monotonic_ns()
+            attempt.body_bytes = raw.http_response.num_bytes_downloaded
         except (AttemptError, openai.OpenAIError, httpx2.HTTPError) as error:
             broken = from_sdk(error)
         finally:

@@ -375,7 +375,7 @@ def fire_request_event(environment: Environment, name: str, record: RequestRecor
         request_type="LLM",
         name=name,
         response_time=record.e2e_s * MS_PER_S,
-        response_length=record.output_tokens or 0,
+        response_length=record.body_bytes,
         exception=error,
         context={"record": record},
         response=None,

@@ -40,6 +40,20 @@ def test_csv_holds_what_ended_in_the_drain(
     assert (last["Total Request Count"], last["Total Failure Count"]) == expected
 
 
+@pytest.mark.parametrize("client", ["wire", "openai"])
+def test_the_length_of_a_response_is_bytes(
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path, client: str
+) -> None:
+    further = f'[prompts]\nrepeat = true\n[client]\nkind = "{client}"'
+    scenario = write_scenario(engine(**SLOW).url, "users = 2\nrequests = 4", further)
+
+    ended = locust.run("--config", str(scenario), "--csv", str(tmp_path / "l"))
+
+    mean_bytes = float(rows(tmp_path / "l_stats.csv")["LLM chat"]["Average Content Size"])
+    chunks = ended.lines[0]["chunks"]
+    assert 100 * chunks < mean_bytes < 1000 * chunks, "an event is JSON of some hundred bytes"
+
+
 def test_a_request_that_was_cut_is_neither_a_success_nor_a_failure_of_locusts(
     engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
