@@ -216,8 +216,8 @@ def judge(
     Return the verdict of a run: its checks, the effects that its totals show, and percentiles of few values.
 
     A figure of `figures` that is None is unknown and gives no reason. What spoils none of the figures that are relied
-    on (None: all are) or in a gate marks its figures, and does not lower the level. A further reason of a check's name is used
-    instead of the check's own. KeyError for a figure without a check.
+    on (None: all are) or in a gate marks its figures, and does not lower the level. A further reason of a check's name
+    is used instead of the check's own. KeyError for a figure without a check.
     """
     totals = totals or RunTotals()
     reasons, doubts = [*further], list[Doubt]()

@@ -181,7 +181,7 @@ def effects(
     """
     Yield the figures that each effect may move by more than `DEGRADED_PART`.
 
-    With a reason where they are relied on, or a gate's limit lies between the bounds, so that it may come out otherwise.
+    With a reason where they are relied on, or where a gate's limit lies between the bounds: it may come out otherwise.
     """
     for effect in EFFECTS:
         found = [size for size in effect.sizes(totals) if size.part > DEGRADED_PART and not _is_chance(size, totals)]
