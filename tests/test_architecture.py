@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "llmload"
 FLOORS = {
     "errors": 0,
+    "interrupts": 0,
     "portable": 0,
     "units": 0,
     "fetch": 1,

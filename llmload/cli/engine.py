@@ -4,13 +4,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from llmload.errors import ExitCode
-from llmload.scenario.reading import find_scenario, locust_arguments
+from llmload.interrupts import held
+from llmload.scenario.reading import find_scenario, locust_arguments, locust_command
 
 # `llmload demo`: speed, throughput and sizing on the simulated engine, with Locust, in about a minute.
 
@@ -58,11 +60,22 @@ def _step(number: str, text: str) -> None:
 def _run(scenario: str, changes: dict[str, str | int | None]) -> Path:
     before = _folders(Path(str(changes["out"])))
     arguments = locust_arguments(find_scenario(scenario), {**changes, "prompts": "builtin"})
-    code = subprocess.run([sys.executable, "-m", "locust", *arguments], check=False).returncode  # noqa: S603 - our own command
+    code = _wait(arguments)
+    if code == ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
     if code != ExitCode.GOOD:
         raise click.ClickException(f"the run of {scenario} ended with exit code {code}; see its output above")
     (made,) = _folders(Path(str(changes["out"]))) - before
     return made
+
+
+def _wait(arguments: list[str]) -> int:
+    """Return the exit code of a run; Ctrl-C reaches the run itself, which drains, so it is waited for."""
+    with held():
+        process = subprocess.Popen(locust_command(arguments))  # noqa: S603 - our own command
+    while True:
+        with suppress(KeyboardInterrupt):
+            return process.wait()
 
 
 def _folders(out: Path) -> set[Path]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 import click
 
 from llmload.errors import ExitCode, LlmloadError
+from llmload.interrupts import raise_at_sigint
 
 VERBS: Final = {
     "demo": ("llmload.cli.engine:demo", "Try llmload on a simulated engine: speed, throughput, sizing."),
@@ -20,6 +21,8 @@ VERBS: Final = {
     "engine": ("llmload.cli.engine:engine", "Run the embedded simulated engine."),
     "dashboards": ("llmload.cli.dashboards:dashboards", "Build the Grafana dashboard from code."),
 }
+_HAVE_AN_END: Final = frozenset({"demo", "run", "suite", "engine"})
+"""Verbs that stop what they have started, and so end by KeyboardInterrupt; the others end at once."""
 
 
 class LazyGroup(click.Group):
@@ -35,6 +38,8 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = VERBS[cmd_name][0].partition(":")
         command = getattr(import_module(module), attribute)
+        if cmd_name in _HAVE_AN_END:
+            raise_at_sigint()
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
@@ -43,9 +48,12 @@ class LazyGroup(click.Group):
             formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; a fault of the user's input ends it with a line for each and exit code 2."""
+        """Run the verb; a fault of the user's input ends it with a line for each and exit code 2, Ctrl-C with 130."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("llmload: interrupted", err=True)
+            sys.exit(ExitCode.INTERRUPTED)
         except LlmloadError as error:
             for line in str(error).splitlines():
                 click.echo(f"llmload: {line}", err=True)

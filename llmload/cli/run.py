@@ -13,8 +13,9 @@ import click
 
 from llmload.cli.scenarios import scenario_file
 from llmload.errors import ExitCode, worst
+from llmload.interrupts import held
 from llmload.runs.summary import Summary
-from llmload.scenario.reading import locust_arguments
+from llmload.scenario.reading import locust_arguments, locust_command
 
 
 class _Runs:
@@ -28,8 +29,9 @@ class _Runs:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Run Locust and return its exit code."""
-        command = [sys.executable, "-m", "locust", *arguments]
-        with subprocess.Popen(command) as self._process:  # noqa: S603 - our own command
+        with held():
+            self._process = subprocess.Popen(locust_command(arguments))  # noqa: S603 - our own command
+        with self._process:
             return self._process.wait()
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
@@ -207,4 +209,5 @@ def run(
     arguments = locust_arguments(scenario_file(scenario), changes, settings, as_json=as_json, web=web)
     click.echo(f"$ {shlex.join(['locust', *arguments])}", err=True)
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "locust", *arguments])  # noqa: S606 - no shell is needed
+    with held():
+        os.execv(sys.executable, locust_command(arguments))  # noqa: S606 - no shell is needed

@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 from contextlib import suppress
+from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from llmload.errors import ConfigError
@@ -23,6 +25,7 @@ class Forks:
 
     def __init__(self) -> None:
         self._parent: int | None = None
+        self._only_waits = False
         self._held: socket.socket | None = None
         self._looked = False
         """Whether the master's port was found free; the web UI reads the options again once Locust has bound it."""
@@ -47,7 +50,8 @@ class Forks:
             _refuse_taken(parsed.master_bind_host, parsed.master_bind_port or port or locusts_own)
         if parsed is not None and parsed.processes and self._parent is None:
             self._parent = os.getpid()
-            os.register_at_fork(after_in_child=self._in_child)
+            self._only_waits = bool(parsed.worker)
+            os.register_at_fork(after_in_child=self._in_child, after_in_parent=self._in_parent)
 
     def over(self) -> None:
         """Note that Locust has forked its workers and bound its port."""
@@ -60,6 +64,12 @@ class Forks:
             signal_at_end_of(self._parent, PARENT_GONE)
             self._parent = None
 
+    def _in_parent(self) -> None:
+        """Let a parent that only waits for its workers pass on to them what asks it to end."""
+        if self._parent is not None and self._only_waits:
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, _to_children)
+
     def _own_port(self) -> int:
         """Return a port that the kernel gives to nobody else until Locust has bound it."""
         if self._held is None:
@@ -67,6 +77,13 @@ class Forks:
             self._held.bind((options.LOOPBACK, 0))
         port: int = self._held.getsockname()[1]
         return port
+
+
+def _to_children(number: int, _: FrameType | None) -> None:
+    own = os.getpid()
+    for child in map(int, Path(f"/proc/{own}/task/{own}/children").read_text().split()):
+        with suppress(ProcessLookupError):
+            os.kill(child, number)
 
 
 def _refuse_taken(host: str, port: int) -> None:

@@ -318,6 +318,11 @@ def locust_arguments(
     return arguments
 
 
+def locust_command(arguments: Sequence[str]) -> list[str]:
+    """Return the command that starts Locust with the arguments, by this Python."""
+    return [sys.executable, "-m", "llmload.loadgen", *arguments]
+
+
 def free_port() -> int:
     """Return a port of this machine that nothing listens on now."""
     with socket.socket() as probe:

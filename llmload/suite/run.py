@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from llmload.metrics.validity import Level
 from llmload.report.terminal import failed
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.runs.summary import Summary
-from llmload.scenario.reading import find_scenario, locust_arguments
+from llmload.scenario.reading import find_scenario, locust_arguments, locust_command
 from llmload.sizing.engine_memory import local_gpus
 from llmload.suite.launch import POLL_S, RunningDeployment, deployed, launch, log_excerpt, wait_until_memory_is_free
 from llmload.suite.plan import Cell, DeploymentPlan, SuitePlan
@@ -105,7 +104,7 @@ def _run(arguments: list[str], running: RunningDeployment, out: Path, log: Path)
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {shlex.join(['locust', *arguments])}\n")
     before = _folders(out)
-    with launch([sys.executable, "-m", "locust", *arguments], log=log, grace_s=RUN_GRACE_S) as locust:
+    with launch(locust_command(arguments), log=log, grace_s=RUN_GRACE_S) as locust:
         while not locust.wait(POLL_S):
             if running.describe_end() is not None:
                 locust.stop()

@@ -299,3 +299,26 @@ def test_a_signal_while_a_master_waits_for_workers(
     assert f"llmload: ended by {number.name} before the run began: nothing was sent" in ended.err
     assert "Traceback" not in ended.err + left.err
     assert left.code == 0, left.err
+
+
+def test_sigterm_to_the_parent_of_workers_alone_lets_them_drain(
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
+) -> None:
+    log = tmp_path / "truth.jsonl"
+    scenario = str(
+        write_scenario(engine(**QUICK, log=log).url, "users = 4\nduration_s = 60", "[prompts]\nrepeat = true")
+    )
+    port = str(free_port())
+    master = locust.start(
+        *("--config", scenario, "--headless", "--master", "--master-bind-port", port, "--expect-workers", "2")
+    )
+    workers = locust.start("--config", scenario, "--worker", "--master-port", port, "--processes", "2")
+    until_log_holds(log, 8)
+    workers.send_signal(signal.SIGTERM)
+    left, ended = locust.finish(workers, 20.0), locust.finish(master, 20.0)
+
+    assert left.code == 130, left.err
+    assert ended.code == 3, ended.err
+    assert ended.summary["verdict"]["reasons"][0]["check"] == "missing_workers"
+    assert ended.summary["requests"]["censored"] == 0
+    check_account(ended, log)

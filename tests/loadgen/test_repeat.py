@@ -73,7 +73,7 @@ def test_ctrl_c_ends_the_current_run_and_shows_the_runs_so_far(
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all its processes hear of it
     out, err = process.communicate(timeout=120)
 
-    assert process.returncode in {0, 3}, err  # 3: on a busy machine so short a run may be INVALID
+    assert process.returncode == 130, err
     assert "1 of 3 runs, then stopped" in out
     assert "TTFT mean, ms" in out
     assert "n/a" in out, "one run says nothing of the next"
