@@ -30,6 +30,7 @@ ELSEWHERE = {
     "python -m benchmarks.trials.ends": "tests/benchmarks/test_ends.py",
     "python -m benchmarks.trials.exporter": "tests/prometheus/test_exporter_benchmark.py",
     "python -m benchmarks.trials.fuzz": "tests/benchmarks/test_fuzz.py",
+    "python -m benchmarks.trials.fuzz_files": "tests/benchmarks/test_fuzz.py",
     "python -m benchmarks.trials.report": "tests/benchmarks/test_report.py",
     "python -m benchmarks.trials.runs": "tests/benchmarks/test_whole_runs.py",
     "python -m benchmarks.trials.scraping": "tests/benchmarks/test_scraping.py",

@@ -31,7 +31,6 @@ def read_parquet(file: Path, name: str, columns: Sequence[str], first: int = 0) 
     DataError names the fault; a file that would take far more memory than its size is refused.
     """
     # Imported here: it takes a tenth of a second, and most runs do not need it.
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with opened(file, name) as stream:
@@ -41,17 +40,25 @@ def read_parquet(file: Path, name: str, columns: Sequence[str], first: int = 0) 
         limit = min(MAX_BYTES, max(ALWAYS_BYTES, MAX_RATIO * file.stat().st_size))
         try:
             data = pq.ParquetFile(stream)
-            wanted = [column for column in columns if column in data.schema_arrow.names]
-            if not wanted:
-                has = ", ".join(f"`{column}`" for column in data.schema_arrow.names[:20]) or "none"
-                raise DataError(f"{name}: has no column {' or '.join(f'`{c}`' for c in columns)} (its columns: {has})")
+            wanted = _wanted(data.schema_arrow.names, columns, name)
             texts = _check_sizes(data, wanted, limit, name)
             # Texts that repeat stay in memory once, as they are in the file.
             data = pq.ParquetFile(stream, read_dictionary=texts)
             yield from _rows(data, name, wanted, first, limit)
-        except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # noqa: BLE001 # a damaged file makes Arrow raise errors of many kinds
             why = str(error).strip().splitlines() or [type(error).__name__]
             raise DataError(f"{name}: cannot be read as Parquet: {why[0][:200]}") from None
+
+
+def _wanted(names: Sequence[str], columns: Sequence[str], name: str) -> list[str]:
+    """Return those of the columns that the file has; DataError, naming what it has, where that is none."""
+    wanted = [column for column in columns if column in names]
+    if not wanted:
+        has = ", ".join(f"`{column[:60]}`" for column in names[:20]) or "none"
+        raise DataError(f"{name}: has no column {' or '.join(f'`{c}`' for c in columns)} (its columns: {has})")
+    return wanted
 
 
 def _check_sizes(data: "pq.ParquetFile", wanted: Sequence[str], limit: int, name: str) -> list[str]:

@@ -7,6 +7,7 @@ import socket
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -92,7 +93,9 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None, *, is_
     tables.pop("tool", None)  # Locust's own settings, which Locust reads
     for key, value in (overrides or {}).items():
         _lay_over(tables, key, value)
-    if faults := [f"{_source(path, key, overrides)}: {key}: {fault}" for key, fault in faults_of(tables)]:
+    if faults := [
+        f"{_source(path, key, overrides)}: {key}: {fault}" for key, fault in islice(faults_of(tables), _MAX_FAULTS)
+    ]:
         raise ConfigError("\n".join(faults))
     try:
         scenario = Scenario.model_validate(tables)
@@ -236,6 +239,7 @@ def _source(path: Path, key: str, overrides: Mapping[str, Any] | None) -> str:
 
 
 _MAX_FAULTS: Final = 20
+_MAX_KEY_CHARS: Final = 200
 
 
 def explain(path: Path, error: ValidationError, overrides: Mapping[str, Any], root: type[BaseModel]) -> str:
@@ -248,6 +252,7 @@ def explain(path: Path, error: ValidationError, overrides: Mapping[str, Any], ro
             loc = (*loc, "kind")
         key = ".".join(part for part in loc if part not in LOADS)
         where = _source(path, key, overrides)
+        key = key if len(key) <= _MAX_KEY_CHARS else f"{key[:_MAX_KEY_CHARS]}..."
         lines.append(
             f"{where}: {key}: {_complaint(fault, loc, root)}" if key else f"{where}: {_complaint(fault, loc, root)}"
         )

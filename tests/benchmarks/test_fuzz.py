@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.trials import fuzz
+from benchmarks.trials import fuzz, fuzz_files
 from llmload.client.sse import EventsBody
+from llmload.prompts import parquet
 
 
 def test_samples_are_read_alike_in_all_ways(tmp_path: Path) -> None:
@@ -36,3 +37,27 @@ def test_some_seconds_of_fuzzing_find_nothing() -> None:
 
     assert done.returncode == 0, done.stderr
     assert "stat::number_of_executed_units" in done.stderr
+
+
+def test_damaged_prompts_traces_and_scenarios_are_read_or_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.trials.fuzz_files", "--mutants", "700", "--seed", "7"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS: 700 mutants: " in done.stdout
+
+
+def test_a_reader_that_lets_an_error_through_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_wanted", lambda *_: 1 / 0)
+    monkeypatch.setattr(parquet, "DataError", ZeroDivisionError)
+    outcome = fuzz_files.Outcome()
+    name, good, read = next(kind for kind in fuzz_files.goods(tmp_path) if kind[0] == "none.parquet")
+    (tmp_path / name).write_bytes(good)
+
+    fuzz_files.check(tmp_path / name, read, outcome)
+
+    assert outcome.faults == [f"{tmp_path / name}: ZeroDivisionError: division by zero"]
