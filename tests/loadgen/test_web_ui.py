@@ -9,8 +9,10 @@ from pathlib import Path
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+import pytest
+
 from llmload.scenario.reading import free_port
-from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
+from tests.loadgen.conftest import Locust, StartEngine, WriteScenario, truth, until_log_holds
 
 FIXED = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 8}
 
@@ -71,3 +73,29 @@ def test_by_default_only_this_machine_is_served(
 
     assert f"0100007F:{port:04X}" in listening
     assert f"00000000:{port:04X}" not in listening
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("processes", [(), ("--processes", "2")], ids=["one-process", "two-workers"])
+def test_a_signal_during_a_run_ends_it_early_and_then_the_web_ui(
+    engine: StartEngine,
+    locust: Locust,
+    write_scenario: WriteScenario,
+    tmp_path: Path,
+    number: signal.Signals,
+    processes: tuple[str, ...],
+) -> None:
+    log = tmp_path / "truth.jsonl"
+    url = engine(**FIXED, log=log).url
+    scenario = write_scenario(url, "users = 2\nrequests = 1000", "[prompts]\nrepeat = true")
+    port = free_port()
+    process = locust.start("--config", str(scenario), "--web-port", str(port), "--autostart", *processes)
+    until_log_holds(log, 6)
+    process.send_signal(number)
+    ended = locust.finish(process, 20.0)
+
+    first, requests = ended.summary["verdict"]["reasons"][0], ended.summary["requests"]
+    assert ended.code == 130, ended.err
+    assert "Traceback" not in ended.err
+    assert re.fullmatch(rf"{number.name} ended the run after \d+ of 1000 requests", first["text"])
+    assert requests["started"] == requests["completed"] == len(ended.lines) == len(truth(log))
