@@ -27,10 +27,10 @@ from llmload.loadgen.locust_compat import (
     TimeLimit,
     has_time_limit,
     shape_kind,
-    silence_tables,
     stop_after,
     watch_starts,
 )
+from llmload.loadgen.locust_statistics import silence_tables
 from llmload.loadgen.metrics_server import MetricsEndpoint
 from llmload.loadgen.node import Node, SendingNode, node_of
 from llmload.loadgen.options import limit_is_option

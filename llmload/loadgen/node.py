@@ -17,7 +17,8 @@ from gevent import Greenlet
 
 from llmload.errors import ExitCode, LlmloadError
 from llmload.loadgen.ending import Ending, Guard, say, say_fault
-from llmload.loadgen.locust_compat import EndSignals, Runner, has_a_run, log_rows, quit_in_main_alone, take_unhandled
+from llmload.loadgen.locust_compat import EndSignals, Runner, has_a_run, quit_in_main_alone, take_unhandled
+from llmload.loadgen.locust_statistics import log_rows
 from llmload.loadgen.open_loop import open_schedule
 from llmload.loadgen.preparation import Preparation, open_session
 from llmload.loadgen.session import Session, WorkerShard, watch_loop_lag

@@ -6,7 +6,7 @@ from locust.stats import StatsError
 from collections import Counter
 from typing import Final
 
-from llmload.loadgen.locust_compat import exceptions_of
+from llmload.loadgen.locust_statistics import exceptions_of
 from llmload.loadgen.node import REQUEST_NAME
 from llmload.runs.summary_parts import OtherFailure, OtherUsers
 

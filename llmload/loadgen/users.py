@@ -19,16 +19,8 @@ from llmload.loadgen import options
 from llmload.loadgen.descriptors import raise_limit
 from llmload.loadgen.forks import Forks
 from llmload.loadgen.local import CoordinatingNode, LocalNode, coordinating_node
-from llmload.loadgen.locust_compat import (
-    Runner,
-    environment_of,
-    remember_default_options,
-    rest,
-    restore_report,
-    silence_spawn_rates,
-    use_three_digits,
-    write_csv_to_the_end,
-)
+from llmload.loadgen.locust_compat import Runner, environment_of, remember_default_options, rest, silence_spawn_rates
+from llmload.loadgen.locust_statistics import restore_report, use_three_digits, write_csv_to_the_end
 from llmload.loadgen.master import MasterNode
 from llmload.loadgen.node import REQUEST_NAME, Node, exit_on_wrong_use, sending_node, set_node
 from llmload.loadgen.preparation import Preparation

@@ -17,7 +17,8 @@ from llmload.loadgen.capacity_driver import REPORT_S
 from llmload.loadgen.descriptors import check_descriptors
 from llmload.loadgen.ending import fault_text, leave_at_once, say, say_fault
 from llmload.loadgen.forks import PARENT_GONE
-from llmload.loadgen.locust_compat import Worker, send_statistics, shrink_report
+from llmload.loadgen.locust_compat import Worker
+from llmload.loadgen.locust_statistics import send_statistics, shrink_report
 from llmload.loadgen.messages import (
     KEY,
     MAX_TEXT,

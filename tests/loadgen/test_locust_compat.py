@@ -22,7 +22,7 @@ import gevent
 import msgpack
 import pytest
 
-from llmload.loadgen import locust_compat
+from llmload.loadgen import locust_compat, locust_statistics
 from llmload.scenario.reading import free_port
 
 WEB = Path(package.__file__).parent / "webui" / "dist"
@@ -119,7 +119,7 @@ def test_a_runner_that_has_not_started_has_no_run() -> None:
 def test_locusts_times_are_rounded_by_one_function_of_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else: Locust's tables and charts show two significant digits again."""
     monkeypatch.setattr(stats, "bucket_response_time", stats.bucket_response_time)
-    locust_compat.use_three_digits()
+    locust_statistics.use_three_digits()
     table = RequestStats()
 
     for milliseconds in (12.34, 123.4, 1234.5):
@@ -138,9 +138,9 @@ def test_a_report_has_response_times_where_we_pack_them() -> None:
     events.report_to_master.fire(client_id="w", data=data)
     whole = len(msgpack.dumps(data))
 
-    locust_compat.shrink_report(data)
+    locust_statistics.shrink_report(data)
     small = len(msgpack.dumps(data))
-    locust_compat.restore_report(data)
+    locust_statistics.restore_report(data)
     onward = Events()
     setup_distributed_stats_event_listeners(onward, received)
     onward.worker_report.fire(client_id="w", data=data | {"errors": {}})

@@ -7,7 +7,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from llmload.loadgen.locust_compat import restore_report, shrink_report
+from llmload.loadgen.locust_statistics import restore_report, shrink_report
 from llmload.loadgen.messages import REPORT_BYTES, Collected, Reports, last_report, wire_bytes
 from llmload.metrics.requests import DISTRIBUTIONS
 from llmload.metrics.totals import COARSEST, MERGE_FACTORS, RunTotals
