@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from llmload.cli.prompts import prompts
 from llmload.prompts.sources import locate
+from tests.prompts.conftest import WriteRows
 
 
 def invoke(*arguments: str) -> Result:
@@ -48,3 +49,16 @@ def test_the_examples_in_the_help_work(command: str) -> None:
     assert examples
     for example in examples:
         assert invoke(*example.split()).output
+
+
+def test_rows_that_are_left_out_or_changed_are_said(write_rows: WriteRows) -> None:
+    talk = '{"conversations": ["q", "a"]}'
+    file = write_rows("x.jsonl", [talk, '{"conversations": ["half \\ud800"]}', '{"conversations": null}', talk])
+    changed = "half of a surrogate pair became U+FFFD"
+
+    shown, counted = invoke("show", str(file)).output, invoke("stats", str(file)).output
+
+    assert "prompts x: 1 of 4 rows are left out: has null instead of turns (1)\n" in shown
+    assert f"prompts x: {changed} (1 of 4 rows)\n" in shown
+    assert "skipped   1: has null instead of turns\n" in counted
+    assert f"changed   1: {changed}\n" in counted
