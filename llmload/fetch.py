@@ -144,8 +144,15 @@ def _check_host(host: str, *, bracketed: bool) -> None:
             raise ValueError(f"its host {host!r} is not an IPv4 address") from None
 
 
-_CREDENTIALS: Final = ("Authorization", "Cookie", "Proxy-authorization")
-"""As `urllib.request` writes them; it adds a proxy's again if the next request goes through the proxy."""
+Origin = tuple[str, str | None, int | None]
+"""Scheme, host and port of a URL."""
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+def origin_of(url: str) -> Origin:
+    """Return the origin of a URL, with the port that its scheme has by default; ValueError for a wrong port."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
 
 
 class AnswerTooLongError(ValueError):
@@ -171,7 +178,7 @@ def http_get(
     """
     Return the answer to a GET of an http or https URL, through the environment's proxy if it names one.
 
-    Redirects are followed; one to another origin (scheme, host, port) carries no credentials. Raises what
+    Redirects within the origin (scheme, host, port) are followed; one that leaves it is a `RedirectError`. Raises what
     `urllib.request.urlopen` raises: `HTTPError` (closed) for a status of 400 or more, `URLError` or `TimeoutError`
     if nothing answers within `timeout_s`, `http.client.HTTPException` for an answer that is not HTTP; and
     `AnswerTooLongError`.
@@ -213,23 +220,32 @@ def ssl_context(ca_file: str | None, *, verify: bool) -> ssl.SSLContext:
     return context
 
 
+class RedirectError(HTTPError):
+    """The answer is a redirect to another origin, which is not followed; `target` is its URL, without a query."""
+
+    def __init__(self, url: str, code: int, headers: HTTPMessage, target: str) -> None:
+        parts = urlsplit(target)
+        self.target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        super().__init__(url, code, f"a redirect to {self.target}, which is not followed", headers, io.BytesIO())
+
+
 class _RedirectHandler(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, and takes credentials off a request that leaves its origin."""
+    """Follows redirects within the origin: what is sent, a key above all, is for nobody else."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
         fp.close()  # the base class would read a body of any size
-        following = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if following is not None and _origin(newurl) != _origin(req.full_url):
-            for name in _CREDENTIALS:
-                following.remove_header(name)
-        return following
+        if _origin_or_none(newurl) != origin_of(req.full_url):
+            raise RedirectError(req.full_url, code, headers, newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+def _origin_or_none(url: str) -> Origin | None:
+    try:
+        return origin_of(url)
+    except ValueError:
+        return None
 
 
 class _DeadlineHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):

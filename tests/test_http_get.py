@@ -11,7 +11,7 @@ from urllib.error import HTTPError, URLError
 
 import pytest
 
-from llmload.fetch import AnswerTooLongError, http_get, url_parts
+from llmload.fetch import AnswerTooLongError, RedirectError, http_get, url_parts
 
 KEY = {"Authorization": "Bearer key"}
 
@@ -60,20 +60,43 @@ def ok(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
-def redirect(to: str) -> bytes:
-    return f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode()
+def redirect(to: str, status: int = 307) -> bytes:
+    return f"HTTP/1.1 {status} Elsewhere\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
 def get(url: str, *, timeout_s: float = 5.0, max_bytes: int = 1000) -> bytes:
     return http_get(url, headers=KEY, timeout_s=timeout_s, max_bytes=max_bytes).body
 
 
-def test_a_redirect_to_another_origin_carries_no_credentials() -> None:
-    with serving(ok(b"there")) as other, serving(redirect(f"{other.url}/there")) as server:
-        assert get(server.url) == b"there"
-        assert "Authorization: Bearer key" in server.heads[0]
-        assert "GET /there" in other.heads[0]
-        assert "authorization" not in other.heads[0].lower()
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("to", ["{other}/there?key=1", "//{address}/there", "{other}"])
+def test_a_redirect_to_another_origin_is_not_followed(status: int, to: str) -> None:
+    with serving(ok(b"there")) as other:
+        target = to.format(other=other.url, address=other.url.removeprefix("http://"))
+        with serving(redirect(target, status)) as server:
+            with pytest.raises(RedirectError) as refused:
+                get(server.url)
+            assert refused.value.target.startswith(other.url)
+            assert "key=1" not in refused.value.target
+            assert refused.value.code == status
+            assert "Authorization: Bearer key" in server.heads[0]
+        assert other.heads == []
+
+
+@pytest.mark.parametrize("to", ["https://127.0.0.1:{port}/", "http://localhost:{port}/", "http://127.0.0.1:99999/"])
+def test_another_scheme_or_name_is_another_origin(to: str) -> None:
+    with serving(ok(b"")) as server:
+        server.answer = redirect(to.format(port=server.server_address[1]))
+        with pytest.raises(RedirectError, match="which is not followed"):
+            get(server.url)
+        assert len(server.heads) == 1
+
+
+def test_a_password_in_a_redirect_is_not_shown() -> None:
+    answer = redirect("http://me:hunter2@other.example/?token=hunter2")
+    with serving(answer) as server, pytest.raises(RedirectError) as refused:
+        get(server.url)
+    assert "hunter2" not in f"{refused.value} {refused.value.target}"
 
 
 def test_a_redirect_within_the_origin_keeps_them() -> None:

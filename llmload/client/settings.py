@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from llmload.client.errors import request_error
 from llmload.errors import ConfigError, EngineError
-from llmload.fetch import AnswerTooLongError, http_get, ssl_context
+from llmload.fetch import AnswerTooLongError, RedirectError, http_get, ssl_context
 from llmload.portable import carried
 from llmload.record import ErrorType, RequestError
 from llmload.units import NS_PER_S
@@ -130,6 +130,13 @@ def _get(root: str, path: str, headers: Mapping[str, str], tls: ssl.SSLContext |
         answer = http_get(root + path, headers=headers, tls=tls, timeout_s=TIMEOUT_S, max_bytes=_MAX_BYTES)
     except AnswerTooLongError:
         return None
+    except RedirectError as error:
+        if path != "/v1/models":
+            return None
+        raise EngineError(
+            f"{root}{path} redirects to {error.target}: give that address, {error.target.removesuffix(path)}, "
+            "in engine.base_url"
+        ) from None
     except HTTPError as error:
         if error.code in {401, 403} and path == "/v1/models":
             raise EngineError(

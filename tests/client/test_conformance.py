@@ -395,6 +395,20 @@ def test_a_key_never_shows_in_a_message(kind: ClientKind, serve: Serve, patched:
     assert "secret" not in repr(settings(server, api_key="sk-secret1", headers={"x-api-key": "secret"}))
 
 
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_a_failure_and_carries_no_key(
+    kind: ClientKind, serve: Serve, patched: Patched, status: int
+) -> None:
+    other = serve(["read", answer(b"{}")])
+    server = serve(["read", answer(b"", f"{status} Moved", more=f"Location: {other.url}/v1/chat/completions\r\n")])
+
+    [record] = patched("complete", settings(server, api_key="sk-secret1"), kind)
+
+    assert (record.error.type, record.error.http_status) == (ErrorType.HTTP_UNEXPECTED, status)
+    assert b"sk-secret1" in server.requests[0]
+    assert (len(server.requests), other.connections) == (1, 0)
+
+
 def test_a_refused_connection(kind: ClientKind, serve: Serve, patched: Patched) -> None:
     server = serve([])
     nobody_there = settings(server)

@@ -71,3 +71,23 @@ def test_nothing_there() -> None:
         port = closed.getsockname()[1]
 
     assert complaint(f"http://127.0.0.1:{port}").startswith(f"the engine at http://127.0.0.1:{port} does not answer")
+
+
+def test_a_redirect_to_another_origin_gets_no_key(serve: Serve) -> None:
+    other = serve(MODELS)
+    server = serve(["read", answer(b"", "302 Found", more=f"Location: {other.url}/v1/models\r\n")])
+
+    with pytest.raises(EngineError) as refusal:
+        ask_engine(server.url, api_key="sk-secret1")
+
+    assert str(refusal.value).endswith(f"give that address, {other.url}, in engine.base_url")
+    assert b"sk-secret1" in server.requests[0]
+    assert (len(server.requests), other.connections) == (1, 0)
+
+
+def test_a_redirect_within_the_origin_is_followed(serve: Serve) -> None:
+    moved = answer(b"", "307 Moved", more="Location: /v1/models/\r\n")
+    server = serve(["read", moved], ["read", answer(b'{"data": [{"id": "m"}]}')])
+
+    assert ask_engine(server.url, api_key="sk-secret1").models == ("m",)
+    assert all(b"sk-secret1" in request for request in server.requests[:2])
