@@ -76,7 +76,7 @@ class CoordinatingNode(Node):
         terminal.interval_s(self.options.progress)
         self._meet_engine(scenario)
         self.metrics = MetricsEndpoint(self, scenario)
-        self.metrics.serve(self.options.metrics_host, self.options.metrics_port)
+        self.metrics.serve(self.options.metrics_host, self.options.metrics_port, self.options.web_allowed_hosts)
         self._time_limit = TimeLimit(environment) if self.headless else None
         environment.events.quit.add_listener(self.guard("the report of the run", self._on_quit))
         self.edits = LoadEdits(self)

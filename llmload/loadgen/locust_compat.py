@@ -269,8 +269,13 @@ def take_unhandled() -> bool:
 # The web UI.
 
 INDEX, STATS, START, STOP = "locust.index", "locust.request_stats", "locust.swarm", "locust.stop"
-LOGIN = "locust.login"
-"""Flask endpoints of Locust: the page, the figures it polls, the start form, the stop button, and the login page."""
+LOGIN, USER, REPORT = "locust.login", "locust.update_user", "locust.stats_report"
+"""
+Flask endpoints of Locust: the page, the figures it polls, the start form, the stop button, the login page, the dialog
+for a user class, and the report.
+"""
+PAGES: Final = (INDEX, LOGIN, REPORT)
+"""Those that answer with HTML."""
 _STOPPING: Final = (STATE_CLEANUP, STATE_STOPPING, STATE_STOPPED)
 
 
@@ -321,6 +326,11 @@ def show_current_options(web_ui: WebUI) -> None:
             option["default_value"] = getattr(web_ui.environment.parsed_options, name, option["default_value"])
 
     web_ui.update_template_args = update_template_args  # type: ignore[method-assign]  # Locust has no hook for it
+
+
+def form_options(web_ui: WebUI) -> frozenset[str]:
+    """Return the options that the start form shows, by their names among the parsed options."""
+    return frozenset(web_ui.template_args["extra_options"])
 
 
 def has_own_login(web_ui: WebUI) -> bool:

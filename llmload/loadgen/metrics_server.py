@@ -12,6 +12,7 @@ from llmload.errors import ConfigError
 from llmload.loadgen import locust_compat
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.locust_compat import PER_CENT, Runner
+from llmload.loadgen.web.guard import AllowedHosts, OriginGuard
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
 from llmload.prometheus.export import PATH, MetricsServer, wsgi_app
@@ -51,13 +52,19 @@ class MetricsEndpoint:
         self._app = wsgi_app(self.snapshot)
         self._server: MetricsServer | None = None
 
-    def serve(self, host: str, port: str) -> None:
-        """Listen, unless the port is `off` or 0; ConfigError for a wrong port, a warning for one that is taken."""
-        number = port_number(port)
+    def serve(self, host: str, port: str, names: str) -> None:
+        """
+        Listen, unless the port is `off` or 0; `names` are those that a request may use beside its address.
+
+        ConfigError for a wrong port or names, a warning for a port that is taken.
+        """
+        number, hosts = port_number(port), AllowedHosts(host, names)
         if number is None:
             return
         try:
-            self._server = MetricsServer(self._app, host, number, ended=self._ended)
+            self._server = MetricsServer(
+                self._app, host, number, ended=self._ended, before=lambda app: OriginGuard(app, hosts)
+            )
         except OSError as error:
             logger.warning(
                 "metrics are not served: %s:%s %s; --metrics-port takes another", host, number, error.strerror or error

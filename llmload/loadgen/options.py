@@ -19,6 +19,8 @@ from llmload.scenario.load_protocol import Load
 from llmload.scenario.reading import read_setting, read_value
 
 LOOPBACK: Final = "127.0.0.1"
+SHIPPED: Final = ("builtin", "lima")
+"""Prompts that are known by a name; others are files, or data sets of a hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +158,15 @@ def refuse_changes(running: Scenario, edited: Scenario) -> None:
                 )
 
 
+def check_prompts_of_form(source: str, given: frozenset[str]) -> None:
+    """Raise ConfigError where the start form asks for prompts that are neither shipped nor `given` at the start."""
+    if source.strip() not in {"", *SHIPPED} | given:
+        raise ConfigError(
+            f"prompts: the form takes {', '.join(SHIPPED)} or what Locust was started with: restart it with --prompts "
+            f"{source[:100]}"
+        )
+
+
 def named_scenario(arguments: list[str]) -> Path | None:
     """Return the file that `--scenario` or else `--config` names among the arguments; None without either."""
     found = _found_early(arguments)
@@ -229,6 +240,12 @@ OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
         "help": "How a headless run shows its progress on standard error: auto (redrawn on a terminal, else quiet), "
         "off, or a number of seconds between lines",
     },
+    "--web-allowed-hosts": {
+        "default": "",
+        "metavar": "NAMES",
+        "help": "Names, separated by commas, that the web UI and /metrics may be reached by, beside IP addresses and "
+        "localhost: a proxy's, for example",
+    },
     "--metrics-port": {"default": "9646", "metavar": "PORT", "help": "Port of /metrics for Prometheus, or off"},
     "--metrics-host": {"default": LOOPBACK, "metavar": "HOST", "help": "Address that /metrics listens on"},
     "--drain-on-sigterm": {
@@ -286,8 +303,7 @@ def effective_scenario(path: Path, options: argparse.Namespace, *, is_whole: boo
 
     Without `is_whole` its load is one that runs already, and whether its window opens is for the caller to check.
     """
-    settings = dict(map(read_setting, options.settings))
-    as_set = _load_as_far_as_it_fits(path, settings)
+    settings, as_set = dict(map(read_setting, options.settings)), scenario_as_set(path, options)
     overrides: dict[str, Any] = {}
     if options.host and options.host != as_set.engine.base_url[0]:
         overrides["engine.base_url"] = options.host
@@ -298,9 +314,14 @@ def effective_scenario(path: Path, options: argparse.Namespace, *, is_whole: boo
     return load_scenario(path, settings | overrides | _load_overrides(as_set.load, options), is_whole=is_whole)
 
 
+def scenario_as_set(path: Path, options: argparse.Namespace) -> Scenario:
+    """Return the scenario as the file and `--set` have it, or as the file has it where the settings do not fit."""
+    return _load_as_far_as_it_fits(path, dict(map(read_setting, options.settings)))
+
+
 def limit_is_option(path: Path, options: argparse.Namespace) -> bool:
     """Return whether a load that the scenario gives no time limit has one by `--run-time` or by the start form."""
-    load = _load_as_far_as_it_fits(path, dict(map(read_setting, options.settings))).load
+    load = scenario_as_set(path, options).load
     return load.shape is None and load.ends_after_s is None and bool(options.run_time)
 
 

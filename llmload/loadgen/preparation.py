@@ -9,6 +9,7 @@ from typing import Final
 from llmload.client import make_client
 from llmload.client.settings import ClientSettings, EngineInfo, Timeouts, ask_engine
 from llmload.errors import ConfigError, EngineError
+from llmload.fetch import Origin, origin_of
 from llmload.loadgen import options
 from llmload.loadgen.session import Session, WorkerShard
 from llmload.prompts.workload import Salts, Workload
@@ -31,14 +32,18 @@ class Preparation:
         self.deployment: EngineInfo | None = None
         self._warned: set[str] = set()
         self._workloads: dict[tuple[object, ...], Workload] = {}
+        self._named: frozenset[Origin] | None = None
+        """Origins of the engines that the scenario file and the command line name; None before the first scenario."""
 
     def scenario(self, parsed: argparse.Namespace, *, is_whole: bool = True) -> Scenario:
         """
         Return the scenario with the options of the command line or start form; ConfigError if it cannot be run.
 
-        Without `is_whole` it is one that runs already, with its load edited.
+        Without `is_whole` it is one that runs already, with its load edited. The first call's are the command line's:
+        the engines that the scenario has then, or as it is written, are the only ones that its key is sent to.
         """
         scenario = options.effective_scenario(self.file, parsed, is_whole=is_whole)
+        self._check_key(scenario, parsed)
         workload = self.workload(scenario, self.file.parent)
         load, available = scenario.load, workload.request_count
         try:
@@ -54,6 +59,18 @@ class Preparation:
         scenario.api_key()
         self._warn_of_memory(scenario, workload)
         return scenario
+
+    def _check_key(self, scenario: Scenario, parsed: argparse.Namespace) -> None:
+        """Raise ConfigError for an engine that is to be sent the key and has only been named in the start form."""
+        if self._named is None:
+            written = options.scenario_as_set(self.file, parsed).engine.base_url
+            self._named = frozenset(map(origin_of, [*written, *scenario.engine.base_url]))
+        for url in scenario.engine.base_url:
+            if scenario.engine.api_key_env is not None and origin_of(url) not in self._named:
+                raise ConfigError(
+                    f"host: {url} would be sent the key in {scenario.engine.api_key_env}, and neither the scenario nor "
+                    f"the command line names it: restart Locust with --host {url}"
+                )
 
     def _warn_of_memory(self, scenario: Scenario, workload: Workload) -> None:
         """Warn once where users x tokens may exceed the KV cache: the engine would then queue or preempt."""

@@ -201,12 +201,23 @@ class MetricsServer:
     Its threads are greenlets, since Locust has patched the standard library.
     """
 
-    def __init__(self, app: Any, host: str, port: int, ended: Callable[[], bool] = lambda: False) -> None:
-        """Start to serve; `ended` returns whether the run has ended, so that the series are final."""
+    def __init__(
+        self,
+        app: Any,
+        host: str,
+        port: int,
+        ended: Callable[[], bool] = lambda: False,
+        before: Callable[[Any], Any] = lambda app: app,
+    ) -> None:
+        """
+        Start to serve; `ended` returns whether the run has ended, so that the series are final.
+
+        `before` returns the WSGI application that is called first, and decides what reaches this one.
+        """
         self._app, self._ended = app, ended
         self._seen_after_end = threading.Event()
         self._server = _Server((host, port), _SilentHandler)
-        self._server.set_app(self._answer)
+        self._server.set_app(before(self._answer))
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     @property

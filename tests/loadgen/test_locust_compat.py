@@ -12,6 +12,7 @@ from locust.web import WebUI
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -181,9 +182,22 @@ def test_the_web_ui_has_the_endpoints_and_the_blueprint_that_ours_extend(web_ui:
     """Else: the start form is not checked, the live table has no rows, and our pages are under another path."""
     endpoints = {rule.endpoint for rule in locust_compat.app_of(web_ui).url_map.iter_rules()}
 
-    assert {locust_compat.INDEX, locust_compat.STATS, locust_compat.START, locust_compat.LOGIN} <= endpoints
+    assert {locust_compat.STATS, locust_compat.START, locust_compat.STOP, locust_compat.USER} <= endpoints
+    assert set(locust_compat.PAGES) <= endpoints
     assert locust_compat.base_path(web_ui) in (None, "")
     assert callable(locust_compat.guard_of(web_ui))
+
+
+def test_the_form_names_the_options_that_it_shows(web_ui: WebUI) -> None:
+    """Else: the form may set any option of Locust's, or none of ours."""
+    assert locust_compat.form_options(web_ui) == set(ui_extra_args_dict())
+
+
+def test_locusts_pages_have_the_scripts_that_a_nonce_is_for() -> None:
+    """Else: the pages' policy stops their own scripts, and they stay empty."""
+    assert '<script type="module" crossorigin>' in (WEB / "report.html").read_text()
+    for page, script in (("index", "templateArgs"), ("auth", "authArgs"), ("report", "templateArgs")):
+        assert re.search(rf"<script>\s*window\.{script} = ", (WEB / f"{page}.html").read_text()), page
 
 
 def test_the_form_shows_options_as_they_are_now(web_ui: WebUI) -> None:

@@ -1,82 +1,28 @@
-"""llmload in Locust's web UI: a tab, a page of live charts, downloads, a checked start form, and the login."""
+"""llmload in Locust's web UI: a tab, a page of live charts, downloads, and what guards them."""
 
-from locust.util.timespan import parse_timespan
 from locust.web import WebUI
 
-import argparse
-import copy
-import hmac
-import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import gevent
 import orjson
-from flask import Blueprint, Response, abort, g, redirect, request, send_file, send_from_directory, session, url_for
-from flask_login import UserMixin, login_user
+from flask import Blueprint, Response, abort, g, request, send_file, send_from_directory
 
-from llmload.errors import LlmloadError
 from llmload.loadgen import live, locust_compat
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import LivePoints, LiveState
 from llmload.loadgen.local import CoordinatingNode
 from llmload.loadgen.terminal import report_line, write_report
+from llmload.loadgen.web.forms import FormChecks, guarded
+from llmload.loadgen.web.guard import AllowedHosts, OriginGuard
+from llmload.loadgen.web.login import install_login
+from llmload.loadgen.web.policy import OWN_PAGE, add_policy
 from llmload.report.html.assets import PAGE, SHARED, UPLOT
 from llmload.runs.folder import SUMMARY
 from llmload.runs.requests import csv_lines
-
-# The login of `--web-login`: one user, whose password comes from the environment.
-
-USER_ENV: Final = "LLMLOAD_WEB_USER"
-PASSWORD_ENV: Final = "LLMLOAD_WEB_PASSWORD"  # noqa: S105 - the variable's name
-DEFAULT_USER: Final = "llmload"
-WRONG_PAUSE_S: Final = 1.0
-
-
-class WebUser(UserMixin):  # type: ignore[misc] # flask_login ships no types
-    """The user who may log in."""
-
-    def __init__(self, name: str) -> None:
-        self.id = name
-
-
-def install_login(web_ui: WebUI, pages: Blueprint) -> None:
-    """
-    Let the user log in on Locust's login page, unless the locustfile has set up its own login.
-
-    Without a password in the environment nobody can log in, and the page says why.
-    """
-    if locust_compat.has_own_login(web_ui):
-        return
-    app = locust_compat.app_of(web_ui)
-    user, password = os.environ.get(USER_ENV) or DEFAULT_USER, os.environ.get(PASSWORD_ENV)
-    app.secret_key = app.secret_key or secrets.token_bytes(32)
-    app.config.update(SESSION_COOKIE_SAMESITE="Lax")
-    locust_compat.set_login(web_ui, lambda name: WebUser(name) if name == user else None, "./llm/login")
-
-    @pages.route("/llm/login", methods=["POST"])
-    def llm_login() -> Any:
-        fault = _fault(user, password)
-        if fault is None:
-            login_user(WebUser(user))
-            return redirect(url_for(locust_compat.INDEX))
-        session["auth_error"] = fault
-        return redirect(url_for(locust_compat.LOGIN))
-
-
-def _fault(user: str, password: str | None) -> str | None:
-    if not password:
-        return f"Nobody can log in: set {PASSWORD_ENV} (and {USER_ENV}, if not {DEFAULT_USER}) where Locust is started."
-    given = request.form.get("username", ""), request.form.get("password", "")
-    same = [hmac.compare_digest(a.encode(), b.encode()) for a, b in zip(given, (user, password), strict=True)]
-    if all(same):
-        return None
-    gevent.sleep(WRONG_PAUSE_S)  # guessing takes time
-    return "Wrong user name or password."
-
 
 # What the web UI offers of the current or last run: its summary, its report, and every request.
 
@@ -146,13 +92,20 @@ ASSETS: Final = Path(__file__).with_name("assets")
 TAB: Final = "llm"
 CHARTS: Final = "llmload-charts"
 """The element that Locust puts into the second tab, and that `assets/tab.js` fills."""
-_OWN_PAGE: Final = {"Content-Security-Policy": "default-src 'self'; frame-ancestors 'self'"}
+MAX_FORM_BYTES: Final = 1 << 20
+LINKED: Final = ("/", "/login", "/llm")
+"""The pages that a link on a page of another origin may open."""
 
 
 def install(web_ui: WebUI, node: CoordinatingNode) -> None:
     """Add llmload's tabs, pages, downloads and checks to a web UI that does not serve yet."""
     app, guard = locust_compat.app_of(web_ui), locust_compat.guard_of(web_ui)
-    pages = Blueprint("llmload", __name__, url_prefix=locust_compat.base_path(web_ui))
+    base = locust_compat.base_path(web_ui)
+    app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_CONTENT_LENGTH"] or MAX_FORM_BYTES
+    hosts = AllowedHosts(web_ui.host, node.options.web_allowed_hosts)
+    linked = frozenset(f"{base or ''}{path}" for path in LINKED)
+    app.wsgi_app = OriginGuard(app.wsgi_app, hosts, linked)  # type: ignore[method-assign] # Flask's own way to wrap it
+    pages = Blueprint("llmload", __name__, url_prefix=base)
     _add_pages(pages, guard)
     _add_data(pages, guard, node)
     add_downloads(pages, guard, lambda: node.coordinator)
@@ -161,9 +114,10 @@ def install(web_ui: WebUI, node: CoordinatingNode) -> None:
     app.register_blueprint(pages)
     limit = _TimeLimit(web_ui, node)
     app.before_request(limit.note)
-    app.before_request(_form_check(guard, node))
+    app.before_request(guarded(guard, FormChecks(node, locust_compat.form_options(web_ui))))
     app.before_request(_stop_note(guard, node))
     app.after_request(limit.restore)
+    app.after_request(add_policy)  # called after the additions
     app.after_request(_Additions(node))
     locust_compat.show_current_options(web_ui)
     locust_compat.add_to_page(
@@ -179,7 +133,7 @@ def _add_pages(pages: Blueprint, guard: Callable[..., Any]) -> None:
     @guard
     def llm_page() -> Response:
         page = send_from_directory(ASSETS, "llm.html")
-        page.headers.update(_OWN_PAGE)
+        page.headers["Content-Security-Policy"] = OWN_PAGE
         return page
 
     @pages.route("/llm/assets/<path:name>")
@@ -244,26 +198,6 @@ class _Additions:
         locust_compat.extend_stats(figures, TAB, live.rows(state, point), running=running)
 
 
-def _form_check(guard: Callable[..., Any], node: CoordinatingNode) -> Callable[[], Any]:
-    """Return the check that answers a start form that cannot be run, so that the form itself says why."""
-
-    @guard
-    def refusal() -> Response | None:
-        try:
-            asked = as_options(request.form, node.options)
-        except ValueError:
-            return None  # Locust itself answers to a number that does not parse
-        try:
-            _check_form(node, asked)
-        except LlmloadError as error:
-            message = str(error).removeprefix("command line: ")  # a form's fields are the same options
-            answer = {"success": False, "message": message, "host": node.environment.host}
-            return _json(orjson.dumps(answer))
-        return None
-
-    return lambda: refusal() if request.endpoint == locust_compat.START else None
-
-
 def _stop_note(guard: Callable[..., Any], node: CoordinatingNode) -> Callable[[], Any]:
     """Return what notes that the stop button ends a run, before it does."""
 
@@ -272,14 +206,6 @@ def _stop_note(guard: Callable[..., Any], node: CoordinatingNode) -> Callable[[]
         node.note_stop("the stop button")
 
     return lambda: note() if request.endpoint == locust_compat.STOP else None
-
-
-def _check_form(node: CoordinatingNode, asked: argparse.Namespace) -> None:
-    run = node.coordinator
-    if not locust_compat.has_a_run(node.runner):
-        node.preparation.meet_engine(node.preparation.scenario(asked))
-    elif run is not None and run.summary is None:
-        node.edits.check(run, asked)
 
 
 class _TimeLimit:
@@ -312,18 +238,3 @@ class _TimeLimit:
         elif g.llmload_timed and run.ends_s is not None:
             locust_compat.stop_after(self._web_ui, run.span.left_s(run.ends_s))
         return response
-
-
-def as_options(form: Mapping[str, str], parsed: argparse.Namespace) -> argparse.Namespace:
-    """Return the options as Locust will have them once it takes the form; ValueError for a number that is none."""
-    asked = copy.copy(parsed)
-    for name, text in form.items():
-        if name == "user_count":
-            asked.num_users = int(text)
-        elif name == "spawn_rate":
-            asked.spawn_rate = float(text)
-        elif name == "run_time":
-            asked.run_time = parse_timespan(text) if text else asked.run_time
-        elif isinstance(getattr(parsed, name, None), str):
-            setattr(asked, name, text)
-    return asked
