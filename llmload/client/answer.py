@@ -16,7 +16,7 @@ from llmload.client.errors import (
     request_error,
 )
 from llmload.client.json_text import UNREADABLE, loads
-from llmload.client.token_counts import TokenCounts
+from llmload.client.token_counts import TokenCounts, only_counts
 from llmload.record import NO_CHUNKS, ErrorType, RequestError, StampArray, TokenSource
 
 QUOTED_CHARS: Final = 120
@@ -105,7 +105,7 @@ class StreamState:
 
     def check_size(self) -> None:
         """Raise `AttemptError` for more chunks than an answer can have."""
-        if len(self.chunk_ns) + len(self.textless_ns) > MAX_CHUNKS:
+        if len(self.chunk_ns) > MAX_CHUNKS or len(self.textless_ns) > MAX_CHUNKS:
             raise too_large(f"an answer of more than {MAX_CHUNKS} chunks")
 
     def failure(self, broken: RequestError | None, *, ended: bool) -> RequestError | None:
@@ -202,21 +202,15 @@ class StreamState:
         return False
 
     def _take_json(self, arrived_ns: int, data: bytes) -> str | None:
-        large = len(data) > _LARGE_BYTES
-        if large:
-            _check_values(data)
         try:
-            parsed = orjson.loads(data)
+            parsed = orjson.loads(data) if len(data) < _LARGE_BYTES else _loads_large(data)
         except orjson.JSONDecodeError:
             try:
-                parsed = loads(data)
+                parsed = only_counts(loads(data))
             except UNREADABLE:
                 self.fail(_unreadable("not JSON", data))
                 return None
-        text = self._take_parsed(arrived_ns, parsed, data)
-        if large:
-            self._shrink()
-        return text
+        return self._take_parsed(arrived_ns, parsed, data)
 
     def _take_parsed(self, arrived_ns: int, parsed: Any, data: bytes) -> str | None:
         if isinstance(parsed, list) and len(parsed) == 1:
@@ -224,7 +218,7 @@ class StreamState:
         if not isinstance(parsed, dict):
             if not self._take_error_in(data):
                 self.fail(_unreadable("not a JSON object", data))
-        elif error := error_in_object(parsed):
+        elif (parsed.get("error") or "choices" not in parsed) and (error := error_in_object(parsed)):
             self.fail(error)
         else:
             try:
@@ -242,12 +236,9 @@ class StreamState:
     def _take_whole(self, answer: dict[str, Any]) -> None:
         raise NotImplementedError
 
-    def _shrink(self) -> None:
-        """Let go of what a large event left, beyond what is counted."""
-
     def _note_finish(self, reason: Any) -> bool:
         """Note a choice's finish_reason, and fail by one that says so; return whether it is a reason."""
-        name, failed = finish_of(reason)
+        name, failed = (reason, "") if reason in _USUAL_REASONS else finish_of(reason)
         if name is None:
             return False
         self.finish_reason = name
@@ -276,6 +267,7 @@ class StreamState:
         return "the answer ended without a finish_reason"
 
 
+_USUAL_REASONS: Final = ("stop", "length", "tool_calls")
 _BRACE: Final = ord("{")
 
 
@@ -284,9 +276,10 @@ def too_large(what: str) -> AttemptError:
     return attempt_error(ErrorType.TOO_LARGE, f"{what} is not taken")
 
 
-def _check_values(data: bytes) -> None:
+def _loads_large(data: bytes) -> Any:
     if data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
         raise too_large(f"an event of more than {_MAX_VALUES} values")
+    return only_counts(orjson.loads(data))
 
 
 def _words_in(data: bytes) -> str:

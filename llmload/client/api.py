@@ -61,6 +61,8 @@ class ChatApi:
 
 
 _MAX_CHOICES: Final = 1024
+_USUAL: Final = frozenset({"role", "content"})
+"""The fields of the delta that begins nearly every answer, and of the one that ends it."""
 
 
 class ChatStream(StreamState):
@@ -102,7 +104,8 @@ class ChatStream(StreamState):
         choices = chunk.get("choices") or ()
         for choice in choices:
             text = text or self._text_of(choice)
-            self._take_state(choice)
+            if choice.get("finish_reason") is not None or choice.get("index", 0) not in self._seen or "error" in choice:
+                self._take_state(choice)
         usage = chunk.get("usage")
         total = self._usage.take(usage, finished=self.finished) if usage and isinstance(usage, dict) else None
         if not text:
@@ -115,8 +118,13 @@ class ChatStream(StreamState):
         return text if plain else None
 
     def _take_textless(self, arrived_ns: int, chunk: dict[str, Any]) -> None:
-        if chunk.get("choices"):
+        choices = chunk.get("choices")
+        if choices:
             self.textless_ns.append(arrived_ns)
+            self.check_size()
+            delta = choices[0].get("delta")
+            if len(choices) == 1 and delta and delta.keys() <= _USUAL:
+                return
         if not self.chunk_ns:
             self._note_unknown(unknown_fields(chunk))
 
@@ -154,9 +162,11 @@ class ChatStream(StreamState):
         A whole `message` behind the deltas of a stream repeats their text.
         """
         if delta := choice.get("delta"):
-            text = delta.get("content")
-            if type(text) is str and text:
+            text = delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
+            if text and type(text) is str:
                 return text
+            if not text and delta.keys() <= _USUAL:
+                return None
             text = text_in(delta)
             if not text:
                 self._take_error_of(delta)
@@ -182,10 +192,6 @@ class ChatStream(StreamState):
         self.finished = False
         if len(self._seen) > _MAX_CHOICES:
             raise ValueError("too many choices")
-
-    def _shrink(self) -> None:
-        """Let go of what a large event left, beyond what is counted."""
-        self._usage.shrink()
 
     def _unfinished(self) -> str:
         choices = max(len(self._seen), self._asked)
@@ -222,10 +228,11 @@ class TgiApi:
 class TgiStream(StreamState):
     """An answer of token events, the last with `details`, or one object with `generated_text`."""
 
-    __slots__ = ("_details",)
+    __slots__ = ("_details", "_prefill")
 
     def __init__(self) -> None:
         super().__init__()
+        self._prefill = 0
         self._details: dict[str, Any] = {}
 
     def counts(self) -> TokenCounts:
@@ -233,11 +240,8 @@ class TgiStream(StreamState):
         output = count_in(self._details, "generated_tokens")
         if output is None:
             return self.counted_chunks()
-        prompt = count_in(self._details, "input_length")
-        prefill = self._details.get("prefill")
-        if prompt is None and isinstance(prefill, list) and prefill:
-            prompt = len(prefill)
-        counts = TokenCounts(prompt_tokens=prompt or None, output_tokens=output, token_source=TokenSource.DETAILS)
+        prompt = count_in(self._details, "input_length") or self._prefill or None
+        counts = TokenCounts(prompt_tokens=prompt, output_tokens=output, token_source=TokenSource.DETAILS)
         return against_chunks(counts, len(self.chunk_ns))
 
     def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
@@ -260,17 +264,11 @@ class TgiStream(StreamState):
     def _take_details(self, answer: dict[str, Any]) -> None:
         self.finished = True
         details = answer.get("details")
-        self._details = details if isinstance(details, dict) else {}
-        self._note_finish(self._details.get("finish_reason"))
-
-    def _shrink(self) -> None:
-        """Let go of what a large event left, beyond what is counted."""
-        prefill = self._details.get("prefill")
-        length = len(prefill) if isinstance(prefill, list) and prefill else None
-        self._details = {
-            "generated_tokens": count_in(self._details, "generated_tokens"),
-            "input_length": count_in(self._details, "input_length") or length,
-        }
+        details = details if isinstance(details, dict) else {}
+        self._note_finish(details.get("finish_reason"))
+        prefill = details.get("prefill")
+        self._prefill = len(prefill) if isinstance(prefill, list) else 0
+        self._details = {key: details.get(key) for key in ("generated_tokens", "input_length")}
 
 
 def render(messages: tuple[Message, ...]) -> str:

@@ -36,6 +36,8 @@ def compression(content_encoding: str) -> str:
 
     `none`, `utf-8` and other unknown words mean plain bytes to HTTP libraries, and here.
     """
+    if not content_encoding:
+        return ""
     parts = (part.strip().lower() for part in content_encoding.split(","))
     return ", ".join(part for part in parts if part in _COMPRESSIONS)
 
@@ -210,14 +212,16 @@ class Response(PendingReads):
             for piece in pieces[before:]:
                 self.body_stamps.append(arrived_ns)
                 self.pending_bytes += len(piece)
-        if len(pieces) > before:
-            self._bodiless_bytes = 0
-        else:
-            self._bodiless_bytes += len(data)
-            if self._bodiless_bytes > MAX_HEAD_BYTES:
-                self.keep_alive = False
-                raise httptools.HttpParserError(f"more than {MAX_HEAD_BYTES} bytes without any of a body")
+                self._bodiless_bytes = 0
+        if len(pieces) == before:
+            self._count_bodiless(len(data))
         self.at_chunk_start = self.chunked and not self._in_chunk and data.endswith(b"\r\n")
+
+    def _count_bodiless(self, length: int) -> None:
+        self._bodiless_bytes += length
+        if self._bodiless_bytes > MAX_HEAD_BYTES:
+            self.keep_alive = False
+            raise httptools.HttpParserError(f"more than {MAX_HEAD_BYTES} bytes without any of a body")
 
     def feed_end(self) -> bool:
         """Take the end of the connection; return whether that completes the response."""

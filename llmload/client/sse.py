@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Final
 
-from llmload.client.answer import MAX_EVENT_BYTES, OUTSIDE, UNENDED, StreamState, too_large
+from llmload.client.answer import MAX_CHUNKS, MAX_EVENT_BYTES, OUTSIDE, UNENDED, StreamState, too_large
 from llmload.client.errors import AttemptError, names_error
 from llmload.client.http_response import MAX_ERROR_BYTES, Response, error_of_body, form_of
 from llmload.record import RequestError
@@ -62,7 +62,7 @@ class EventDecoder:
         self._type = b""
         self._comment = b""
         self._outside: list[bytes] = []
-        self._held_bytes = self._partial_bytes = 0
+        self._held_bytes = 0
         self._after_cr = False
         self._started = False
         self.at_boundary = True
@@ -83,15 +83,14 @@ class EventDecoder:
         self._after_cr = piece.endswith(b"\r")
         self.at_boundary = False
         lines = _LINE_END.split(piece)
+        cost = len(piece) + _LINE_COST * len(lines)
         last = lines.pop()
         if not lines:
-            self._partial_bytes += len(last) + _LINE_COST
-            self._hold(self._partial, last)
+            self._partial.append(last)
+            self._hold(cost)
             return []
         if self._partial:
             lines[0] = b"".join((*self._partial, lines[0]))
-            self._held_bytes -= self._partial_bytes
-            self._partial_bytes = 0
         self._partial = [last] if last else []
         if not self._started:
             self._started = True
@@ -100,10 +99,16 @@ class EventDecoder:
         self.at_boundary = not (
             self._partial or self._data or self._type or self._comment or self._outside or self._after_cr
         )
+        if events or self.at_boundary:
+            self._held_bytes = 0
+        else:
+            self._hold(cost)
         return events
 
     def finish(self) -> list[Event]:
         """Return what the end of the stream leaves: lines outside of events, and an event without an end."""
+        if self.at_boundary:
+            return []
         events = self._feed_lines([b"".join(self._partial)]) if self._partial else []
         self._partial = []
         unended = b"\n".join(self._data)
@@ -117,7 +122,7 @@ class EventDecoder:
             if line:
                 name, _, value = line.partition(b":")
                 if name == b"data":
-                    self._hold(self._data, value.removeprefix(b" "))
+                    self._data.append(value.removeprefix(b" "))
                 else:
                     self._feed_other(name, value.removeprefix(b" "), line, events)
             else:
@@ -130,7 +135,6 @@ class EventDecoder:
                     events.append((OUTSIDE, b"\n".join(self._outside)))
                     self._outside = []
                 self._type = self._comment = b""
-                self._held_bytes = 0
         return events
 
     def _feed_other(self, name: bytes, value: bytes, line: bytes, events: list[Event]) -> None:
@@ -141,15 +145,15 @@ class EventDecoder:
         elif name == b"error":
             events.append((b"error", value))
         elif name not in _SKIPPED:
-            self._hold(self._outside, line)
-            if self._held_bytes > _MAX_OUTSIDE and not self._data:
-                raise too_large(f"a stream of more than {_MAX_OUTSIDE} bytes outside of events")
+            self._outside.append(line)
 
-    def _hold(self, parts: list[bytes], part: bytes) -> None:
-        parts.append(part)
-        self._held_bytes += len(part) + _LINE_COST
+    def _hold(self, cost: int) -> None:
+        """Count what is held of an event that has not ended; raises `AttemptError` if it is too much."""
+        self._held_bytes += cost
         if self._held_bytes > MAX_EVENT_BYTES:
             raise too_large(f"an event of more than {MAX_EVENT_BYTES} bytes")
+        if self._held_bytes > _MAX_OUTSIDE and self._outside and not self._data:
+            raise too_large(f"a stream of more than {_MAX_OUTSIDE} bytes outside of events")
 
 
 _NOT_PLAIN: Final = b'"\\' + bytes(range(32))
@@ -207,7 +211,8 @@ class EventsBody(Body):
         if b"" in texts or not whole.isascii() or whole.translate(None, _NOT_PLAIN) != whole:
             texts = list(takewhile(_is_plain, texts))
         self._chunk_ns.extend(stamps[: len(texts)])
-        self._answer.check_size()
+        if len(self._chunk_ns) > MAX_CHUNKS:
+            self._answer.check_size()
         return len(texts)
 
     def _framed_texts(self, reads: Sequence[bytes]) -> list[bytes]:
@@ -231,7 +236,11 @@ class EventsBody(Body):
 
     def take_many(self, stamps: "array[int]", pieces: Sequence[bytes], until_ns: int) -> int:
         """Take the next pieces until this monotonic ns, at least one of them; return how many were taken."""
-        self._answer.check_size()
+        if len(self._chunk_ns) > MAX_CHUNKS:
+            self._answer.check_size()
+        if len(pieces) == 1:
+            self._take(stamps[0], pieces[0])
+            return 1
         for taken, (arrived_ns, piece) in enumerate(zip(stamps, pieces, strict=True), start=1):
             self._take(arrived_ns, piece)
             if time.monotonic_ns() >= until_ns:
@@ -355,7 +364,9 @@ class Decoder:
         response, body = self._response, self._body
         if not response.body:
             if body is not None and response.at_chunk_start:
-                response.skip(body.take_chunks(response.raw_stamps, response.raw))
+                count = body.take_chunks(response.raw_stamps, response.raw)
+                if count:
+                    response.skip(count)
             if response.raw:
                 response.parse()
         if response.body:

@@ -48,7 +48,7 @@ _NUMBERS: Final = (
     "reasoning_tokens",
     "prompt_cache_hit_tokens",
 )
-_DETAILS: Final = ("prompt_tokens_details", "completion_tokens_details")
+_DETAILS: Final = {"prompt_tokens_details": "cached_tokens", "completion_tokens_details": "reasoning_tokens"}
 
 
 class UsageLog:
@@ -69,27 +69,23 @@ class UsageLog:
 
     def take(self, usage: dict[str, Any], *, finished: bool) -> int | None:
         """Take a usage object that came with the finish or after it, or before; return its output tokens."""
-        output = count_in(usage, "completion_tokens")
+        output: int | None = usage.get("completion_tokens")
+        if type(output) is not int or not 0 < output <= MAX_COUNT:
+            output = count_in(usage, "completion_tokens")
         if self._first is None:
             self._first = usage
-        if output is not None and (output or self._most is None):
-            self._last, self._last_after_finish = usage, finished
+        if output or (output is not None and self._most is None):
+            self._last = usage
+            self._last_after_finish = finished
             if output >= self._most_output:
-                self._most, self._most_output = usage, output
+                self._most = usage
+                self._most_output = output
         return output
 
     @property
     def prompt_tokens(self) -> int | None:
         """The tokens of the prompt; at least one, else they are unknown."""
         return self._positive({}, "prompt_tokens")
-
-    def shrink(self) -> None:
-        """Keep only what is counted: a usage object may be as large as an event."""
-        shrunk: dict[int, dict[str, Any]] = {}
-        for name in ("_first", "_last", "_most"):
-            usage = getattr(self, name)
-            if usage is not None:
-                setattr(self, name, shrunk.setdefault(id(usage), _counted_part(usage)))
 
     def counts(self, chunks: int) -> TokenCounts | None:
         """
@@ -156,8 +152,12 @@ def _with_reasoning(counts: TokenCounts, output: int) -> TokenCounts:
     return counts._replace(output_tokens=output, token_source=TokenSource.USAGE_PLUS_REASONING)
 
 
-def _counted_part(usage: dict[str, Any]) -> dict[str, Any]:
+def only_counts(chunk: Any) -> Any:
+    """Return a chunk whose usage has nothing but what is counted: it is kept, and may be as large as an event."""
+    usage = chunk.get("usage") if isinstance(chunk, dict) else None
+    if not isinstance(usage, dict):
+        return chunk
     numbers: dict[str, Any] = {key: count_in(usage, key) for key in _NUMBERS}
-    for key, inner in zip(_DETAILS, ("cached_tokens", "reasoning_tokens"), strict=True):
+    for key, inner in _DETAILS.items():
         numbers[key] = {inner: count_in(usage.get(key), inner)}
-    return numbers
+    return {**chunk, "usage": numbers}
