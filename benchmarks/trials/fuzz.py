@@ -42,7 +42,8 @@ def outcome_of(answer: StreamState, *, moments: bool) -> tuple[Any, ...]:
     """Return everything that was read of an answer; its stamps only where they can be compared."""
     stamps = answer.chunk_ns.tolist() if moments else len(answer.chunk_ns)
     error = None if answer.error is None else (answer.error.type, answer.error.message)
-    return stamps, answer.counts(), answer.finish_reason, answer.finished, answer.saw_done, error
+    failure = answer.failure(None, ended=True)
+    return stamps, answer.counts(), answer.finish_reason, answer.finished, answer.saw_done, error, failure
 
 
 def decoded(answer: StreamState, pieces: Sequence[bytes]) -> StreamState:
@@ -51,6 +52,8 @@ def decoded(answer: StreamState, pieces: Sequence[bytes]) -> StreamState:
     for moment, piece in enumerate(pieces):
         for kind, data in decoder.feed(piece):
             answer.take_event(moment, kind, data)
+    for kind, data in decoder.finish():
+        answer.take_event(0, kind, data)
     return answer
 
 

@@ -26,7 +26,8 @@ def chat_event(delta: dict[str, Any], finish_reason: str | None = None, **more: 
 
 def facts(answer: StreamState) -> tuple[Any, ...]:
     moments = answer.chunk_ns.tolist(), answer.textless_ns.tolist()
-    return *moments, answer.counts(), answer.finish_reason, answer.finished, answer.error
+    failure = answer.failure(None, ended=True)
+    return *moments, answer.counts(), answer.finish_reason, answer.finished, answer.error, failure
 
 
 def as_chunk(piece: bytes) -> bytes:
@@ -55,6 +56,8 @@ def by_decoding(answer: StreamState, pieces: list[bytes]) -> tuple[Any, ...]:
     for moment, piece in enumerate(pieces):
         for kind, data in decoder.feed(piece):
             answer.take_event(moment, kind, data)
+    for kind, data in decoder.finish():
+        answer.take_event(0, kind, data)
     return facts(answer)
 
 
@@ -65,18 +68,32 @@ DELTAS: st.SearchStrategy[dict[str, Any]] = st.one_of(
     TEXTS.map(lambda text: {"content": text}),
     TEXTS.map(lambda text: {"content": None, "reasoning_content": text}),
     TEXTS.map(lambda text: {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}),
+    TEXTS.map(lambda text: {"refusal": text}),
+    TEXTS.map(lambda text: {"content": [{"type": "text", "text": text}]}),
+    TEXTS.map(lambda text: {"tool_calls": [{"index": 0, "function": {"name": text, "arguments": ""}}]}),
+    TEXTS.map(lambda text: {"answer": text}),
     st.just({"role": "assistant", "content": ""}),
     st.just({}),
+)
+ODD = st.sampled_from(
+    [
+        *(b"data: [DONE]\n\n", b"event: error\n\n", b": wait\n", b": wait\n\n", b'error: {"message":"died"}\n\n'),
+        *(b'{"error":"died"}\n', b"sorry\n\n", b'data: {"error":"died"}', b"\r\n", b"\n", b"\xef\xbb\xbf"),
+        b'data: {"choices":[{"index":0,"delta":{"content":"\xf0\x9f"}}]}\n\n',
+        b'data: {"choices":[{"index":0,"delta":{"content":"\\ud83d"}}]}\n\n',
+        b'data: {"choices":[{"index":0,"message":{"content":"whole"},"finish_reason":""}]}\n\n',
+        b'data: {"choices":[],"usage":{"completion_tokens":-1}}\n\n',
+    ]
 )
 EVENTS = st.builds(
     chat_event,
     DELTAS,
-    st.sampled_from([None, None, None, None, "stop"]),
-    usage=st.sampled_from([None, None, None, {"completion_tokens": 3}]),
+    st.sampled_from([None, None, None, None, "stop", "", "abort"]),
+    usage=st.sampled_from([None, None, None, {"completion_tokens": 3}, {"completion_tokens": 0}]),
 )
 
 
-@given(events=st.lists(EVENTS, max_size=20), data=st.data())
+@given(events=st.lists(st.one_of(EVENTS, EVENTS, EVENTS, ODD), max_size=20), data=st.data())
 def test_the_fast_path_gives_the_same_answer(events: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(events) + b"data: [DONE]\n\n"
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=4)))

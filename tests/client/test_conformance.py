@@ -449,6 +449,18 @@ def test_time_limits(kind: ClientKind, quiet: tuple[list[Any], ErrorType], serve
     assert limit_s <= record.e2e_s < limit_s + 0.15
 
 
+def test_text_in_unknown_fields_is_named_instead_of_a_time_out(
+    kind: ClientKind, serve: Serve, patched: Patched
+) -> None:
+    unknown = chunk(event(choices=[{"index": 0, "delta": {"answer": "Hi"}}]))
+    server = serve(["read", EVENTS_HEAD, unknown, "hold"])
+
+    [record] = patched("complete", settings(server, timeouts=Timeouts(first_token_s=0.3)), kind)
+
+    assert record.error.type is ErrorType.UNKNOWN_TEXT
+    assert "delta.answer" in record.error.message
+
+
 @pytest.mark.parametrize("by", ["kill", "timeout"])
 def test_a_killed_request_is_censored_and_its_stream_closed(
     kind: ClientKind, by: str, serve: Serve, patched: Patched
