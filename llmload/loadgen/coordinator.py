@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -13,9 +12,10 @@ from llmload.loadgen.capacity_driver import search_of
 from llmload.loadgen.commanded import EditTimeline, timeline_of
 from llmload.loadgen.judged import edited_load, found_step, stage_totals, whole_run
 from llmload.loadgen.phases import PhaseTimeline, Span
+from llmload.loadgen.unmeasured import Conditions, undecided_steps, unmeasured_load
 from llmload.metrics.checks import failed_requests, health, judge
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import NOTHING_MEASURED, Level, Reason, Verdict, nothing_measured
+from llmload.metrics.validity import Level, Reason, Verdict
 from llmload.portable import carried
 from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.workload import Workload
@@ -35,50 +35,6 @@ LIMIT_MARGIN_S: Final = 1.0
 """How much earlier than its time limit a load may seem to end: Locust's clock starts a little before ours."""
 INTERNAL_ERROR: Final = "internal_error"
 """The check whose reason says that something of llmload or of the locustfile failed beside requests."""
-
-
-@dataclass(slots=True)
-class Conditions:
-    """What a node notices of a run beside its requests, for the verdict."""
-
-    missing_workers: set[str] = field(default_factory=set)
-    """Lost at some time of the run, whether or not they came back."""
-    late_workers: set[str] = field(default_factory=set)
-    """Came after the run's start, and take no part in it."""
-    other_version_workers: set[str] = field(default_factory=set)
-    """Run another version of llmload than this node."""
-    longest_pause_s: float = 0.0
-    """How long this node was stopped, or starved of its processor, at a time."""
-    worst_cpu_share: float | None = None
-    """CPU use of the busiest process that sends, of one core; None until something is measured."""
-    ended_by: str | None = None
-    """What ended the load, where that was not the load itself: `SIGINT`, `the stop button`."""
-    signalled: bool = False
-    """A signal came before the run had been counted."""
-    requests_cut: bool = False
-    """What was in flight was cut at a signal."""
-    faults: list[str] = field(default_factory=list)
-    """What failed beside requests: each in a line, of a worker with its name."""
-    reached_phases: set[int] = field(default_factory=set)
-    """The phases whose users all ran at some time, by their index; 0 for a load without phases."""
-
-    def note_pause(self, length_s: float) -> None:
-        """Note that this node did nothing for a while."""
-        self.longest_pause_s = max(self.longest_pause_s, length_s)
-
-    def note_cpu(self, share: float) -> None:
-        """Note the CPU use of the process that is busiest now."""
-        self.worst_cpu_share = max(self.worst_cpu_share or 0.0, share)
-
-    def figures(self) -> dict[str, float | None]:
-        """Return the figures that the verdict's checks are named after."""
-        return {
-            "worker_cpu_share": self.worst_cpu_share,
-            "missing_workers": float(len(self.missing_workers)),
-            "paused_s": self.longest_pause_s,
-            "late_workers": float(len(self.late_workers)),
-            "other_version_workers": float(len(self.other_version_workers)),
-        }
 
 
 class RunCoordinator:
@@ -255,6 +211,11 @@ class RunCoordinator:
             gates=self.scenario.gates.parsed(),
         )
 
+    def _unmeasured(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Iterator[Reason]:
+        if self.search is not None:
+            return undecided_steps(self.search)
+        return unmeasured_load(self.scenario.load, self.span, self.conditions, self.timeline, totals, stages)
+
     def ended_early(self, totals: RunTotals) -> str | None:
         """Return what ended the run after how much of what the load was to do; None where it had done all of that."""
         by, ended_s = self.conditions.ended_by, self._load_over_s
@@ -272,62 +233,6 @@ class RunCoordinator:
             undone = self.current.load.undone(sent=sent, answered=answered, after_s=ended_s, asked_s=asked_s)
         place = "" if self.timeline is None else self.timeline.place
         return None if undone is None else f"{by} ended the run after {undone}{place}"
-
-    def _unmeasured(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Iterator[Reason]:
-        """Yield why the window, or that of a stage, measured nothing, or did so before all users ran."""
-        load = self.scenario.load
-        if self.search is not None:
-            if not any(step.verdict is not None for step in self.search.steps):
-                text = (
-                    "nothing was measured in any step: the search ended before it could decide one: give it more time"
-                )
-                yield Reason(check=NOTHING_MEASURED, level=Level.INVALID, text=text)
-            decided = {step.name: step.load for step in self.search.steps if step.verdict is not None}
-            for name, users in self.search.unreached.items():
-                if name in decided:
-                    text = f"{name} was measured before all users ran: {users} of {decided[name]:g} did"
-                    yield Reason(check="users_reached", level=Level.INVALID, text=f"{text}: give --processes 2 or more")
-            return
-        remedy = load.longer + (" or --set load.warmup_s=0" if load.warmup_s else "")
-        opened = self.span.window.start_ns is not None
-        unopened = f"the load ended after {self._load_ended_s(totals):.3g} s, before " + (
-            f"its warm-up of {load.warmup_s:g} s was over" if opened else "all users ran"
-        )
-        window_s = self.span.length_s(totals)
-        whole = nothing_measured(totals, window_s, unopened=unopened, remedy=remedy, where="the window")
-        if whole is not None:
-            yield whole
-        elif self._load_ended_s(totals) < load.ramp.length_s and not self.conditions.reached_phases:
-            text = f"not all users ran: the load ended after {self._load_ended_s(totals):.3g} s, before {load.ramp}"
-            yield Reason(check="users_reached", level=Level.INVALID, text=f"{text} was over: give {remedy}")
-        elif self.timeline is not None:
-            yield from self._unmeasured_stages(self.timeline, stages, remedy)
-
-    def _unmeasured_stages(
-        self, timeline: PhaseTimeline, stages: Mapping[str, RunTotals], remedy: str
-    ) -> Iterator[Reason]:
-        users: int | None = None
-        for index, phase in enumerate(timeline.phases):
-            began = timeline.begin_ns(index) is not None
-            reason = nothing_measured(
-                stages.get(phase.name, RunTotals()),
-                timeline.window_s(phase.name),
-                unopened="it ended before its users ran and had warmed up" if began else "it never began",
-                remedy=remedy,
-                where=phase.name,
-                by_start=self.scenario.load.phases_recur,
-            )
-            if reason is not None:
-                yield reason
-            elif phase.users != users and index not in self.conditions.reached_phases:
-                text = f"{phase.name} ended before its {phase.users} users ran: give {remedy}"
-                yield Reason(check="users_reached", level=Level.INVALID, text=text)
-            users = phase.users
-
-    def _load_ended_s(self, totals: RunTotals) -> float:
-        """Return when the load ended, in seconds since the start: a counted one with its last answer."""
-        ended_ns = self.span.window.end_ns
-        return (totals.last_done_s or 0.0) if ended_ns is None else (ended_ns - self.span.start_ns) / NS_PER_S
 
     def note_all_users(self) -> None:
         """Note that all users of the load, or of its current phase, run."""

@@ -12,10 +12,10 @@ import gevent
 from gevent.event import Event
 
 from llmload.loadgen.capacity_driver import CapacityDriver
+from llmload.loadgen.coordinating import CoordinatingNode
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.descriptors import check_descriptors
 from llmload.loadgen.ending import say
-from llmload.loadgen.local import CoordinatingNode
 from llmload.loadgen.locust_compat import Master, WorkerClient, is_lost, runs_here
 from llmload.loadgen.messages import (
     KEY,

@@ -16,9 +16,10 @@ import gevent
 
 from llmload.errors import ConfigError
 from llmload.loadgen import options
+from llmload.loadgen.coordinating import CoordinatingNode, coordinating_node
 from llmload.loadgen.descriptors import raise_limit
 from llmload.loadgen.forks import Forks
-from llmload.loadgen.local import CoordinatingNode, LocalNode, coordinating_node
+from llmload.loadgen.local import LocalNode
 from llmload.loadgen.locust_compat import Runner, environment_of, remember_default_options, rest, silence_spawn_rates
 from llmload.loadgen.locust_statistics import restore_report, use_three_digits, write_csv_to_the_end
 from llmload.loadgen.master import MasterNode

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 FULL_DISK = """
 from locust import events
 
-from llmload.loadgen.local import CoordinatingNode
+from llmload.loadgen.coordinating import CoordinatingNode
 from llmload.loadgen.users import install
 from llmload.loadgen.node import node_of
 from llmload.loadgen.users import ChatUser

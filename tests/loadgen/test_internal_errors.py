@@ -44,7 +44,11 @@ FAULTS = {
     "a request": ("loadgen.session.Session.send", 3, "a user's request failed"),
     "its count": ("loadgen.node.SendingNode._on_request", 3, "counting a request failed"),
     "a greenlet": ("loadgen.session.Session.keep_counting", 0, "counting requests failed"),
-    "the supervision": ("loadgen.local.CoordinatingNode._check_processes", 0, "the supervision of processes failed"),
+    "the supervision": (
+        "loadgen.coordinating.CoordinatingNode._check_processes",
+        0,
+        "the supervision of processes failed",
+    ),
     "the drain": ("loadgen.coordinator.Span.close", 0, "the end of the load failed"),
     "the summary": ("loadgen.coordinator.RunCoordinator.finish", 0, "the end of the run failed"),
 }

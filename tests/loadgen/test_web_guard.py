@@ -19,7 +19,7 @@ from flask.testing import FlaskClient
 
 from llmload.errors import ConfigError
 from llmload.loadgen import options
-from llmload.loadgen.local import CoordinatingNode
+from llmload.loadgen.coordinating import CoordinatingNode
 from llmload.loadgen.metrics_server import MetricsEndpoint, MetricsSource
 from llmload.loadgen.web import pages
 from llmload.loadgen.web.guard import DEFAULT_HEADERS, AllowedHosts, OriginGuard

@@ -13,7 +13,7 @@ from flask import Response, request
 
 from llmload.errors import ConfigError, LlmloadError
 from llmload.loadgen import locust_compat
-from llmload.loadgen.local import CoordinatingNode
+from llmload.loadgen.coordinating import CoordinatingNode
 from llmload.loadgen.options import check_prompts_of_form
 
 _NOT_OPTIONS: Final = frozenset(

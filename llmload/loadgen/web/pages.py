@@ -12,9 +12,9 @@ import orjson
 from flask import Blueprint, Response, abort, g, request, send_file, send_from_directory
 
 from llmload.loadgen import live, locust_compat
+from llmload.loadgen.coordinating import CoordinatingNode
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import LivePoints, LiveState
-from llmload.loadgen.local import CoordinatingNode
 from llmload.loadgen.terminal import report_line, write_report
 from llmload.loadgen.web.forms import FormChecks, guarded
 from llmload.loadgen.web.guard import AllowedHosts, OriginGuard
