@@ -191,6 +191,8 @@ REPLY_GRACE_S: Final = 10.0
 """How long past the drain timeout a worker may take to reply."""
 ABORT_REPLY_S: Final = 2.0
 """The same once what is in flight has been cut."""
+QUIT_S: Final = 0.5
+"""How long the message that ends workers may take to leave this process, as Locust has it."""
 START_PATIENCE_S: Final = 5.0
 """How long workers may take to start before the log names those that have not."""
 
@@ -359,6 +361,13 @@ class MasterNode(CoordinatingNode):
             send(self.runner, Abort(run_id=self.coordinator.run_id))
             if not self._workers.drained.wait(ABORT_GRACE_S + ABORT_REPLY_S):
                 self._workers.drained.give_up()
+
+    def _refuse(self, text: str) -> None:
+        """End a run that could not begin, and its workers with it: they are connected, and would wait for a run."""
+        if self.headless:
+            self.runner.send_message("quit")
+            gevent.sleep(QUIT_S)
+        super()._refuse(text)
 
     def _settle(self) -> None:
         if self._workers is not None:
