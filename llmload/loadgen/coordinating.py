@@ -355,7 +355,7 @@ class CoordinatingNode(Node):
         if self.coordinator is not None:
             if self.headless:
                 self.guard("the report", self._write_files)(self.coordinator)
-            self.environment.process_exit_code = self.coordinator.exit_code
+            self.environment.process_exit_code = self.coordinator.exit_code(self.options.exit_code_on_error)
         elif self.headless:  # nothing was started
             self.environment.process_exit_code = ExitCode.INTERRUPTED if self._interrupted else ExitCode.WRONG_USE
         if self.headless:

@@ -314,16 +314,17 @@ class RunCoordinator:
         """Whether the run's summary is in its folder."""
         return SUMMARY not in self.folder.faults.unwritten
 
-    @property
-    def exit_code(self) -> ExitCode:
+    def exit_code(self, on_error: int) -> int:
         """
-        0: good; 1: a gate failed or requests failed; 3: the measurement is INVALID, or something of ours failed.
+        Return `on_error` where requests failed; 0: good; 1: a gate failed; 3: INVALID, or something of ours failed.
 
         130: a signal ended it before it had done what it was to do, or cut requests.
         """
         if self.conditions.signalled and (self.summary is None or self._was_cut(self.summary)):
             return ExitCode.INTERRUPTED
-        return ExitCode.INVALID if self.summary is None or self.conditions.faults else exit_code_of(self.summary)
+        return (
+            ExitCode.INVALID if self.summary is None or self.conditions.faults else exit_code_of(self.summary, on_error)
+        )
 
     def _was_cut(self, summary: Summary) -> bool:
         early = any(reason.check == ENDED_EARLY for reason in summary.verdict.reasons)

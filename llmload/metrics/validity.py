@@ -96,8 +96,8 @@ _EXPLAIN_MOST: Final = (
     "lost_records",
     "missing_lines",
     "missing_workers",
-    "failures",
     "error_share",
+    "late_workers",
 )
 """Checks whose reasons explain others: a run that was cut has measured less, and so on."""
 

@@ -74,30 +74,39 @@ def _case(suite: str, check: Check) -> TestCase:
 
 def failed(summary: Summary) -> bool:
     """
-    Return whether a run fails a pipeline: a gate failed, or a request failed and no gate limits `error_share`.
+    Return whether a run fails a pipeline: a gate failed, requests were cut, or failed and no gate limits `error_share`.
 
-    A capacity search fails if it found none; requests that fail beyond the capacity are expected.
+    A capacity search fails if it found none; requests that fail or are cut beyond the capacity are expected.
     """
-    missed = any(gate.passed is False for gate in summary.gates)
-    return missed or _failed_requests(summary) or _found_nothing(summary)
+    return _missed(summary) or _failed_requests(summary) or _cut_requests(summary) or _found_nothing(summary)
 
 
-def exit_code_of(summary: Summary) -> ExitCode:
+def exit_code_of(summary: Summary, on_error: int = ExitCode.FAILED) -> int:
     """
-    Return 0 for a good run, 3 for an INVALID one, and 1 otherwise.
+    Return 0 for a good run, 3 for an INVALID one, 1 where a gate failed, requests were cut, or a file lacks something.
 
-    That is where a gate failed, requests did, those of other users too, or a file lacks something.
+    Where nothing but requests failed, those of other users too, it is `on_error`: Locust's `--exit-code-on-error`.
     """
     if summary.verdict.level is Level.INVALID:
         return ExitCode.INVALID
     unwritten = any(reason.check == UNWRITTEN_FILES for reason in summary.verdict.reasons)
+    if unwritten or _missed(summary) or _cut_requests(summary) or _found_nothing(summary):
+        return ExitCode.FAILED
     others_failed = summary.other_users is not None and not summary.other_users.all_good
-    return ExitCode.FAILED if failed(summary) or unwritten or others_failed else ExitCode.GOOD
+    return on_error if others_failed or _failed_requests(summary) else ExitCode.GOOD
+
+
+def _missed(summary: Summary) -> bool:
+    return any(gate.passed is False for gate in summary.gates)
 
 
 def _failed_requests(summary: Summary) -> bool:
     gated = any(gate.objective.split()[0] == "error_share" for gate in summary.gates)
     return bool(summary.requests.failed) and not gated and summary.capacity is None
+
+
+def _cut_requests(summary: Summary) -> bool:
+    return bool(summary.requests.censored) and summary.capacity is None
 
 
 def _found_nothing(summary: Summary) -> bool:
@@ -127,7 +136,7 @@ def run_checks(summary: Summary) -> list[Check]:
         ),
         Check(
             name="requests",
-            judgement=Judgement.FAILED if _failed_requests(summary) else Judgement.PASSED,
+            judgement=Judgement.FAILED if _failed_requests(summary) or _cut_requests(summary) else Judgement.PASSED,
             text="; ".join(said),
         ),
         *_capacity_checks(summary),

@@ -146,6 +146,7 @@ def _failures(summary: Summary) -> str:
     errors = ", ".join(f"{name} {count}" for name, count in requests.errors.items())
     parts = [
         f"{requests.failed} of {requests.started} requests failed" + (f": {errors}" if errors else ""),
+        *([f"{requests.censored} were cut at the end of the drain"] if requests.censored else []),
         *(f"the most frequent: {each.cells[-1]}" for each in requests.failures[:1]),
         *([f"gates failed: {', '.join(failed_gates)}"] if failed_gates else []),
     ]

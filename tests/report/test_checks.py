@@ -8,7 +8,16 @@ import pytest
 
 from llmload.errors import ConfigError, RunFolderError
 from llmload.report.markdown import as_markdown, job_summary, write_page
-from llmload.report.terminal import Check, Judgement, console, failed, run_checks, run_report, write_junit
+from llmload.report.terminal import (
+    Check,
+    Judgement,
+    console,
+    exit_code_of,
+    failed,
+    run_checks,
+    run_report,
+    write_junit,
+)
 from llmload.runs.build_summary import judge_gates
 from llmload.runs.summary import Summary
 from llmload.scenario import load_scenario
@@ -215,3 +224,35 @@ gates = {{ objectives = {objectives} }}
         load_scenario(file)
 
     assert f"{file}: {complaint}" in str(error.value)
+
+
+CUT = {"started": 100, "completed": 96, "censored": 4}
+OTHERS_FAILED = {"requests": 5, "failed": 1, "exceptions": 0, "most_frequent": []}
+OPEN_FILE = {"check": "unwritten_files", "level": "DEGRADED", "text": "users.csv was not written"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "objectives", "code"),
+    [
+        ({}, (), 0),
+        (ONE_FAILED, (), 7),
+        (ONE_FAILED, ("error_share < 0.5",), 0),
+        ({"other_users": OTHERS_FAILED}, (), 7),
+        ({"requests": CUT}, (), 1),
+        (ONE_FAILED, ("ttft_s p95 < 0.1",), 1),
+        ({"verdict": {"level": "DEGRADED", "reasons": [OPEN_FILE]}}, (), 1),
+        (ONE_FAILED | {"verdict": {"level": "INVALID", "reasons": []}}, (), 3),
+    ],
+    ids=["good", "failed", "failed-as-gated", "others", "cut", "gate", "unwritten", "invalid"],
+)
+def test_locusts_exit_code_on_error_is_for_requests_that_failed_alone(
+    changes: dict[str, Any], objectives: tuple[str, ...], code: int
+) -> None:
+    assert exit_code_of(summary(*objectives, **changes), on_error=7) == code
+
+
+def test_requests_that_were_cut_fail_a_pipeline() -> None:
+    cut = summary(requests=CUT)
+
+    assert failed(cut)
+    assert [check.judgement for check in run_checks(cut) if check.name == "requests"] == [Judgement.FAILED]
