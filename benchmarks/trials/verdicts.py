@@ -60,7 +60,13 @@ MEASUREMENTS: Final = (
         name="capacity",
         scenario="capacity",
         engine=EIGHT_SLOTS,
-        settings=("load.at_most=16", "load.warmup_s=2", "load.step_min_s=5", "load.step_max_s=20"),
+        settings=(
+            "load.at_most=8",
+            "load.warmup_s=1",
+            "load.step_min_s=5",
+            "load.step_max_s=15",
+            "request.max_tokens=32",
+        ),
     ),
 )
 
