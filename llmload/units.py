@@ -44,6 +44,11 @@ def significant(value: float | None, unit: str = "") -> str:
     return f"{value:,.0f}{unit}" if abs(value) >= 1000 else f"{value:.4g}{unit}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, which takes an s for all but one: `1 user`, `8 users`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def milliseconds(value_s: float | None) -> str:
     """Return seconds as milliseconds of about four digits, without the unit; None is n/a."""
     if value_s is None:

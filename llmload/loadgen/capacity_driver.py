@@ -21,6 +21,7 @@ from llmload.runs.summary_parts import CapacityResult
 from llmload.scenario import Scenario
 from llmload.scenario.loads import Capacity
 from llmload.stats.histogram import Histogram
+from llmload.units import counted
 
 PERIOD_S: Final = 0.25
 """How often a step is sampled and judged."""
@@ -183,7 +184,7 @@ class CapacityDriver:
     def undone(self) -> str | None:
         """How far the search has come, in words; None once it is over."""
         decided = sum(step.verdict is not None for step in self.steps)
-        return None if self.finished else f"{decided} step{'s' if decided != 1 else ''} of the search"
+        return None if self.finished else f"{counted(decided, 'step')} of the search"
 
     @property
     def left_s(self) -> float | None:

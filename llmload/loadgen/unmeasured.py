@@ -109,6 +109,6 @@ def _unmeasured_stages(
         if reason is not None:
             yield reason
         elif phase.users != users and index not in conditions.reached_phases:
-            text = f"{phase.name} ended before its {phase.users} users ran: give {remedy}"
+            text = f"{phase.name} ended before all its users ({phase.users}) ran: give {remedy}"
             yield Reason(check="users_reached", level=Level.INVALID, text=text)
         users = phase.users

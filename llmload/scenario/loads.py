@@ -22,6 +22,7 @@ from llmload.scenario.load_protocol import (
     run_time_for,
 )
 from llmload.scenario.sections import Count, NotNegative, ObjectiveText, Positive, Table
+from llmload.units import counted
 
 _ROUNDING: Final = 1e-9
 
@@ -86,7 +87,7 @@ class ClosedLoop(Bounded):
     @property
     def brief(self) -> str:
         """The load in few words."""
-        return f"{self.users} users"
+        return counted(self.users, "user")
 
     def check_workers(self, workers: int) -> None:
         """Refuse a counted load with fewer users than workers: one without a user would never send its part."""

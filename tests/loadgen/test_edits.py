@@ -188,7 +188,7 @@ def test_users_that_an_edit_stops_get_their_answers_and_the_window_waits_for_the
     assert run.send(1)["success"]
     until(lambda: json.loads(run.get("stats/requests"))["user_count"] == 1, 1.0)
     assert "warm-up" in run.state["stage"]
-    run.measured("phase-2, 1 users", 2.0)
+    run.measured("phase-2, 1 user", 2.0)
     ended = run.finish()
     _, second = ended.manifest["timeline"]["stages"]
     in_flight = [
@@ -366,7 +366,7 @@ def test_a_run_has_a_bounded_number_of_phases(serve: Callable[..., WebRun]) -> N
     for index in range(MAX_EDITS):
         assert run.send(2 - index % 2)["success"]
     refused = run.send(3)
-    run.measured("phase-21, 1 users")
+    run.measured("phase-21, 1 user")
     ended = run.finish()
 
     assert not refused["success"]

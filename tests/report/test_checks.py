@@ -187,7 +187,7 @@ def test_junit_follows_the_schema_of_ci_systems(tmp_path: Path) -> None:
 def test_the_page_names_failures_and_escapes_its_cells() -> None:
     page = job_summary(summary("ttft_s p95 < 0.4", "requests_per_min >= 30"))
 
-    assert page.startswith("## llmload s: failed\n\nm|n on vLLM, 1 users in a closed loop.\n")
+    assert page.startswith("## llmload s: failed\n\nm|n on vLLM, 1 user in a closed loop.\n")
     assert "| **FAILED** | `ttft_s p95 < 0.4` | ttft_s p95 0.4, required < 0.4 |" in page
     assert "| passed | `requests_per_min >= 30` | requests_per_min 100, required >= 30 |" in page
     assert "| ITL | n/a | n/a |" in page

@@ -154,11 +154,11 @@ def delete_folder() -> Step:
 
 
 def replace_folder() -> Step:
-    """Put an empty folder in the place of the run's."""
+    """Move the run's folder away, and put an empty one in its place."""
 
     def act(run: Running) -> None:
         folder = run.run_folder()
-        folder.rename(run.folder / "moved-away")
+        folder.rename(folder.with_name("moved-away"))
         folder.mkdir()
 
     return Step("the folder is replaced", act)

@@ -13,7 +13,7 @@ from llmload.runs.loaded_run import LoadedRun
 from llmload.runs.summary import Figures
 from llmload.runs.timeline import grouping
 from llmload.stats.histogram import Histogram
-from llmload.units import MS_PER_S
+from llmload.units import MS_PER_S, counted
 
 # Charts of distributions over the measurement window, and of latency percentiles over the run's time.
 
@@ -190,7 +190,7 @@ class _Point:
     @classmethod
     def of(cls, name: str, users: int | None, rate_per_s: float | None, figures: Figures) -> Self:
         """Return the point of a closed loop's users or of an open loop's rate."""
-        load = f": {users} users" if users else f": {rate_per_s:g} requests/s" if rate_per_s else ""
+        load = f": {counted(users, 'user')}" if users else f": {rate_per_s:g} requests/s" if rate_per_s else ""
         unit = "users" if users else "requests/s"
         return cls(name=f"{name}{load}", load=users or rate_per_s, unit=unit, figures=figures)
 

@@ -63,10 +63,11 @@ ROWS: Final = (
         ci=(Mode.ONE,),
     ),
     Row(
-        name="folder replaced in the window",
+        name="folder moved and replaced in the window",
+        modes=BOTH,
         load=LOAD,
         steps=(until("window"), until_all_wrote(), replace_folder()),
-        expected=LINES_AND_SUMMARY_LOST,
+        expected=replace(GOOD, says=r"was moved to .*moved-away"),  # an open folder is followed, and nothing is lost
     ),
     Row(
         name="folder read-only in the window",
