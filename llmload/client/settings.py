@@ -3,13 +3,14 @@
 import json
 import socket
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any, Final, Literal
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from llmload.client.errors import request_error
@@ -260,12 +261,23 @@ def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def secrets_in(settings: ClientSettings) -> tuple[str, ...]:
-    """Return every value of the settings that must not show in a message, the longest first."""
+    """Return every value of the settings that must not show in a message, encoded too, the longest first."""
     values = [settings.api_key or ""]
     for name, value in settings.headers.items():
         if any(word in name.lower() for word in _SECRET_WORDS):
             values += [value, value.removeprefix("Bearer ")]
-    return tuple(sorted({value for value in values if len(value) >= _SHORTEST_SECRET}, key=len, reverse=True))
+    plain = {value for value in values if len(value) >= _SHORTEST_SECRET}
+    return tuple(sorted(plain.union(*map(_encodings, plain)), key=len, reverse=True))
+
+
+def _encodings(secret: str) -> set[str]:
+    """Return a secret as URLs, hexadecimal and base64 have it, in base64 at each place in a longer text."""
+    raw = secret.encode("utf-8", "replace")
+    found = {quote(raw, safe=""), raw.hex(), raw.hex().upper()}
+    for before, first in ((0, 0), (1, 2), (2, 3)):  # characters that hold bits of what is before it are left out
+        text = b64encode(b"\0" * before + raw).decode()[first : (before + len(raw)) * 8 // 6]
+        found |= {text, text.translate({ord("+"): "-", ord("/"): "_"})}
+    return {text for text in found if len(text) >= _SHORTEST_SECRET}
 
 
 FOREVER_NS: Final = 1 << 62

@@ -1,10 +1,14 @@
 """What a failing answer says, as one line: the engine's words and nothing that is a secret or moves a terminal."""
 
+from base64 import b64encode, urlsafe_b64encode
+from urllib.parse import quote
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llmload.client.errors import MESSAGE_CHARS, from_status, request_error, without_secrets
+from llmload.client.settings import ClientSettings, secrets_in
 from llmload.record import ErrorType
 
 KEY = "sk-proj-Zq81mN4rT7vX2bLw"
@@ -101,3 +105,20 @@ def test_a_message_without_the_secret_stays(text: str, secret: str) -> None:
     assume(secret.strip()[:4] not in text)
 
     assert shown(text, secret) == " ".join(text.split())
+
+
+@pytest.mark.parametrize("before", [b"", b"k", b"ke", b"Authorization: Bearer "])
+def test_an_encoded_key_is_replaced(before: bytes) -> None:
+    key = "sk-proj-Zq81/mN4r+T7vX2bLw"
+    secrets = secrets_in(ClientSettings(base_urls=("http://h",), model="m", api_key=key))
+    for encoded in (
+        b64encode(before + key.encode()).decode(),
+        urlsafe_b64encode(before + key.encode() + b"more").decode(),
+        (before + key.encode()).hex(),
+        quote(before + key.encode(), safe=""),
+    ):
+        error = without_secrets(request_error(ErrorType.ENGINE_ERROR, f"wrong key {encoded}!"), secrets)
+
+        assert "***" in error.message
+        left = error.message.replace("***", "").removeprefix("wrong key ")
+        assert len(left) <= len(encoded) - len(key)
