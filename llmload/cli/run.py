@@ -13,31 +13,34 @@ import click
 
 from llmload.cli.scenarios import scenario_file
 from llmload.errors import ExitCode, worst
-from llmload.interrupts import held
+from llmload.interrupts import SIGNALS, held
 from llmload.runs.summary import Summary
 from llmload.scenario.reading import locust_arguments, locust_command
 
 
 class _Runs:
-    """Starts runs until a signal comes; Ctrl-C reaches the current run itself, which drains."""
+    """Starts runs until a signal comes: Ctrl-C reaches the current run itself, which drains; others are passed on."""
 
     def __init__(self) -> None:
         self.stopped = False
         self._process: subprocess.Popen[bytes] | None = None
-        signal.signal(signal.SIGINT, self._on_signal)
-        signal.signal(signal.SIGTERM, self._on_signal)
+        for number in SIGNALS:
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, self._on_signal)
 
     def run(self, arguments: Sequence[str]) -> int:
-        """Run Locust and return its exit code."""
+        """Run Locust and return its exit code; INTERRUPTED where a signal came before it could begin."""
         with held():
+            if self.stopped:
+                return ExitCode.INTERRUPTED
             self._process = subprocess.Popen(locust_command(arguments))  # noqa: S603 - our own command
         with self._process:
             return self._process.wait()
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.stopped = True
-        if number == signal.SIGTERM and self._process is not None:
-            self._process.terminate()
+        if number != signal.SIGINT and self._process is not None:
+            self._process.send_signal(number)
 
 
 def repeat_runs(
@@ -67,6 +70,8 @@ def repeat_runs(
         # An INVALID run, or one that could not start, would end the same way again.
         if runs.stopped or codes[-1] not in (ExitCode.GOOD, ExitCode.FAILED):
             break
+    if len(codes) < repeat and runs.stopped:
+        codes.append(ExitCode.INTERRUPTED)  # the last run may have ended well, and the others were not begun
     folders = [folder for folder in runs_in(group) if (folder / SUMMARY).is_file()] if group.is_dir() else []
     summaries = [RunFolder(folder).summary() for folder in folders]
     if summaries:

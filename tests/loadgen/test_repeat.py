@@ -80,6 +80,37 @@ def test_ctrl_c_ends_the_current_run_and_shows_the_runs_so_far(
     assert "run 2 of 3" not in err
 
 
+def test_a_signal_after_which_no_further_run_begins_is_not_a_good_end(
+    engine: StartEngine, write_scenario: WriteScenario, tmp_path: Path
+) -> None:
+    scenario = write_scenario(engine(**FIXED).url, "users = 1\nrequests = 30", "[prompts]\nrepeat = true")
+
+    process = start(scenario, tmp_path / "out", "--repeat", "3")
+    until_requests_run(tmp_path / "out")
+    process.send_signal(signal.SIGINT)  # to the parent alone: the current run ends by itself
+    out, err = process.communicate(timeout=120)
+
+    assert process.returncode == 130, err
+    assert "1 of 3 runs, then stopped" in out
+    assert "run 2 of 3" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_to_the_parent_is_passed_on_to_the_current_run(
+    engine: StartEngine, write_scenario: WriteScenario, tmp_path: Path, number: signal.Signals
+) -> None:
+    scenario = write_scenario(engine(**FIXED).url, "users = 2\nduration_s = 600", "[prompts]\nrepeat = true")
+
+    process = start(scenario, tmp_path / "out", "--repeat", "3")
+    until_requests_run(tmp_path / "out")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130, err
+    assert f"{number.name} ended the run after" in out
+    assert "1 of 3 runs, then stopped" in out
+
+
 def test_wrong_use_is_said_once(write_scenario: WriteScenario, tmp_path: Path) -> None:
     scenario = write_scenario("http://127.0.0.1:9", "users = 2\nrequests = 4")
 
