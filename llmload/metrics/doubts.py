@@ -330,8 +330,8 @@ def marked(text: str, doubts: Iterable[Doubt], figure: str, statistic: str | Non
 
 
 def marks(reason: Reason) -> str:
-    """Return `MARK` and a space before a reason that doubts some figures; nothing before one of the whole run."""
-    return "" if reason.figures == ALL else f"{MARK} "
+    """Return `MARK` and a space before a reason that doubts some figures; nothing before one of none or of all."""
+    return f"{MARK} " if reason.figures and reason.figures != ALL else ""
 
 
 def doubt_of(doubts: Iterable[Doubt], figure: str, statistic: str | None = None) -> str:

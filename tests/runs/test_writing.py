@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llmload.metrics.doubts import marks
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level
 from llmload.runs import writing
@@ -222,4 +223,5 @@ def test_the_verdict_counts_lines_and_names_files() -> None:
         "4 of 10 request lines could not be written: No space left on device (3); Input/output error (1)"
     )
     assert unwritten.text == "not written, or not whole: users.csv (Read-only file system)"
+    assert not marks(unwritten), "no figure is in doubt for it"
     assert not list(write_reasons(RunTotals(completed=1), {}))
