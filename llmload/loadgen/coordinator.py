@@ -203,13 +203,15 @@ class RunCoordinator:
             further += unmeasured_phase(headline, headline.edited, self.scenario.load.longer)
         elif totals is not None and stages is not None and cut is None:  # a cut run says that first
             further += self._unmeasured(totals, stages)
-        return judge(
+        verdict = judge(
             self._health(headline),
             [*failed_requests(headline.health), *further],
             totals=headline.health,
             relied_on=self.scenario.relied_on,
-            gates=self.scenario.gates.parsed(),
+            gates=() if cut else self.scenario.gates.parsed(),  # a cut run's gates are not judged
         )
+        # without a window there are no figures that could be in doubt, as in a search that found none
+        return verdict if headline.window_s is not None else verdict.model_copy(update={"doubts": ()})
 
     def _unmeasured(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Iterator[Reason]:
         if self.search is not None:
@@ -252,9 +254,13 @@ class RunCoordinator:
         }
 
     def _shortfall(self, headline: Headline) -> float | None:
-        """Return how far the mean in flight fell short of the users; None where it was not asked to be held."""
+        """
+        Return how far the mean in flight fell short of the users; None where it was not asked to be held.
+
+        None, too, where no answer ended in the window: users pause after a failure, which is the reason then.
+        """
         users, window_s = headline.scenario.load.busy_users, headline.window_s
-        if users is None or self.span.window.end_ns is None or not window_s:
+        if users is None or self.span.window.end_ns is None or not window_s or not headline.totals.completed_in_window:
             return None
         return 1 - headline.totals.busy_s / (users * window_s)
 

@@ -79,6 +79,7 @@ def test_a_signal_ends_a_counted_load_early(
     assert ended.summary["requests"]["censored"] == 0
     assert ended.summary["gates"][0]["passed"] is None
     assert ended.summary["gates"][0]["text"] == "ttft_s p95 < 5: not judged: the run was cut"
+    assert "few_values" not in {reason["check"] for reason in ended.summary["verdict"]["reasons"]}, "nor doubted"
     checks = {check.name: check.judgement for check in run_checks(RunFolder(ended.folder).summary())}
     assert checks["ttft_s p95 < 5"] is Judgement.SKIPPED
 
