@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from io import StringIO
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
 import pandas as pd
 
-from llmload.metrics.requests import COLUMNS, Field, Kind, Mask, row_reader
+from llmload.metrics.lines import columns_of
+from llmload.metrics.requests import COLUMNS, RUN_ID, Columns, Field, Kind, Mask
 from llmload.prometheus.scrape import ENGINE, GPU, ScrapedFigure
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, Manifest, RunFolder
 from llmload.runs.loaded_run import MIN_SPAN_S, read_summary
-from llmload.runs.requests import read_rows
+from llmload.runs.reading import LATEST_UNIX_S, is_there, number_in, plain, read_columns, read_table
 from llmload.runs.summary import Summary
 from llmload.runs.timeline import read_periods
 from llmload.units import NS_PER_S
@@ -72,9 +72,11 @@ class RunData:
     @cached_property
     def requests(self) -> pd.DataFrame:
         """Every request that ended, a row each, in the order in which they started: `REQUEST_COLUMNS`."""
-        row_of = partial(row_reader(_FILED), self.manifest.run_id)
-        blocks = [_frame(list(rows)) for _, rows in read_rows(self.folder.request_files(), row_of)]
-        frame = pd.concat(blocks or [_frame([])], ignore_index=True).sort_values(_UNIX.name, ignore_index=True)
+        run_id = self.manifest.run_id
+        blocks = [_frame(columns, run_id) for columns in read_columns(self.folder.request_files(), lists=())]
+        frame = pd.concat(blocks or [_frame(columns_of([], ()), run_id)], ignore_index=True).sort_values(
+            _UNIX.name, ignore_index=True
+        )
         frame["start_s"] = frame[_UNIX.name] - self.manifest.started_unix_s
         frame["schedule_lag_s"] = (frame["started_ns"] - frame["scheduled_ns"]).astype("Float64") / NS_PER_S
         frame["in_window"] = self._in_window(frame)
@@ -111,23 +113,33 @@ def _whole_ns(seconds: "pd.Series[float]") -> Any:
     return np.rint(seconds.to_numpy(dtype=np.float64) * NS_PER_S).astype(np.int64)
 
 
-def _frame(rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
-    """Return rows of a request file as columns; categories and times are made of all blocks together."""
-    columns = zip(*rows, strict=True) if rows else ((),) * len(_FILED)
+def _frame(columns: Columns, run_id: str) -> pd.DataFrame:
+    """Return a block of a request file; categories and times are made of all blocks together."""
     before = {Kind.CATEGORY: "string", Kind.UNIX: "float64"}
     return pd.DataFrame(
         {
-            column.name: pd.array(list(values), dtype=before.get(column.kind, DTYPES[column.kind]))  # type: ignore[call-overload]  # the stubs want literals
-            for column, values in zip(_FILED, columns, strict=True)
+            each.name: pd.array(list(values), dtype=before.get(each.kind, DTYPES[each.kind]))  # type: ignore[call-overload]  # the stubs want literals
+            for each in _FILED
+            for values in [[run_id] * len(columns) if each is RUN_ID else columns.values[each.name]]
         }
     )
 
 
 def _samples(file: Path, figures: Sequence[ScrapedFigure]) -> pd.DataFrame:
-    names = [figure.name for figure in figures]
-    text = file.read_text(encoding="utf-8") if file.is_file() else ",".join(["unix_s", "url", "part", *names]) + "\n"
-    complete = text[: text.rfind("\n") + 1]  # without a last line that a crash cut short
-    frame = pd.read_csv(StringIO(complete), dtype={"url": "string", "part": "string"}).fillna({"part": ""})
-    frame.insert(0, "time", pd.to_datetime(_whole_ns(frame.pop("unix_s")), unit="ns", utc=True))
+    keys = ["unix_s", "url", "part"]
+    header, rows = read_table(file, keys) if is_there(file) else ([*keys, *(each.name for each in figures)], iter(()))
+    numbers = [name for name in header if name not in {"url", "part"}]
+    content: dict[str, list[Any]] = {name: [] for name in header}
+    for line, row in rows:
+        for name, text in zip(header, row, strict=True):
+            content[name].append(_value(file, line, name, text) if name in numbers else plain(text))
+    frame = pd.DataFrame(content)
+    frame.insert(0, "time", pd.to_datetime(_whole_ns(frame.pop("unix_s").astype("float64")), unit="ns", utc=True))
     dtypes = {column.name: DTYPES[column.kind] for column in SAMPLE_COLUMNS}
-    return frame.astype(dtypes | dict.fromkeys(frame.columns[len(dtypes) :], "float64"))
+    return frame.astype(dtypes | {name: "float64" for name in numbers if name != "unix_s"})
+
+
+def _value(file: Path, line: int, name: str, text: str) -> float | None:
+    if name == "unix_s":
+        return number_in(file, line, name, text, least=0.0, most=LATEST_UNIX_S)
+    return number_in(file, line, name, text) if text else None

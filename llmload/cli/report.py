@@ -137,7 +137,7 @@ def _exit_code(runs: list[RunFolder]) -> int:
     """Return the worst of the runs' exit codes; that of a run without a summary is INVALID's."""
     from llmload.report.terminal import exit_code_of
 
-    finished = ((run.path / SUMMARY).is_file() and run.summary() for run in runs)
+    finished = (run.has(SUMMARY) and run.summary() for run in runs)
     return worst(exit_code_of(summary) if summary else ExitCode.INVALID for summary in finished)
 
 
@@ -147,7 +147,7 @@ def _say_what_is_missing(runs: list[RunFolder]) -> int:
 
     code = ExitCode.GOOD
     for run in runs:
-        reasons = run.summary().verdict.reasons if (run.path / SUMMARY).is_file() else ()
+        reasons = run.summary().verdict.reasons if run.has(SUMMARY) else ()
         for reason in reasons:
             if reason.check in NOT_IN_THE_FOLDER:
                 click.echo(f"{run.path}: {reason.text}", err=True)
@@ -206,7 +206,7 @@ def _progress(runs: list[RunFolder], file: str) -> Iterator[Callable[[int], None
 
 
 def _summaries(runs: list[RunFolder]) -> list[Summary]:
-    if all((run.path / SUMMARY).is_file() for run in runs):
+    if all(run.has(SUMMARY) for run in runs):
         return [run.summary() for run in runs]
     from llmload.runs.loaded_run import read_summary
 

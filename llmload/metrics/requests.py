@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cached_property
 from itertools import chain
-from operator import itemgetter
 from typing import Any, Final, Self
 
 import numpy as np
@@ -187,13 +186,35 @@ _AS_WRITTEN: Final = tuple(
 
 _NUMBERS: Final = tuple(each.name for each in FIELDS if each.kind in {Kind.FLOAT, Kind.COUNT} and not each.key)
 _CATEGORIES: Final = tuple(each.name for each in FIELDS if each.kind is Kind.CATEGORY and not each.key)
-_READ: Final = (*_NUMBERS, *_CATEGORIES, "time_s", "started_ns", "done_ns", "scheduled_ns", "error")
-_read: Final = itemgetter(*_READ)
 
 
-def missing_key(line: Mapping[str, Any]) -> str | None:
-    """Return the first of a line's keys that it lacks."""
-    return next((key for key in LINE_KEYS if key not in line), None)
+@dataclass(slots=True)
+class Columns:
+    """The fields of many lines, each a sequence of that length; `llmload.metrics.lines` reads and checks them."""
+
+    length: int
+    values: dict[str, Sequence[Any]]
+    _arrays: dict[str, Floats] = field(default_factory=dict)
+    _joined: dict[str, Ints] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def array(self, name: str) -> Floats:
+        """Return a column of numbers; None becomes NaN."""
+        if name not in self._arrays:
+            self._arrays[name] = np.array(self.values[name], np.float64)
+        return self._arrays[name]
+
+    def joined(self, name: str) -> Ints:
+        """Return the lists of a column one after the other."""
+        if name not in self._joined:
+            lists = [each for each in self.values[name] if each]
+            self._joined[name] = np.fromiter(chain.from_iterable(lists), np.int64, sum(map(len, lists)))
+        return self._joined[name]
+
+
+_NO_COLUMNS: Final = Columns(0, {each.name: () for each in FIELDS})
 
 
 @dataclass(kw_only=True, eq=False)  # no slots: cached_property needs __dict__
@@ -285,7 +306,7 @@ class RequestTable:
     @classmethod
     def joined(cls, tables: Iterable[Self]) -> Self:
         """Return one table of several; of none, an empty one."""
-        parts = [cls.of_lines([], 0.0), *tables]
+        parts = [cls.of_columns(_NO_COLUMNS, 0.0), *tables]
         return cls(
             started_ns=np.concatenate([each.started_ns for each in parts]),
             done_ns=np.concatenate([each.done_ns for each in parts]),
@@ -298,18 +319,14 @@ class RequestTable:
         )
 
     @classmethod
-    def of_lines(cls, lines: Sequence[Mapping[str, Any]], origin_unix_s: float) -> Self:
-        """Return the table of lines, in ns since `origin_unix_s`; KeyError for a line that lacks a key."""
-        columns: dict[str, Sequence[Any]] = dict.fromkeys(_READ, ())
-        columns |= zip(_READ, zip(*map(_read, lines), strict=True), strict=bool(lines))
-        started, done = np.array(columns["started_ns"], np.int64), np.array(columns["done_ns"], np.int64)
-        since_origin_s = np.array(columns["time_s"], np.float64) - origin_unix_s
-        started_ns = np.rint(since_origin_s * NS_PER_S).astype(np.int64)
-        numbers = {name: np.array(columns[name], np.float64) for name in _NUMBERS}  # None becomes NaN
-        lag_s = (started - np.array(columns["scheduled_ns"], np.float64)) / NS_PER_S
-        errors = [error or {} for error in columns["error"]]
-        gap_lists = [line.get("chunk_gaps_ns") or () for line in lines]
-        gaps = np.fromiter(map(len, gap_lists), np.int64, len(gap_lists))
+    def of_columns(cls, columns: Columns, origin_unix_s: float) -> Self:
+        """Return the table of checked columns, in ns since `origin_unix_s`."""
+        values = columns.values
+        started, done = np.array(values["started_ns"], np.int64), np.array(values["done_ns"], np.int64)
+        started_ns = np.rint((columns.array("time_s") - origin_unix_s) * NS_PER_S).astype(np.int64)
+        numbers = {name: columns.array(name) for name in _NUMBERS}
+        lag_s = (started - columns.array("scheduled_ns")) / NS_PER_S
+        gaps = np.fromiter((len(each or ()) for each in values["chunk_gaps_ns"]), np.int64, len(columns))
         return cls(
             started_ns=started_ns,
             done_ns=started_ns + (done - started),
@@ -318,36 +335,16 @@ class RequestTable:
                 "schedule_lag_s": lag_s,
                 "ttft_from_schedule_s": numbers["ttft_s"] + lag_s,
                 "e2e_from_schedule_s": numbers["e2e_s"] + lag_s,
-                "error_http_status": np.array([each.get("http_status") for each in errors], np.float64),
+                "error_http_status": columns.array("error_http_status"),
             },
-            categories={
-                **{name: list(columns[name]) for name in _CATEGORIES},
-                "error_type": [each.get("type") for each in errors],
-                "error_message": [each.get("message") for each in errors],
-            },
+            categories={name: list(values[name]) for name in (*_CATEGORIES, "error_type", "error_message")},
             gaps=gaps,
-            gaps_ns=np.fromiter(chain.from_iterable(gap_lists), np.int64, int(gaps.sum())),
+            gaps_ns=columns.joined("chunk_gaps_ns"),
         )
 
 
 def _are(values: Sequence[str | None], wanted: str) -> Mask:
     return np.fromiter((value == wanted for value in values), np.bool_, len(values))
-
-
-def row_reader(columns: Sequence[Field]) -> Callable[[str, Mapping[str, Any]], list[Any]]:
-    """Return the function that makes a row of a run's id and a line; KeyError for a line that lacks a key."""
-    row: Callable[[str, Mapping[str, Any]], list[Any]] = compiled(
-        "run_id, line", "error = line['error'] or {}", f"return [{', '.join(map(_read_of, columns))}]"
-    )
-    return row
-
-
-def _read_of(column: Field) -> str:
-    if column is RUN_ID:
-        return "run_id"
-    if column.member:
-        return f"error.get({column.member!r})"
-    return f"line.get({column.name!r})" if column.kind is Kind.LIST else f"line[{column.name!r}]"
 
 
 def fields_table(

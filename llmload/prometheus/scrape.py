@@ -215,7 +215,9 @@ class ScrapeTarget:
         lines, unix_s = io.StringIO(), f"{time.time():.3f}"
         writer = csv.writer(lines, lineterminator="\n")
         for part, values in parts.items():
-            writer.writerow([unix_s, self._url, part, *(values.get(figure.name) for figure in self._figures)])
+            writer.writerow(
+                [unix_s, self._url, " ".join(part.split()), *(values.get(figure.name) for figure in self._figures)]
+            )
         self._file.append(lines.getvalue().encode())
 
     def increase(self, name: str) -> float | None:

@@ -22,9 +22,11 @@ import orjson
 from pydantic import BaseModel, Field, ValidationError
 
 from llmload.errors import RunFolderError
+from llmload.metrics.lines import shown
 from llmload.metrics.validity import Verdict
 from llmload.prompts.workload import ADDED_CHARS, RepeatMode, Workload
 from llmload.record import METRICS_VERSION
+from llmload.runs.reading import SMALL_BLOCK_BYTES, is_there, named, plain, read_lines, read_object
 from llmload.runs.summary import SCHEMA_VERSION as SUMMARY_VERSION
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import Part, PerSecond, RequestFile, UnixSeconds
@@ -367,19 +369,15 @@ class RunFolder:
             file.settle(patience_s=0.0)
 
     def read(self, name: str) -> dict[str, Any]:
-        """Return a JSON file's content; RunFolderError if it is missing or broken."""
+        """Return a JSON file's content, its texts plain; RunFolderError if it is missing or broken."""
         target = self.path / name
-        try:
-            content = orjson.loads(target.read_bytes())
-        except FileNotFoundError:
-            raise RunFolderError(f"{target}: no such file; is {self.path} a finished run's folder?") from None
-        except OSError as error:
-            raise RunFolderError(f"{target}: cannot be read: {error.strerror}") from None
-        except orjson.JSONDecodeError as error:
-            raise RunFolderError(f"{target}: is not JSON: {error}") from None
-        if not isinstance(content, dict):
-            raise RunFolderError(f"{target}: holds no JSON object")
-        return content
+        if not is_there(target):
+            raise RunFolderError(f"{named(target)}: no such file; is {named(self.path)} a finished run's folder?")
+        return read_object(target)
+
+    def has(self, name: str) -> bool:
+        """Return whether there is anything of that name in the folder."""
+        return is_there(self.path / name)
 
     def summary(self) -> Summary:
         """
@@ -399,22 +397,20 @@ class RunFolder:
         return self._validated(MANIFEST, Manifest, MANIFEST_VERSION)
 
     def _validated(self, name: str, model: type[Contract], reads: int) -> Contract:
-        content, target = self.read(name), self.path / name
+        content, target = self.read(name), named(self.path / name)
         found = content.get("schema_version")
-        if found != reads:
+        if found != reads or isinstance(found, bool):
             raise RunFolderError(
-                f"{target}: schema_version is {'missing' if found is None else found}, and this llmload reads version "
-                f"{reads}: the run was made by {'an earlier' if found is None else 'another'} llmload"
+                f"{target}: schema_version is {'missing' if found is None else shown(found)}, and this llmload reads "
+                f"version {reads}: the run was made by {'an earlier' if found is None else 'another'} llmload"
             )
         try:
             return model.model_validate(content)
         except ValidationError as error:
-            raise RunFolderError(
-                "\n".join(
-                    f"{target}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-                    for fault in error.errors(include_url=False)
-                )
-            ) from None
+            faults = error.errors(include_url=False)
+            lines = [_fault_text(target, fault) for fault in faults[:MAX_FAULTS]]
+            left = len(faults) - len(lines)
+            raise RunFolderError("\n".join([*lines, *([f"{target}: and {left} more"] if left else [])])) from None
 
     def note_manifest(self, content: Manifest) -> None:
         """Write the manifest as it is now; a fault is logged once."""
@@ -428,9 +424,9 @@ class RunFolder:
         self._users.append(f"{unix_s:.3f},{users}\n".encode())
 
     def requests(self) -> Iterator[dict[str, Any]]:
-        """Yield every request's line; a last line that a crash cut short is left out."""
+        """Yield every request's line, checked; a last line that a crash cut short is left out."""
         for file in self.request_files():
-            yield from lines_of(file)
+            yield from read_lines(file, SMALL_BLOCK_BYTES)
 
     def request_files(self) -> list[Path]:
         """Return the files that hold requests: one, or one a worker."""
@@ -439,14 +435,21 @@ class RunFolder:
 
 def runs_in(path: Path) -> list[Path]:
     """Return the runs in the folder of a repeated run, in their order; else the folder itself."""
-    if (path / MANIFEST).is_file() or (path / SUMMARY).is_file():
+    if is_there(path / MANIFEST) or is_there(path / SUMMARY):
         return [path]
     return sorted(file.parent for file in path.glob(f"*/{SUMMARY}")) or [path]
 
 
-def lines_of(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a request file as JSON objects, without a last one that a crash cut short."""
-    with file.open("rb") as lines:
-        for line in lines:
-            if line.endswith(b"\n"):
-                yield orjson.loads(line)
+MAX_FAULTS: Final = 20
+"""How many faults of a file are named."""
+MAX_KEY: Final = 120
+MAX_MESSAGE: Final = 200
+"""Characters of a fault's key, and of what is wrong with it."""
+
+
+def _fault_text(target: str, fault: Any) -> str:
+    where = plain(".".join(map(str, fault["loc"])))
+    where = where if len(where) <= MAX_KEY else f"{where[:MAX_KEY]}..."
+    text = plain(fault["msg"]).removeprefix("Value error, ")[:MAX_MESSAGE]
+    got = "" if fault["type"] == "missing" else f", got {shown(fault['input'])}"
+    return f"{target}: {where}: {text}{got}"

@@ -4,19 +4,18 @@ What a report knows of a run, from its folder alone: the summary, totals and tim
 Engine and GPU samples are read here too. A run that ended without a summary gets one that is counted from its requests.
 """
 
-import csv
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import orjson
 
 from llmload.errors import RunFolderError
 from llmload.metrics.checks import failed_requests, health, judge
+from llmload.metrics.lines import LineFaultError, columns_of
 from llmload.metrics.requests import RequestTable
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level, Reason
@@ -24,11 +23,12 @@ from llmload.record import Slo
 from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
 from llmload.runs.folder import MANIFEST, SUMMARY, USERS, Manifest, RunFolder
 from llmload.runs.headline import Headline, of_phases
+from llmload.runs.reading import LATEST_UNIX_S, is_there, named, number_in, opened, plain, read_table, size_of
 from llmload.runs.requests import read_tables
 from llmload.runs.summary import Summary
 from llmload.runs.timeline import Periods, Stage, Timeline, bin_width_s, read_periods
 
-_KEY_COLUMNS: Final = {"unix_s", "url", "part"}
+_KEY_COLUMNS: Final = ("unix_s", "url", "part")
 
 
 @dataclass(slots=True)
@@ -61,37 +61,33 @@ def read_samples(folder: Path, file: str, origin_unix_s: float) -> list[SampledP
     RunFolderError for a file that is broken in its middle; a last line that a crash cut short is left out.
     """
     path = folder / file
-    if not path.is_file():
+    if not is_there(path):
         return []
+    header, rows = read_table(path, _KEY_COLUMNS)
     parts: dict[tuple[str, str], SampledPart] = {}
-    for row in _rows(path):
-        part = parts.setdefault((row["url"], row["part"]), SampledPart(_name(row["url"], row["part"])))
-        try:
-            moment_s = float(row["unix_s"]) - origin_unix_s
-            values = {name: float(text) if text else None for name, text in row.items() if name not in _KEY_COLUMNS}
-        except (ValueError, TypeError):
-            raise RunFolderError(f"{path}: a sample is not a number: {row}") from None
-        part.t_s.append(moment_s)
-        for name, value in values.items():
-            part.values.setdefault(name, []).append(value)
+    for number, row in rows:
+        texts = dict(zip(header, row, strict=True))
+        url, name = texts.pop("url"), texts.pop("part")
+        moment_s = number_in(path, number, "unix_s", texts.pop("unix_s"), least=0.0, most=LATEST_UNIX_S)
+        part = parts.setdefault((url, name), SampledPart(_name(url, name)))
+        part.t_s.append(moment_s - origin_unix_s)
+        for series, text in texts.items():
+            value = number_in(path, number, series, text) if text else None
+            part.values.setdefault(series, []).append(value)
+    if len(parts) > MAX_PARTS:
+        raise RunFolderError(f"{named(path)}: has samples of {len(parts)} engines or GPUs, more than {MAX_PARTS}")
     return list(parts.values())
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as lines:
-        rows = csv.DictReader(line for line in lines if line.endswith("\n"))
-        if rows.fieldnames is None:
-            return
-        if not set(rows.fieldnames) >= _KEY_COLUMNS:
-            raise RunFolderError(f"{path}: has no columns {', '.join(sorted(_KEY_COLUMNS))}")
-        yield from rows
-
-
 def _name(url: str, part: str) -> str:
-    return f"GPU {part}" if part else urlsplit(url).netloc.rpartition("@")[2] or url
+    return plain(f"GPU {part}" if part else url.partition("://")[2].partition("/")[0].rpartition("@")[2] or url)
 
 
+MAX_PARTS: Final = 1000
+"""Engines or GPUs in a file of samples: each has a chart."""
 TAIL_BYTES: Final = 1_000_000
+USERS_COLUMNS: Final = ("unix_s", "users")
+MAX_USERS: Final = 10**9
 LINES_LOOKED_AT: Final = 50
 """Lines at a file's head for their mean length, at its end for the last answer."""
 MIN_SPAN_S: Final = 1.0
@@ -135,7 +131,7 @@ def load_run(folder: RunFolder, progress: Callable[[int], None] = lambda _: None
     file.
     """
     manifest = folder.manifest()
-    summary = folder.summary() if (folder.path / SUMMARY).is_file() else None
+    summary = folder.summary() if folder.has(SUMMARY) else None
     files, origin_s = folder.request_files(), manifest.started_unix_s
     last_s, about = _extent(files, origin_s)
     ended_s = (manifest.ended_unix_s or origin_s) - origin_s
@@ -161,14 +157,14 @@ def load_run(folder: RunFolder, progress: Callable[[int], None] = lambda _: None
 
 def read_summary(folder: RunFolder, progress: Callable[[int], None] = lambda _: None) -> Summary:
     """Return a run's summary, counted from the requests where it left none; RunFolderError as for `load_run`."""
-    if (folder.path / SUMMARY).is_file() or not (folder.path / MANIFEST).is_file():
+    if folder.has(SUMMARY) or not folder.has(MANIFEST):
         return folder.summary()
     return load_run(folder, progress).summary
 
 
 def request_bytes(folder: RunFolder) -> int:
     """Return the size of the request files: what `progress` counts up to."""
-    return sum(file.stat().st_size for file in folder.request_files())
+    return sum(map(size_of, folder.request_files()))
 
 
 class _Counting:
@@ -194,7 +190,7 @@ class _Counting:
 
 def _why_recomputed(started_unix_s: float, files: Sequence[Path]) -> str:
     """Return a sentence: why there is no summary, and where the figures come from instead."""
-    silent_s = time.time() - max((file.stat().st_mtime for file in files), default=started_unix_s)
+    silent_s = time.time() - max((file.stat().st_mtime for file in files if file.exists()), default=started_unix_s)
     state = (
         "the run is still in progress, or ended unexpectedly" if silent_s < SILENT_S else "the run ended unexpectedly"
     )
@@ -266,26 +262,34 @@ def _extent(files: Sequence[Path], origin_s: float) -> tuple[float, float]:
     """Return when the last request ended, in seconds since the start, and an estimate of the number of requests."""
     last_s, about = 0.0, 0.0
     for file in files:
-        with file.open("rb") as lines:
-            head = [len(line) for line in islice(lines, LINES_LOOKED_AT)]
-            size = file.stat().st_size
-            lines.seek(max(0, size - TAIL_BYTES))
-            tail = lines.read().split(b"\n")[:-1]
-        about += size * len(head) / sum(head) if head else 0.0
+        with opened(file) as content:
+            size = content.seek(0, os.SEEK_END)
+            content.seek(0)
+            head = [len(line) + 1 for line in content.read(TAIL_BYTES).split(b"\n")[:LINES_LOOKED_AT]]
+            content.seek(max(0, size - TAIL_BYTES))
+            tail = content.read(TAIL_BYTES).split(b"\n")[:-1]
+        about += size * len(head) / sum(head)
         last_s = max([last_s, *(_done_s(line, origin_s) for line in tail[-LINES_LOOKED_AT:])])
     return last_s, about
 
 
 def _done_s(line: bytes, origin_s: float) -> float:
     try:
-        request = orjson.loads(line)
-        return float(request["time_s"]) - origin_s + float(request["e2e_s"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+        columns = columns_of([orjson.loads(line)], ())
+    except (orjson.JSONDecodeError, LineFaultError):
         return 0.0  # reading the whole file raises the error, with the line's number
+    return float(columns.array("time_s")[0] - origin_s + columns.array("e2e_s")[0])
 
 
 def _users(file: Path, origin_s: float) -> list[tuple[float, int]]:
-    if not file.is_file():
+    if not is_there(file):
         return []
-    with file.open(newline="", encoding="utf-8") as lines:
-        return [(float(row["unix_s"]) - origin_s, int(row["users"])) for row in csv.DictReader(lines)]
+    header, rows = read_table(file, USERS_COLUMNS)
+    at, count = map(header.index, USERS_COLUMNS)
+    return [
+        (
+            number_in(file, number, "unix_s", row[at], least=0.0, most=LATEST_UNIX_S) - origin_s,
+            int(number_in(file, number, "users", row[count], least=0, most=MAX_USERS)),
+        )
+        for number, row in rows
+    ]

@@ -4,8 +4,7 @@ import csv
 import io
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,19 +13,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmload.errors import RunFolderError
+from llmload.metrics.lines import columns_of, rows_of
 from llmload.metrics.requests import (
     COLUMNS,
-    Field,
+    LIST_KEYS,
+    RUN_ID,
+    Columns,
     Kind,
     Line,
     RequestTable,
     line_writer,
-    missing_key,
     record_of,
-    row_reader,
 )
 from llmload.record import RequestRecord
-from llmload.runs.folder import RunFolder, lines_of
+from llmload.runs.folder import RunFolder
+from llmload.runs.reading import SMALL_BLOCK_BYTES, is_there, read_columns, read_lines
 from llmload.runs.writing import PATIENCE_S, AppendedFile, Place, WriteFaults
 
 # The request files of a run folder: written while a run sends, read in blocks by reports.
@@ -34,8 +35,8 @@ from llmload.runs.writing import PATIENCE_S, AppendedFile, Place, WriteFaults
 # A line is a request; `llmload.metrics.requests.FIELDS` says what is in it. A last line that a crash cut short is left
 # out by every reader.
 
-BLOCK_BYTES: Final = 4_000_000
-"""How much of a file is read at a time, so that a report's memory does not grow with the run."""
+GAPS_ALONE: Final = ("chunk_gaps_ns",)
+"""Of a line's lists, the one that tables have."""
 
 
 class RequestLog:
@@ -75,7 +76,7 @@ class RequestLog:
 def read_records(folder: RunFolder, name: str) -> Iterator[RequestRecord] | None:
     """Return the records of one of the folder's request files; None where there is no such file."""
     file = folder.path / name
-    return (record_of(line) for line in lines_of(file)) if file.is_file() else None
+    return map(record_of, read_lines(file, SMALL_BLOCK_BYTES)) if is_there(file) else None
 
 
 def read_tables(
@@ -86,68 +87,8 @@ def read_tables(
 
     RunFolderError for a line that is not a request's.
     """
-    for file, before, texts in _blocks(files, progress):
-        try:
-            table = RequestTable.of_lines(_parsed(texts), origin_unix_s)
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            _raise_for(file, before, texts)
-            raise
-        yield table
-
-
-def read_rows(
-    files: Sequence[Path],
-    row_of: Callable[[Line], list[Any]],
-    progress: Callable[[int], None] = lambda _: None,
-) -> Iterator[tuple[int, Iterator[list[Any]]]]:
-    """Yield what `row_of` makes of each line: blocks of rows, each with its length; otherwise as `read_tables`."""
-    for file, before, texts in _blocks(files, progress):
-        try:
-            lines = _parsed(texts)
-        except orjson.JSONDecodeError:
-            _raise_for(file, before, texts)
-            raise
-        yield len(lines), _rows(file, before, texts, map(row_of, lines))
-
-
-def _rows(file: Path, before: int, texts: Sequence[bytes], rows: Iterator[list[Any]]) -> Iterator[list[Any]]:
-    """Yield the rows one by one: a block of them in memory costs the garbage collector 10 % of an export."""
-    try:
-        yield from rows
-    except (KeyError, TypeError):
-        _raise_for(file, before, texts)
-        raise
-
-
-def _blocks(files: Sequence[Path], progress: Callable[[int], None]) -> Iterator[tuple[Path, int, list[bytes]]]:
-    """Yield the files' complete lines in blocks, each with its file and how many lines of the file came before."""
-    for file in files:
-        before = 0
-        with file.open("rb") as handle:
-            while texts := handle.readlines(BLOCK_BYTES):
-                complete = texts if texts[-1].endswith(b"\n") else texts[:-1]
-                if complete:
-                    yield file, before, complete
-                before += len(texts)
-                progress(sum(map(len, texts)))
-
-
-def _parsed(texts: Sequence[bytes]) -> list[Line]:
-    lines: list[Line] = orjson.loads(b"[" + b",".join(texts) + b"]")
-    return lines
-
-
-def _raise_for(file: Path, before: int, texts: Sequence[bytes]) -> None:
-    """Raise RunFolderError for the first line that is not a request's."""
-    for number, text in enumerate(texts, start=before + 1):
-        try:
-            line = orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            raise RunFolderError(f"{file}: line {number} is not JSON: {error}") from None
-        if not isinstance(line, dict):
-            raise RunFolderError(f"{file}: line {number} holds no JSON object")
-        if (missing := missing_key(line)) is not None:
-            raise RunFolderError(f"{file}: line {number} has no {missing}")
+    for columns in read_columns(files, progress, lists=GAPS_ALONE):
+        yield RequestTable.of_columns(columns, origin_unix_s)
 
 
 CSV_COLUMNS: Final = tuple(column for column in COLUMNS if column.kind is not Kind.LIST)
@@ -162,16 +103,15 @@ _TYPES: Final = {
     Kind.CLOCK: pa.int64(),
     Kind.LIST: pa.list_(pa.int64()),
 }
-_csv_row: Final = row_reader(CSV_COLUMNS)
 
 
-def csv_lines(requests: Iterable[Mapping[str, Any]], run_id: str) -> Iterator[str]:
+def csv_lines(requests: Iterable[Line], run_id: str) -> Iterator[str]:
     """Yield the lines of a run's requests as CSV, the header first."""
     text = io.StringIO()
     writer: Any = csv.writer(text)
     writer.writerow([column.name for column in CSV_COLUMNS])
     for request in requests:
-        writer.writerow(_csv_row(run_id, request))
+        writer.writerows(rows_of(columns_of([request], ()), CSV_COLUMNS, run_id))
         yield text.getvalue()
         text.seek(0)
         text.truncate()
@@ -186,9 +126,9 @@ def write_csv(file: Path, runs: Sequence[RunFolder], progress: Callable[[int], N
         with file.open("w", newline="", encoding="utf-8") as out:
             writer: Any = csv.writer(out)
             writer.writerow([column.name for column in CSV_COLUMNS])
-            for length, rows in _exported_rows(runs, CSV_COLUMNS, progress):
-                writer.writerows(rows)
-                count += length
+            for run_id, columns in _exported(runs, (), progress):
+                writer.writerows(rows_of(columns, CSV_COLUMNS, run_id))
+                count += len(columns)
     except OSError as error:
         raise RunFolderError(f"{file}: cannot be written: {error.strerror}") from None
     return count
@@ -198,31 +138,32 @@ def write_parquet(file: Path, runs: Sequence[RunFolder], progress: Callable[[int
     """Write the requests of all runs to one file, and return how many; RunFolderError where that cannot be done."""
     schema = pa.schema([(column.name, _TYPES[column.kind]) for column in COLUMNS])
     count = 0
-    pending: list[list[Any]] = []
+    pending: list[pa.Table] = []
     try:
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for length, rows in _exported_rows(runs, COLUMNS, progress):
-                pending.extend(rows)
-                count += length
-                if len(pending) >= ROWS_A_GROUP:
-                    writer.write_table(_table(pending, schema))
+            for run_id, columns in _exported(runs, LIST_KEYS, progress):
+                pending.append(_table(columns, run_id, schema))
+                count += len(columns)
+                if sum(map(len, pending)) >= ROWS_A_GROUP:
+                    writer.write_table(pa.concat_tables(pending))
                     pending = []
-            writer.write_table(_table(pending, schema))
+            writer.write_table(pa.concat_tables([*pending, schema.empty_table()]))
     except OSError as error:
         raise RunFolderError(f"{file}: cannot be written: {error.strerror or error}") from None
     return count
 
 
-def _exported_rows(
-    runs: Sequence[RunFolder], columns: Sequence[Field], progress: Callable[[int], None]
-) -> Iterator[tuple[int, Iterator[list[Any]]]]:
-    row_of = row_reader(columns)
+def _exported(
+    runs: Sequence[RunFolder], lists: Sequence[str], progress: Callable[[int], None]
+) -> Iterator[tuple[str, Columns]]:
     for run in runs:
-        yield from read_rows(run.request_files(), partial(row_of, run.manifest().run_id), progress)
+        run_id = run.manifest().run_id
+        for columns in read_columns(run.request_files(), progress, lists=lists):
+            yield run_id, columns
 
 
-def _table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
-    columns = zip(*rows, strict=True) if rows else ((),) * len(schema)
+def _table(columns: Columns, run_id: str, schema: pa.Schema) -> pa.Table:
+    values = ([run_id] * len(columns) if each.name == RUN_ID.name else columns.values[each.name] for each in schema)
     return pa.Table.from_arrays(
-        [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema=schema
+        [pa.array(each, field.type) for each, field in zip(values, schema, strict=True)], schema=schema
     )

@@ -19,6 +19,7 @@ from llmload.runs.summary_parts import (
     PerMinute,
     PerSecond,
     RequestFile,
+    RequestFileName,
     Requests,
     Seconds,
     Tokens,
@@ -197,7 +198,7 @@ class _RunHead(Part):
     """When the window began, by the clock of the process that coordinated the run."""
     requests: RequestCounts
     """Requests of the whole run."""
-    request_files: dict[str, RequestFile] | None = None
+    request_files: dict[RequestFileName, RequestFile] | None = None
     """The folder's files of requests, as the run left them, without those of workers on other machines."""
 
     @field_serializer("load")

@@ -14,7 +14,7 @@ def in_unit(unit: str) -> Any:
 
 
 Seconds = Annotated[float, in_unit("s")]
-UnixSeconds = Annotated[float, in_unit("s since 1970")]
+UnixSeconds = Annotated[float, Field(ge=0, le=2**32), in_unit("s since 1970")]
 PerMinute = Annotated[float, in_unit("1/min")]
 PerSecond = Annotated[float, in_unit("1/s")]
 TokensPerSecond = Annotated[float, in_unit("tokens/s")]
@@ -61,6 +61,10 @@ class FailedRequests(Part):
         """The same in one line."""
         name, count, share, said = self.cells
         return f"{count} ({share}) {name}: {said}"
+
+
+RequestFileName = Annotated[str, Field(pattern=r"^requests[\w.-]*\.jsonl$")]
+"""A file of the run's own folder, not the path of another."""
 
 
 class RequestFile(Part):

@@ -319,7 +319,10 @@ def missing_lines(folder: Path, written: Mapping[str, RequestFile]) -> Reason | 
 
 def _lines_left(file: Path, written: RequestFile) -> int:
     try:
-        return written.lines if file.stat().st_size == written.size_bytes else count_lines(file)
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return 0
+        return written.lines if status.st_size == written.size_bytes else count_lines(file)
     except OSError:
         return 0
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from llmload.compare import comparison
@@ -19,6 +20,7 @@ from llmload.compare.comparison import (
     figure_of,
     rates_of,
 )
+from llmload.metrics.lines import columns_of
 from llmload.metrics.objective import METRICS, Metric
 from llmload.metrics.requests import LINE_KEYS, RequestTable
 from llmload.stats import bootstrap
@@ -43,6 +45,10 @@ def line(time_s: float, e2e_s: float = 1.0, **changes: Any) -> dict[str, Any]:
         dict.fromkeys(LINE_KEYS)
         | {
             **counts,
+            "request_id": "r",
+            "prompt_id": "p",
+            "token_source": "usage",
+            "stamp_source": "kernel",
             "outcome": "completed",
             "time_s": time_s,
             "started_ns": round(time_s * NS_PER_S),
@@ -58,8 +64,14 @@ def line(time_s: float, e2e_s: float = 1.0, **changes: Any) -> dict[str, Any]:
     )
 
 
+def table_of(lines: list[dict[str, Any]]) -> RequestTable:
+    """The table of lines as a report reads them."""
+    written = orjson.dumps(lines, option=orjson.OPT_SERIALIZE_NUMPY)
+    return RequestTable.of_columns(columns_of(orjson.loads(written)), 0.0)
+
+
 def sample_of(lines: list[dict[str, Any]], *, opened_s: float | None, window_s: float) -> RunSample:
-    return RunSample.of([RequestTable.of_lines(lines, 0.0)], opened_s=opened_s, window_s=window_s)
+    return RunSample.of([table_of(lines)], opened_s=opened_s, window_s=window_s)
 
 
 def run(
@@ -127,7 +139,7 @@ def test_requests_of_several_files_are_brought_into_the_order_of_their_starts_wi
         line(3.0, chunk_gaps_ns=None),
     ]
 
-    tables = [RequestTable.of_lines(lines[at : at + block], 0.0) for at in range(0, len(lines), block)]
+    tables = [table_of(lines[at : at + block]) for at in range(0, len(lines), block)]
     sample = RunSample.of(tables, opened_s=None, window_s=10.0)
 
     assert sample.opened_s == 1.0

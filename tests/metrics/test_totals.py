@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmload.metrics.failures import Failures
+from llmload.metrics.lines import columns_of
 from llmload.metrics.requests import RequestTable, line_writer
 from llmload.metrics.totals import COARSEST, Distributions, Exemplars, RunTotals
 from llmload.record import (
@@ -95,7 +96,7 @@ def as_a_table(of: Sequence[RequestRecord], window: Window) -> RunTotals:
     start_ns, end_ns = (None if end is None else end - START_NS for end in (window.start_ns, window.end_ns))
     if of:
         texts = [orjson.dumps(write(each, 0), option=orjson.OPT_SERIALIZE_NUMPY) for each in of]
-        table = RequestTable.of_lines([orjson.loads(text) for text in texts], START_NS / NS_PER_S)
+        table = RequestTable.of_columns(columns_of([orjson.loads(text) for text in texts]), START_NS / NS_PER_S)
         totals.add_table(table, window=Window(start_ns=start_ns, end_ns=end_ns), slo=SLO)
     return totals
 

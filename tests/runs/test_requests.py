@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from llmload.errors import RunFolderError
+from llmload.metrics.lines import columns_of
 from llmload.metrics.requests import FIELDS, LINE_KEYS, LIST_KEYS, RequestTable, line_writer
 from llmload.record import RequestError, RequestRecord
 from llmload.runs.folder import RunFolder
@@ -63,8 +64,8 @@ def test_a_line_has_every_field_of_a_record_and_nothing_that_is_not_in_the_table
 def test_tables_join_in_any_blocks_and_are_sorted_with_their_gaps() -> None:
     written = [line_writer(with_chunks=True)(record, 0) for record in records(60)]
     lines = [orjson.loads(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY)) for line in written]
-    whole = RequestTable.of_lines(lines, 0.0).sorted_by_start()
-    joined = RequestTable.joined(RequestTable.of_lines(lines[at : at + 7], 0.0) for at in range(0, 60, 7))
+    whole = RequestTable.of_columns(columns_of(lines), 0.0).sorted_by_start()
+    joined = RequestTable.joined(RequestTable.of_columns(columns_of(lines[at : at + 7]), 0.0) for at in range(0, 60, 7))
 
     assert list(whole.started_ns) == sorted(whole.started_ns)
     assert np.array_equal(joined.sorted_by_start().stamps_ns, whole.stamps_ns)

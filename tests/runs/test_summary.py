@@ -201,7 +201,7 @@ class TestFile:
         file, lines = run / "summary.json", str(error.value).splitlines()
         assert any(line.startswith(f"{file}: window_s: Input should be a valid number") for line in lines)
         assert f"{file}: requests.completed: Field required" in lines
-        assert f"{file}: surplus: Extra inputs are not permitted" in lines
+        assert f"{file}: surplus: Extra inputs are not permitted, got 1" in lines
 
 
 def finished(folder: Path) -> Path:
