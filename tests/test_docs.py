@@ -29,6 +29,7 @@ ELSEWHERE = {
     "python -m benchmarks.trials.compare": "tests/benchmarks/test_compare.py",
     "python -m benchmarks.trials.ends": "tests/benchmarks/test_ends.py",
     "python -m benchmarks.trials.exporter": "tests/prometheus/test_exporter_benchmark.py",
+    "python -m benchmarks.trials.folders": "tests/benchmarks/test_folders.py",
     "python -m benchmarks.trials.fuzz": "tests/benchmarks/test_fuzz.py",
     "python -m benchmarks.trials.fuzz_files": "tests/benchmarks/test_fuzz.py",
     "python -m benchmarks.trials.report": "tests/benchmarks/test_report.py",

@@ -1,0 +1,277 @@
+"""What can be wrong with a run folder: one change a mutant, drawn from a seed."""
+
+import json
+import os
+import random
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from llmload.runs.folder import REPORT
+
+MARK: Final = "<script>llmload_mark</script>"
+"""In no page, table or XML may this be a tag."""
+TEXTS: Final = (
+    MARK,
+    f'"><img src=x onerror=alert(1)>{MARK}',
+    "\x1b[31mred\x1b[0m\x1b]0;title\x07",
+    "[bold red]markup[/bold red] [/nothing-open]",
+    "\x00\x01\x08\x0b\x7f\x9b",
+    "two\nlines\r\n# heading\n| cell | cell |",
+    '=HYPERLINK("http://127.0.0.1")',
+    "+1+cmd|' /C calc'!A0",
+    "../../../../etc/passwd",
+    "/dev/null",
+    "\u202ebackwards\u2066",
+    "\ufffe\uffff\U0001f600",
+    "]]>&amp;&lt;",
+    "{{ 7 * 7 }}{% raw %}",
+    "",
+    " ",
+    "x" * 300_000,
+)
+_RAW: Final = {
+    "@nan@": "NaN",
+    "@infinity@": "-Infinity",
+    "@huge@": "1" + "0" * 400,
+    "@surrogate@": '"\\ud800"',
+    "@pair@": '"\\udc00\\ud800 text"',
+    "@deep@": "[" * 5000 + "]" * 5000,
+    "@object@": '{"a":' * 500 + "1" + "}" * 500,
+}
+"""What Python's JSON writer does not write."""
+VALUES: Final[tuple[Any, ...]] = (
+    *(None, True, False, 0, -1, 1, 2**31, 2**53 + 1, 2**63, 2**64 - 1, -(2**63), -(2**70), 1e308, -1e308, 1e-320),
+    *(0.5, -0.5, "1", "1.5", "NaN", [], {}, [[]], [None], [-1], [2**63], ["a"], {"a": 1}, [1, 2, 3]),
+    *_RAW,
+    *TEXTS,
+)
+Draw = random.Random
+
+
+def mutate(folder: Path, draw: Draw) -> str:
+    """Change one thing of the folder and return what was changed."""
+    files = sorted(file for file in folder.iterdir() if file.name != REPORT)
+    file = draw.choice(files)
+    if draw.random() < 0.3:
+        kind = draw.choice(sorted(OF_FILES))
+        OF_FILES[kind](file, draw)
+        return f"{file.name}: {kind}"
+    if file.suffix == ".json":
+        return f"{file.name}: {_change_json_file(file, draw)}"
+    if file.suffix == ".jsonl":
+        return f"{file.name}: {_change_line(file, draw)}"
+    kind = draw.choice(sorted(OF_CSV))
+    OF_CSV[kind](file, draw)
+    return f"{file.name}: {kind}"
+
+
+# JSON
+
+
+def _paths(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    inside: Sequence[tuple[Any, Any]] = ()
+    if isinstance(content, dict):
+        inside = list(content.items())
+    elif isinstance(content, list):
+        inside = list(enumerate(content[:3]))
+    for key, value in inside:
+        yield (*path, key)
+        yield from _paths(value, (*path, key))
+
+
+def _changed(content: Any, draw: Draw) -> tuple[str, str]:
+    """Return what was changed, and the JSON text."""
+    path = draw.choice(list(_paths(content)))
+    of = content
+    for key in path[:-1]:
+        of = of[key]
+    key, where = path[-1], ".".join(map(str, path))
+    how = draw.choice(("drop", "rename", "twice", "more", *("value",) * 8, *("text",) * 4))
+    if how == "drop" or (isinstance(of, list) and how in {"rename", "twice", "more"}):
+        del of[key]
+        return f"{where} dropped", json.dumps(content)
+    if how == "rename":
+        name = draw.choice(TEXTS)
+        of[name] = of.pop(key)
+        return f"{where} renamed {name[:20]!r}", json.dumps(content)
+    if how == "more":
+        of[draw.choice(TEXTS)] = draw.choice(VALUES)
+        return f"{where}: a key more", _raw(content)
+    if how == "twice":
+        of["@twice@"] = value = draw.choice(VALUES)
+        text = _raw(content).replace('"@twice@"', json.dumps(key), 1)
+        return f"{where} twice, {str(value)[:20]!r}", text
+    of[key] = value = draw.choice(VALUES if how == "value" else TEXTS)
+    return f"{where} = {str(value)[:20]!r}", _raw(content)
+
+
+def _raw(content: Any) -> str:
+    text = json.dumps(content)
+    for placeholder, raw in _RAW.items():
+        text = text.replace(f'"{placeholder}"', raw)
+    return text
+
+
+def _change_json_file(file: Path, draw: Draw) -> str:
+    what, text = _changed(json.loads(file.read_text(encoding="utf-8")), draw)
+    file.write_text(text, encoding="utf-8", errors="surrogatepass")
+    return what
+
+
+def _change_line(file: Path, draw: Draw) -> str:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    index = draw.randrange(len(lines))
+    try:
+        what, text = _changed(json.loads(lines[index]), draw)
+    except json.JSONDecodeError:  # a last line that is not whole
+        what, text = "a line of none", "null"
+    if draw.random() < 0.1:
+        what, text = (
+            "a line that is not an object",
+            draw.choice(("null", "[]", "1", '"text"', "", "{}", "{", "}", "[{}]")),
+        )
+    lines[index] = text
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogatepass")
+    return f"line {index + 1}: {what}"
+
+
+# CSV
+
+
+def _rows(file: Path) -> list[list[str]]:
+    return [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _write_rows(file: Path, rows: list[list[str]]) -> None:
+    file.write_text("".join(",".join(row) + "\n" for row in rows), encoding="utf-8", errors="surrogatepass")
+
+
+_CELLS: Final = (
+    *("", "-1", "1e999", "nan", "inf", "abc", "1,2", '"', '"open', "1e308", "-1e308", "9" * 400, "1_0", "0x1", "true"),
+    *("\x00", "\ufeff", "http://[", "http://[::1", "//\x00", "http://u:p@h:99999/", *TEXTS),
+)
+
+
+def _cell(file: Path, draw: Draw) -> None:
+    rows = _rows(file)
+    row = draw.choice(rows[1:] or rows)
+    row[draw.randrange(min(len(row), 4))] = draw.choice(_CELLS)
+    _write_rows(file, rows)
+
+
+def _column(how: Callable[[list[str], int, Draw], None]) -> Callable[[Path, Draw], None]:
+    def change(file: Path, draw: Draw) -> None:
+        rows = _rows(file)
+        at = draw.randrange(min(len(rows[0]), 4))
+        for row in rows:
+            how(row, at, draw)
+        _write_rows(file, rows)
+
+    return change
+
+
+def _header(file: Path, draw: Draw) -> None:
+    rows = _rows(file)
+    rows[0][draw.randrange(len(rows[0]))] = draw.choice((*rows[0], *_CELLS))
+    _write_rows(file, rows)
+
+
+def _shape(file: Path, draw: Draw) -> None:
+    rows = _rows(file)
+    row = draw.choice(rows)
+    if draw.random() < 0.5:
+        row.extend(["1"] * draw.choice((1, 5, 2000)))
+    else:
+        del row[draw.randrange(len(row)) :]
+    _write_rows(file, rows)
+
+
+def _order(file: Path, draw: Draw) -> None:
+    rows = _rows(file)
+    rest = rows[1:]
+    draw.shuffle(rest)
+    _write_rows(file, [rows[0], *rest, *rest[:1]])
+
+
+OF_CSV: Final[Mapping[str, Callable[[Path, Draw], None]]] = {
+    "a cell": _cell,
+    "another cell": _cell,
+    "a third cell": _cell,
+    "a column dropped": _column(lambda row, at, _: row.__delitem__(at)),
+    "a column of one value": _column(lambda row, at, _: row.__setitem__(at, row[at] if row[at].islower() else "7")),
+    "a header": _header,
+    "a row's length": _shape,
+    "rows in another order": _order,
+}
+
+
+# Files
+
+
+def _in_place(make: Callable[[Path], object]) -> Callable[[Path, Draw], None]:
+    def change(file: Path, _draw: Draw) -> None:
+        file.unlink()
+        make(file)
+
+    return change
+
+
+def _bytes(change: Callable[[bytearray, Draw], bytes | bytearray]) -> Callable[[Path, Draw], None]:
+    def write(file: Path, draw: Draw) -> None:
+        file.write_bytes(change(bytearray(file.read_bytes()), draw))
+
+    return write
+
+
+def _flip(content: bytearray, draw: Draw) -> bytearray:
+    for _ in range(draw.randint(1, 20) if content else 0):
+        content[draw.randrange(len(content))] = draw.randrange(256)
+    return content
+
+
+def _socket(file: Path) -> None:
+    place = os.open(file.parent, os.O_PATH)  # a socket's path has at most 108 bytes
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"/proc/self/fd/{place}/{file.name}")
+    os.close(place)
+
+
+def _beside(name: str) -> Callable[[Path, Draw], None]:
+    def write(file: Path, draw: Draw) -> None:
+        beside = file.with_name(name)
+        beside.unlink(missing_ok=True)
+        draw.choice((Path.mkdir, os.mkfifo, lambda path: path.write_text("{}\n"), lambda path: path.touch()))(beside)
+
+    return write
+
+
+_BLANK_LINES: Final = 10**7
+OF_FILES: Final[Mapping[str, Callable[[Path, Draw], None]]] = {
+    "dropped": _in_place(lambda _: None),
+    "empty": _bytes(lambda _, __: b""),
+    "truncated": _bytes(lambda content, draw: content[: draw.randrange(max(1, len(content)))]),
+    "bytes flipped": _bytes(_flip),
+    "not UTF-8": _bytes(lambda content, draw: content.replace(b'"', b'"\xff\xfe', draw.randint(3, 9))),
+    "UTF-16": _bytes(lambda content, _: content.decode(errors="replace").encode("utf-16")),
+    "a BOM": _bytes(lambda content, _: b"\xef\xbb\xbf" + content),
+    "CRLF": _bytes(lambda content, _: content.replace(b"\n", b"\r\n")),
+    "twice": _bytes(lambda content, _: content * 2),
+    "zeros": _bytes(lambda content, _: bytes(len(content))),
+    "blank lines": _bytes(
+        lambda content, draw: draw.choice((b"\n" * _BLANK_LINES + content, content + b"\n" * _BLANK_LINES))
+    ),
+    "a line of 60 MB": _bytes(lambda content, draw: draw.choice((b"", content)) + b"[1," * 20_000_000 + b"\n"),
+    "a directory": _in_place(Path.mkdir),
+    "a FIFO": _in_place(os.mkfifo),
+    "a socket": _in_place(_socket),
+    "a link to itself": _in_place(lambda file: file.symlink_to(file.name)),
+    "a link to nothing": _in_place(lambda file: file.symlink_to("nothing")),
+    "a link to /dev/zero": _in_place(lambda file: file.symlink_to("/dev/zero")),
+    "a link to /dev/tty": _in_place(lambda file: file.symlink_to("/dev/full")),
+    "a link to /etc/passwd": _in_place(lambda file: file.symlink_to("/etc/passwd")),
+    "requests of a hostile name": _beside("requests.\x1b[31m<b>\n.jsonl"),
+    "requests in something else": _beside("requests.worker-7.jsonl"),
+    "a page in something else": _beside("report.html"),
+}
