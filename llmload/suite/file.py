@@ -129,14 +129,36 @@ def _fill(word: str, values: Mapping[str, object]) -> str:
 
 SCENARIO_COMMAND: Final = "{scenario_command}"
 """A word that is replaced by the words of the scenario's `deployment.command`."""
-_SECRET: Final = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)$", re.IGNORECASE)
-_SECRET_OPTION: Final = re.compile(r"--(api[-_]key|token|password)(=|$)")
-_NAME: Final = re.compile(r"[\w.-]+")
+_SECRET: Final = re.compile(
+    r"(?:^|[-_.]|api|auth|access)(token|secret|password|passwd|passphrase|key|credentials?|bearer)[-_]?\d*$",
+    re.IGNORECASE,
+)
+_NO_SECRET: Final = re.compile(r"(?:^|[-_])(?:pad|eos|bos|unk|stop|end|image|mask)[-_]token$", re.IGNORECASE)
+_WITH_VALUE: Final = re.compile(r"([A-Za-z][\w.-]*)[\"']?\s*[=:]\s*[^\s=]")
+_OPTION: Final = re.compile(r"--?([A-Za-z][\w.-]*)=?$")
+_IN_TEXT: Final = re.compile(r"\bbearer\s+\S|\bauthorization\s*:|://[^/\s@]*:[^/\s@]*@", re.IGNORECASE)
+_NAME: Final = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
+
+
+def is_secret(name: str) -> bool:
+    """Return whether an option or a variable of that name holds a password or key, however it is spelled."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    return _SECRET.search(words) is not None and _NO_SECRET.search(words) is None
+
+
+def holds_secret(word: str) -> bool:
+    """Return whether a word of a command holds a password or key, or is the option before one."""
+    option = _OPTION.match(word)
+    named = [*_WITH_VALUE.findall(word), *([] if option is None else [option[1]])]
+    return any(map(is_secret, named)) or _IN_TEXT.search(word) is not None
 
 
 def _checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError("a name here has letters, digits, '.', '-' and '_' only, since it becomes part of a path")
+        raise ValueError(
+            "a name here has ASCII letters, digits, '.', '-' and '_' only, since it becomes part of a path, and does "
+            "not begin with '.' or '-'"
+        )
     return name
 
 
@@ -157,13 +179,15 @@ def _check_word(word: str) -> None:
             names_in(word)
         except ConfigError as error:
             raise ValueError(str(error)) from None
-    if _SECRET_OPTION.match(word):
-        raise ValueError("a password in a command would appear in logs: pass it in the environment")
+    if holds_secret(word):
+        raise ValueError(
+            "a password or key in a command would appear in logs: name its variable in pass_env, for the engine to read"
+        )
 
 
 def _checked_env(env: dict[str, str]) -> dict[str, str]:
-    for name in env:
-        if _SECRET.search(name):
+    for name, value in env.items():
+        if is_secret(name) or _IN_TEXT.search(value):
             raise ValueError(f"a password or key such as {name} does not belong in a file: name it in pass_env")
     return env
 

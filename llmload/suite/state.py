@@ -17,6 +17,7 @@ from rich.text import Text
 
 from llmload.errors import ConfigError, RunFolderError
 from llmload.runs.folder import SUMMARY, RunFolder
+from llmload.runs.reading import is_there
 from llmload.runs.writing import WriteFaults, why_of
 from llmload.suite.plan import Cell, SuitePlan
 from llmload.units import S_PER_H, S_PER_MIN
@@ -65,13 +66,13 @@ class SuiteState:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read the folder's state, empty if there is none; ConfigError if it cannot be read."""
-        if not (folder / STATE).exists():
+        if not is_there(folder / STATE):
             return cls(folder)
         try:
             content = RunFolder(folder).read(STATE)
             cells = {name: _cell_of(values) for name, values in content["cells"].items()}
-            return cls(folder, cells, dict(content["starts_s"]))
-        except (RunFolderError, KeyError, TypeError, ValueError) as error:
+            return cls(folder, cells, {name: float(value) for name, value in content["starts_s"].items()})
+        except (RunFolderError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(
                 f"{folder / STATE}: cannot be read ({error}); --restart starts from the beginning"
             ) from None
@@ -110,7 +111,13 @@ class SuiteState:
 
 
 def _cell_of(values: dict[str, Any]) -> CellState:
-    return CellState(**{**values, "status": Status(values["status"])})
+    cell = CellState(**{**values, "status": Status(values["status"])})
+    for number in (cell.started_unix_s, cell.ended_unix_s, cell.measured_s):
+        if number is not None:
+            float(number)
+    if cell.run_folder is not None and (Path(cell.run_folder).is_absolute() or ".." in Path(cell.run_folder).parts):
+        raise ValueError("a run_folder is not in the suite's folder")
+    return cell
 
 
 class FolderLock:

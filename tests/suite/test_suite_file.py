@@ -10,7 +10,17 @@ from llmload.cli.scenarios import scenario_file, scenario_text, shipped_cells
 from llmload.errors import ConfigError
 from llmload.scenario import load_scenario
 from llmload.scenario.reading import find_suite, shipped_scenarios, shipped_suites
-from llmload.suite.file import NAMES, TEMPLATES, EngineEntry, ModelEntry, ProtocolEntry, Selection, SuiteHead, Word
+from llmload.suite.file import (
+    NAMES,
+    TEMPLATES,
+    EngineEntry,
+    ModelEntry,
+    ProtocolEntry,
+    Selection,
+    SuiteHead,
+    Word,
+    holds_secret,
+)
 from llmload.suite.plan import make_plan
 from tests.suite.conftest import WriteSuite
 
@@ -38,7 +48,7 @@ def complaint(file: Path) -> str:
             ('"--itl-s", "0.01"', '"--itl-s", 0.01'),
             "engines.quick.options: word 4 is not a text: put quotes around 0.01",
         ),
-        (('"0.01", "--itl-s"', '"0.01", "--api-key=x", "--itl-s"'), "pass it in the environment"),
+        (('"0.01", "--itl-s"', '"0.01", "--api-key=x", "--itl-s"'), "name its variable in pass_env"),
         (
             ("options", 'env = { HF_TOKEN = "hf_abc" }\noptions'),
             "a password or key such as HF_TOKEN does not belong in a file",
@@ -53,7 +63,7 @@ def complaint(file: Path) -> str:
             ("options", "port = 70000\noptions"),
             "engines.quick.port: input should be less than or equal to 65535, got 7",
         ),
-        (("[models.one]", '[models."one/two"]'), "a name here has letters, digits"),
+        (("[models.one]", '[models."one/two"]'), "a name here has ASCII letters, digits"),
         (
             ("[models.one]", '[models.one]\nids = { slow = "x" }'),
             "models.one.ids: no 'slow' in this file; it has quick",
@@ -319,3 +329,52 @@ def test_the_cpu_suite_starts_the_engines_that_are_installed(engine: str) -> Non
     assert len(plan.cells) == 8
     assert all(d.start_command(1)[0].startswith(f".engines/{engine}/bin/") for d in deployments)
     assert {d.loaded for d in deployments} == {".engines/models/smollm2", ".engines/models/tiny"}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *(
+            "--api-key",
+            "--api_key=x",
+            "--apiKey=x",
+            "--API-KEY",
+            "-e HF_TOKEN=x",
+            "OPENAI_API_KEY=x",
+            "--env=HF_TOKEN=x",
+        ),
+        *("-eHF_TOKEN=x", "--hf-token", "--db-passwd", "--secret", "X_TOKEN2=a", "Authorization: Bearer x"),
+        *("--header=X-Api-Key: abc", '{"api_key": "x"}', "http://user:word@host/"),
+    ],
+)
+def test_a_password_or_key_in_a_command_is_refused_by_any_spelling_and_not_shown(
+    word: str, write_suite: WriteSuite
+) -> None:
+    file = write_suite(('options = ["', f"options = ['{word}', 'hunter2', \""))
+
+    assert "a password or key in a command would appear in logs" in complaint(file)
+    assert "hunter2" not in complaint(file)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *(
+            "--max-num-batched-tokens",
+            "--tokenizer",
+            "--max-tokens=3",
+            "--ssl-keyfile",
+            "--eos-token",
+            "HF_TOKEN",
+            "-e",
+        ),
+        *("--keyspace", "http://127.0.0.1:8000", "--monkey=x", "meta/llama:1.0", "{id}"),
+    ],
+)
+def test_other_words_may_be_in_a_command(word: str) -> None:
+    assert not holds_secret(word)
+
+
+@pytest.mark.parametrize("name", ["..", ".hidden", "-x", "a/b", "a b", "\\u001b[31m", "\\u0661"])
+def test_names_are_names(name: str, write_suite: WriteSuite) -> None:
+    assert "a name here has ASCII letters" in complaint(write_suite(("[models.one]", f'[models."{name}"]')))
