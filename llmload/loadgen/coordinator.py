@@ -197,7 +197,8 @@ class RunCoordinator:
             further.append(Reason(check=ENDED_EARLY, level=Level.INVALID, text=cut))
         if not headline.health.completed and not headline.health.failed:
             text = "no request came to an end, so nothing was measured"
-            text += "" if cut else f": give {self.scenario.load.longer}"
+            if not cut and not headline.health.censored:  # else the drain, not the load, was too short
+                text += f": give {self.scenario.load.longer}"
             further.append(Reason(check="answers", level=Level.INVALID, text=text))
         elif headline.edited is not None and stages is not None:
             further += unmeasured_phase(headline, headline.edited, self.scenario.load.longer)

@@ -74,6 +74,19 @@ def test_a_timed_run_whose_answers_come_in_its_drain(
     assert measured(ended, *FIGURES) == {"window_s": pytest.approx(1.5, abs=0.4)}
 
 
+def test_a_run_whose_drain_cuts_every_request_asks_for_a_longer_drain(
+    locust: Locust, engine: StartEngine, write_scenario: WriteScenario
+) -> None:
+    url = engine(**QUICK | {"ttft_s": 30.0}).url
+    scenario = write_scenario(url, "users = 2\nduration_s = 2", REPEAT)
+
+    ended = locust.run("--config", str(scenario), "--set", "run.drain_timeout_s=0.5")
+
+    says = reasons(ended)
+    assert says["answers"] == "no request came to an end, so nothing was measured"
+    assert "--set run.drain_timeout_s=300" in says["censored_share"]
+
+
 def test_a_counted_run_that_ends_in_its_ramp(
     locust: Locust, engine: StartEngine, write_scenario: WriteScenario
 ) -> None:
