@@ -195,7 +195,7 @@ def run(
     Run SCENARIO, a file or the name of a shipped scenario, and exit with Locust's exit code.
 
     0: good; 1: a gate failed or requests failed; 2: wrong use; 3: the measurement is INVALID; 130: a signal ended it.
-    With --repeat, the worst of all runs; Ctrl-C ends the current run and shows the runs so far.
+    With --repeat, the worst of all runs; Ctrl-C ends the current run, shows the runs so far, and leaves out the others.
 
     \b
     Examples:
