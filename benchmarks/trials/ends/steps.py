@@ -154,14 +154,25 @@ def delete_folder() -> Step:
 
 
 def replace_folder() -> Step:
-    """Move the run's folder away, and put an empty one in its place."""
+    """Delete the run's folder, and make an empty one of its name."""
+
+    def act(run: Running) -> None:
+        folder = run.run_folder()
+        shutil.rmtree(folder)
+        folder.mkdir()
+
+    return Step("the folder is replaced", act)
+
+
+def move_folder() -> Step:
+    """Move the run's folder, and make an empty one of its name."""
 
     def act(run: Running) -> None:
         folder = run.run_folder()
         folder.rename(folder.with_name("moved-away"))
         folder.mkdir()
 
-    return Step("the folder is replaced", act)
+    return Step("the folder is moved", act)
 
 
 def make_immutable(*, files: bool) -> Step:

@@ -9,6 +9,7 @@ from benchmarks.trials.ends.steps import (
     fill_disk,
     free_disk,
     make_immutable,
+    move_folder,
     replace_folder,
     until,
     until_all_wrote,
@@ -66,8 +67,14 @@ ROWS: Final = (
         name="folder moved and replaced in the window",
         modes=BOTH,
         load=LOAD,
-        steps=(until("window"), until_all_wrote(), replace_folder()),
+        steps=(until("window"), until_all_wrote(), move_folder()),
         expected=replace(GOOD, says=r"was moved to .*moved-away"),  # an open folder is followed, and nothing is lost
+    ),
+    Row(
+        name="folder deleted and replaced in the window",
+        load=LOAD,
+        steps=(until("window"), until_all_wrote(), replace_folder()),
+        expected=LINES_AND_SUMMARY_LOST,
     ),
     Row(
         name="folder read-only in the window",
