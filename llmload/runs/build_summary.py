@@ -10,6 +10,7 @@ from llmload.metrics.objective import Objective
 from llmload.metrics.requests import QUANTILES, REQUEST_DISTRIBUTIONS
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Doubt, Verdict
+from llmload.runs.reading import plained
 from llmload.runs.summary import (
     SCHEMA_VERSION,
     Figures,
@@ -260,9 +261,9 @@ class RunOutcome:
 
 
 def build_summary(outcome: RunOutcome) -> Summary:
-    """Return the run's summary; what was not measured is None."""
+    """Return the run's summary, its texts plain, since engines wrote some; what was not measured is None."""
     scenario, judged, measured = outcome.scenario, outcome.judged, figures(outcome.judged, outcome.window_s)
-    return Summary(
+    summary = Summary(
         schema_version=SCHEMA_VERSION,
         run_id=outcome.run_id,
         scenario=scenario.scenario.name,
@@ -301,6 +302,8 @@ def build_summary(outcome: RunOutcome) -> Summary:
         ),
         gates=judge_gates(scenario.gates.parsed(), measured, outcome.verdict.doubts, cut=outcome.cut),
     )
+    content = summary.model_dump(mode="json")
+    return summary if plained(content) == content else Summary.model_validate(plained(content))
 
 
 def figures(totals: RunTotals, window_s: float | None) -> Figures:

@@ -56,6 +56,15 @@ def plain(text: str) -> str:
     return _NOT_PLAIN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def plained(content: Any) -> Any:
+    """Return JSON content with all its texts plain."""
+    if isinstance(content, str):
+        return plain(content)
+    if isinstance(content, dict):
+        return {plain(key): plained(value) for key, value in content.items()}
+    return [plained(value) for value in content] if isinstance(content, list) else content
+
+
 def named(path: Path) -> str:
     """Return a path for a message: on one line, printable."""
     return plain(str(path)).replace("\n", "\\n").replace("\t", "\\t")
