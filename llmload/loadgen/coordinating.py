@@ -328,7 +328,9 @@ class CoordinatingNode(Node):
 
     def _end_without_run(self, number: signal.Signals) -> None:
         """End a process that has no run now: one that has not begun, one that writes its report, or an idle web UI."""
-        if self._lingers or not self.headless:
+        if self._lingers:
+            self._signals.raise_in_main()  # which ends the wait for a last scrape
+        elif not self.headless:
             self._quit_process()
         elif self.coordinator is None:
             self._interrupted = True
@@ -374,6 +376,7 @@ class CoordinatingNode(Node):
             terminal.show_line(self._report, options.summary)
             self._lingers = True
             self.metrics.linger(options.llmload_linger)
+            self._lingers = False
             if len(coordinator.conditions.faults) > faults:
                 sys.exit(max(exit_code, ExitCode.INVALID))
 

@@ -131,7 +131,7 @@ def test_a_small_file_that_expands_to_gigabytes_is_refused_within_its_limit(tmp_
         says, _, mebibytes = done.stdout.strip().rpartition("\n")
 
         assert "expands to more than 64 MiB" in says, name
-        assert int(mebibytes) < 200, name
+        assert int(mebibytes) < 256, name  # what is read at a time, and what Arrow's allocator keeps of it
 
 
 def test_repeated_prompts_are_read(tmp_path: Path) -> None:
