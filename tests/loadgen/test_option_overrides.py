@@ -121,7 +121,7 @@ def test_a_changed_field_is_laid_over_the_scenario(
         ("max_tokens", "many", "request.max_tokens: input should be a valid integer, got 'many'"),
         ("max_tokens", "0", "request.max_tokens: input should be greater than or equal to 1, got 0"),
         ("warmup", "40", "warmup_s = 40 leaves nothing of duration_s = 30"),
-        ("rate", "inf", "load.rate_per_s: input should be a finite number, got inf"),
+        ("rate", "inf", "load.rate_per_s: inf is not a finite number"),
         ("rate", "-1", "load.rate_per_s: input should be greater than 0, got -1"),
         ("cv", "0", "load.cv: input should be greater than 0, got 0"),
         ("arrivals", "random", "load.arrivals: input should be 'constant', 'poisson' or 'gamma', got 'random'"),
