@@ -91,8 +91,8 @@ def capacity_summary(
         output_tokens_per_s_interval=None if point is None else point.output_tokens_per_s_interval,
         knee=knee(
             (each.load, each.requests_per_min, each.e2e_s.mean)
-            for each in curve
-            if each.requests_per_min and each.e2e_s
+            for step, each in zip(steps, curve, strict=True)
+            if step.verdict is not None and each.requests_per_min and each.e2e_s
         ),
         curve=curve,
     )

@@ -251,6 +251,7 @@ class RunCoordinator:
         return {
             **figures,
             "concurrency_shortfall": self._shortfall(headline),
+            "window_edges": _edges(headline),
             **self.conditions.figures(),
         }
 
@@ -258,8 +259,11 @@ class RunCoordinator:
         """
         Return how far the mean in flight fell short of the users; None where it was not asked to be held.
 
-        None, too, where no answer ended in the window: users pause after a failure, which is the reason then.
+        None, too, where something else is the reason: a worker is missing, or no answer ended in the window, since
+        users pause after a failure.
         """
+        if self.conditions.missing_workers:
+            return None
         users, window_s = headline.scenario.load.busy_users, headline.window_s
         if users is None or self.span.window.end_ns is None or not window_s or not headline.totals.completed_in_window:
             return None
@@ -367,3 +371,13 @@ class RunCoordinator:
 
     def _unix_s(self, moment_ns: int | None) -> float | None:
         return None if moment_ns is None else (moment_ns + self._unix_offset_ns) / NS_PER_S
+
+
+def _edges(headline: Headline) -> float | None:
+    """
+    Return how many answers the window's edges cut, as a part of those that ended in it; None where that is not known.
+
+    At each edge a user waits for one; of these one counts whole and one not at all, so a rate may be off by as much.
+    """
+    users, answers = headline.scenario.load.busy_users, headline.totals.completed_in_window
+    return None if users is None or not answers else users / answers

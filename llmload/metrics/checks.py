@@ -116,6 +116,15 @@ CHECKS: Final = (
         remedy="--processes 2, or a machine apart from the engine's",
     ),
     Check(
+        name="window_edges",
+        unit="of the answers",
+        degraded_above=1 / 3,
+        invalid_above=None,
+        why="each edge of the window cuts the answer that a user waits for, and a user had fewer than three in it",
+        remedy="a longer run",
+        figures=THROUGHPUT,
+    ),
+    Check(
         name="worker_cpu_share",
         unit="of a core",
         degraded_above=0.90,
@@ -174,7 +183,7 @@ CHECKS: Final = (
         unit="workers",
         degraded_above=None,
         invalid_above=0.0,
-        why="requests in flight on a lost worker are missing, and its part of the load was not sent",
+        why="a worker that was lost or left sent only a part of its load, and what it had in flight may be missing",
         remedy="see the worker's log; run again",
     ),
     Check(
@@ -264,7 +273,8 @@ def failed_requests(totals: RunTotals) -> list[Reason]:
     for each in most:
         often = f", {each.count} of {totals.failed} with" if each.count < totals.failed else ":"
         text += f"{often} {each}: {each.remedy}"
-    level = Level.DEGRADED if totals.completed else Level.INVALID
+    none_in_window = totals.failed_in_window and not totals.completed_in_window
+    level = Level.INVALID if none_in_window or not totals.completed else Level.DEGRADED
     return [Reason(check="error_share", level=level, figure=share, limit=0.0, text=text)]
 
 
@@ -305,7 +315,7 @@ def _figures_text(check: Check) -> str:
 
 
 def _limit_text(check: Check, limit: float | None) -> str:
-    return "" if limit is None else f"{limit:g} {check.unit}"
+    return "" if limit is None else f"{limit:.3g} {check.unit}"
 
 
 def health(totals: RunTotals) -> dict[str, float | None]:

@@ -142,3 +142,18 @@ def test_an_option_mends_a_file_that_has_no_window(
     ended = locust.run("--config", file, "--run-time", "3s")
 
     assert ended.summary["window_s"] == pytest.approx(2, abs=0.5)
+
+
+@pytest.mark.parametrize(("duration_s", "doubted"), [(2, True), (7, False)], ids=["two answers", "about seven"])
+def test_a_window_that_holds_less_than_three_answers_a_user_doubts_its_rates(
+    locust: Locust, engine: StartEngine, write_scenario: WriteScenario, duration_s: int, doubted: bool
+) -> None:
+    url = engine(**QUICK | {"ttft_s": 0.9}).url
+
+    ended = locust.run("--config", str(write_scenario(url, f"users = 1\nduration_s = {duration_s}", REPEAT)))
+
+    assert ended.code == 0, ended.err
+    checks = {reason["check"] for reason in ended.summary["verdict"]["reasons"]}
+    assert ("window_edges" in checks) == doubted, ended.summary["verdict"]
+    marked = {doubt["figure"] for doubt in ended.summary["verdict"]["doubts"] if doubt["check"] == "window_edges"}
+    assert marked == ({"requests_per_min", "goodput_per_min", "output_tokens_per_s"} if doubted else set())
