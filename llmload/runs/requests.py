@@ -27,7 +27,7 @@ from llmload.metrics.requests import (
 )
 from llmload.record import RequestRecord
 from llmload.runs.folder import RunFolder
-from llmload.runs.reading import SMALL_BLOCK_BYTES, is_there, read_columns, read_lines
+from llmload.runs.reading import BLOCK_BYTES, CACHED_BLOCK_BYTES, SMALL_BLOCK_BYTES, is_there, read_columns, read_lines
 from llmload.runs.writing import PATIENCE_S, AppendedFile, Place, WriteFaults
 
 # The request files of a run folder: written while a run sends, read in blocks by reports.
@@ -126,7 +126,7 @@ def write_csv(file: Path, runs: Sequence[RunFolder], progress: Callable[[int], N
         with file.open("w", newline="", encoding="utf-8") as out:
             writer: Any = csv.writer(out)
             writer.writerow([column.name for column in CSV_COLUMNS])
-            for run_id, columns in _exported(runs, (), progress):
+            for run_id, columns in _exported(runs, (), progress, CACHED_BLOCK_BYTES):
                 writer.writerows(rows_of(columns, CSV_COLUMNS, run_id))
                 count += len(columns)
     except OSError as error:
@@ -141,7 +141,7 @@ def write_parquet(file: Path, runs: Sequence[RunFolder], progress: Callable[[int
     pending: list[pa.Table] = []
     try:
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for run_id, columns in _exported(runs, LIST_KEYS, progress):
+            for run_id, columns in _exported(runs, LIST_KEYS, progress, BLOCK_BYTES):
                 pending.append(_table(columns, run_id, schema))
                 count += len(columns)
                 if sum(map(len, pending)) >= ROWS_A_GROUP:
@@ -154,11 +154,11 @@ def write_parquet(file: Path, runs: Sequence[RunFolder], progress: Callable[[int
 
 
 def _exported(
-    runs: Sequence[RunFolder], lists: Sequence[str], progress: Callable[[int], None]
+    runs: Sequence[RunFolder], lists: Sequence[str], progress: Callable[[int], None], block_bytes: int
 ) -> Iterator[tuple[str, Columns]]:
     for run in runs:
         run_id = run.manifest().run_id
-        for columns in read_columns(run.request_files(), progress, lists=lists):
+        for columns in read_columns(run.request_files(), progress, lists=lists, block_bytes=block_bytes):
             yield run_id, columns
 
 
