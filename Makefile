@@ -6,11 +6,14 @@ BIN := $(VENV)/bin
 # The tests in groups of processes that run side by side: most of their time is waiting for runs of seconds. Tests that
 # compare times come last, alone, but for the pages' commands: these are whole runs, too many to wait for one by one.
 loadgen-a := tests/loadgen/test_runs.py tests/loadgen/test_loads.py tests/loadgen/test_progress.py tests/loadgen/test_web_page.py
-loadgen-b := $(filter-out $(loadgen-a),$(wildcard tests/loadgen/test_*.py))
+loadgen-b := $(addprefix tests/loadgen/test_,cut_runs.py edits.py failing_runs.py odd_input.py)
+loadgen-c := $(addprefix tests/loadgen/test_,internal_errors.py lost_folder.py full_disk.py worker_faults.py repeat.py)
+loadgen-d := $(filter-out $(loadgen-a) $(loadgen-b) $(loadgen-c),$(wildcard tests/loadgen/test_*.py))
+interrupts := tests/test_interrupts.py
 programs := tests/suite tests/cli tests/test_packaging.py
 pages := tests/test_docs.py
 benchmarks := tests/benchmarks
-GROUPS := loadgen-a loadgen-b programs pages benchmarks others
+GROUPS := loadgen-a loadgen-b loadgen-c loadgen-d programs pages benchmarks interrupts others
 others := tests $(foreach group,$(filter-out others,$(GROUPS)),$($(group):%=--ignore=%))
 PYTEST := $(BIN)/coverage run --parallel-mode -m pytest
 # Per cent of lines that the tests run in their own process; it may not fall. Programs that they start are not counted:
@@ -51,7 +54,7 @@ lint: $(VENV)/.ready
 
 unit: $(VENV)/.ready
 	@rm -f .coverage .coverage.*
-	@$(MAKE) --jobs=5 --keep-going --output-sync=target --no-print-directory $(GROUPS)
+	@$(MAKE) --jobs=8 --keep-going --output-sync=target --no-print-directory $(GROUPS)
 	@$(MAKE) --no-print-directory timing
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --format=total --fail-under=$(COVERAGE)
 

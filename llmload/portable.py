@@ -7,8 +7,8 @@ from typing import Any, Final
 
 _LEAST, _GREATEST = -(2**63), 2**64 - 1
 HALF_OF_A_PAIR: Final = re.compile("[\ud800-\udfff]")
-_DEEPEST: Final = 32
-"""How deep a value may be nested that is only kept to be read by people."""
+_DEEPEST: Final = 16
+"""How deep a value may be nested that is only kept to be read by people; files that hold it are read to 32 levels."""
 
 
 def faults_of(value: object, key: str = "") -> Iterator[tuple[str, str]]:

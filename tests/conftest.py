@@ -23,6 +23,8 @@ settings.load_profile("llmload")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a script, where Ctrl-C is ignored:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests start would inherit it, and never end by it
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # started by nohup: the same
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 NOISY_S = 0.004
 """A machine is too busy to compare times on where a sleep of 5 ms ends this late, 99th percentile."""

@@ -31,7 +31,8 @@ def shrink_report(data: MutableMapping[str, Any]) -> None:
 
 def restore_report(data: MutableMapping[str, Any]) -> None:
     """Undo `shrink_report`, before Locust reads the report; one that a worker's start overtook lacks its users."""
-    data.setdefault("user_classes_count", {})
+    if "stats" in data:
+        data.setdefault("user_classes_count", {})
     for entry in _entries(data):
         if isinstance(entry["response_times"], list):
             times = unpack_sparse(entry["response_times"]).items()

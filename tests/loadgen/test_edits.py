@@ -156,6 +156,7 @@ def test_each_edit_is_noted_and_begins_a_phase(serve: Callable[..., WebRun], pro
 
 
 @pytest.mark.parametrize("processes", [ONE, TWO], ids=["one", "two"])
+@pytest.mark.timing
 def test_an_edited_rate_is_sent_from_the_edit_on(serve: Callable[..., WebRun], processes: tuple[str, ...]) -> None:
     run = serve('kind = "open_loop"\nrate_per_s = 10\narrivals = "constant"\nduration_s = 60', *processes)
     assert run.send(rate="10")["success"]

@@ -130,7 +130,7 @@ def test_a_setting_that_json_cannot_carry(
     assert ended.found is None
 
 
-def test_prompts_with_half_of_a_pair_are_refused_by_line(
+def test_half_of_a_pair_in_a_prompt_is_replaced_and_said(
     locust: Locust, engine: StartEngine, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
     rows = [{"conversations": [text]} for text in ("a", "b \ud800 c", "d")]
@@ -139,9 +139,9 @@ def test_prompts_with_half_of_a_pair_are_refused_by_line(
 
     ended = locust.run("--config", str(file), timeout_s=20.0)
 
-    assert ended.code == 2, ended.err
-    assert r"odd.jsonl: line 2: key `conversations`: 'b \ud800 c' has half of a surrogate pair" in ended.err
-    assert ended.found is None
+    assert ended.code == 0, ended.err
+    assert "prompts odd: half of a surrogate pair became U+FFFD (1 of 3 rows)" in ended.err
+    assert ended.manifest["prompts"]["changed"] == {"half of a surrogate pair became U+FFFD": 1}
 
 
 def test_a_command_line_that_is_not_utf8_is_written_down(

@@ -22,7 +22,7 @@ import os
 import signal
 from locust import events
 from gevent.monkey import get_original
-from llmload.loadgen import local, node
+from llmload.loadgen import coordinating, node
 from llmload.loadgen.users import CapacityShape, ChatUser, StagedShape, install
 
 opened = node.open_session
@@ -209,7 +209,7 @@ def test_a_load_whose_workers_do_not_all_start_in_time_measures_nothing(
 ) -> None:
     scenario = slow('kind = "closed_loop"\nusers = 4\nduration_s = 2', slowly=LATE.replace("(1)", "(3.5)"))
     with (tmp_path / "slow.py").open("a") as locustfile:
-        locustfile.write("local.LATE_S = 0.5\n")
+        locustfile.write("coordinating.LATE_S = 0.5\n")
 
     ended = locust.run("--config", scenario, "--processes", "2")
 
