@@ -10,10 +10,11 @@ loadgen-b := $(addprefix tests/loadgen/test_,cut_runs.py edits.py failing_runs.p
 loadgen-c := $(addprefix tests/loadgen/test_,internal_errors.py lost_folder.py full_disk.py worker_faults.py repeat.py)
 loadgen-d := $(filter-out $(loadgen-a) $(loadgen-b) $(loadgen-c),$(wildcard tests/loadgen/test_*.py))
 interrupts := tests/test_interrupts.py
+client := tests/client tests/simulator
 programs := tests/suite tests/cli tests/test_packaging.py
 pages := tests/test_docs.py
 benchmarks := tests/benchmarks
-GROUPS := loadgen-a loadgen-b loadgen-c loadgen-d programs pages benchmarks interrupts others
+GROUPS := loadgen-a loadgen-b loadgen-c loadgen-d programs pages benchmarks interrupts client others
 others := tests $(foreach group,$(filter-out others,$(GROUPS)),$($(group):%=--ignore=%))
 PYTEST := $(BIN)/coverage run --parallel-mode -m pytest
 # Per cent of lines that the tests run in their own process; it may not fall. Programs that they start are not counted:
@@ -54,7 +55,7 @@ lint: $(VENV)/.ready
 
 unit: $(VENV)/.ready
 	@rm -f .coverage .coverage.*
-	@$(MAKE) --jobs=8 --keep-going --output-sync=target --no-print-directory $(GROUPS)
+	@$(MAKE) --jobs=10 --keep-going --output-sync=target --no-print-directory $(GROUPS)
 	@$(MAKE) --no-print-directory timing
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --format=total --fail-under=$(COVERAGE)
 
