@@ -189,6 +189,7 @@ def test_no_text_at_all_is_an_answer_without_first_token(kind: ClientKind, serve
     assert (record.output_tokens, record.ttft_s, record.tpot_s) == (0, None, None)
 
 
+@pytest.mark.timing
 def test_stamps_match_the_servers(kind: ClientKind, serve: Serve, patched: Patched) -> None:
     first, second, last = EVENTS_HEAD + chunk(text("a")), chunk(text("b")), chunk(text("c", "stop"))
     server = serve(["read", 0.05, first, 0.03, second, 0.03, last, 0.02, chunked(DONE), "hold"])
