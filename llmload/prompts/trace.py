@@ -4,6 +4,7 @@ import math
 from array import array
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -29,9 +30,23 @@ def read_trace(source: str, column: str, base_dir: Path, unit: Unit | None = Non
 
     A value is a number of `unit`s (None: seconds, or milliseconds in Mooncake's form), or an ISO date and time, in UTC
     where it names no zone. DataError names file, line and value of another. A relative source is looked for in
-    `base_dir`, then in the working directory.
+    `base_dir`, then in the working directory. A file that has not changed since is not read again.
     """
     file = _found(source, base_dir)
+    return _times_of(file, column, unit, _version_of(file))
+
+
+def _version_of(file: Path) -> tuple[int, int, int, int] | None:
+    """Return what changes when a file does; None where that cannot be found out."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=1)  # a run asks several times: to check it, for its length, for its arrivals
+def _times_of(file: Path, column: str, unit: Unit | None, _: tuple[int, int, int, int] | None) -> tuple[float, ...]:
     name = f"load.trace: {file}"
     rows = heard(read_csv(file, name) if file.suffix.lower() == ".csv" else read_json(file, name))
     times = array("d")

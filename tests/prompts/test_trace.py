@@ -216,3 +216,16 @@ def test_a_hundred_thousand_arrivals_take_seconds(tmp_path: Path, name: str) -> 
 
     assert len(read_trace(name, "t", tmp_path)) == count
     assert time.process_time() - began_s < 5
+
+
+def test_a_trace_is_read_again_only_once_it_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("t\n1\n2\n")
+    first = read_trace("t.csv", "t", tmp_path)
+
+    again = read_trace("t.csv", "t", tmp_path)
+    file.write_text("t\n1\n2\n5\n")
+    changed = read_trace("t.csv", "t", tmp_path)
+
+    assert again is first
+    assert (first, changed) == ((0.0, 1.0), (0.0, 1.0, 4.0))
