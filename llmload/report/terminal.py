@@ -78,7 +78,7 @@ def failed(summary: Summary) -> bool:
 
     A capacity search fails if it found none; requests that fail or are cut beyond the capacity are expected.
     """
-    return _missed(summary) or _failed_requests(summary) or _cut_requests(summary) or _found_nothing(summary)
+    return _failed_requests(summary) or _fell_short(summary)
 
 
 def exit_code_of(summary: Summary, on_error: int = ExitCode.FAILED) -> int:
@@ -90,14 +90,16 @@ def exit_code_of(summary: Summary, on_error: int = ExitCode.FAILED) -> int:
     if summary.verdict.level is Level.INVALID:
         return ExitCode.INVALID
     unwritten = any(reason.check == UNWRITTEN_FILES for reason in summary.verdict.reasons)
-    if unwritten or _missed(summary) or _cut_requests(summary) or _found_nothing(summary):
+    if unwritten or _fell_short(summary):
         return ExitCode.FAILED
     others_failed = summary.other_users is not None and not summary.other_users.all_good
     return on_error if others_failed or _failed_requests(summary) else ExitCode.GOOD
 
 
-def _missed(summary: Summary) -> bool:
-    return any(gate.passed is False for gate in summary.gates)
+def _fell_short(summary: Summary) -> bool:
+    """Whether a run did less than it was to: a gate failed, requests were cut, or a search found nothing."""
+    missed = any(gate.passed is False for gate in summary.gates)
+    return missed or _cut_requests(summary) or _found_nothing(summary)
 
 
 def _failed_requests(summary: Summary) -> bool:

@@ -132,7 +132,7 @@ class WriteFaults:
             why = why_of(error) if isinstance(error, OSError) else str(error).rpartition(": ")[2]
             self.note(file, why, f"the run continues without {what}")
         else:
-            self.unwritten.pop(file.name, None)
+            self.mended(file)
 
     def note(self, file: Path, why: str, follows: str) -> None:
         """Note that a file could not be written, and log what follows from that, once a file."""
