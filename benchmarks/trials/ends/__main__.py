@@ -40,7 +40,7 @@ def main(
     """
     End runs in every way, and compare verdict, exit code and accounts with what is expected.
 
-    PATTERNS choose cases by their names, such as '*SIGTERM*' or '*| one process'. Exit code 0: all are as expected.
+    PATTERNS choose cases by their names, such as '*SIGTERM*' or '*| one process'. Exits 0 if all are as expected.
     """
     cases = [case for case in cases_of(ROWS) if _is_wanted(case, patterns, ci=ci)]
     if listed:
