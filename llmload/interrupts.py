@@ -31,6 +31,12 @@ def is_command(name: str) -> bool:
     return path.removesuffix("/__main__.py").rpartition("/")[2] == name
 
 
+def heard() -> tuple[signal.Signals, ...]:
+    """Return the signals that end this process: not a SIGHUP that it was started to ignore, as nohup lets it."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(number for number in SIGNALS if not (is_ignored and number is signal.SIGHUP))
+
+
 def end_at_signals(when: str = "") -> None:
     """
     From now on, end this process at a signal with a line that says `when`; a process that it forks says nothing.
@@ -45,11 +51,9 @@ def end_at_signals(when: str = "") -> None:
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
         os._exit(INTERRUPTED)
 
-    for number in SIGNALS:
-        before = signal.getsignal(number)
-        if number is not signal.SIGHUP or before is not signal.SIG_IGN:
-            _undone.append((number, before))
-            signal.signal(number, end)
+    for number in heard():
+        _undone.append((number, signal.getsignal(number)))
+        signal.signal(number, end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 

@@ -13,7 +13,7 @@ import click
 
 from llmload.cli.scenarios import scenario_file
 from llmload.errors import ExitCode, worst
-from llmload.interrupts import SIGNALS, held
+from llmload.interrupts import heard, held
 from llmload.runs.summary import Summary
 from llmload.scenario.reading import locust_arguments, locust_command
 
@@ -24,9 +24,8 @@ class _Runs:
     def __init__(self) -> None:
         self.stopped = False
         self._process: subprocess.Popen[bytes] | None = None
-        for number in SIGNALS:
-            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-                signal.signal(number, self._on_signal)
+        for number in heard():
+            signal.signal(number, self._on_signal)
 
     def run(self, arguments: Sequence[str]) -> int:
         """Run Locust and return its exit code; INTERRUPTED where a signal came before it could begin."""

@@ -18,6 +18,8 @@ import gevent
 from flask import Flask
 from gevent import getcurrent
 
+from llmload.interrupts import heard
+
 PER_CENT: Final = 100.0
 
 
@@ -239,8 +241,7 @@ class EndSignals:
 
     def __init__(self, take: Callable[[signal.Signals], None]) -> None:
         self._main, self._loop = getcurrent(), gevent.get_hub().loop
-        kept = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
-        for number in (signal.SIGINT, signal.SIGTERM, *kept):
+        for number in heard():
             gevent.signal_handler(number, take, number)
 
     def raise_in_main(self, error: BaseException | type[BaseException] = KeyboardInterrupt) -> None:

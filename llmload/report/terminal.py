@@ -228,11 +228,9 @@ STYLES: Final = {"VALID": "bold green", "DEGRADED": "bold yellow", "INVALID": "b
 def console(*, record: bool = False) -> Console:
     """Return a console as wide as the terminal, or wide enough for the tables if there is no terminal."""
     plain = Console(highlight=False, markup=False, emoji=False, record=record)  # names are data, whatever is in them
-    return (
-        plain
-        if plain.is_terminal
-        else Console(highlight=False, markup=False, emoji=False, record=record, width=PLAIN_WIDTH)
-    )
+    if not plain.is_terminal:
+        plain.width = PLAIN_WIDTH
+    return plain
 
 
 def run_report(summary: Summary) -> RenderableType:
