@@ -7,10 +7,7 @@ For requests beside the load, such as an engine's description of itself and its 
 
 import http.client
 import io
-import ipaddress
 import os
-import re
-import socket
 import ssl
 import time
 import urllib.request
@@ -21,8 +18,9 @@ from http.client import HTTPMessage
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 from urllib.error import HTTPError
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import urlsplit
 
+from llmload.access.address import Origin, origin_of
 from llmload.errors import ConfigError
 
 # Files from the Hugging Face hub, through the hub library: its cache, its tokens, its offline mode.
@@ -89,70 +87,6 @@ def _status_reason(status: int) -> str:
     if status == 401:
         return "the hub refused the token (401): set HF_TOKEN to a valid one, or unset it"
     return f"the hub answered with status {status}: try again later, or name a local copy"
-
-
-_HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
-_HIGHEST_PORT: Final = 65535
-
-
-def url_parts(url: str) -> SplitResult:
-    """
-    Return the parts of an http or https URL.
-
-    Raises `ValueError` for a URL that no request can be sent to; its message names the mistake, never a password.
-    """
-    parts = urlsplit(url)
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("it must not contain a user or password")
-    if parts.scheme not in {"http", "https"} or not parts.netloc:
-        raise ValueError("write it as http://host:port or https://host/path")
-    if url != url.strip():
-        raise ValueError("it begins or ends with white space: remove it")
-    if parts.fragment or url.endswith("#"):
-        raise ValueError("it has a fragment, which is never sent: remove everything from # on")
-    try:
-        port = parts.port
-    except ValueError:
-        port = 0
-    if port is not None and not 1 <= port <= _HIGHEST_PORT:
-        raise ValueError(f"its port is not a number from 1 to {_HIGHEST_PORT}")
-    _check_host(parts.hostname or "", bracketed="[" in parts.netloc)
-    wrong = next((char for char in url if not "!" <= char <= "~"), None)
-    if wrong is not None:
-        written = quote(wrong, errors="replace")
-        raise ValueError(f"it contains {wrong!r} (U+{ord(wrong):04X}), which no URL can: write {written} in its place")
-    return parts
-
-
-def _check_host(host: str, *, bracketed: bool) -> None:
-    """Raise `ValueError` for what is neither an IP address nor a name that can be resolved."""
-    if bracketed:
-        ipaddress.IPv6Address(host)
-        return
-    if not host.isascii():
-        try:
-            advice = f": write {host.encode('idna').decode()}"
-        except UnicodeError:
-            advice = ""
-        raise ValueError(f"its host {host!r} has letters outside ASCII{advice}")
-    if not _HOST.fullmatch(host) or any(not 1 <= len(label) <= 63 for label in host.removesuffix(".").split(".")):
-        raise ValueError(f"its host {host!r} is not a name or IP address")
-    if host.rpartition(".")[2].isdecimal():
-        try:
-            socket.inet_aton(host)
-        except OSError:
-            raise ValueError(f"its host {host!r} is not an IPv4 address") from None
-
-
-Origin = tuple[str, str | None, int | None]
-"""Scheme, host and port of a URL."""
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-
-
-def origin_of(url: str) -> Origin:
-    """Return the origin of a URL, with the port that its scheme has by default; ValueError for a wrong port."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
 
 
 class AnswerTooLongError(ValueError):

@@ -11,6 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "llmload"
 FLOORS = {
+    "access": 0,
     "errors": 0,
     "interrupts": 0,
     "portable": 0,

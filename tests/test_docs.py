@@ -121,8 +121,10 @@ def test_a_command_works_as_it_is_written(command: str, engine: SpawnedEngine, t
     if web:
         words += ["--web-port", "0", "--autostart", "--autoquit", "0"]
 
-    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    key = os.environ | {"GATEWAY_KEY": "sk-of-the-docs"}
+    ended = subprocess.run(words, cwd=ROOT, env=key, capture_output=True, text=True, timeout=120, check=False)
 
+    assert "sk-of-the-docs" not in ended.stdout + ended.stderr
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 

@@ -1,7 +1,6 @@
 """`llmload run`: prints the Locust command of a scenario and runs it; with --repeat, several times."""
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from llmload.cli.scenarios import scenario_file
 from llmload.errors import ExitCode, worst
 from llmload.interrupts import heard, held
 from llmload.runs.summary import Summary
-from llmload.scenario.reading import locust_arguments, locust_command
+from llmload.scenario.reading import locust_arguments, locust_command, shown_command
 
 
 class _Runs:
@@ -63,7 +62,7 @@ def repeat_runs(
     runs, codes = _Runs(), list[int]()
     for index in range(1, repeat + 1):
         arguments = [*locust_arguments(scenario, own, settings), *(["--summary", "none"] if as_json else [])]
-        click.echo(f"\nrun {index} of {repeat}\n$ {shlex.join(['locust', *arguments])}", err=True)
+        click.echo(f"\nrun {index} of {repeat}\n$ {shown_command(arguments)}", err=True)
         sys.stdout.flush()
         codes.append(runs.run(arguments))
         # An INVALID run, or one that could not start, would end the same way again.
@@ -211,7 +210,7 @@ def run(
             raise click.UsageError("--repeat and --web exclude each other: give one of them")
         sys.exit(repeat_runs(scenario_file(scenario), changes, settings, repeat, as_json=as_json))
     arguments = locust_arguments(scenario_file(scenario), changes, settings, as_json=as_json, web=web)
-    click.echo(f"$ {shlex.join(['locust', *arguments])}", err=True)
+    click.echo(f"$ {shown_command(arguments)}", err=True)
     sys.stdout.flush()
     with held():
         os.execv(sys.executable, locust_command(arguments))  # noqa: S606 - no shell is needed

@@ -21,7 +21,7 @@ from llmload.client.api import ApiProtocol, ChatApi, TgiApi
 from llmload.client.errors import AttemptError, request_error, without_secrets
 from llmload.client.http_request import HttpRequest
 from llmload.client.reactor import Reactor, current_reactor
-from llmload.client.settings import ClientSettings, Deadline, request_headers, secrets_in, tls_context, to_ns
+from llmload.client.settings import ClientSettings, Deadline, request_headers, tls_context, to_ns
 from llmload.client.transport import Pool, Route, endpoint_of, proxy_for
 from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt
@@ -96,7 +96,7 @@ class ChatClient(ABC):
             raise ConfigError("base_urls: at least one URL is needed")
         self._settings = settings
         self._api = api
-        self._secrets = secrets_in(settings)
+        self._secrets = settings.access.secrets()
 
     @final
     def complete(
@@ -331,4 +331,6 @@ def _head(route: Route, settings: ClientSettings) -> bytes:
         headers["Proxy-Authorization"] = route.proxy.authorization
     lines = [f"POST {route.target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     escaped = "\r\n".join(lines).replace("%", "%%")
-    return f"{escaped}\r\nX-Request-Id: %s\r\nContent-Length: %d\r\n\r\n".encode("latin-1")
+    named = settings.request_id_header
+    id_line = f"{named.replace('%', '%%')}: %s\r\n" if named else "%.0s"  # which writes nothing of the id
+    return f"{escaped}\r\n{id_line}Content-Length: %d\r\n\r\n".encode("latin-1")

@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final
 
 import gevent
@@ -100,9 +101,11 @@ _current_timer: ContextVar[DeadlineTimer] = ContextVar("current_timer")
 """The timer of the request that a greenlet sends."""
 
 
-def _watch(request: httpx2.Request) -> None:
-    """Have the HTTP library report its steps to the timer of the greenlet's request."""
+def _watch(request: httpx2.Request, query: str) -> None:
+    """Have the HTTP library report its steps to the timer of the greenlet's request; put in the base URL's query."""
     request.extensions["trace"] = _current_timer.get().on_event
+    if query:  # the SDK would write the path behind it
+        request.url = request.url.copy_with(query=query.encode())
 
 
 _LIMITS: Final = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
@@ -158,8 +161,8 @@ class SdkClient(ChatClient):
             raise ConfigError(f"client 'openai' cannot speak {settings.api!r}; use client 'wire'")
         self._chat = ChatApi(settings)
         super().__init__(settings, self._chat)
-        self._headers = _headers(settings)
-        self._urls = [_base_url(url) for url in settings.base_urls]
+        self._headers, self._id_header = _headers(settings), settings.request_id_header
+        self._urls = settings.base_urls
         self._own: tuple[int, Iterator[openai.OpenAI], list[openai.OpenAI]] | None = None
 
     def _sender(self, prompt: Prompt, salt: str | None) -> Send:
@@ -188,9 +191,11 @@ class SdkClient(ChatClient):
     def _client(self, base_url: str) -> openai.OpenAI:
         settings = self._settings
         context = tls_context(settings)
-        proxied = proxy_url(endpoint_of(base_url, "openai-chat", "")) is not None
+        endpoint = endpoint_of(base_url, "openai-chat", "")
+        path, _, query = endpoint.target.partition("?")
+        proxied = proxy_url(endpoint) is not None
         return openai.OpenAI(
-            base_url=base_url,
+            base_url=f"{endpoint.scheme}://{endpoint.authority}{path}",
             api_key=settings.api_key or "none",
             max_retries=0,
             timeout=openai.Timeout(None, connect=settings.timeouts.connect_s),
@@ -199,7 +204,7 @@ class SdkClient(ChatClient):
                 limits=_LIMITS,
                 follow_redirects=False,
                 transport=None if proxied else DirectTransport(context),
-                event_hooks={"request": [_watch], "response": [bound_body]},
+                event_hooks={"request": [partial(_watch, query=query)], "response": [bound_body]},
             ),
         )
 
@@ -214,7 +219,7 @@ class SdkClient(ChatClient):
             with timer:
                 raw: Any = client.chat.completions.with_raw_response.create(
                     **{name: fields[name] for name in _PASSED_BY_NAME},
-                    extra_headers={**self._headers, "X-Request-Id": request.request_id},
+                    extra_headers=self._headers | ({self._id_header: request.request_id} if self._id_header else {}),
                     extra_body=rest or None,
                 )
             attempt.stamp_source = StampSource.USER
@@ -284,12 +289,6 @@ def _headers(settings: ClientSettings) -> dict[str, Any]:
     }
     if not settings.api_key:
         headers["Authorization"] = openai.Omit()
-    given = checked_headers(settings.headers)
+    given = checked_headers(settings.access.given_headers())
     unset = {name.lower() for name in given}
     return {name: value for name, value in headers.items() if name.lower() not in unset} | given
-
-
-def _base_url(url: str) -> str:
-    """Return the base URL with the API's prefix, as the SDK expects it."""
-    endpoint = endpoint_of(url, "openai-chat", "")
-    return f"{endpoint.scheme}://{endpoint.authority}{endpoint.target}"

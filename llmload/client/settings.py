@@ -3,16 +3,17 @@
 import json
 import socket
 import ssl
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any, Final, Literal
 from urllib.error import HTTPError
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from llmload.access.address import root_of
+from llmload.access.secrecy import NOBODY, Access
 from llmload.client.errors import request_error
 from llmload.errors import ConfigError, EngineError
 from llmload.fetch import AnswerTooLongError, RedirectError, http_get, ssl_context
@@ -74,28 +75,29 @@ class EngineInfo:
 
 
 def ask_engine(
-    base_url: str, *, api_key: str | None = None, ca_file: str | None = None, verify_tls: bool = True
+    base_url: str, *, access: Access = NOBODY, ca_file: str | None = None, verify_tls: bool = True
 ) -> EngineInfo:
     """
     Return what the engine at the URL reports about itself; `EngineError` if nothing answers there.
 
-    An engine that answers but serves none of the paths is not an error.
+    An engine that answers but serves none of the paths is not an error. Secrets of `access` that it repeats are hidden.
     """
-    root, context, headers = _root(base_url), _context(base_url, ca_file, verify_tls), _headers(api_key)
+    (root, query), context = root_of(base_url), _context(base_url, ca_file, verify_tls)
     answers = {}
     for path in PATHS:
-        answer = _get(root, path, headers, context)
+        answer = _get(root, path, query, access, context)
         if answer is not None:
             answers[path] = answer
     return EngineInfo(base_url=base_url, answers=answers)
 
 
-def is_ready(base_url: str, *, api_key: str | None = None, ca_file: str | None = None, verify_tls: bool = True) -> bool:
+def is_ready(base_url: str, *, access: Access = NOBODY, ca_file: str | None = None, verify_tls: bool = True) -> bool:
     """Return whether the engine is ready by `/health`, or by `/v1/models` if it has no `/health`."""
-    root, context, headers = _root(base_url), _context(base_url, ca_file, verify_tls), _headers(api_key)
-    health = _status(root + "/health", headers, context)
+    (root, query), context = root_of(base_url), _context(base_url, ca_file, verify_tls)
+    headers = access.all_headers()
+    health = _status(f"{root}/health{query}", headers, context)
     if health in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}:
-        return _status(root + "/v1/models", headers, context) == HTTPStatus.OK
+        return _status(f"{root}/v1/models{query}", headers, context) == HTTPStatus.OK
     return health in {HTTPStatus.OK, HTTPStatus.NO_CONTENT}
 
 
@@ -108,15 +110,6 @@ def _status(url: str, headers: Mapping[str, str], tls: ssl.SSLContext | None) ->
         return None
 
 
-def _root(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
-
-
-def _headers(api_key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
-
-
 def _context(base_url: str, ca_file: str | None, verify_tls: bool) -> ssl.SSLContext | None:
     if not base_url.startswith("https:"):
         return None
@@ -126,9 +119,10 @@ def _context(base_url: str, ca_file: str | None, verify_tls: bool) -> ssl.SSLCon
         raise EngineError(f"engine.ca_file: {ca_file} cannot be used: {error.strerror or error}") from None
 
 
-def _get(root: str, path: str, headers: Mapping[str, str], tls: ssl.SSLContext | None) -> object:
+def _get(root: str, path: str, query: str, access: Access, tls: ssl.SSLContext | None) -> object:
+    headers = access.all_headers()
     try:
-        answer = http_get(root + path, headers=headers, tls=tls, timeout_s=TIMEOUT_S, max_bytes=_MAX_BYTES)
+        answer = http_get(f"{root}{path}{query}", headers=headers, tls=tls, timeout_s=TIMEOUT_S, max_bytes=_MAX_BYTES)
     except AnswerTooLongError:
         return None
     except RedirectError as error:
@@ -140,13 +134,17 @@ def _get(root: str, path: str, headers: Mapping[str, str], tls: ssl.SSLContext |
         ) from None
     except HTTPError as error:
         if error.code in {401, 403} and path == "/v1/models":
-            raise EngineError(
-                f"{root}{path} answers {error.code}: is the key in engine.api_key_env's variable the right one?"
-            ) from None
+            raise EngineError(f"{root}{path} answers {error.code}: {_wrong_key(access)}") from None
         return None
     except (OSError, ValueError, HTTPException) as error:
         raise EngineError(_no_answer(root, error)) from None
-    return _parsed(answer.body)
+    return _parsed(access.hidden(answer.body.decode("utf-8", "replace")))
+
+
+def _wrong_key(access: Access) -> str:
+    if access.secret_headers:
+        return "are the values of engine.headers, and their names, the right ones?"
+    return "is the key in engine.api_key_env's variable the right one?"
 
 
 def _no_answer(root: str, error: Exception) -> str:
@@ -184,7 +182,7 @@ def _answers_by(scheme: str, netloc: str) -> bool:
     return _status(f"{scheme}://{netloc}/v1/models", {}, tls) is not None
 
 
-def _parsed(text: bytes) -> object:
+def _parsed(text: str) -> object:
     """Return an answer as the manifest can carry it; None where it is not JSON."""
     try:
         return carried(json.loads(text) if text.strip() else {})
@@ -225,15 +223,20 @@ class ClientSettings:
     api_key: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Headers beside the client's own, or instead of them; not shown, since they may be secrets."""
+    secret_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The same, of which each value is a secret: in no message, whatever its name is."""
+    request_id_header: str | None = "X-Request-Id"
+    """The header with the request's id; None sends none."""
     timeouts: Timeouts = Timeouts()
     retries: int = 0
     """How often a failed request is sent again; every retry is counted in its record."""
     ca_file: str | None = None
     verify_tls: bool = True
 
-
-_SECRET_WORDS: Final = ("auth", "key", "token", "secret", "cookie", "password")
-_SHORTEST_SECRET: Final = 4
+    @property
+    def access(self) -> Access:
+        """The key and the headers."""
+        return Access(api_key=self.api_key, headers=self.headers, secret_headers=self.secret_headers)
 
 
 def request_headers(settings: ClientSettings) -> dict[str, str]:
@@ -244,12 +247,9 @@ def request_headers(settings: ClientSettings) -> dict[str, str]:
         "Accept-Encoding": "identity",
         "Content-Type": "application/json",
     }
-    if settings.api_key:
-        headers["Authorization"] = f"Bearer {settings.api_key}"
-    given = checked_headers(settings.headers)
+    given = checked_headers(settings.access.all_headers())
     replaced = {name.lower() for name in given}
-    own = {name: value for name, value in headers.items() if name.lower() not in replaced}
-    return checked_headers(own) | given
+    return {name: value for name, value in headers.items() if name.lower() not in replaced} | given
 
 
 def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -258,26 +258,6 @@ def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
         if not (name and (name + value).isascii() and (name + value).isprintable()) or ":" in name:
             raise ConfigError(f"header {name!r}: name and value must be printable ASCII")
     return dict(headers)
-
-
-def secrets_in(settings: ClientSettings) -> tuple[str, ...]:
-    """Return every value of the settings that must not show in a message, encoded too, the longest first."""
-    values = [settings.api_key or ""]
-    for name, value in settings.headers.items():
-        if any(word in name.lower() for word in _SECRET_WORDS):
-            values += [value, value.removeprefix("Bearer ")]
-    plain = {value for value in values if len(value) >= _SHORTEST_SECRET}
-    return tuple(sorted(plain.union(*map(_encodings, plain)), key=len, reverse=True))
-
-
-def _encodings(secret: str) -> set[str]:
-    """Return a secret as URLs, hexadecimal and base64 have it, in base64 at each place in a longer text."""
-    raw = secret.encode("utf-8", "replace")
-    found = {quote(raw, safe=""), raw.hex(), raw.hex().upper()}
-    for before, first in ((0, 0), (1, 2), (2, 3)):  # characters that hold bits of what is before it are left out
-        text = b64encode(b"\0" * before + raw).decode()[first : (before + len(raw)) * 8 // 6]
-        found |= {text, text.translate({ord("+"): "-", ord("/"): "_"})}
-    return {text for text in found if len(text) >= _SHORTEST_SECRET}
 
 
 FOREVER_NS: Final = 1 << 62

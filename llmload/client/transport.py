@@ -17,11 +17,11 @@ import gevent.select
 import gevent.socket
 from gevent import monkey
 
+from llmload.access.address import url_parts, without_request
 from llmload.client.connection import Connection, ReceiveClock, TlsLayer, enable_timestamps
 from llmload.client.errors import AttemptError, attempt_error, from_connect_error, request_error
 from llmload.client.settings import FOREVER_NS, Api, Deadline
 from llmload.errors import ConfigError
-from llmload.fetch import url_parts
 from llmload.record import ErrorType
 from llmload.units import NS_PER_S
 
@@ -58,16 +58,19 @@ def endpoint_of(base_url: str, api: Api, path: str) -> Endpoint:
     """
     Return the endpoint of the API's path below a base URL, which may have the API's prefix or not.
 
-    OpenAI's API is below `/v1` if the URL has no path; TGI's own API is beside `/v1`. Raises `ConfigError` for a URL
-    that cannot be used.
+    OpenAI's API is below `/v1` if the URL has no path; TGI's own API is beside `/v1`. A URL may also be that of chat
+    requests, with the whole path. Raises `ConfigError` for a URL that cannot be used.
     """
     try:
         parts = url_parts(base_url)
     except ValueError as error:
         raise ConfigError(f"base URL: {error}") from None
     host, port = str(parts.hostname), parts.port
-    prefix = parts.path.rstrip("/")
-    prefix = (prefix or "/v1") if api == "openai-chat" else prefix.removesuffix("/v1")
+    prefix, is_whole = without_request(parts.path)
+    if api != "openai-chat":
+        prefix = prefix.removesuffix("/v1")
+    elif not prefix and not is_whole:
+        prefix = "/v1"
     query = f"?{parts.query}" if parts.query else ""
     return Endpoint(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), f"{prefix}{path}{query}")
 
@@ -101,14 +104,21 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
     url = proxy_url(endpoint)
     if url is None:
         return None
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+    unusable = ConfigError(
+        f"{endpoint.scheme}_proxy, the environment variable: only proxies of the form http://host:port can be used"
+    )
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        port = parts.port or 80
+    except ValueError:  # a port that is not a number, or brackets: no message may show what is before them
+        raise unusable from None
     if parts.scheme != "http" or not parts.hostname:
-        raise ConfigError(f"{endpoint.scheme}_proxy: only proxies of the form http://host:port can be used")
+        raise unusable
     authorization = None
     if parts.username is not None:
         user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         authorization = "Basic " + base64.b64encode(user.encode()).decode("ascii")
-    return Proxy(parts.hostname, parts.port or 80, authorization)
+    return Proxy(parts.hostname, port, authorization)
 
 
 _PROXY_ANSWER_BYTES: Final = 65_536

@@ -78,7 +78,12 @@ class RunCoordinator:
         self.ended_unix_s: float | None = None
         engine = scenario.engine
         self.engine_scraper = EngineScraper(
-            scenario.monitor, self.folder, ca_file=engine.ca_file, verify_tls=engine.verify_tls
+            scenario.monitor,
+            self.folder,
+            ca_file=engine.ca_file,
+            verify_tls=engine.verify_tls,
+            engine_urls=engine.base_url,
+            access=scenario.access(),
         )
         self.memory_estimate = memory_estimate(scenario)
         self._manifest = Manifest.at_start(

@@ -6,10 +6,10 @@ import logging
 from pathlib import Path
 from typing import Final
 
+from llmload.access.address import Origin, origin_of
 from llmload.client import make_client
 from llmload.client.settings import ClientSettings, EngineInfo, Timeouts, ask_engine
 from llmload.errors import ConfigError, EngineError
-from llmload.fetch import Origin, origin_of
 from llmload.loadgen import options
 from llmload.loadgen.session import Session, WorkerShard
 from llmload.prompts.workload import Salts, Workload
@@ -56,7 +56,10 @@ class Preparation:
                 f"{self.file}: load.requests: {requests} requests, but prompts.source {scenario.prompts.source!r} "
                 f"gives {available}; ask for fewer, or set prompts.repeat = true"
             )
-        scenario.api_key()
+        try:
+            scenario.access()
+        except ConfigError as error:
+            raise ConfigError(f"{self.file}: {error}") from None
         self._warn_of_memory(scenario, workload)
         return scenario
 
@@ -65,10 +68,11 @@ class Preparation:
         if self._named is None:
             written = options.scenario_as_set(self.file, parsed).engine.base_url
             self._named = frozenset(map(origin_of, [*written, *scenario.engine.base_url]))
+        names = " and ".join(scenario.engine.secret_names)
         for url in scenario.engine.base_url:
-            if scenario.engine.api_key_env is not None and origin_of(url) not in self._named:
+            if names and origin_of(url) not in self._named:
                 raise ConfigError(
-                    f"host: {url} would be sent the key in {scenario.engine.api_key_env}, and neither the scenario nor "
+                    f"host: {url} would be sent the key in {names}, and neither the scenario nor "
                     f"the command line names it: restart Locust with --host {url}"
                 )
 
@@ -102,7 +106,7 @@ class Preparation:
         engine, wanted = scenario.engine, scenario.model.request_name
         for url in engine.base_url:
             self.deployment = ask_engine(
-                url, api_key=scenario.api_key(), ca_file=engine.ca_file, verify_tls=engine.verify_tls
+                url, access=scenario.access(), ca_file=engine.ca_file, verify_tls=engine.verify_tls
             )
             served = self.deployment.models
             if served and wanted not in served:
@@ -117,7 +121,8 @@ _RARE_COLLECTIONS: Final = (50_000, 20, 20)
 
 
 def client_settings(scenario: Scenario) -> ClientSettings:
-    """Return the client's settings by the scenario, with the key from the environment."""
+    """Return the client's settings by the scenario, with keys from the environment."""
+    access = scenario.access()
     return ClientSettings(
         base_urls=tuple(scenario.engine.base_url),
         model=scenario.model.request_name,
@@ -125,7 +130,10 @@ def client_settings(scenario: Scenario) -> ClientSettings:
         stream=scenario.request.stream,
         body=scenario.request.body(),
         include_usage=scenario.request.include_usage,
-        api_key=scenario.api_key(),
+        api_key=access.api_key,
+        headers=access.headers,
+        secret_headers=access.secret_headers,
+        request_id_header=scenario.client.request_id_header or None,
         timeouts=Timeouts(**scenario.client.timeouts.model_dump()),
         retries=scenario.client.retries,
         ca_file=scenario.engine.ca_file,

@@ -114,8 +114,8 @@ ADVICE: Final[Mapping[ErrorType, Advice]] = {
 }
 """What each type of failure means and what to do about it."""
 OF_STATUS: Final = {
-    401: "set the variable that engine.api_key_env names to the engine's key",
-    403: "set the variable that engine.api_key_env names to a key that may use this model",
+    401: "set the variable that engine.api_key_env or engine.headers names to the engine's key",
+    403: "set the variable that engine.api_key_env or engine.headers names to a key that may use this model",
     404: "check --model, and the path in engine.base_url",
     413: "send shorter prompts: --prompts, --set request.max_tokens=...",
     502: "the proxy got no answer: see whether the engine behind it runs",

@@ -13,6 +13,8 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from llmload.access.address import origin_of
+from llmload.access.secrecy import NOBODY, Access
 from llmload.errors import ConfigError
 from llmload.fetch import http_get, ssl_context
 from llmload.metrics.totals import RunTotals
@@ -175,8 +177,10 @@ class ScrapeTarget:
         file: AppendedFile,
         by: str = "",
         tls: ssl.SSLContext | None = None,
+        access: Access = NOBODY,
     ) -> None:
         self._url, self._figures, self._file, self._by, self._tls = url, figures, file, by, tls
+        self._access = access
         self._first: dict[str, dict[str, float]] = {}
         self._last: dict[str, dict[str, float]] = {}
         self._max: dict[str, dict[str, float]] = {}
@@ -187,11 +191,17 @@ class ScrapeTarget:
     def sample(self) -> None:
         """Read the URL once; a failed read is counted and does not end the run."""
         try:
-            answer = http_get(self._url, timeout_s=TIMEOUT_S, max_bytes=MAX_RESPONSE_BYTES, tls=self._tls)
+            answer = http_get(
+                self._url,
+                timeout_s=TIMEOUT_S,
+                max_bytes=MAX_RESPONSE_BYTES,
+                headers=self._access.all_headers(),
+                tls=self._tls,
+            )
             text = answer.body.decode("utf-8", "replace")
         except Exception as error:  # noqa: BLE001 - no answer, however broken, may end the run
             if not self.failed_reads:
-                logger.warning("no metrics from %s: %s", self._url, error)
+                logger.warning("no metrics from %s: %s", self._url, self._access.hidden(str(error)))
             self.failed_reads += 1
             return
         self.record(parse_figures(text, self._figures, self._by))
@@ -248,15 +258,31 @@ class EngineScraper:
     """Reads every URL of a scenario: `sample` before the first request and after the last, `watch` in between."""
 
     def __init__(
-        self, monitor: Monitor, folder: RunFolder, *, ca_file: str | None = None, verify_tls: bool = True
+        self,
+        monitor: Monitor,
+        folder: RunFolder,
+        *,
+        ca_file: str | None = None,
+        verify_tls: bool = True,
+        engine_urls: Sequence[str] = (),
+        access: Access = NOBODY,
     ) -> None:
-        """Prepare; https URLs are verified as the engine is. ConfigError if the CA file cannot be used."""
+        """
+        Prepare; https URLs are verified as the engine is. ConfigError if the CA file cannot be used.
+
+        `access`, the engine's key and headers, is sent to the origins of `engine_urls` alone.
+        """
+        own = frozenset(map(origin_of, engine_urls))
         urls = [*monitor.engine_metrics_url, *filter(None, [monitor.dcgm_url])]
         tls = _tls(ca_file, verify_tls) if any(url.startswith("https:") for url in urls) else None
         self._interval_s = monitor.interval_s
         engines, gpus = samples_file(folder, ENGINE_METRICS, ENGINE), samples_file(folder, GPU_METRICS, GPU)
-        self._engines = [ScrapeTarget(url, ENGINE, engines, tls=tls) for url in monitor.engine_metrics_url]
-        self._gpus = [ScrapeTarget(monitor.dcgm_url, GPU, gpus, by="gpu", tls=tls)] if monitor.dcgm_url else []
+
+        def target(url: str, figures: Sequence[ScrapedFigure], file: AppendedFile, by: str = "") -> ScrapeTarget:
+            return ScrapeTarget(url, figures, file, by, tls, access if origin_of(url) in own else NOBODY)
+
+        self._engines = [target(url, ENGINE, engines) for url in monitor.engine_metrics_url]
+        self._gpus = [target(monitor.dcgm_url, GPU, gpus, by="gpu")] if monitor.dcgm_url else []
 
     def sample(self) -> None:
         """Read every URL once."""

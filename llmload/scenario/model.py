@@ -1,17 +1,16 @@
 """A scenario as types: each table of the file is a model, and settings that contradict each other are errors."""
 
-import os
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from llmload.access.address import checked_base_url
+from llmload.access.secrecy import Access
 from llmload.errors import ConfigError
-from llmload.fetch import url_parts
 from llmload.prompts.workload import PromptPlan, RepeatMode, SaltMode
 from llmload.record import Slo
+from llmload.scenario.headers import FromEnvironment, Headers, from_environment, mistake_in_name, variable
 from llmload.scenario.loads import AnyLoad
 from llmload.scenario.sections import Compare, Cost, Count, Gates, Monitor, NotNegative, Positive, Table
 
@@ -32,21 +31,10 @@ ENGINE_LABELS: Final[Mapping[str, str]] = {
 Precision = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4"]
 
 
-_ENDPOINT: Final = re.compile(r"/(chat/completions|generate_stream|generate)/?$")
-
-
 def _as_urls(value: object) -> object:
     urls = [value] if isinstance(value, str) else value
-    if isinstance(urls, list):
-        for url in urls:
-            if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-                raise ValueError("a base URL looks like http://127.0.0.1:8000 or https://host/v1")
-            if "@" in urlsplit(url).netloc:
-                raise ValueError(
-                    "a base URL must not have a password: name an environment variable in engine.api_key_env"
-                )
-            if endpoint := _ENDPOINT.search(url_parts(url).path):
-                raise ValueError(f"a base URL ends before the path of a request: remove {endpoint[0]}")
+    if isinstance(urls, list) and all(isinstance(url, str) for url in urls):
+        return list(map(checked_base_url, urls))
     return urls
 
 
@@ -56,6 +44,12 @@ def _as_repeat_mode(value: object) -> object:
 
 def _as_salt_mode(value: object) -> object:
     return ("request" if value else None) if isinstance(value, bool) else value
+
+
+def _as_id_header(name: str | Literal[False]) -> str | Literal[False]:
+    if name is not False and (mistake := mistake_in_name(name)):
+        raise ValueError(mistake)
+    return name
 
 
 class Engine(Table):
@@ -70,11 +64,26 @@ class Engine(Table):
     api: Literal["openai-chat", "tgi-generate"] = "openai-chat"
     """The protocol: OpenAI's `/v1/chat/completions`, or TGI's `/generate_stream`."""
     api_key_env: str | None = None
-    """The environment variable with the API key; a key never belongs in a file."""
+    """The environment variable with the API key, sent as `Authorization: Bearer`; a key never belongs in a file."""
+    headers: Headers = Field(default_factory=dict)
+    """Further headers of every request: a text, or `{ env = "NAME" }` for the value of an environment variable, which
+    is kept as secret as the key."""
     ca_file: str | None = None
     """A PEM file with the certificates that the server's is checked against; the system's where absent."""
     verify_tls: bool = True
     """Whether the server's certificate is checked."""
+
+    @model_validator(mode="after")
+    def _one_authorization(self) -> Self:
+        if self.api_key_env is not None and any(name.lower() == "authorization" for name in self.headers):
+            raise ValueError("api_key_env and headers both set Authorization: remove one of them")
+        return self
+
+    @property
+    def secret_names(self) -> list[str]:
+        """The environment variables whose values are sent to the engine."""
+        from_env = [value.env for value in self.headers.values() if isinstance(value, FromEnvironment)]
+        return [*filter(None, [self.api_key_env]), *from_env]
 
     @property
     def display_name(self) -> str:
@@ -246,6 +255,9 @@ class Client(Table):
     """How often a request is sent again after a failure that may pass: after as long as the engine's Retry-After says;
     without one after 0.5 s, 1 s, 2 s and so on, at most 8 s. Where that pause does not fit in `timeouts.total_s`, the
     request is not sent again, and its error says so."""
+    request_id_header: Annotated[Literal[False] | str, AfterValidator(_as_id_header)] = "X-Request-Id"
+    """The header with the request's id, which is `request_id` in `requests.jsonl`, so that it is found in the engine's
+    log; the same at each retry. False sends none."""
     timeouts: TimeoutLimits = TimeoutLimits()
     """Time limits of a request."""
 
@@ -307,6 +319,12 @@ class Scenario(Table):
     def _tables_agree(self) -> Self:
         if self.client.kind == "openai" and self.engine.api != "openai-chat":
             raise ValueError(f"client.kind = 'openai' does not support engine.api = {self.engine.api!r}")
+        id_header = str(self.client.request_id_header).lower()
+        if any(name.lower() == id_header for name in self.engine.headers):
+            raise ValueError(
+                f"engine.headers sets {self.client.request_id_header}, which has the request's id: remove it, or set "
+                "client.request_id_header to another name or false"
+            )
         if not self.request.stream and (self.slo.ttft_s is not None or self.slo.tpot_s is not None):
             raise ValueError("slo.ttft_s and slo.tpot_s are not measurable with request.stream = false")
         if self.cost is not None and self.cost.price_per_gpu_hour is not None and not self.deployment.gpus:
@@ -339,28 +357,18 @@ class Scenario(Table):
         """Return which prompts are drawn, and how."""
         return PromptPlan(**self.prompts.model_dump(exclude={"salt", "salt_key"}), seed=self.scenario.seed)
 
-    def api_key(self) -> str | None:
-        """Return the key from the environment, None where the scenario names none; ConfigError if it is not usable."""
-        name = self.engine.api_key_env
-        if name is None:
-            return None
-        if not os.environ.get(name):
-            raise ConfigError(
-                f"engine.api_key_env: the environment variable {name} is not set; export it and try again"
-            )
-        key = os.environ[name]
-        if mistake := _mistake_in_key(key):
-            raise ConfigError(f"engine.api_key_env: the key in the environment variable {name} {mistake}")
-        return key
-
-
-def _mistake_in_key(key: str) -> str | None:
-    """Return why an HTTP header cannot carry the key, without showing it; None if one can."""
-    if key != key.strip():
-        return "begins or ends with white space or a line break: remove it"
-    if key.lower().startswith("bearer "):
-        return "begins with the word Bearer, which llmload sends itself: remove it"
-    for position, char in enumerate(key, 1):
-        if not " " <= char <= "~":
-            return f"has U+{ord(char):04X} as character {position}, which an HTTP header cannot carry: copy it again"
-    return None
+    def access(self) -> Access:
+        """Return what the engine asks of those who send to it; ConfigError if a variable's value is not usable."""
+        engine, key = self.engine, None
+        if engine.api_key_env is not None:
+            key = variable(engine.api_key_env, "engine.api_key_env")
+            if key.lower().startswith("bearer "):
+                raise ConfigError(
+                    f"engine.api_key_env: the key in the environment variable {engine.api_key_env} begins with the "
+                    "word Bearer, which llmload sends itself: remove it"
+                )
+        return Access(
+            api_key=key,
+            headers={name: value for name, value in engine.headers.items() if isinstance(value, str)},
+            secret_headers=from_environment(engine.headers, "engine.headers"),
+        )

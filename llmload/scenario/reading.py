@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import shlex
 import socket
 import sys
 import tomllib
@@ -13,9 +14,12 @@ from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from llmload.access.address import shown as shown_address
+from llmload.access.secrecy import UnshownValueError
 from llmload.errors import ConfigError
 from llmload.portable import faults_of
 from llmload.prompts.files import refuse_other_than_utf8, shown
+from llmload.scenario.headers import checked_headers
 from llmload.scenario.loads import LOADS
 from llmload.scenario.model import Scenario
 from llmload.scenario.sections import Table
@@ -247,7 +251,8 @@ def explain(path: Path, error: ValidationError, overrides: Mapping[str, Any], ro
     lines = []
     faults = error.errors(include_url=False)
     for fault in faults[:_MAX_FAULTS]:
-        loc = tuple(str(part) for part in fault["loc"])
+        raised = fault.get("ctx", {}).get("error")
+        loc = (*(str(part) for part in fault["loc"]), *getattr(raised, "below", ()))
         if fault["type"].startswith("union_tag"):
             loc = (*loc, "kind")
         key = ".".join(part for part in loc if part not in LOADS)
@@ -273,7 +278,7 @@ def _complaint(fault: Any, loc: tuple[str, ...], root: type[BaseModel]) -> str:
         return f"unknown key (value {shown(fault['input'])}); {advice}"
     text = re.sub(r"^(Value error|Assertion failed), ", "", fault["msg"])
     text = text[0].lower() + text[1:]
-    if "password" in text or isinstance(fault["input"], dict | BaseModel):
+    if isinstance(fault.get("ctx", {}).get("error"), UnshownValueError) or isinstance(fault["input"], dict | BaseModel):
         return text  # a secret must not be shown, and a whole table does not help
     return f"{text}, got {shown(fault['input'])}"
 
@@ -321,6 +326,29 @@ def locust_arguments(
     for setting in settings:
         arguments += ["--set", setting]
     return arguments
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """Return the Locust command as a line for people, without secrets that were typed into it by mistake."""
+    words = [_shown_word(option, word) for option, word in zip(["", *arguments], arguments, strict=False)]
+    return shlex.join(["locust", *words])
+
+
+def _shown_word(option: str, word: str) -> str:
+    if option == "--host":
+        return shown_address(word)
+    key, equals, text = word.partition("=")
+    if option != "--set" or not equals or not re.match(r"\s*engine(\.headers|\s*$)|.*_url\s*$", key):
+        return word
+    tables: dict[str, Any] = {}
+    try:
+        value = read_value(text)
+        _lay_over(tables, key.strip(), value)
+        checked_headers(tables.get("engine", {}).get("headers", {}))
+    except (ConfigError, ValueError, AttributeError):
+        return f"{key}=***"
+    urls = value if isinstance(value, list) else [value]
+    return word if all(shown_address(str(url)) == str(url) for url in urls) else f"{key}=***"
 
 
 def locust_command(arguments: Sequence[str]) -> list[str]:

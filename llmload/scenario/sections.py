@@ -1,11 +1,10 @@
 """What every table of a scenario is, and the tables beside the load: `[gates]`, `[monitor]`, `[cost]`, `[compare]`."""
 
 from typing import Annotated, Final, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from llmload.fetch import url_parts
+from llmload.access.address import checked_url
 from llmload.metrics.objective import Objective, metrics_named, share
 
 _LARGEST: Final = 1e9
@@ -47,20 +46,11 @@ class Gates(Table):
         return tuple(map(Objective.parse, self.objectives))
 
 
-def _checked_url(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("a metrics URL looks like http://127.0.0.1:8000/metrics")
-    if "@" in urlsplit(url).netloc:
-        raise ValueError("a metrics URL must not have a password: the run folder would contain it")
-    url_parts(url)
-    return url
-
-
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-MetricsUrl = Annotated[str, AfterValidator(_checked_url)]
+MetricsUrl = Annotated[str, AfterValidator(checked_url)]
 
 
 class Monitor(Table):

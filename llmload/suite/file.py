@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from llmload.access.address import checked_base_url
+from llmload.access.secrecy import UnshownValueError, is_secret
 from llmload.errors import ConfigError
-from llmload.fetch import url_parts
+from llmload.scenario.headers import Headers
 from llmload.scenario.model import EngineName, Precision
 from llmload.scenario.reading import explain, read_toml
 from llmload.scenario.sections import Count, Positive, Table
@@ -129,21 +130,10 @@ def _fill(word: str, values: Mapping[str, object]) -> str:
 
 SCENARIO_COMMAND: Final = "{scenario_command}"
 """A word that is replaced by the words of the scenario's `deployment.command`."""
-_SECRET: Final = re.compile(
-    r"(?:^|[-_.]|api|auth|access)(token|secret|password|passwd|passphrase|key|credentials?|bearer)[-_]?\d*$",
-    re.IGNORECASE,
-)
-_NO_SECRET: Final = re.compile(r"(?:^|[-_])(?:pad|eos|bos|unk|stop|end|image|mask)[-_]token$", re.IGNORECASE)
 _WITH_VALUE: Final = re.compile(r"([A-Za-z][\w.-]*)[\"']?\s*[=:]\s*[^\s=]")
 _OPTION: Final = re.compile(r"--?([A-Za-z][\w.-]*)=?$")
 _IN_TEXT: Final = re.compile(r"\bbearer\s+\S|\bauthorization\s*:|://[^/\s@]*:[^/\s@]*@", re.IGNORECASE)
 _NAME: Final = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
-
-
-def is_secret(name: str) -> bool:
-    """Return whether an option or a variable of that name holds a password or key, however it is spelled."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
-    return _SECRET.search(words) is not None and _NO_SECRET.search(words) is None
 
 
 def holds_secret(word: str) -> bool:
@@ -180,7 +170,7 @@ def _check_word(word: str) -> None:
         except ConfigError as error:
             raise ValueError(str(error)) from None
     if holds_secret(word):
-        raise ValueError(
+        raise UnshownValueError(
             "a password or key in a command would appear in logs: name its variable in pass_env, for the engine to read"
         )
 
@@ -188,7 +178,7 @@ def _check_word(word: str) -> None:
 def _checked_env(env: dict[str, str]) -> dict[str, str]:
     for name, value in env.items():
         if is_secret(name) or _IN_TEXT.search(value):
-            raise ValueError(f"a password or key such as {name} does not belong in a file: name it in pass_env")
+            raise UnshownValueError(f"a password or key such as {name} does not belong in a file: name it in pass_env")
     return env
 
 
@@ -209,6 +199,7 @@ class EngineEntry(Table):
     """Its name in tables."""
     api: Literal["openai-chat", "tgi-generate"] | None = None
     api_key_env: Text | None = None
+    headers: Headers | None = None
     command: Words | None = None
     """The whole command, in a container what follows the image; it replaces the template's."""
     program: Words | None = None
@@ -221,7 +212,7 @@ class EngineEntry(Table):
     image: Text | None = None
     docker_options: Words | None = None
     container_port: Port = 8000
-    url: Text | None = None
+    url: Annotated[str, AfterValidator(checked_base_url)] | None = None
     """The address of an engine that is running already."""
     port: Port | None = None
     """A free port if absent."""
@@ -239,10 +230,6 @@ class EngineEntry(Table):
                 raise ValueError("kind = 'running' needs url")
             if started:
                 raise ValueError(f"kind = 'running' is not started by the suite, so it cannot have {started[0]}")
-            parts = urlsplit(self.url)
-            if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
-                raise ValueError("url looks like http://127.0.0.1:8000 and contains no password")
-            url_parts(self.url)
         elif self.url is not None:
             raise ValueError(f"url belongs to kind = 'running', not {self.kind!r}")
         if self.kind != "docker" and (self.image is not None or self.docker_options is not None):

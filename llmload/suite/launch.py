@@ -227,11 +227,11 @@ def _remove_container(plan: DeploymentPlan) -> None:
 def _wait_until_ready(plan: DeploymentPlan, url: str, process: GuardedProcess | None) -> None:
     started, timeout_s = time.monotonic(), plan.entry.ready_timeout_s
     engine = plan.cells[0].scenario.engine
-    api_key = plan.cells[0].scenario.api_key()
+    access = plan.cells[0].scenario.access()
     while True:
         if process is not None and (ended := process.describe_end()) is not None:
             raise EngineError(f"the engine {ended} before it answered{log_excerpt(process)}")
-        if is_ready(url, api_key=api_key, ca_file=engine.ca_file, verify_tls=engine.verify_tls):
+        if is_ready(url, access=access, ca_file=engine.ca_file, verify_tls=engine.verify_tls):
             return
         if time.monotonic() - started >= timeout_s:
             text = f"no engine was ready at {url} within {timeout_s:g} s"
@@ -242,7 +242,7 @@ def _wait_until_ready(plan: DeploymentPlan, url: str, process: GuardedProcess | 
 def _checked_info(plan: DeploymentPlan, url: str) -> EngineInfo:
     engine = plan.cells[0].scenario.engine
     found = ask_engine(
-        url, api_key=plan.cells[0].scenario.api_key(), ca_file=engine.ca_file, verify_tls=engine.verify_tls
+        url, access=plan.cells[0].scenario.access(), ca_file=engine.ca_file, verify_tls=engine.verify_tls
     )
     difference = describe_mismatch(plan, found)
     if difference is not None:

@@ -186,7 +186,10 @@ class SuitePlan:
                 if not os.environ.get(variable):
                     where = f"{self.file}: engines.{deployment.engine}.pass_env"
                     raise ConfigError(f"{where}: the environment variable {variable} is not set; export it")
-            deployment.cells[0].scenario.api_key()
+            try:
+                deployment.cells[0].scenario.access()
+            except ConfigError as error:
+                raise ConfigError(f"{self.file}: {deployment.engine}: {error}") from None
 
     def fingerprint(self, deployment: DeploymentPlan, cell: Cell) -> str:
         """Return a hash of a cell's definition: its command, URL, version, scenario and settings."""
@@ -288,6 +291,7 @@ def _cell_settings(suite: SuiteFile, engine: str, model: str) -> dict[str, Any]:
         "engine.label": engines.label or (None if engine == name else engine),
         "engine.api": engines.api,
         "engine.api_key_env": engines.api_key_env,
+        "engine.headers": engines.model_dump(include={"headers"})["headers"],
         "model.name": model,
         "model.served_as": _served_as(suite, engine, model),
         "model.catalogue": models.catalogue,

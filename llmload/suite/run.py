@@ -15,7 +15,7 @@ from llmload.metrics.validity import Level
 from llmload.report.terminal import failed
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.runs.summary import Summary
-from llmload.scenario.reading import find_scenario, locust_arguments, locust_command
+from llmload.scenario.reading import find_scenario, locust_arguments, locust_command, toml_value
 from llmload.sizing.engine_memory import local_gpus
 from llmload.suite.launch import POLL_S, RunningDeployment, deployed, launch, log_excerpt, wait_until_memory_is_free
 from llmload.suite.plan import Cell, DeploymentPlan, SuitePlan
@@ -60,6 +60,8 @@ def warmup_arguments(plan: DeploymentPlan, url: str, out: Path, prompts: Path, r
         "engine.name": scenario.engine.name,
         "engine.api": scenario.engine.api,
         "engine.api_key_env": scenario.engine.api_key_env,
+        "engine.headers": scenario.engine.model_dump(include={"headers"})["headers"] or None,
+        "client.request_id_header": scenario.client.request_id_header,
         "engine.ca_file": scenario.engine.ca_file,
         "engine.verify_tls": scenario.engine.verify_tls,
         "model.name": scenario.model.name,
@@ -69,7 +71,7 @@ def warmup_arguments(plan: DeploymentPlan, url: str, out: Path, prompts: Path, r
         "prompts.count": min(requests, len(WARMUP_PROMPTS)),
         "request.max_tokens": min(WARMUP_MAX_TOKENS, scenario.request.max_tokens or WARMUP_MAX_TOKENS),
     }
-    settings = [f"{key}={orjson.dumps(value).decode()}" for key, value in values.items() if value is not None]
+    settings = [f"{key}={toml_value(value)}" for key, value in values.items() if value is not None]
     changes: dict[str, str | int | None] = {"base_url": url, "out": str(out), "requests": requests}
     return locust_arguments(find_scenario("lima-speed"), changes, settings)
 

@@ -244,16 +244,60 @@ def test_no_key_sends_no_authorization(kind: ClientKind, serve: Serve, patched: 
 
 
 @pytest.mark.parametrize(
-    ("base", "path"), [("", "/v1"), ("/", "/v1"), ("/v1", "/v1"), ("/v1/", "/v1"), ("/a/v1", "/a/v1")]
+    ("base", "target"),
+    [
+        ("", "/v1/chat/completions"),
+        ("/", "/v1/chat/completions"),
+        ("/v1", "/v1/chat/completions"),
+        ("/v1/", "/v1/chat/completions"),
+        ("/a/v1", "/a/v1/chat/completions"),
+        ("/v1/chat/completions", "/v1/chat/completions"),
+        ("/chat/completions/", "/chat/completions"),
+        ("/d/x?api-version=2024-06-01&a=%2F+b", "/d/x/chat/completions?api-version=2024-06-01&a=%2F+b"),
+        ("?v=1", "/v1/chat/completions?v=1"),
+    ],
 )
-def test_the_base_url_may_include_the_prefix(
-    kind: ClientKind, base: str, path: str, serve: Serve, patched: Patched
+def test_the_base_url_may_include_prefix_path_and_query(
+    kind: ClientKind, base: str, target: str, serve: Serve, patched: Patched
 ) -> None:
     server = serve(["read", FINE, "hold"])
 
     patched("complete", ClientSettings(base_urls=(server.url + base,), model="m"), kind)
 
-    assert server.requests[0].startswith(b"POST %s/chat/completions " % path.encode())
+    assert server.requests[0].startswith(b"POST %s HTTP/1.1\r\n" % target.encode())
+
+
+def test_the_given_headers_are_sent_once_each(kind: ClientKind, serve: Serve, patched: Patched) -> None:
+    server = serve(["read", FINE, "hold"])
+    given = {
+        "X-Title": "100 % load",
+        "OpenAI-Organization": "org-1",
+        "HTTP-Referer": "https://h/",
+        "user-agent": "probe",
+    }
+    secret = {"api-key": "abc123", "authorization": "Basic bWU6aHVudGVyMg=="}
+
+    patched("complete", settings(server, headers=given, secret_headers=secret), kind)
+
+    lines = server.requests[0].partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
+    sent = [(name.lower(), value) for name, _, value in (line.partition(": ") for line in lines)]
+    for name, value in {**given, **secret}.items():
+        assert [each for each in sent if each[0] == name.lower()] == [(name.lower(), value)]
+
+
+@pytest.mark.parametrize("name", [None, "X-Trace"])
+def test_the_requests_id_has_the_header_of_the_settings(
+    kind: ClientKind, name: str | None, serve: Serve, patched: Patched
+) -> None:
+    server = serve(["read", FINE, "hold"])
+
+    [record] = patched("complete", settings(server, request_id_header=name), kind)
+
+    head = server.requests[0].partition(b"\r\n\r\n")[0].lower()
+    assert record.request_id == "0-0"
+    assert b"x-request-id" not in head
+    assert (b"\r\nx-trace: 0-0" in head) == (name is not None)
+    assert b"0-0" in head or name is None
 
 
 def test_several_urls_take_turns(kind: ClientKind, serve: Serve, patched: Patched) -> None:
@@ -396,6 +440,22 @@ def test_a_key_never_shows_in_a_message(kind: ClientKind, serve: Serve, patched:
     assert "secret" not in repr(settings(server, api_key="sk-secret1", headers={"x-api-key": "secret"}))
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["abc123xyz", "Basic bWU6aHVudGVyMg==", "bWU6aHVudGVyMg==", "me:hunter2", "hunter2", "sk-very-long", "abc1***xyz"],
+)
+def test_a_header_from_the_environment_never_shows_in_a_message(
+    kind: ClientKind, said: str, serve: Serve, patched: Patched
+) -> None:
+    server = serve(["read", answer(orjson.dumps({"error": {"message": f"who is {said}?"}}), "401 No")])
+    secret = {"x-title": "abc123xyz", "Authorization": "Basic bWU6aHVudGVyMg==", "X-Login": "Token sk-very-long"}
+
+    [record] = patched("complete", settings(server, secret_headers=secret), kind)
+
+    assert record.error.message.startswith("HTTP 401: who is ***")
+    assert said not in repr(record) + repr(settings(server, secret_headers=secret))
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_a_failure_and_carries_no_key(
     kind: ClientKind, serve: Serve, patched: Patched, status: int
@@ -403,10 +463,11 @@ def test_a_redirect_is_a_failure_and_carries_no_key(
     other = serve(["read", answer(b"{}")])
     server = serve(["read", answer(b"", f"{status} Moved", more=f"Location: {other.url}/v1/chat/completions\r\n")])
 
-    [record] = patched("complete", settings(server, api_key="sk-secret1"), kind)
+    [record] = patched("complete", settings(server, api_key="sk-secret1", secret_headers={"k": "sk-secret2"}), kind)
 
     assert (record.error.type, record.error.http_status) == (ErrorType.HTTP_UNEXPECTED, status)
     assert b"sk-secret1" in server.requests[0]
+    assert b"sk-secret2" in server.requests[0]
     assert (len(server.requests), other.connections) == (1, 0)
 
 
@@ -485,6 +546,7 @@ def test_no_retries_by_default(kind: ClientKind, serve: Serve, patched: Patched)
     assert record.ok
     assert record.retries == 2
     assert len(server.requests) == 3
+    assert all(b"x-request-id: 0-0\r\n" in request.lower() for request in server.requests), "the record's"
 
 
 SILENT: list[Any] = ["hold"]

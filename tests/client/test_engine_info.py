@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from llmload.access.secrecy import Access
 from llmload.client.settings import ask_engine
 from llmload.errors import EngineError
 from tests.client.scripted_server import ScriptedServer, answer
@@ -78,7 +79,7 @@ def test_a_redirect_to_another_origin_gets_no_key(serve: Serve) -> None:
     server = serve(["read", answer(b"", "302 Found", more=f"Location: {other.url}/v1/models\r\n")])
 
     with pytest.raises(EngineError) as refusal:
-        ask_engine(server.url, api_key="sk-secret1")
+        ask_engine(server.url, access=Access(api_key="sk-secret1"))
 
     assert str(refusal.value).endswith(f"give that address, {other.url}, in engine.base_url")
     assert b"sk-secret1" in server.requests[0]
@@ -89,5 +90,34 @@ def test_a_redirect_within_the_origin_is_followed(serve: Serve) -> None:
     moved = answer(b"", "307 Moved", more="Location: /v1/models/\r\n")
     server = serve(["read", moved], ["read", answer(b'{"data": [{"id": "m"}]}')])
 
-    assert ask_engine(server.url, api_key="sk-secret1").models == ("m",)
+    assert ask_engine(server.url, access=Access(api_key="sk-secret1")).models == ("m",)
     assert all(b"sk-secret1" in request for request in server.requests[:2])
+
+
+def test_headers_and_query_go_with_each_question_and_no_secret_comes_back(serve: Serve) -> None:
+    echo = answer(b'{"version": "1 abc123xyz YWJjMTIzeHl6", "data": [{"id": "m"}]}')
+    server = serve(*[["read", echo]] * 4)
+    access = Access(headers={"X-Title": "t"}, secret_headers={"X-Gate": "abc123xyz"})
+
+    found = ask_engine(f"{server.url}/openai/v1/?api-version=1", access=access)
+
+    heads = [request.decode().split("\r\n") for request in server.requests]
+    assert [head[0].split()[1] for head in heads] == [
+        f"/openai{path}?api-version=1" for path in ("/v1/models", "/version", "/info", "/health")
+    ]
+    for head in heads:
+        assert {"x-title: t", "x-gate: abc123xyz"} <= {line.lower() for line in head}
+    assert found.models == ("m",)
+    assert found.version == "1 *** ***"
+    assert "abc123xyz" not in repr(found.to_dict())
+
+
+def test_refused_headers_are_named(serve: Serve) -> None:
+    server = serve(["read", answer(b"{}", "401 No")])
+
+    with pytest.raises(
+        EngineError, match=r"answers 401: are the values of engine\.headers, and their names"
+    ) as refusal:
+        ask_engine(server.url, access=Access(secret_headers={"X-Gate": "abc123xyz"}))
+
+    assert "abc123xyz" not in str(refusal.value)

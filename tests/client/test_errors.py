@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llmload.client.errors import MESSAGE_CHARS, from_status, request_error, without_secrets
-from llmload.client.settings import ClientSettings, secrets_in
+from llmload.client.settings import ClientSettings
 from llmload.record import ErrorType
 
 KEY = "sk-proj-Zq81mN4rT7vX2bLw"
@@ -110,7 +110,7 @@ def test_a_message_without_the_secret_stays(text: str, secret: str) -> None:
 @pytest.mark.parametrize("before", [b"", b"k", b"ke", b"Authorization: Bearer "])
 def test_an_encoded_key_is_replaced(before: bytes) -> None:
     key = "sk-proj-Zq81/mN4r+T7vX2bLw"
-    secrets = secrets_in(ClientSettings(base_urls=("http://h",), model="m", api_key=key))
+    secrets = ClientSettings(base_urls=("http://h",), model="m", api_key=key).access.secrets()
     for encoded in (
         b64encode(before + key.encode()).decode(),
         urlsafe_b64encode(before + key.encode() + b"more").decode(),

@@ -68,6 +68,33 @@ def test_settings_name_hosts_too(tmp_path: Path) -> None:
         asked(tmp_path, FILES_HOST, arguments=arguments)
 
 
+def test_headers_from_the_environment_are_keys(tmp_path: Path) -> None:
+    key = 'headers = { "api-key" = { env = "ENGINE_KEY" }, X-Title = "t" }'
+
+    assert asked(tmp_path, FILES_HOST, key=key) == [FILES_HOST]
+    with pytest.raises(ConfigError, match=r"^host: http://evil\.example would be sent the key in ENGINE_KEY"):
+        asked(tmp_path, "http://evil.example", key=key)
+    assert asked(tmp_path, "http://evil.example", key='headers = { X-Title = "t" }') == ["http://evil.example"]
+
+
+def test_a_variable_that_is_not_set_is_named_with_file_and_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        asked(tmp_path, "", key='headers = { "api-key" = { env = "NO_SUCH_KEY" } }')
+
+    says = "engine.headers.api-key: the environment variable NO_SUCH_KEY is not set: export it and try again"
+    assert str(refusal.value) == f"{tmp_path / 'scenario.toml'}: {says}"
+
+
+@pytest.mark.parametrize(
+    "form", ["127.0.0.1:9", "http:/h", "unix:///s", "http://h:99999", "http://me:hunter2@h", "//h"]
+)
+def test_a_form_with_a_wrong_address_is_refused_by_name(tmp_path: Path, form: str) -> None:
+    with pytest.raises(ConfigError, match=r"^command line: engine\.base_url: it") as refusal:
+        asked(tmp_path, form)
+
+    assert "hunter2" not in str(refusal.value)
+
+
 def test_without_a_key_the_form_may_name_any_host(tmp_path: Path) -> None:
     assert asked(tmp_path, "http://127.0.0.1:10", key="") == ["http://127.0.0.1:10"]
 

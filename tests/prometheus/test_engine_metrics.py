@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.openmetrics.exposition import ALLOWUTF8
 
 from benchmarks.tools.truth_engine.engine import certificate_files
+from llmload.access.secrecy import Access
 from llmload.errors import ConfigError
 from llmload.metrics.totals import RunTotals
 from llmload.prometheus.scrape import (
@@ -33,6 +34,7 @@ from llmload.runs.summary_parts import EngineMetrics
 from llmload.scenario import load_scenario
 from llmload.scenario.sections import Monitor
 from llmload.simulator import SimulationSettings, spawn
+from tests.test_http_get import ok, serving
 
 DATA = Path(__file__).with_name("data")
 """Metrics of a vLLM and a llama.cpp on CPU; vLLM's without buckets and without Python's own series."""
@@ -250,6 +252,22 @@ def test_the_simulated_engine_is_read_and_an_absent_one_is_not_an_error(tmp_path
     assert metrics.running_max == 0
 
 
+def test_only_the_engines_own_pages_get_its_headers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    access = Access(api_key="sk-secret1", secret_headers={"X-Gate": "gate-secret2"})
+    refused = b"HTTP/1.1 401 who is gate-secret2\r\nContent-Length: 0\r\n\r\n"
+    with serving(refused) as engine, serving(ok(b"")) as other:
+        urls = [f"{engine.url}/metrics", f"{other.url}/metrics"]
+        monitor = Monitor(engine_metrics_url=urls, dcgm_url=f"{other.url}/gpus")
+        watch = EngineScraper(monitor, RunFolder(tmp_path), engine_urls=[f"{engine.url}/v1"], access=access)
+        watch.sample()
+
+    assert len(engine.heads) == 1
+    assert {"x-gate: gate-secret2", "authorization: bearer sk-secret1"} <= set(engine.heads[0].lower().split("\r\n"))
+    assert len(other.heads) == 2
+    assert "secret" not in "".join(other.heads)
+    assert f"no metrics from {engine.url}/metrics: HTTP Error 401: who is ***" in caplog.text
+
+
 def test_https_metrics_are_verified_as_the_scenario_says(tmp_path: Path) -> None:
     certificate, key = certificate_files()
     with served(certificate, key, b"vllm:num_requests_running 3\n") as port:
@@ -307,6 +325,6 @@ def served(certificate: Path, key: Path, body: bytes) -> Iterator[int]:
 def test_a_wrong_address_is_named_before_anything_is_sent(tmp_path: Path) -> None:
     scenario = Path(__file__).parents[2] / "scenarios" / "demo.toml"
 
-    with pytest.raises(ConfigError, match=r"monitor\.engine_metrics_url.*looks like"):
+    with pytest.raises(ConfigError, match=r"monitor\.engine_metrics_url.*write http://localhost:8000"):
         load_scenario(scenario, {"monitor.engine_metrics_url": "localhost:8000"})
     assert load_scenario(scenario).monitor.engine_metrics_url == []

@@ -81,10 +81,10 @@ def test_a_scenario_with_defaults_sends_only_what_it_sets(tmp_path: Path) -> Non
         (("requests = 8", ""), "x.toml: load: needs requests or duration_s, or it never ends"),
         (("requests = 8", "duration_s = 5\nwarmup_s = 6"), "warmup_s = 6 leaves nothing of duration_s = 5"),
         (('name = "vllm"', 'name = "vlm"'), "x.toml: engine.name: input should be 'transformers', 'vllm'"),
-        (("http://127.0.0.1:8000", "127.0.0.1:8000"), "x.toml: engine.base_url: a base URL looks like"),
+        (("http://127.0.0.1:8000", "127.0.0.1:8000"), "write http://127.0.0.1:8000, got '127.0.0.1:8000'"),
         (("127.0.0.1:8000", "127.0.0.1:99999"), "x.toml: engine.base_url: its port is not a number from 1 to 65535"),
-        (("127.0.0.1:8000", "h/v1/chat/completions"), "ends before the path of a request: remove /chat/completions"),
-        (("127.0.0.1:8000", "me:hunter2@h"), "x.toml: engine.base_url: a base URL must not have a password"),
+        (("127.0.0.1:8000", "h/v1/completions"), "is the address of another request than llmload sends: remove /compl"),
+        (("127.0.0.1:8000", "me:hunter2@h"), "x.toml: engine.base_url: it must not contain a user or password"),
         (('[model]\nname = "m"', ""), "x.toml: model: is missing"),
         (
             ("closed_loop", "open_lop"),
@@ -228,17 +228,17 @@ def test_a_key_comes_from_the_environment_or_the_run_does_not_start(
     file = write(tmp_path, GOOD.replace('name = "vllm"', 'name = "vllm"\napi_key_env = "MY_KEY"'))
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(ConfigError, match="MY_KEY is not set"):
-        load_scenario(file).api_key()
+        load_scenario(file).access()
 
     monkeypatch.setenv("MY_KEY", "secret")
-    assert load_scenario(file).api_key() == "secret"
+    assert load_scenario(file).access().api_key == "secret"
     assert "secret" not in repr(load_scenario(file))
 
 
 @pytest.mark.parametrize(
     ("key", "mistake"),
     [
-        ("sec\u2013ret", "has U+2013 as character 4, which an HTTP header cannot carry"),
+        ("sec\u2013ret", "has U+2013 (en dash) as character 4, which an HTTP header cannot carry"),
         ("sec\x7fret", "has U+007F as character 4"),
         ("sec\nret", "has U+000A as character 4"),
         ("sec\udcffret", "has U+DCFF as character 4"),
@@ -254,7 +254,7 @@ def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(
     scenario = load_scenario(write(tmp_path, GOOD.replace('name = "vllm"', 'name = "vllm"\napi_key_env = "MY_KEY"')))
 
     with pytest.raises(ConfigError, match=r"the key in the environment variable MY_KEY ") as refusal:
-        scenario.api_key()
+        scenario.access()
 
     assert mistake in str(refusal.value)
     assert "ret" not in str(refusal.value)

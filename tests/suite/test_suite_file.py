@@ -1,5 +1,6 @@
 """A suite is validated before anything is started; every error names file, key and value."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from llmload.cli.scenarios import scenario_file, scenario_text, shipped_cells
 from llmload.errors import ConfigError
 from llmload.scenario import load_scenario
-from llmload.scenario.reading import find_suite, shipped_scenarios, shipped_suites
+from llmload.scenario.reading import find_scenario, find_suite, read_setting, shipped_scenarios, shipped_suites
 from llmload.suite.file import (
     NAMES,
     TEMPLATES,
@@ -22,6 +23,7 @@ from llmload.suite.file import (
     holds_secret,
 )
 from llmload.suite.plan import make_plan
+from llmload.suite.run import run_arguments, warmup_arguments
 from tests.suite.conftest import WriteSuite
 
 
@@ -57,6 +59,14 @@ def complaint(file: Path) -> str:
         (
             ("options", 'kind = "running"\nurl = "http://a"\noptions'),
             "is not started by the suite, so it cannot have options",
+        ),
+        (
+            ("options", 'headers = { api-key = "x" }\noptions'),
+            "engines.quick.headers.api-key: a key does not belong in a",
+        ),
+        (
+            ("options", 'kind = "running"\nurl = "localhost:8000"\noptions'),
+            "engines.quick.url: it does not begin with http:// or https://: write http://localhost:8000",
         ),
         (("options", 'url = "http://a"\noptions'), "url belongs to kind = 'running', not 'process'"),
         (
@@ -186,6 +196,33 @@ def test_a_variable_that_is_not_set_is_named_before_anything_is_started(
     with pytest.raises(ConfigError, match="pass_env: the environment variable LLMLOAD_NO_SUCH is not set"):
         plan.check_environment({"quick/one/speed"})
     plan.check_environment(set())
+
+
+def test_an_engines_headers_reach_its_cells_and_its_warm_up_by_name_alone(
+    write_suite: WriteSuite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    further = """
+[engines.gateway]
+kind = "running"
+engine = "other"
+url = "http://127.0.0.1:9"
+headers = { "api-key" = { env = "GATEWAY_KEY" }, X-Title = "a test" }
+"""
+    plan = make_plan(write_suite(further=further))
+    [gateway] = [each for each in plan.deployments if each.engine == "gateway"]
+    monkeypatch.delenv("GATEWAY_KEY", raising=False)
+    with pytest.raises(ConfigError, match=r"engine\.headers\.api-key: the environment variable GATEWAY_KEY is not set"):
+        plan.check_environment({gateway.cells[0].name})
+
+    monkeypatch.setenv("GATEWAY_KEY", "hunter2")
+    plan.check_environment({gateway.cells[0].name})
+    cell = run_arguments(gateway.cells[0], "http://127.0.0.1:9", Path("out"), None)
+    warm_up = warmup_arguments(gateway, "http://127.0.0.1:9", Path("out"), Path("prompts"), 2)
+    for arguments in (cell, warm_up):
+        settings = [word for option, word in itertools.pairwise(arguments) if option == "--set"]
+        scenario = load_scenario(find_scenario("lima-speed"), dict(map(read_setting, settings)), is_whole=False)
+        assert scenario.access().given_headers() == {"api-key": "hunter2", "X-Title": "a test"}
+        assert "hunter2" not in "".join(arguments)
 
 
 def test_a_changed_definition_changes_the_fingerprint_and_an_equal_one_does_not(

@@ -1,0 +1,121 @@
+"""What is a secret: names of keys and passwords, values that must not be shown, what an engine asks of its callers."""
+
+import re
+import unicodedata
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import quote
+
+_SECRET: Final = re.compile(
+    r"(?:^|[-_.]|api|auth|access)(token|secret|password|passwd|passphrase|key|credentials?|bearer)[-_]?\d*$",
+    re.IGNORECASE,
+)
+_NO_SECRET: Final = re.compile(r"(?:^|[-_])(?:pad|eos|bos|unk|stop|end|image|mask)[-_]token$", re.IGNORECASE)
+
+
+def is_secret(name: str) -> bool:
+    """Return whether an option or a variable of that name holds a password or key, however it is spelled."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    return _SECRET.search(words) is not None and _NO_SECRET.search(words) is None
+
+
+class UnshownValueError(ValueError):
+    """A value that cannot be used and may be a secret: its report has the message alone."""
+
+
+def mistake_in_value(value: str) -> str | None:
+    """Return why an HTTP header cannot carry the value, without showing it; None if one can."""
+    if not value:
+        return "is empty"
+    if value != value.strip():
+        return "begins or ends with white space or a line break: remove it"
+    for position, char in enumerate(value, 1):
+        if not " " <= char <= "~":
+            return f"has {described(char)} as character {position}, which an HTTP header cannot carry: copy it again"
+    return None
+
+
+def described(char: str) -> str:
+    """Return a character's number in Unicode and its name, such as `U+2013 (en dash)`."""
+    name = unicodedata.name(char, "").lower()
+    return f"U+{ord(char):04X} ({name})" if name else f"U+{ord(char):04X}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """What an engine asks of those who send to it: a key, and headers of which some are secrets."""
+
+    api_key: str | None = field(default=None, repr=False)
+    """Sent as `Authorization: Bearer`."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers as the scenario has them; those of a telling name count as secrets."""
+    secret_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers with values from the environment."""
+
+    def given_headers(self) -> dict[str, str]:
+        """Return the headers of the scenario, without the key's."""
+        return {**self.headers, **self.secret_headers}
+
+    def all_headers(self) -> dict[str, str]:
+        """Return the headers with the key's, where none of them takes its place."""
+        given = self.given_headers()
+        if not self.api_key or any(name.lower() == "authorization" for name in given):
+            return given
+        return {"Authorization": f"Bearer {self.api_key}", **given}
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return every value that must not show in a message, encoded too, the longest first."""
+        values = [self.api_key or ""]
+        for name, value in self.headers.items():
+            if any(word in name.lower() for word in _SECRET_WORDS):
+                values += _parts(value)
+        for value in self.secret_headers.values():
+            values += _parts(value)
+        plain = {value for value in values if len(value) >= SHORTEST_SECRET}
+        return tuple(sorted(plain.union(*map(_encodings, plain)), key=len, reverse=True))
+
+    def hidden(self, text: str) -> str:
+        """Return a text of the engine without what was sent to it as a secret, of 8 characters or more."""
+        for secret in self.secrets():
+            if len(secret) >= _LONG_SECRET:
+                text = text.replace(secret, "***")
+        return text
+
+
+_LONG_SECRET: Final = 8
+"""A shorter one may be a word of a model's name, by which the engine is checked."""
+NOBODY: Final = Access()
+"""What an engine without a key asks for."""
+_SECRET_WORDS: Final = ("auth", "key", "token", "secret", "cookie", "password")
+SHORTEST_SECRET: Final = 4
+"""What is shorter is not looked for in messages, where it would be a part of other words."""
+_SCHEME: Final = re.compile(r"([A-Za-z][\w-]*) +(\S.*)")
+"""A scheme of authentication and what follows it."""
+
+
+def _parts(value: str) -> list[str]:
+    """Return a header's value, what follows its scheme, and the user's password in a Basic one."""
+    scheme = _SCHEME.fullmatch(value)
+    if scheme is None:
+        return [value]
+    found = [value, scheme[2]]
+    if scheme[1].lower() == "basic":
+        try:
+            login = b64decode(scheme[2], validate=True).decode()
+        except (Base64Error, UnicodeDecodeError):
+            return found
+        found += [login, login.partition(":")[2]]
+    return found
+
+
+def _encodings(secret: str) -> set[str]:
+    """Return a secret as URLs, hexadecimal and base64 have it, in base64 at each place in a longer text."""
+    raw = secret.encode("utf-8", "replace")
+    found = {quote(raw, safe=""), raw.hex(), raw.hex().upper()}
+    for before, first in ((0, 0), (1, 2), (2, 3)):  # characters that hold bits of what is before it are left out
+        text = b64encode(b"\0" * before + raw).decode()[first : (before + len(raw)) * 8 // 6]
+        found |= {text, text.translate({ord("+"): "-", ord("/"): "_"})}
+    return {text for text in found if len(text) >= SHORTEST_SECRET}
