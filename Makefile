@@ -21,13 +21,20 @@ PYTEST := $(BIN)/coverage run --parallel-mode -m pytest
 # tracing would slow down what they measure.
 COVERAGE := 77
 
-.PHONY: help demo suite test lint unit $(GROUPS) timing engine-test clean
+# What the image is made of: Python 3.12 on Linux, as in deploy/Dockerfile. The index that uv is set to use is not written down.
+LOCK := $(BIN)/uv pip compile --quiet --python-version 3.12 --python-platform linux --generate-hashes --no-emit-index-url
+SBOM := dist/llmload.cdx.json
+
+.PHONY: help demo suite test lint unit $(GROUPS) timing engine-test lock lock-upgrade sbom audit clean
 
 help:
 	@echo "make demo    try llmload on its simulated engine (about a minute after installation)"
 	@echo "make suite   two real engines, two models, both protocols on the CPU (6 GB and half an hour)"
 	@echo "make test    everything that CI runs: lint, types, tests, a real engine on CPU"
 	@echo "make unit    the tests without the real engine"
+	@echo "make lock    adapt the image's lock file to pyproject.toml; make lock-upgrade renews every version in it"
+	@echo "make sbom    list what the image contains, as CycloneDX"
+	@echo "make audit   hold the lock file against known vulnerabilities, where an advisory service answers"
 	@echo "make clean   remove what was installed and built here"
 
 $(VENV)/.ready: pyproject.toml
@@ -69,6 +76,19 @@ engine-test: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.tools.cpu_engines install transformers
 	$(BIN)/python -m benchmarks.tools.cpu_engines install model
 	$(BIN)/pytest -m engine
+
+lock lock-upgrade: $(VENV)/.ready
+	@$(LOCK) $(if $(filter lock-upgrade,$@),--upgrade) --custom-compile-command "make lock" pyproject.toml --output-file deploy/requirements.txt
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		| $(LOCK) $(if $(filter lock-upgrade,$@),--upgrade) --custom-compile-command "make lock" - --output-file deploy/build-requirements.txt
+
+sbom: $(VENV)/.ready
+	@mkdir -p $(dir $(SBOM))
+	@$(BIN)/python -W ignore::UserWarning $(BIN)/cyclonedx-py requirements --no-validate --pyproject pyproject.toml --output-reproducible --output-file $(SBOM) deploy/requirements.txt
+	@echo "$(SBOM)"
+
+audit: $(VENV)/.ready
+	@$(BIN)/python -m benchmarks.tools.advisories
 
 clean:
 	rm -rf $(VENV) .engines dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
