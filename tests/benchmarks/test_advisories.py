@@ -93,7 +93,7 @@ def test_a_network_that_swallows_packets_costs_the_time_of_one_answer(
         (("no-such-pip-audit",), FileNotFoundError),
     ],
 )
-def test_a_tool_that_cannot_be_used_is_no_silent_network(
+def test_a_tool_that_fails_to_start_is_not_taken_for_a_silent_network(
     command: tuple[str, ...], error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(advisories, "PIP_AUDIT", command)
