@@ -39,6 +39,9 @@ def _checked_parts(url: str) -> SplitResult:
         )
     if url != url.strip():
         raise ValueError("it begins or ends with white space: remove it")
+    unseen = next((char for char in url if not char.isprintable()), None)
+    if unseen is not None:
+        raise ValueError(f"it contains {unseen!r}, {described(unseen)}, which no URL can: remove it")
     _check_beginning(url)
     try:
         parts = urlsplit(url)
@@ -49,7 +52,7 @@ def _checked_parts(url: str) -> SplitResult:
     _check_host(parts)
     wrong = next((char for char in url if not "!" <= char <= "~"), None)
     if wrong is not None:
-        advice = f"write {quote(wrong, errors='replace')} in its place" if wrong.isprintable() else "remove it"
+        advice = f"write {quote(wrong, errors='replace')} in its place"
         raise ValueError(f"it contains {wrong!r}, {described(wrong)}, which no URL can: {advice}")
     for name, _ in parse_qsl(parts.query, keep_blank_values=True):
         if _is_secret_parameter(name):

@@ -205,6 +205,8 @@ def run(
       llmload run demo --base-url http://127.0.0.1:8100 --set 'gates.objectives=["ttft_s p95 < 0.5"]'
       llmload run lima-throughput --base-url http://127.0.0.1:8000 --model NAME --repeat 3
     """
+    if changes["base_url"] == "":  # such as a variable of the shell that is not set
+        raise click.UsageError("--base-url: is empty: give the engine's address, or leave the option out")
     if repeat is not None:
         if web:
             raise click.UsageError("--repeat and --web exclude each other: give one of them")

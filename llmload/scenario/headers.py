@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator
 
 from llmload.access.secrecy import UnshownValueError, described, is_secret, mistake_in_value
 from llmload.errors import ConfigError
@@ -19,14 +19,16 @@ _OWN: Final = frozenset(
     }
 )
 """Headers that llmload sets itself, or that change how a message is read."""
-_VARIABLE: Final = re.compile(r"[^=\0]+")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_EXPANDED: Final = re.compile(r"\$\w+|\$?\{\w+\}")
+"""How a shell or a template names a variable."""
 _LOGIN: Final = re.compile(r"(bearer|basic|digest|token|apikey|api-key)\s+\S", re.IGNORECASE)
 
 
 class FromEnvironment(Table):
     """A header's value that an environment variable has."""
 
-    env: str = Field(min_length=1)
+    env: str
     """The variable's name."""
 
 
@@ -69,15 +71,35 @@ def _mistake_in_entry(name: str, value: object) -> str | None:
         case FromEnvironment():
             return None
         case {"env": str(variable), **rest} if not rest:
-            return None if _VARIABLE.fullmatch(variable) else f"env is not the name of a variable: write {by_name}"
+            return mistake_in_variable(variable)
         case str():
             if name.lower() in {"authorization", "cookie"} or is_secret(name) or _LOGIN.match(value):
                 return f"a key does not belong in a file or command: export it as a variable and write {by_name}"
+            if _EXPANDED.fullmatch(value):
+                return f"variables in a text are not replaced: write {by_name}"
             return mistake_in_value(value)
         case _:
             return f"its value is a text in quotes, or {by_name}"
 
 
+def mistake_in_variable(name: str) -> str | None:
+    """Return why an environment variable cannot have that name, without showing it, since it may be the key."""
+    if _VARIABLE.fullmatch(name):
+        return None
+    return (
+        "is not the name of an environment variable (letters, digits and _): "
+        "name the variable that has the key, neither the key nor $NAME"
+    )
+
+
+def _checked_variable(name: str) -> str:
+    if mistake := mistake_in_variable(name):
+        raise UnshownValueError(mistake)
+    return name
+
+
+VariableName = Annotated[str, AfterValidator(_checked_variable)]
+"""The name of an environment variable."""
 Headers = Annotated[dict[str, str | FromEnvironment], BeforeValidator(checked_headers)]
 """Headers by name: their values, or the variables that have them."""
 

@@ -10,7 +10,7 @@ from llmload.access.secrecy import Access
 from llmload.errors import ConfigError
 from llmload.prompts.workload import PromptPlan, RepeatMode, SaltMode
 from llmload.record import Slo
-from llmload.scenario.headers import FromEnvironment, Headers, from_environment, mistake_in_name, variable
+from llmload.scenario.headers import FromEnvironment, Headers, VariableName, from_environment, mistake_in_name, variable
 from llmload.scenario.loads import AnyLoad
 from llmload.scenario.sections import Compare, Cost, Count, Gates, Monitor, NotNegative, Positive, Table
 
@@ -63,7 +63,7 @@ class Engine(Table):
     """The name in tables; the engine's usual name where absent."""
     api: Literal["openai-chat", "tgi-generate"] = "openai-chat"
     """The protocol: OpenAI's `/v1/chat/completions`, or TGI's `/generate_stream`."""
-    api_key_env: str | None = None
+    api_key_env: VariableName | None = None
     """The environment variable with the API key, sent as `Authorization: Bearer`; a key never belongs in a file."""
     headers: Headers = Field(default_factory=dict)
     """Further headers of every request: a text, or `{ env = "NAME" }` for the value of an environment variable, which

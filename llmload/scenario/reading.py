@@ -19,7 +19,7 @@ from llmload.access.secrecy import UnshownValueError
 from llmload.errors import ConfigError
 from llmload.portable import faults_of
 from llmload.prompts.files import refuse_other_than_utf8, shown
-from llmload.scenario.headers import checked_headers
+from llmload.scenario.headers import checked_headers, mistake_in_variable
 from llmload.scenario.loads import LOADS
 from llmload.scenario.model import Scenario
 from llmload.scenario.sections import Table
@@ -338,17 +338,22 @@ def _shown_word(option: str, word: str) -> str:
     if option == "--host":
         return shown_address(word)
     key, equals, text = word.partition("=")
-    if option != "--set" or not equals or not re.match(r"\s*engine(\.headers|\s*$)|.*_url\s*$", key):
+    name = key.strip()
+    if option != "--set" or not equals or not (name.startswith("engine") or name.endswith("_url")):
         return word
     tables: dict[str, Any] = {}
     try:
         value = read_value(text)
-        _lay_over(tables, key.strip(), value)
-        checked_headers(tables.get("engine", {}).get("headers", {}))
-    except (ConfigError, ValueError, AttributeError):
-        return f"{key}=***"
-    urls = value if isinstance(value, list) else [value]
-    return word if all(shown_address(str(url)) == str(url) for url in urls) else f"{key}=***"
+        _lay_over(tables, name, value)
+        engine = tables.get("engine", {})
+        checked_headers(engine.get("headers", {}))
+        is_secret = mistake_in_variable(engine.get("api_key_env", "NAME")) is not None
+    except (ConfigError, ValueError, AttributeError, TypeError):
+        is_secret = True
+    else:
+        urls = value if isinstance(value, list) else [value] * (name == "engine" or name.endswith("_url"))
+        is_secret = is_secret or any(shown_address(str(url)) != str(url) for url in urls)
+    return f"{key}=***" if is_secret else word
 
 
 def locust_command(arguments: Sequence[str]) -> list[str]:

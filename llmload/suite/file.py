@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from llmload.access.address import checked_base_url
 from llmload.access.secrecy import UnshownValueError, is_secret
 from llmload.errors import ConfigError
-from llmload.scenario.headers import Headers
+from llmload.scenario.headers import Headers, VariableName
 from llmload.scenario.model import EngineName, Precision
 from llmload.scenario.reading import explain, read_toml
 from llmload.scenario.sections import Count, Positive, Table
@@ -198,7 +198,7 @@ class EngineEntry(Table):
     label: Text | None = None
     """Its name in tables."""
     api: Literal["openai-chat", "tgi-generate"] | None = None
-    api_key_env: Text | None = None
+    api_key_env: VariableName | None = None
     headers: Headers | None = None
     command: Words | None = None
     """The whole command, in a container what follows the image; it replaces the template's."""

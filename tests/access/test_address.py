@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmload.access.address import checked_base_url, origin_of, root_of, shown, url_parts
 from llmload.access.secrecy import UnshownValueError
@@ -54,7 +56,7 @@ def test_an_address_that_can_be_used(url: str, used: str | None) -> None:
         ("http://h\n", "white space"),
         ("http://b\u00fccher.example", "write xn--bcher-kva.example"),
         ("http://my\u2013host", "its host has U+2013 (en dash) in it"),
-        ("http://h\u200b:80", "its host has U+200B (zero width space) in it"),
+        ("http://h\u200b:80", "U+200B (zero width space), which no URL can: remove it"),
         ("http://h\u2100", "its host cannot be read"),
         ("http://a..b", "its host 'a..b' is not a name or IP address"),
         ("http://{host}:8000", "is not a name or IP address"),
@@ -155,3 +157,23 @@ def test_what_is_asked_below_an_address(url: str, api: Api, target: str, root: s
 
 def test_an_origin_has_no_case_and_a_port() -> None:
     assert origin_of("HTTPS://H/v1") == ("https", "h", 443)
+
+
+PIECES = ("http:", "https:", "HTTP:", "//", "/", "localhost", "h.example", ":8000", ":0", "[::1]", "[", "]", "%25eth0")
+ODD = ("?", "a=b", "key=", "#", "@", "me:", " ", "\t", "\x1b", "\u2013", "\u00fc", "\udc80", "\\", "v1", "unix:")
+
+
+@given(st.lists(st.sampled_from(PIECES + ODD), max_size=9).map("".join) | st.text(max_size=20))
+@settings(max_examples=300)
+def test_any_text_is_an_address_or_a_mistake_in_one_line(text: str) -> None:
+    used, refusal = text, ""
+    try:
+        used = checked_base_url(text)
+    except ValueError as error:
+        refusal = str(error)
+
+    assert refusal.isprintable()
+    if not refusal:
+        assert checked_base_url(used) == used
+        assert endpoint_of(used, "openai-chat", "/chat/completions").target.isascii()
+        assert origin_of(used)[0] in {"http", "https"}

@@ -67,8 +67,11 @@ def test_the_command_line_sets_headers_too(tmp_path: Path, monkeypatch: pytest.M
         ('X-A = ""', "engine.headers.X-A: is empty"),
         ("X-A = 5", 'its value is a text in quotes, or { env = "NAME" }'),
         ('X-A = { env = "K", hunter2 = "x" }', "its value is a text in quotes, or"),
-        ('X-A = { env = "" }', "env is not the name of a variable"),
-        ('X-A = { env = "A=B" }', "env is not the name of a variable"),
+        ('X-A = { env = "" }', "engine.headers.X-A: is not the name of an environment variable"),
+        ('X-A = { env = "sk-hunter2" }', "is not the name of an environment variable"),
+        ('X-A = { env = "$NAME" }', "neither the key nor $NAME"),
+        ('X-A = "$NAME"', "variables in a text are not replaced"),
+        ('X-A = "${NAME}"', "variables in a text are not replaced"),
         ('api-key = "hunter2"', "engine.headers.api-key: a key does not belong in a file or command"),
         ('Ocp-Apim-Subscription-Key = "hunter2"', "a key does not belong in a file or command"),
         ('cf-access-client-secret = "hunter2"', "a key does not belong in a file or command"),
@@ -93,6 +96,13 @@ def test_a_key_on_the_command_line_is_refused_and_not_shown(tmp_path: Path) -> N
         scenario_with(tmp_path, "", "engine.headers.api-key=hunter2")
 
     assert "hunter2" not in str(refusal.value)
+
+
+def test_a_key_in_place_of_its_variables_name_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"engine\.api_key_env: is not the name of an environment") as refusal:
+        scenario_with(tmp_path, "", "engine.api_key_env=sk-hunter2")
+
+    assert "hunter2" not in str(refusal.value) + shown_command(["--set", "engine.api_key_env=sk-hunter2"])
 
 
 def test_one_authorization(tmp_path: Path) -> None:
@@ -140,6 +150,7 @@ def test_a_secret_in_a_command_is_not_repeated(option: str, word: str) -> None:
     [
         ["--set", 'engine.headers.api-key={env="K"}'],
         ["--set", "engine.headers.X-Title=a b", "--host", "http://h?api-version=1"],
+        ["--set", "engine.label=who?", "--set", "engine.api_key_env=MY_KEY", "--set", "engine.verify_tls=false"],
         ["--prompts", "a@b.jsonl?", "--set", "model.name=a@b"],
     ],
 )
