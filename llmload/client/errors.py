@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from llmload.client.json_text import UNREADABLE, dumps, loads
@@ -75,10 +76,22 @@ def without_secrets(error: RequestError, secrets: Iterable[str]) -> RequestError
     So is what begins as a secret does for 8 characters or more, 6 at the message's end, and what an engine masked
     itself (`sk-ab***cd`).
     """
-    message = error.message
-    for secret in secrets:
-        message = _without(message, _one_line(secret))
+    message = hidden(error.message, secrets)
     return error if message == error.message else replace(error, message=message)
+
+
+def hidden(text: str, secrets: Iterable[str]) -> str:
+    """Return the text, at most 4,000 characters of it, with every secret in it replaced as `without_secrets` does."""
+    text = text[:_MOST_CHARS]
+    for secret in secrets:
+        text = _without(text, _secret_line(secret))
+    return text
+
+
+@lru_cache(maxsize=128)
+def _secret_line(secret: str) -> str:
+    """Return a secret as it would be in a message of one line."""
+    return _one_line(secret)
 
 
 def _without(message: str, secret: str) -> str:

@@ -14,7 +14,8 @@ from urllib.request import getproxies, proxy_bypass
 
 from llmload.access.address import root_of
 from llmload.access.secrecy import NOBODY, Access
-from llmload.client.errors import request_error
+from llmload.client.errors import hidden, request_error
+from llmload.client.said import MAX_MODELS, Hide, bounded, cut
 from llmload.errors import ConfigError, EngineError
 from llmload.fetch import AnswerTooLongError, RedirectError, http_get, ssl_context
 from llmload.portable import carried
@@ -34,26 +35,28 @@ class EngineInfo:
 
     base_url: str
     answers: Mapping[str, Any] = field(default_factory=dict)
+    hide: Hide = field(default=str, repr=False, compare=False)
+    """Removes keys from what is shown or kept of the answers."""
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The names in `/v1/models`; empty if the engine lists none."""
+        """The names in `/v1/models`, as they are, to be compared; empty if the engine lists none."""
         listed = self.answers.get("/v1/models")
         rows = listed.get("data") if isinstance(listed, dict) else None
         return tuple(str(row["id"]) for row in rows or () if isinstance(row, dict) and "id" in row)
 
     @property
     def version(self) -> str | None:
-        """The engine's version, None if it reports none."""
+        """The engine's version, bounded and without keys; None if it reports none."""
         for path in ("/version", "/info"):
             answer = self.answers.get(path)
             if isinstance(answer, dict) and isinstance(answer.get("version"), str):
-                return str(answer["version"])
+                return cut(answer["version"], self.hide)
         return None
 
     @property
     def loaded(self) -> str | None:
-        """The model that TGI's `/info` reports as loaded; None if the engine does not serve it."""
+        """The model that TGI's `/info` reports as loaded, as it is; None if the engine does not serve it."""
         info = self.answers.get("/info")
         return str(info["model_id"]) if isinstance(info, dict) and info.get("model_id") else None
 
@@ -64,13 +67,13 @@ class EngineInfo:
         return isinstance(version, dict) and "simulated" in str(version.get("engine", ""))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answers as plain values for the manifest."""
+        """Return the answers as plain values for the manifest, bounded and without keys."""
         return {
             "base_url": self.base_url,
             "version": self.version,
-            "models": list(self.models),
+            "models": [cut(name, self.hide) for name in self.models[:MAX_MODELS]],
             "simulated": self.simulated,
-            "answers": dict(self.answers),
+            "answers": {path: bounded(answer, self.hide) for path, answer in self.answers.items()},
         }
 
 
@@ -80,7 +83,7 @@ def ask_engine(
     """
     Return what the engine at the URL reports about itself; `EngineError` if nothing answers there.
 
-    An engine that answers but serves none of the paths is not an error. Secrets of `access` that it repeats are hidden.
+    An engine that answers but serves none of the paths is not an error.
     """
     (root, query), context = root_of(base_url), _context(base_url, ca_file, verify_tls)
     answers = {}
@@ -88,7 +91,7 @@ def ask_engine(
         answer = _get(root, path, query, access, context)
         if answer is not None:
             answers[path] = answer
-    return EngineInfo(base_url=base_url, answers=answers)
+    return EngineInfo(base_url=base_url, answers=answers, hide=hiding(access))
 
 
 def is_ready(base_url: str, *, access: Access = NOBODY, ca_file: str | None = None, verify_tls: bool = True) -> bool:
@@ -138,7 +141,7 @@ def _get(root: str, path: str, query: str, access: Access, tls: ssl.SSLContext |
         return None
     except (OSError, ValueError, HTTPException) as error:
         raise EngineError(_no_answer(root, error)) from None
-    return _parsed(access.hidden(answer.body.decode("utf-8", "replace")))
+    return _parsed(answer.body)
 
 
 def _wrong_key(access: Access) -> str:
@@ -182,7 +185,7 @@ def _answers_by(scheme: str, netloc: str) -> bool:
     return _status(f"{scheme}://{netloc}/v1/models", {}, tls) is not None
 
 
-def _parsed(text: str) -> object:
+def _parsed(text: bytes) -> object:
     """Return an answer as the manifest can carry it; None where it is not JSON."""
     try:
         return carried(json.loads(text) if text.strip() else {})
@@ -258,6 +261,12 @@ def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
         if not (name and (name + value).isascii() and (name + value).isprintable()) or ":" in name:
             raise ConfigError(f"header {name!r}: name and value must be printable ASCII")
     return dict(headers)
+
+
+def hiding(access: Access) -> Hide:
+    """Return what hides secrets in a text as messages of requests do, and cuts it at 4,000 characters."""
+    secrets = access.secrets()
+    return lambda text: hidden(text, secrets)
 
 
 FOREVER_NS: Final = 1 << 62

@@ -8,6 +8,7 @@ from typing import Final
 
 from llmload.access.address import Origin, origin_of
 from llmload.client import make_client
+from llmload.client.said import listed
 from llmload.client.settings import ClientSettings, EngineInfo, Timeouts, ask_engine
 from llmload.errors import ConfigError, EngineError
 from llmload.loadgen import options
@@ -111,7 +112,7 @@ class Preparation:
             served = self.deployment.models
             if served and wanted not in served:
                 raise EngineError(
-                    f"the engine at {url} does not serve model {wanted!r} but {', '.join(served)}: "
+                    f"the engine at {url} does not serve model {wanted!r} but {listed(served, self.deployment.hide)}: "
                     "set model.served_as in the scenario, or give --model"
                 )
 

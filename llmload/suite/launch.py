@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
+from llmload.client.said import cut, listed
 from llmload.client.settings import EngineInfo, ask_engine, is_ready
 from llmload.errors import EngineError
 from llmload.scenario.reading import free_port
@@ -256,7 +257,8 @@ def describe_mismatch(plan: DeploymentPlan, found: EngineInfo) -> str | None:
     if wanted is not None and found.version is not None and found.version.removeprefix("v") != wanted.removeprefix("v"):
         return f"reports version {found.version}, not {wanted} (engines.{plan.engine}.version)"
     if found.models:
-        return None if plan.served_as in found.models else f"serves {', '.join(found.models)}, not {plan.served_as!r}"
+        served = listed(found.models, found.hide)
+        return None if plan.served_as in found.models else f"serves {served}, not {plan.served_as!r}"
     if found.loaded is not None and found.loaded not in {plan.loaded, plan.served_as}:
-        return f"has loaded {found.loaded}, not {plan.loaded!r}"
+        return f"has loaded {cut(found.loaded, found.hide)}, not {plan.loaded!r}"
     return None

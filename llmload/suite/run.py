@@ -10,6 +10,7 @@ from typing import Final
 
 import orjson
 
+from llmload.client.said import listed
 from llmload.errors import MEASURED, EngineError, RunFolderError
 from llmload.metrics.validity import Level
 from llmload.report.terminal import failed
@@ -264,7 +265,7 @@ class SuiteRun:
     def _report_start(self, deployment: DeploymentPlan, running: RunningDeployment, took_s: float) -> None:
         info = running.info
         version = f"version {info.version}" if info.version else "reports no version"
-        models = f"serves {', '.join(info.models)}" if info.models else "lists no models"
+        models = f"serves {listed(info.models, info.hide)}" if info.models else "lists no models"
         self.progress.line(f"{deployment.name}: ready at {running.url} after {took_s:.1f} s; {version}, {models}")
 
     def _show(self, text: str) -> None:

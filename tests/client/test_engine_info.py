@@ -1,14 +1,23 @@
 """What is said of an engine that cannot be reached: the mistake, and the remedy."""
 
+import json
+import math
 import socket
 import ssl
+from base64 import b64encode
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+import orjson
 import pytest
 
 from llmload.access.secrecy import Access
+from llmload.client.said import listed
 from llmload.client.settings import ask_engine
 from llmload.errors import EngineError
+from llmload.runs.reading import MAX_JSON_BYTES, read_object
 from tests.client.scripted_server import ScriptedServer, answer
 
 Serve = Callable[..., ScriptedServer]
@@ -84,6 +93,47 @@ def test_a_redirect_to_another_origin_gets_no_key(serve: Serve) -> None:
     assert str(refusal.value).endswith(f"give that address, {other.url}, in engine.base_url")
     assert b"sk-secret1" in server.requests[0]
     assert (len(server.requests), other.connections) == (1, 0)
+
+
+KEY = "sk-secret1"
+HOSTILE: dict[str, Any] = {
+    "key": {"data": [{"id": f"m-{KEY}"}], KEY: [{"auth": b64encode(f"Bearer {KEY}".encode()).decode()}]},
+    "part of a key": {"data": [{"id": "m", "note": "your key sk-secre"}], "url": quote(f"http://u:{KEY}/@h")},
+    "hexadecimal": {"note": KEY.encode().hex()},
+    "many models": {"data": [{"id": f"model {number}"} for number in range(30_000)]},
+    "a long name": {"data": [{"id": "x" * 900_000}]},
+    "many keys": {str(number): [number] for number in range(50_000)},
+    "nested": {"a": json.loads("[" * 400 + "]" * 400)},
+    "wide and deep": [[[[[[[[[[[[[[0] * 100_000]]]]]]]]]]]]],
+    "numbers": {"a": 1e300, "b": 10**30, "c": -1e19, "d": math.nan},
+    "hard to search": {"note": "sk-s" * 200_000},
+}
+
+
+@pytest.mark.parametrize("said", HOSTILE.values(), ids=HOSTILE)
+def test_what_an_engine_says_of_itself_is_kept_bounded_and_without_keys(
+    serve: Serve, tmp_path: Path, said: Any
+) -> None:
+    body, none = answer(json.dumps(said).encode()), answer(b"", "404 Not Found")
+    server = serve(["read", body], ["read", none], ["read", none], ["read", none])
+
+    found = ask_engine(server.url, access=Access(api_key=KEY)).to_dict()
+    (tmp_path / "file.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+
+    kept = read_object(tmp_path / "file.json")
+    assert (tmp_path / "file.json").stat().st_size < MAX_JSON_BYTES / 3
+    assert "secre" not in str(kept)
+    assert kept["answers"].keys() == {"/v1/models"}
+    assert len(kept["models"]) <= 1000
+
+
+def test_a_message_names_some_models_without_keys() -> None:
+    names = [f"m-{KEY}", "y" * 500, *map(str, range(50))]
+
+    assert (
+        listed(names, lambda text: text.replace(KEY, "***"))
+        == f"m-***, {'y' * 200}..., {', '.join(map(str, range(8)))} and 42 more"
+    )
 
 
 def test_a_redirect_within_the_origin_is_followed(serve: Serve) -> None:
