@@ -11,7 +11,7 @@ import pandas as pd
 
 from llmload.metrics.lines import columns_of
 from llmload.metrics.requests import COLUMNS, RUN_ID, Columns, Field, Kind, Mask
-from llmload.prometheus.scrape import ENGINE, GPU, ScrapedFigure
+from llmload.prometheus.pages import ENGINE, GPU, ScrapedFigure
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, Manifest, RunFolder
 from llmload.runs.loaded_run import MIN_SPAN_S, read_summary
 from llmload.runs.reading import LATEST_UNIX_S, is_there, number_in, plain, read_columns, read_table

@@ -13,7 +13,7 @@ import llmload
 from llmload.errors import RunFolderError
 from llmload.metrics.requests import fields_table
 from llmload.notebook import REQUEST_COLUMNS, SAMPLE_COLUMNS, RunData, dtype_of
-from llmload.prometheus.scrape import ENGINE, GPU
+from llmload.prometheus.pages import ENGINE, GPU
 from llmload.runs.folder import ENGINE_METRICS
 from llmload.units import NS_PER_S
 from tests.recorded import manifest_of, records, write_folder

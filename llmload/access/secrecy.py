@@ -1,10 +1,11 @@
 """What is a secret: names of keys and passwords, values that must not be shown, what an engine asks of its callers."""
 
+import itertools
 import re
 import unicodedata
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
@@ -77,16 +78,12 @@ class Access:
         plain = {value for value in values if len(value) >= SHORTEST_SECRET}
         return tuple(sorted(plain.union(*map(_encodings, plain)), key=len, reverse=True))
 
-    def hidden(self, text: str) -> str:
-        """Return a text of the engine without what was sent to it as a secret, of 8 characters or more."""
-        for secret in self.secrets():
-            if len(secret) >= _LONG_SECRET:
-                text = text.replace(secret, "***")
-        return text
+    def hider(self) -> Callable[[str], str]:
+        """Return what hides the secrets in a text, as `hidden` does."""
+        secrets = self.secrets()
+        return lambda text: hidden(text, secrets)
 
 
-_LONG_SECRET: Final = 8
-"""A shorter one may be a word of a model's name, by which the engine is checked."""
 NOBODY: Final = Access()
 """What an engine without a key asks for."""
 _SECRET_WORDS: Final = ("auth", "key", "token", "secret", "cookie", "password")
@@ -119,3 +116,42 @@ def _encodings(secret: str) -> set[str]:
         text = b64encode(b"\0" * before + raw).decode()[first : (before + len(raw)) * 8 // 6]
         found |= {text, text.translate({ord("+"): "-", ord("/"): "_"})}
     return {text for text in found if len(text) >= SHORTEST_SECRET}
+
+
+MOST_CHARS: Final = 4_000
+"""As much of a text that is looked through for secrets is kept."""
+_LONG_PART: Final = 8
+"""A part of a secret from this length on is hidden; engines themselves show about as much of a wrong key."""
+_LONG_AT_END: Final = 6
+"""The same at the end of a message, which may have been cut within a secret; shorter ones are words such as `token`."""
+_HEAD: Final = 4
+_MASK: Final = re.compile(r"[*\u2022\u2026]+|\.{3,}")
+
+
+def hidden(text: str, secrets: Iterable[str]) -> str:
+    """
+    Return the first 4,000 characters of a text with every secret in it replaced: engines quote keys.
+
+    So is what begins as a secret does for 8 characters or more, 6 at the text's end, and what an engine masked itself
+    (`sk-ab***cd`).
+    """
+    text = text[:MOST_CHARS]
+    for secret in secrets:
+        text = _without(text, secret)
+    return text
+
+
+def _without(text: str, secret: str) -> str:
+    kept: list[str] = []
+    head, done = secret[:_HEAD], 0
+    begin = text.find(head)
+    while begin >= 0:
+        pairs = zip(text[begin:], secret, strict=False)
+        end = begin + sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        masked = _MASK.match(text, end)
+        long = _LONG_AT_END if end == len(text) else _LONG_PART
+        if masked or end - begin >= min(long, len(secret)):
+            kept += [text[done:begin], "***"]
+            done = end if not masked else masked.end() + _HEAD * text.startswith(secret[-_HEAD:], masked.end())
+        begin = text.find(head, max(done, begin + 1))
+    return "".join(kept) + text[done:]

@@ -2,7 +2,6 @@
 
 import errno
 import html
-import itertools
 import math
 import os
 import re
@@ -13,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from typing import Any, Final
 
+from llmload.access.secrecy import hidden
 from llmload.client.json_text import UNREADABLE, dumps, loads
 from llmload.record import ErrorType, RequestError
 
@@ -61,53 +60,14 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-_LONG_PART: Final = 8
-"""A part of a secret from this length on is hidden; engines themselves show about as much of a wrong key."""
-_LONG_AT_END: Final = 6
-"""The same at the end of a message, which may have been cut within a secret; shorter ones are words such as `token`."""
-_HEAD: Final = 4
-_MASK: Final = re.compile(r"[*\u2022\u2026]+|\.{3,}")
-
-
 def without_secrets(error: RequestError, secrets: Iterable[str]) -> RequestError:
     """
     Return the error with every secret in its message replaced: some engines quote a wrong key.
 
-    So is what begins as a secret does for 8 characters or more, 6 at the message's end, and what an engine masked
-    itself (`sk-ab***cd`).
+    So are parts of one, as `llmload.access.secrecy.hidden` says.
     """
-    message = hidden(error.message, secrets)
+    message = hidden(error.message, map(_one_line, secrets))
     return error if message == error.message else replace(error, message=message)
-
-
-def hidden(text: str, secrets: Iterable[str]) -> str:
-    """Return the text, at most 4,000 characters of it, with every secret in it replaced as `without_secrets` does."""
-    text = text[:_MOST_CHARS]
-    for secret in secrets:
-        text = _without(text, _secret_line(secret))
-    return text
-
-
-@lru_cache(maxsize=128)
-def _secret_line(secret: str) -> str:
-    """Return a secret as it would be in a message of one line."""
-    return _one_line(secret)
-
-
-def _without(message: str, secret: str) -> str:
-    kept: list[str] = []
-    head, done = secret[:_HEAD], 0
-    begin = message.find(head)
-    while begin >= 0:
-        pairs = zip(message[begin:], secret, strict=False)
-        end = begin + sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-        masked = _MASK.match(message, end)
-        long = _LONG_AT_END if end == len(message) else _LONG_PART
-        if masked or end - begin >= min(long, len(secret)):
-            kept += [message[done:begin], "***"]
-            done = end if not masked else masked.end() + _HEAD * message.startswith(secret[-_HEAD:], masked.end())
-        begin = message.find(head, max(done, begin + 1))
-    return "".join(kept) + message[done:]
 
 
 def from_status(status: int, body: bytes, retry_after: str | None) -> RequestError:

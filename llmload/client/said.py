@@ -30,7 +30,7 @@ def listed(names: Sequence[str], hide: Hide) -> str:
 
 
 def bounded(answer: Any, hide: Hide) -> Any:
-    """Return a JSON value without keys; `...` stands for what is beyond 10,000 values or 1,000 characters of a text."""
+    """Return a JSON value without keys; what is beyond 10,000 values or 1,000 characters of a text becomes `...`."""
     return _Bounded(hide).of(answer)
 
 

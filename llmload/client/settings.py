@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from llmload.access.address import root_of
 from llmload.access.secrecy import NOBODY, Access
-from llmload.client.errors import hidden, request_error
+from llmload.client.errors import request_error
 from llmload.client.said import MAX_MODELS, Hide, bounded, cut
 from llmload.errors import ConfigError, EngineError
 from llmload.fetch import AnswerTooLongError, RedirectError, http_get, ssl_context
@@ -91,7 +91,7 @@ def ask_engine(
         answer = _get(root, path, query, access, context)
         if answer is not None:
             answers[path] = answer
-    return EngineInfo(base_url=base_url, answers=answers, hide=hiding(access))
+    return EngineInfo(base_url=base_url, answers=answers, hide=access.hider())
 
 
 def is_ready(base_url: str, *, access: Access = NOBODY, ca_file: str | None = None, verify_tls: bool = True) -> bool:
@@ -261,12 +261,6 @@ def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
         if not (name and (name + value).isascii() and (name + value).isprintable()) or ":" in name:
             raise ConfigError(f"header {name!r}: name and value must be printable ASCII")
     return dict(headers)
-
-
-def hiding(access: Access) -> Hide:
-    """Return what hides secrets in a text as messages of requests do, and cuts it at 4,000 characters."""
-    secrets = access.secrets()
-    return lambda text: hidden(text, secrets)
 
 
 FOREVER_NS: Final = 1 << 62

@@ -170,7 +170,7 @@ class CoordinatingNode(Node):
             limit_is_option=limit_is_option(file, self.options),
         )
         coordinator.open_folder()
-        coordinator.engine_scraper.sample()
+        coordinator.engine_scraper.begin()
         self.spawn("reading the engine's metrics", coordinator.engine_scraper.watch)
         self._start_senders(coordinator, workers)
         if coordinator.search is not None:
@@ -197,6 +197,7 @@ class CoordinatingNode(Node):
     def _cancel_start(self) -> None:
         coordinator, self.coordinator = self.coordinator, None
         if coordinator is not None:
+            coordinator.engine_scraper.close()
             coordinator.folder.discard()
 
     def _supervise(self) -> None:
@@ -292,7 +293,7 @@ class CoordinatingNode(Node):
         if coordinator is not None and coordinator.summary is None:
             coordinator.conditions.requests_cut = self._ending.is_cut
             self.guard("counting what lost workers left", self._settle)()
-            self.guard("reading the engine's metrics", coordinator.engine_scraper.sample)()
+            self.guard("reading the engine's metrics", coordinator.engine_scraper.end)()
             coordinator.finish(self.totals(), self.stages(), self.request_lines(), other_users(self.environment))
             if not self.headless:
                 terminal.show_summary(coordinator, "table")

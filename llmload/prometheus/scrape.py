@@ -1,170 +1,39 @@
-"""Metrics that the engine and the GPUs serve, read during a run: which series, their parsing, file and summary."""
+"""Metrics that the engine and the GPUs serve, read beside a run: when, into which file, and their summary."""
 
 import csv
 import io
 import logging
-import re
 import ssl
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
-
-from prometheus_client.parser import text_string_to_metric_families
 
 from llmload.access.address import origin_of
 from llmload.access.secrecy import NOBODY, Access
 from llmload.errors import ConfigError
 from llmload.fetch import http_get, ssl_context
 from llmload.metrics.totals import RunTotals
+from llmload.prometheus.pages import ENGINE, GPU, Page, ScrapedFigure, read_page
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, RunFolder
+from llmload.runs.reading import plain
 from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
 from llmload.runs.writing import AppendedFile
 from llmload.scenario.sections import Monitor
 from llmload.units import GIB, MIB_PER_GIB, MJ_PER_J
 
-_UNKNOWN_FROM: Final = 2.0**62
-"""DCGM writes a number near 2^63 for an unknown value; NaN and infinity fail the same comparison."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScrapedFigure:
-    """A figure, the series it is read from (the first that is served counts), and how label sets are combined."""
-
-    name: str
-    series: tuple[str, ...]
-    use_max: bool = False
-    """Take the maximum over the label sets instead of the sum: ratios do not add up."""
-
-
-def _durations(name: str, *series: str) -> tuple[ScrapedFigure, ScrapedFigure]:
-    return (
-        ScrapedFigure(name=f"{name}_sum_s", series=tuple(f"{each}_sum" for each in series)),
-        ScrapedFigure(name=f"{name}_count", series=tuple(f"{each}_count" for each in series)),
-    )
-
-
-ENGINE: Final = (
-    ScrapedFigure(
-        name="running",
-        series=(
-            *("vllm:num_requests_running", "sglang:num_running_reqs"),
-            *("tgi_batch_current_size", "llamacpp:requests_processing"),
-        ),
-    ),
-    ScrapedFigure(
-        name="waiting",
-        series=(
-            *("vllm:num_requests_waiting", "sglang:num_queue_reqs"),
-            *("tgi_queue_size", "llamacpp:requests_deferred"),
-        ),
-    ),
-    ScrapedFigure(
-        name="kv_cache_usage",
-        series=(
-            *("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
-            *("sglang:token_usage", "llamacpp:kv_cache_usage_ratio"),
-        ),
-        use_max=True,
-    ),
-    ScrapedFigure(name="preemptions", series=("vllm:num_preemptions_total",)),
-    ScrapedFigure(
-        name="prompt_tokens",
-        series=(
-            *("vllm:prompt_tokens_total", "sglang:prompt_tokens_total"),
-            *("tgi_request_input_length_sum", "llamacpp:prompt_tokens_total"),
-        ),
-    ),
-    ScrapedFigure(
-        name="output_tokens",
-        series=(
-            *("vllm:generation_tokens_total", "sglang:generation_tokens_total"),
-            *("tgi_request_generated_tokens_sum", "llamacpp:tokens_predicted_total"),
-        ),
-    ),
-    ScrapedFigure(
-        name="prefix_cache_queries",
-        series=("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total", "sglang:prompt_tokens_total"),
-    ),
-    ScrapedFigure(
-        name="prefix_cache_hits",
-        series=("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total", "sglang:cached_tokens_total"),
-    ),
-    *_durations("ttft", "vllm:time_to_first_token_seconds", "sglang:time_to_first_token_seconds"),
-    *_durations(
-        "itl",
-        "vllm:inter_token_latency_seconds",
-        "vllm:time_per_output_token_seconds",
-        "sglang:inter_token_latency_seconds",
-        "sglang:time_per_output_token_seconds",
-    ),
-    *_durations(
-        "e2e", "vllm:e2e_request_latency_seconds", "sglang:e2e_request_latency_seconds", "tgi_request_duration"
-    ),
-)
-GPU: Final = (
-    ScrapedFigure(name="memory_used_mib", series=("DCGM_FI_DEV_FB_USED",)),
-    ScrapedFigure(name="power_w", series=("DCGM_FI_DEV_POWER_USAGE",)),
-    ScrapedFigure(name="energy_mj", series=("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",)),
-    ScrapedFigure(name="gpu_util_percent", series=("DCGM_FI_DEV_GPU_UTIL",)),
-    ScrapedFigure(name="tensor_active", series=("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",)),
-    ScrapedFigure(name="nvlink_tx_bytes_per_s", series=("DCGM_FI_PROF_NVLINK_TX_BYTES",)),
-    ScrapedFigure(name="nvlink_rx_bytes_per_s", series=("DCGM_FI_PROF_NVLINK_RX_BYTES",)),
-)
-
-
 TIMEOUT_S: Final = 2.0
-MAX_RESPONSE_BYTES: Final = 16_000_000
+"""How long one page may take in all."""
+START_WAIT_S: Final = 0.3
+"""How long a run's first request waits for pages; a page on the same network takes some milliseconds."""
+END_WAIT_S: Final = 1.0
+"""How long a run's summary waits for them."""
+MAX_RESPONSE_BYTES: Final = 4_000_000
+MAX_PARTS: Final = 1_000
+"""Different GPUs at one URL, over the whole run."""
+NO_METRICS: Final = "no metrics from"
+_MAX_REASON: Final = 200
 logger = logging.getLogger(__name__)
-
-
-def parse_figures(text: str, figures: Iterable[ScrapedFigure], by: str = "") -> dict[str, dict[str, float]]:
-    """
-    Parse Prometheus or OpenMetrics text into `{value of the label by: {figure: value}}`; without `by` the key is "".
-
-    Figures that are not served, not finite or not readable are absent.
-    """
-    figures = tuple(figures)
-    found: dict[str, dict[str, list[float]]] = {}
-    for line in _lines_of(tuple(name for figure in figures for name in figure.series)).findall(text):
-        for name, labels, value in _samples(line):
-            if abs(value) < _UNKNOWN_FROM:
-                found.setdefault(labels.get(by, ""), {}).setdefault(name, []).append(value)
-    return {key: _combined(values, figures) for key, values in found.items()}
-
-
-@cache
-def _lines_of(series: tuple[str, ...]) -> re.Pattern[str]:
-    """Match the lines of these series alone: the parser takes 20 us a line and more, and an engine serves hundreds."""
-    names = "|".join(map(re.escape, sorted(set(series))))
-    return re.compile(rf"^(?:{names})[{{ \t].*$", re.MULTILINE)
-
-
-def _samples(line: str) -> list[tuple[str, dict[str, str], float]]:
-    """
-    Return what a line says, nothing if it cannot be parsed.
-
-    The parser of the classic format reads OpenMetrics lines too, past their exemplars. The OpenMetrics parser would
-    refuse a line without its family's other lines.
-    """
-    try:
-        return [
-            (each.name, each.labels, float(each.value))
-            for m in text_string_to_metric_families(line)
-            for each in m.samples
-        ]
-    except (ValueError, IndexError):  # the library's own, for some broken lines
-        return []
-
-
-def _combined(values: Mapping[str, list[float]], figures: Iterable[ScrapedFigure]) -> dict[str, float]:
-    combined = {}
-    for figure in figures:
-        name = next((name for name in figure.series if name in values), None)
-        if name is not None:
-            combined[figure.name] = max(values[name]) if figure.use_max else sum(values[name])
-    return combined
 
 
 class ScrapeTarget:
@@ -177,37 +46,74 @@ class ScrapeTarget:
         file: AppendedFile,
         by: str = "",
         tls: ssl.SSLContext | None = None,
+        hide: Callable[[str], str] = str,
         access: Access = NOBODY,
     ) -> None:
-        self._url, self._figures, self._file, self._by, self._tls = url, figures, file, by, tls
-        self._access = access
+        """Prepare; `hide` removes keys from what the page says, `access` is sent to it."""
+        self._url, self._figures, self._file, self._by, self._tls, self._hide = url, figures, file, by, tls, hide
+        self._headers = access.all_headers()
         self._first: dict[str, dict[str, float]] = {}
         self._last: dict[str, dict[str, float]] = {}
         self._max: dict[str, dict[str, float]] = {}
         self._integrals: dict[str, float] = {}
         self._sampled_s: float | None = None
+        self._said: set[str] = set()
+        self.begun_s = 0.0
+        """When the read of the last sample began, monotonic."""
+        self.is_whole = True
+        """Whether there are samples from before the first request and from after the last."""
+        self.is_closed = False
+        """Whether it takes no more samples."""
         self.samples = self.failed_reads = 0
 
     def sample(self) -> None:
         """Read the URL once; a failed read is counted and does not end the run."""
+        begun_s = time.monotonic()
         try:
             answer = http_get(
-                self._url,
-                timeout_s=TIMEOUT_S,
-                max_bytes=MAX_RESPONSE_BYTES,
-                headers=self._access.all_headers(),
-                tls=self._tls,
+                self._url, timeout_s=TIMEOUT_S, max_bytes=MAX_RESPONSE_BYTES, headers=self._headers, tls=self._tls
             )
-            text = answer.body.decode("utf-8", "replace")
+            page = read_page(answer.body.decode("utf-8", "replace"), self._figures, self._by, self._hide)
         except Exception as error:  # noqa: BLE001 - no answer, however broken, may end the run
-            if not self.failed_reads:
-                logger.warning("no metrics from %s: %s", self._url, self._access.hidden(str(error)))
-            self.failed_reads += 1
+            self.failed_reads += not self.is_closed
+            self._say(NO_METRICS, str(error) or type(error).__name__)
             return
-        self.record(parse_figures(text, self._figures, self._by))
+        self._say_lost(page)
+        if begun_s >= self.begun_s:  # not one that was overtaken
+            self.begun_s = begun_s
+            self.record(page.parts)
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether the last sample has any figure."""
+        return bool(self._last)
+
+    def miss(self, when: str) -> None:
+        """Note that there is no sample of a moment that counts; what counters did in the run is then not known."""
+        self.is_whole = False
+        if NO_METRICS not in self._said:
+            self._say(f"no metrics of the run's {when} from", "what its counters did in the run is n/a")
+
+    def _say_lost(self, page: Page) -> None:
+        if page.lost:
+            lines = "1 line is" if page.lost == 1 else f"{page.lost:,} lines are"
+            self._say("a part of the metrics is lost from", f"{lines} not read, of which {page.why}")
+        elif not page.parts:
+            self._say(NO_METRICS, "the page has none of the series that llmload reads")
+
+    def _say(self, what: str, why: str) -> None:
+        """Log something about this URL, once."""
+        if what not in self._said and not self.is_closed:
+            self._said.add(what)
+            logger.warning("%s %s: %s", what, self._url, plain(self._hide(why))[:_MAX_REASON])
 
     def record(self, parts: dict[str, dict[str, float]]) -> None:
         """Aggregate a sample and append it to the file."""
+        if self.is_closed:
+            return
+        if len(parts.keys() | self._max.keys()) > MAX_PARTS:
+            parts = {part: values for part, values in parts.items() if part in self._max}
+            self._say("a part of the metrics is lost from", f"it has named more than {MAX_PARTS:,} different GPUs")
         self.samples += 1
         now_s = time.monotonic()
         since_s = 0.0 if self._sampled_s is None else now_s - self._sampled_s
@@ -255,7 +161,11 @@ def samples_file(folder: RunFolder, name: str, figures: Sequence[ScrapedFigure])
 
 
 class EngineScraper:
-    """Reads every URL of a scenario: `sample` before the first request and after the last, `watch` in between."""
+    """
+    Reads every URL of a scenario: `begin` before the first request, `watch` from then on, `end` after the last.
+
+    Each read has its own thread, so that a slow or dead page delays neither the run nor other pages.
+    """
 
     def __init__(
         self,
@@ -270,24 +180,27 @@ class EngineScraper:
         """
         Prepare; https URLs are verified as the engine is. ConfigError if the CA file cannot be used.
 
-        `access`, the engine's key and headers, is sent to the origins of `engine_urls` alone.
+        `access`, the engine's key and headers, is sent to the origins of `engine_urls` alone, and hidden in what any
+        page says.
         """
-        own = frozenset(map(origin_of, engine_urls))
+        own, hide = frozenset(map(origin_of, engine_urls)), access.hider()
         urls = [*monitor.engine_metrics_url, *filter(None, [monitor.dcgm_url])]
         tls = _tls(ca_file, verify_tls) if any(url.startswith("https:") for url in urls) else None
         self._interval_s = monitor.interval_s
         engines, gpus = samples_file(folder, ENGINE_METRICS, ENGINE), samples_file(folder, GPU_METRICS, GPU)
 
         def target(url: str, figures: Sequence[ScrapedFigure], file: AppendedFile, by: str = "") -> ScrapeTarget:
-            return ScrapeTarget(url, figures, file, by, tls, access if origin_of(url) in own else NOBODY)
+            return ScrapeTarget(url, figures, file, by, tls, hide, access if origin_of(url) in own else NOBODY)
 
         self._engines = [target(url, ENGINE, engines) for url in monitor.engine_metrics_url]
         self._gpus = [target(monitor.dcgm_url, GPU, gpus, by="gpu")] if monitor.dcgm_url else []
+        self._reads: dict[ScrapeTarget, threading.Thread] = {}
+        """The last read of each."""
 
-    def sample(self) -> None:
-        """Read every URL once."""
-        for target in (*self._engines, *self._gpus):
-            target.sample()
+    def begin(self) -> None:
+        """Read every URL once, and wait for that `START_WAIT_S` at most."""
+        for target in self._read(START_WAIT_S):
+            target.miss("start")
 
     def watch(self) -> None:
         """Read every interval until killed; return at once if there is no URL."""
@@ -297,7 +210,33 @@ class EngineScraper:
         while True:
             due_s = max(due_s + self._interval_s, time.monotonic())
             time.sleep(max(0.0, due_s - time.monotonic()))
-            self.sample()
+            for target in (*self._engines, *self._gpus):
+                if not self._reads[target].is_alive():
+                    self._start(target)
+
+    def end(self) -> None:
+        """Read every URL once more, and wait for that `END_WAIT_S` at most; take nothing that comes later."""
+        for target in self._read(END_WAIT_S):
+            target.failed_reads += self._reads[target].is_alive()
+            target.miss("end")
+        self.close()
+
+    def close(self) -> None:
+        """Take no more samples."""
+        for target in (*self._engines, *self._gpus):
+            target.is_closed = True
+
+    def _read(self, wait_s: float) -> list[ScrapeTarget]:
+        """Read every URL, and return those without figures in time."""
+        begun_s, targets = time.monotonic(), (*self._engines, *self._gpus)
+        for thread in [self._start(target) for target in targets]:
+            thread.join(max(0.0, begun_s + wait_s - time.monotonic()))
+        return [target for target in targets if target.begun_s < begun_s or not target.has_figures]
+
+    def _start(self, target: ScrapeTarget) -> threading.Thread:
+        self._reads[target] = threading.Thread(target=target.sample, daemon=True)
+        self._reads[target].start()
+        return self._reads[target]
 
     def summary(
         self, totals: RunTotals, memory_estimate: Mapping[str, float] | None = None
@@ -324,7 +263,7 @@ def engine_summary(engines: Sequence[ScrapeTarget], totals: RunTotals) -> Engine
     """Return the engine's figures and the client's for comparison, over the whole run including warm-up."""
     ttft_s, itl_s = _mean(engines, "ttft"), _mean(engines, "itl")
     client_ttft_s, client_itl_s = totals.all_answers("ttft_s").mean, totals.all_answers("itl_s").mean
-    output, hits = _increase(engines, "output_tokens"), _increase(engines, "prefix_cache_hits")
+    output, hits = _in_all(engines, "output_tokens"), _increase(engines, "prefix_cache_hits")
     queries = _increase(engines, "prefix_cache_queries")
     return EngineMetrics(
         samples=sum(target.samples for target in engines),
@@ -339,9 +278,9 @@ def engine_summary(engines: Sequence[ScrapeTarget], totals: RunTotals) -> Engine
         running_max=_sum_of_maxima(engines, "running"),
         waiting_max=_sum_of_maxima(engines, "waiting"),
         kv_cache_usage_max=_max(engines, "kv_cache_usage"),
-        preemptions=_increase(engines, "preemptions"),
+        preemptions=_in_all(engines, "preemptions"),
         prefix_cache_hit_share=hits / queries if hits is not None and queries else None,
-        prompt_tokens=_increase(engines, "prompt_tokens"),
+        prompt_tokens=_in_all(engines, "prompt_tokens"),
         client_prompt_tokens=totals.arrived_prompt_tokens,
         output_tokens=output,
         client_output_tokens=totals.arrived_tokens,
@@ -353,7 +292,7 @@ def gpu_summary(
     gpus: Sequence[ScrapeTarget], totals: RunTotals, memory_estimate: Mapping[str, float] | None = None
 ) -> GpuMetrics:
     """Return the GPUs' figures summed over all of them; the estimate, which is for one GPU, times their number."""
-    energy_mj, memory_mib = _increase(gpus, "energy_mj"), _sum_of_maxima(gpus, "memory_used_mib")
+    energy_mj, memory_mib = _in_all(gpus, "energy_mj"), _sum_of_maxima(gpus, "memory_used_mib")
     energy_j = None if energy_mj is None else energy_mj / MJ_PER_J
     count = sum(len(target.maxima("memory_used_mib")) for target in gpus)
     parts = None if not memory_estimate or not count else memory_estimate
@@ -378,6 +317,11 @@ def gpu_summary(
     )
 
 
+def _in_all(targets: Sequence[ScrapeTarget], name: str) -> float | None:
+    """Return how much a counter increased from before the first request to after the last; None if not known."""
+    return _increase(targets, name) if all(target.is_whole for target in targets) else None
+
+
 def _increase(targets: Sequence[ScrapeTarget], name: str) -> float | None:
     known = [increase for target in targets if (increase := target.increase(name)) is not None]
     return sum(known) if known and len(known) == len(targets) else None
@@ -398,7 +342,8 @@ def _sum_of_maxima(targets: Sequence[ScrapeTarget], name: str) -> float | None:
 
 
 def _integral(targets: Sequence[ScrapeTarget], name: str) -> float | None:
-    known = [integral for target in targets if (integral := target.integral(name)) is not None]
+    whole = all(target.is_whole for target in targets)
+    known = [integral for target in targets if whole and (integral := target.integral(name)) is not None]
     return sum(known) if known else None
 
 

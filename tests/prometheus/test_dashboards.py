@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from llmload.cli.main import main
 from llmload.prometheus.families import sample_names
 from llmload.prometheus.grafana import ROWS, RUN_REGIONS
-from llmload.prometheus.scrape import ENGINE, GPU
+from llmload.prometheus.pages import ENGINE, GPU
 
 pytest.importorskip("grafana_foundation_sdk", reason="needs the dashboards extra")
 GRAFANA = Path(__file__).parents[2] / "grafana"

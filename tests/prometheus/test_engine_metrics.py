@@ -1,11 +1,14 @@
 """Metrics of engines and GPUs are read under every engine's names, and summed up beside the client's figures."""
 
+import contextlib
 import csv
+import gzip
+import socketserver
 import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,14 +22,24 @@ from benchmarks.tools.truth_engine.engine import certificate_files
 from llmload.access.secrecy import Access
 from llmload.errors import ConfigError
 from llmload.metrics.totals import RunTotals
-from llmload.prometheus.scrape import (
+from llmload.prometheus.pages import (
     ENGINE,
     GPU,
+    MAX_CHARS,
+    MAX_LINE_CHARS,
+    MAX_LINES,
+    MAX_PART_CHARS,
+    ScrapedFigure,
+    read_page,
+)
+from llmload.prometheus.scrape import (
+    MAX_PARTS,
+    MAX_RESPONSE_BYTES,
+    START_WAIT_S,
     EngineScraper,
     ScrapeTarget,
     engine_summary,
     gpu_summary,
-    parse_figures,
     samples_file,
 )
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, RunFolder
@@ -73,6 +86,10 @@ DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{gpu="0",UUID="x"} {energy0}
 DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{gpu="1",UUID="y"} 5000
 DCGM_FI_PROF_NVLINK_TX_BYTES{gpu="0",UUID="x"} 1000000
 """
+
+
+def parse_figures(text: str, figures: Sequence[ScrapedFigure], by: str = "") -> dict[str, dict[str, float]]:
+    return read_page(text, figures, by).parts
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
@@ -144,6 +161,50 @@ def test_a_line_that_cannot_be_parsed_does_not_hide_the_others() -> None:
     text += "vllm:num_requests_waiting many\nvllm:num_requests_waiting{\nvllm:num_requests_waiting{a\\b =, ==} 1\n"
 
     assert parse_figures(text, ENGINE) == {"": {"running": 4}}
+
+
+POWER = 'DCGM_FI_DEV_POWER_USAGE{gpu="%s"} 300\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "parts", "lost", "why"),
+    [
+        (POWER % "0" + "DCGM_FI_DEV_POWER_USAGE{gpu=0} 1\n" + POWER % "1", 2, 1, "is not of the format"),
+        (POWER % ("x" * MAX_PART_CHARS) + POWER % ("y" * (MAX_PART_CHARS + 1)), 1, 1, "label gpu has more than 100"),
+        (POWER % "0" + POWER % ("1" * MAX_LINE_CHARS), 1, 1, "too long"),
+        (POWER % ('1",' + ",".join(f'l{i}="v' + '"' * (i < 99) for i in range(100))), 0, 1, "more than 64 labels"),
+        ("".join(POWER % number for number in range(MAX_LINES + 9)), MAX_LINES, 1, "more than 1,000 lines"),
+        ("".join(POWER % f'{i}",l="{"x" * 1000}' for i in range(900)), MAX_CHARS // 1045, 1, "256,000 characters"),
+        ("vllm:num_requests_running 3\n" * 100_000 + POWER % "0", 1, 0, ""),
+    ],
+    ids=["format", "name", "line", "labels", "lines", "characters", "other series"],
+)
+def test_a_page_is_read_within_limits_and_says_what_it_loses(text: str, parts: int, lost: int, why: str) -> None:
+    page = read_page(text, GPU, "gpu")
+
+    assert len(page.parts) == pytest.approx(parts, abs=1 if parts > 100 else 0)
+    assert len(page.parts) <= MAX_LINES
+    assert page.lost == lost
+    assert why in page.why
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "-1", "9223372036854775794", "1e400", "1_0", "0x1", ""])
+def test_a_value_that_is_not_a_figure_is_absent(value: str) -> None:
+    page = read_page(f"vllm:num_requests_running {value}\nvllm:num_requests_waiting 2\n", ENGINE)
+
+    assert page.parts == {"": {"waiting": 2}}
+
+
+def test_a_series_that_is_there_twice_counts_once() -> None:
+    text = 'vllm:num_requests_running{a="1",b="2"} 3\nvllm:num_requests_running{b="2",a="1"} 4 1790000000000\n'
+
+    assert parse_figures(text, ENGINE) == {"": {"running": 3}}
+
+
+def test_a_key_in_the_name_of_a_part_is_hidden() -> None:
+    page = read_page(POWER % "sk-secret1", GPU, "gpu", hide=lambda text: text.replace("sk-secret1", "***"))
+
+    assert page.parts == {"***": {"power_w": 300}}
 
 
 def test_what_the_library_writes_as_open_metrics_is_read_as_it_was_set() -> None:
@@ -242,7 +303,7 @@ def test_the_simulated_engine_is_read_and_an_absent_one_is_not_an_error(tmp_path
     with spawn(SimulationSettings(model="m")) as engine:
         urls = [f"{engine.url}/metrics", "http://127.0.0.1:9/metrics"]
         watch = EngineScraper(Monitor(engine_metrics_url=urls), RunFolder(tmp_path))
-        watch.sample()
+        watch.begin()
 
     metrics, gpus = watch.summary(RunTotals())
 
@@ -259,13 +320,69 @@ def test_only_the_engines_own_pages_get_its_headers(tmp_path: Path, caplog: pyte
         urls = [f"{engine.url}/metrics", f"{other.url}/metrics"]
         monitor = Monitor(engine_metrics_url=urls, dcgm_url=f"{other.url}/gpus")
         watch = EngineScraper(monitor, RunFolder(tmp_path), engine_urls=[f"{engine.url}/v1"], access=access)
-        watch.sample()
+        watch.begin()
 
     assert len(engine.heads) == 1
     assert {"x-gate: gate-secret2", "authorization: bearer sk-secret1"} <= set(engine.heads[0].lower().split("\r\n"))
     assert len(other.heads) == 2
     assert "secret" not in "".join(other.heads)
     assert f"no metrics from {engine.url}/metrics: HTTP Error 401: who is ***" in caplog.text
+
+
+PAGES: dict[str, tuple[bytes, float]] = {
+    "silent": (b"", 0.0),
+    "drips its head": (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 90, 0.02),
+    "drips its body": (b"HTTP/1.1 200 OK\r\n\r\n" + b"vllm:num_requests_running 3\n" * 90, 0.02),
+    "endless": (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (MAX_RESPONSE_BYTES + 1), 0.0),
+    "another origin": (b"HTTP/1.1 302 Found\r\nLocation: http://localhost:1/metrics\r\n\r\n", 0.0),
+    "no HTTP": (b"SSH-2.0-OpenSSH\r\n", 0.0),
+    "an error of many words": (b"HTTP/1.1 500 " + b"word " * 5000 + b"\r\n\r\n", 0.0),
+    "no metrics": (b"HTTP/1.1 200 OK\r\n\r\n<html>sk-secret1</html>", 0.0),
+    "compressed": (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"vllm:x 1\n"), 0.0),
+}
+
+
+def test_no_page_however_bad_delays_a_run_or_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmload.prometheus.scrape.END_WAIT_S", START_WAIT_S)
+    with ExitStack() as stack:
+        ports = [stack.enter_context(dripped(content, pause_s)) for content, pause_s in PAGES.values()]
+        good = stack.enter_context(dripped(b"HTTP/1.1 200 OK\r\n\r\nvllm:generation_tokens_total 50\n", 0.0))
+        urls = [f"http://127.0.0.1:{port}/metrics" for port in (*ports, good)]
+        scraper = EngineScraper(Monitor(engine_metrics_url=urls), RunFolder(tmp_path))
+        begun_s = time.monotonic()
+        scraper.begin()
+        scraper.end()
+        took_s = time.monotonic() - begun_s
+        metrics, _ = scraper.summary(RunTotals())
+
+    assert took_s < 2 * START_WAIT_S + 0.5
+    assert metrics is not None
+    assert metrics.samples == 2 * 3, "of the good one, and of two without metrics"
+    assert metrics.failed_reads == 3 + 4 * 2, "three that never end, and four that fail at once"
+    assert metrics.output_tokens is None, "not known of all"
+    said = {url: [r.message for r in caplog.records if url in r.message] for url in urls}
+    assert [len(lines) for lines in said.values()] == [2, 2, 2, *[1] * 6, 0], said
+    assert max(len(record.message) for record in caplog.records) < 300
+
+
+def test_a_total_is_known_only_from_before_the_first_request_to_after_the_last(tmp_path: Path) -> None:
+    target = grown(tmp_path, "vllm:generation_tokens_total 50\n", "vllm:generation_tokens_total 80\n")
+    assert engine_summary([target], RunTotals()).output_tokens == 30
+
+    target.miss("end")
+
+    assert engine_summary([target], RunTotals()).output_tokens is None
+
+
+def test_names_of_gpus_without_end_do_not_fill_the_memory(tmp_path: Path) -> None:
+    target = ScrapeTarget("http://gpu/metrics", GPU, samples_file(RunFolder(tmp_path), GPU_METRICS, GPU), by="gpu")
+    for sample in range(3):
+        target.record({f"{sample} {gpu}": {"power_w": 1.0} for gpu in range(MAX_PARTS // 2 + 1)})
+
+    assert len(target.maxima("power_w")) == MAX_PARTS // 2 + 1
+    assert target.samples == 3
 
 
 def test_https_metrics_are_verified_as_the_scenario_says(tmp_path: Path) -> None:
@@ -281,7 +398,7 @@ def test_https_metrics_are_verified_as_the_scenario_says(tmp_path: Path) -> None
         for name, trust in trusts.items():
             (tmp_path / name).mkdir()
             watch = EngineScraper(monitor, RunFolder(tmp_path / name), **trust)
-            watch.sample()
+            watch.begin()
             metrics, _ = watch.summary(RunTotals())
             assert metrics is not None
             found[name] = metrics
@@ -295,6 +412,32 @@ def test_a_ca_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         EngineScraper(
             Monitor(engine_metrics_url=["https://127.0.0.1/metrics"]), RunFolder(tmp_path), ca_file="nowhere.pem"
         )
+
+
+@contextmanager
+def dripped(content: bytes, pause_s: float) -> Iterator[int]:
+    """The port of a server on loopback that sends these bytes to everybody, with a pause after each; none are none."""
+    ended = threading.Event()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            step = 1 if pause_s else len(content)
+            with contextlib.suppress(OSError):
+                for at in range(0, len(content), step or 1):
+                    self.wfile.write(content[at : at + step])
+                    if ended.wait(pause_s):
+                        return
+            if not content:
+                ended.wait(5)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_address[1]
+        ended.set()
+        server.shutdown()
+        thread.join()
 
 
 @contextmanager

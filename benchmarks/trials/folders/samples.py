@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from benchmarks import ROOT
 from llmload.errors import MEASURED
-from llmload.prometheus.scrape import GPU
+from llmload.prometheus.pages import GPU
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, MANIFEST, SUMMARY
 from llmload.simulator.server import spawn
 from llmload.simulator.settings import SimulationSettings
