@@ -94,14 +94,30 @@ def ask_engine(
     return EngineInfo(base_url=base_url, answers=answers, hide=access.hider())
 
 
-def is_ready(base_url: str, *, access: Access = NOBODY, ca_file: str | None = None, verify_tls: bool = True) -> bool:
-    """Return whether the engine is ready by `/health`, or by `/v1/models` if it has no `/health`."""
+_UNKNOWN_PATH: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
+
+
+def is_ready(
+    base_url: str,
+    *,
+    access: Access = NOBODY,
+    ca_file: str | None = None,
+    verify_tls: bool = True,
+    if_it_does_not_say: bool = False,
+) -> bool:
+    """
+    Return whether the engine is ready by `/health`, or by `/v1/models` if it has no `/health`.
+
+    `if_it_does_not_say` is the answer where it has neither, as some gateways. `EngineError` if it refuses the key.
+    """
     (root, query), context = root_of(base_url), _context(base_url, ca_file, verify_tls)
-    headers = access.all_headers()
-    health = _status(f"{root}/health{query}", headers, context)
-    if health in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}:
-        return _status(f"{root}/v1/models{query}", headers, context) == HTTPStatus.OK
-    return health in {HTTPStatus.OK, HTTPStatus.NO_CONTENT}
+    status: int | None = HTTPStatus.NOT_FOUND
+    for path in ("/health", "/v1/models"):
+        if status in _UNKNOWN_PATH:
+            status = _status(f"{root}{path}{query}", access.all_headers(), context)
+            if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+                raise EngineError(f"{root}{path} answers {status}: {_wrong_key(access)}")
+    return if_it_does_not_say if status in _UNKNOWN_PATH else status in {HTTPStatus.OK, HTTPStatus.NO_CONTENT}
 
 
 def _status(url: str, headers: Mapping[str, str], tls: ssl.SSLContext | None) -> int | None:
@@ -131,9 +147,9 @@ def _get(root: str, path: str, query: str, access: Access, tls: ssl.SSLContext |
     except RedirectError as error:
         if path != "/v1/models":
             return None
+        target = access.hider()(error.target)
         raise EngineError(
-            f"{root}{path} redirects to {error.target}: give that address, {error.target.removesuffix(path)}, "
-            "in engine.base_url"
+            f"{root}{path} redirects to {target}: give that address, {target.removesuffix(path)}, in engine.base_url"
         ) from None
     except HTTPError as error:
         if error.code in {401, 403} and path == "/v1/models":

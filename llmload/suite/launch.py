@@ -232,7 +232,13 @@ def _wait_until_ready(plan: DeploymentPlan, url: str, process: GuardedProcess | 
     while True:
         if process is not None and (ended := process.describe_end()) is not None:
             raise EngineError(f"the engine {ended} before it answered{log_excerpt(process)}")
-        if is_ready(url, access=access, ca_file=engine.ca_file, verify_tls=engine.verify_tls):
+        if is_ready(
+            url,
+            access=access,
+            ca_file=engine.ca_file,
+            verify_tls=engine.verify_tls,
+            if_it_does_not_say=process is None,  # it runs already
+        ):
             return
         if time.monotonic() - started >= timeout_s:
             text = f"no engine was ready at {url} within {timeout_s:g} s"

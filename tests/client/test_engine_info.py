@@ -15,7 +15,7 @@ import pytest
 
 from llmload.access.secrecy import Access
 from llmload.client.said import listed
-from llmload.client.settings import ask_engine
+from llmload.client.settings import ask_engine, is_ready
 from llmload.errors import EngineError
 from llmload.runs.reading import MAX_JSON_BYTES, read_object
 from tests.client.scripted_server import ScriptedServer, answer
@@ -171,3 +171,32 @@ def test_refused_headers_are_named(serve: Serve) -> None:
         ask_engine(server.url, access=Access(secret_headers={"X-Gate": "abc123xyz"}))
 
     assert "abc123xyz" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "ready"),
+    [
+        (["200 OK"], True),
+        (["503 Loading"], False),
+        (["404 No", "200 OK"], True),
+        (["404 No", "503 Loading"], False),
+        (["405 No", "404 No"], None),
+    ],
+)
+def test_an_engine_is_ready_if_it_says_so_or_has_no_way_to(
+    statuses: list[str], ready: bool | None, serve: Serve
+) -> None:
+    for unknown in (True, False):
+        server = serve(*[["read", answer(b"{}", status)] for status in statuses])
+
+        assert is_ready(server.url, if_it_does_not_say=unknown) == (unknown if ready is None else ready)
+
+
+@pytest.mark.parametrize("statuses", [["401 No"], ["404 No", "403 No"]])
+def test_an_engine_that_refuses_the_key_is_not_waited_for(statuses: list[str], serve: Serve) -> None:
+    server = serve(*[["read", answer(b"{}", status)] for status in statuses])
+
+    with pytest.raises(
+        EngineError, match=r"answers 40[13]: is the key in engine\.api_key_env's variable the right one"
+    ):
+        is_ready(server.url, access=Access(api_key="wrong"))
