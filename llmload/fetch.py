@@ -17,7 +17,7 @@ from functools import partial
 from http.client import HTTPMessage
 from pathlib import Path
 from typing import IO, Any, Final, Literal
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from llmload.access.address import Origin, origin_of
@@ -136,6 +136,8 @@ def http_get(
     except HTTPError as error:
         error.close()
         raise
+    except OverflowError as error:  # of a proxy's port
+        raise URLError(str(error)) from None
     if len(body) > max_bytes:
         raise AnswerTooLongError(f"more than {max_bytes} bytes")
     return HttpAnswer(status, body)

@@ -166,7 +166,14 @@ def engine() -> None:
 
 @engine.command(cls=_OneLineErrors, help=_HELP)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8100, show_default=True, help="Port to listen on; 0 picks a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8100,
+    show_default=True,
+    metavar="PORT",
+    help="Port to listen on; 0 picks a free one.",
+)
 @click.option(
     "--model", default="simulated", show_default=True, help="Model name; a request for another one gets status 404."
 )

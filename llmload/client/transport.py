@@ -109,10 +109,10 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
     )
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        port = parts.port or 80
+        port = 80 if parts.port is None else parts.port
     except ValueError:  # a port that is not a number, or brackets: no message may show what is before them
         raise unusable from None
-    if parts.scheme != "http" or not parts.hostname:
+    if parts.scheme != "http" or not parts.hostname or not port:
         raise unusable
     authorization = None
     if parts.username is not None:

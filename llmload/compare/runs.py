@@ -1,12 +1,11 @@
 """What a comparison is of: finished runs, what must be the same in them, and how much worse a candidate may be."""
 
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from llmload.compare.comparison import RunSample
 from llmload.errors import ConfigError, NotComparableError, RunFolderError
@@ -16,6 +15,7 @@ from llmload.metrics.validity import Level, Verdict
 from llmload.runs.folder import SUMMARY, Manifest, RunFolder
 from llmload.runs.requests import read_tables
 from llmload.runs.summary import Summary
+from llmload.scenario.reading import explain, read_toml
 from llmload.scenario.sections import Compare
 
 # How much worse a candidate may be, from `[compare]` of a scenario or a pyproject and from the command line.
@@ -88,24 +88,27 @@ def _parsed(options: Sequence[str]) -> Iterator[tuple[str, float]]:
 
 
 def _table_of(file: Path) -> Compare:
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: is not TOML: {error}") from None
-    table = content.get("compare", content.get("tool", {}).get("llmload", {}).get("compare"))
+    content = read_toml(file, "configuration")
+    tool = _inside(_inside(content, "tool"), "llmload")
+    table = content.get("compare", tool.get("compare"))
     if table is None:
         raise ConfigError(f"{file}: has neither a table [compare] nor [tool.llmload.compare]")
     try:
-        return Compare.model_validate(table)
+        return _Configuration.model_validate({"compare": table}).compare
     except ValidationError as error:
-        lines = (
-            f"{file}: compare.{'.'.join(map(str, fault['loc']))}: "
-            f"{fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r}"
-            for fault in error.errors(include_url=False)
-        )
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError(explain(file, error, {}, _Configuration)) from None
+
+
+class _Configuration(BaseModel):
+    """What of a file is read here."""
+
+    compare: Compare
+
+
+def _inside(tables: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return a table in a table, empty if there is none of that name."""
+    table = tables.get(key)
+    return table if isinstance(table, dict) else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,11 @@ from typing import Final
 
 from llmload.errors import ConfigError
 from llmload.loadgen import options
+from llmload.loadgen.ports import UNSET, check_ports
 from llmload.parent import signal_at_end_of
 
 PARENT_GONE: Final = signal.SIGUSR2
 """What a forked worker gets when the process that forked it ends; it ends one that has not yet met its master."""
-UNSET: Final = 0
 
 
 class Forks:
@@ -39,7 +39,9 @@ class Forks:
         locusts_own: int = parser.get_default("master_port")
         parser.set_defaults(master_port=UNSET, master_bind_port=UNSET)
         parsed = options.parsed_ahead(parser)
-        port: int = UNSET if parsed is None else parsed.master_bind_port or parsed.master_port
+        if parsed is not None:
+            check_ports(parsed)
+        port: int | None = UNSET if parsed is None else parsed.master_bind_port or parsed.master_port
         if parsed is None or parsed.worker or not parsed.processes:
             parser.set_defaults(master_port=locusts_own, master_bind_port=locusts_own)
         else:

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from flask import Blueprint, Response, request
 
-from llmload.errors import ConfigError
 from llmload.loadgen import locust_compat
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.locust_compat import PER_CENT, Runner
+from llmload.loadgen.ports import metrics_port
 from llmload.loadgen.web.guard import AllowedHosts, OriginGuard
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
@@ -58,7 +58,7 @@ class MetricsEndpoint:
 
         ConfigError for a wrong port or names, a warning for a port that is taken.
         """
-        number, hosts = port_number(port), AllowedHosts(host, names)
+        number, hosts = metrics_port(port), AllowedHosts(host, names)
         if number is None:
             return
         try:
@@ -122,15 +122,6 @@ class MetricsEndpoint:
 
     def _verdict(self, coordinator: RunCoordinator, totals: RunTotals) -> Verdict:
         return coordinator.verdict_so_far(coordinator.headline_so_far(totals, self._source.stages))
-
-
-def port_number(text: str) -> int | None:
-    """Return the port of `--metrics-port`; None for `off` and 0; ConfigError for anything else."""
-    if text.strip().lower() in {"off", "0", ""}:
-        return None
-    if not text.isdigit() or int(text) > 65_535:
-        raise ConfigError(f"command line: --metrics-port {text}: is not a port number; 1 to 65535, or off")
-    return int(text)
 
 
 def info_of(coordinator: RunCoordinator) -> dict[str, str]:

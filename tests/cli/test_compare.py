@@ -246,7 +246,11 @@ def test_a_named_percentile_that_cannot_be_judged_is_inconclusive(measured: Path
         (("--threshold", "tpot_s=-1%"), "an accepted worsening looks like 5% or 0.05"),
         (("--only", "speed"), "--only speed: no metric is called speed"),
         (("--allow", "all"), "--allow all: no such key; known: model, data, prompts"),
-        (("--config", "nowhere.toml"), "nowhere.toml: cannot be read"),
+        (("--config", "nowhere.toml"), "nowhere.toml: no such configuration file"),
+        (("--config", "."), ".: is a directory, not a configuration file"),
+        (("--threshold", "ttft_s=nan"), "an accepted worsening looks like 5% or 0.05"),
+        (("--threshold", "ttft_s=inf"), "an accepted worsening looks like 5% or 0.05"),
+        (("--threshold", "ttft_s=1e999%"), "an accepted worsening looks like 5% or 0.05"),
         (("--config", "pyproject.toml"), "has neither a table [compare] nor [tool.llmload.compare]"),
     ],
 )
@@ -266,6 +270,38 @@ def test_a_wrong_table_names_file_key_and_value(measured: Path, tmp_path: Path) 
     assert result.exit_code == 2
     assert "c.toml: compare.thresholds: no metric is called ttft_s.p96; did you mean ttft_s p" in result.stderr
     assert "c.toml: compare.allows: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"compare = 1", "compare: input should be a valid dictionary"),
+        (b"tool = 1", "has neither a table [compare] nor [tool.llmload.compare]"),
+        (b"tool.llmload = [1]", "has neither a table [compare] nor [tool.llmload.compare]"),
+        (b"tool.llmload.compare.only = 1", "compare.only: input should be a valid list"),
+        (b"[compare]\nthresholds = { all = nan }", "compare.thresholds: "),
+        (b"[compare]\nthresholds = { all = inf }", "compare.thresholds: "),
+        (b"[compare]\nthresholds = { all = -1 }", "compare.thresholds: "),
+        (b"[compare]\nthresholds = { all = '\xff' }", "is not UTF-8 text (line 2"),
+        (b"[compare]\nonly = " + b"[" * 5000 + b"]" * 5000, "nested more than 32 deep"),
+        (b"[compare" + b".a" * 5000 + b"]", "nested more than 32 deep"),
+        (b"[compare]\nonly = " + b"9" * 5000, "has an integer of more than 4300 digits"),
+        (b"[compare]\n" + b"#" * 300_000, "is larger than 256 KiB"),
+        ("[compare]\nonly = []".encode("utf-16"), "UTF-16"),
+        (b"[compare", "is not TOML"),
+    ],
+)
+def test_a_configuration_of_any_content_is_refused_in_one_line(
+    measured: Path, tmp_path: Path, content: bytes, complaint: str
+) -> None:
+    (tmp_path / "c.toml").write_bytes(content)
+
+    result = compare(measured / "base", measured / "same", "--config", tmp_path / "c.toml")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"llmload: {tmp_path / 'c.toml'}: ")
+    assert complaint in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("file", ["summary.json", "manifest.json"])

@@ -25,8 +25,9 @@ def taken() -> Iterator[str]:
         ("users = 1\nrequests = 4", [], "load.users = 1 is fewer than the 2 workers"),
         ("users = 4\nrequests = 8", ["--host", "http://127.0.0.1:9"], "http://127.0.0.1:9 does not answer"),
         ("users = 4\nrequests = 8", ["--master-bind-port", "TAKEN"], "perhaps by another master"),
+        ("users = 4\nrequests = 8", ["--master-bind-port", "0"], "--master-bind-port 0: is not a port number"),
     ],
-    ids=["too few users", "no engine", "port of the master"],
+    ids=["too few users", "no engine", "port of the master", "no port"],
 )
 def test_a_run_that_is_refused_leaves_no_worker_behind(
     engine: StartEngine,
