@@ -2,25 +2,76 @@
 
 import itertools
 import re
+import shlex
 import unicodedata
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
 
 _SECRET: Final = re.compile(
-    r"(?:^|[-_.]|api|auth|access)(token|secret|password|passwd|passphrase|key|credentials?|bearer)[-_]?\d*$",
+    r"(?:^|[-_.]|api|auth|access|pg)"
+    r"(token|secrets?|passwords?|passwd|passphrase|passcode|pass|pwd|pw|key|(?:api|access|secret|private)[-_]?keys"
+    r"|access[-_]?key[-_]?id|credentials?|bearer|auth|authorization|cookies?|pat|jwt)[-_]?\d*$",
     re.IGNORECASE,
 )
-_NO_SECRET: Final = re.compile(r"(?:^|[-_])(?:pad|eos|bos|unk|stop|end|image|mask)[-_]token$", re.IGNORECASE)
+_NO_SECRET: Final = re.compile(
+    r"(?:^|[-_])(?:pad|eos|bos|unk|stop|end|image|mask)[-_]token$|(?:^|[-_.])salt[-_]key$", re.IGNORECASE
+)
 
 
 def is_secret(name: str) -> bool:
     """Return whether an option or a variable of that name holds a password or key, however it is spelled."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
     return _SECRET.search(words) is not None and _NO_SECRET.search(words) is None
+
+
+_WITH_VALUE: Final = re.compile(r"([A-Za-z][\w.-]*)[\"']?\s*[=:]\s*[^\s=]")
+_OPTION: Final = re.compile(r"(?:^|(?<=[\s'\"]))--?([A-Za-z][\w.-]*)(?=[=\s]|$)")
+_SECRETS_IN_TEXT: Final = re.compile(
+    r"\b(?:bearer|basic)\s+\S|\bauthorization\s*[:=]|://[^/\s@?#]+@"  # headers, the user in a URL
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY|\beyJ[\w-]{8,}\.eyJ[\w-]{4,}"  # PEM, JSON Web Token
+    r"|\b(?:sk-|sk_|hf_|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|nvapi-|gsk_|AIza|AKIA|ASIA)[\w-]{12,}",  # as issued
+    re.IGNORECASE,
+)
+
+
+def holds_secret(word: str) -> bool:
+    """Return whether a word of a command holds a password or key, or is the option before one."""
+    named = [*_WITH_VALUE.findall(word), *_OPTION.findall(word)]
+    return any(map(is_secret, named)) or _SECRETS_IN_TEXT.search(word) is not None
+
+
+def masked(words: Sequence[str]) -> list[str]:
+    """Return a command's words with `***` for each password or key; a variable (`$NAME`) is not one."""
+    shown: list[str] = []
+    before = ""
+    for word in words:
+        is_value = _OPTION.fullmatch(before) is not None and holds_secret(before)
+        shown.append(_masked_word(word, is_value=is_value))
+        before = "" if is_value else word
+    return shown
+
+
+def _masked_word(word: str, *, is_value: bool) -> str:
+    name, equals, value = word.partition("=")
+    if is_value:
+        return word if word.startswith("$") else "***"
+    if not holds_secret(word) or value.startswith("$") or _OPTION.fullmatch(word):
+        return word
+    return f"{name}=***" if equals and not holds_secret(name.lstrip("-")) else "***"
+
+
+def masked_command(command: str) -> str:
+    """Return a line for a shell with `***` for each password or key in it."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # quotes without an end
+        return "***" if holds_secret(command) else command
+    shown = masked(words)
+    return command if shown == words else shlex.join(shown)
 
 
 class UnshownValueError(ValueError):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from llmload.access.secrecy import masked
 from llmload.client.settings import EngineInfo
 from llmload.errors import ExitCode
 from llmload.loadgen.capacity_driver import search_of
@@ -95,7 +96,7 @@ class RunCoordinator:
             engine=None if deployment is None else deployment.to_dict(),
             simulated=self.simulated,
             workers=workers,
-            command=carried(["locust", *sys.argv[1:]]),
+            command=carried(masked(["locust", *sys.argv[1:]])),
         )
 
     @property

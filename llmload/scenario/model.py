@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from llmload.access.address import checked_base_url
-from llmload.access.secrecy import Access
+from llmload.access.secrecy import Access, masked_command
 from llmload.errors import ConfigError
 from llmload.prompts.workload import PromptPlan, RepeatMode, SaltMode
 from llmload.record import Slo
@@ -120,8 +120,8 @@ class Deployment(Table):
     """The format of the weights."""
     engine_version: str | None = None
     """The engine's version, where the engine does not report it."""
-    command: str | None = None
-    """The command that starts the engine, so that the run can be repeated."""
+    command: Annotated[str, AfterValidator(masked_command)] | None = None
+    """The command that starts the engine, so that the run can be repeated; a password or key in it becomes `***`."""
 
     @model_validator(mode="after")
     def _ranks_have_gpus(self) -> Self:

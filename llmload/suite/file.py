@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from llmload.access.address import checked_base_url
-from llmload.access.secrecy import UnshownValueError, is_secret
+from llmload.access.secrecy import UnshownValueError, described, holds_secret, is_secret
 from llmload.errors import ConfigError
 from llmload.scenario.headers import Headers, VariableName
 from llmload.scenario.model import EngineName, Precision
@@ -130,17 +130,7 @@ def _fill(word: str, values: Mapping[str, object]) -> str:
 
 SCENARIO_COMMAND: Final = "{scenario_command}"
 """A word that is replaced by the words of the scenario's `deployment.command`."""
-_WITH_VALUE: Final = re.compile(r"([A-Za-z][\w.-]*)[\"']?\s*[=:]\s*[^\s=]")
-_OPTION: Final = re.compile(r"--?([A-Za-z][\w.-]*)=?$")
-_IN_TEXT: Final = re.compile(r"\bbearer\s+\S|\bauthorization\s*:|://[^/\s@]*:[^/\s@]*@", re.IGNORECASE)
 _NAME: Final = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
-
-
-def holds_secret(word: str) -> bool:
-    """Return whether a word of a command holds a password or key, or is the option before one."""
-    option = _OPTION.match(word)
-    named = [*_WITH_VALUE.findall(word), *([] if option is None else [option[1]])]
-    return any(map(is_secret, named)) or _IN_TEXT.search(word) is not None
 
 
 def _checked_name(name: str) -> str:
@@ -159,6 +149,7 @@ def _checked_words(words: object) -> object:
         for part in word if isinstance(word, list) else [word]:
             if not isinstance(part, str):
                 raise ValueError(f"word {index} is not a text: put quotes around {part!r}")  # noqa: TRY004 - the same
+            _refuse_unseen(part, "\n\t")
             _check_word(part)
     return words
 
@@ -175,15 +166,45 @@ def _check_word(word: str) -> None:
         )
 
 
+def _refuse_unseen(text: str, but: str = "") -> None:
+    wrong = next((char for char in text if not char.isprintable() and char not in but), None)
+    if wrong is not None:
+        raise ValueError(f"it has {described(wrong)}, which cannot be shown: remove it")
+
+
+def _checked_text(text: str) -> str:
+    _refuse_unseen(text)
+    return text
+
+
+def _checked_word(text: str) -> str:
+    if text.startswith("-"):
+        raise ValueError("it begins with '-', so that a command would take it for an option")
+    if holds_secret(text):
+        raise UnshownValueError("a password or key does not belong in a file: it would appear in logs and tables")
+    return text
+
+
+def _checked_setting(text: str) -> str:
+    if holds_secret(text.partition("=")[2]):
+        raise UnshownValueError("a password or key does not belong in a file: it would appear in logs and manifests")
+    return text
+
+
 def _checked_env(env: dict[str, str]) -> dict[str, str]:
     for name, value in env.items():
-        if is_secret(name) or _IN_TEXT.search(value):
+        _refuse_unseen(value, "\n\t")
+        if is_secret(name) or holds_secret(value):
             raise UnshownValueError(f"a password or key such as {name} does not belong in a file: name it in pass_env")
     return env
 
 
 Name = Annotated[str, AfterValidator(_checked_name)]
-Text = Annotated[str, Field(min_length=1)]
+Shown = Annotated[str, AfterValidator(_checked_text)]
+"""A text for people: on one line."""
+Text = Annotated[str, Field(min_length=1), AfterValidator(_checked_text), AfterValidator(_checked_word)]
+"""A text that becomes a word of a command, or part of one."""
+Setting = Annotated[str, AfterValidator(_checked_text), AfterValidator(_checked_setting)]
 Words = Annotated[list[Any], BeforeValidator(_checked_words)]
 """Words of a command; an inner list is left out as a whole if a name in it has no value."""
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -206,8 +227,8 @@ class EngineEntry(Table):
     """The beginning of the template's command, where the engine is not on the PATH."""
     options: Words = Field(default_factory=list)
     """Words appended to the command."""
-    env: Annotated[dict[str, str], AfterValidator(_checked_env)] = Field(default_factory=dict)
-    pass_env: list[Text] = Field(default_factory=list)
+    env: Annotated[dict[VariableName, str], AfterValidator(_checked_env)] = Field(default_factory=dict)
+    pass_env: list[VariableName] = Field(default_factory=list)
     """Variables that must be set in the environment of the suite and are passed to the engine."""
     image: Text | None = None
     docker_options: Words | None = None
@@ -218,7 +239,7 @@ class EngineEntry(Table):
     """A free port if absent."""
     version: Text | None = None
     """The version that the engine must report, if it reports any."""
-    set: list[str] = Field(default_factory=list)
+    set: list[Setting] = Field(default_factory=list)
     ready_timeout_s: Positive = 900.0
     stop_grace_s: Positive = 30.0
 
@@ -254,7 +275,7 @@ class ModelEntry(Table):
     precision: Precision | None = None
     options: dict[str, Words] = Field(default_factory=dict)
     """Words appended to the command, by the engine's name in the file."""
-    set: list[str] = Field(default_factory=list)
+    set: list[Setting] = Field(default_factory=list)
 
 
 class ProtocolEntry(Table):
@@ -263,7 +284,7 @@ class ProtocolEntry(Table):
     scenario: Text
     """A shipped scenario's name or a file, beside the suite file or in the working directory; {engine} and {model} are
     replaced by the cell's."""
-    set: list[str] = Field(default_factory=list)
+    set: list[Setting] = Field(default_factory=list)
     """KEY=VALUE, as for `llmload run --set`."""
     processes: int | None = None
     engines: list[str] | None = None
@@ -274,14 +295,14 @@ class SuiteHead(Table):
     """The suite's name and its settings for all cells."""
 
     name: Name
-    description: str | None = None
+    description: Shown | None = None
     folder: Text | None = None
     """The folder of all results; `suites/NAME` if absent."""
-    gpu: str | None = None
+    gpu: Text | None = None
     """The GPU by its name in `llmload vram gpus`, for the MBU."""
     warmup_requests: Annotated[int, Field(ge=0)] = 4
     """Sent to each deployment before the first measurement, one at a time."""
-    skip: list[str] = Field(default_factory=list)
+    skip: list[Shown] = Field(default_factory=list)
     """Patterns of cells to leave out: engine/model/protocol, with * for any."""
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from llmload.access.secrecy import masked
 from llmload.errors import ConfigError
 from llmload.scenario import Scenario, load_scenario
 from llmload.scenario.reading import find_scenario, read_setting, toml_value
@@ -160,7 +161,13 @@ class DeploymentPlan:
     def _scenario_words(self) -> list[str]:
         if self.scenario_command is None:
             raise ConfigError(f"{SCENARIO_COMMAND}: the scenario has no deployment.command")
-        return shlex.split(self.scenario_command)
+        words = shlex.split(self.scenario_command)
+        if masked(words) != words or "***" in self.scenario_command:
+            raise ConfigError(
+                "the scenario's deployment.command has a password or key: name its variable in pass_env, for the "
+                "engine to read"
+            )
+        return words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llmload.access.secrecy import holds_secret
 from llmload.cli.scenarios import scenario_file, scenario_text, shipped_cells
 from llmload.errors import ConfigError
 from llmload.scenario import load_scenario
@@ -20,7 +21,6 @@ from llmload.suite.file import (
     Selection,
     SuiteHead,
     Word,
-    holds_secret,
 )
 from llmload.suite.plan import make_plan
 from llmload.suite.run import run_arguments, warmup_arguments
@@ -381,6 +381,23 @@ def test_the_cpu_suite_starts_the_engines_that_are_installed(engine: str) -> Non
             "--env=HF_TOKEN=x",
         ),
         *("-eHF_TOKEN=x", "--hf-token", "--db-passwd", "--secret", "X_TOKEN2=a", "Authorization: Bearer x"),
+        *("--api-key x", "--auth=u:p", "--password", "--db-pwd=x", "--pw=x", "--passcode=1", "--pat=x", "--jwt=x"),
+        *(
+            "PGPASSWORD=x",
+            "PGPASS=x",
+            "--cookie=x",
+            "Cookie: a=b",
+            "authorization=Basic abc",
+            "--secrets=x",
+            "--api-keys=a",
+        ),
+        *("AWS_ACCESS_KEY_ID=x", "https://hf_abc@huggingface.co", "https://:word@host", "postgres://u:p@h/db?x=y"),
+        *("sk-abcdefghijklmnop", "hf_AbCdEfGhIjKlMnOp", "ghp_aaaaaaaaaaaaaaaaaaaa", "AKIAIOSFODNN7EXAMPLE"),
+        *(
+            "-----BEGIN PRIVATE KEY-----",
+            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.x",
+            "export HF_TOKEN=x; vllm serve",
+        ),
         *("--header=X-Api-Key: abc", '{"api_key": "x"}', "http://user:word@host/"),
     ],
 )
@@ -405,11 +422,77 @@ def test_a_password_or_key_in_a_command_is_refused_by_any_spelling_and_not_shown
             "HF_TOKEN",
             "-e",
         ),
-        *("--keyspace", "http://127.0.0.1:8000", "--monkey=x", "meta/llama:1.0", "{id}"),
+        *("--tokenizer x", "--max-num-batched-tokens 8", "--token-budget=4", "--enable-prefix-caching", "--path=/a"),
+        *("--num-key-value-heads=8", "--skip-tokenizer-init", "--chat-template=/x/key.jinja", "a@b", "--compass=x"),
+        *(
+            "--keyspace",
+            "http://127.0.0.1:8000",
+            "http://127.0.0.1:8000/a@b",
+            "registry/x@sha256:0123456789abcdef",
+            "--monkey=x",
+            "meta/llama:1.0",
+            "{id}",
+        ),
     ],
 )
 def test_other_words_may_be_in_a_command(word: str) -> None:
     assert not holds_secret(word)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ('label = "a\\u001b[31m"', "engines.quick.label: it has U+001B"),
+        ('label = "a\\nb"', "engines.quick.label: it has U+000A"),
+        ('version = "-v"', "engines.quick.version: it begins with '-'"),
+        ('kind = "docker"\nimage = "--privileged"', "engines.quick.image: it begins with '-'"),
+        ('kind = "docker"\nimage = "https://u:hunter2@registry/x"', "engines.quick.image: a password or key does not"),
+        ('env = { "A=B" = "x" }', "engines.quick.env"),
+        ('env = { "" = "x" }', "engines.quick.env"),
+        ('env = { A = "a\\u0000b" }', "engines.quick.env: it has U+0000"),
+        ('env = { URL = "https://u:hunter2@host" }', "engines.quick.env: a password or key"),
+        ('env = { A = "--api-key hunter2" }', "engines.quick.env: a password or key"),
+        ('pass_env = ["A=hunter2"]', "engines.quick.pass_env.0: is not the name of an environment variable"),
+        ('pass_env = ["$A"]', "engines.quick.pass_env.0: is not the name of an environment variable"),
+        ('set = ["deployment.command=\\"x --api-key hunter2\\""]', "engines.quick.set.0: a password or key does not"),
+        ('set = ["model.name=\\u0007"]', "engines.quick.set.0: it has U+0007"),
+        ('command = ["x\\u0000"]', "engines.quick.command: it has U+0000"),
+        ("port = 0", "engines.quick.port: input should be greater than or equal to 1, got 0"),
+        ("port = -1", "engines.quick.port: input should be greater than or equal to 1"),
+        ('port = "http"', "engines.quick.port: input should be a valid integer"),
+        (
+            'kind = "docker"\nengine = "vllm"\ncontainer_port = 99999',
+            "engines.quick.container_port: input should be less",
+        ),
+    ],
+)
+def test_what_becomes_a_word_of_a_command_a_row_or_a_log_is_refused_by_key(
+    table: str, says: str, write_suite: WriteSuite
+) -> None:
+    engine = "" if "engine = " in table else 'engine = "simulated"\n'
+    text = complaint(write_suite(('engine = "simulated"\n', engine), ("options = [", f"{table}\noptions = [")))
+
+    assert says in text
+    assert "hunter2" not in text
+
+
+def test_a_command_of_lines_may_be_given(write_suite: WriteSuite) -> None:
+    make_plan(
+        write_suite(("options = [", 'env = { A = "a\\nb" }\ncommand = ["sh", "-c", "echo\\n\\techo"]\noptions = ['))
+    )
+
+
+def test_a_key_in_the_command_of_a_scenario_is_neither_kept_nor_passed_on(
+    write_suite: WriteSuite, tmp_path: Path
+) -> None:
+    scenario = tmp_path / "s.toml"
+    scenario.write_text(
+        find_scenario("lima-speed").read_text() + '\n[deployment]\ncommand = "x --api-key hunter2 --port 1"\n'
+    )
+
+    assert load_scenario(scenario).deployment.command == "x --api-key '***' --port 1"
+    file = write_suite(("lima-speed", "s.toml"), ("options = [", 'command = ["{scenario_command}"]\noptions = ['))
+    assert "the scenario's deployment.command has a password or key: name its variable in pass_env" in complaint(file)
 
 
 @pytest.mark.parametrize("name", ["..", ".hidden", "-x", "a/b", "a b", "\\u001b[31m", "\\u0661"])
