@@ -13,13 +13,15 @@ from typing import Any, Final
 from llmload.errors import ExitCode
 from llmload.loadgen.locust_compat import Worker
 from llmload.record import RequestRecord
-from llmload.stats.histogram import pack_sparse, unpack_sparse
+from llmload.stats.packed import pack_sparse, unpack_sparse
 from llmload.units import MS_PER_S
 
 # A worker's report: Locust's tables of response times grow with how widely times spread, so they are packed.
 
 _TENTHS: Final = 10
 """Packed times are whole tenths of a millisecond: `three_digits` rounds to these at the finest."""
+_MOST_TIMES: Final = 20_000
+"""More than `three_digits` can tell apart: a thousand tenths, and 900 times in each power of ten after them."""
 
 
 def shrink_report(data: MutableMapping[str, Any]) -> None:
@@ -30,13 +32,19 @@ def shrink_report(data: MutableMapping[str, Any]) -> None:
 
 
 def restore_report(data: MutableMapping[str, Any]) -> None:
-    """Undo `shrink_report`, before Locust reads the report; one that a worker's start overtook lacks its users."""
+    """
+    Undo `shrink_report`, before Locust reads the report; one that a worker's start overtook lacks its users.
+
+    ValueError for times that `three_digits` does not give, so that what Locust adds up has a limit.
+    """
     if "stats" in data:
         data.setdefault("user_classes_count", {})
     for entry in _entries(data):
         if isinstance(entry["response_times"], list):
-            times = unpack_sparse(entry["response_times"]).items()
+            times = unpack_sparse(entry["response_times"], _MOST_TIMES).items()
             entry["response_times"] = {_of_tenths(tenths): count for tenths, count in times}
+        if any(time != three_digits(time) for time in entry["response_times"]):
+            raise ValueError("response_times: have more than three digits")
 
 
 def _entries(data: MutableMapping[str, Any]) -> Iterator[dict[str, Any]]:

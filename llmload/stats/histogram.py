@@ -7,53 +7,20 @@ minimum and maximum are exact. Here the range of buckets is fixed, so that count
 """
 
 import math
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
-_BYTES_PER_COUNT: Final = 8
-_ZLIB_LEVEL: Final = 6
-
-Integers = npt.NDArray[np.int64]
-
-
-def pack(counts: Integers) -> bytes:
-    """
-    Return numbers from 0 on as bytes: one to two a number where they are below 65,536.
-
-    The upper bytes of all numbers are written side by side: most are 0, which zlib removes.
-    """
-    planes = np.ascontiguousarray(counts.astype("<u8").view(np.uint8).reshape(-1, _BYTES_PER_COUNT).T)
-    return zlib.compress(planes.tobytes(), _ZLIB_LEVEL)
-
-
-def unpack(packed: bytes) -> Integers:
-    """Return the numbers that `pack` took."""
-    planes = np.frombuffer(zlib.decompress(packed), dtype=np.uint8).reshape(_BYTES_PER_COUNT, -1)
-    return np.ascontiguousarray(planes.T).view("<u8").reshape(-1).astype(np.int64)
-
-
-def pack_sparse(counts: Mapping[int, int]) -> list[bytes]:
-    """Return counts by index (from 0) as bytes: the gaps between indices, and the counts."""
-    indices = sorted(counts)
-    gaps = [index - before for before, index in zip([0, *indices], indices, strict=False)]
-    return [pack(np.array(gaps, dtype=np.int64)), pack(np.array([counts[index] for index in indices], dtype=np.int64))]
-
-
-def unpack_sparse(packed: list[bytes]) -> dict[int, int]:
-    """Return the counts that `pack_sparse` took."""
-    gaps, counts = map(unpack, packed)
-    return dict(zip(np.cumsum(gaps).tolist(), counts.tolist(), strict=True))
-
+from llmload.stats.packed import finite, pack, unpack, whole
 
 RECENT_S: Final = 30.0
 """How long an exemplar is kept before a faster request may replace it: a few scrapes."""
 EXEMPLARS_KEPT: Final = 4
 """How many a distribution keeps when several processes' are merged."""
+_ID_CHARACTERS: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +37,11 @@ class Exemplar:
 
     @classmethod
     def from_message(cls, message: Iterable[Any]) -> Self:
-        """Return what `to_message` described."""
-        return cls(*message)
+        """Return what `to_message` described; ValueError if it can have described none."""
+        value, request_id, unix_s = message
+        if not (isinstance(request_id, str) and request_id.isprintable() and len(request_id) <= _ID_CHARACTERS):
+            raise ValueError("a slow request has no id")
+        return cls(finite(value), request_id, finite(unix_s))
 
     def is_replaced_by(self, value: float, unix_s: float) -> bool:
         """Return whether a later value replaces this one: it is greater, or this one is old."""
@@ -86,6 +56,8 @@ def slowest(exemplars: Iterable[Exemplar]) -> list[Exemplar]:
     return sorted(recent, key=lambda each: each.value, reverse=True)[:EXEMPLARS_KEPT]
 
 
+_ROUNDING: Final = 1e-6
+"""By what part a sum of many values may be off."""
 RATIO: Final = 1.005
 """Each bucket's upper bound over its lower bound; half of what it exceeds 1 by is the relative accuracy."""
 _LOG_RATIO: Final = math.log(RATIO)
@@ -317,18 +289,30 @@ class Histogram:
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> Self:
-        """Return the histogram that `to_message` described."""
+        """Return the histogram that `to_message` described; ValueError if it can have described none."""
         self = cls()
-        counts = unpack(message["counts"])
-        self.infinite = message["infinite"]
-        self._total = message["total"]
+        counts = unpack(message["counts"], BUCKETS)
+        first, factor = whole(message["first"], BUCKETS), whole(message["merge_factor"], BUCKETS)
+        self.infinite = whole(message["infinite"])
+        self._total = finite(message["total"])
         if len(counts):
-            self._min, self._max = message["min"], message["max"]
-            factor = message["merge_factor"]
-            middles = message["first"] + np.arange(len(counts)) * factor + factor // 2
+            self._min, self._max = finite(message["min"]), finite(message["max"])
+            middles = first + np.arange(len(counts)) * factor + factor // 2
+            lowest, highest = buckets_of(np.array([self._min, self._max])).tolist()
             if factor > 1:  # the middle of the outermost may be beyond the minimum or maximum
-                middles = np.clip(middles, *buckets_of(np.array([self._min, self._max])))
+                middles = np.clip(middles, lowest, highest)
+            least, most = self._min * int(counts.sum()), self._max * int(counts.sum())
+            if not (
+                factor > 0
+                and self._min <= self._max
+                and counts[0] > 0 < counts[-1]
+                and lowest - 1 <= middles[0] <= middles[-1] <= highest + 1
+                and least * (1 - _ROUNDING) <= self._total <= most * (1 + _ROUNDING)
+            ):
+                raise ValueError("a histogram's counts, sum, minimum and maximum contradict each other")
             np.add.at(self._sorted, middles, counts)
+        elif self._total:
+            raise ValueError("a histogram without values has a sum")
         return self
 
 
