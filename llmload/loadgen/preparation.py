@@ -64,6 +64,11 @@ class Preparation:
         self._warn_of_memory(scenario, workload)
         return scenario
 
+    @property
+    def named(self) -> frozenset[Origin]:
+        """Origins of the engines that the scenario file and the command line name; none before the first scenario."""
+        return self._named or frozenset()
+
     def _check_key(self, scenario: Scenario, parsed: argparse.Namespace) -> None:
         """Raise ConfigError for an engine that is to be sent the key and has only been named in the start form."""
         if self._named is None:
