@@ -23,6 +23,7 @@ from llmload.loadgen.messages import (
     Drain,
     Drained,
     Exhausted,
+    Fault,
     OpenWindow,
     Started,
     Step,
@@ -42,7 +43,7 @@ SCHEMAS: Final[dict[Path, tuple[type[BaseModel], ...]]] = {
     ROOT / "llmload/runs/schemas/manifest.schema.json": (Manifest,),
     ROOT / "llmload/loadgen/schemas/live.schema.json": (LiveState, LivePoints),
     ROOT / "llmload/loadgen/schemas/messages.schema.json": (
-        *(WorkerPlan, Started, OpenWindow, BeginStage, Step, Totals, Exhausted, Drain, Abort, Drained),
+        *(WorkerPlan, Started, OpenWindow, BeginStage, Step, Totals, Exhausted, Fault, Drain, Abort, Drained),
     ),
 }
 """By schema file: the models of its documents."""

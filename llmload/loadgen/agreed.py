@@ -1,14 +1,14 @@
 """
 What a worker does of what its master asks: a load, prompts and an engine, but only with what its own scenario names.
 
-Whoever reaches a worker's master could otherwise have it write anywhere, or send its key and its files to any host.
+A false master could otherwise have it write anywhere, or send its key and its files to any host.
 """
 
 from pathlib import Path
 from typing import Final
 
+from llmload.access.address import origin_of
 from llmload.errors import ConfigError
-from llmload.fetch import origin_of
 from llmload.loadgen.options import SHIPPED
 from llmload.loadgen.preparation import Preparation
 from llmload.scenario import Scenario
@@ -39,7 +39,7 @@ def _check_engine(asked: Scenario, own: Scenario, preparation: Preparation) -> N
                 f"engine.{key}: the master asks for another than this worker's scenario has: start both with the same "
                 "scenario and the same --set engine..."
             )
-    if not asked.engine.has_secrets:
+    if not asked.engine.secret_names:
         return
     for url in asked.engine.base_url:
         if origin_of(url) not in preparation.named:

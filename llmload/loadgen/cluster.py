@@ -86,7 +86,7 @@ def warn_if_open(host: str, port: int) -> None:
     """Warn, in the log, where a master without a token listens for more than this machine."""
     if cluster_token() is None and not _is_loopback(host):
         logger.warning(
-            "whoever reaches %s:%s may join this run and read its scenario: set %s, the same for master and workers",
+            "all who reach %s:%s may join this run and read its scenario: set %s, the same for master and workers",
             host,
             port,
             TOKEN_ENV,

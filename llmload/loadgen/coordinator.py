@@ -13,7 +13,7 @@ from llmload.loadgen.capacity_driver import search_of
 from llmload.loadgen.commanded import EditTimeline, timeline_of
 from llmload.loadgen.judged import edited_load, found_step, stage_totals, whole_run
 from llmload.loadgen.phases import PhaseTimeline, Span
-from llmload.loadgen.unmeasured import Conditions, undecided_steps, unmeasured_load
+from llmload.loadgen.unmeasured import Conditions, rejections, undecided_steps, unmeasured_load
 from llmload.metrics.checks import failed_requests, health, judge
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level, Reason, Verdict
@@ -65,6 +65,7 @@ class RunCoordinator:
         self.ends_s = scenario.load.ends_after_s
         """When the load ends, in seconds since the start; None where no time ends it."""
         self._edits: list[LoadEdit] = []
+        self._most_users = scenario.load.most_users
         self._judged: Headline | None = None
         self.conditions = Conditions()
         self._deployment = deployment
@@ -159,9 +160,18 @@ class RunCoordinator:
         """Whether the load was edited, so that it has phases which are measured by themselves."""
         return isinstance(self.timeline, EditTimeline)
 
+    @property
+    def most_in_flight(self) -> int | None:
+        """How many requests may have been in flight at a time by now; None where that is not known."""
+        if self.scenario.load.is_open_loop:
+            return self.scenario.load.in_flight_limit
+        return self._most_users if self.search is None else self.search.max_users
+
     def note_edits(self, edited: Scenario, edits: Iterable[LoadEdit]) -> None:
         """Note how the load is edited, in the manifest too."""
         self.current = edited
+        if self._most_users is not None:
+            self._most_users = max(self._most_users, edited.load.most_users or 0)
         self._edits += edits
         self.note_times()
 
@@ -197,6 +207,7 @@ class RunCoordinator:
     ) -> Verdict:
         """Judge what the headline is of; with totals and stages as they ended, something must be measured."""
         further = [Reason(check=INTERNAL_ERROR, level=Level.INVALID, text=text) for text in self.conditions.faults]
+        further += rejections(self.conditions)
         further += write_reasons(headline.totals, self.folder.faults.unwritten)
         cut = None if totals is None else self.ended_early(totals)
         if cut is not None:

@@ -3,6 +3,7 @@
 from locust import LoadTestShape, User, argument_parser, log
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
+from locust.rpc import Message
 from locust.runners import STATE_CLEANUP, STATE_INIT, STATE_MISSING, STATE_RUNNING, STATE_STOPPED, STATE_STOPPING
 from locust.user.task import LOCUST_STATE_WAITING
 from locust.web import WebUI
@@ -133,6 +134,15 @@ def watch_starts(runner: Runner, take: Callable[[int, float], bool]) -> None:
 def is_lost(client: WorkerClient) -> bool:
     """Return whether Locust has given the worker up."""
     return client.state == STATE_MISSING
+
+
+def dismiss(master: Master, worker: str) -> None:
+    """Let a worker end its process, and let Locust give it up at its next look, as if it had not been heard."""
+    runner: Any = master
+    client = runner.clients.get(worker)
+    if client is not None:
+        client.heartbeat = -1
+        runner.server.send_to_client(Message("quit", None, worker))
 
 
 def runs_here(worker: str) -> bool:

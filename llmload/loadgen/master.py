@@ -3,25 +3,21 @@
 from locust.env import Environment
 
 import logging
-from collections import Counter
-from collections.abc import Iterable
-from importlib.metadata import version
 from typing import Any, Final
 
 import gevent
-from gevent.event import Event
 
 from llmload.loadgen.capacity_driver import CapacityDriver
+from llmload.loadgen.cluster import warn_if_open
 from llmload.loadgen.coordinating import CoordinatingNode
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.descriptors import check_descriptors
 from llmload.loadgen.ending import say
-from llmload.loadgen.locust_compat import Master, WorkerClient, is_lost, runs_here
+from llmload.loadgen.locust_compat import Master, dismiss, is_lost, runs_here
 from llmload.loadgen.messages import (
     KEY,
     Abort,
     BeginStage,
-    Collected,
     Drain,
     Drained,
     Exhausted,
@@ -38,154 +34,11 @@ from llmload.loadgen.messages import (
 from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import ABORT_GRACE_S, WorkerShard
+from llmload.loadgen.sockets import MASTER_DOOR
+from llmload.loadgen.wire import printable
+from llmload.loadgen.workers import Workers
 from llmload.metrics.totals import RunTotals
-from llmload.runs.requests import read_records
 from llmload.scenario.load_protocol import Load
-
-# The workers of a run as their master sees them: who takes part, who has answered, who is lost.
-
-
-class WorkerBarrier:
-    """Waits until every worker of a run has arrived."""
-
-    def __init__(self, workers: Iterable[str]) -> None:
-        self.arrived: set[str] = set()
-        self._expected = set(workers)
-        self._complete = Event()
-        self._check()
-
-    @property
-    def missing(self) -> set[str]:
-        """Workers that have not arrived."""
-        return self._expected - self.arrived
-
-    def arrive(self, worker: str) -> None:
-        """Note that a worker has arrived."""
-        self.arrived.add(worker)
-        self._check()
-
-    def drop(self, worker: str) -> None:
-        """Wait for this worker no longer: it is lost."""
-        self._expected.discard(worker)
-        self._check()
-
-    def give_up(self) -> None:
-        """Wait for nobody any longer; who has not arrived stays missing."""
-        self._complete.set()
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until every worker has arrived, for ever if None; False if the time was not enough."""
-        return bool(self._complete.wait(timeout_s))
-
-    def _check(self) -> None:
-        if not self.missing:
-            self._complete.set()
-
-
-LOST_WITH_WORKER: Final = "lost with their worker"
-
-
-class Workers:
-    """The workers that take part in one run; what is lost of them is noted with the run's coordinator."""
-
-    def __init__(self, coordinator: RunCoordinator, ids: Iterable[str]) -> None:
-        self.ids = sorted(ids)
-        self.run_id = coordinator.run_id
-        self.collected = Collected(self.run_id)
-        self.started, self.exhausted, self.drained = (WorkerBarrier(self.ids) for _ in range(3))
-        self._coordinator, self._conditions = coordinator, coordinator.conditions
-        self._draining = False
-        self.edits = 0
-        """How many edits of the load they must have heard of, to have started."""
-
-    @property
-    def all_missing(self) -> bool:
-        """Whether no worker of the run is left."""
-        return bool(self.ids) and self._conditions.missing_workers >= set(self.ids)
-
-    def check(self, clients: Iterable[WorkerClient]) -> None:
-        """
-        Note which workers are missing now, and which came late.
-
-        A worker that has reported in this run is missing a second before Locust says so; one that is still starting
-        gets Locust's patience.
-        """
-        clients = list(clients)
-        heard = {client.id for client in clients if not is_lost(client)}
-        silent = {client.id for client in clients if client.heartbeat < 0}
-        present = heard - (silent & set(self.collected.latest))
-        may_leave = self.drained.arrived if self._draining else set()
-        absent = set(self.ids) - present - may_leave
-        self._conditions.missing_workers |= absent
-        self._conditions.late_workers |= present - set(self.ids)
-        for worker in absent:
-            self.started.drop(worker)
-            if self._draining:
-                self.drained.drop(worker)
-
-    def expect(self) -> None:
-        """Wait again until all have started the users that they are to have, since the load was edited."""
-        self.edits += 1
-        self.started = WorkerBarrier(set(self.ids) - self._conditions.missing_workers)
-
-    def begin_drain(self) -> None:
-        """From now on a worker may leave once it has drained."""
-        self._draining = True
-
-    def await_drained(self, timeout_s: float) -> None:
-        """Wait until every worker has drained; those that have not by then are missing."""
-        self.drained.wait(timeout_s)
-        self._conditions.missing_workers |= self.drained.missing
-
-    def settle(self) -> None:
-        """
-        Count the requests that lost workers wrote to their files but could not report.
-
-        If their files are on other machines, their last reports count, and what was in flight then is cut.
-        """
-        conditions, latest = self._conditions, self.collected.latest
-        conditions.other_version_workers |= {
-            worker for worker, theirs in self.collected.versions.items() if theirs != version("llmload")
-        }
-        for worker in sorted(conditions.missing_workers & set(self.ids) - self.drained.arrived):
-            is_here, reported = runs_here(worker), latest.get(worker)
-            written = request_log_of(self._shard(worker), self._coordinator) if is_here else None
-            if written is not None and (reported is None or written.ended >= reported.ended):
-                latest[worker] = written
-            elif reported is not None:
-                reported.cut_in_flight()
-                if is_here:  # its file is gone, or it held lines back for want of room
-                    lines = 0 if written is None else written.ended
-                    reported.lost_lines = Counter({LOST_WITH_WORKER: reported.ended - lines})
-
-    def request_lines(self) -> dict[str, int]:
-        """Return how many lines each worker has written, by its file's name."""
-        return {self._shard(worker).log_name: totals.written for worker, totals in self.collected.latest.items()}
-
-    def _shard(self, worker: str) -> WorkerShard:
-        return WorkerShard(index=self.ids.index(worker), count=len(self.ids))
-
-
-def request_log_of(shard: WorkerShard, coordinator: RunCoordinator) -> RunTotals | None:
-    """
-    Return the totals of a lost worker of this machine, counted from its file; None if there is none.
-
-    A worker of another machine may write to the same folder, but its stamps are of another clock than the window's.
-    """
-    records = read_records(coordinator.folder, shard.log_name)
-    if records is None:
-        return None
-    totals = RunTotals()
-    for record in records:
-        totals.started += 1
-        totals.add(
-            record,
-            window=coordinator.span.window,
-            slo=coordinator.scenario.slo_limits(),
-            run_start_ns=coordinator.span.start_ns,
-        )
-    return totals
-
 
 REPLY_GRACE_S: Final = 10.0
 """How long past the drain timeout a worker may take to reply."""
@@ -208,11 +61,19 @@ class MasterNode(CoordinatingNode):
         self.runner = runner
         super().__init__(environment, preparation)
         self._workers: Workers | None = None
-        listen(runner, Started, self.guard("a worker's start", self._on_started))
-        listen(runner, Totals, self.guard("a worker's report", self._on_totals))
-        listen(runner, Exhausted, self.guard("the end of a worker's load", self._on_exhausted))
-        listen(runner, Drained, self.guard("a worker's last report", self._on_drained))
-        listen(runner, Fault, self.guard("a worker's fault", self._on_worker_fault))
+        self._listen(environment)
+        warn_if_open(self.options.master_bind_host, self.options.master_bind_port)
+
+    def _listen(self, environment: Environment) -> None:
+        """Hear the workers, and put out those that send what no worker sends."""
+        runner = self.runner
+        MASTER_DOOR.refuse = self.guard("putting a worker out", self._on_bad_worker)
+        put_out = MASTER_DOOR.put_out
+        listen(runner, Started, self.guard("a worker's start", self._on_started), refuse=put_out)
+        listen(runner, Totals, self.guard("a worker's report", self._on_totals), refuse=put_out)
+        listen(runner, Exhausted, self.guard("the end of a worker's load", self._on_exhausted), refuse=put_out)
+        listen(runner, Drained, self.guard("a worker's last report", self._on_drained), refuse=put_out)
+        listen(runner, Fault, self.guard("a worker's fault", self._on_worker_fault), refuse=put_out)
         environment.events.worker_report.add_listener(self.guard("a worker's report", self._on_worker_report))
 
     # What the workers have reported
@@ -239,28 +100,44 @@ class MasterNode(CoordinatingNode):
         return {} if self._workers is None else self._workers.request_lines()
 
     def _on_totals(self, worker: str, report: Totals) -> None:
-        if self._workers is not None:
-            self._workers.collected.take(worker, report)
+        doubt = None if self._workers is None else self._workers.take(worker, report)
+        if doubt is not None:
+            MASTER_DOOR.put_out(worker, f"{report.name}: {doubt}")
 
     def _on_worker_report(self, client_id: str, data: dict[str, Any], **_: object) -> None:
-        report = parse(Totals, data[KEY], client_id) if KEY in data else None
-        if report is not None:
-            self._on_totals(client_id, report)
+        if KEY in data:
+            try:
+                report = parse(Totals, data[KEY])
+            except ValueError as error:
+                MASTER_DOOR.put_out(client_id, f"{Totals.name}: {error}")
+            else:
+                self._on_totals(client_id, report)
+
+    def _on_bad_worker(self, worker: str, why: str) -> None:
+        """Let the run go on without a worker that sent what no worker sends."""
+        say(f"worker {worker} was put out: {why}")
+        if self._workers is not None:
+            self._workers.put_out(worker, why)
+        dismiss(self.runner, worker)
 
     def _on_exhausted(self, worker: str, message: Exhausted) -> None:
         if self._workers is not None and message.run_id == self._workers.run_id:
             self._workers.exhausted.arrive(worker)
-            if not self._workers.exhausted.missing:
-                gevent.spawn(self.end)
+            self._end_if_exhausted(self._workers)
+
+    def _end_if_exhausted(self, workers: Workers) -> None:
+        if workers.all_exhausted and not self._ending.begun:
+            gevent.spawn(self.end)
 
     def _on_drained(self, worker: str, report: Drained) -> None:
         if self._workers is not None and report.run_id == self._workers.run_id:
-            self._workers.collected.take(worker, report)
-            self._workers.drained.arrive(worker)
+            self._on_totals(worker, report)
+            if worker in self._workers.collected.final:
+                self._workers.drained.arrive(worker)
 
     def _on_worker_fault(self, worker: str, message: Fault) -> None:
         if self._workers is not None and self.coordinator is not None and message.run_id == self._workers.run_id:
-            text = f"worker {worker}: {message.text}"
+            text = f"worker {worker}: {printable(message.text)}"
             say(text)
             self._note_fault(self.coordinator, text)
 
@@ -289,6 +166,7 @@ class MasterNode(CoordinatingNode):
         super()._check_processes()
         if self._workers is not None:
             self._workers.check(self.runner.clients.all)
+            self._end_if_exhausted(self._workers)
 
     # A run
 
@@ -304,7 +182,6 @@ class MasterNode(CoordinatingNode):
         plan = WorkerPlan(
             run_id=coordinator.run_id,
             scenario=coordinator.scenario,
-            base_dir=self.preparation.file.parent,
             workers=tuple(self._workers.ids),
         )
         send(self.runner, plan)  # before Locust's own message that starts users, on the same socket

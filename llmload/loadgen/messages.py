@@ -7,10 +7,9 @@ whole.
 
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, Self, TypeVar
 
 import msgpack
@@ -18,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 
 from llmload.loadgen.locust_compat import Received, Runner
 from llmload.loadgen.phases import StepCommand
+from llmload.loadgen.wire import MAX_FRAME_BYTES, first_fault, unpacked
+from llmload.metrics.received import totals_of
 from llmload.metrics.totals import COARSEST, RunTotals
 from llmload.scenario import Scenario
 
@@ -39,10 +40,15 @@ from llmload.scenario import Scenario
 # master blocks in `test_stopping` until its workers have drained.
 
 SCHEMA_VERSION: Final = 1
-MAX_BODY_BYTES: Final = 64_000_000
-"""Packed or not: a last report of a hundred stages takes less than a tenth."""
+MAX_BODY_BYTES: Final = MAX_FRAME_BYTES - 4096
+"""Packed or not."""
 MAX_TEXT: Final = 4096
+MAX_WORKERS: Final = 1_000
+MAX_LOAD: Final = 1_000_000
+"""Of a step: users, or requests a second."""
 _Name = Annotated[str, Field(max_length=256)]
+_RunId = Annotated[str, Field(max_length=256, pattern=r"^\w[\w.-]*$")]
+"""A name without a path in it, since it becomes a folder's; text before a point, so that it is not hidden."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +56,12 @@ logger = logging.getLogger(__name__)
 class Message(BaseModel):
     """What every message says."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     name: ClassVar[str]
     """Its type among Locust's messages."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    run_id: _Name
+    run_id: _RunId
 
     def to_wire(self) -> dict[str, Any]:
         """Return the message as plain values, for msgpack."""
@@ -65,11 +71,10 @@ class Message(BaseModel):
 class WorkerPlan(Message):
     """What a worker needs to know before a run starts."""
 
+    model_config = ConfigDict(strict=False)
     name = "llmload_plan"
     scenario: Scenario
-    base_dir: Path
-    """What relative paths in the scenario start from; the same on every machine."""
-    workers: tuple[_Name, ...]
+    workers: Annotated[tuple[_Name, ...], Field(max_length=MAX_WORKERS)]
     """The ids of all workers of the run; a worker's index is its shard."""
 
 
@@ -104,7 +109,7 @@ class Step(Message):
 
     name = "llmload_step"
     index: NonNegativeInt
-    load: Annotated[FiniteFloat, Field(ge=0)]
+    load: Annotated[FiniteFloat, Field(ge=0, le=MAX_LOAD)]
     paused: bool
     measured: bool
 
@@ -164,19 +169,33 @@ class Totals(Message):
         """Return the message as plain values, for msgpack."""
         return self.model_dump()  # JSON has no bytes
 
-    def unpack(self) -> tuple[RunTotals, dict[str, RunTotals]]:
-        """Return the totals of the run, and of each stage; ValueError if the body does not hold them."""
+    def unpack(self, phases: frozenset[str] | None = None) -> tuple[RunTotals, dict[str, RunTotals]]:
+        """
+        Return the totals of the run, and of each stage; ValueError if the body does not hold them.
+
+        Also where it has a stage whose name is not one of `phases`: each takes half a megabyte.
+        """
         try:
-            totals, stages = msgpack.loads(_inflate(self.body))
-            return _totals(totals), {name: _totals(of) for name, of in stages.items()}
-        except (zlib.error, ValueError, TypeError, LookupError, AttributeError, msgpack.UnpackException) as error:
-            raise ValueError(f"body: {error!r}") from None
+            return _totals_in(unpacked(_inflate(self.body)), phases)
+        except (zlib.error, ValueError) as error:
+            raise ValueError(f"body: {error}") from None
 
 
 class Drained(Totals):
     """A worker's last, whole totals: it has nothing in flight."""
 
     name = "llmload_drained"
+
+
+def _totals_in(values: object, phases: frozenset[str] | None) -> tuple[RunTotals, dict[str, RunTotals]]:
+    match values:
+        case [totals, dict() as stages]:
+            unknown = set() if phases is None else stages.keys() - phases
+            if unknown:
+                raise ValueError(f"the load has no stage {str(min(unknown, key=str))[:40]!r}")
+            return totals_of(totals), {name: totals_of(of) for name, of in stages.items()}
+        case _:
+            raise ValueError("holds no totals")
 
 
 def _inflate(body: bytes) -> bytes:
@@ -187,38 +206,38 @@ def _inflate(body: bytes) -> bytes:
     return plain
 
 
-def _totals(message: dict[str, Any]) -> RunTotals:
-    """Return the totals; fails now if they cannot be added up later, when no sender is known any more."""
-    totals = RunTotals.from_message(message)
-    RunTotals().merge(totals)
-    return totals
-
-
 M = TypeVar("M", bound=Message)
 
 
-def parse(kind: type[M], data: object, sender: str) -> M | None:
-    """Return the message that the data hold; None, and a line in the log, if they do not hold one."""
+def parse(kind: type[M], data: object) -> M:
+    """Return the message that the data hold; ValueError, with the key, if they do not hold one."""
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, fault["loc"])) or "message"
-        ignore(kind, sender, f"{where}: {fault['msg']}")
-        return None
+        raise ValueError(first_fault(error)) from None
 
 
-def ignore(kind: type[Message], sender: str, why: str) -> None:
+def ignore(sender: str, why: str) -> None:
     """Log that a message was not taken."""
-    logger.warning("ignored a %s message from %s: %s", kind.name, sender or "the master", why)
+    logger.warning("ignored a message from %s: %s", sender or "the master", why)
 
 
-def listen(runner: Runner, kind: type[M], take: Callable[[str, M], None], *, concurrent: bool = False) -> None:
-    """Call `take` with the sender's id and each message of a kind; ones that do not parse are logged and ignored."""
+def listen(
+    runner: Runner,
+    kind: type[M],
+    take: Callable[[str, M], None],
+    *,
+    concurrent: bool = False,
+    refuse: Callable[[str, str], None] = ignore,
+) -> None:
+    """Call `take` with the sender's id and each message of a kind; `refuse` with the id and why if it is none."""
 
     def on_message(msg: Received, **_: object) -> None:
-        message = parse(kind, msg.data, msg.node_id)
-        if message is not None:
+        try:
+            message = parse(kind, msg.data)
+        except ValueError as error:
+            refuse(msg.node_id, f"{kind.name}: {error}")
+        else:
             take(msg.node_id, message)
 
     runner.register_message(kind.name, on_message, concurrent=concurrent)
@@ -256,8 +275,12 @@ class Counting(Protocol):
 
 
 def last_report(session: Counting) -> Drained:
-    """Return a worker's whole report."""
-    return _report(Drained, session, list(session.stages), 0)
+    """Return a worker's whole report, coarser only where hundreds of stages would not fit into a message."""
+    for coarseness in range(COARSEST):
+        report = _report(Drained, session, list(session.stages), coarseness)
+        if len(report.body) <= MAX_BODY_BYTES:
+            return report
+    return _report(Drained, session, list(session.stages), COARSEST)
 
 
 class Reports:
@@ -301,50 +324,3 @@ def _report(kind: type[T], session: Counting, stages: list[str], coarseness: int
         session.totals.to_message(coarseness=coarseness),
         {name: session.stages[name].to_message(with_out_of_window=False, coarseness=coarseness) for name in stages},
     )
-
-
-@dataclass(slots=True)
-class Collected:
-    """What the workers have reported of one run: the latest report of each, added up on demand."""
-
-    run_id: str
-    latest: dict[str, RunTotals] = field(default_factory=dict)
-    stages: dict[str, dict[str, RunTotals]] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    final: set[str] = field(default_factory=set)
-    """Workers that have sent their last report."""
-
-    def take(self, worker: str, report: Totals) -> None:
-        """Keep a worker's report, unless it is of another run or comes after the worker's last."""
-        is_last = isinstance(report, Drained)
-        if report.run_id != self.run_id or (worker in self.final and not is_last):
-            return
-        try:
-            totals, stages = report.unpack()
-        except ValueError as error:
-            ignore(type(report), worker, str(error))
-            return
-        if is_last:
-            self.final.add(worker)
-        self.versions[worker] = report.version
-        self.latest[worker] = totals
-        self.stages.setdefault(worker, {}).update(stages)
-
-    def merged(self) -> RunTotals:
-        """Return the sum over all workers."""
-        return _sum(self.latest.values())
-
-    def merged_stage(self, name: str) -> RunTotals:
-        """Return one stage's sum over all workers."""
-        return _sum(of[name] for of in self.stages.values() if name in of)
-
-    def merged_stages(self) -> dict[str, RunTotals]:
-        """Return each stage's sum over all workers."""
-        names = dict.fromkeys(name for stages in self.stages.values() for name in stages)
-        return {name: self.merged_stage(name) for name in names}
-
-
-def _sum(parts: Iterable[RunTotals]) -> RunTotals:
-    whole = RunTotals()
-    whole.merge(*parts)
-    return whole

@@ -275,6 +275,14 @@ def add_options(parser: LocustArgumentParser) -> None:
         add(option, include_in_web_ui=False, **arguments)
 
 
+def own_options() -> frozenset[str]:
+    """Return llmload's options, by their names among the parsed options: a worker has its own, not its master's."""
+    others = {
+        arguments.get("dest", option.removeprefix("--").replace("-", "_")) for option, arguments in OPTIONS.items()
+    }
+    return frozenset(others | {override.dest for override in OVERRIDES})
+
+
 def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:
     """Make the scenario's load Locust's defaults, so that the start form and a headless run begin with it."""
     load = scenario.load

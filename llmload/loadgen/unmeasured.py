@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.phases import PhaseTimeline, Span
@@ -17,6 +18,8 @@ class Conditions:
 
     missing_workers: set[str] = field(default_factory=set)
     """Lost at some time of the run, whether or not they came back."""
+    rejected_workers: dict[str, str] = field(default_factory=dict)
+    """Sent what no worker sends, and are heard no longer: each with what that was."""
     late_workers: set[str] = field(default_factory=set)
     """Came after the run's start, and take no part in it."""
     other_version_workers: set[str] = field(default_factory=set)
@@ -53,6 +56,17 @@ class Conditions:
             "late_workers": float(len(self.late_workers)),
             "other_version_workers": float(len(self.other_version_workers)),
         }
+
+
+def rejections(conditions: Conditions) -> Iterator[Reason]:
+    """Yield which workers were put out, and why."""
+    for worker, why in conditions.rejected_workers.items():
+        text = f"worker {worker} was put out, and what it counted since its last report is missing: {why}"
+        yield Reason(check=REJECTED_WORKERS, level=Level.INVALID, text=f"{text}: see its log, and run again")
+
+
+REJECTED_WORKERS: Final = "rejected_workers"
+"""The check whose reason says that a worker sent what cannot be true, or no message at all."""
 
 
 def undecided_steps(search: CapacityDriver) -> Iterator[Reason]:

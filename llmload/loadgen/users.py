@@ -10,7 +10,7 @@ from locust.web import WebUI
 from abc import abstractmethod
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import gevent
 
@@ -21,11 +21,12 @@ from llmload.loadgen.descriptors import raise_limit
 from llmload.loadgen.forks import Forks
 from llmload.loadgen.local import LocalNode
 from llmload.loadgen.locust_compat import Runner, environment_of, remember_default_options, rest, silence_spawn_rates
-from llmload.loadgen.locust_statistics import restore_report, use_three_digits, write_csv_to_the_end
+from llmload.loadgen.locust_statistics import use_three_digits, write_csv_to_the_end
 from llmload.loadgen.master import MasterNode
 from llmload.loadgen.node import REQUEST_NAME, Node, exit_on_wrong_use, sending_node, set_node
 from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import fire_request_event, run_conversation
+from llmload.loadgen.sockets import guard_sockets
 from llmload.loadgen.web import pages
 from llmload.loadgen.worker import WorkerNode
 from llmload.scenario.load_protocol import Load, UsersOfPhase
@@ -53,12 +54,12 @@ class _Hooks:
         write_csv_to_the_end()
         events.init_command_line_parser.add_listener(self._on_command_line)
         events.init.add_listener(self._on_init)
-        events.worker_report.add_listener(_restore)  # now, so that it comes before Locust's own listeners
 
     def _on_command_line(self, parser: LocustArgumentParser, **_: object) -> None:
         options.add_options(parser)
         options.bind_to_loopback(parser)
         with exit_on_wrong_use():
+            guard_sockets()
             self._forks.prepare(parser)
         file = options.scenario_on_command_line()
         if file is not None:
@@ -99,10 +100,6 @@ def _node_for(environment: Environment, runner: Runner, preparation: Preparation
     if isinstance(runner, MasterRunner):
         return MasterNode(environment, runner, preparation)
     return LocalNode(environment, runner, preparation)
-
-
-def _restore(data: dict[str, Any], **_: object) -> None:
-    restore_report(data)
 
 
 REST_S: Final = 3600.0

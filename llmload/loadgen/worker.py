@@ -13,6 +13,7 @@ import gevent
 import msgpack
 
 from llmload.errors import ExitCode
+from llmload.loadgen.agreed import agreed
 from llmload.loadgen.capacity_driver import REPORT_S
 from llmload.loadgen.descriptors import check_descriptors
 from llmload.loadgen.ending import fault_text, leave_at_once, say, say_fault
@@ -101,7 +102,7 @@ class WorkerNode(SendingNode):
         self._leaving = False
         """The process is ending, whatever the master does."""
         gevent.signal_handler(PARENT_GONE, self._on_parent_gone)
-        preparation.scenario(self.options)  # a wrong scenario ends the process now, and prompts are read
+        self._own = preparation.scenario(self.options)  # a wrong one ends the process now, and prompts are read
         guard = self.guard
         listen(runner, WorkerPlan, guard("the plan of a run", self._on_plan))
         listen(runner, OpenWindow, guard("the opening of the window", self._on_open_window))
@@ -120,12 +121,11 @@ class WorkerNode(SendingNode):
         if plan is None or self.runner.client_id not in plan.workers:
             logger.warning("this worker came after the run's start and takes no part in it")
             return
+        scenario, base_dir = agreed(plan.scenario, self._own, self.preparation), self.preparation.file.parent
         shard = WorkerShard(index=plan.workers.index(self.runner.client_id), count=len(plan.workers))
-        check_descriptors(plan.scenario.load, shard)
-        workload = self.preparation.workload(plan.scenario, plan.base_dir)
-        session = self._open_session(
-            plan.scenario, workload, shard, plan.run_id, base_dir=plan.base_dir, start_ns=self._plan_ns
-        )
+        check_descriptors(scenario.load, shard)
+        workload = self.preparation.workload(scenario, base_dir)
+        session = self._open_session(scenario, workload, shard, plan.run_id, base_dir=base_dir, start_ns=self._plan_ns)
         self._reports = Reports(session)
         self.spawn("watching the master", self._watch_master, session)
         if session.scenario.load.measures_steps:

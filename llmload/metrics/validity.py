@@ -95,6 +95,7 @@ _EXPLAIN_MOST: Final = (
     "internal_error",
     "lost_records",
     "missing_lines",
+    "rejected_workers",
     "missing_workers",
     "error_share",
     "late_workers",

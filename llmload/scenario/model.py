@@ -86,11 +86,6 @@ class Engine(Table):
         return [*filter(None, [self.api_key_env]), *from_env]
 
     @property
-    def has_secrets(self) -> bool:
-        """Whether requests carry what only the engine may read."""
-        return self.api_key_env is not None
-
-    @property
     def display_name(self) -> str:
         """The engine's name in tables."""
         return self.label or ENGINE_LABELS[self.name]

@@ -88,7 +88,7 @@ def test_what_its_own_scenario_does_not_name_is_refused(file: Path, change: Call
     assert "secret" not in str(refused.value)
 
 
-def test_without_a_key_of_its_own_none_is_read(file: Path) -> None:
+def test_where_its_scenario_names_no_key_none_is_read(file: Path) -> None:
     own = OWN.replace('api_key_env = "ENGINE_KEY"\n', "")
 
     with pytest.raises(ConfigError, match=r"engine\.api_key_env"):

@@ -22,7 +22,7 @@ def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
 
 def succeeds(context: zmq.Context[zmq.Socket[bytes]], masters: str | None, workers: str | None) -> bool:
     """Return whether a worker's message reaches a master, each with its token."""
-    master, worker = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    master, worker = context.socket(zmq.ROUTER), context.socket(zmq.XREQ)
     for socket, token in ((master, masters), (worker, workers)):
         if token is not None:
             secure(socket, token)
@@ -87,7 +87,7 @@ def test_a_master_that_others_can_reach_without_a_token_warns(
     monkeypatch.setenv(TOKEN_ENV, TOKEN)
     warn_if_open(host, 5557)
 
-    assert f"whoever reaches {host}:5557" in said
+    assert f"all who reach {host}:5557" in said
     assert TOKEN_ENV in said
     assert not caplog.text
 

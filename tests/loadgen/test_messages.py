@@ -8,14 +8,16 @@ import msgpack
 import pytest
 
 from benchmarks.tools.generated import SCHEMAS
+from llmload.loadgen.collected import Collected
+from llmload.loadgen.credible import Limits
 from llmload.loadgen.messages import (
     MAX_BODY_BYTES,
     Abort,
     BeginStage,
-    Collected,
     Drain,
     Drained,
     Exhausted,
+    Fault,
     Message,
     OpenWindow,
     Started,
@@ -38,7 +40,6 @@ MESSAGES: tuple[Message, ...] = (
     WorkerPlan(
         run_id="run",
         scenario=load_scenario(find_scenario("demo")),
-        base_dir=find_scenario("demo").parent,
         workers=("a",),
     ),
     Started(run_id="run"),
@@ -46,6 +47,7 @@ MESSAGES: tuple[Message, ...] = (
     BeginStage(run_id="run", index=1),
     Step.of("run", StepCommand(index=2, load=1.5, paused=True)),
     Exhausted(run_id="run"),
+    Fault(run_id="run", text="the disk is full"),
     Drain(run_id="run"),
     Abort(run_id="run"),
     TOTALS,
@@ -96,6 +98,12 @@ def test_every_kind_has_a_name_of_ours() -> None:
         ({"run_id": "run", "index": 1, "more": 2}, "more: Extra inputs are not permitted"),
         ({"run_id": "run", "index": 1, "schema_version": 2}, "schema_version: Input should be 1"),
         ({"run_id": "r" * 1000, "index": 1}, "run_id: String should have at most 256 characters"),
+        ({"run_id": "../r", "index": 1}, "run_id: String should match pattern"),
+        ({"run_id": "/etc/r", "index": 1}, "run_id: String should match pattern"),
+        ({"run_id": "..", "index": 1}, "run_id: String should match pattern"),
+        ({"run_id": "r/s", "index": 1}, "run_id: String should match pattern"),
+        ({"run_id": "run", "index": "1"}, "index: Input should be a valid integer"),
+        ({"run_id": "run", "index": True}, "index: Input should be a valid integer"),
     ],
 )
 def test_what_does_not_parse_is_logged_by_name_and_ignored(
@@ -108,15 +116,23 @@ def test_what_does_not_parse_is_logged_by_name_and_ignored(
     runner.send_message(BeginStage.name, data)
 
     assert got == []
-    assert f"ignored a llmload_stage message from w: {says}" in caplog.text
+    assert f"ignored a message from w: llmload_stage: {says}" in caplog.text
     assert "Traceback" not in caplog.text
 
 
-@pytest.mark.parametrize("load", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("load", [float("nan"), float("inf"), -1.0, 1e300])
 def test_a_step_has_a_load_that_can_be_sent(load: float) -> None:
     data = {"run_id": "run", "index": 0, "load": load, "paused": False, "measured": False}
 
-    assert parse(Step, data, "master") is None
+    with pytest.raises(ValueError, match="load: Input should be"):
+        parse(Step, data)
+
+
+GOOD = RunTotals(started=3).to_message()
+
+
+def packed(*values: Any) -> bytes:
+    return zlib.compress(msgpack.dumps(values))
 
 
 @pytest.mark.parametrize(
@@ -125,26 +141,37 @@ def test_a_step_has_a_load_that_can_be_sent(load: float) -> None:
         b"",
         b"not zlib",
         zlib.compress(b"\xc1"),
-        zlib.compress(msgpack.dumps([1, 2, 3])),
-        zlib.compress(msgpack.dumps([{"no such figure": 1}, {}])),
-        zlib.compress(msgpack.dumps([{"started": "many"}, {}])),
-        zlib.compress(msgpack.dumps([{"distributions": {"ttft_s": 3}}, {}])),
-        zlib.compress(msgpack.dumps([{"errors": 5}, {}])),
+        packed(1, 2, 3),
+        packed({"no such figure": 1}, {}),
+        packed(GOOD | {"more": 1}, {}),
+        packed({name: value for name, value in GOOD.items() if name != "failed"}, {}),
+        packed(GOOD | {"started": "many"}, {}),
+        packed(GOOD | {"started": "3"}, {}),
+        packed(GOOD | {"started": True}, {}),
+        packed(GOOD | {"started": -1}, {}),
+        packed(GOOD | {"started": 3.0}, {}),
+        packed(GOOD | {"busy_s": float("nan")}, {}),
+        packed(GOOD | {"distributions": {"ttft_s": 3}}, {}),
+        packed(GOOD | {"distributions": {"no such": {}}}, {}),
+        packed(GOOD | {"errors": 5}, {}),
+        packed(GOOD | {"errors": {f"e{number}": 0 for number in range(1000)}}, {}),
+        packed(GOOD | {"failures": [["no such", None, 1, []]]}, {}),
+        packed(GOOD | {"exemplars": {"ttft_s": [[1.0, "\x1b[2J", 2.0]]}}, {}),
+        packed(GOOD, {f"stage-{number}": GOOD for number in range(900)}),
         TOTALS.body[:-9],
         zlib.compress(bytes(MAX_BODY_BYTES + 1)),
     ],
-    ids=["empty", "plain", "msgpack", "shape", "name", "count", "histogram", "tally", "cut", "large"],
 )
-def test_totals_that_cannot_be_added_up_change_nothing(caplog: pytest.LogCaptureFixture, body: bytes) -> None:
-    collected = Collected("run")
-    collected.take("w", last_report(SimpleNamespace(run_id="run", totals=RunTotals(started=9), stages={})))
+def test_totals_that_cannot_be_added_up_change_nothing(body: bytes) -> None:
+    collected, limits = Collected("run"), Limits(elapsed_s=60.0, phases=frozenset({"stage-1"}))
+    collected.take("w", last_report(SimpleNamespace(run_id="run", totals=RunTotals(started=9), stages={})), limits)
     collected.final.clear()
 
-    collected.take("w", Totals(run_id="run", version="1", body=body))
+    doubt = collected.take("w", Totals(run_id="run", version="1", body=body), limits)
 
     assert collected.merged().started == 9
-    assert "ignored a llmload_totals message from w: body: " in caplog.text
-    assert "Traceback" not in caplog.text
+    assert doubt is not None
+    assert doubt.startswith("body: ")
 
 
 def test_totals_say_what_was_counted() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmload.loadgen.cluster import TOKEN_ENV
 from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 QUICK = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 4}
@@ -56,7 +57,7 @@ def test_two_runs_at_once_do_not_share_workers(
     scenario = write_scenario(engine(**QUICK).url, "users = 4\nrequests = 40", "[prompts]\nrepeat = true")
     arguments = ("--config", str(scenario), "--headless", "--processes", "2", "--metrics-port", "off")
 
-    both = [locust.start(*arguments) for _ in range(2)]
+    both = [locust.start(*arguments, env={TOKEN_ENV: "one token for both runs"}) for _ in range(2)]
     codes = [locust.finish(process).code for process in both]
 
     assert codes == [0, 0]

@@ -7,8 +7,10 @@ import msgpack
 import numpy as np
 import pytest
 
+from llmload.loadgen.collected import Collected
+from llmload.loadgen.credible import Limits
 from llmload.loadgen.locust_statistics import restore_report, shrink_report
-from llmload.loadgen.messages import REPORT_BYTES, Collected, Reports, last_report, wire_bytes
+from llmload.loadgen.messages import REPORT_BYTES, Reports, last_report, wire_bytes
 from llmload.metrics.requests import DISTRIBUTIONS
 from llmload.metrics.totals import COARSEST, MERGE_FACTORS, RunTotals
 
@@ -81,7 +83,7 @@ def test_old_stages_are_sent_in_turn_and_all_of_them_in_the_end() -> None:
     reports, collected = Reports(of), Collected("run")
     sent = [list(reports.next(REPORT_BYTES).unpack()[1]) for _ in range(3)]
     for _ in range(3):
-        collected.take("w", reports.next(REPORT_BYTES))
+        collected.take("w", reports.next(REPORT_BYTES), Limits(elapsed_s=60.0, phases=frozenset(stages)))
 
     assert all(names[:2] == ["stage-3", "stage-4"] for names in sent)
     assert {names[2] for names in sent} == {"stage-0", "stage-1", "stage-2"}
@@ -93,9 +95,10 @@ def test_old_stages_are_sent_in_turn_and_all_of_them_in_the_end() -> None:
 
 def test_nothing_after_the_last_report_changes_what_it_said() -> None:
     collected = Collected("run")
-    collected.take("w", last_report(session(RunTotals(started=9))))
-    collected.take("w", Reports(session(RunTotals(started=3))).fine())
-    collected.take("w", last_report(SimpleNamespace(run_id="another", totals=RunTotals(started=1), stages={})))
+    collected.take("w", last_report(session(RunTotals(started=9))), Limits(elapsed_s=60.0))
+    collected.take("w", Reports(session(RunTotals(started=3))).fine(), Limits(elapsed_s=60.0))
+    other = last_report(SimpleNamespace(run_id="another", totals=RunTotals(started=1), stages={}))
+    collected.take("w", other, Limits(elapsed_s=60.0))
 
     assert collected.merged().started == 9
 

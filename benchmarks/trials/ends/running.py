@@ -111,7 +111,7 @@ class Running:
 
     def start_worker(self) -> None:
         """Start a worker that connects to the master."""
-        options = ["--worker", "--master-host", "127.0.0.1", "--master-port", str(self.port)]
+        options = ["--worker", "--master-host", "127.0.0.1", "--master-port", str(self.port), "--out", str(self.runs)]
         self._launch(f"worker-{len(self.processes)}", [*LOCUST, "--config", "scenario.toml", *options])
 
     def _command(self) -> list[str]:
