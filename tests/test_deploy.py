@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llmload.loadgen.cluster import TOKEN_ENV
 from llmload.loadgen.master import ABORT_REPLY_S
 from llmload.loadgen.options import DRAIN_ON_SIGTERM_S
 from llmload.loadgen.session import ABORT_GRACE_S
@@ -49,6 +50,12 @@ def test_master_and_workers_find_each_other() -> None:
     assert argument("llmload-master", "master-bind-host") == "0.0.0.0"
     workers = job("llmload-workers")
     assert int(argument("llmload-master", "expect-workers")) == workers["parallelism"] == workers["completions"]
+
+
+def test_master_and_workers_have_one_token_from_one_secret() -> None:
+    tokens = [each["valueFrom"] for name in JOBS for each in container(name)["env"] if each["name"] == TOKEN_ENV]
+
+    assert tokens == [{"secretKeyRef": {"name": "llmload-cluster", "key": "token"}}] * 2
 
 
 @pytest.mark.parametrize("name", JOBS)
