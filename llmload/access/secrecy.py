@@ -74,6 +74,20 @@ def masked_command(command: str) -> str:
     return command if shown == words else shlex.join(shown)
 
 
+_SHORTEST_VARIABLE: Final = 8
+_NO_VARIABLE: Final = "PWD"
+"""The working directory, in every shell."""
+
+
+def secret_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that hold passwords or keys, by their names, and are long enough to be looked for."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if is_secret(name) and name != _NO_VARIABLE and len(value) >= _SHORTEST_VARIABLE
+    }
+
+
 class UnshownValueError(ValueError):
     """A value that cannot be used and may be a secret: its report has the message alone."""
 

@@ -46,7 +46,7 @@ def suite(
     from llmload.suite.file import Selection
     from llmload.suite.plan import make_plan
     from llmload.suite.run import SuiteRun
-    from llmload.suite.state import FolderLock, Status, SuiteProgress, SuiteState
+    from llmload.suite.state import FolderLock, Status, SuiteProgress, SuiteState, refuse_links
 
     plan = make_plan(find_suite(suite_file), folder=out)
     selection = Selection(only or ["*"], "--only")
@@ -57,6 +57,7 @@ def suite(
         return
     plan.check_environment(selected)
     with FolderLock(plan.folder):
+        refuse_links(plan.folder, plan.places)
         state = SuiteState(plan.folder) if restart and not only else SuiteState.read(plan.folder)
         failed = {name for name, cell in state.cells.items() if cell.status is Status.FAILED}
         state.forget(selected if restart else selected & failed if retry_failed else set())

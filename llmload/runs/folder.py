@@ -408,7 +408,7 @@ class RunFolder:
             return model.model_validate(content)
         except ValidationError as error:
             faults = error.errors(include_url=False)
-            lines = [_fault_text(target, fault) for fault in faults[:MAX_FAULTS]]
+            lines = [f"{target}: {fault_text(fault)}" for fault in faults[:MAX_FAULTS]]
             left = len(faults) - len(lines)
             raise RunFolderError("\n".join([*lines, *([f"{target}: and {left} more"] if left else [])])) from None
 
@@ -447,9 +447,10 @@ MAX_MESSAGE: Final = 200
 """Characters of a fault's key, and of what is wrong with it."""
 
 
-def _fault_text(target: str, fault: Any) -> str:
+def fault_text(fault: Any) -> str:
+    """Return what is wrong with a JSON file in a few words: the key, the fault, the value."""
     where = plain(".".join(map(str, fault["loc"])))
     where = where if len(where) <= MAX_KEY else f"{where[:MAX_KEY]}..."
     text = plain(fault["msg"]).removeprefix("Value error, ")[:MAX_MESSAGE]
     got = "" if fault["type"] == "missing" else f", got {shown(fault['input'])}"
-    return f"{target}: {where}: {text}{got}"
+    return f"{where}: {text}{got}"

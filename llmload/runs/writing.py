@@ -79,7 +79,7 @@ class Place:
 
     def open(self, name: str, flags: int) -> int:
         """Open a file of the folder, with a descriptor of the reserve if there is no other; OSError if it fails."""
-        flags |= os.O_CREAT | os.O_WRONLY
+        flags |= os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW
         try:
             return os.open(name, flags, 0o644, dir_fd=self.fd)
         except OSError as error:

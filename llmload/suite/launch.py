@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import mmap
 import os
 import signal
 import socket
@@ -10,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
+from llmload.access.secrecy import hidden
 from llmload.client.said import cut, listed
 from llmload.client.settings import EngineInfo, ask_engine, is_ready
 from llmload.errors import EngineError
+from llmload.runs.reading import plain
 from llmload.scenario.reading import free_port
 from llmload.sizing.engine_memory import LocalGpu, local_gpus
 from llmload.suite import guard
@@ -24,14 +28,19 @@ from llmload.suite.plan import HOST, DeploymentPlan
 GUARD_MARGIN_S: Final = 45.0
 """Time for a guard beyond the grace time: for its stop command, and for killed processes to go."""
 TAIL_BYTES: Final = 16_384
+MAX_LINE: Final = 500
+SHORTEST_OVERWRITTEN: Final = 8
+"""Characters; a shorter key may be a part of other words."""
 
 
 class GuardedProcess:
     """A process and its descendants under a guard; leaving its context stops them."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", log: Path, log_start: int, grace_s: float) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", log: Path, log_start: int, grace_s: float, secrets: Sequence[str]
+    ) -> None:
         self.log = log
-        self._guard, self._log_start, self._grace_s = process, log_start, grace_s
+        self._guard, self._log_start, self._grace_s, self._secrets = process, log_start, grace_s, secrets
 
     @property
     def guard_pid(self) -> int:
@@ -56,12 +65,12 @@ class GuardedProcess:
         return f"ended with exit code {code}"
 
     def last_lines(self, count: int = 10) -> list[str]:
-        """Return the last lines that it has written to its log since its start."""
+        """Return the last lines that it has written to its log since its start, plain and without keys."""
         with contextlib.suppress(OSError), self.log.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(self._log_start, end - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-            return [line.rstrip() for line in lines if line.strip()][-count:]
+            lines = file.read(TAIL_BYTES).decode(errors="replace").splitlines()
+            return [plain(hidden(line.rstrip(), self._secrets))[:MAX_LINE] for line in lines if line.strip()][-count:]
         return []
 
     def wait(self, timeout_s: float) -> bool:
@@ -92,6 +101,8 @@ class GuardedProcess:
         if self.exit_code is None:
             self._guard.kill()
             self._guard.wait()
+        with contextlib.suppress(OSError):
+            overwrite(self.log, self._log_start, self._secrets)
         if interrupted is not None:
             raise interrupted
 
@@ -102,6 +113,19 @@ class GuardedProcess:
         self.stop()
 
 
+def overwrite(log: Path, start: int, secrets: Sequence[str]) -> None:
+    """Replace every secret of a file by as many asterisks, from a position on; OSError if it cannot be written."""
+    with log.open("r+b") as file:
+        if file.seek(0, os.SEEK_END) <= start:
+            return
+        with mmap.mmap(file.fileno(), 0) as content:
+            for secret in (each.encode() for each in secrets if len(each) >= SHORTEST_OVERWRITTEN):
+                at = content.find(secret, start)
+                while at >= 0:
+                    content[at : at + len(secret)] = b"*" * len(secret)
+                    at = content.find(secret, at + len(secret))
+
+
 def launch(
     command: Sequence[str],
     *,
@@ -109,13 +133,14 @@ def launch(
     env: Mapping[str, str] | None = None,
     grace_s: float = 30.0,
     stop_command: Sequence[str] = (),
+    secrets: Sequence[str] = (),
 ) -> GuardedProcess:
     """
     Start the command in a new session, with its output appended to the log.
 
     It is stopped when this process ends, even by SIGKILL. `env` is added to this process's environment; `grace_s` is
     the time between SIGTERM and SIGKILL. A command that cannot be started ends at once with exit code 127, its reason
-    in the log.
+    in the log. `secrets` that it writes are overwritten in the log at its end, and never in an excerpt.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     # Isolated and by its path: variables for Python in `env` are for the command, not for its guard.
@@ -132,7 +157,7 @@ def launch(
             env={**os.environ, **(env or {})},
             start_new_session=True,
         )
-        return GuardedProcess(process, log, log_start, grace_s)
+        return GuardedProcess(process, log, log_start, grace_s, secrets)
 
 
 POLL_S: Final = 0.2
@@ -143,8 +168,15 @@ MEMORY_MARGIN_GIB: Final = 0.5
 class RunningDeployment:
     """An engine that is ready, with the model and version that it reports."""
 
-    def __init__(self, url: str, process: GuardedProcess | None, info: EngineInfo, command: str | None) -> None:
-        self.url, self.process, self.info, self.command = url, process, info, command
+    def __init__(
+        self,
+        url: str,
+        process: GuardedProcess | None,
+        info: EngineInfo,
+        command: str | None,
+        secrets: Sequence[str] = (),
+    ) -> None:
+        self.url, self.process, self.info, self.command, self.secrets = url, process, info, command, secrets
 
     def describe_end(self) -> str | None:
         """Return how it ended, with its log's last lines; None while it runs or if the suite did not start it."""
@@ -163,14 +195,15 @@ def deployed(plan: DeploymentPlan, log: Path) -> Iterator[RunningDeployment]:
     if plan.entry.kind == "running":
         url = str(plan.entry.url)
         _wait_until_ready(plan, url, None)
-        yield RunningDeployment(url, None, _checked_info(plan, url), None)
+        yield RunningDeployment(url, None, _checked_info(plan, url), None, plan.access.secrets())
         return
     port = _port(plan)
     url, command = f"http://{HOST}:{port}", plan.start_command(port)
     _remove_container(plan)
-    with launch(command, log=log, env=plan.env, grace_s=plan.grace_s, stop_command=plan.stop_command) as process:
+    secrets, stop = plan.access.secrets(), plan.stop_command
+    with launch(command, log=log, env=plan.env, grace_s=plan.grace_s, stop_command=stop, secrets=secrets) as process:
         _wait_until_ready(plan, url, process)
-        yield RunningDeployment(url, process, _checked_info(plan, url), plan.shown_command(port))
+        yield RunningDeployment(url, process, _checked_info(plan, url), plan.shown_command(port), secrets)
 
 
 def log_excerpt(process: GuardedProcess) -> str:
@@ -251,6 +284,7 @@ def _checked_info(plan: DeploymentPlan, url: str) -> EngineInfo:
     found = ask_engine(
         url, access=plan.cells[0].scenario.access(), ca_file=engine.ca_file, verify_tls=engine.verify_tls
     )
+    found = replace(found, hide=plan.access.hider())
     difference = describe_mismatch(plan, found)
     if difference is not None:
         raise EngineError(f"the engine at {url} {difference}")

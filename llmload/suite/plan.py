@@ -7,11 +7,11 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from llmload.access.secrecy import masked
+from llmload.access.secrecy import Access, is_secret, masked, secret_variables
 from llmload.errors import ConfigError
 from llmload.scenario import Scenario, load_scenario
 from llmload.scenario.reading import find_scenario, read_setting, toml_value
@@ -114,6 +114,13 @@ class DeploymentPlan:
         """Return the variables that are added to the environment of its process."""
         return {} if self.entry.kind == "docker" else dict(self.entry.env)
 
+    @property
+    def access(self) -> Access:
+        """Return what is sent to the engine, with all keys that it gets from the environment: none may be shown."""
+        access = self.cells[0].scenario.access()
+        named = {name: os.environ[name] for name in self.entry.pass_env if is_secret(name) and name in os.environ}
+        return replace(access, secret_headers={**access.secret_headers, **secret_variables(os.environ), **named})
+
     def shown_command(self, port: int | str) -> str:
         """Return the command as a shell line, with its own environment variables."""
         return shlex.join([*(f"{key}={value}" for key, value in self.env.items()), *self.start_command(port)])
@@ -183,6 +190,17 @@ class SuitePlan:
     def cells(self) -> list[Cell]:
         """Return every cell, in the order of measurement."""
         return [cell for deployment in self.deployments for cell in deployment.cells]
+
+    @property
+    def places(self) -> list[str]:
+        """Return the paths in the folder that are written into, or emptied."""
+        places = ["state.tmp", "suite.json", "suite.tmp", "suite.md", "warm-up/prompts.jsonl"]
+        for deployment in self.deployments:
+            places.append(f"warm-up/{deployment.name}")
+            places += [f"logs/{deployment.name}/{log}.log" for log in ("engine", "warm-up")]
+            places += [f"logs/{cell.deployment}/{cell.protocol}.log" for cell in deployment.cells]
+            places += [f"runs/{cell.name}" for cell in deployment.cells]
+        return places
 
     def check_environment(self, names: Collection[str]) -> None:
         """Raise ConfigError if a variable that one of the named cells needs is not set."""

@@ -107,7 +107,7 @@ def _run(arguments: list[str], running: RunningDeployment, out: Path, log: Path)
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {shlex.join(['locust', *arguments])}\n")
     before = _folders(out)
-    with launch(locust_command(arguments), log=log, grace_s=RUN_GRACE_S) as locust:
+    with launch(locust_command(arguments), log=log, grace_s=RUN_GRACE_S, secrets=running.secrets) as locust:
         while not locust.wait(POLL_S):
             if running.describe_end() is not None:
                 locust.stop()

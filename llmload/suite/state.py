@@ -3,21 +3,22 @@
 import fcntl
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Annotated, ClassVar, Final, Self
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
 from llmload.errors import ConfigError, RunFolderError
-from llmload.runs.folder import SUMMARY, RunFolder
-from llmload.runs.reading import is_there
+from llmload.runs.folder import SUMMARY, RunFolder, fault_text
+from llmload.runs.reading import LATEST_UNIX_S, is_there
 from llmload.runs.writing import WriteFaults, why_of
 from llmload.suite.plan import Cell, SuitePlan
 from llmload.units import S_PER_H, S_PER_MIN
@@ -35,21 +36,39 @@ class Status(StrEnum):
     INVALID = "invalid"
 
 
+Seconds = Annotated[float, Field(ge=0, le=LATEST_UNIX_S)]
+
+
+def _within(run_folder: str | None) -> str | None:
+    if run_folder is not None and (Path(run_folder).is_absolute() or ".." in Path(run_folder).parts):
+        raise ValueError("it is not in the suite's folder")
+    return run_folder
+
+
 @dataclass(slots=True, kw_only=True)
 class CellState:
     """One cell in the state file."""
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     status: Status
     fingerprint: str
-    started_unix_s: float
-    ended_unix_s: float | None = None
+    started_unix_s: Seconds
+    ended_unix_s: Seconds | None = None
     reason: str | None = None
     """Why it failed or is INVALID."""
-    run_folder: str | None = None
+    run_folder: Annotated[str | None, AfterValidator(_within)] = None
     """Relative to the suite's folder; None if nothing was measured."""
     engine_version: str | None = None
-    measured_s: float | None = None
+    measured_s: Seconds | None = None
     """Duration of the measurement, without the engine's start."""
+
+
+class _StateFile(BaseModel):
+    """The content of the state file."""
+
+    cells: dict[str, CellState]
+    starts_s: dict[str, Seconds]
 
 
 @dataclass(slots=True)
@@ -69,13 +88,13 @@ class SuiteState:
         if not is_there(folder / STATE):
             return cls(folder)
         try:
-            content = RunFolder(folder).read(STATE)
-            cells = {name: _cell_of(values) for name, values in content["cells"].items()}
-            return cls(folder, cells, {name: float(value) for name, value in content["starts_s"].items()})
-        except (RunFolderError, KeyError, TypeError, ValueError, AttributeError) as error:
+            content = _StateFile.model_validate(RunFolder(folder).read(STATE))
+        except (RunFolderError, ValidationError) as error:
+            why = fault_text(error.errors(include_url=False)[0]) if isinstance(error, ValidationError) else error
             raise ConfigError(
-                f"{folder / STATE}: cannot be read ({error}); --restart starts from the beginning"
+                f"{folder / STATE}: cannot be read ({why}); --restart starts from the beginning"
             ) from None
+        return cls(folder, content.cells, content.starts_s)
 
     def write(self) -> None:
         """Write the file whole or not at all; a fault is logged once, and the suite continues."""
@@ -110,16 +129,6 @@ class SuiteState:
         return cell.run_folder is None or (self.folder / cell.run_folder / SUMMARY).is_file()
 
 
-def _cell_of(values: dict[str, Any]) -> CellState:
-    cell = CellState(**{**values, "status": Status(values["status"])})
-    for number in (cell.started_unix_s, cell.ended_unix_s, cell.measured_s):
-        if number is not None:
-            float(number)
-    if cell.run_folder is not None and (Path(cell.run_folder).is_absolute() or ".." in Path(cell.run_folder).parts):
-        raise ValueError("a run_folder is not in the suite's folder")
-    return cell
-
-
 class FolderLock:
     """A lock on a suite's folder while in its context; ConfigError if another process has it."""
 
@@ -130,7 +139,7 @@ class FolderLock:
     def __enter__(self) -> Self:
         RunFolder(self._folder).create()
         try:
-            self._file = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            self._file = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise ConfigError(f"{self._folder / LOCK}: cannot be written: {why_of(error)}") from None
         try:
@@ -144,6 +153,19 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)  # releases the lock, as the end of the process does
+
+
+def refuse_links(folder: Path, places: Iterable[str]) -> None:
+    """Raise ConfigError where one of these paths in the folder leads elsewhere: it is written to, or emptied."""
+    for place in places:
+        at = folder
+        for part in Path(place).parts:
+            at /= part
+            what = "a link" if at.is_symlink() else "neither a file nor a folder"
+            if at.is_symlink() or (at.exists() and not at.is_file() and not at.is_dir()):
+                raise ConfigError(
+                    f"{at}: is {what}, and a suite writes into its own folder alone: give another with --out"
+                )
 
 
 class SuiteProgress:

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from llmload.access.secrecy import Access
 from llmload.suite.launch import GuardedProcess, launch
 
 MARK = "3141.5926"
@@ -63,6 +65,27 @@ def test_death_by_a_signal_and_a_failed_start_are_different_ends(tmp_path: Path,
         assert process.wait(20)
 
     assert process.describe_end() == text
+
+
+def test_a_key_that_an_engine_writes_is_neither_in_its_log_nor_in_an_excerpt(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    secrets = Access(secret_headers={"HF_TOKEN": "hf_hunter2hunter2"}).secrets()
+    encoded = b64encode(b"Bearer hf_hunter2hunter2").decode()
+    log.write_text("before: hf_hunter2hunter2\n")
+    said = f"key hf_hunter2hunter2\n\033[31m{encoded}\npart hf_hunter2hu"
+
+    with launch(["printf", said], log=log, secrets=secrets) as process:
+        process.wait(20)
+        assert process.last_lines()[:2] == ["key ***", "\\x1b[31mQmVhcmVyIG***"]
+        assert process.last_lines()[2] == "part ***"
+        size = log.stat().st_size
+
+    assert log.stat().st_size == size
+    begin, key, coded, part = log.read_text().splitlines()
+    assert begin == "before: hf_hunter2hunter2", "not of this process"
+    assert key == f"key {'*' * 17}"
+    assert "*" * 20 in coded
+    assert part == "part hf_hunter2hu"
 
 
 def test_a_missing_command_is_named_in_the_log(tmp_path: Path) -> None:
