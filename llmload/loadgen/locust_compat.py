@@ -137,12 +137,16 @@ def is_lost(client: WorkerClient) -> bool:
 
 
 def dismiss(master: Master, worker: str) -> None:
-    """Let a worker end its process, and let Locust give it up at its next look, as if it had not been heard."""
+    """Let a worker end its process; Locust gives it no users any more, and counts it as lost if it has some."""
     runner: Any = master
     client = runner.clients.get(worker)
-    if client is not None:
-        client.heartbeat = -1
-        runner.server.send_to_client(Message("quit", None, worker))
+    if client is None:
+        return
+    if runner._users_dispatcher is None:
+        del runner.clients[worker]
+    else:
+        client.heartbeat = -1  # Locust looks once a second
+    runner.server.send_to_client(Message("quit", None, worker))
 
 
 def runs_here(worker: str) -> bool:

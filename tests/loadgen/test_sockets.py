@@ -337,7 +337,7 @@ LARGE: Final[dict[str, Callable[[], bytes]]] = {
     "text": lambda: packed("exception", {"msg": "x" * 15_000_000, "traceback": ""}),
     "type": lambda: packed("x" * 15_000_000, None),
     "name": lambda: msgpack.dumps(("quit", None, "x" * 15_000_000)),
-    "errors": lambda: with_statistics(errors={str(at): ERROR for at in range(20_000)}),
+    "errors": lambda: with_statistics(errors={str(at): ERROR for at in range(6_000)}),
 }
 
 
@@ -386,8 +386,14 @@ def test_a_bad_worker_is_put_out_and_named_once(master: Master, kind: str, chang
     assert says in master.conditions.rejected_workers[LIAR]
     assert master.conditions.missing_workers == {LIAR}
     assert master.workers.started.missing == {HONEST}
+    assert list(master.runner.clients) == [HONEST]
+
+
+def test_one_that_has_users_is_lost_as_locust_loses_workers(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(master.runner, "_users_dispatcher", SimpleNamespace(dispatch_in_progress=True))
+    master.say(LIAR, "heartbeat", {"state": "flying"})
+
     assert master.runner.clients[LIAR].heartbeat < 0
-    assert master.runner.clients[LIAR].state == "ready"
 
 
 def test_a_stranger_is_not_heard_and_costs_no_run(master: Master) -> None:
@@ -403,7 +409,7 @@ def test_a_stranger_is_not_heard_and_costs_no_run(master: Master) -> None:
 
 
 def test_new_names_in_each_report_fill_no_memory(master: Master) -> None:
-    for index in range(30):
+    for index in range(8):
         rows = [ROW | {"name": f"{index}-{at}"} for at in range(400)]
         data = {"stats": rows, "stats_total": ROW, "errors": {f"{index}-{at}": ERROR for at in range(400)}}
         master.say(LIAR, "stats", data | {"user_classes_count": {}})

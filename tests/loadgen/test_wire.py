@@ -54,7 +54,7 @@ def test_what_is_cut_or_changed_is_read_or_refused(value: Any, data: some.DataOb
         b"\xc6\x7f\xff\xff\xff",
         b"\x91" * 100_000 + b"\x01",
         b"\xdd\x00\x0f\xff\xff" + b"\x80" * 0x0FFFFF,
-        (b"\xdc\xff\xff" + b"\x90" * 0xFFFE) * 15 + b"\xc0",
+        (b"\xdc\xff\xff" + b"\x90" * 0xFFFE) * 5 + b"\xc0",
         b"\xc7\x08\x05abcdefgh",
         b"\xd6\xff\x00\x00\x00\x00",
         b"\x01\x02",
