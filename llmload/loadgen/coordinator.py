@@ -65,7 +65,6 @@ class RunCoordinator:
         self.ends_s = scenario.load.ends_after_s
         """When the load ends, in seconds since the start; None where no time ends it."""
         self._edits: list[LoadEdit] = []
-        self._most_users = scenario.load.most_users
         self._judged: Headline | None = None
         self.conditions = Conditions()
         self._deployment = deployment
@@ -160,18 +159,9 @@ class RunCoordinator:
         """Whether the load was edited, so that it has phases which are measured by themselves."""
         return isinstance(self.timeline, EditTimeline)
 
-    @property
-    def most_in_flight(self) -> int | None:
-        """How many requests may have been in flight at a time by now; None where that is not known."""
-        if self.scenario.load.is_open_loop:
-            return self.scenario.load.in_flight_limit
-        return self._most_users if self.search is None else self.search.max_users
-
     def note_edits(self, edited: Scenario, edits: Iterable[LoadEdit]) -> None:
         """Note how the load is edited, in the manifest too."""
         self.current = edited
-        if self._most_users is not None:
-            self._most_users = max(self._most_users, edited.load.most_users or 0)
         self._edits += edits
         self.note_times()
 

@@ -43,7 +43,7 @@ class Limits:
             elapsed_s=coordinator.elapsed_s * (1 + CLOCK_SHARE) + CLOCK_S,
             phases=frozenset() if timeline is None else frozenset(phase.name for phase in timeline.phases),
             requests=requests,
-            in_flight=coordinator.most_in_flight,
+            in_flight=_most_in_flight(coordinator),
         )
 
     def broken_by(self, totals: RunTotals) -> str | None:
@@ -70,6 +70,18 @@ class Limits:
             if value > most[name]:
                 return f"{name} is {value:g}, and can be {most[name]:g} at most"
         return None
+
+
+def _most_in_flight(coordinator: RunCoordinator) -> int | None:
+    """Return how many requests may have been in flight at a time by now; None where that is not known."""
+    load, timeline = coordinator.scenario.load, coordinator.timeline
+    if load.is_open_loop:
+        return load.in_flight_limit
+    if coordinator.search is not None:
+        return coordinator.search.max_users
+    if timeline is None:
+        return load.most_users
+    return sum(phase.users or 0 for phase in timeline.phases)  # users that a phase stops still have their last request
 
 
 @dataclass(slots=True)

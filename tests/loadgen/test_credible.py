@@ -14,6 +14,9 @@ from llmload.loadgen.credible import Limits
 from llmload.loadgen.messages import Drained, Totals, last_report
 from llmload.metrics.totals import COARSEST, RunTotals
 from llmload.record import RequestRecord, Window
+from llmload.scenario import load_scenario
+from llmload.scenario.loads import ClosedLoop, OpenLoop
+from llmload.scenario.reading import find_scenario
 from tests import recorded
 from tests.metrics.test_totals import SLO, one_by_one, record, windows
 
@@ -126,6 +129,31 @@ def test_a_stage_is_one_of_the_loads_and_a_part_of_the_run() -> None:
     assert unknown == "body: the load has no stage 'other'"
     assert more is not None
     assert more.startswith("stage-1: completed is ")
+
+
+@pytest.mark.parametrize(
+    ("load", "phases", "most"),
+    [
+        ({"kind": "closed_loop", "users": 5, "requests": 9}, None, 5),
+        ({"kind": "closed_loop", "users": 5, "requests": 9}, [5, 2, 5], 12),
+        ({"kind": "open_loop", "rate_per_s": 5.0, "duration_s": 9.0, "max_in_flight": 7}, None, 7),
+        ({"kind": "open_loop", "rate_per_s": 5.0, "duration_s": 9.0, "max_in_flight": 7}, [None], 7),
+    ],
+)
+def test_users_that_an_edit_stops_are_still_in_flight(
+    load: dict[str, Any], phases: list[int | None] | None, most: int
+) -> None:
+    scenario = load_scenario(find_scenario("demo"))
+    kind = {"closed_loop": ClosedLoop, "open_loop": OpenLoop}[load["kind"]]
+    timeline = phases and SimpleNamespace(phases=[SimpleNamespace(name="p", users=users) for users in phases])
+    coordinator: Any = SimpleNamespace(
+        scenario=scenario.model_copy(update={"load": kind(**load)}), search=None, timeline=timeline, elapsed_s=1.0
+    )
+
+    limits = Limits.of(coordinator, None)
+
+    assert limits.in_flight == most
+    assert limits.phases == ({"p"} if phases else set())
 
 
 def test_a_last_report_that_cannot_be_true_is_not_the_last() -> None:

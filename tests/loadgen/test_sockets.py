@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, Final
 
+import gevent
 import msgpack
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -105,17 +106,16 @@ class Master:
             scenario=scenario,
             timeline=None,
             elapsed_s=60.0,
-            most_in_flight=None,
-            folder=None,
+            search=None,
         )
         node: Any = MasterNode.__new__(MasterNode)
         vars(node).update(
             runner=runner,
             guard=lambda _, listener: listener,
-            end=lambda: None,
+            end=lambda: said.append("the end"),
             coordinator=coordinator,
             _note_fault=lambda _, text: said.append(text),
-            _ending=SimpleNamespace(begun=True),
+            _ending=SimpleNamespace(begun=False),
         )
         node._workers = self.workers = Workers(coordinator, [HONEST, LIAR])
         node._listen(runner.environment)
@@ -394,6 +394,19 @@ def test_one_that_has_users_is_lost_as_locust_loses_workers(master: Master, monk
     master.say(LIAR, "heartbeat", {"state": "flying"})
 
     assert master.runner.clients[LIAR].heartbeat < 0
+
+
+def test_a_counted_load_ends_without_the_requests_of_one_that_was_put_out(master: Master) -> None:
+    master.say(HONEST, Exhausted.name, MESSAGES[Exhausted.name])
+    gevent.sleep(0)
+    assert not master.said
+
+    master.workers.put_out(LIAR, "it lied")
+
+    assert master.workers.all_exhausted
+    master.say(HONEST, Exhausted.name, MESSAGES[Exhausted.name])
+    gevent.sleep(0)
+    assert master.said == ["the end"]
 
 
 def test_a_stranger_is_not_heard_and_costs_no_run(master: Master) -> None:
