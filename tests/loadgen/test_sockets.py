@@ -18,6 +18,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ from hypothesis import strategies as some
 from llmload.loadgen import sockets
 from llmload.loadgen.locust_statistics import shrink_report
 from llmload.loadgen.master import MasterNode
-from llmload.loadgen.messages import KEY, MAX_WORKERS, Drained, Exhausted, Fault, Started, Totals
+from llmload.loadgen.messages import KEY, MAX_WORKERS, Drained, Exhausted, Fault, Started, Totals, WorkerPlan, parse
 from llmload.loadgen.sockets import MasterDoor, WorkerDoor
 from llmload.loadgen.unmeasured import Conditions
 from llmload.loadgen.workers import Workers
@@ -451,6 +452,17 @@ def test_the_number_of_workers_has_a_limit() -> None:
 
 
 # A worker
+
+PLAN: Final = WorkerPlan(run_id="run", scenario=load_scenario(find_scenario("demo")), workers=(LIAR,)).to_wire()
+
+
+@given(mutated(PLAN))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+def test_a_plan_is_one_that_can_be_run_or_refused(plan: Any) -> None:
+    with suppress(ValueError, OverflowError):
+        parsed = parse(WorkerPlan, msgpack.loads(msgpack.dumps(plan, default=str), strict_map_key=False))
+        assert parsed.scenario.load.kind
+
 
 SPAWN = {"timestamp": 1.8e9, "user_classes_count": {"Chat": 2}, "host": "http://h", "stop_timeout": None}
 
