@@ -18,13 +18,15 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
-from llmload.errors import ConfigError
+from llmload.errors import ConfigError, ExitCode
+from llmload.loadgen.ending import say
 
 TOKEN_ENV: Final = "LLMLOAD_CLUSTER_TOKEN"  # noqa: S105 - the variable's name
 LEAST_CHARACTERS: Final = 16
 """A shorter token could be guessed from a recorded handshake."""
 _SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1, "dklen": 32, "salt": b"llmload master and workers"}
-_FAILED: Final = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_REFUSED: Final = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+"""The other side wants a token, or none, or has another."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,21 +66,28 @@ def secure(socket: Any, token: str) -> None:
 
 
 def watch_handshakes(socket: Any) -> None:
-    """Say once, in the log, that another node cannot be talked to for want of the same token."""
-    who = "a worker" if socket.type == zmq.ROUTER else "the master"
-    gevent.spawn(_watch, socket.get_monitor_socket(_FAILED | zmq.EVENT_MONITOR_STOPPED), who)
+    """
+    Say once, in the log, that another node cannot be talked to for want of the same token.
+
+    Where only one of both has a token, a worker ends with exit code 2: ZeroMQ does not try that again.
+    """
+    is_worker, failures = socket.type != zmq.ROUTER, _REFUSED | zmq.EVENT_MONITOR_STOPPED
+    if is_worker:  # a master that refuses it may just hang up; on a master, a probe or a scanner does
+        failures |= zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    gevent.spawn(report_failures, socket.get_monitor_socket(failures), is_worker=is_worker)
 
 
-def _watch(monitor: Any, who: str) -> None:
-    said = False
-    while recv_monitor_message(monitor)["event"] != zmq.EVENT_MONITOR_STOPPED:
+def report_failures(monitor: Any, *, is_worker: bool) -> None:
+    """Read a socket's monitor until the socket is closed; SystemExit where a worker can try no more."""
+    who, said = "the master" if is_worker else "a worker", False
+    text = f"{who} cannot be talked to: it has another {TOKEN_ENV}, or only one of both has one"
+    while (event := recv_monitor_message(monitor)["event"]) != zmq.EVENT_MONITOR_STOPPED:
+        if event == _REFUSED and is_worker:
+            say(text)
+            raise SystemExit(ExitCode.WRONG_USE)
         if not said:
             said = True  # ZeroMQ tries again, several times a second
-            logger.warning(
-                "%s cannot be talked to: it has another %s, or only one of both has one",
-                who,
-                TOKEN_ENV,
-            )
+            logger.warning("%s", text)
     monitor.close()
 
 

@@ -6,8 +6,8 @@ import pytest
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from llmload.errors import ConfigError
-from llmload.loadgen.cluster import TOKEN_ENV, cluster_token, secure, warn_if_open
+from llmload.errors import ConfigError, ExitCode
+from llmload.loadgen.cluster import TOKEN_ENV, cluster_token, report_failures, secure, warn_if_open
 
 TOKEN = "0123456789abcdef-a-token"
 PATIENCE_MS = 10_000
@@ -100,3 +100,19 @@ def test_one_that_only_this_machine_can_reach_does_not(
     warn_if_open(host, 5557)
 
     assert not caplog.text
+
+
+def test_a_worker_whose_master_has_no_token_ends_with_a_line(
+    context: zmq.Context[zmq.Socket[bytes]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    master, worker = context.socket(zmq.ROUTER), context.socket(zmq.XREQ)
+    secure(worker, TOKEN)
+    monitor = worker.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+    worker.connect(f"tcp://127.0.0.1:{master.bind_to_random_port('tcp://127.0.0.1')}")
+    with pytest.raises(SystemExit) as ended:
+        report_failures(monitor, is_worker=True)
+    for each in (monitor, worker, master):
+        each.close(linger=0)
+
+    assert ended.value.code == ExitCode.WRONG_USE
+    assert f"llmload: the master cannot be talked to: it has another {TOKEN_ENV}" in capsys.readouterr().err

@@ -21,11 +21,10 @@ PATIENCE_MS = 20_000
 class ScriptedWorker:
     """A socket that says what the test has it say."""
 
-    def __init__(self, port: str, token: str | None = TOKEN) -> None:
+    def __init__(self, port: str, token: str = TOKEN) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XREQ)
         self._socket.setsockopt(zmq.IDENTITY, LIAR.encode())
-        if token is not None:
-            secure(self._socket, token)
+        secure(self._socket, token)
         self._socket.connect(f"tcp://127.0.0.1:{port}")
 
     def say(self, kind: str, data: Any = None) -> None:
@@ -79,7 +78,7 @@ def test_a_worker_that_lies_is_put_out_and_named_and_the_run_is_invalid(
         *("--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "1"),
         env={TOKEN_ENV: TOKEN},
     )
-    stranger = ScriptedWorker(port, token=None)
+    stranger = ScriptedWorker(port, token="another token, of another run")
     stranger.say("client_ready", "2.0")
     worker.send(b"\xc1")
     worker.send(b"", b"\x93\x01", b"")

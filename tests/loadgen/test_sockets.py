@@ -281,11 +281,12 @@ def test_nothing_that_a_worker_sends_stops_its_master(
     @given(some.lists(frames(), min_size=1, max_size=3))
     @settings(max_examples=80, suppress_health_check=list(HealthCheck))
     def run(messages: list[list[bytes]]) -> None:
-        master = fresh(runner, monkeypatch)
-        for each in messages:
-            master.take(each)
-        master.say(HONEST, "heartbeat", MESSAGES["heartbeat"])
-        master.say(HONEST, Totals.name, MESSAGES[Totals.name])
+        with monkeypatch.context() as patched:
+            master = fresh(runner, patched)
+            for each in messages:
+                master.take(each)
+            master.say(HONEST, "heartbeat", MESSAGES["heartbeat"])
+            master.say(HONEST, Totals.name, MESSAGES[Totals.name])
 
         outcomes[LIAR in master.conditions.rejected_workers] += 1
         assert HONEST in runner.clients
