@@ -11,7 +11,8 @@ from llmload.loadgen.locust_statistics import restore_report
 from llmload.loadgen.wire import first_fault
 from llmload.stats.packed import MOST_SENT
 
-MAX_TEXT: Final = 65_536
+MAX_TEXT: Final = 1 << 20
+"""Of a traceback, a line of a log, or a row's name, which may be a URL."""
 MAX_USERS: Final = 1_000_000
 MAX_STATISTICS: Final = 5_000
 """Rows of Locust's tables, and different errors, that one worker may report."""
@@ -39,7 +40,7 @@ def _table(called: str, /, *, closed: bool = False, **keys: Any) -> Any:
 
 _ROW: Final = _table(
     "Row",
-    name=_Name,
+    name=_Text,
     method=_Name | None,
     last_request_timestamp=_Unix | None,
     start_time=_Unix,
@@ -56,7 +57,7 @@ _ROW: Final = _table(
 )
 _ERROR: Final = _table(
     "Error",
-    name=_Name,
+    name=_Text,
     method=_Name | None,
     error=_Text,
     occurrences=_Count,

@@ -423,6 +423,20 @@ def test_a_stranger_is_not_heard_and_costs_no_run(master: Master) -> None:
     assert not master.runner.stats.entries
 
 
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("exception", {"traceback": "in line 3\n" * 20_000}),
+        ("logs", {"logs": ["x" * 200_000]}),
+        ("stats", {"stats": [ROW | {"name": "/search?q=" + "x" * 5_000}]}),
+    ],
+)
+def test_long_texts_of_a_locustfile_are_honest(master: Master, kind: str, change: dict[str, Any]) -> None:
+    master.say(LIAR, kind, MESSAGES[kind] | change)
+
+    assert not master.said
+
+
 def test_new_names_in_each_report_fill_no_memory(master: Master) -> None:
     for index in range(8):
         rows = [ROW | {"name": f"{index}-{at}"} for at in range(400)]
