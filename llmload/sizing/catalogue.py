@@ -4,6 +4,7 @@ import json
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -149,7 +150,8 @@ def _string(file: BinaryIO) -> str:
 
 
 INDEX = "model.safetensors.index.json"
-_MAX_HEADER_BYTES = 100 * 2**20  # the format's own limit
+_MAX_JSON_BYTES = 64 * 2**20  # of an index and a header: the largest are of some megabytes
+_MAX_TENSOR_BYTES = 2**60
 _BESIDE_LANGUAGE = ("vision", "visual", "multi_modal", "mm_projector", "audio", "image_newline", "patch_merger")
 
 
@@ -169,16 +171,18 @@ def folder_checkpoint(folder: Path) -> Checkpoint | None:
 
 def index_checkpoint(index: Path) -> Checkpoint:
     """Return the bytes of the files that an index names, else its sum; raises ConfigError where it has neither."""
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-        names = sorted(set(content["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{index}: is not a safetensors index: {error}") from error
-    files = [index.parent / name for name in names]
-    if all(path.is_file() for path in files):
-        return _checkpoint(files)
-    total = content.get("metadata", {}).get("total_size")
-    if not isinstance(total, int | float):
+    content = _read(index, "a safetensors index")
+    named = content.get("weight_map")
+    names = list(named.values()) if isinstance(named, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{index}: is not a safetensors index: it has no weight_map of file names")
+    files = [index.parent / Path(name).name for name in sorted(set(names))]
+    with suppress(OSError):  # of a name that no file can have
+        if all(path.is_file() for path in files):
+            return _checkpoint(files)
+    metadata = content.get("metadata")
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if not isinstance(total, int | float) or not 0 < total < _MAX_TENSOR_BYTES:
         raise ConfigError(f"{index}: has no metadata.total_size, and its files are not beside it")
     return Checkpoint(tensor_bytes=int(total))
 
@@ -195,8 +199,15 @@ def _checkpoint(files: list[Path]) -> Checkpoint:
         for name, tensor in _header(path).items():
             if name == "__metadata__":
                 continue
-            start, end = tensor["data_offsets"]
-            sizes[tensor["dtype"]] += end - start
+            match tensor:
+                case {"dtype": str(dtype), "data_offsets": [int(start), int(end)]} if (
+                    0 <= start <= end < _MAX_TENSOR_BYTES
+                ):
+                    sizes[dtype] += end - start
+                case _:
+                    raise ConfigError(
+                        f"{path}: is not a safetensors file: tensor {name[:80]!r} has no dtype and offsets"
+                    )
             if any(part.startswith(_BESIDE_LANGUAGE) for part in name.split(".")[:2]):
                 beside += end - start
     return Checkpoint(
@@ -208,13 +219,11 @@ def _header(path: Path) -> Mapping[str, Any]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > min(_MAX_HEADER_BYTES, path.stat().st_size):
+            if length > min(_MAX_JSON_BYTES, path.stat().st_size):
                 raise ConfigError(f"{path}: is not a safetensors file: its header would be {length} bytes long")
-            header = json.loads(file.read(length))
+            header = _parsed(path, file.read(length), "a safetensors file")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: is not a safetensors file: {error}") from error
     if not isinstance(header, dict):
         raise ConfigError(f"{path}: is not a safetensors file: its header is not an object")
     return header
@@ -295,16 +304,30 @@ def read_data(name: str) -> Any:
     return json.loads(files("llmload.sizing").joinpath("data", name).read_text(encoding="utf-8"))
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path, kind: str = "JSON") -> Mapping[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: is not a file")
+        with path.open("rb") as file:
+            text = file.read(_MAX_JSON_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: is not JSON: {error}") from error
+    if len(text) > _MAX_JSON_BYTES:
+        raise ConfigError(f"{path}: is not {kind}: it has more than {_MAX_JSON_BYTES >> 20} MiB")
+    values = _parsed(path, text, kind)
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: is a JSON {type(values).__name__}, not an object as a model config is")
+        what = f"is a JSON {type(values).__name__}, not an object as a model config is"
+        raise ConfigError(f"{path}: {what if kind == 'JSON' else f'is not {kind}'}")
     return values
+
+
+def _parsed(path: Path, text: bytes, kind: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{path}: is not {kind}: it is nested too deeply") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not {kind}: {error}") from error
 
 
 def _hub_config(model_id: str) -> Mapping[str, Any]:

@@ -18,6 +18,10 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_MAX_COUNT = 2**32
+_MAX_LAYERS = 10_000
+
+
 @dataclass(frozen=True, slots=True)
 class HfConfig:
     """A config dict and where it came from."""
@@ -54,6 +58,9 @@ class HfConfig:
             )
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise self.refusal(f"{name} = {value!r} is not a positive whole number")
+        most = _MAX_LAYERS if key == "num_hidden_layers" else _MAX_COUNT
+        if value > most:
+            raise self.refusal(f"{name} has {len(str(value))} digits; no model has more than {most:,}")
         return value
 
     def optional_count(self, key: str) -> int | None:
