@@ -55,7 +55,9 @@ class LazyGroup(click.Group):
             click.echo("llmload: interrupted", err=True)
             sys.exit(ExitCode.INTERRUPTED)
         except LlmloadError as error:
-            for line in str(error).splitlines():
+            from llmload.runs.reading import plain
+
+            for line in plain(str(error)).splitlines():
                 click.echo(f"llmload: {line}", err=True)
             sys.exit(ExitCode.WRONG_USE)
 

@@ -17,6 +17,7 @@ import gevent
 from gevent import Greenlet
 
 from llmload.errors import ExitCode, LlmloadError
+from llmload.runs.reading import plain
 
 P = ParamSpec("P")
 
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def say(text: str) -> None:
     """Write each line of a text to standard error, as llmload's."""
-    for line in text.splitlines():
+    for line in plain(text).splitlines():
         sys.stderr.write(f"llmload: {line}\n")
     sys.stderr.flush()
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from llmload.access.secrecy import holds_secret
+from llmload.cli.main import main
 from llmload.cli.scenarios import scenario_file, scenario_text, shipped_cells
 from llmload.errors import ConfigError
 from llmload.scenario import load_scenario
@@ -474,6 +476,16 @@ def test_what_becomes_a_word_of_a_command_a_row_or_a_log_is_refused_by_key(
 
     assert says in text
     assert "hunter2" not in text
+
+
+def test_control_characters_of_a_key_do_not_reach_the_terminal(write_suite: WriteSuite) -> None:
+    file = write_suite(("options = [", '"\\u0000\\u000b\\u001b[31m" = 1\noptions = ['))
+
+    said = CliRunner().invoke(main, ["suite", str(file)])
+
+    assert said.exit_code == 2
+    assert said.stderr.startswith(f"llmload: {file}: engines.quick.\\x00\\x0b\\x1b[31m: unknown key")
+    assert len(said.stderr.splitlines()) == 1
 
 
 def test_a_command_of_lines_may_be_given(write_suite: WriteSuite) -> None:
