@@ -13,7 +13,7 @@ from llmload.sizing.catalogue import load_model
 from llmload.sizing.size_table import REFERENCE_RULE, ReferenceRow, reference_json, reference_markdown, reference_row
 from llmload.suite.plan import Cell, SuitePlan
 from llmload.suite.state import Status, SuiteState
-from llmload.units import UNKNOWN, markdown_table, percent
+from llmload.units import UNKNOWN, escaped, markdown_table, percent
 
 NOT_DONE = "not done"
 
@@ -89,7 +89,7 @@ def to_markdown(outcome: SuiteOutcome) -> str:
     parts += (
         [reference_markdown(outcome.memory)] if outcome.memory else ["(no model of the suite is known to the sizing)"]
     )
-    parts += ["\n".join(f"- {name}: {why}" for name, why in outcome.unknown_models.items())]
+    parts += ["\n".join(f"- {name}: {escaped(why)}" for name, why in outcome.unknown_models.items())]
     parts += [reference_tables(outcome.figures).rstrip(), "## Cells", _cell_table(outcome.cells)]
     parts += ["\n".join(_failures(outcome.cells))]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -184,9 +184,9 @@ def _failures(cells: Iterable[CellOutcome]) -> Iterable[str]:
         if cell.status == Status.FAILED:
             by_reason.setdefault(cell.reason or "no reason is known", []).append(cell.cell)
     for reason, names in by_reason.items():
-        first, *further = reason.splitlines()
-        yield f"- {', '.join(names)}: failed: {first}"
-        yield from (f"  {line}" for line in further)
+        first, *further = reason.splitlines() or [""]
+        yield f"- {', '.join(names)}: failed: {escaped(first)}"
+        yield from (f"      {escaped(line)}" for line in further)
 
 
 def write_outcome(outcome: SuiteOutcome, folder: Path, faults: WriteFaults) -> None:

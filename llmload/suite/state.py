@@ -4,6 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -39,10 +40,17 @@ class Status(StrEnum):
 Seconds = Annotated[float, Field(ge=0, le=LATEST_UNIX_S)]
 
 
-def _within(run_folder: str | None) -> str | None:
-    if run_folder is not None and (Path(run_folder).is_absolute() or ".." in Path(run_folder).parts):
+def _within(run_folder: str) -> str:
+    parts = Path(run_folder).parts
+    if Path(run_folder).is_absolute() or ".." in parts or max(map(len, parts), default=0) > _MAX_NAME:
         raise ValueError("it is not in the suite's folder")
     return run_folder
+
+
+_MAX_NAME: Final = 200
+MAX_REASON: Final = 20_000
+"""Characters of why a cell failed, with the last lines of a log."""
+Shown = Annotated[str, Field(max_length=2 * _MAX_NAME)]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,14 +60,14 @@ class CellState:
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     status: Status
-    fingerprint: str
+    fingerprint: Shown
     started_unix_s: Seconds
     ended_unix_s: Seconds | None = None
-    reason: str | None = None
+    reason: Annotated[str, Field(max_length=MAX_REASON)] | None = None
     """Why it failed or is INVALID."""
-    run_folder: Annotated[str | None, AfterValidator(_within)] = None
+    run_folder: Annotated[str, Field(max_length=5 * _MAX_NAME), AfterValidator(_within)] | None = None
     """Relative to the suite's folder; None if nothing was measured."""
-    engine_version: str | None = None
+    engine_version: Shown | None = None
     measured_s: Seconds | None = None
     """Duration of the measurement, without the engine's start."""
 
@@ -118,7 +126,7 @@ class SuiteState:
     def end(self, name: str, status: Status, reason: str | None = None) -> None:
         """Record how a cell has ended."""
         cell = self.cells[name]
-        cell.status, cell.reason, cell.ended_unix_s = status, reason, time.time()
+        cell.status, cell.reason, cell.ended_unix_s = status, reason and reason[:MAX_REASON], time.time()
         self.write()
 
     def done(self, name: str, fingerprint: str) -> bool:
@@ -126,7 +134,9 @@ class SuiteState:
         cell = self.cells.get(name)
         if cell is None or cell.status is Status.RUNNING or cell.fingerprint != fingerprint:
             return False
-        return cell.run_folder is None or (self.folder / cell.run_folder / SUMMARY).is_file()
+        with suppress(OSError):
+            return cell.run_folder is None or (self.folder / cell.run_folder / SUMMARY).is_file()
+        return False
 
 
 class FolderLock:

@@ -18,8 +18,8 @@ from typing import Final
 import click
 
 from benchmarks.trials.folders.mutations import mutate
-from benchmarks.trials.folders.samples import LOADS, make_samples
-from benchmarks.trials.folders.trial import GOOD, OUTPUTS, QUICK, Came, outcomes
+from benchmarks.trials.folders.samples import LOADS, SUITE, make_samples
+from benchmarks.trials.folders.trial import GOOD, OUTPUTS, QUICK, SUITES, Came, outcomes
 from llmload.runs.folder import SUMMARY
 
 
@@ -73,7 +73,7 @@ def _mutant(folders: list[Path], number: int, seed: int, place: Path, names: Col
     try:
         what = mutate(run, draw)
         sane = sample if (sample / SUMMARY).is_file() else sample.with_name("timed")
-        found = outcomes(run, out, sane, names)
+        found = outcomes(run, out, sane, tuple(SUITES) if sample.name == SUITE else names)
     finally:
         shutil.rmtree(run, ignore_errors=True)
         shutil.rmtree(out, ignore_errors=True)

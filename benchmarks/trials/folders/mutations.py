@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,8 +53,13 @@ Draw = random.Random
 
 def mutate(folder: Path, draw: Draw) -> str:
     """Change one thing of the folder and return what was changed."""
-    files = sorted(file for file in folder.iterdir() if file.name != REPORT)
-    file = draw.choice(files)
+    inside = sorted(file for file in folder.rglob("*") if file.name != REPORT)
+    folders = [file for file in inside if file.is_dir()]
+    if folders and draw.random() < 0.15:
+        return _replace_folder(folder, draw.choice(folders), draw)
+    files = [file for file in inside if file not in folders]
+    of_all = [file for file in files if file.parent == folder]
+    file = draw.choice(of_all if of_all and draw.random() < 0.6 else files)
     if draw.random() < 0.3:
         kind = draw.choice(sorted(OF_FILES))
         OF_FILES[kind](file, draw)
@@ -62,9 +68,54 @@ def mutate(folder: Path, draw: Draw) -> str:
         return f"{file.name}: {_change_json_file(file, draw)}"
     if file.suffix == ".jsonl":
         return f"{file.name}: {_change_line(file, draw)}"
+    if file.suffix == ".toml":
+        return f"{file.name}: {_change_toml(file, draw)}"
     kind = draw.choice(sorted(OF_CSV))
     OF_CSV[kind](file, draw)
     return f"{file.name}: {kind}"
+
+
+ELSEWHERE: Final = "elsewhere"
+"""A folder beside the mutant, with a file that must stay."""
+
+
+def _replace_folder(folder: Path, inner: Path, draw: Draw) -> str:
+    kept = folder.parent / ELSEWHERE / "kept" / "file"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.touch()
+    kind = draw.choice(("a link", "a file", "a pipe", "dropped"))
+    shutil.rmtree(inner)
+    if kind == "a link":
+        inner.symlink_to(kept.parent.parent)
+    elif kind == "a file":
+        inner.write_text("{}\n")
+    elif kind == "a pipe":
+        os.mkfifo(inner)
+    return f"{inner.relative_to(folder)}: {kind}"
+
+
+# TOML
+
+
+def _change_toml(file: Path, draw: Draw) -> str:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    index = draw.randrange(len(lines))
+    key, equals, _ = lines[index].partition("=")
+    value = draw.choice(VALUES)
+    written = json.dumps(value if isinstance(value, str | bool | int | float | list) else "x")
+    how = draw.choice(("drop", "twice", "value", "value", "value", "name", "deep"))
+    if how == "drop":
+        del lines[index]
+    elif how == "twice":
+        lines.insert(index, lines[index])
+    elif how == "deep":
+        lines[index] = f"{key} = {'[' * 5000}{']' * 5000}"
+    elif how == "name" or not equals:
+        lines[index] = f"[{json.dumps(draw.choice(TEXTS))}]" if not equals else f"{written} = 1"
+    else:
+        lines[index] = f"{key} = {written}"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogatepass")
+    return f"line {index + 1}: {how}, {str(value)[:20]!r}"
 
 
 # JSON

@@ -11,9 +11,12 @@ from typing import Any, Final
 from benchmarks import ROOT
 from llmload.errors import MEASURED
 from llmload.prometheus.pages import GPU
-from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, MANIFEST, SUMMARY
+from llmload.report.terminal import REPEAT
+from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, MANIFEST, SUMMARY, RunFolder
 from llmload.simulator.server import spawn
 from llmload.simulator.settings import SimulationSettings
+from llmload.suite.plan import make_plan
+from llmload.suite.state import Status, SuiteState
 
 SCENARIO: Final = """\
 [tool.locust]
@@ -71,7 +74,8 @@ def make_samples(home: Path, names: tuple[str, ...] = tuple(LOADS)) -> list[Path
         folders = [_run(home, name, engine.url) for name in names]
     timed = folders[0]
     _add_gpu_samples(timed)
-    return [*folders, _edited(timed, home / "edited"), _cut(timed, home / "cut")]
+    derived = [_edited(timed, home / "edited"), _cut(timed, home / "cut")]
+    return [*folders, *derived, _repeated(timed, home / "repeated"), _suite(timed, home / SUITE)]
 
 
 def _run(home: Path, name: str, url: str) -> Path:
@@ -100,6 +104,63 @@ def _add_gpu_samples(folder: Path) -> None:
         ",".join([row, *(str(index * 10 + column) for column in range(len(GPU)))]) for index, row in enumerate(rows)
     ]
     (folder / GPU_METRICS).write_text("\n".join(lines) + "\n")
+
+
+def _repeated(of: Path, to: Path) -> Path:
+    """Return the folder of a run that was repeated."""
+    for name in ("first", "second"):
+        shutil.copytree(of, to / name)
+    RunFolder(to).write(REPEAT, {"requested": 2, "runs": ["first", "second"], "spread": {}})
+    return to
+
+
+SUITE: Final = "suite"
+SUITE_FILE: Final = "sample-suite.toml"
+_SUITE_TEXT: Final = """\
+[suite]
+name = "sample"
+warmup_requests = 0
+[engines.here]
+engine = "simulated"
+kind = "running"
+url = "http://127.0.0.1:1"
+label = "here"
+pass_env = ["PATH"]
+ready_timeout_s = 1e-6
+[models.one]
+served_as = "one"
+[protocols.speed]
+scenario = "lima-speed"
+set = ["prompts.source=builtin", "prompts.count=3", "load.requests=3"]
+[protocols.throughput]
+scenario = "lima-throughput"
+set = ["prompts.source=builtin", "prompts.repeat=true"]
+[protocols.later]
+scenario = "lima-speed"
+set = ["prompts.source=builtin", "prompts.count=4", "load.requests=4"]
+"""
+"""Nothing listens there: a cell that is measured again fails at once."""
+
+
+def _suite(of: Path, to: Path) -> Path:
+    """Return the folder of a suite with a good cell, a failed one, and one that is not done."""
+    to.mkdir()
+    (to / SUITE_FILE).write_text(_SUITE_TEXT, encoding="utf-8")
+    plan = make_plan(to / SUITE_FILE, folder=to)
+    (deployment,) = plan.deployments
+    state = SuiteState(to, starts_s={deployment.name: 1.0})
+    good, failed, _ = deployment.cells
+    shutil.copytree(of, to / "runs" / good.name / "r")
+    for cell in (good, failed):
+        state.begin(cell.name, plan.fingerprint(deployment, cell))
+    state.cells[good.name].run_folder = f"runs/{good.name}/r"
+    state.cells[good.name].engine_version = "1.0"
+    state.end(good.name, Status.GOOD)
+    state.end(failed.name, Status.FAILED, "the engine ended with exit code 1; the last lines of its log:\n    killed")
+    log = to / "logs" / deployment.name / "engine.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("ready\n")
+    return to
 
 
 def _edited(of: Path, to: Path) -> Path:

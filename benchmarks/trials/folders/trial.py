@@ -20,7 +20,8 @@ from xml.etree import ElementTree as ET
 import pyarrow.parquet as pq
 from click.testing import CliRunner
 
-from benchmarks.trials.folders.mutations import MARK
+from benchmarks.trials.folders.mutations import ELSEWHERE, MARK
+from benchmarks.trials.folders.samples import SUITE_FILE
 from llmload.cli.main import main
 from llmload.errors import ExitCode, RunFolderError
 from llmload.notebook import RunData
@@ -107,6 +108,26 @@ def _without_summary(output: Output) -> Output:
     return recomputed
 
 
+def _on_a_copy(output: Output) -> Output:
+    def copied(run: Path, place: Path) -> tuple[str, str]:
+        copy = place / run.name
+        shutil.copytree(run, copy, symlinks=True, copy_function=_pipes_too)
+        came = output(copy, place)
+        elsewhere = run.parent / ELSEWHERE
+        if elsewhere.exists() and not (elsewhere / "kept" / "file").exists():
+            return "removed elsewhere", came[1]
+        return came
+
+    return copied
+
+
+def _pipes_too(source: str, target: str) -> None:
+    if Path(source).is_fifo():
+        os.mkfifo(target)
+    elif Path(source).is_symlink() or Path(source).is_file():
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
 def _copy(source: str, target: str) -> None:
     with suppress(OSError):  # a FIFO and its like
         os.link(source, target, follow_symlinks=False)
@@ -169,6 +190,17 @@ OUTPUTS: Final[Mapping[str, Output]] = {
     "recomputed --junit": _without_summary(_command("report", "{run}", "--junit", "{out}", check=_xml)),
     **{f"notebook {part}": _notebook(part) for part in ("summary", "requests", "engine_samples", "gpu_samples")},
 }
+SUITES: Final[Mapping[str, Output]] = {
+    name: _on_a_copy(_command("suite", "{run}/" + SUITE_FILE, "--out", "{run}", *options, check=check))
+    for name, options, check in (
+        ("suite", (), _markdown),
+        ("suite --json", ("--json",), _json),
+        ("suite --dry-run", ("--dry-run",), _markdown),
+        ("suite --retry-failed", ("--retry-failed",), _markdown),
+        ("suite --restart", ("--restart",), _markdown),
+    )
+}
+"""Outputs of a suite's folder."""
 QUICK: Final = (
     *("report", "report --html", "report --csv", "report --parquet", "report --junit", "report --definitions vllm"),
     *("compare", "recomputed", "notebook requests", "notebook engine_samples"),
@@ -242,7 +274,7 @@ def _in_fork(run: Path, place: Path, writes: int, names: Collection[str]) -> Non
             within = place / str(index)
             within.mkdir()
             _tell(writes, name, "begins", "")
-            _tell(writes, name, *OUTPUTS[name](run, within))
+            _tell(writes, name, *(OUTPUTS.get(name) or SUITES[name])(run, within))
         os._exit(0)
     except BaseException:  # noqa: BLE001 - the fork ends here
         traceback.print_exc()
