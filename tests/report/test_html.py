@@ -267,6 +267,17 @@ class TestOrigins:
         ):
             load_run(RunFolder(tmp_path))
 
+    def test_a_page_is_not_written_through_the_links_of_a_folder(self, run: Path, tmp_path: Path) -> None:
+        other = tmp_path / "other"
+        other.write_text("kept")
+        for name in ("report.html", ".report.html.part"):
+            (tmp_path / name).symlink_to(other)
+
+        write_html(tmp_path / "report.html", [RunFolder(run)])
+
+        assert other.read_text() == "kept"
+        assert not (tmp_path / "report.html").is_symlink()
+
     def test_a_page_that_cannot_be_written_is_refused_in_one_line(self, run: Path, tmp_path: Path) -> None:
         with pytest.raises(RunFolderError, match=r"no/report\.html: cannot be written: No such file"):
             write_html(tmp_path / "no" / "report.html", [RunFolder(run)])

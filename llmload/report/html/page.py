@@ -45,7 +45,9 @@ def write_html(file: Path, folders: Sequence[RunFolder], progress: Callable[[int
     text = render([load_run(folder, progress) for folder in folders])
     draft = file.with_name(f".{file.name}.part")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.unlink(missing_ok=True)  # which may be a link, to another's file
+        with draft.open("x", encoding="utf-8") as page:
+            page.write(text)
         draft.replace(file)
     except OSError as error:
         raise RunFolderError(f"{file}: cannot be written: {error.strerror}") from None
