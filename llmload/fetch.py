@@ -8,6 +8,7 @@ For requests beside the load, such as an engine's description of itself and its 
 import http.client
 import io
 import os
+import socket
 import ssl
 import time
 import urllib.request
@@ -205,7 +206,24 @@ class _DeadlineHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
 
     def _limited(self, connection: http.client.HTTPConnection) -> http.client.HTTPConnection:
         connection.response_class = partial(_DeadlineResponse, self._deadline_s)  # type: ignore[assignment] # only called
+        connection._create_connection = partial(_connected, self._deadline_s)  # type: ignore[attr-defined]
         return connection
+
+
+def _connected(deadline_s: float, address: tuple[str, int], *_: Any) -> socket.socket:
+    """Connect to the first address of a name that answers until the deadline: the library gives each the whole time."""
+    fault = OSError("the name has no address")
+    for family, kind, protocol, _name, place in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.settimeout(_left_s(deadline_s))
+            made.connect(place)
+        except OSError as error:
+            made.close()
+            fault = error
+        else:
+            return made
+    raise fault
 
 
 class _DeadlineResponse(http.client.HTTPResponse):

@@ -1,6 +1,8 @@
 """One GET: credentials stay at their origin, a slow or long answer is not read without end."""
 
+import contextlib
 import http.client
+import socket
 import socketserver
 import threading
 import time
@@ -123,6 +125,32 @@ def test_an_answer_that_drips_ends_at_the_deadline(answer: bytes) -> None:
         with pytest.raises(TimeoutError):
             get(server.url, timeout_s=0.3)
         assert time.monotonic() - begun_s < 1.0
+
+
+def test_a_name_of_many_addresses_that_do_not_answer_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as stack:
+        port = full.getsockname()[1]
+        for _ in range(3):  # as many as wait to be accepted: the next gets no answer
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        found = socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found * 5)
+        begun_s = time.monotonic()
+        with pytest.raises((TimeoutError, URLError)):
+            get(f"http://many.example:{port}/", timeout_s=0.3)
+
+    assert 0.2 < time.monotonic() - begun_s < 1.0
+
+
+def test_the_second_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(ok(b"here")) as server, socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        ports = [unused.getsockname()[1], server.server_address[1]]
+        found = [each for port in ports for each in socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+        assert get("http://two.example/") == b"here"
 
 
 def test_redirects_do_not_lengthen_the_deadline() -> None:
