@@ -82,7 +82,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
             "processes": start(locust, files, ports, "processes", "--processes", "2"),
             "workers": start(locust, files, ports, "workers", "--master", "--expect-workers", "1", *meeting),
         }
-        locust("--config", files["workers"], "--worker", "--master-port", meeting[1], out="worker")
+        locust("--config", files["workers"], "--worker", "--master-port", meeting[1], out="workers")
         before = through_the_form(f"http://127.0.0.1:{ports['web']}", web)
         errors = {name: process.communicate(timeout=120)[1] for name, process in runs.items()}
         ended = 'last_over_time(llmload_run_end_timestamp_seconds{scenario="web"}[1m]) > 0'
