@@ -82,9 +82,14 @@ FINISH_REASONS: Final = frozenset(
 class StampSource(StrEnum):
     """Which clock reading became a chunk's time stamp."""
 
+    PACKET = "packet"  # the kernel's packet ring: correct however late the process looked and read
     KERNEL = "kernel"  # SO_TIMESTAMPING: correct however late the process read, while segments are read one by one
     USER = "user"  # the process's own, taken after it read: late by its scheduling delay
     NONE = "none"  # nothing arrived
+
+
+RESET_BY: Final = frozenset(("engine", "client"))
+"""Who may have reset a connection."""
 
 
 class Outcome(StrEnum):
@@ -138,6 +143,11 @@ class RequestRecord:
     finish_reason: str | None = None
     error: RequestError | None = None
     stamp_source: StampSource = StampSource.NONE
+    wire_sent_ns: int | None = None  # its last segment left, by the packet ring
+    rtt_s: float | None = None  # from then until the engine's host acknowledged it
+    retransmissions: int | None = None  # segments that were sent again, of the request and the answer
+    closed_windows: int | None = None  # segments by which one side said that it takes no more bytes for now
+    reset_by: str | None = None  # `engine` or `client`, where one of them reset the connection
     body_bytes: int = 0  # of the answer, as they came; for Locust's tables, so not in the request files
     reconnects: int = 0
     retries: int = 0
@@ -151,6 +161,18 @@ class RequestRecord:
     def ttft_s(self) -> float | None:
         """Time to first token: first chunk with text - start."""
         return (int(self.chunk_ns[0]) - self.started_ns) / NS_PER_S if len(self.chunk_ns) else None
+
+    @property
+    def ttft_wire_s(self) -> float | None:
+        """First chunk with text - departure of the request's last segment: TTFT without the client's own delay."""
+        if self.wire_sent_ns is None or not len(self.chunk_ns):
+            return None
+        return (int(self.chunk_ns[0]) - self.wire_sent_ns) / NS_PER_S
+
+    @property
+    def departure_delay_s(self) -> float | None:
+        """Departure of the request's last segment - start: what the client took, opening a connection included."""
+        return None if self.wire_sent_ns is None else (self.wire_sent_ns - self.started_ns) / NS_PER_S
 
     @property
     def itl_s(self) -> npt.NDArray[np.float64]:
@@ -199,6 +221,15 @@ class RequestRecord:
     @cached_property
     def coalesced_chunks(self) -> int:
         """Chunks with text that share a read, and so its stamp, with the chunk before them."""
+        return 0 if self.stamp_source is StampSource.PACKET else self._chunks_without_gap
+
+    @property
+    def same_segment_chunks(self) -> int:
+        """Chunks with text that came in one TCP segment with the chunk before them, so truly at the same moment."""
+        return self._chunks_without_gap if self.stamp_source is StampSource.PACKET else 0
+
+    @cached_property
+    def _chunks_without_gap(self) -> int:
         gaps_ns = self.chunk_gaps_ns[1:]
         return len(gaps_ns) - int(np.count_nonzero(gaps_ns))
 

@@ -28,6 +28,9 @@ def records(count: int, *, seed: int = 0, lasts_s: float = 30.0, open_loop: bool
     return [_record(index, random, now_ns, lasts_s, open_loop=open_loop) for index in range(count)]
 
 
+_STAMPS = (StampSource.PACKET, StampSource.KERNEL, StampSource.USER)
+
+
 def _record(index: int, random: np.random.Generator, now_ns: int, lasts_s: float, *, open_loop: bool) -> RequestRecord:
     started_ns = now_ns + int(random.uniform(0, lasts_s - 3) * NS_PER_S)
     outcome = [Outcome.COMPLETED, Outcome.COMPLETED, Outcome.COMPLETED, Outcome.FAILED, Outcome.CENSORED][index % 5]
@@ -54,7 +57,12 @@ def _record(index: int, random: np.random.Generator, now_ns: int, lasts_s: float
         token_source=_SOURCES.get(index % 13, TokenSource.USAGE),
         finish_reason=[None, "stop", "length"][index % 3],
         error=error,
-        stamp_source=StampSource.USER if index % 17 == 0 else StampSource.KERNEL,
+        stamp_source=_STAMPS[index % 17 % 3],
+        wire_sent_ns=None if index % 17 % 3 else started_ns + 40_000,
+        rtt_s=None if index % 17 % 3 else 0.00003,
+        retransmissions=None if index % 17 % 3 else int(index % 29 == 0),
+        closed_windows=None if index % 17 % 3 else int(index % 31 == 0),
+        reset_by="engine" if error is not None and error.type is ErrorType.RESET else None,
         reconnects=int(index % 19 == 0),
         retries=int(index % 23 == 0),
     )

@@ -34,6 +34,7 @@ max_tokens = {tokens}
 
 [client]
 kind = "{kind}"
+stamps = "{stamps}"
 
 [load]
 kind = "closed_loop"
@@ -55,6 +56,7 @@ class Llmload:
 
     name: str = "llmload"
     kind: str = "wire"
+    stamps: str = "auto"
     locustfile: Path = ROOT / "locustfiles" / "chat.py"
     warmup_s: float = 0.0
     """How long after the last user's start the window begins: it leaves out opening the connections."""
@@ -77,6 +79,7 @@ class Llmload:
             repeat=str(work.prompts is not None).lower(),
             tokens=work.tokens,
             kind=self.kind,
+            stamps=self.stamps,
             users=work.streams,
             requests=task.requests,
             spawn_rate_per_s=work.streams / self.ramp_s,

@@ -21,6 +21,7 @@ from llmload.client.api import ApiProtocol, ChatApi, TgiApi
 from llmload.client.errors import AttemptError, request_error, without_secrets
 from llmload.client.http_request import HttpRequest
 from llmload.client.reactor import Reactor, current_reactor
+from llmload.client.segments import WireFacts
 from llmload.client.settings import ClientSettings, Deadline, request_headers, tls_context, to_ns
 from llmload.client.transport import Pool, Route, endpoint_of, proxy_for
 from llmload.errors import ConfigError
@@ -76,6 +77,7 @@ class Attempt:
     reconnects: int = 0
     stamp_source: StampSource = StampSource.NONE
     body_bytes: int = 0
+    wire: WireFacts | None = None
     error: RequestError | None = None
     censored: bool = False
 
@@ -222,6 +224,7 @@ def _record(request: RequestInfo, attempt: Attempt, retried: int) -> RequestReco
     return RequestRecord(
         **request._asdict(),
         **attempt.answer.record_fields(),
+        **({} if attempt.wire is None else attempt.wire._asdict()),
         connected_ns=attempt.connected_ns,
         sent_ns=attempt.sent_ns,
         done_ns=time.monotonic_ns() if attempt.done_ns is None else attempt.done_ns,
@@ -295,6 +298,7 @@ class WireClient(ChatClient):
                 attempt.sent_ns = http_request.sent_ns
                 attempt.stamp_source = http_request.stamp_source
                 attempt.body_bytes = http_request.response.body_bytes
+                attempt.wire = http_request.wire_facts
                 if http_request.reusable:
                     pool.give_back(route, connection)
                 else:
@@ -312,8 +316,8 @@ class WireClient(ChatClient):
         if own is None or own[0].inherited:
             for _, pool in self._pools.values():
                 pool.close()
-            reactor = current_reactor()
-            own = reactor, Pool(reactor.clock)
+            reactor = current_reactor(self._settings.stamps)
+            own = reactor, Pool(reactor)
             self._pools = {os.getpid(): own}
         return own
 

@@ -7,72 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from llmload.client.clock import ReceiveClock
+from llmload.client.packet_tap import Tap
 from llmload.units import NS_PER_S
-
-_STEP_NS: Final = 20_000
-"""Both clocks are slewed alike, so their offset changes only in steps; a smaller change is noise of reading them."""
-
-
-class ReceiveClock:
-    """
-    Converts the kernel's wall-clock stamps to the monotonic clock.
-
-    Call `sample()` before each batch of reads, then `monotonic_ns(stamp)`. While the wall clock does not jump,
-    `offset_ns` is constant, so gaps between stamps are the kernel's to the nanosecond. In the batch after a jump, a
-    stamp may have been taken before or after it: the reading between the previous batch and now is the right one.
-    """
-
-    def __init__(
-        self,
-        monotonic: Callable[[], int] = time.monotonic_ns,
-        realtime: Callable[[], int] = time.time_ns,
-    ) -> None:
-        self._monotonic = monotonic
-        self._realtime = realtime
-        self.now_ns = 0
-        self.offset_ns = 0
-        self.stepped = False
-        self._offset_before_ns = 0
-        self._sampled_before_ns = 0
-        self.restart()
-
-    def restart(self) -> None:
-        """Measure the offset again: a jump of the wall clock while nothing was read does not matter."""
-        _, self.offset_ns = min(self._distance() for _ in range(16))
-        self._offset_before_ns = self.offset_ns
-        self._sampled_before_ns = self.now_ns
-        self.stepped = False
-
-    def sample(self) -> None:
-        """Read both clocks for the batch of reads that follows."""
-        self._sampled_before_ns = self.now_ns
-        if self.stepped:
-            self._offset_before_ns = self.offset_ns
-            self.stepped = False
-        width_ns, offset_ns = self._distance()
-        if abs(offset_ns - self.offset_ns) > width_ns + _STEP_NS:
-            _, offset_ns = min(self._distance() for _ in range(16))
-            self._offset_before_ns = self.offset_ns
-            self.offset_ns = offset_ns
-            self.stepped = True
-
-    def monotonic_ns(self, stamp_ns: int) -> int:
-        """Return a wall-clock stamp as a reading of the monotonic clock."""
-        arrived_ns = stamp_ns + self.offset_ns
-        if not self.stepped or self._plausible(arrived_ns):
-            return arrived_ns
-        before_ns = stamp_ns + self._offset_before_ns
-        return before_ns if self._plausible(before_ns) else self.now_ns
-
-    def _plausible(self, arrived_ns: int) -> bool:
-        return self._sampled_before_ns - _STEP_NS <= arrived_ns <= self._monotonic()
-
-    def _distance(self) -> tuple[int, int]:
-        before_ns = self._monotonic()
-        wall_ns = self._realtime()
-        self.now_ns = self._monotonic()
-        return self.now_ns - before_ns, (before_ns + self.now_ns) // 2 - wall_ns
-
 
 _RECORD_BYTES: Final = 16_384
 """The most plain text in a TLS record."""
@@ -136,6 +73,10 @@ class TlsLayer:
         return self._outgoing.read()
 
 
+BULK_BYTES: Final = 65_536
+_BULK: Final = bytearray(BULK_BYTES)
+"""One buffer for all reads in bulk: a new one for each would cost more than the read."""
+_BULK_VIEW: Final = memoryview(_BULK)
 READ_BYTES: Final = 32_768
 _SMALL_BUFSIZE: Final = 479
 """The size of reads after a small one: 479 bytes and the object's header fit pymalloc's 512-byte pool."""
@@ -178,6 +119,7 @@ class Connection:
 
     __slots__ = (
         "_clock",
+        "_recv_into",
         "_sock",
         "_tls",
         "_unsent",
@@ -185,14 +127,28 @@ class Connection:
         "bufsize",
         "drained",
         "fd",
+        "received",
         "recvmsg",
         "stamped",
+        "tap",
         "used",
     )
 
-    def __init__(self, sock: socket.socket, clock: ReceiveClock, tls: TlsLayer | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        clock: ReceiveClock,
+        tls: TlsLayer | None = None,
+        tap: Tap | None = None,
+        received: int = 0,
+    ) -> None:
         self._sock = sock
+        self.tap = tap
+        """Its part of the packet ring; None where its reads are stamped."""
+        self.received = received
+        """How many bytes have come from the network, with those of the tunnel and the handshake."""
         self.recvmsg: Receive = sock.recvmsg
+        self._recv_into = sock.recv_into
         self._clock = clock
         self._tls = tls
         self._unsent: memoryview | None = None
@@ -213,6 +169,27 @@ class Connection:
         Raises `BlockingIOError` if nothing has arrived, `EOFError` at the end, `OSError` for a broken connection.
         """
         return self.take(self.recvmsg(self.bufsize, ANCILLARY_BYTES))
+
+    def receive_bulk(self) -> bytes:
+        """
+        Return the bytes that have arrived, at most `BULK_BYTES`, encrypted if there is TLS; their stamps are in `tap`.
+
+        Raises `BlockingIOError` if nothing has arrived, `EOFError` at the end, `OSError` for a broken connection.
+        """
+        length = self._recv_into(_BULK)
+        if not length:
+            raise EOFError
+        self.received += length
+        return _BULK_VIEW[:length].tobytes()
+
+    def decrypt(self, cipher: bytes) -> bytes:
+        """Return the plain text that these bytes complete, the bytes themselves without TLS; raises `EOFError`."""
+        return cipher if self._tls is None else self._decrypt(self._tls, cipher)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether there is TLS on it."""
+        return self._tls is not None
 
     def take(self, received: Received) -> bytes:
         """Return the bytes of a `recvmsg(bufsize, ANCILLARY_BYTES)`, as `receive` does."""
@@ -269,6 +246,9 @@ class Connection:
             if self._tls is None:
                 self._sock.recv(1, socket.MSG_PEEK)
                 return False
+            if self.tap is not None:
+                pieces, *_ = self.tap.cut(self.receive_bulk(), self.received)
+                return not any(map(self.decrypt, pieces))
             return not self.receive()
         except BlockingIOError:
             return True
@@ -278,6 +258,8 @@ class Connection:
     def close(self) -> None:
         """Close the socket; a socket inherited by fork stays open in the process that opened it."""
         self._sock.close()
+        if self.tap is not None:
+            self.tap.close()
 
     def _decrypt(self, tls: TlsLayer, cipher: bytes) -> bytes:
         tls.take(cipher)

@@ -1,19 +1,38 @@
-"""One request on one connection, until the engine, a time limit or the caller ends it."""
+"""
+One request on one connection, until the engine, a time limit or the caller ends it.
+
+The life of an answer:
+
+1. `run` writes the request, asks the reactor to watch the connection, and waits; all else happens in the reactor.
+2. What arrives comes in pieces, each with the moment of its arrival. Where reads are stamped, each is a piece
+   (`on_ready`). With the packet ring, bytes come in bulk (`on_bulk`) and are cut where segments end, before they are
+   decoded (`_cut`). TLS, if any, turns pieces into pieces.
+3. Pieces wait in the `Response`, cheaply, until they may be the last ones, or many.
+4. `decode` hands them to the `Decoder`: HTTP frames, then events, then what they say goes into the `answer`.
+5. Too much that waits makes the request HELD: the engine has to wait, and memory stays bounded.
+6. The body's end, the connection's end, a time limit or hostile bytes end it (`_end`): it is ENDED, and the reactor
+   watches it no longer. What came until then is still decoded.
+7. `_conclude` decides whether the answer is complete, and wakes who waits in `run`.
+"""
 
 import logging
 import select
 import ssl
 import time
+from enum import Enum, auto
 from typing import Final
 
 import httptools
-from gevent.hub import Waiter
 
 from llmload.client.answer import StreamState
 from llmload.client.connection import Connection, Received
 from llmload.client.errors import AttemptError, request_error
-from llmload.client.http_response import Response
-from llmload.client.reactor import HUNG_UP, Reactor
+from llmload.client.http_response import MAY_END_BODY, MIN_FAST_BYTES, Response
+from llmload.client.loop import Waiting
+from llmload.client.packet_tap import Tap
+from llmload.client.reactor import Reactor
+from llmload.client.reads import HUNG_UP, NOTICED
+from llmload.client.segments import WireFacts
 from llmload.client.settings import FOREVER_NS, Deadline
 from llmload.client.sse import Decoder
 from llmload.record import ErrorType, RequestError, StampSource
@@ -23,13 +42,25 @@ _DECODE_FIRST_BYTES: Final = 2_048
 _DECODE_BYTES: Final = 16_384
 _MAX_PENDING_BYTES: Final = 65_536
 """A stream that arrives faster than it is decoded waits in the kernel, so that memory stays bounded."""
+_TAIL_SEGMENTS: Final = 4
+"""The last segments of an answer, whose sizes are not those of its middle."""
+_TLS_WAIT_NS: Final = 200_000_000
+"""Encrypted bytes do not show whether they are the last, so they wait no longer than this to be decoded."""
 
 _logger = logging.getLogger(__name__)
 
 
+class State(Enum):
+    """Where a request is in its life."""
+
+    READING = auto()
+    HELD = auto()  # what arrives stays in the kernel, until what was read is decoded
+    ENDED = auto()
+
+
 class HttpRequest:
     """
-    A request and its answer; the greenlet in `run` waits once, everything else runs in the reactor.
+    A request and its answer; the caller of `run` waits once, everything else runs in the reactor.
 
     Afterwards `error` is a failure of HTTP or a time limit, `answer` is what the engine sent, and `stale` means that a
     kept-alive connection was closed before an answer came.
@@ -37,15 +68,19 @@ class HttpRequest:
 
     __slots__ = (
         "_began_ns",
+        "_bulk",
+        "_bulk_bytes",
         "_check_ns",
         "_deadline",
         "_decoder",
-        "_ended",
-        "_paused",
+        "_last_bytes",
+        "_merged",
         "_queued",
         "_reactor",
+        "_state",
+        "_unnoticed_ns",
         "_unstamped",
-        "_waiter",
+        "_waiting",
         "answer",
         "connection",
         "done_ns",
@@ -66,15 +101,23 @@ class HttpRequest:
         self._deadline = deadline
         self._began_ns = 0
         self._check_ns = FOREVER_NS
-        self._waiter: Waiter[None] = Waiter()
+        self._waiting: Waiting | None = None
         self.response.decode_at_bytes = _DECODE_FIRST_BYTES
         self._unstamped = False
-        self._ended = False
+        self._state = State.READING
         self._queued = False
-        self._paused = False
+        self._bulk: list[bytes] = []
+        self._bulk_bytes = 0
+        """Bytes from the packet ring's connection that are not cut yet."""
+        self._unnoticed_ns = NOTICED
+        self._last_bytes = 0
+        """The payload of the last segment; 0 before the first."""
+        self._merged = 0
 
     def run(self, request: bytes) -> None:
         """Send the request and wait for the end of its answer; an exception that kills the wait is raised."""
+        if self.connection.used and self.connection.tap is not None:
+            self.connection.tap.begin_request()
         try:
             if self.connection.send(request):
                 self.sent_ns = time.monotonic_ns()
@@ -82,13 +125,14 @@ class HttpRequest:
             self.connection.drop_unsent()  # reading finds out why: the engine may have answered before it closed
         self._began_ns = time.monotonic_ns()
         self._check_ns = self._deadline.next_check_ns(self._began_ns)
+        waiting = self._waiting = self._reactor.waiting()
         self._reactor.watch(self)
         try:
-            self._waiter.get()
+            waiting.wait()
         except BaseException:
-            self._ended = True
+            self._state = State.ENDED
             self.done_ns = time.monotonic_ns()
-            self._reactor.unregister(self)
+            self._reactor.unwatch(self)
             self.decode(FOREVER_NS)
             raise
         finally:
@@ -107,15 +151,22 @@ class HttpRequest:
 
     @property
     def stamp_source(self) -> StampSource:
-        """The source of the answer's stamps: the kernel only if it stamped every read."""
+        """The source of the answer's stamps: the kernel only if it stamped every piece."""
         if not self.response.arrived_ns:
             return StampSource.NONE
-        return StampSource.USER if self._unstamped else StampSource.KERNEL
+        if self._unstamped:
+            return StampSource.USER
+        return StampSource.KERNEL if self.connection.tap is None else StampSource.PACKET
+
+    @property
+    def wire_facts(self) -> WireFacts | None:
+        """What the packet ring says of the request; None without it."""
+        return None if self.connection.tap is None else self.connection.tap.facts()
 
     def on_ready(self, mask: int, received: Received) -> None:
         """Take what was read, then read (and write) as much as the socket allows."""
         if mask & select.EPOLLOUT:
-            self._write()
+            self.on_writable()
         response, connection = self.response, self.connection
         try:
             data = connection.take(received)
@@ -123,37 +174,73 @@ class HttpRequest:
                 if data:
                     if not connection.stamped:
                         self._unstamped = True
-                        self._reactor.count_unstamped()
+                        self._reactor.count_stamps(self, by_kernel=False)
                     may_be_last = response.feed(data, connection.arrived_ns)
                     if may_be_last or response.pending_bytes > response.decode_at_bytes:
                         self.on_backlog()
                 response.fast_path = connection.allows_fast_path and response.chunked
-                if self._paused or (connection.drained and not mask & HUNG_UP):
+                if self._state is State.HELD or (connection.drained and not mask & HUNG_UP):
                     return
                 data = connection.receive()
         except (EOFError, OSError, httptools.HttpParserError) as problem:
             self._end_by(problem)
 
+    def on_bulk(self, data: bytes, unnoticed_ns: int) -> None:
+        """Take bytes whose stamps are in the packet ring; decode them at once if they may be the answer's last."""
+        if not self._bulk:
+            first_ns = time.monotonic_ns() if self.connection.encrypted else 0
+            self._check_ns = min(self._check_ns, first_ns + _TLS_WAIT_NS) if first_ns else self._check_ns
+        self._unnoticed_ns = unnoticed_ns
+        self._bulk.append(data)
+        self._bulk_bytes += len(data)
+        if self.connection.encrypted:
+            may_be_last = unnoticed_ns == NOTICED
+        else:
+            short = len(data) < MIN_FAST_BYTES or data.endswith(MAY_END_BODY)
+            may_be_last = short or not self.response.chunked
+        if may_be_last or self._pending_bytes > self.response.decode_at_bytes:
+            self.on_backlog()
+
+    @property
+    def _pending_bytes(self) -> int:
+        return self.response.pending_bytes + self._bulk_bytes
+
     def on_backlog(self) -> None:
         """Queue for decoding; if far too much is pending, stop reading until then."""
         if not self._queued:
             self._queue()
-        if self.response.pending_bytes > _MAX_PENDING_BYTES and not (self._paused or self._ended):
-            self._paused = True
+        if self._pending_bytes > _MAX_PENDING_BYTES and self._state is State.READING:
+            self._state = State.HELD
             self._reactor.pause(self)
 
-    def on_problem(self, mask: int, problem: OSError) -> None:
-        """Handle a failed read, and write as much as the socket allows."""
+    def on_problem(self, mask: int, problem: Exception) -> None:
+        """Handle a failed read or the end of the connection, and write as much as the socket allows."""
         if mask & select.EPOLLOUT:
-            self._write()
+            self.on_writable()
         self._end_by(problem)
+
+    def on_writable(self) -> None:
+        """Write as much as the socket allows."""
+        if self._state is State.ENDED:
+            return
+        try:
+            if not self.connection.send_rest():
+                return
+        except OSError:
+            self.connection.drop_unsent()
+        else:
+            self.sent_ns = time.monotonic_ns()
+        if self._state is State.HELD:
+            self._reactor.pause(self)  # it stays held, but no longer waits to write
+        else:
+            self._reactor.resume(self)
 
     def decode(self, until_ns: int) -> bool:
         """Decode what was read until this monotonic ns; return whether nothing is left."""
         if not self._advance(until_ns):
             return False
         self._queued = False
-        if self._ended:
+        if self._state is State.ENDED:
             self._conclude()
         return True
 
@@ -171,19 +258,6 @@ class HttpRequest:
         )
         if error is not None:
             self._end(error)
-
-    def _write(self) -> None:
-        try:
-            if not self.connection.send_rest():
-                return
-        except OSError:
-            self.connection.drop_unsent()
-        else:
-            self.sent_ns = time.monotonic_ns()
-        if self._paused:
-            self._reactor.pause(self)  # it stays paused, but no longer waits to write
-        else:
-            self._reactor.resume(self)
 
     def _end_by(self, problem: Exception) -> None:
         """Handle the end of the connection, a socket error, or bytes that are not HTTP."""
@@ -207,12 +281,14 @@ class HttpRequest:
             self._end(request_error(ErrorType.INCOMPLETE, "the connection was closed within the answer"))
 
     def _end(self, error: RequestError | None = None) -> None:
-        if self._ended:
+        if self._state is State.ENDED:
             return
-        self._ended = True
+        self._state = State.ENDED
         self.error = error
-        self.done_ns = self.response.done_ns if error is None else time.monotonic_ns()
-        self._reactor.unregister(self)
+        self.done_ns = done_ns = self.response.done_ns if error is None else time.monotonic_ns()
+        if error is None and self._last_bytes:
+            self._reactor.on_end(self, self._last_bytes, noticed=done_ns >= self._unnoticed_ns)
+        self._reactor.unwatch(self)
         if not self._queued:
             self._queue()
 
@@ -223,35 +299,63 @@ class HttpRequest:
     def _advance(self, until_ns: int) -> bool:
         response = self.response
         response.decode_at_bytes = _DECODE_BYTES
+        if self._bulk and (tap := self.connection.tap) is not None:
+            self._cut(tap)
         while response.body or response.raw:
-            try:
-                self._decoder.advance(until_ns)
-            except httptools.HttpParserError as problem:
-                self._end_by(problem)
-            except AttemptError as failure:
-                self.answer.fail(failure.error)
-                self._end(failure.error)
-                response.drop()
-            except Exception as bug:
-                _logger.exception("an answer could not be decoded")
-                self.answer.fail(request_error(ErrorType.CLIENT, repr(bug)))
-                response.drop()  # this runs in the hub: one bad answer must not end all the others
+            self._decode_some(until_ns)
             if time.monotonic_ns() >= until_ns:
                 break
         if self.answer.coalesced_ns:
-            self._reactor.on_coalesced(self.answer.coalesced_ns)
+            self._merged += len(self.answer.coalesced_ns)
+            self._reactor.on_coalesced(self, self.answer.coalesced_ns)
             self.answer.coalesced_ns.clear()
         if response.complete:
             self._end()
         if response.body or response.raw:
             return False
-        if self._paused and not self._ended:
-            self._paused = False
+        if self._state is State.HELD:
+            self._state = State.READING
             self._reactor.resume(self)
         return True
 
+    def _decode_some(self, until_ns: int) -> None:
+        try:
+            self._decoder.advance(until_ns)
+        except httptools.HttpParserError as problem:
+            self._end_by(problem)
+        except AttemptError as failure:
+            self.answer.fail(failure.error)
+            self._end(failure.error)
+            self.response.drop()
+        except Exception as bug:
+            _logger.exception("an answer could not be decoded")
+            self.answer.fail(request_error(ErrorType.CLIENT, repr(bug)))
+            self.response.drop()  # this runs in the loop: one bad answer must not end all the others
+
+    def _cut(self, tap: Tap) -> None:
+        """Cut what came in bulk where segments end, so that each piece has its stamp, and give it to the response."""
+        data = self._bulk[0] if len(self._bulk) == 1 else b"".join(self._bulk)
+        self._bulk, self._bulk_bytes = [], 0
+        pieces, stamps, by_kernel = tap.cut(data, self.connection.received)
+        self._unstamped = self._unstamped or not by_kernel
+        self._reactor.count_stamps(self, by_kernel=by_kernel)
+        sizes = list(map(len, pieces))
+        if self._last_bytes and not self.connection.encrypted:  # behind the head of the answer
+            self._reactor.on_segments(self, sizes[:-_TAIL_SEGMENTS], self._merged)
+            self._merged = 0
+        self._last_bytes = sizes[-1]
+        try:
+            if self.connection.encrypted:
+                for piece, arrived_ns in zip(pieces, stamps, strict=True):
+                    if plain := self.connection.decrypt(piece):
+                        self.response.feed(plain, arrived_ns)
+            else:
+                self.response.feed_many(pieces, stamps)
+        except (EOFError, OSError, httptools.HttpParserError) as problem:
+            self._end_by(problem)
+
     def _conclude(self) -> None:
-        """Decide whether the answer is complete, and wake the request's greenlet."""
+        """Decide whether the answer is complete, and wake the request's caller."""
         response, answer, broken = self.response, self.answer, self.error
         try:
             self._decoder.end()
@@ -260,4 +364,5 @@ class HttpRequest:
         self.error = answer.failure(broken, ended=response.complete)
         if broken is not None and self.error is None:
             self.done_ns = response.arrived_ns  # the answer was complete before the connection broke
-        self._reactor.resolve(self._waiter)
+        if self._waiting is not None:
+            self._waiting.wake()

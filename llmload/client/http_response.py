@@ -164,6 +164,18 @@ class Response(PendingReads):
         self.pending_bytes += length
         return length < MIN_FAST_BYTES or data.endswith(MAY_END_BODY)
 
+    def feed_many(self, pieces: list[bytes], stamps: list[int]) -> None:
+        """Take several pieces at once, each with its monotonic ns; raises `httptools.HttpParserError`."""
+        first = 0
+        while not self.chunked and first < len(pieces):
+            self._parse(pieces[first], stamps[first])
+            first += 1
+        if first < len(pieces):
+            waiting = pieces[first:] if first else pieces
+            self.raw += waiting
+            self.raw_stamps.extend(stamps[first:] if first else stamps)
+            self.pending_bytes += sum(map(len, waiting))
+
     def parse(self) -> None:
         """Parse reads, at least one, until the next starts a chunk; raises `httptools.HttpParserError`."""
         parsed = 0

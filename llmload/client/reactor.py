@@ -1,283 +1,179 @@
-"""One reader per process: it drains all sockets first and decodes what they received afterwards."""
+"""One reader per process: it collects what all connections received, and decodes it afterwards, in slices."""
 
-import contextlib
+import logging
 import os
-import select
-import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import Final
 
-from gevent import monkey
-from gevent.hub import Waiter, get_hub
+from llmload.client.clock import ReceiveClock
+from llmload.client.loop import GeventLoop, Loop, Waiting
+from llmload.client.packet_reads import PacketReads
+from llmload.client.packet_ring import RingUnavailableError
+from llmload.client.packet_tap import PacketTap
+from llmload.client.reads import Reads, Stream
+from llmload.client.settings import Stamps
+from llmload.client.stamped_reads import StampedReads
+from llmload.errors import ConfigError
 
-from llmload.client.connection import (
-    ANCILLARY_BYTES,
-    SMALL_READ_BYTES,
-    Connection,
-    Receive,
-    ReceiveClock,
-    Received,
-    enable_timestamps,
-    received_stamp,
-    timespec,
-)
-from llmload.client.http_response import MAY_END_BODY, MIN_FAST_BYTES, PendingReads
-from llmload.units import NS_PER_S
-
-_MIN_BOOST_NS: Final = 100_000_000
-_MAX_BOOST_NS: Final = 4_000_000_000
-_CALM_NS: Final = 200_000_000
-"""Coalesced chunks after this long without any are a single delay, perhaps of a busy machine."""
-
-
-class PollBoost:
-    """
-    Whether to poll often: for 0.1 s after chunks were read together, doubled (to 4 s at most) if it happens again soon.
-
-    Chunks that are read together share one stamp, so an engine that sends faster than the reactor polls must be polled
-    often nearly all the time; a single delay of the machine must not have that effect.
-    """
-
-    __slots__ = ("_length_ns", "_until_ns")
-
-    def __init__(self) -> None:
-        self._length_ns = _MIN_BOOST_NS
-        self._until_ns = 0
-
-    def on_coalesced(self, stamps_ns: Iterable[int], now_ns: int) -> None:
-        """
-        Note chunks that were read together; their stamps in order, monotonic ns.
-
-        Events from before the last boost ended are ignored: streams report late, when they are decoded. The first later
-        event says how long the calm was.
-        """
-        event_ns = next((stamp_ns for stamp_ns in stamps_ns if stamp_ns >= self._until_ns), None)
-        if event_ns is not None:
-            calm = event_ns - self._until_ns >= _CALM_NS
-            self._length_ns = _MIN_BOOST_NS if calm else min(2 * self._length_ns, _MAX_BOOST_NS)
-            self._until_ns = now_ns + self._length_ns
-
-    def active(self, now_ns: int) -> bool:
-        """Return whether to poll often at this monotonic ns."""
-        return now_ns < self._until_ns
-
-
-TICK_S: Final = 0.001
-LONG_TICK_S: Final = 0.006
-_MANY_STREAMS: Final = 100
-"""From here on, the cost of a tick matters more than the few milliseconds by which it may delay an answer's end."""
+_TICK_S: Final = (0.001, 0.002, 0.006)
+"""The periods that there are; each is a separate timer."""
 _SLICE_NS: Final = 700_000
 _SHORT_SLICE_NS: Final = 150_000
 """The first slice of few streams, so that a request that falls due meanwhile is sent in time."""
+_MANY_STREAMS: Final = 100
 _SWEEP_NS: Final = 50_000_000
-_MAX_EVENTS: Final = 8192
 _MISSES_ALLOWED: Final = 8
 """After this many reads without a kernel's stamp, the kernel is taken not to stamp at all."""
-_STAMPING_STARTS_S: Final = 0.25
-_ARRIVED: Final = select.EPOLLIN
-"""The event mask of most sockets: bytes arrived, nothing else."""
-_NO_MASK: Final = -1
-"""A mask that no socket has."""
-HUNG_UP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-"""The other side writes no more: read to the end now, since there will be no further event."""
-_READING: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
-"""Edge-triggered: level-triggered epoll checks every ready socket again."""
 
-
-class Stream(Protocol):
-    """A request in flight, as the reactor sees it."""
-
-    @property
-    def connection(self) -> Connection:
-        """The connection to read."""
-
-    @property
-    def response(self) -> PendingReads:
-        """The reads that are not decoded yet."""
-
-    def on_backlog(self) -> None:
-        """Queue for decoding: more than `decode_at_bytes` are pending."""
-
-    def on_ready(self, mask: int, received: Received) -> None:
-        """Take what was read, then read (and write) as much as the socket allows, or ask the reactor to `pause`."""
-
-    def on_problem(self, mask: int, problem: OSError) -> None:
-        """Handle a failed read, and write as much as the socket allows."""
-
-    def decode(self, until_ns: int) -> bool:
-        """Decode what was read until this monotonic ns; return whether nothing is left."""
-
-    def check_time(self, now_ns: int) -> None:
-        """End the stream if one of its time limits has passed."""
+_logger = logging.getLogger(__name__)
 
 
 class Reactor:
     """
-    Polls the sockets of open streams every millisecond, in gevent's hub; with no stream open it does not run. With
-    100 streams or more it polls every six, as long as no two chunks of a stream are read together.
+    Collects what open streams received, by a timer of the event loop; with no stream open it does not run.
 
-    The kernel stamps arrivals, so reading late does not falsify them, and nothing needs to wake up per chunk. If the
-    kernel does not stamp, the hub wakes the reactor as soon as a socket is readable. Reads are decoded in slices
-    shorter than a millisecond with a drain between them, so that many answers that end together do not delay each
-    other's reads.
+    The kernel knows when each byte came, so nothing needs to wake up per chunk. If it does not, the loop wakes the
+    reactor as soon as a socket is readable. What was read is decoded in slices shorter than a millisecond with a
+    collection between them, so that many answers that end together do not delay each other's reads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loop: Loop, stamps: Stamps = "auto") -> None:
         self._pid = os.getpid()
-        self._hub = get_hub()
-        self._poller: select.epoll = monkey.get_original("select", "epoll")()
-        self._streams: dict[int, tuple[Stream, Connection, PendingReads, Receive]] = {}
+        self._loop = loop
         self._to_decode: deque[Stream] = deque()
         self._next_sweep_ns = 0
         self._slice_ns = _SHORT_SLICE_NS
-        self._short = self._hub.loop.timer(TICK_S, TICK_S)
-        self._long = self._hub.loop.timer(LONG_TICK_S, LONG_TICK_S)
-        self._timer = self._short
-        self._poll_boost = PollBoost()
-        self._watcher = self._hub.loop.io(self._poller.fileno(), 1)
-        self._missed_stamps = 0
         self._running = False
+        self._unstamped = 0
+        self._stamped_by_ring = False
         self.clock = ReceiveClock()
-        self._stamp_keeper = _open_stamp_keeper()
+        self.stamps = stamps
+        self.tap = open_tap(self.clock, stamps)
+        """The packet ring, for connections to be opened with; None where reads are stamped."""
+        self._stamped = StampedReads(self.clock, by_kernel=stamps != "user")
+        self._packets = None if self.tap is None else PacketReads(self.tap)
+        self._sources: list[Reads] = [self._stamped, *filter(None, [self._packets])]
+        self._timers = {period_s: loop.timer(period_s, self._tick) for period_s in _TICK_S}
+        self._period_s = _TICK_S[0]
+        self._watcher = loop.readable(self._stamped.poll_fd, self._stamped.collect)
 
     @property
     def inherited(self) -> bool:
-        """Whether this reactor was inherited by fork, or belongs to another hub."""
-        return self._pid != os.getpid() or self._hub is not get_hub()
+        """Whether this reactor was inherited by fork, or belongs to another loop."""
+        return self._pid != os.getpid() or self._loop.foreign
 
     def watch(self, stream: Stream) -> None:
-        """
-        Read the stream from now on, and let it write while its connection has something unsent.
-
-        Events are edge-triggered: bytes that the stream leaves unread give no further event until `resume`.
-        """
-        fd = stream.connection.fd
-        self._streams[fd] = stream, stream.connection, stream.response, stream.connection.recvmsg
-        self._poller.register(fd, _READING | _writing(stream))
+        """Read the stream from now on, and let it write while its connection has something unsent."""
+        self._source(stream).watch(stream)
         if not self._running:
             self._start()
 
     def pause(self, stream: Stream) -> None:
         """Leave what arrives for the stream in the kernel."""
-        self._poller.modify(stream.connection.fd, _writing(stream))
+        self._source(stream).pause(stream)
 
     def resume(self, stream: Stream) -> None:
         """Read the stream again, beginning with what it left; it writes while its connection has something unsent."""
-        self._poller.modify(stream.connection.fd, _READING | _writing(stream))
+        self._source(stream).resume(stream)
 
-    def unregister(self, stream: Stream) -> None:
+    def unwatch(self, stream: Stream) -> None:
         """Stop reading the stream, whose socket must still be open."""
-        if self._streams.pop(stream.connection.fd, None) is not None:
-            self._poller.unregister(stream.connection.fd)
+        self._source(stream).unwatch(stream)
+
+    def _source(self, stream: Stream) -> Reads:
+        return self._stamped if stream.connection.tap is None or self._packets is None else self._packets
 
     def decode_later(self, stream: Stream) -> None:
         """Queue the stream for decoding."""
         self._to_decode.append(stream)
 
-    def count_unstamped(self) -> None:
-        """Count a read without a kernel stamp; after several, the hub watches the sockets instead of the timer."""
-        self._missed_stamps += 1
-        if self._missed_stamps == _MISSES_ALLOWED:
-            self._watcher.start(self._drain)
+    def count_stamps(self, stream: Stream, *, by_kernel: bool) -> None:
+        """
+        Count a read with or without a kernel's stamp; after several without, take it that the kernel stamps none.
 
-    def on_coalesced(self, stamps_ns: Sequence[int]) -> None:
-        """Note that chunks with text were read together, at these stamps: poll more often for a while."""
-        self._poll_boost.on_coalesced(stamps_ns, self.clock.now_ns)
+        The packet ring is then given up for the next connections; sockets are watched instead of looked at in turn.
+        """
+        if stream.connection.tap is not None:
+            self._stamped_by_ring = self._stamped_by_ring or by_kernel
+            self._unstamped += not by_kernel
+            if self._unstamped == _MISSES_ALLOWED and not self._stamped_by_ring and self.stamps == "auto":
+                _logger.warning("the packet ring shows nothing of our connections: stamps are taken from the sockets")
+                self.tap, self._unstamped = None, 0
+        elif not by_kernel:
+            self._unstamped += 1
+            if self._unstamped == _MISSES_ALLOWED:
+                self._watcher.start()
 
-    def resolve(self, waiter: "Waiter[None]") -> None:
-        """Wake the greenlet behind a gevent waiter, after this round."""
-        self._hub.loop.run_callback(waiter.switch, None)
+    def on_coalesced(self, stream: Stream, stamps_ns: Sequence[int]) -> None:
+        """Note that chunks with text share a stamp, at these moments; monotonic ns."""
+        self._source(stream).on_coalesced(stamps_ns)
+
+    def on_segments(self, stream: Stream, sizes: list[int], merged: int) -> None:
+        """Note the payloads of segments in the middle of an answer, and how many chunks shared one."""
+        if self._packets is not None:
+            self._packets.note_segments(stream, sizes, merged)
+
+    def on_end(self, stream: Stream, last: int, *, noticed: bool) -> None:
+        """Note the payload of the last segment of a complete answer, and whether the ring showed that it came."""
+        if self._packets is not None:
+            self._packets.note_end(stream, last, noticed=noticed)
+
+    def waiting(self) -> Waiting:
+        """Return a wait for the caller of a request."""
+        return self._loop.waiting()
 
     def close(self) -> None:
         """Stop, and close timers and descriptors."""
         self._stop()
-        self._short.close()
-        self._long.close()
+        for timer in self._timers.values():
+            timer.close()
         self._watcher.close()
-        self._poller.close()
-        os.close(self._stamp_keeper)
+        for source in self._sources:
+            source.close()
 
     def _start(self) -> None:
         self._running = True
         self.clock.restart()
-        self._timer.start(self._tick, update=True)
-        if self._missed_stamps >= _MISSES_ALLOWED:
-            self._watcher.start(self._drain)
+        self._timers[self._period_s].start()
+        if self._unstamped >= _MISSES_ALLOWED:
+            self._watcher.start()
 
     def _stop(self) -> None:
         self._running = False
-        self._timer.stop()
+        self._timers[self._period_s].stop()
         self._watcher.stop()
 
     def _tick(self) -> None:
         if self.inherited:
             self._stop()
             return
-        self._drain()
+        self._collect()
         if self._to_decode:
             self._decode_slice()
-            if self._to_decode or self._timer is self._short:  # else the next tick is early enough
-                self._drain()
-        if self.clock.now_ns >= self._next_sweep_ns:
-            self._sweep(self.clock.now_ns)
-        if not self._streams and not self._to_decode:
-            self._stop()
-        else:
+            if self._to_decode or self._period_s == _TICK_S[0]:  # else the next tick is early enough
+                self._collect()
+        now_ns = time.monotonic_ns()
+        if now_ns >= self._next_sweep_ns:
+            self._sweep(now_ns)
+        if self._to_decode or any(source.streams for source in self._sources):
             self._choose_timer()
+        else:
+            self._stop()
+
+    def _collect(self) -> None:
+        for source in self._sources:
+            if source.streams:
+                source.collect()
 
     def _choose_timer(self) -> None:
-        """Tick rarely while there are many streams and no coalesced chunks."""
-        rarely = len(self._streams) >= _MANY_STREAMS and not self._poll_boost.active(self.clock.now_ns)
-        chosen = self._long if rarely and not self._to_decode else self._short
-        if chosen is not self._timer:
-            self._timer.stop()
-            self._timer = chosen
-            chosen.start(self._tick, update=True)
-
-    def _drain(self) -> None:
-        """Read every ready socket, then dispatch: in separate loops, each finds its code in the CPU's caches."""
-        self.clock.sample()
-        streams, received_reads = self._streams, []
-        for fd, mask in self._poller.poll(0, _MAX_EVENTS):
-            stream, connection, pending, recvmsg = streams[fd]
-            try:
-                received_reads.append((stream, pending, mask, recvmsg(connection.bufsize, ANCILLARY_BYTES)))
-            except OSError as problem:
-                stream.on_problem(mask, problem)
-        self._dispatch(received_reads)
-
-    def _dispatch(self, received_reads: list[tuple[Stream, PendingReads, int, Received]]) -> None:
-        """
-        Hand each read to its stream.
-
-        Most reads are a small chunk in the middle of an answer. They are appended right here: each call, and each
-        object touched, costs several times as much between the reads of hundreds of streams as in its own loop.
-        Measure every change with `python -m benchmarks.comparisons.client_cost`.
-        """
-        offset_ns, second, second_ns = self.clock.offset_ns, -1, 0
-        usual_mask = _NO_MASK if self.clock.stepped else _ARRIVED
-        for stream, pending, mask, received in received_reads:
-            data, ancillary, _, _ = received
-            length = len(data)
-            if (
-                mask == usual_mask
-                and pending.fast_path
-                and MIN_FAST_BYTES <= length < SMALL_READ_BYTES
-                and ancillary
-                and not data.endswith(MAY_END_BODY)
-            ):
-                seconds, nanoseconds = timespec(ancillary[0][2])
-                if seconds != second:
-                    second, second_ns = seconds, seconds * NS_PER_S + offset_ns
-                pending.raw.append(data)
-                pending.raw_stamps.append(second_ns + nanoseconds)
-                pending.pending_bytes = pending_bytes = pending.pending_bytes + length
-                if pending_bytes > pending.decode_at_bytes:
-                    stream.on_backlog()
-            else:
-                stream.on_ready(mask, received)
+        wanted_s = min(source.period_s() for source in self._sources if source.streams or source is self._stamped)
+        chosen_s = _TICK_S[0] if self._to_decode else wanted_s
+        if chosen_s != self._period_s:
+            self._timers[self._period_s].stop()
+            self._period_s = chosen_s
+            self._timers[chosen_s].start()
 
     def _decode_slice(self) -> None:
         """Decode until the slice is over: a short one, and twice as long each time that one was not enough."""
@@ -291,45 +187,41 @@ class Reactor:
         if read:
             self._slice_ns = min(2 * self._slice_ns, _SLICE_NS)
         else:
-            self._slice_ns = _SLICE_NS if len(self._streams) >= _MANY_STREAMS else _SHORT_SLICE_NS
+            many = sum(len(source.streams) for source in self._sources) >= _MANY_STREAMS
+            self._slice_ns = _SLICE_NS if many else _SHORT_SLICE_NS
 
     def _sweep(self, now_ns: int) -> None:
         self._next_sweep_ns = now_ns + _SWEEP_NS
-        for stream, *_ in list(self._streams.values()):
-            stream.check_time(now_ns)
+        for source in self._sources:
+            for stream in list(source.streams.values()):
+                stream.check_time(now_ns)
 
 
-def _writing(stream: Stream) -> int:
-    return select.EPOLLOUT if stream.connection.writing else 0
-
-
-def _open_stamp_keeper() -> int:
+def open_tap(clock: ReceiveClock, stamps: Stamps) -> PacketTap | None:
     """
-    Open a socket that keeps kernel timestamping enabled for as long as it lives; return its descriptor.
+    Return the packet ring if these stamps come from it and it is available.
 
-    The kernel starts to stamp some time after the first socket asks, so this waits for it, 0.25 s at most.
+    Raises `ConfigError` where it was requested by name and is not available.
     """
-    keeper = monkey.get_original("socket", "socket")(socket.AF_INET, socket.SOCK_DGRAM)
-    until_s = time.monotonic() + _STAMPING_STARTS_S
-    if enable_timestamps(keeper):
-        with contextlib.suppress(OSError):  # no loopback: then the first reads show it
-            keeper.bind(("127.0.0.1", 0))
-            keeper.connect(keeper.getsockname())
-            keeper.settimeout(_STAMPING_STARTS_S)
-            while time.monotonic() < until_s:
-                keeper.send(b"stamped?")
-                if received_stamp(keeper):
-                    break
-    return int(keeper.detach())
+    if stamps not in ("auto", "packet"):
+        return None
+    try:
+        return PacketTap(clock)
+    except RingUnavailableError as error:
+        if stamps == "packet":
+            raise ConfigError(f"client.stamps = 'packet': {error}") from error
+        _logger.debug("stamps are taken from the sockets: %s", error)
+        return None
 
 
-_current: list[Reactor] = []
+_current: dict[Stamps, Reactor] = {}
 
 
-def current_reactor() -> Reactor:
-    """Return this process's reactor, made on first use; one inherited by fork is closed and replaced."""
-    if not _current or _current[0].inherited:
-        for inherited in _current:
-            inherited.close()
-        _current[:] = [Reactor()]
-    return _current[0]
+def current_reactor(stamps: Stamps = "auto") -> Reactor:
+    """Return this process's reactor for these stamps, made on first use; one inherited by fork is replaced."""
+    own = _current.get(stamps)
+    if own is None or own.inherited:
+        if own is not None:
+            own.close()
+        own = _current[stamps] = Reactor(GeventLoop(), stamps)
+    return own

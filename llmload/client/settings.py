@@ -210,6 +210,8 @@ def _parsed(text: bytes) -> object:
 
 
 Api = Literal["openai-chat", "tgi-generate"]
+Stamps = Literal["auto", "packet", "socket", "user"]
+"""Who takes time stamps: the kernel's packet ring, the kernel as sockets are read, the process; `auto`: the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +253,7 @@ class ClientSettings:
     """How often a failed request is sent again; every retry is counted in its record."""
     ca_file: str | None = None
     verify_tls: bool = True
+    stamps: Stamps = "auto"
 
     @property
     def access(self) -> Access:

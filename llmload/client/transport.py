@@ -1,6 +1,7 @@
 """Connections: the URL and the proxy they go to, how they are opened, and the pool that keeps them alive."""
 
 import base64
+import errno
 import os
 import select
 import socket
@@ -18,8 +19,10 @@ import gevent.socket
 from gevent import monkey
 
 from llmload.access.address import url_parts, without_request
-from llmload.client.connection import Connection, ReceiveClock, TlsLayer, enable_timestamps
+from llmload.client.connection import Connection, TlsLayer, enable_timestamps
 from llmload.client.errors import AttemptError, attempt_error, from_connect_error, request_error
+from llmload.client.packet_tap import PacketTap, Tap
+from llmload.client.reactor import Reactor
 from llmload.client.settings import FOREVER_NS, Api, Deadline
 from llmload.errors import ConfigError
 from llmload.record import ErrorType
@@ -140,7 +143,7 @@ class Route:
         return self.endpoint.target
 
 
-def dial(route: Route, clock: ReceiveClock, dialer: "Dialer", deadline: Deadline) -> Connection:
+def dial(route: Route, reactor: Reactor, dialer: "Dialer", deadline: Deadline) -> Connection:
     """
     Return a new connection, opened within `connect_s` and before the deadline (names, tunnel and TLS included).
 
@@ -153,20 +156,22 @@ def dial(route: Route, clock: ReceiveClock, dialer: "Dialer", deadline: Deadline
     within_s = (until_ns - began_ns) / NS_PER_S if until_ns < FOREVER_NS else None
     limit = gevent.Timeout(within_s)
     sock: socket.socket | None = None
+    tap: Tap | None = None
     try:
         with limit:
-            if route.proxy is None:
-                sock = dialer.connect(endpoint.host, endpoint.port, within_s)
-            else:
-                sock = dialer.connect(route.proxy.host, route.proxy.port, within_s)
-            enable_timestamps(sock)
+            server = endpoint if route.proxy is None else route.proxy
+            sock = dialer.connect(server.host, server.port, within_s)
+            tap = None if reactor.tap is None else reactor.tap.connected(sock)
+            if tap is None and reactor.stamps != "user":
+                enable_timestamps(sock)
             if route.tls is None:
-                return Connection(_plain_socket(sock), clock)
-            if route.proxy is not None:
-                _tunnel(sock, route.proxy, endpoint.authority)
-            tls = _shake_hands(sock, route.tls, endpoint.host)
-            return Connection(_plain_socket(sock), clock, tls)
+                return Connection(_plain_socket(sock), reactor.clock, tap=tap)
+            received = 0 if route.proxy is None else _tunnel(sock, route.proxy, endpoint.authority)
+            tls, handshake = _shake_hands(sock, route.tls, endpoint.host)
+            return Connection(_plain_socket(sock), reactor.clock, tls, tap, received + handshake)
     except BaseException as error:
+        if tap is not None:
+            tap.close()
         if sock is not None:
             sock.close()
         if error is limit:
@@ -190,7 +195,8 @@ class Dialer:
     The resolver's order is not changed otherwise, so a name with several replicas shares the load as before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tap: PacketTap | None = None) -> None:
+        self._tap = tap
         self._last_until_ns: dict[Any, int] = {}
 
     def connect(self, host: str, port: int, within_s: float | None) -> socket.socket:
@@ -202,17 +208,12 @@ class Dialer:
         """
         addresses = _addresses(host, port)
         if len(addresses) > 1:
-            sock, tried = _race(self._in_order(addresses), within_s)
+            sock, tried = _race(self._in_order(addresses), within_s, self._tap)
             until_ns = time.monotonic_ns() + _REMEMBERED_NS
             self._last_until_ns |= dict.fromkeys(tried, until_ns)
         else:
             [(family, socket_type, protocol, _, address)] = addresses
-            sock = gevent.socket.socket(family, socket_type, protocol)
-            try:
-                sock.connect(address)
-            except BaseException:
-                sock.close()
-                raise
+            sock = _connected(family, socket_type, protocol, address, self._tap)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
@@ -227,7 +228,24 @@ class Dialer:
         return [addresses[number] for *_, number in sorted(ranks)]
 
 
-def _race(addresses: list[Any], within_s: float | None) -> tuple[socket.socket, list[Any]]:
+def _connected(family: int, socket_type: int, protocol: int, address: Any, tap: PacketTap | None) -> socket.socket:
+    """Return a gevent socket connected to the address, from another range of local ports if one is used up."""
+    while True:
+        sock = gevent.socket.socket(family, socket_type, protocol)
+        try:
+            if tap is not None:
+                tap.before_connect(sock, address)
+            sock.connect(address)
+        except BaseException as problem:
+            sock.close()
+            used_up = isinstance(problem, OSError) and problem.errno == errno.EADDRNOTAVAIL
+            if not (used_up and tap is not None and tap.claim_more_ports()):
+                raise
+        else:
+            return sock
+
+
+def _race(addresses: list[Any], within_s: float | None, tap: PacketTap | None) -> tuple[socket.socket, list[Any]]:
     """Return a gevent socket connected to one of the addresses, and the addresses that were tried before it."""
     stagger_s = _STAGGER_S
     if within_s is not None:
@@ -243,7 +261,7 @@ def _race(addresses: list[Any], within_s: float | None) -> tuple[socket.socket, 
                 family, socket_type, protocol, _, address = waiting.popleft()
                 tried.append(address)
                 try:
-                    sock = _begin(family, socket_type, protocol, address)
+                    sock = _begin(family, socket_type, protocol, address, tap)
                 except OSError as problem:
                     problems.append(problem)
                     continue
@@ -265,11 +283,13 @@ def _race(addresses: list[Any], within_s: float | None) -> tuple[socket.socket, 
     raise next(refused, problems[-1])  # a refusal says more than an address family without a route
 
 
-def _begin(family: int, socket_type: int, protocol: int, address: Any) -> socket.socket:
+def _begin(family: int, socket_type: int, protocol: int, address: Any, tap: PacketTap | None) -> socket.socket:
     """Return a non-blocking gevent socket that connects to the address."""
     sock = gevent.socket.socket(family, socket_type, protocol)
     try:
         sock.setblocking(False)
+        if tap is not None:
+            tap.before_connect(sock, address)
         sock.connect(address)
     except BlockingIOError:
         return sock
@@ -291,7 +311,8 @@ def _addresses(host: str, port: int) -> list[Any]:
     return list(found)
 
 
-def _tunnel(sock: socket.socket, proxy: Proxy, authority: str) -> None:
+def _tunnel(sock: socket.socket, proxy: Proxy, authority: str) -> int:
+    """Ask the proxy for a tunnel, and return how many bytes it answered."""
     sock.sendall(proxy.connect_request(authority))
     answer = b""
     while b"\r\n\r\n" not in answer:
@@ -309,19 +330,22 @@ def _tunnel(sock: socket.socket, proxy: Proxy, authority: str) -> None:
                 http_status=int(status) if status.isdigit() else None,
             )
         )
+    return len(answer)
 
 
-def _shake_hands(sock: socket.socket, context: ssl.SSLContext, host: str) -> TlsLayer:
-    tls = TlsLayer(context, host)
+def _shake_hands(sock: socket.socket, context: ssl.SSLContext, host: str) -> tuple[TlsLayer, int]:
+    """Return the session, and how many bytes of the server's it took to agree on it."""
+    tls, received = TlsLayer(context, host), 0
     while True:
         done = tls.handshake()
         if own := tls.encrypt(b""):
             sock.sendall(own)
         if done:
-            return tls
+            return tls, received
         cipher = sock.recv(65_536)
         if not cipher:
             raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the server closed the connection during the handshake")
+        received += len(cipher)
         tls.take(cipher)
 
 
@@ -336,9 +360,9 @@ def _plain_socket(sock: socket.socket) -> socket.socket:
 class Pool:
     """The idle connections of one process, by route; last in, first out."""
 
-    def __init__(self, clock: ReceiveClock) -> None:
-        self._clock = clock
-        self._dialer = Dialer()
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self._dialer = Dialer(reactor.tap)
         self._closed = False
         self._idle: defaultdict[Route, list[Connection]] = defaultdict(list)
 
@@ -356,7 +380,7 @@ class Pool:
 
     def open(self, route: Route, deadline: Deadline) -> Connection:
         """Return a new connection; raises `AttemptError`."""
-        return dial(route, self._clock, self._dialer, deadline)
+        return dial(route, self._reactor, self._dialer, deadline)
 
     def give_back(self, route: Route, connection: Connection) -> None:
         """Keep a connection for the next request; close it if the pool is closed."""

@@ -144,6 +144,7 @@ def client_settings(scenario: Scenario) -> ClientSettings:
         retries=scenario.client.retries,
         ca_file=scenario.engine.ca_file,
         verify_tls=scenario.engine.verify_tls,
+        stamps=scenario.client.stamps,
     )
 
 

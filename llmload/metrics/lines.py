@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any, Final
 
 from llmload.metrics.requests import FIELD, FIELDS, LINE_KEYS, LIST_KEYS, Columns, Field, Kind
-from llmload.record import ErrorType, Outcome, StampSource, TokenSource
+from llmload.record import RESET_BY, ErrorType, Outcome, StampSource, TokenSource
 
 SHOWN: Final = 60
 """Characters of a wrong value that an error has."""
@@ -45,7 +45,7 @@ _NAMES: Final = {
 _NEVER_NULL: Final = frozenset(
     (
         *("request_id", "prompt_id", "outcome", "time_s", "e2e_s", "token_source", "stamp_source", "chunks"),
-        *("coalesced_chunks", "reconnects", "retries", "started_ns", "done_ns"),
+        *("coalesced_chunks", "same_segment_chunks", "reconnects", "retries", "started_ns", "done_ns"),
     )
 )
 _CLOSED: Final[Mapping[str, Collection[str]]] = {
@@ -53,6 +53,7 @@ _CLOSED: Final[Mapping[str, Collection[str]]] = {
     "token_source": frozenset(TokenSource),
     "stamp_source": frozenset(StampSource),
     "error_type": frozenset(ErrorType),
+    "reset_by": RESET_BY,
 }
 _OF_LINE: Final = tuple(each for each in FIELDS if not each.key and each.kind is not Kind.LIST)
 _OF_ERROR: Final = tuple(each for each in FIELDS if each.key == "error")

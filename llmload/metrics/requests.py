@@ -37,6 +37,9 @@ FIELD_OF: Final[Mapping[str, str | None]] = {
     "ttft_from_schedule_s": "ttft_from_schedule_s",
     "e2e_from_schedule_s": "e2e_from_schedule_s",
     "schedule_lag_s": "schedule_lag_s",
+    "ttft_wire_s": "ttft_wire_s",
+    "departure_delay_s": "departure_delay_s",
+    "rtt_s": "rtt_s",
     "request_output_tokens_per_s": "output_tokens_per_s",
     "request_prompt_tokens": "prompt_tokens",
     "request_output_tokens": "output_tokens",
@@ -111,9 +114,16 @@ FIELDS: Final = (
     Field("reasoning_tokens", Kind.COUNT, "tokens", "output tokens of reasoning, a part of `output_tokens`"),
     Field("token_source", Kind.CATEGORY, "", "how `output_tokens` were counted: see docs/answers.md"),
     Field("finish_reason", Kind.CATEGORY, "", "in the engine's word, `other` for an uncommon one"),
-    Field("stamp_source", Kind.CATEGORY, "", "kernel, user or none: who took the time stamps"),
+    Field("stamp_source", Kind.CATEGORY, "", "packet, kernel, user or none: who took the time stamps"),
     Field("chunks", Kind.COUNT, "chunks", "chunks with text"),
     Field("coalesced_chunks", Kind.COUNT, "chunks", "those that share a read, and so a stamp, with the one before"),
+    Field("same_segment_chunks", Kind.COUNT, "chunks", "those that came in one TCP segment with the one before"),
+    Field("ttft_wire_s", Kind.FLOAT, "s", "first chunk with text - departure of the request, by the packet ring"),
+    Field("departure_delay_s", Kind.FLOAT, "s", "departure of the request, by the packet ring - start"),
+    Field("rtt_s", Kind.FLOAT, "s", "departure of the request to its acknowledgement by the engine's host"),
+    Field("retransmissions", Kind.COUNT, "segments", "TCP segments of request and answer that came twice"),
+    Field("closed_windows", Kind.COUNT, "segments", "those by which a side said that it takes no more bytes for now"),
+    Field("reset_by", Kind.CATEGORY, "", "engine or client: who reset the connection, by the packet ring"),
     Field("reconnects", Kind.COUNT, "times", "sent again since a kept-alive connection had gone"),
     Field("retries", Kind.COUNT, "times", "sent again by the scenario's `client.retries`"),
     _of_error("type", Kind.CATEGORY, "", "why it failed: a closed set"),
@@ -124,6 +134,7 @@ FIELDS: Final = (
     Field("started_ns", Kind.CLOCK, "ns", "start"),
     Field("connected_ns", Kind.CLOCK, "ns", "a new connection was open; empty where one was reused"),
     Field("sent_ns", Kind.CLOCK, "ns", "the request was written"),
+    Field("wire_sent_ns", Kind.CLOCK, "ns", "the request's last segment left, by the packet ring"),
     Field("done_ns", Kind.CLOCK, "ns", "last byte, or failure"),
     Field("chunk_gaps_ns", Kind.LIST, "ns", "start to first chunk, then chunk to chunk"),
     Field("textless_gaps_ns", Kind.LIST, "ns", "the same of chunks without text (the role, the finish)"),
@@ -281,6 +292,11 @@ class RequestTable:
         first = np.zeros(len(self.gaps_ns), dtype=np.bool_)
         first[(np.cumsum(self.gaps) - self.gaps)[self.gaps > 0]] = True
         return first
+
+    @cached_property
+    def stamped_by_packet(self) -> Mask:
+        """Which requests have the packet ring's stamps: chunks with one stamp came together."""
+        return _are(self.categories["stamp_source"], StampSource.PACKET)
 
     def where(self, which: Mask) -> Self:
         """Return only the requests for which the mask is true."""

@@ -163,6 +163,11 @@ class RunTotals:
     reasoning_tokens: int = _sum("reasoning_tokens", _Over.ANSWERS_IN_WINDOW)
     chunks: int = _sum("chunks", _Over.ANSWERS_IN_WINDOW)
     coalesced_chunks: int = _sum("coalesced_chunks", _Over.ANSWERS_IN_WINDOW)
+    same_segment_chunks: int = _sum("same_segment_chunks", _Over.ANSWERS_IN_WINDOW)
+    retransmissions: int = _sum("retransmissions", _Over.ENDED)
+    closed_windows: int = _sum("closed_windows", _Over.ENDED)
+    resets: Counter[str] = field(default_factory=Counter)
+    """Requests whose connection was reset, by the side that did it."""
     first_chunk_shared: int = 0
     """Answers whose first chunk with text was read together with the second; 0 where a table lacks the chunks."""
     contradicted_answers: int = 0
@@ -217,6 +222,8 @@ class RunTotals:
         self.last_done_s = done_s if self.last_done_s is None else max(self.last_done_s, done_s)
         self.busy_s += window.overlap_s(record.started_ns, record.done_ns)
         _ADD_SUMS[_Over.ENDED](self, record)
+        if record.reset_by is not None:
+            self.resets[record.reset_by] += 1
         started_in, done_in = window.contains(record.started_ns), window.contains(record.done_ns)
         if record.outcome is Outcome.CENSORED:
             self.censored += 1
@@ -275,6 +282,7 @@ class RunTotals:
         self.busy_s += _overlaps_s(table, window)
         self.started += len(table)
         self.censored += len(table) - _count(completed) - _count(failed)
+        self.resets.update(filter(None, table.categories["reset_by"]))
         self._add_failures(table, failed, started_in=started_in, done_in=done_in)
         self._add_answers(table, slo, started_in=started_in, done_in=done_in)
         over = {
@@ -321,7 +329,8 @@ class RunTotals:
         self.contradicted_answers += sum(sources[index] in CONTRADICTED for index in indices)
         gap_s, later = np.maximum(table.gap_s, 0.0), ~table.is_first_gap
         second = np.append(False, table.is_first_gap[:-1]) & later
-        self.first_chunk_shared += _count(second & (table.gaps_ns == 0) & answers[table.owners])
+        read = answers & ~table.stamped_by_packet
+        self.first_chunk_shared += _count(second & (table.gaps_ns == 0) & read[table.owners])
         for which, to in ((answers, self.distributions), (table.completed & ~started_in, self.out_of_window)):
             for name, of in _ONE_A_REQUEST:
                 values = table.numbers[of][which]

@@ -18,7 +18,7 @@ from llmload.metrics.objective import LABELS, METRICS, Metric
 from llmload.metrics.validity import Level
 from llmload.runs.build_summary import cost_rows
 from llmload.runs.summary import Summary
-from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
+from llmload.runs.summary_parts import Distribution, EngineMetrics, GpuMetrics
 from llmload.runs.writing import UNWRITTEN_FILES
 from llmload.stats.intervals import Spread
 from llmload.units import GB, MS_PER_S, UNKNOWN, amount, markdown_table, milliseconds, number, percent
@@ -292,7 +292,7 @@ def _figures(summary: Summary) -> Table:
     if summary.finish_reasons:
         reasons = ", ".join(f"{name} {count}" for name, count in summary.finish_reasons.items())
         table.add_row("finish reasons", reasons)
-    for title, text in (*prefix_cache_rows(summary), *cost_rows(summary.cost)):
+    for title, text in (*prefix_cache_rows(summary), *cost_rows(summary.cost), *network_rows(summary)):
         table.add_row(title, text)
     table.add_row("window", f"{number(summary.window_s, 1)} s, {summary.load.text}")
     if edited := summary.edited:
@@ -324,6 +324,29 @@ def prefix_cache_rows(summary: Summary) -> list[tuple[str, str]]:
     return rows
 
 
+def network_rows(summary: Summary) -> list[tuple[str, str]]:
+    """Return title and text of what the packet ring saw besides stamps; nothing where no stamp is from it."""
+    network = summary.network
+    if network is None:
+        return []
+    late, rtt, wire = summary.departure_delay_s, summary.rtt_s, summary.ttft_wire_s
+    left = f"requests left {_p50_p99(late)} ms after their start, TTFT from then {_p50_p99(wire)} ms (p50, p99)"
+    seen = [
+        f"round trip {_p50_p99(rtt)} ms (p50, p99)",
+        f"{network.retransmissions} segments sent again",
+        f"{network.closed_windows} closed windows",
+        f"{percent(network.same_segment_share)} of chunks in one segment with the one before",
+    ]
+    rows = [("on the wire", left), ("network", ", ".join(seen))]
+    if network.resets:
+        rows.append(("resets", ", ".join(f"{count} by the {side}" for side, count in network.resets.items())))
+    return rows
+
+
+def _p50_p99(distribution: Distribution | None) -> str:
+    return UNKNOWN if distribution is None else f"{milliseconds(distribution.p50)}, {milliseconds(distribution.p99)}"
+
+
 def _latencies(summary: Summary) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("latency, ms")
@@ -338,7 +361,11 @@ def _verdict(summary: Summary) -> list[Text]:
     verdict = summary.verdict
     head = Text("verdict ", style="default")
     head.append(verdict.level, style=STYLES[verdict.level])
-    stamps = {"kernel": "time stamps by the kernel", "user": "time stamps by the process"}
+    stamps = {
+        "packet": "time stamps by the kernel's packet ring",
+        "kernel": "time stamps by the kernel",
+        "user": "time stamps by the process",
+    }
     head.append(f"  {stamps.get(summary.stamp_source or '', '')}", style="dim")
     reasons = [Text(f"  {marks(reason)}{reason.level}: {reason.text}") for reason in verdict.reasons]
     return [head, *reasons, *(Text(f"  {line}", style="dim") for line in doubt_lines(summary))]

@@ -10,12 +10,14 @@ from llmload.metrics.objective import Objective
 from llmload.metrics.requests import QUANTILES, REQUEST_DISTRIBUTIONS
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Doubt, Verdict
+from llmload.record import StampSource
 from llmload.runs.reading import plained
 from llmload.runs.summary import (
     SCHEMA_VERSION,
     Figures,
     GateResult,
     IncludingFailures,
+    NetworkSummary,
     PercentilesWithFailures,
     RequestCounts,
     StageSummary,
@@ -284,6 +286,7 @@ def build_summary(outcome: RunOutcome) -> Summary:
         token_source=_one_or_mixed(judged.token_sources),
         stamp_source=_one_or_mixed(judged.stamp_sources),
         coalesced_share=judged.coalesced_chunks / judged.chunks if judged.chunks else None,
+        network=_network(judged),
         finish_reasons=dict(judged.finish_reasons.most_common()),
         verdict=outcome.verdict,
         stages=tuple(_stage(stage) for stage in outcome.stages),
@@ -304,6 +307,17 @@ def build_summary(outcome: RunOutcome) -> Summary:
     )
     content = summary.model_dump(mode="json")
     return summary if plained(content) == content else Summary.model_validate(plained(content))
+
+
+def _network(totals: RunTotals) -> NetworkSummary | None:
+    if not totals.stamp_sources[StampSource.PACKET]:
+        return None
+    return NetworkSummary(
+        same_segment_share=totals.same_segment_chunks / totals.chunks if totals.chunks else None,
+        retransmissions=totals.retransmissions,
+        closed_windows=totals.closed_windows,
+        resets=dict(totals.resets.most_common()),
+    )
 
 
 def figures(totals: RunTotals, window_s: float | None) -> Figures:

@@ -84,6 +84,19 @@ class RequestCounts(Part):
     """Requests sent again because the scenario asks for it (`client.retries`)."""
 
 
+class NetworkSummary(Part):
+    """What the packet ring saw of the network between client and engine, in the whole run."""
+
+    same_segment_share: float | None
+    """Chunks that came in one TCP segment with the one before / all chunks: these really came together."""
+    retransmissions: int
+    """TCP segments of requests and answers that came twice."""
+    closed_windows: int
+    """Segments by which a side said that it takes no more bytes for now."""
+    resets: dict[str, int]
+    """Requests whose connection was reset, by the side that did it: `engine` or `client`."""
+
+
 class Figures(Part):
     """What was measured in a window: rates, token counts and distributions; `null` is not measured."""
 
@@ -119,6 +132,12 @@ class Figures(Part):
     """Start - the moment the request was due; open loop only."""
     ttft_from_schedule_s: Annotated[Distribution | None, in_unit("s")]
     """`ttft_s` from the moment the request was due (no coordinated omission); open loop only."""
+    ttft_wire_s: Annotated[Distribution | None, in_unit("s")]
+    """First chunk with text - departure of the request: TTFT without the client's part; by the packet ring only."""
+    departure_delay_s: Annotated[Distribution | None, in_unit("s")]
+    """Departure of the request - start: what the client took, new connections included; by the packet ring only."""
+    rtt_s: Annotated[Distribution | None, in_unit("s")]
+    """Departure of the request to its acknowledgement by the engine's host; by the packet ring only."""
     e2e_from_schedule_s: Annotated[Distribution | None, in_unit("s")]
     """`e2e_s` from the moment the request was due (no coordinated omission); open loop only."""
     request_prompt_tokens: Annotated[Distribution | None, in_unit("tokens")]
@@ -214,9 +233,11 @@ class Summary(Figures, _RunHead):
     token_source: str | None
     """`usage` (the engine's count), `chunks` (text chunks counted), another of docs/answers.md, or `mixed`."""
     stamp_source: str | None
-    """`kernel`, `user` where the kernel gave no receive time stamps, or `mixed`."""
+    """`packet` (the packet ring), `kernel` (stamped reads), `user` (the process after it read), or `mixed`."""
     coalesced_share: float | None
     """Chunks that were read together with the one before, and so share its stamp / all chunks."""
+    network: NetworkSummary | None
+    """What the packet ring saw besides stamps; `null` where no stamp is from it."""
     finish_reasons: dict[str, int]
     """Answers by the engine's finish reason, the most common first."""
     verdict: Verdict

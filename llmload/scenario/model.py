@@ -258,6 +258,9 @@ class Client(Table):
     request_id_header: Annotated[Literal[False] | str, AfterValidator(_as_id_header)] = "X-Request-Id"
     """The header with the request's id, which is `request_id` in `requests.jsonl`, so that it is found in the engine's
     log; the same at each retry. False sends none."""
+    stamps: Literal["auto", "packet", "socket", "user"] = "auto"
+    """Who takes the time stamps of arrivals: the kernel's packet ring (`packet`, needs CAP_NET_RAW), the kernel as each
+    socket is read (`socket`), or this process once it has read (`user`). `auto` takes the best that works."""
     timeouts: TimeoutLimits = TimeoutLimits()
     """Time limits of a request."""
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmload.client.connection import ReceiveClock
+from llmload.client.clock import ReceiveClock
 
 MS = 1_000_000
 EPOCH = 1_700_000_000_000 * MS

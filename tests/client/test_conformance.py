@@ -13,6 +13,7 @@ import pytest
 from llmload.client import ClientKind
 from llmload.client.settings import ClientSettings, Timeouts
 from llmload.record import ErrorType, Outcome, RequestRecord, StampSource, TokenSource
+from tests.best_stamps import BEST_STAMPS
 from tests.client.engine_streams import CASES, facts
 from tests.client.scripted_server import EVENTS_HEAD, ScriptedServer, answer, chunk, chunked
 
@@ -200,7 +201,7 @@ def test_stamps_match_the_servers(kind: ClientKind, serve: Serve, patched: Patch
     for arrived_ns, sent_ns in zip(record.chunk_ns, server.sent_ns, strict=False):
         assert arrived_ns == pytest.approx(sent_ns, abs=near * 1e9)
     assert record.done_ns == pytest.approx(server.sent_ns[3], abs=near * 1e9)
-    assert record.stamp_source is (StampSource.KERNEL if kind == "wire" else StampSource.USER)
+    assert record.stamp_source is (BEST_STAMPS if kind == "wire" else StampSource.USER)
 
 
 def test_the_request_has_the_settings_fields_and_no_others(kind: ClientKind, serve: Serve, patched: Patched) -> None:

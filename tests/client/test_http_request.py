@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from llmload.client.api import ChatStream
-from llmload.client.connection import Connection, ReceiveClock
+from llmload.client.clock import ReceiveClock
+from llmload.client.connection import Connection
 from llmload.client.http_request import HttpRequest
 from llmload.client.reactor import Reactor
 from llmload.client.settings import FOREVER_NS, Deadline, Timeouts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmload.client.reactor import PollBoost
+from llmload.client.stamped_reads import PollBoost
 
 MS = 1_000_000
 

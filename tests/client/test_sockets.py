@@ -14,6 +14,7 @@ from llmload.client.settings import ClientSettings, Timeouts
 from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt, as_message
 from llmload.record import ErrorType, StampSource
+from tests.best_stamps import BEST_STAMPS, EXPECTED
 from tests.client.scripted_server import EVENTS_HEAD, ScriptedServer, Step, answer, chunk, chunked
 
 Serve = Callable[..., ScriptedServer]
@@ -41,12 +42,13 @@ def lateness_ms(record: Any, server: ScriptedServer) -> list[float]:
     return [(arrived_ns - sent_ns) / 1e6 for arrived_ns, sent_ns in pairs]
 
 
-def test_kernel_stamps_are_right_although_the_process_stalls(serve: Serve, patched: Patched) -> None:
+@pytest.mark.parametrize("stamps", ["auto", "socket"])
+def test_kernel_stamps_are_right_although_the_process_stalls(stamps: str, serve: Serve, patched: Patched) -> None:
     server = serve(spaced(12, 0.05))
 
-    [record] = patched("complete_while_stalled", settings(server), stall_s=0.03)
+    [record] = patched("complete_while_stalled", settings(server, stamps=stamps), stall_s=0.03)
 
-    assert record.stamp_source is StampSource.KERNEL
+    assert record.stamp_source is EXPECTED[stamps]
     assert max(lateness_ms(record, server)) < 2
     assert min(lateness_ms(record, server)) > -0.1
 
@@ -56,12 +58,14 @@ def test_without_kernel_stamps_the_process_stamps_and_the_record_says_so(
 ) -> None:
     server = serve(spaced(20, 0.02), spaced(12, 0.05))
 
-    [record] = patched_for_one_test("without_kernel_stamps", "complete", settings(server), "wire")
+    [record] = patched_for_one_test("without_kernel_stamps", "complete", settings(server, stamps="socket"), "wire")
     assert record.stamp_source is StampSource.USER
     assert sum(lateness_ms(record, server)) / 21 < 2
 
     server.sent_ns.clear()
-    [stalled] = patched_for_one_test("without_kernel_stamps", "complete_while_stalled", settings(server), stall_s=0.03)
+    [stalled] = patched_for_one_test(
+        "without_kernel_stamps", "complete_while_stalled", settings(server, stamps="socket"), stall_s=0.03
+    )
     assert stalled.stamp_source is StampSource.USER
     assert max(lateness_ms(stalled, server)) > 2
 
@@ -243,19 +247,21 @@ def test_ipv6(serve: Serve, patched: Patched) -> None:
     [record] = patched("complete", settings(server), "wire")
 
     assert record.ok
-    assert record.stamp_source is StampSource.KERNEL
+    assert record.stamp_source is BEST_STAMPS
     assert b"\r\nHost: [::1]:%d\r\n" % server.port in server.requests[0]
 
 
+@pytest.mark.parametrize("stamps", ["auto", "socket"])
 def test_tls_is_stamped_like_plain_text(
-    serve: Serve, patched: Patched, server_tls: ssl.SSLContext, certificates: Path
+    stamps: str, serve: Serve, patched: Patched, server_tls: ssl.SSLContext, certificates: Path
 ) -> None:
     server = serve(spaced(8, 0.05), tls=server_tls)
+    trusted = settings(server, ca_file=str(certificates / "ca.pem"), stamps=stamps)
 
-    [record] = patched("complete_while_stalled", settings(server, ca_file=str(certificates / "ca.pem")), stall_s=0.03)
+    [record] = patched("complete_while_stalled", trusted, stall_s=0.03)
 
     assert record.error is None
-    assert record.stamp_source is StampSource.KERNEL
+    assert record.stamp_source is EXPECTED[stamps]
     assert max(lateness_ms(record, server)) < 2
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmload.scenario.reading import free_port
+from tests.best_stamps import BEST_STAMPS
 from tests.loadgen.conftest import Locust
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def test_the_speed_protocol_on_a_real_engine(transformers: str, locust: Locust, 
     assert ended.code == 0, ended.err
     assert summary["requests"]["completed"] == 12
     assert summary["token_source"] == "usage"
-    assert summary["stamp_source"] == ("kernel" if client == "wire" else "user")
+    assert summary["stamp_source"] == (BEST_STAMPS if client == "wire" else "user")
     assert summary["simulated"] is False
     assert summary["output_tokens"] == sum(line["output_tokens"] for line in ended.lines)
     assert all(0 < line["ttft_s"] < line["e2e_s"] for line in ended.lines)

@@ -10,6 +10,7 @@ from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import read_summary
 from llmload.scenario import load_scenario
 from llmload.scenario.reading import shipped_scenarios
+from tests.best_stamps import BEST_STAMPS
 from tests.loadgen.conftest import Locust, StartEngine, WriteScenario, truth
 
 FIXED = {"ttft_s": 0.1, "prefill_s_per_token": 0.0, "itl_s": 0.02, "itl_load_factor": 0.0, "output_tokens": 32}
@@ -38,7 +39,7 @@ def test_known_delays_come_back_within_three_per_cent_at_8_users(
     summary = ended.summary
     assert summary["requests_per_min"] == pytest.approx(8 / e2e_s * 60, rel=0.05)
     assert (summary["requests"]["completed"], summary["output_tokens"]) == (64, 64 * 32)
-    assert (summary["token_source"], summary["stamp_source"]) == ("usage", "kernel")
+    assert (summary["token_source"], summary["stamp_source"]) == ("usage", BEST_STAMPS)
     assert summary["simulated"] is ended.manifest["engine"]["simulated"] is True
 
     page, users = (ended.folder / "report.html").read_text(), (ended.folder / "users.csv").read_text().splitlines()
@@ -64,7 +65,7 @@ def test_the_openai_sdk_agrees_within_two_per_cent_at_4_streams_but_for_its_own_
 
     assert means[1] == pytest.approx(means[0], rel=0.02)
     assert 0 < sdk["ttft_s"]["mean"] - own["ttft_s"]["mean"] < 0.03, "the SDK opens a connection for each request"
-    assert (own["stamp_source"], sdk["stamp_source"]) == ("kernel", "user")
+    assert (own["stamp_source"], sdk["stamp_source"]) == (BEST_STAMPS, "user")
     assert own["output_tokens"] == sdk["output_tokens"]
 
 

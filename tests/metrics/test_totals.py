@@ -16,6 +16,7 @@ from llmload.metrics.lines import columns_of
 from llmload.metrics.requests import RequestTable, line_writer
 from llmload.metrics.totals import COARSEST, Distributions, Exemplars, RunTotals
 from llmload.record import (
+    RESET_BY,
     ErrorType,
     Outcome,
     RequestError,
@@ -66,6 +67,11 @@ def record(draw: st.DrawFn) -> RequestRecord:
         reasoning_tokens=draw(counts),
         token_source=draw(st.sampled_from(TokenSource)),
         stamp_source=draw(st.sampled_from(StampSource)),
+        wire_sent_ns=started_ns + draw(st.integers(0, NS_PER_S)) if draw(st.booleans()) else None,
+        rtt_s=draw(st.none() | st.floats(0, 1)),
+        retransmissions=draw(counts),
+        closed_windows=draw(counts),
+        reset_by=draw(st.sampled_from([None, *sorted(RESET_BY)])),
         finish_reason=draw(st.sampled_from([None, "stop", "length"])),
         error=error,
         reconnects=draw(st.integers(0, 2)),

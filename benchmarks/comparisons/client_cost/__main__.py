@@ -29,6 +29,7 @@ CLIENTS: Final[dict[str, LoadClient]] = {
     client.name: client
     for client in (
         Llmload(),
+        Llmload("llmload-socket", stamps="socket"),
         SglangBench(),
         GenaiBench(),
         Aiperf(),

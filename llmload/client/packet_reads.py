@@ -1,0 +1,250 @@
+"""
+Stamps from the kernel's packet ring: sockets are read rarely and in bulk, since the ring knows when each byte came.
+
+A stream is read some 20 times a second, and at once when the ring shows a segment that may be an answer's last: one
+whose size is not that of the engine's usual chunks. An engine that waits for our acknowledgements (Nagle's algorithm)
+would be slowed by late reads, so each engine is first read promptly, then on trial.
+"""
+
+import select
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from gevent import monkey
+
+from llmload.client.connection import BULK_BYTES
+from llmload.client.packet_filter import Peer
+from llmload.client.packet_tap import PacketTap, Tap
+from llmload.client.reads import HUNG_UP, NOTICED, Stream, writing
+
+_TICK_S: Final = 0.001
+_MANY_TICK_S: Final = 0.002
+_MANY_STREAMS: Final = 100
+_LONGEST_BULK_NS: Final = 50_000_000
+_SHORTEST_BULK_NS: Final = 4_000_000
+_LARGE_READ: Final = 24_576
+"""Reads as large as this come too late: the receive window must not close."""
+_SMALL_READ: Final = 6_144
+_MAX_EVENTS: Final = 8192
+_READING: Final = select.EPOLLIN | select.EPOLLRDHUP
+_NOTHING_USUAL: Final = (1 << 30, 0)
+
+_LEARNED_GAPS: Final = 300
+"""As many gaps between chunks are needed to know how an engine sends, in either way of reading."""
+_TRIAL_SHARE: Final = 0.1
+_MERGED_MORE: Final = 0.03
+"""An engine whose chunks share segments this much more often when they are read late waits for acknowledgements."""
+_ENDS: Final = 20
+_UNNOTICED_SHARE: Final = 0.2
+
+
+class EnginePace:
+    """How one engine is read: promptly, or in bulk once it is known that this does not change it."""
+
+    def __init__(self) -> None:
+        self.waits_for_acknowledgements = False
+        self._hides_ends = False
+        """Whether an answer's last segment often looks like one in its middle."""
+        self._gaps = {True: 0, False: 0}
+        """Gaps between segments that were read in bulk, and promptly."""
+        self._merged = {True: 0, False: 0}
+        """Chunks that shared a segment with the one before."""
+        self._ends = self._unnoticed = 0
+        self._in_bulk = 0
+        self._low, self._high = _NOTHING_USUAL
+
+    def may_read_in_bulk(self, streams: int) -> bool:
+        """Return whether one more of these streams is read in bulk."""
+        if self.waits_for_acknowledgements or self._hides_ends or self._gaps[False] < _LEARNED_GAPS:
+            return False
+        if self._low > self._high:
+            return False
+        return self._gaps[True] >= _LEARNED_GAPS or self._in_bulk < max(2, _TRIAL_SHARE * streams)
+
+    @property
+    def usual_bytes(self) -> tuple[int, int]:
+        """The least and the most payload of a segment with a chunk in the middle of an answer."""
+        return self._low, self._high
+
+    def begin_bulk(self) -> None:
+        """Note that a stream is read in bulk."""
+        self._in_bulk += 1
+
+    def end_bulk(self) -> None:
+        """Note that it is so no longer."""
+        self._in_bulk -= 1
+
+    def take_middle(self, sizes: list[int], merged: int, *, bulk: bool) -> None:
+        """Note the payloads of segments in the middle of an answer, and how many chunks shared one."""
+        self._gaps[bulk] += len(sizes)
+        self._merged[bulk] += merged
+        if sizes and self._gaps[False] <= 2 * _LEARNED_GAPS:
+            self._low, self._high = min(self._low, *sizes), max(self._high, *sizes)
+        if self._gaps[True] >= _LEARNED_GAPS:
+            share = {way: self._merged[way] / (self._gaps[way] + self._merged[way]) for way in (True, False)}
+            self.waits_for_acknowledgements = share[True] > share[False] + _MERGED_MORE
+
+    def take_end(self, last: int, *, bulk: bool, noticed: bool) -> None:
+        """Note the payload of an answer's last segment, which must never look like one in the middle."""
+        if self._low <= last <= self._high:
+            nearer_low = last - self._low < self._high - last
+            self._low, self._high = (last + 1, self._high) if nearer_low else (self._low, last - 1)
+        if bulk:
+            self._ends += 1
+            self._unnoticed += not noticed
+            self._hides_ends = self._ends >= _ENDS and self._unnoticed > _UNNOTICED_SHARE * self._ends
+
+
+class PacketReads:
+    """Reads streams whose connections are in the packet ring."""
+
+    def __init__(self, tap: PacketTap) -> None:
+        self._tap = tap
+        self._poller: select.epoll = monkey.get_original("select", "epoll")()
+        self._by_fd: dict[int, Stream] = {}
+        self._taps: dict[int, Tap] = {}
+        self._by_port: dict[int, Stream] = {}
+        self._bulk: set[int] = set()
+        self._writing: set[int] = set()
+        self._low = np.full(1 << 16, _NOTHING_USUAL[0], np.int32)
+        self._high = np.full(1 << 16, _NOTHING_USUAL[1], np.int32)
+        self._paces: dict[Peer, EnginePace] = {}
+        self._bulk_ns = _LONGEST_BULK_NS
+        self._next_bulk_ns = 0
+
+    def period_s(self) -> float:
+        """Return how long the next collection may wait."""
+        return _MANY_TICK_S if len(self._by_fd) >= _MANY_STREAMS else _TICK_S
+
+    def watch(self, stream: Stream) -> None:
+        """Read the stream from now on, and let it write while its connection has something unsent."""
+        connection = stream.connection
+        tap = connection.tap
+        if tap is None:
+            raise TypeError("the connection is not in the packet ring")
+        self._by_fd[connection.fd] = stream
+        self._taps[connection.fd] = tap
+        self._poller.register(connection.fd, _READING)
+        self._pace(connection.fd)
+        self.resume(stream)
+
+    def _pace(self, fd: int) -> None:
+        """Read the stream in bulk if that does its engine no harm, else promptly."""
+        tap = self._taps[fd]
+        pace = self._paces.get(tap.peer)
+        if pace is None:
+            pace = self._paces[tap.peer] = EnginePace()
+        if fd in self._bulk:
+            if not pace.waits_for_acknowledgements:
+                return
+            self._bulk.discard(fd)
+            pace.end_bulk()
+            self._low[tap.local_port], self._high[tap.local_port] = _NOTHING_USUAL
+        elif pace.may_read_in_bulk(len(self._by_fd)):
+            self._bulk.add(fd)
+            pace.begin_bulk()
+            self._low[tap.local_port], self._high[tap.local_port] = pace.usual_bytes
+
+    def pause(self, stream: Stream) -> None:
+        """Leave what arrives for the stream in the kernel."""
+        self._by_port.pop(self._taps[stream.connection.fd].local_port, None)
+        self._poller.modify(stream.connection.fd, 0)
+        self._note_writing(stream)
+
+    def resume(self, stream: Stream) -> None:
+        """Read the stream again, beginning with what it left; it writes while its connection has something unsent."""
+        self._by_port[self._taps[stream.connection.fd].local_port] = stream
+        self._poller.modify(stream.connection.fd, _READING)
+        self._note_writing(stream)
+
+    def _note_writing(self, stream: Stream) -> None:
+        (self._writing.add if writing(stream) else self._writing.discard)(stream.connection.fd)
+
+    def unwatch(self, stream: Stream) -> None:
+        """Stop reading the stream, whose socket must still be open."""
+        connection = stream.connection
+        if self._by_fd.pop(connection.fd, None) is None:
+            return
+        self._poller.unregister(connection.fd)
+        self._writing.discard(connection.fd)
+        if connection.fd in self._bulk:
+            self._bulk.discard(connection.fd)
+            self._paces[self._taps[connection.fd].peer].end_bulk()
+        port = self._taps.pop(connection.fd).local_port
+        self._by_port.pop(port, None)
+        self._low[port], self._high[port] = _NOTHING_USUAL
+
+    def note_segments(self, stream: Stream, sizes: list[int], merged: int) -> None:
+        """Note the payloads of segments in the middle of an answer, and how many chunks shared one."""
+        fd = stream.connection.fd
+        if fd in self._taps:
+            pace = self._paces[self._taps[fd].peer]
+            waited = pace.waits_for_acknowledgements
+            pace.take_middle(sizes, merged, bulk=fd in self._bulk)
+            if pace.waits_for_acknowledgements and not waited:
+                for each in list(self._bulk):
+                    self._pace(each)
+            self._pace(fd)
+
+    def note_end(self, stream: Stream, last: int, *, noticed: bool) -> None:
+        """Note the payload of the last segment of a complete answer, whose stream is still watched."""
+        fd = stream.connection.fd
+        self._paces[self._taps[fd].peer].take_end(last, bulk=fd in self._bulk, noticed=noticed)
+
+    @property
+    def streams(self) -> Mapping[int, Stream]:
+        """The streams that are read, by descriptor."""
+        return self._by_fd
+
+    def on_coalesced(self, stamps_ns: Sequence[int]) -> None:
+        """Do nothing: chunks with one stamp came in one segment, and reading more often would not part them."""
+
+    def collect(self) -> None:
+        """Read the streams whose answers may have ended, and now and then all of them."""
+        now_ns = time.monotonic_ns()
+        for ports, payloads in self._tap.look():
+            unusual = (payloads < self._low[ports]) | (payloads > self._high[ports])
+            for port in set(ports[unusual].tolist()):
+                stream = self._by_port.get(port)
+                if stream is not None:
+                    self._read(stream, NOTICED)
+        for fd in list(self._writing):
+            self._by_fd[fd].on_writable()
+        if now_ns >= self._next_bulk_ns:
+            self._read_all(now_ns)
+
+    def _read_all(self, now_ns: int) -> None:
+        largest = 0
+        for fd, mask in self._poller.poll(0, _MAX_EVENTS):
+            largest = max(largest, self._read(self._by_fd[fd], NOTICED if mask & HUNG_UP else now_ns))
+        if largest > _LARGE_READ:
+            self._bulk_ns = max(_SHORTEST_BULK_NS, self._bulk_ns // 2)
+        elif largest < _SMALL_READ:
+            self._bulk_ns = min(_LONGEST_BULK_NS, self._bulk_ns * 5 // 4)
+        self._next_bulk_ns = now_ns + self._bulk_ns
+        self._tap.catch_up()
+
+    def _read(self, stream: Stream, unnoticed_ns: int) -> int:
+        """Read what waits, and return how many bytes that were; for `unnoticed_ns` see `Stream.on_bulk`."""
+        connection, total = stream.connection, 0
+        port = self._taps[connection.fd].local_port
+        try:
+            while True:
+                data = connection.receive_bulk()
+                total += len(data)
+                self._tap.note_read()
+                stream.on_bulk(data, unnoticed_ns)
+                if len(data) < BULK_BYTES or port not in self._by_port:
+                    return total  # all is read, or the stream has enough
+        except BlockingIOError:
+            return total
+        except (EOFError, OSError) as problem:
+            stream.on_problem(0, problem)
+            return total
+
+    def close(self) -> None:
+        """Close its own descriptors."""
+        self._poller.close()
+        self._tap.close()

@@ -1,0 +1,182 @@
+"""The packet ring of a process, as its connections use it: whose segments are logged, and what becomes of them."""
+
+import logging
+import time
+from collections import Counter
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+
+from llmload.client.clock import ReceiveClock
+from llmload.client.local_ports import LocalPorts
+from llmload.client.packet_filter import Peer
+from llmload.client.packet_ring import Column, PacketRing, RingUnavailableError
+from llmload.client.segments import ConnectionSegments, SegmentLog, WireFacts
+
+_IDLE_PEERS: Final = 32
+"""With as many peers, those without a connection are forgotten: each makes the filter longer."""
+_FULL_SHARE: Final = 0.25
+"""The ring is emptied when it is as full as this, whether anybody asks or not."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Tap:
+    """One connection's part of the process's ring."""
+
+    __slots__ = ("_tap", "local_port", "peer", "segments")
+
+    def __init__(self, tap: "PacketTap", peer: Peer, local_port: int, segments: ConnectionSegments) -> None:
+        self._tap = tap
+        self.peer = peer
+        self.local_port = local_port
+        self.segments = segments
+
+    def cut(self, data: bytes, upto: int) -> tuple[list[bytes], list[int], bool]:
+        """
+        Cut the connection's newest bytes, whose last is at this offset, where segments end.
+
+        Return the pieces, the monotonic ns of each one's arrival, and whether all of these stamps are the kernel's:
+        where the ring missed a segment they are the process's.
+        """
+        self._tap.settle(self.local_port)
+        begin = upto - len(data)
+        ends, stamps = self.segments.arrivals(upto)
+        if len(ends) and ends[0] <= begin:  # those of a tunnel and a handshake, which were read elsewhere
+            behind = int(np.searchsorted(ends, begin, side="right"))
+            ends, stamps = ends[behind:], stamps[behind:]
+        cuts = (ends - begin).tolist()
+        moments_ns = stamps.tolist()
+        complete = bool(cuts) and cuts[-1] == len(data)
+        if not complete:
+            self.segments.skip(upto)
+            cuts.append(len(data))
+            moments_ns.append(time.monotonic_ns())
+        if len(cuts) == 1:
+            return [data], moments_ns, complete
+        return [data[begin:end] for begin, end in pairwise([0, *cuts])], moments_ns, complete
+
+    def begin_request(self) -> None:
+        """Note that a request is about to be written."""
+        self._tap.settle(self.local_port)
+        self.segments.begin_request()
+
+    def facts(self) -> WireFacts:
+        """Return what the ring says of the request that was written last."""
+        self._tap.settle(self.local_port)
+        return self.segments.facts()
+
+    def close(self) -> None:
+        """Forget the connection."""
+        self._tap.forget(self)
+
+
+class PacketTap:
+    """
+    Opens connections so that their segments are logged, and hands the segments out, stamped in monotonic ns.
+
+    Raises `RingUnavailableError` where there can be no ring.
+    """
+
+    def __init__(self, clock: ReceiveClock) -> None:
+        self._ring = PacketRing()
+        self._log = SegmentLog()
+        self._ports = LocalPorts()
+        self._clock = clock
+        self._admitted: set[Peer] = set()
+        self._connections: Counter[Peer] = Counter()
+        self._found: list[tuple[Column, Column]] = []
+        """What `catch_up` has seen before the next `look`."""
+        self._behind = True
+
+    def before_connect(self, sock: Any, address: Any) -> None:
+        """Prepare a socket to connect to this address: log its segments, and let it choose among our local ports."""
+        peer = (str(address[0]), int(address[1]))
+        if not self._connections[peer] and peer not in self._admitted:
+            self._forget_idle_peers()
+            if not self._ports.ranges and not self._ports.exhausted:
+                self._ports.claim(frozenset({peer[1]}))
+            self._admit({peer})
+        limited = not self._ports.exhausted
+        self._ports.limit(sock)
+        if limited and self._ports.exhausted:  # a kernel without such ranges
+            self._admit(set())
+
+    def claim_more_ports(self) -> bool:
+        """Claim another range of local ports when one is used up; return whether it is worth another try."""
+        if self._ports.exhausted:
+            return False
+        self._ports.claim(frozenset(port for _, port in self._admitted))
+        self._admit(set())
+        return True
+
+    def connected(self, sock: Any) -> Tap | None:
+        """Return the tap of a connection that was just opened; None where the filter has no room for its engine."""
+        address, local_port = sock.getpeername(), int(sock.getsockname()[1])
+        peer = (str(address[0]), int(address[1]))
+        if peer not in self._admitted:
+            return None
+        self._connections[peer] += 1
+        return Tap(self, peer, local_port, self._log.claim(local_port))
+
+    def _admit(self, more: set[Peer]) -> None:
+        """Let the filter pass these peers as well, if it can."""
+        try:
+            self._ring.admit(self._admitted | more, self._ports.ranges)
+        except RingUnavailableError as error:
+            _logger.warning("%s: its stamps are taken from the sockets", error)
+        else:
+            self._admitted |= more
+
+    def _forget_idle_peers(self) -> None:
+        if len(self._admitted) >= _IDLE_PEERS:
+            self._admitted = {peer for peer in self._admitted if self._connections[peer]}
+
+    def look(self) -> list[tuple[Column, Column]]:
+        """Return the local ports and the payload bytes of all segments that have come since the last look."""
+        self._find()
+        found, self._found = self._found, []
+        return found
+
+    def _find(self) -> None:
+        while (found := self._ring.look()) is not None:
+            self._found.append(found)
+            self._behind = True
+            if self._ring.waiting > self._ring.capacity * _FULL_SHARE:
+                self._take()
+
+    def catch_up(self) -> None:
+        """Take all segments that have come into the log."""
+        self._find()
+        self._take()
+
+    def _take(self) -> None:
+        self._behind = False
+        self._clock.sample()
+        for segments in self._ring.take():
+            self._log.add(segments._replace(stamp_ns=self._clock.monotonic_stamps_ns(segments.stamp_ns)))
+
+    def note_read(self) -> None:
+        """Note that something was read, so that the next to settle looks into the ring once more."""
+        self._behind = True
+
+    def settle(self, local_port: int) -> None:
+        """Hand the connection from this port all of its segments until now."""
+        if self._behind:
+            self.catch_up()
+        self._log.settle(local_port)
+
+    def forget(self, tap: Tap) -> None:
+        """Forget a connection that is closed."""
+        self._log.release(tap.local_port, tap.segments)
+        self._connections[tap.peer] -= 1
+
+    def count_drops(self) -> int:
+        """Return how many segments the ring has missed because it was full."""
+        return self._ring.count_drops()
+
+    def close(self) -> None:
+        """Stop logging."""
+        self._ring.close()
+        self._ports.close()

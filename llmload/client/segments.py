@@ -1,0 +1,291 @@
+"""From TCP segments to the moment at which each byte of a connection could be read, and what the network did."""
+
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from llmload.client.packet_ring import FIN, RST, SYN, Column, Segments
+from llmload.units import NS_PER_S
+
+_CAPACITY: Final = 1 << 16
+_MAX_UNCLAIMED: Final = 4096
+"""Connections that are being opened, whose segments wait for the process to know their port."""
+
+
+class SegmentLog:
+    """
+    The segments of all connections of a process, until somebody asks for those of one.
+
+    To ask for one costs a look over the log; when it is full, one sort hands everything out.
+    """
+
+    def __init__(self) -> None:
+        self._columns: Segments = Segments(
+            local_port=np.zeros(_CAPACITY, np.uint16),
+            sent=np.zeros(_CAPACITY, np.bool_),
+            sequence=np.zeros(_CAPACITY, np.uint32),
+            acknowledged=np.zeros(_CAPACITY, np.uint32),
+            length=np.zeros(_CAPACITY, np.int32),
+            flags=np.zeros(_CAPACITY, np.uint8),
+            window=np.zeros(_CAPACITY, np.uint16),
+            stamp_ns=np.zeros(_CAPACITY, np.int64),
+        )
+        self._count = 0
+        self._claims: dict[int, ConnectionSegments] = {}
+        self._unclaimed: dict[int, list[Segments]] = {}
+
+    def claim(self, local_port: int) -> "ConnectionSegments":
+        """Return what will hold the segments of the newest connection from this local port."""
+        own = self._claims[local_port] = ConnectionSegments()
+        for segments in self._unclaimed.pop(local_port, ()):
+            own.take(segments)
+        return own
+
+    def release(self, local_port: int, own: "ConnectionSegments") -> None:
+        """Forget a connection that is closed, unless its port has been claimed for another."""
+        if self._claims.get(local_port) is own:
+            del self._claims[local_port]
+
+    def add(self, segments: Segments) -> None:
+        """Add segments in the order of their arrival, their stamps being monotonic ns."""
+        count = len(segments.length)
+        begin = 0
+        while begin < count:
+            if self._count == _CAPACITY:
+                self._hand_out()
+            size = min(count - begin, _CAPACITY - self._count)
+            for column, new in zip(self._columns, segments, strict=True):
+                column[self._count : self._count + size] = new[begin : begin + size]
+            self._count += size
+            begin += size
+
+    def settle(self, local_port: int) -> None:
+        """Hand this connection what the log has of it."""
+        own = self._claims.get(local_port)
+        mine = np.flatnonzero(self._columns.local_port[: self._count] == local_port)
+        if own is not None and len(mine):
+            own.take(self._columns.where(mine))
+            self._columns.local_port[mine] = 0
+
+    def _hand_out(self) -> None:
+        ports = self._columns.local_port[: self._count]
+        order = np.argsort(ports, kind="stable")
+        ordered = ports[order]
+        cuts = [0, *(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(ordered)]
+        for begin, end in pairwise(cuts):
+            port = int(ordered[begin])
+            own = self._claims.get(port)
+            if own is not None:
+                own.take(self._columns.where(order[begin:end]))
+            elif port:
+                self._keep_unclaimed(port, self._columns.where(order[begin:end]))
+        self._count = 0
+
+    def _keep_unclaimed(self, port: int, segments: Segments) -> None:
+        """Keep what follows the beginning of a connection; the rest is of one that was closed."""
+        if not (segments.flags & SYN).any() and port not in self._unclaimed:
+            return
+        self._unclaimed.setdefault(port, []).append(segments)
+        while len(self._unclaimed) > _MAX_UNCLAIMED:
+            del self._unclaimed[next(iter(self._unclaimed))]
+
+
+class WireFacts(NamedTuple):
+    """What the packet ring says of one request besides the stamps of its answer, as fields of its record."""
+
+    wire_sent_ns: int | None
+    rtt_s: float | None
+    retransmissions: int
+    closed_windows: int
+    reset_by: str | None
+
+
+class ConnectionSegments:
+    """
+    The segments of one connection: when each byte that it received could be read, and when its requests left.
+
+    A byte can be read when everything before it has come, so its stamp is the latest of the first arrivals up to its
+    own. Offsets count from the connection's first byte; monotonic ns.
+    """
+
+    __slots__ = (
+        "_ack_wanted",
+        "_base",
+        "_closed_windows",
+        "_departed_ns",
+        "_ends",
+        "_frontier",
+        "_held",
+        "_last_ns",
+        "_reset_by",
+        "_retransmissions",
+        "_rtt_ns",
+        "_sent",
+        "_sent_base",
+        "_stamps",
+    )
+
+    def __init__(self) -> None:
+        self._base: int | None = None
+        self._frontier = 0
+        """The offset up to which every byte has come."""
+        self._held: list[tuple[int, int, int]] = []
+        """Start, end and stamp of segments behind a gap."""
+        self._last_ns = 0
+        self._ends: list[Column] = []
+        self._stamps: list[Column] = []
+        self._sent_base: int | None = None
+        self._sent = 0
+        self._ack_wanted: int | None = None
+        self.begin_request()
+
+    def begin_request(self) -> None:
+        """Forget what the network did for the request before."""
+        self._departed_ns: int | None = None
+        self._rtt_ns: int | None = None
+        self._retransmissions = self._closed_windows = 0
+        self._reset_by: str | None = None
+
+    def facts(self) -> WireFacts:
+        """Return when the newest request left, and what the network did since it began."""
+        rtt_s = None if self._rtt_ns is None else self._rtt_ns / NS_PER_S
+        return WireFacts(self._departed_ns, rtt_s, self._retransmissions, self._closed_windows, self._reset_by)
+
+    def take(self, segments: Segments) -> None:
+        """Take the connection's next segments, in the order of their arrival."""
+        opened = np.flatnonzero((segments.flags & SYN) != 0)
+        if len(opened):
+            self._take_opening(segments.where(opened))
+            last = opened[~segments.sent[opened]]
+            segments = segments.where(slice(int((last if len(last) else opened)[-1]) + 1, None))
+        if segments.sent.any():
+            self._take_sent(segments.where(segments.sent))
+            self._take_received(segments.where(~segments.sent))
+        else:
+            self._take_received(segments)
+
+    def _take_opening(self, segments: Segments) -> None:
+        """Take the segments that open a connection: the first bytes have the numbers behind theirs."""
+        for sent, sequence in zip(segments.sent.tolist(), segments.sequence.tolist(), strict=True):
+            if sent:
+                self._sent_base, self._sent = sequence + 1, 0
+            else:
+                self._base, self._frontier = sequence + 1, 0
+
+    def _take_sent(self, segments: Segments) -> None:
+        rows = zip(*(column.tolist() for column in segments[2:]), strict=True)
+        for sequence, _, length, flags, window, stamp_ns in rows:
+            if flags & RST:
+                self._reset_by = self._reset_by or "client"
+            elif window == 0:
+                self._closed_windows += 1
+            if length <= 0 or self._sent_base is None:
+                continue
+            end = self._sent + _signed(sequence + length - self._sent_base - self._sent)
+            if end <= self._sent:
+                self._retransmissions += 1
+                continue
+            self._sent = end
+            self._departed_ns, self._rtt_ns, self._ack_wanted = stamp_ns, None, sequence + length
+
+    def _take_received(self, segments: Segments) -> None:
+        if self._ack_wanted is not None and self._departed_ns is not None and len(segments.length):
+            ahead = (segments.acknowledged - np.uint32(self._ack_wanted & 0xFFFFFFFF)).astype(np.int32) >= 0
+            if ahead.any():
+                self._rtt_ns = max(0, int(segments.stamp_ns[int(np.argmax(ahead))]) - self._departed_ns)
+                self._ack_wanted = None
+        odd = ((segments.flags & (RST | FIN)) != 0) | (segments.window == 0)
+        if odd.any():
+            self._take_odd(segments.where(odd))
+        if self._base is None:
+            return
+        data = segments.length > 0
+        if not data.all():
+            segments = segments.where(data)
+        if not len(segments.length):
+            return
+        expected = (self._base + self._frontier) & 0xFFFFFFFF
+        starts = self._frontier + (segments.sequence - np.uint32(expected)).astype(np.int32).astype(np.int64)
+        ends, stamps = starts + segments.length, segments.stamp_ns
+        if self._held or not self._in_order(starts, ends):
+            known = np.maximum.accumulate(np.concatenate(([self._frontier], ends[:-1])))
+            new = ends > known  # a late acknowledgement makes TCP send its last segment twice
+            if self._held or not new.any() or not self._in_order(starts[new], ends[new]):
+                self._take_disordered(starts.tolist(), ends.tolist(), stamps.tolist())
+                return
+            self._retransmissions += len(new) - int(np.count_nonzero(new))
+            ends, stamps = ends[new], stamps[new]
+        self._append(ends, np.maximum.accumulate(stamps))
+
+    def _in_order(self, starts: Column, ends: Column) -> bool:
+        """Return whether these segments follow each other, the first the bytes that have come."""
+        return bool(starts[0] == self._frontier and (starts[1:] == ends[:-1]).all())
+
+    def _take_odd(self, segments: Segments) -> None:
+        for flags, window in zip(segments.flags.tolist(), segments.window.tolist(), strict=True):
+            if flags & RST:
+                self._reset_by = self._reset_by or "engine"
+            elif window == 0:
+                self._closed_windows += 1
+
+    def _take_disordered(self, starts: list[int], ends: list[int], stamps: list[int]) -> None:
+        """Take segments of which some came twice, late or early."""
+        new_ends: list[int] = []
+        new_stamps: list[int] = []
+        latest_ns, frontier = self._last_ns, self._frontier
+        for start, end, stamp_ns in zip(starts, ends, stamps, strict=True):
+            if end <= frontier or any(held[0] <= start and end <= held[1] for held in self._held):
+                self._retransmissions += 1
+                continue
+            self._held.append((start, end, stamp_ns))
+            self._held.sort()
+            while self._held and self._held[0][0] <= frontier:
+                _, held_end, held_ns = self._held.pop(0)
+                latest_ns = max(latest_ns, held_ns)
+                if held_end > frontier:
+                    frontier = held_end
+                    new_ends.append(held_end)
+                    new_stamps.append(latest_ns)
+        if new_ends:
+            self._append(np.array(new_ends, np.int64), np.array(new_stamps, np.int64))
+
+    def _append(self, ends: Column, stamps: Column) -> None:
+        if stamps[0] < self._last_ns:
+            stamps = np.maximum(stamps, self._last_ns)
+        self._ends.append(ends)
+        self._stamps.append(stamps)
+        self._frontier, self._last_ns = int(ends[-1]), int(stamps[-1])
+
+    def arrivals(self, upto: int) -> tuple[Column, Column]:
+        """
+        Return the ends and the stamps of what came of the bytes up to this offset that were not returned before.
+
+        The last end is `upto`, unless the ring missed a segment: then the bytes behind the last end have no stamp, and
+        `skip` is to be called for them.
+        """
+        if len(self._ends) > 1:
+            self._ends, self._stamps = [np.concatenate(self._ends)], [np.concatenate(self._stamps)]
+        if not self._ends:
+            return _NONE, _NONE
+        ends, stamps = self._ends[0], self._stamps[0]
+        whole = int(np.searchsorted(ends, upto, side="right"))
+        self._ends, self._stamps = ([ends[whole:]], [stamps[whole:]]) if whole < len(ends) else ([], [])
+        if whole < len(ends) and (ends[whole - 1] if whole else -1) < upto:  # a part of the next segment was read
+            return np.append(ends[:whole], upto), stamps[: whole + 1]
+        return ends[:whole], stamps[:whole]
+
+    def skip(self, upto: int) -> None:
+        """Give up bytes that were read and whose segments the ring missed."""
+        if self._frontier < upto:
+            self._frontier = upto
+            self._held = [each for each in self._held if each[1] > upto]
+        self._ends, self._stamps = [], []
+
+
+_NONE: Final[Any] = np.empty(0, np.int64)
+
+
+def _signed(difference: int) -> int:
+    """Return a difference of sequence numbers, which wrap at 2^32, as a number around 0."""
+    return (difference + 0x80000000 & 0xFFFFFFFF) - 0x80000000

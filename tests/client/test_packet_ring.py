@@ -1,0 +1,253 @@
+"""The kernel's packet ring, on real loopback connections; skipped where this process has no right to one."""
+
+import random
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from llmload.client.local_ports import LocalPorts
+from llmload.client.packet_filter import SNAP_BYTES, Instruction, program
+from llmload.client.packet_ring import FIN, RST, SYN, PacketRing, RingUnavailableError, Segments, tcp_offset
+from llmload.record import StampSource
+from tests.best_stamps import BEST_STAMPS
+
+needs_ring = pytest.mark.skipif(BEST_STAMPS is not StampSource.PACKET, reason="needs CAP_NET_RAW")
+FAMILIES = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
+
+
+@pytest.fixture
+def ring() -> Iterator[PacketRing]:
+    with closing(PacketRing(1 << 20)) as opened:
+        yield opened
+
+
+def listening(address: str) -> socket.socket:
+    server = socket.socket(FAMILIES[address])
+    server.bind((address, 0))
+    server.listen()
+    return server
+
+
+def pair(server: socket.socket) -> tuple[socket.socket, socket.socket]:
+    client = socket.create_connection(server.getsockname()[:2])
+    accepted, _ = server.accept()
+    accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client, accepted
+
+
+def exchange(engine: socket.socket, client: socket.socket, data: bytes) -> None:
+    engine.sendall(data)
+    assert client.recv(len(data), socket.MSG_WAITALL) == data
+
+
+def taken(ring: PacketRing) -> list[Segments]:
+    while ring.look() is not None:
+        pass
+    return ring.take()
+
+
+@needs_ring
+@pytest.mark.parametrize("address", FAMILIES)
+def test_both_directions_of_a_connection_once_each(ring: PacketRing, address: str) -> None:
+    with listening(address) as server:
+        ring.admit([server.getsockname()[:2]], [])
+        client, engine = pair(server)
+        with client, engine:
+            local_port = client.getsockname()[1]
+            client.sendall(b"GET /")
+            assert engine.recv(5, socket.MSG_WAITALL) == b"GET /"
+            for length in (3, 4):
+                exchange(engine, client, bytes(length))
+        [seen] = taken(ring)
+
+    assert set(seen.local_port.tolist()) == {local_port}
+    sent, received = seen.where(seen.sent), seen.where(~seen.sent)
+    assert [length for length in sent.length.tolist() if length] == [5]
+    assert [length for length in received.length.tolist() if length] == [3, 4]
+    assert received.flags[0] & SYN
+    assert (received.flags & FIN).any()
+    data = received.where(received.length > 0)
+    assert data.sequence[1] - data.sequence[0] == 3
+    assert (data.stamp_ns[1:] > data.stamp_ns[:-1]).all()
+
+
+@needs_ring
+def test_others_do_not_pass(ring: PacketRing) -> None:
+    """Another engine, another port of the client's, and this engine's connections with somebody else."""
+    with listening("127.0.0.1") as server, listening("127.0.0.1") as other:
+        first, last = 61_000, 61_001
+        ring.admit([server.getsockname()[:2]], [(first, last)])
+        for each in (server, other):
+            client, engine = pair(each)
+            with client, engine:
+                exchange(engine, client, b"abc")
+        assert taken(ring) == []
+
+
+@needs_ring
+def test_a_reset_is_seen_and_by_whom(ring: PacketRing) -> None:
+    with listening("127.0.0.1") as server:
+        ring.admit([server.getsockname()[:2]], [])
+        client, engine = pair(server)
+        with client:
+            engine.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            engine.close()
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+        [seen] = taken(ring)
+
+    assert [bool(flags & RST) for flags in seen.where(~seen.sent).flags.tolist()] == [False, True]
+
+
+@needs_ring
+def test_the_ring_begins_again_at_its_end_and_counts_what_it_has_no_room_for(ring: PacketRing) -> None:
+    with listening("127.0.0.1") as server:
+        ring.admit([server.getsockname()[:2]], [])
+        client, engine = pair(server)
+        lengths: list[int] = []
+        with client, engine:
+            for _ in range(3):
+                for _ in range(ring.capacity // 2):
+                    exchange(engine, client, b"a")
+                for seen in taken(ring):
+                    lengths += [length for length in seen.where(~seen.sent).length.tolist() if length]
+            assert lengths == [1] * (ring.capacity // 2 * 3)
+            assert ring.count_drops() == 0
+            for _ in range(ring.capacity + 100):
+                exchange(engine, client, b"a")
+            assert ring.count_drops() >= 100
+            assert sum(len(seen.length) for seen in taken(ring)) == ring.capacity
+
+
+@needs_ring
+def test_as_many_engines_as_fit_and_a_clear_error_beyond(ring: PacketRing) -> None:
+    ring.admit([(f"10.0.0.{number}", 8000) for number in range(1, 33)], [(40_000, 41_023)])
+    with pytest.raises(RingUnavailableError, match="400 engine addresses"):
+        ring.admit([(f"10.0.{number // 200}.{number % 200}", 8000) for number in range(400)], [(40_000, 41_023)])
+
+
+def run(instructions: list[Instruction], packet: bytes, *, protocol: int = 0x0800, outgoing: bool = False) -> int:
+    """Run a classic BPF program as the kernel does."""
+    ancillary = {0xFFFFF000: protocol, 0xFFFFF004: 4 if outgoing else 0}
+    a = x = at = 0
+    while True:
+        code, jt, jf, k = instructions[at]
+        at += 1
+        sizes = {0x20: 4, 0x28: 2, 0x30: 1, 0x48: 2, 0x50: 1}
+        if code in sizes:
+            where = k + (x if code in (0x48, 0x50) else 0)
+            piece = packet[where : where + sizes[code]]
+            if k not in ancillary and len(piece) < sizes[code]:
+                return 0
+            a = ancillary.get(k, int.from_bytes(piece, "big"))
+        elif code == 0xB1:
+            x = (packet[k] & 15) * 4
+        elif code == 0x01:
+            x = k
+        elif code == 0x05:
+            at += k
+        elif code == 0x06:
+            return k
+        else:
+            true = {0x15: a == k, 0x25: a > k, 0x35: a >= k, 0x45: bool(a & k)}[code]
+            at += jt if true else jf
+
+
+def ipv4(
+    source: str, destination: str, ports: tuple[int, int], *, flags: int = 16, options: int = 0, **odd: int
+) -> bytes:
+    head = struct.pack("!BBHHHBBH", 0x45 + options, 0, 52, 0, odd.get("fragment", 0), 64, odd.get("protocol", 6), 0)
+    addresses = socket.inet_aton(source) + socket.inet_aton(destination)
+    return (
+        head + addresses + bytes(4 * options) + struct.pack("!HHIIBBH", *ports, 1, 2, 0x80, flags, odd.get("window", 9))
+    )
+
+
+ENGINES = [("10.0.0.1", 8000), ("10.0.0.2", 9000), ("2001:db8::1", 8000)]
+CODE = program(ENGINES, [(40_000, 40_999), (50_000, 50_099)])
+PUSH = 24
+
+
+@pytest.mark.parametrize(
+    ("packet", "outgoing", "passes"),
+    [
+        (ipv4("10.0.0.1", "10.9.9.9", (8000, 40_500)), False, True),
+        (ipv4("10.0.0.2", "10.9.9.9", (9000, 50_099)), False, True),
+        (ipv4("10.0.0.1", "10.9.9.9", (8000, 40_500), options=3), False, True),
+        (ipv4("10.0.0.1", "10.9.9.9", (9000, 40_500)), False, False),
+        (ipv4("10.0.0.3", "10.9.9.9", (8000, 40_500)), False, False),
+        (ipv4("10.0.0.1", "10.9.9.9", (8000, 41_000)), False, False),
+        (ipv4("10.0.0.1", "10.9.9.9", (8000, 39_999)), False, False),
+        (ipv4("10.0.0.1", "10.9.9.9", (8000, 40_500), protocol=17), False, False),
+        (ipv4("10.0.0.1", "10.9.9.9", (8000, 40_500), fragment=185), False, False),
+        (ipv4("10.9.9.9", "10.0.0.1", (40_500, 8000), flags=PUSH), True, True),
+        (ipv4("10.9.9.9", "10.0.0.1", (40_500, 8000)), True, False),
+        (ipv4("10.9.9.9", "10.0.0.1", (40_500, 8000), window=0), True, True),
+        (ipv4("10.9.9.9", "10.0.0.1", (40_500, 8001), flags=PUSH), True, False),
+        (ipv4("10.0.0.1", "10.9.9.9", (8000, 40_500)), True, False),
+    ],
+)
+def test_the_filter_passes_what_our_connections_say(packet: bytes, outgoing: bool, passes: bool) -> None:
+    assert run(CODE, packet, outgoing=outgoing) == (SNAP_BYTES if passes else 0)
+
+
+def test_the_filter_passes_ipv6_with_and_without_extension_headers() -> None:
+    engine, client, tcp = (
+        socket.inet_pton(socket.AF_INET6, "2001:db8::1"),
+        bytes(15) + b"\x09",
+        struct.pack("!HHIIBBHI", 8000, 40_001, 1, 2, 0x80, 16, 9, 0),
+    )
+    head = struct.pack("!IHBB", 6 << 28, 20, 6, 64)
+    extended = struct.pack("!IHBB", 6 << 28, 28, 0, 64)
+
+    assert run(CODE, head + engine + client + tcp, protocol=0x86DD) == SNAP_BYTES
+    assert run(CODE, head + client + engine + tcp, protocol=0x86DD) == 0
+    packet = extended + engine + client + struct.pack("!BBHI", 6, 0, 0, 0) + tcp
+    assert run(CODE, packet, protocol=0x86DD) == SNAP_BYTES
+    assert tcp_offset(packet) == 48
+    assert run(CODE, head + engine + client + tcp, protocol=0x0806) == 0
+
+
+def test_odd_packets_have_no_tcp_header() -> None:
+    draw = random.Random(1)  # noqa: S311 - not for secrets
+    for _ in range(2_000):
+        offset = tcp_offset(bytes([0x60, *draw.randbytes(127)]))
+        assert offset is None or 40 <= offset < 4_200
+
+
+def test_each_process_has_its_own_local_ports() -> None:
+    one, two = LocalPorts(), LocalPorts()
+    try:
+        for _ in range(3):
+            one.claim()
+            two.claim()
+        ports = [{port for first, last in each.ranges for port in range(first, last + 1)} for each in (one, two)]
+        assert len(ports[0]) == len(ports[1]) == 3 * 1024
+        assert not ports[0] & ports[1]
+        while not one.exhausted:
+            one.claim()
+        assert one.ranges == [], "any port, once none is left"
+    finally:
+        one.close()
+        two.close()
+
+
+def test_a_port_is_chosen_from_the_range_and_never_one_of_an_engines_block() -> None:
+    ports = LocalPorts()
+    try:
+        ports.claim()
+        first = ports.ranges[0][0]
+        other = LocalPorts()
+        other.claim(frozenset({other._blocks[0][0] + 5, first}))
+        with listening("127.0.0.1") as server, socket.socket() as client:
+            ports.limit(client)
+            client.connect(server.getsockname())
+            if not ports.exhausted:  # a kernel before 6.3
+                assert first <= client.getsockname()[1] <= ports.ranges[0][1]
+            assert first not in range(*other.ranges[0])
+        other.close()
+    finally:
+        ports.close()
