@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import stat
 import time
 import weakref
 from pathlib import Path
@@ -21,9 +22,12 @@ from llmload.scenario import load_scenario
 from llmload.scenario.reading import find_scenario
 from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
-FULL = Path("/dev/full")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device files")
 ROOT = Path(__file__).parents[2]
 FULL_DISK = """
+import os
+import stat
+
 from locust import events
 
 from llmload.loadgen.coordinating import CoordinatingNode
@@ -42,7 +46,7 @@ def fill(environment, **_):
     node = node_of(environment)
     if isinstance(node, CoordinatingNode):
         for name in ("users.csv", "manifest.tmp"):
-            (node.coordinator.folder.path / name).symlink_to("/dev/full")
+            os.mknod(node.coordinator.folder.path / name, stat.S_IFCHR | 0o666, os.makedev(1, 7))  # as /dev/full
 
 
 @events.init.add_listener
@@ -52,12 +56,18 @@ def watch(environment, **_):
 QUICK = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 4}
 
 
+def make_full(path: Path) -> None:
+    """Make a file that has no room, as /dev/full: a link to that would not be followed."""
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 7))
+
+
 def record(number: int) -> RequestRecord:
     return RequestRecord(
         request_id=f"run-{number}", prompt_id="0", started_ns=1, done_ns=2, outcome=Outcome.FAILED, connected_ns=None
     )
 
 
+@needs_root
 def test_a_master_whose_disk_is_full_still_sees_its_workers_and_figures(
     engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
@@ -85,10 +95,11 @@ def test_a_master_whose_disk_is_full_still_sees_its_workers_and_figures(
     assert re.search(r"; [\d,.]+ requests/min", lines[-1]), "live points are still made"
 
 
+@needs_root
 def test_files_of_a_run_that_cannot_be_written_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = RunFolder(tmp_path)
-    (tmp_path / "users.csv").symlink_to(FULL)
-    (tmp_path / "requests.jsonl").symlink_to(FULL)
+    make_full(tmp_path / "users.csv")
+    make_full(tmp_path / "requests.jsonl")
     log = RequestLog(tmp_path / "requests.jsonl", with_chunks=False)
 
     for number in range(3):
