@@ -33,7 +33,7 @@ class Host:
         folder.mkdir(parents=True, exist_ok=True)
         with output.open("wb") as out:
             return subprocess.Popen(
-                [*self._enter, *arguments],
+                [*self.enter, *arguments],
                 cwd=folder,
                 env={**os.environ, "HF_HUB_OFFLINE": "1"},
                 stdin=subprocess.DEVNULL,
@@ -44,7 +44,7 @@ class Host:
 
     def fetch(self, url: str, method: str = "GET") -> str:
         """Return the body of a URL, read on this host; CalledProcessError if that fails."""
-        command = [*self._enter, sys.executable, "-c", _FETCH, url, method]
+        command = [*self.enter, sys.executable, "-c", _FETCH, url, method]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def unplug(self) -> None:
@@ -54,7 +54,8 @@ class Host:
         _ip("-n", self.namespace, "link", "set", _INTERFACE, "down")
 
     @property
-    def _enter(self) -> list[str]:
+    def enter(self) -> list[str]:
+        """The words before a command that make it run on this host."""
         return [] if self.namespace is None else ["ip", "netns", "exec", self.namespace]
 
 

@@ -6,14 +6,16 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from click import ClickException
 
+from benchmarks.tools.hosts import Host
 from benchmarks.tools.truth_engine.build import HOME, executable
 from benchmarks.tools.truth_engine.log import TruthLog
 
 STOP_TIMEOUT_S = 10.0
+THIS_MACHINE: Final = Host(name="this machine")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,31 +33,50 @@ class Schedule:
     """Text in a chunk; 0: a word."""
     large_first: int = 0
     """The number of answers that have `chunk_bytes`; 0: all."""
+    pieces: int = 1
+    """Writes for each chunk."""
+    burst: int = 1
+    """Chunks that are written together."""
+    nagle: bool = False
+    """Without TCP_NODELAY: a small write waits until the last one is acknowledged."""
+    close: bool = False
+    """A connection for each answer."""
 
     def arguments(self) -> list[str]:
         """Return the engine's options."""
         ms = {"ttft": self.ttft_s, "ttft-spread": self.ttft_spread_s, "gap": self.gap_s, "jitter": self.jitter_s}
         counts = {"tokens": self.tokens, "chunk-bytes": self.chunk_bytes, "large-first": self.large_first}
+        counts |= {"pieces": self.pieces, "burst": self.burst}
         options = {f"{name}-ms": f"{value_s * 1000:g}" for name, value_s in ms.items()} | counts
-        return [f"-{name}={value}" for name, value in options.items()]
+        flags = [f"-{name}" for name in ("nagle", "close") if getattr(self, name)]
+        return [f"-{name}={value}" for name, value in options.items()] + flags
 
 
 class TruthEngine:
     """
-    A running engine on loopback: `with TruthEngine(Schedule(), folder) as engine: ...`, then `engine.log`.
+    A running engine: `with TruthEngine(Schedule(), folder) as engine: ...`, then `engine.log`.
 
-    `cpu` pins it to a core; `tls` makes it speak https with a self-signed certificate, `ca_file`.
+    `host` is where it listens, in a network namespace if that has a name; `cpu` pins it to a core; `tls` makes it speak https with a self-signed certificate, `ca_file`.
     """
 
     def __init__(
-        self, schedule: Schedule, folder: Path, *, cpu: int | None = None, tls: bool = False, model: str = "truth"
+        self,
+        schedule: Schedule,
+        folder: Path,
+        *,
+        cpu: int | None = None,
+        tls: bool = False,
+        model: str = "truth",
+        host: Host = THIS_MACHINE,
     ) -> None:
         self.schedule, self.model, self.tls = schedule, model, tls
+        self.address = host.address
         self.port = 0
         self.connections = 0
         self.max_streams = 0
         self._log_file = folder / "truth.log"
-        self._command = [str(executable()), "-port=0", f"-model={model}", f"-log={self._log_file}"]
+        self._command = [*host.enter, str(executable()), "-port=0", f"-host={host.address}"]
+        self._command += [f"-model={model}", f"-log={self._log_file}"]
         self._command += schedule.arguments() + ([] if cpu is None else [f"-cpu={cpu}"])
         if tls:
             certificate, key = certificate_files()
@@ -67,7 +88,8 @@ class TruthEngine:
     @property
     def base_url(self) -> str:
         """Where it listens, without the API's prefix."""
-        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{'https' if self.tls else 'http'}://{address}:{self.port}"
 
     @property
     def pid(self) -> int:

@@ -54,7 +54,8 @@ static void add_text(struct connection *c)
 static void add_head_and_role(struct connection *c)
 {
     buffer_printf(&c->out, "HTTP/1.1 200 OK\r\nserver: truth-engine\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-                           "transfer-encoding: chunked\r\n\r\n");
+                           "transfer-encoding: chunked\r\n%s\r\n",
+                  options.close ? "connection: close\r\n" : "");
     add_event(c, "\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"%s\"},\"logprobs\":null,"
                  "\"finish_reason\":null}],\"prompt_token_ids\":null,\"prompt_text\":null}\n\n", "");
 }
@@ -160,9 +161,12 @@ void answer_continue(struct connection *c)
         add_head_and_role(c);
         socket_write(c);
     }
-    add_text(c);
-    note_write(c);
-    socket_write(c);
+    unsigned together = options.burst < options.tokens - c->written ? options.burst : options.tokens - c->written;
+    while (together--) {
+        add_text(c);
+        note_write(c);
+    }
+    socket_write_pieces(c, options.pieces);
     if (c->written < options.tokens) {
         timer_set(c, c->first_due_ns + c->written * options.gap_ns + spread(options.jitter_ns));
         return;
@@ -170,6 +174,7 @@ void answer_continue(struct connection *c)
     add_end(c);
     c->done_ns = monotonic_ns();
     socket_write(c);
+    c->closing = options.close;
     answer_end(c, true);
 }
 

@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
@@ -21,7 +22,7 @@
 #define WAKE_EARLY_NS 80000 /* the kernel wakes late by some 50 us: wake before, and spin the rest */
 
 struct options options = {
-    .port = 8000, .model = "truth", .ttft_ns = 50000000, .gap_ns = 10000000, .tokens = 128, .cpu = -1,
+    .host = "127.0.0.1", .port = 8000, .pieces = 1, .burst = 1, .model = "truth", .ttft_ns = 50000000, .gap_ns = 10000000, .tokens = 128, .cpu = -1,
 };
 static volatile sig_atomic_t ending;
 static int epoll, listener;
@@ -142,17 +143,25 @@ static void loop(void)
 static void listen_on_port(void)
 {
     int one = 1;
-    struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)options.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 8192)) {
-        fprintf(stderr, "port %d: %s\n", options.port, strerror(errno));
+    char port[16];
+    snprintf(port, sizeof port, "%d", options.port);
+    struct addrinfo wanted = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV}, *found;
+    int problem = getaddrinfo(options.host, port, &wanted, &found);
+    if (problem) {
+        fprintf(stderr, "%s, port %s: %s\n", options.host, port, gai_strerror(problem));
         exit(2);
     }
+    listener = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(listener, found->ai_addr, found->ai_addrlen) || listen(listener, 8192)) {
+        fprintf(stderr, "%s, port %d: %s\n", options.host, options.port, strerror(errno));
+        exit(2);
+    }
+    freeaddrinfo(found);
+    struct sockaddr_in6 address; /* the port is in the same place in both families' addresses */
     socklen_t length = sizeof address;
     getsockname(listener, (struct sockaddr *)&address, &length);
-    options.port = ntohs(address.sin_port);
+    options.port = ntohs(address.sin6_port);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     epoll = epoll_create1(EPOLL_CLOEXEC);
     epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event);
@@ -186,13 +195,15 @@ static int64_t ns_of_ms(const char *text)
 
 static void read_options(int argc, char **argv)
 {
-    enum { PORT, MODEL, LOG, TTFT, SPREAD, GAP, JITTER, TOKENS, BYTES, LARGE, CPU, CERT, KEY };
+    enum { PORT, MODEL, LOG, TTFT, SPREAD, GAP, JITTER, TOKENS, BYTES, LARGE, CPU, CERT, KEY, HOST, NAGLE, PIECES, BURST, CLOSE };
     static const struct option known[] = {
         {"port", 1, NULL, PORT},          {"model", 1, NULL, MODEL},   {"log", 1, NULL, LOG},
         {"ttft-ms", 1, NULL, TTFT},       {"gap-ms", 1, NULL, GAP},    {"ttft-spread-ms", 1, NULL, SPREAD},
         {"jitter-ms", 1, NULL, JITTER},   {"tokens", 1, NULL, TOKENS}, {"chunk-bytes", 1, NULL, BYTES},
         {"large-first", 1, NULL, LARGE},  {"cpu", 1, NULL, CPU},       {"tls-cert", 1, NULL, CERT},
-        {"tls-key", 1, NULL, KEY},        {0}};
+        {"tls-key", 1, NULL, KEY},        {"host", 1, NULL, HOST},     {"nagle", 0, NULL, NAGLE},
+        {"pieces", 1, NULL, PIECES},      {"burst", 1, NULL, BURST},   {"close", 0, NULL, CLOSE},
+        {0}};
     for (int which; (which = getopt_long_only(argc, argv, "", known, NULL)) != -1;) {
         switch (which) {
         case PORT: options.port = atoi(optarg); break;
@@ -208,11 +219,16 @@ static void read_options(int argc, char **argv)
         case CPU: options.cpu = atoi(optarg); break;
         case CERT: options.tls_cert = optarg; break;
         case KEY: options.tls_key = optarg; break;
+        case HOST: options.host = optarg; break;
+        case NAGLE: options.nagle = true; break;
+        case PIECES: options.pieces = (unsigned)strtoul(optarg, NULL, 10); break;
+        case BURST: options.burst = (unsigned)strtoul(optarg, NULL, 10); break;
+        case CLOSE: options.close = true; break;
         default: exit(2);
         }
     }
-    if (!options.tokens || strlen(options.model) > 64 || (options.tls_cert && !options.tls_key)) {
-        fprintf(stderr, "needs --tokens of 1 or more, a --model of 64 characters or fewer, --tls-key with --tls-cert\n");
+    if (!options.tokens || !options.pieces || !options.burst || strlen(options.model) > 64 || (options.tls_cert && !options.tls_key)) {
+        fprintf(stderr, "needs --tokens, --pieces and --burst of 1 or more, a --model of 64 characters or fewer, --tls-key with --tls-cert\n");
         exit(2);
     }
 }

@@ -54,7 +54,8 @@ void socket_prepare(void)
 bool socket_open(struct connection *c)
 {
     int one = 1, stamps = SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE;
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (!options.nagle)
+        setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     setsockopt(c->fd, SOL_SOCKET, SO_TIMESTAMPING, &stamps, sizeof stamps);
 #ifdef WITH_TLS
     if (context) {
@@ -155,6 +156,22 @@ bool socket_write(struct connection *c)
     c->wants_write = false;
     buffer_clear(out);
     return true;
+}
+
+bool socket_write_pieces(struct connection *c, unsigned pieces)
+{
+    struct buffer *out = &c->out;
+    size_t each = (out->used - out->start) / pieces;
+    for (unsigned piece = 1; piece < pieces && each; piece++) {
+        size_t until = out->start + each;
+        while (out->start < until) {
+            ssize_t sent = transmit(c, out->bytes + out->start, until - out->start);
+            if (sent < 0)
+                return socket_write(c);
+            out->start += (size_t)sent;
+        }
+    }
+    return socket_write(c);
 }
 
 void socket_close(struct connection *c)

@@ -10,6 +10,7 @@
 #define NS_PER_S 1000000000LL
 
 struct options {
+    const char *host; /* the numeric address to listen on */
     int port;
     const char *model;
     const char *log_path;
@@ -19,6 +20,10 @@ struct options {
     size_t chunk_bytes;   /* text in a content chunk; 0: a short word */
     uint64_t large_first; /* number of answers with chunk_bytes of text; 0: all */
     int cpu;              /* -1: any */
+    bool nagle;           /* without TCP_NODELAY: a small write waits until the last one is acknowledged */
+    unsigned pieces;      /* writes for each content chunk */
+    unsigned burst;       /* content chunks that are written together */
+    bool close;           /* a connection for each answer */
 };
 extern struct options options;
 
@@ -74,6 +79,7 @@ void socket_prepare(void);
 bool socket_open(struct connection *c);
 bool socket_read(struct connection *c);  /* false: the client is gone */
 bool socket_write(struct connection *c); /* sends what it can of `out`; false: the client is gone */
+bool socket_write_pieces(struct connection *c, unsigned pieces); /* the same in this many writes */
 void socket_close(struct connection *c);
 
 bool request_read(struct connection *c); /* whether a whole request lies in `in` */
