@@ -90,6 +90,10 @@ class StampSource(StrEnum):
 
 RESET_BY: Final = frozenset(("engine", "client"))
 """Who may have reset a connection."""
+AT_ONCE: Final = "at_once"
+AFTER_ACKNOWLEDGEMENT: Final = "after_acknowledgement"
+ENGINE_WRITES: Final = frozenset((AT_ONCE, AFTER_ACKNOWLEDGEMENT))
+"""When an engine's TCP sends small writes: the latter is Nagle's algorithm, which delays them."""
 
 
 class Outcome(StrEnum):
@@ -148,6 +152,7 @@ class RequestRecord:
     retransmissions: int | None = None  # segments that were sent again, of the request and the answer
     closed_windows: int | None = None  # segments by which one side said that it takes no more bytes for now
     reset_by: str | None = None  # `engine` or `client`, where one of them reset the connection
+    engine_writes: str | None = None  # one of `ENGINE_WRITES`; None until streams were compared
     body_bytes: int = 0  # of the answer, as they came; for Locust's tables, so not in the request files
     reconnects: int = 0
     retries: int = 0

@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, StampSource, TokenSource, stamps_of
+from llmload.record import (
+    AFTER_ACKNOWLEDGEMENT,
+    AT_ONCE,
+    ErrorType,
+    Outcome,
+    RequestError,
+    RequestRecord,
+    StampSource,
+    TokenSource,
+    stamps_of,
+)
 from llmload.runs.requests import RequestLog
 from llmload.units import NS_PER_S
 from tests import run_files
@@ -62,6 +72,7 @@ def _record(index: int, random: np.random.Generator, now_ns: int, lasts_s: float
         rtt_s=None if index % 17 % 3 else 0.00003,
         retransmissions=None if index % 17 % 3 else int(index % 29 == 0),
         closed_windows=None if index % 17 % 3 else int(index % 31 == 0),
+        engine_writes=None if index % 17 % 3 else [None, AT_ONCE, AFTER_ACKNOWLEDGEMENT][index % 5 % 3],
         reset_by="engine" if error is not None and error.type is ErrorType.RESET else None,
         reconnects=int(index % 19 == 0),
         retries=int(index % 23 == 0),

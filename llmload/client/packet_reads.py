@@ -18,6 +18,7 @@ from llmload.client.connection import BULK_BYTES
 from llmload.client.packet_filter import Peer
 from llmload.client.packet_tap import PacketTap, Tap
 from llmload.client.reads import HUNG_UP, NOTICED, Stream, writing
+from llmload.record import AFTER_ACKNOWLEDGEMENT, AT_ONCE
 
 _TICK_S: Final = 0.001
 _MANY_TICK_S: Final = 0.002
@@ -67,6 +68,13 @@ class EnginePace:
     def usual_bytes(self) -> tuple[int, int]:
         """The least and the most payload of a segment with a chunk in the middle of an answer."""
         return self._low, self._high
+
+    @property
+    def writes(self) -> str | None:
+        """How the engine's TCP sends small writes, one of `ENGINE_WRITES`; None until both ways were compared."""
+        if self.waits_for_acknowledgements:
+            return AFTER_ACKNOWLEDGEMENT
+        return AT_ONCE if self._gaps[True] >= _LEARNED_GAPS else None
 
     def begin_bulk(self) -> None:
         """Note that a stream is read in bulk."""
@@ -180,9 +188,12 @@ class PacketReads:
         """Note the payloads of segments in the middle of an answer, and how many chunks shared one."""
         fd = stream.connection.fd
         if fd in self._taps:
-            pace = self._paces[self._taps[fd].peer]
+            peer = self._taps[fd].peer
+            pace = self._paces[peer]
             waited = pace.waits_for_acknowledgements
             pace.take_middle(sizes, merged, bulk=fd in self._bulk)
+            if pace.writes is not None:
+                self._tap.engine_writes[peer] = pace.writes
             if pace.waits_for_acknowledgements and not waited:
                 for each in list(self._bulk):
                     self._pace(each)

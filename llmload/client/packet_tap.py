@@ -65,7 +65,7 @@ class Tap:
     def facts(self) -> WireFacts:
         """Return what the ring says of the request that was written last."""
         self._tap.settle(self.local_port)
-        return self.segments.facts()
+        return self.segments.facts()._replace(engine_writes=self._tap.engine_writes.get(self.peer))
 
     def close(self) -> None:
         """Forget the connection."""
@@ -89,6 +89,8 @@ class PacketTap:
         self._found: list[tuple[Column, Column]] = []
         """What `catch_up` has seen before the next `look`."""
         self._behind = True
+        self.engine_writes: dict[Peer, str] = {}
+        """One of `ENGINE_WRITES` for each engine of which it is known."""
 
     def before_connect(self, sock: Any, address: Any) -> None:
         """Prepare a socket to connect to this address: log its segments, and let it choose among our local ports."""

@@ -99,6 +99,7 @@ class WireFacts(NamedTuple):
     retransmissions: int
     closed_windows: int
     reset_by: str | None
+    engine_writes: str | None = None
 
 
 class ConnectionSegments:

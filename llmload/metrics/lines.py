@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any, Final
 
 from llmload.metrics.requests import FIELD, FIELDS, LINE_KEYS, LIST_KEYS, Columns, Field, Kind
-from llmload.record import RESET_BY, ErrorType, Outcome, StampSource, TokenSource
+from llmload.record import ENGINE_WRITES, RESET_BY, ErrorType, Outcome, StampSource, TokenSource
 
 SHOWN: Final = 60
 """Characters of a wrong value that an error has."""
@@ -54,6 +54,7 @@ _CLOSED: Final[Mapping[str, Collection[str]]] = {
     "stamp_source": frozenset(StampSource),
     "error_type": frozenset(ErrorType),
     "reset_by": RESET_BY,
+    "engine_writes": ENGINE_WRITES,
 }
 _OF_LINE: Final = tuple(each for each in FIELDS if not each.key and each.kind is not Kind.LIST)
 _OF_ERROR: Final = tuple(each for each in FIELDS if each.key == "error")

@@ -168,6 +168,8 @@ class RunTotals:
     closed_windows: int = _sum("closed_windows", _Over.ENDED)
     resets: Counter[str] = field(default_factory=Counter)
     """Requests whose connection was reset, by the side that did it."""
+    engine_writes: Counter[str] = field(default_factory=Counter)
+    """Requests that have ended, by what was known of the engine then: `ENGINE_WRITES`."""
     first_chunk_shared: int = 0
     """Answers whose first chunk with text was read together with the second; 0 where a table lacks the chunks."""
     contradicted_answers: int = 0
@@ -224,6 +226,8 @@ class RunTotals:
         _ADD_SUMS[_Over.ENDED](self, record)
         if record.reset_by is not None:
             self.resets[record.reset_by] += 1
+        if record.engine_writes is not None:
+            self.engine_writes[record.engine_writes] += 1
         started_in, done_in = window.contains(record.started_ns), window.contains(record.done_ns)
         if record.outcome is Outcome.CENSORED:
             self.censored += 1
@@ -283,6 +287,7 @@ class RunTotals:
         self.started += len(table)
         self.censored += len(table) - _count(completed) - _count(failed)
         self.resets.update(filter(None, table.categories["reset_by"]))
+        self.engine_writes.update(filter(None, table.categories["engine_writes"]))
         self._add_failures(table, failed, started_in=started_in, done_in=done_in)
         self._add_answers(table, slo, started_in=started_in, done_in=done_in)
         over = {

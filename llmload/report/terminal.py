@@ -338,6 +338,10 @@ def network_rows(summary: Summary) -> list[tuple[str, str]]:
         f"{percent(network.same_segment_share)} of chunks in one segment with the one before",
     ]
     rows = [("on the wire", left), ("network", ", ".join(seen))]
+    if network.waits_for_acknowledgements:
+        rows.append(
+            ("engine's TCP", "Nagle's algorithm delays small writes: set TCP_NODELAY there or in its proxy")
+        )
     if network.resets:
         rows.append(("resets", ", ".join(f"{count} by the {side}" for side, count in network.resets.items())))
     return rows

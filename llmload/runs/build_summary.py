@@ -10,7 +10,7 @@ from llmload.metrics.objective import Objective
 from llmload.metrics.requests import QUANTILES, REQUEST_DISTRIBUTIONS
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Doubt, Verdict
-from llmload.record import StampSource
+from llmload.record import AFTER_ACKNOWLEDGEMENT, StampSource
 from llmload.runs.reading import plained
 from llmload.runs.summary import (
     SCHEMA_VERSION,
@@ -317,6 +317,7 @@ def _network(totals: RunTotals) -> NetworkSummary | None:
         retransmissions=totals.retransmissions,
         closed_windows=totals.closed_windows,
         resets=dict(totals.resets.most_common()),
+        waits_for_acknowledgements=AFTER_ACKNOWLEDGEMENT in totals.engine_writes if totals.engine_writes else None,
     )
 
 

@@ -95,6 +95,8 @@ class NetworkSummary(Part):
     """Segments by which a side said that it takes no more bytes for now."""
     resets: dict[str, int]
     """Requests whose connection was reset, by the side that did it: `engine` or `client`."""
+    waits_for_acknowledgements: bool | None
+    """Whether an engine (or a proxy) uses Nagle's algorithm: small writes wait until the last is acknowledged."""
 
 
 class Figures(Part):

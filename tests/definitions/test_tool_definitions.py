@@ -57,7 +57,7 @@ def request(
         "token_source": "usage",
         "finish_reason": "stop" if ok else None,
         "stamp_source": "kernel",
-        **dict.fromkeys(("ttft_wire_s", "departure_delay_s", "rtt_s", "wire_sent_ns", "reset_by")),
+        **dict.fromkeys(("ttft_wire_s", "departure_delay_s", "rtt_s", "wire_sent_ns", "reset_by", "engine_writes")),
         **dict.fromkeys(("retransmissions", "closed_windows")),
         "ttft_s": None,
         "tpot_s": None,

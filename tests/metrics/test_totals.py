@@ -16,6 +16,7 @@ from llmload.metrics.lines import columns_of
 from llmload.metrics.requests import RequestTable, line_writer
 from llmload.metrics.totals import COARSEST, Distributions, Exemplars, RunTotals
 from llmload.record import (
+    ENGINE_WRITES,
     RESET_BY,
     ErrorType,
     Outcome,
@@ -71,6 +72,7 @@ def record(draw: st.DrawFn) -> RequestRecord:
         rtt_s=draw(st.none() | st.floats(0, 1)),
         retransmissions=draw(counts),
         closed_windows=draw(counts),
+        engine_writes=draw(st.sampled_from([None, *sorted(ENGINE_WRITES)])),
         reset_by=draw(st.sampled_from([None, *sorted(RESET_BY)])),
         finish_reason=draw(st.sampled_from([None, "stop", "length"])),
         error=error,
