@@ -124,9 +124,7 @@ FIELDS: Final = (
     Field("retransmissions", Kind.COUNT, "segments", "TCP segments of request and answer that came twice"),
     Field("closed_windows", Kind.COUNT, "segments", "those by which a side said that it takes no more bytes for now"),
     Field("reset_by", Kind.CATEGORY, "", "engine or client: who reset the connection, by the packet ring"),
-    Field(
-        "engine_writes", Kind.CATEGORY, "", "at_once, or after_acknowledgement (Nagle's algorithm)"
-    ),
+    Field("engine_writes", Kind.CATEGORY, "", "at_once, or after_acknowledgement (Nagle's algorithm)"),
     Field("reconnects", Kind.COUNT, "times", "sent again since a kept-alive connection had gone"),
     Field("retries", Kind.COUNT, "times", "sent again by the scenario's `client.retries`"),
     _of_error("type", Kind.CATEGORY, "", "why it failed: a closed set"),

@@ -339,9 +339,7 @@ def network_rows(summary: Summary) -> list[tuple[str, str]]:
     ]
     rows = [("on the wire", left), ("network", ", ".join(seen))]
     if network.waits_for_acknowledgements:
-        rows.append(
-            ("engine's TCP", "Nagle's algorithm delays small writes: set TCP_NODELAY there or in its proxy")
-        )
+        rows.append(("engine's TCP", "Nagle's algorithm delays small writes: set TCP_NODELAY there or in its proxy"))
     if network.resets:
         rows.append(("resets", ", ".join(f"{count} by the {side}" for side, count in network.resets.items())))
     return rows

@@ -48,7 +48,7 @@ class Schedule:
         counts = {"tokens": self.tokens, "chunk-bytes": self.chunk_bytes, "large-first": self.large_first}
         counts |= {"pieces": self.pieces, "burst": self.burst}
         options = {f"{name}-ms": f"{value_s * 1000:g}" for name, value_s in ms.items()} | counts
-        flags = [f"-{name}" for name in ("nagle", "close") if getattr(self, name)]
+        flags = ["-nagle"] * self.nagle + ["-close"] * self.close
         return [f"-{name}={value}" for name, value in options.items()] + flags
 
 
@@ -56,7 +56,8 @@ class TruthEngine:
     """
     A running engine: `with TruthEngine(Schedule(), folder) as engine: ...`, then `engine.log`.
 
-    `host` is where it listens, in a network namespace if that has a name; `cpu` pins it to a core; `tls` makes it speak https with a self-signed certificate, `ca_file`.
+    `host` is where it runs and listens; `cpu` pins it to a core; `tls` makes it speak https with a self-signed
+    certificate, `ca_file`.
     """
 
     def __init__(
