@@ -132,12 +132,12 @@ def test_departure_round_trip_and_resets() -> None:
     connection.take(segments(Sent(60, 40, 3_000, sent=True), Sent(0, 7, 52_000, acknowledged=100, window=0)))
 
     departed_ns, rtt_s, *counted = connection.facts()
-    assert (departed_ns, counted) == (2_000, [1, 1, None]), "one segment came twice"
+    assert (departed_ns, counted) == (2_000, [1, 1, None, None]), "one segment came twice"
     assert rtt_s == pytest.approx(50e-6)
 
     connection.begin_request()
     connection.take(segments(Sent(7, 0, 60_000, RST, window=0)))
-    assert tuple(connection.facts()) == (None, None, 0, 0, "engine")
+    assert tuple(connection.facts()) == (None, None, 0, 0, "engine", None)
 
 
 def test_the_log_gives_each_connection_its_own_segments_also_when_it_overflows() -> None:
