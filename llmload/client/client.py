@@ -141,6 +141,10 @@ class ChatClient(ABC):
         """Encode the prompt's request ahead of the run, with room for its salt, so that sending costs no work."""
 
     @abstractmethod
+    def open(self) -> None:
+        """Make what this process sends with, before the load begins: the first request would wait for it."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close every connection of this process."""
 
@@ -260,6 +264,10 @@ class WireClient(ChatClient):
             self._prepared_around[id(prompt)] = (prompt, before, after)
         else:
             self._prepared[id(prompt)] = (prompt, self._api.encode(prompt))
+
+    def open(self) -> None:
+        """Make the reactor, whose packet ring takes some tens of milliseconds."""
+        self._reactor_and_pool()
 
     def close(self) -> None:
         """Close every idle connection of this process."""

@@ -173,6 +173,10 @@ class SdkClient(ChatClient):
     def prepare(self, prompt: Prompt, *, salted: bool = False) -> None:
         """Do nothing: the SDK encodes every request itself, when it sends it."""
 
+    def open(self) -> None:
+        """Make the SDK's clients, and warm it up."""
+        self._clients()
+
     def close(self) -> None:
         """Close every connection of this process."""
         if self._own is not None and self._own[0] == os.getpid():

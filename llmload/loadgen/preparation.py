@@ -151,7 +151,7 @@ def client_settings(scenario: Scenario) -> ClientSettings:
 def open_session(
     scenario: Scenario, workload: Workload, shard: WorkerShard, run_id: str, start_ns: int | None = None
 ) -> Session:
-    """Return the session of a process that is about to send: files open, every request encoded."""
+    """Return the session of a process that is about to send: files and client open, every request encoded."""
     folder = RunFolder(Path(scenario.run.folder) / run_id)
     folder.create()
     client = make_client(client_settings(scenario), scenario.client.kind)
@@ -161,6 +161,7 @@ def open_session(
         for prompt in conversation.prompts:
             for salted in forms:
                 client.prepare(prompt, salted=salted)
+    client.open()
     session = Session(
         scenario=scenario,
         shard=shard,

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from llmload.client.reactor import Reactor, current_reactor
+from llmload.client.settings import Stamps
 from llmload.loadgen.preparation import open_session
 from llmload.loadgen.session import WorkerShard
 from llmload.prompts.workload import load as load_prompts
@@ -161,3 +163,24 @@ def test_what_a_run_left_behind_is_collected_when_the_next_one_starts(tmp_path: 
     finally:
         gc.unfreeze()
         gc.set_threshold(*thresholds)
+
+
+def test_what_a_client_sends_with_is_made_before_the_first_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def noted(stamps: Stamps) -> Reactor:
+        made.append(stamps)
+        return current_reactor(stamps)
+
+    monkeypatch.setattr("llmload.client.client.current_reactor", noted)
+    file, thresholds = find_scenario("demo"), gc.get_threshold()
+    scenario = load_scenario(file, {"run.folder": str(tmp_path), "client.stamps": "user"})
+    try:
+        workload = load_prompts(scenario.prompt_plan(), file.parent)
+        open_session(scenario, workload, WorkerShard(index=0, count=1), "run").close()
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+    assert made == ["user"]
