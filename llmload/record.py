@@ -88,7 +88,9 @@ class StampSource(StrEnum):
     NONE = "none"  # nothing arrived
 
 
-RESET_BY: Final = frozenset(("engine", "client"))
+ENGINE: Final = "engine"
+CLIENT: Final = "client"
+RESET_BY: Final = frozenset((ENGINE, CLIENT))
 """Who may have reset a connection."""
 AT_ONCE: Final = "at_once"
 AFTER_ACKNOWLEDGEMENT: Final = "after_acknowledgement"
@@ -148,9 +150,11 @@ class RequestRecord:
     error: RequestError | None = None
     stamp_source: StampSource = StampSource.NONE
     wire_sent_ns: int | None = None  # its last segment left, by the packet ring
-    rtt_s: float | None = None  # from then until the engine's host acknowledged it
+    rtt_s: float | None = None  # from then until it was acknowledged, or that of the connection's opening if shorter
     retransmissions: int | None = None  # segments that were sent again, of the request and the answer
-    closed_windows: int | None = None  # segments by which one side said that it takes no more bytes for now
+    engine_closed_windows: int | None = None  # times that the engine's host took no more bytes
+    client_closed_windows: int | None = None  # the same of this host
+    missed_bytes: int | None = None  # of the answer, whose segments the ring missed: stamped after they were read
     reset_by: str | None = None  # `engine` or `client`, where one of them reset the connection
     engine_writes: str | None = None  # one of `ENGINE_WRITES`; None until streams were compared
     body_bytes: int = 0  # of the answer, as they came; for Locust's tables, so not in the request files
@@ -176,8 +180,16 @@ class RequestRecord:
 
     @property
     def departure_delay_s(self) -> float | None:
-        """Departure of the request's last segment - start: what the client took, opening a connection included."""
-        return None if self.wire_sent_ns is None else (self.wire_sent_ns - self.started_ns) / NS_PER_S
+        """
+        Departure of the request - start, or the opening of its new connection: what the client took.
+
+        A long request counts as departed once it is written: the rest waits for the network. None for one that was sent
+        again after a pause.
+        """
+        if self.wire_sent_ns is None or self.retries:
+            return None
+        departed_ns = self.wire_sent_ns if self.sent_ns is None else min(self.wire_sent_ns, self.sent_ns)
+        return max(0, departed_ns - (self.connected_ns or self.started_ns)) / NS_PER_S
 
     @property
     def itl_s(self) -> npt.NDArray[np.float64]:

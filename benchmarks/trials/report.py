@@ -101,7 +101,16 @@ def _lines(
             "coalesced_chunks": 0,
             "same_segment_chunks": 0,
             **dict.fromkeys(("ttft_wire_s", "departure_delay_s", "rtt_s", "wire_sent_ns")),
-            **dict.fromkeys(("retransmissions", "closed_windows", "reset_by", "engine_writes")),
+            **dict.fromkeys(
+                (
+                    "retransmissions",
+                    "engine_closed_windows",
+                    "client_closed_windows",
+                    "missed_bytes",
+                    "reset_by",
+                    "engine_writes",
+                )
+            ),
             "reconnects": 0,
             "retries": 0,
             "error": {"type": "reset", "message": "by peer", "http_status": None, "retry_after_s": None}

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from llmload.client.packet_ring import FIN, RST, SYN, Column, Segments
+from llmload.record import CLIENT, ENGINE
 from llmload.units import NS_PER_S
 
 _CAPACITY: Final = 1 << 16
@@ -97,7 +98,9 @@ class WireFacts(NamedTuple):
     wire_sent_ns: int | None
     rtt_s: float | None
     retransmissions: int
-    closed_windows: int
+    engine_closed_windows: int
+    client_closed_windows: int
+    missed_bytes: int
     reset_by: str | None
     engine_writes: str | None = None
 
@@ -113,12 +116,16 @@ class ConnectionSegments:
     __slots__ = (
         "_ack_wanted",
         "_base",
+        "_closed_at",
         "_closed_windows",
         "_departed_ns",
         "_ends",
         "_frontier",
+        "_handshake_ns",
         "_held",
         "_last_ns",
+        "_missed_bytes",
+        "_opened_ns",
         "_reset_by",
         "_retransmissions",
         "_rtt_ns",
@@ -139,19 +146,32 @@ class ConnectionSegments:
         self._sent_base: int | None = None
         self._sent = 0
         self._ack_wanted: int | None = None
+        self._opened_ns: int | None = None
+        self._handshake_ns: int | None = None
+        self._closed_at: dict[str, int] = {}
+        """What a side had acknowledged when it last said that its window is closed."""
         self.begin_request()
 
     def begin_request(self) -> None:
         """Forget what the network did for the request before."""
         self._departed_ns: int | None = None
         self._rtt_ns: int | None = None
-        self._retransmissions = self._closed_windows = 0
+        self._retransmissions = self._missed_bytes = 0
+        self._closed_windows = {ENGINE: 0, CLIENT: 0}
         self._reset_by: str | None = None
 
     def facts(self) -> WireFacts:
         """Return when the newest request left, and what the network did since it began."""
-        rtt_s = None if self._rtt_ns is None else self._rtt_ns / NS_PER_S
-        return WireFacts(self._departed_ns, rtt_s, self._retransmissions, self._closed_windows, self._reset_by)
+        round_trips_ns = [each for each in (self._rtt_ns, self._handshake_ns) if each is not None]
+        return WireFacts(
+            wire_sent_ns=self._departed_ns,
+            rtt_s=min(round_trips_ns) / NS_PER_S if round_trips_ns else None,
+            retransmissions=self._retransmissions,
+            engine_closed_windows=self._closed_windows[ENGINE],
+            client_closed_windows=self._closed_windows[CLIENT],
+            missed_bytes=self._missed_bytes,
+            reset_by=self._reset_by,
+        )
 
     def take(self, segments: Segments) -> None:
         """Take the connection's next segments, in the order of their arrival."""
@@ -168,19 +188,22 @@ class ConnectionSegments:
 
     def _take_opening(self, segments: Segments) -> None:
         """Take the segments that open a connection: the first bytes have the numbers behind theirs."""
-        for sent, sequence in zip(segments.sent.tolist(), segments.sequence.tolist(), strict=True):
+        rows = (segments.sent, segments.sequence, segments.stamp_ns)
+        for sent, sequence, stamp_ns in zip(*(column.tolist() for column in rows), strict=True):
             if sent:
-                self._sent_base, self._sent = sequence + 1, 0
+                self._sent_base, self._sent, self._opened_ns = sequence + 1, 0, stamp_ns
             else:
                 self._base, self._frontier = sequence + 1, 0
+                if self._opened_ns is not None:
+                    self._handshake_ns = max(0, stamp_ns - self._opened_ns)
 
     def _take_sent(self, segments: Segments) -> None:
         rows = zip(*(column.tolist() for column in segments[2:]), strict=True)
-        for sequence, _, length, flags, window, stamp_ns in rows:
+        for sequence, acknowledged, length, flags, window, stamp_ns in rows:
             if flags & RST:
-                self._reset_by = self._reset_by or "client"
+                self._reset_by = self._reset_by or CLIENT
             elif window == 0:
-                self._closed_windows += 1
+                self._note_closed(CLIENT, acknowledged)
             if length <= 0 or self._sent_base is None:
                 continue
             end = self._sent + _signed(sequence + length - self._sent_base - self._sent)
@@ -224,11 +247,18 @@ class ConnectionSegments:
         return bool(starts[0] == self._frontier and (starts[1:] == ends[:-1]).all())
 
     def _take_odd(self, segments: Segments) -> None:
-        for flags, window in zip(segments.flags.tolist(), segments.window.tolist(), strict=True):
+        rows = (segments.flags, segments.window, segments.acknowledged)
+        for flags, window, acknowledged in zip(*(column.tolist() for column in rows), strict=True):
             if flags & RST:
-                self._reset_by = self._reset_by or "engine"
+                self._reset_by = self._reset_by or ENGINE
             elif window == 0:
-                self._closed_windows += 1
+                self._note_closed(ENGINE, acknowledged)
+
+    def _note_closed(self, side: str, acknowledged: int) -> None:
+        """Count a window that a side closed, once: it says so again to each probe, and has taken nothing since."""
+        if self._closed_at.get(side) != acknowledged:
+            self._closed_at[side] = acknowledged
+            self._closed_windows[side] += 1
 
     def _take_disordered(self, starts: list[int], ends: list[int], stamps: list[int]) -> None:
         """Take segments of which some came twice, late or early."""
@@ -279,6 +309,7 @@ class ConnectionSegments:
     def skip(self, upto: int) -> None:
         """Give up bytes that were read and whose segments the ring missed."""
         if self._frontier < upto:
+            self._missed_bytes += upto - self._frontier
             self._frontier = upto
             self._held = [each for each in self._held if each[1] > upto]
         self._ends, self._stamps = [], []

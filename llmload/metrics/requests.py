@@ -119,10 +119,16 @@ FIELDS: Final = (
     Field("coalesced_chunks", Kind.COUNT, "chunks", "those that share a read, and so a stamp, with the one before"),
     Field("same_segment_chunks", Kind.COUNT, "chunks", "those that came in one TCP segment with the one before"),
     Field("ttft_wire_s", Kind.FLOAT, "s", "first chunk with text - departure of the request, by the packet ring"),
-    Field("departure_delay_s", Kind.FLOAT, "s", "departure of the request, by the packet ring - start"),
-    Field("rtt_s", Kind.FLOAT, "s", "departure of the request to its acknowledgement by the engine's host"),
+    Field(
+        "departure_delay_s", Kind.FLOAT, "s", "departure of the request - start or `connected_ns`: the client's part"
+    ),
+    Field("rtt_s", Kind.FLOAT, "s", "departure of the request to its acknowledgement, or the same of the opening"),
     Field("retransmissions", Kind.COUNT, "segments", "TCP segments of request and answer that came twice"),
-    Field("closed_windows", Kind.COUNT, "segments", "those by which a side said that it takes no more bytes for now"),
+    Field("engine_closed_windows", Kind.COUNT, "times", "the engine's host took no more bytes for a while"),
+    Field(
+        "client_closed_windows", Kind.COUNT, "times", "this host took no more bytes for a while: the client read late"
+    ),
+    Field("missed_bytes", Kind.COUNT, "bytes", "of the answer, whose segments the packet ring missed"),
     Field("reset_by", Kind.CATEGORY, "", "engine or client: who reset the connection, by the packet ring"),
     Field("engine_writes", Kind.CATEGORY, "", "at_once, or after_acknowledgement (Nagle's algorithm)"),
     Field("reconnects", Kind.COUNT, "times", "sent again since a kept-alive connection had gone"),

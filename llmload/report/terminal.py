@@ -334,7 +334,7 @@ def network_rows(summary: Summary) -> list[tuple[str, str]]:
     seen = [
         f"round trip {_p50_p99(rtt)} ms (p50, p99)",
         f"{network.retransmissions} segments sent again",
-        f"{network.closed_windows} closed windows",
+        f"windows closed by the engine {network.engine_closed_windows}, by the client {network.client_closed_windows}",
         f"{percent(network.same_segment_share)} of chunks in one segment with the one before",
     ]
     rows = [("on the wire", left), ("network", ", ".join(seen))]

@@ -315,7 +315,9 @@ def _network(totals: RunTotals) -> NetworkSummary | None:
     return NetworkSummary(
         same_segment_share=totals.same_segment_chunks / totals.chunks if totals.chunks else None,
         retransmissions=totals.retransmissions,
-        closed_windows=totals.closed_windows,
+        engine_closed_windows=totals.engine_closed_windows,
+        client_closed_windows=totals.client_closed_windows,
+        missed_bytes=totals.missed_bytes,
         resets=dict(totals.resets.most_common()),
         waits_for_acknowledgements=AFTER_ACKNOWLEDGEMENT in totals.engine_writes if totals.engine_writes else None,
     )

@@ -91,8 +91,12 @@ class NetworkSummary(Part):
     """Chunks that came in one TCP segment with the one before / all chunks: these really came together."""
     retransmissions: int
     """TCP segments of requests and answers that came twice."""
-    closed_windows: int
-    """Segments by which a side said that it takes no more bytes for now."""
+    engine_closed_windows: int
+    """Times that the engine's host took no more bytes of a request for a while."""
+    client_closed_windows: int
+    """Times that the client's host took no more bytes of an answer for a while: the client read too late."""
+    missed_bytes: int
+    """Bytes of answers whose segments the ring missed, so the process stamped them after it read them."""
     resets: dict[str, int]
     """Requests whose connection was reset, by the side that did it: `engine` or `client`."""
     waits_for_acknowledgements: bool | None
@@ -137,9 +141,9 @@ class Figures(Part):
     ttft_wire_s: Annotated[Distribution | None, in_unit("s")]
     """First chunk with text - departure of the request: TTFT without the client's part; by the packet ring only."""
     departure_delay_s: Annotated[Distribution | None, in_unit("s")]
-    """Departure of the request - start: what the client took, new connections included; by the packet ring only."""
+    """Departure of the request - start, or opening of its new connection: what the client took; by the ring only."""
     rtt_s: Annotated[Distribution | None, in_unit("s")]
-    """Departure of the request to its acknowledgement by the engine's host; by the packet ring only."""
+    """Departure of the request to its acknowledgement, or the same of its connection's opening; by the ring only."""
     e2e_from_schedule_s: Annotated[Distribution | None, in_unit("s")]
     """`e2e_s` from the moment the request was due (no coordinated omission); open loop only."""
     request_prompt_tokens: Annotated[Distribution | None, in_unit("tokens")]

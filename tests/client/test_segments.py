@@ -131,13 +131,46 @@ def test_departure_round_trip_and_resets() -> None:
     connection.take(segments(Sent(60, 40, 2_000, sent=True), Sent(0, 0, 2_500, acknowledged=60)))
     connection.take(segments(Sent(60, 40, 3_000, sent=True), Sent(0, 7, 52_000, acknowledged=100, window=0)))
 
-    departed_ns, rtt_s, *counted = connection.facts()
-    assert (departed_ns, counted) == (2_000, [1, 1, None, None]), "one segment came twice"
-    assert rtt_s == pytest.approx(50e-6)
+    facts = connection.facts()
+    assert facts.wire_sent_ns == 2_000
+    assert (facts.retransmissions, facts.engine_closed_windows, facts.client_closed_windows) == (1, 1, 0)
+    assert facts.rtt_s == pytest.approx(1e-9), "that of the opening: an acknowledgement may wait for the answer"
 
     connection.begin_request()
     connection.take(segments(Sent(7, 0, 60_000, RST, window=0)))
-    assert tuple(connection.facts()) == (None, None, 0, 0, "engine", None)
+    facts = connection.facts()
+    assert (facts.wire_sent_ns, facts.retransmissions, facts.engine_closed_windows) == (None, 0, 0)
+    assert facts.reset_by == "engine"
+
+
+def test_a_side_that_closes_its_window_is_named_and_counted_once_a_time() -> None:
+    connection = opened()
+
+    closed = Sent(0, 0, 5_000, window=0, acknowledged=100)
+    connection.take(segments(closed, closed._replace(stamp_ns=9_000), closed._replace(acknowledged=300)))
+    connection.take(segments(closed._replace(sent=True), closed._replace(sent=True, stamp_ns=9_000)))
+
+    facts = connection.facts()
+    assert (facts.engine_closed_windows, facts.client_closed_windows) == (2, 1), "not once for each probe's answer"
+
+
+def test_the_round_trip_is_the_acknowledgements_where_it_is_shorter_or_the_opening_was_not_seen() -> None:
+    slow = ConnectionSegments()
+    slow.take(segments(Sent(-1, 0, 0, SYN, sent=True), Sent(-1, 0, 900_000, SYN)))
+    slow.take(segments(Sent(0, 10, 1_000_000, sent=True), Sent(0, 0, 1_200_000, acknowledged=10)))
+    assert slow.facts().rtt_s == pytest.approx(200e-6)
+
+
+def test_bytes_without_a_segment_are_counted() -> None:
+    connection = opened()
+    connection.take(segments(Sent(0, 50, 100)))
+    connection.arrivals(80)
+
+    connection.skip(80)
+
+    assert connection.facts().missed_bytes == 30
+    connection.begin_request()
+    assert connection.facts().missed_bytes == 0
 
 
 def test_the_log_gives_each_connection_its_own_segments_also_when_it_overflows() -> None:
