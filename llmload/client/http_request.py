@@ -40,6 +40,7 @@ from llmload.record import ErrorType, RequestError, StampSource
 _DECODE_FIRST_BYTES: Final = 2_048
 """Small at first: coalesced chunks are only noticed when decoding."""
 _DECODE_BYTES: Final = 16_384
+_CHUNKED: Final = b"transfer-encoding: chunked"
 _MAX_PENDING_BYTES: Final = 65_536
 """A stream that arrives faster than it is decoded waits in the kernel, so that memory stays bounded."""
 _TAIL_SEGMENTS: Final = 4
@@ -71,6 +72,7 @@ class HttpRequest:
         "_bulk",
         "_bulk_bytes",
         "_check_ns",
+        "_chunked",
         "_deadline",
         "_decoder",
         "_last_bytes",
@@ -106,6 +108,8 @@ class HttpRequest:
         self._unstamped = False
         self._state = State.READING
         self._queued = False
+        self._chunked = False
+        """Whether the head that came in bulk and is not decoded yet says that the body is chunked."""
         self._bulk: list[bytes] = []
         self._bulk_bytes = 0
         """Bytes from the packet ring's connection that are not cut yet."""
@@ -130,8 +134,9 @@ class HttpRequest:
         try:
             waiting.wait()
         except BaseException:
-            self._state = State.ENDED
             self.done_ns = time.monotonic_ns()
+            self._reactor.read(self)
+            self._state = State.ENDED
             self._reactor.unwatch(self)
             self.decode(FOREVER_NS)
             raise
@@ -161,7 +166,8 @@ class HttpRequest:
     @property
     def wire_facts(self) -> WireFacts | None:
         """What the packet ring says of the request; None without it."""
-        return None if self.connection.tap is None else self.connection.tap.facts()
+        tap = self.connection.tap
+        return None if tap is None else tap.facts(settled=self.error is None)
 
     def on_ready(self, mask: int, received: Received) -> None:
         """Take what was read, then read (and write) as much as the socket allows."""
@@ -187,19 +193,23 @@ class HttpRequest:
 
     def on_bulk(self, data: bytes, unnoticed_ns: int) -> None:
         """Take bytes whose stamps are in the packet ring; decode them at once if they may be the answer's last."""
-        if not self._bulk:
-            first_ns = time.monotonic_ns() if self.connection.encrypted else 0
-            self._check_ns = min(self._check_ns, first_ns + _TLS_WAIT_NS) if first_ns else self._check_ns
         self._unnoticed_ns = unnoticed_ns
         self._bulk.append(data)
         self._bulk_bytes += len(data)
-        if self.connection.encrypted:
-            may_be_last = unnoticed_ns == NOTICED
-        else:
-            short = len(data) < MIN_FAST_BYTES or data.endswith(MAY_END_BODY)
-            may_be_last = short or not self.response.chunked
-        if may_be_last or self._pending_bytes > self.response.decode_at_bytes:
+        if self._bulk_bytes > self.response.decode_at_bytes or self._may_be_last(data):
             self.on_backlog()
+
+    def _may_be_last(self, data: bytes) -> bool:
+        """Return whether bytes that came in bulk may be the answer's last, without decoding them."""
+        if self.connection.encrypted:
+            if len(self._bulk) == 1:
+                self._check_ns = min(self._check_ns, time.monotonic_ns() + _TLS_WAIT_NS)
+            return self._unnoticed_ns == NOTICED
+        if not (self.response.chunked or self._chunked):
+            head, blank, body = data.partition(MAY_END_BODY)
+            self._chunked = bool(blank) and _CHUNKED in head.lower()
+            return not self._chunked or body.endswith(MAY_END_BODY)
+        return len(data) < MIN_FAST_BYTES or data.endswith(MAY_END_BODY)
 
     @property
     def _pending_bytes(self) -> int:
@@ -248,7 +258,8 @@ class HttpRequest:
         """End the stream if one of its time limits has passed."""
         if now_ns < self._check_ns:
             return
-        if not self._advance(FOREVER_NS):
+        self._reactor.read(self)
+        if not self._advance(FOREVER_NS) or self._state is State.ENDED:
             return
         response = self.response
         chunk_ns = self.answer.chunk_ns
@@ -298,8 +309,9 @@ class HttpRequest:
 
     def _advance(self, until_ns: int) -> bool:
         response = self.response
-        response.decode_at_bytes = _DECODE_BYTES
-        if self._bulk and (tap := self.connection.tap) is not None:
+        if (tap := self.connection.tap) is None:
+            response.decode_at_bytes = _DECODE_BYTES
+        elif self._bulk:
             self._cut(tap)
         while response.body or response.raw:
             self._decode_some(until_ns)

@@ -21,19 +21,25 @@ from llmload.client.reads import HUNG_UP, NOTICED, Stream, writing
 from llmload.record import AFTER_ACKNOWLEDGEMENT, AT_ONCE
 
 _TICK_S: Final = 0.001
-_MANY_TICK_S: Final = 0.002
+_MANY_TICK_S: Final = 0.004
 _MANY_STREAMS: Final = 100
-_LONGEST_BULK_NS: Final = 50_000_000
+_LONGEST_BULK_NS: Final = 250_000_000
 _SHORTEST_BULK_NS: Final = 4_000_000
-_LARGE_READ: Final = 24_576
-"""Reads as large as this come too late: the receive window must not close."""
+_FIRST_BULK_NS: Final = 50_000_000
+_LARGE_READ: Final = 12_288
+"""Reads as large as this come too late: the receive window must not close, nor the kernel's queue of segments fill."""
 _SMALL_READ: Final = 6_144
 _MAX_EVENTS: Final = 8192
 _READING: Final = select.EPOLLIN | select.EPOLLRDHUP
 _NOTHING_USUAL: Final = (1 << 30, 0)
+_EVERYTHING_USUAL: Final = (0, 1 << 30)
 
 _LEARNED_GAPS: Final = 300
 """As many gaps between chunks are needed to know how an engine sends, in either way of reading."""
+_LEARNING_BYTES: Final = 2_048
+"""So much of an answer is decoded at a time while its engine is not known."""
+_LEAST_BYTES, _MOST_BYTES, _ALL_BYTES = 16_384, 49_152, 32 << 20
+"""Later: the least and the most of an answer, and what all answers may share."""
 _TRIAL_SHARE: Final = 0.1
 _MERGED_MORE: Final = 0.03
 """An engine whose chunks share segments this much more often when they are read late waits for acknowledgements."""
@@ -55,6 +61,13 @@ class EnginePace:
         self._ends = self._unnoticed = 0
         self._in_bulk = 0
         self._low, self._high = _NOTHING_USUAL
+
+    @property
+    def learning(self) -> bool:
+        """Whether it is not known yet how the engine is to be read."""
+        if self.waits_for_acknowledgements or self._hides_ends:
+            return False
+        return min(self._gaps.values()) < _LEARNED_GAPS
 
     def may_read_in_bulk(self, streams: int) -> bool:
         """Return whether one more of these streams is read in bulk."""
@@ -116,10 +129,12 @@ class PacketReads:
         self._by_port: dict[int, Stream] = {}
         self._bulk: set[int] = set()
         self._writing: set[int] = set()
-        self._low = np.full(1 << 16, _NOTHING_USUAL[0], np.int32)
-        self._high = np.full(1 << 16, _NOTHING_USUAL[1], np.int32)
+        self._promptly = np.ones(1 << 16, np.bool_)
+        """By local port: whether each segment is read at once."""
+        self._low, self._high = _EVERYTHING_USUAL
+        """What is usual of all engines that are read in bulk."""
         self._paces: dict[Peer, EnginePace] = {}
-        self._bulk_ns = _LONGEST_BULK_NS
+        self._bulk_ns = _FIRST_BULK_NS
         self._next_bulk_ns = 0
 
     def period_s(self) -> float:
@@ -140,6 +155,12 @@ class PacketReads:
 
     def _pace(self, fd: int) -> None:
         """Read the stream in bulk if that does its engine no harm, else promptly."""
+        self._choose_way(fd)
+        pace, each = self._paces[self._taps[fd].peer], _ALL_BYTES // max(1, len(self._by_fd))
+        most = _LEARNING_BYTES if pace.learning else min(max(each, _LEAST_BYTES), _MOST_BYTES)
+        self._by_fd[fd].response.decode_at_bytes = most
+
+    def _choose_way(self, fd: int) -> None:
         tap = self._taps[fd]
         pace = self._paces.get(tap.peer)
         if pace is None:
@@ -147,13 +168,21 @@ class PacketReads:
         if fd in self._bulk:
             if not pace.waits_for_acknowledgements:
                 return
-            self._bulk.discard(fd)
-            pace.end_bulk()
-            self._low[tap.local_port], self._high[tap.local_port] = _NOTHING_USUAL
+            self._read_promptly(fd)
         elif pace.may_read_in_bulk(len(self._by_fd)):
             self._bulk.add(fd)
             pace.begin_bulk()
-            self._low[tap.local_port], self._high[tap.local_port] = pace.usual_bytes
+            self._promptly[tap.local_port] = False
+            low, high = pace.usual_bytes
+            self._low, self._high = max(self._low, low), min(self._high, high)
+
+    def _read_promptly(self, fd: int) -> None:
+        tap = self._taps[fd]
+        self._bulk.discard(fd)
+        self._paces[tap.peer].end_bulk()
+        self._promptly[tap.local_port] = True
+        if not self._bulk:
+            self._low, self._high = _EVERYTHING_USUAL
 
     def pause(self, stream: Stream) -> None:
         """Leave what arrives for the stream in the kernel."""
@@ -178,11 +207,8 @@ class PacketReads:
         self._poller.unregister(connection.fd)
         self._writing.discard(connection.fd)
         if connection.fd in self._bulk:
-            self._bulk.discard(connection.fd)
-            self._paces[self._taps[connection.fd].peer].end_bulk()
-        port = self._taps.pop(connection.fd).local_port
-        self._by_port.pop(port, None)
-        self._low[port], self._high[port] = _NOTHING_USUAL
+            self._read_promptly(connection.fd)
+        self._by_port.pop(self._taps.pop(connection.fd).local_port, None)
 
     def note_segments(self, stream: Stream, sizes: list[int], merged: int) -> None:
         """Note the payloads of segments in the middle of an answer, and how many chunks shared one."""
@@ -216,7 +242,7 @@ class PacketReads:
         """Read the streams whose answers may have ended, and now and then all of them."""
         now_ns = time.monotonic_ns()
         for ports, payloads in self._tap.look():
-            unusual = (payloads < self._low[ports]) | (payloads > self._high[ports])
+            unusual = (payloads < self._low) | (payloads > self._high) | self._promptly[ports]
             for port in set(ports[unusual].tolist()):
                 stream = self._by_port.get(port)
                 if stream is not None:
@@ -225,6 +251,11 @@ class PacketReads:
             self._by_fd[fd].on_writable()
         if now_ns >= self._next_bulk_ns:
             self._read_all(now_ns)
+
+    def read(self, stream: Stream) -> None:
+        """Read what waits for the stream now, since it is to be judged by what has come."""
+        if stream.connection.fd in self._by_fd:
+            self._read(stream, NOTICED)
 
     def _read_all(self, now_ns: int) -> None:
         largest = 0

@@ -55,7 +55,11 @@ class RingUnavailableError(LlmloadError):
 
 
 class Segments(NamedTuple):
-    """Segments in the order of their arrival, a column each: arrays of one length."""
+    """
+    Segments in the order of their arrival, a column each: arrays of one length.
+
+    Those that `PacketRing.waiting_segments` returns are views of the ring, until their frames are given back.
+    """
 
     local_port: Column
     """uint16"""
@@ -72,7 +76,7 @@ class Segments(NamedTuple):
     window: Column
     """uint16: the receive window in the header, 0 if it is closed"""
     stamp_ns: Column
-    """int64: CLOCK_REALTIME"""
+    """int64: CLOCK_REALTIME in the ring, monotonic in the log"""
 
     def where(self, index: Any) -> "Segments":
         """Return the segments that an index, mask or slice selects."""
@@ -83,8 +87,8 @@ class PacketRing:
     """
     A ring of the segments between this process's connections and its engines.
 
-    `look` finds what is new and costs some microseconds; `take` returns what was found, and gives the frames back to
-    the kernel. Raises `RingUnavailableError` where the kernel or the process's rights do not allow it.
+    `look` finds what is new and costs some microseconds; `waiting_segments` shows what was found, until `give_back`.
+    Raises `RingUnavailableError` where the kernel or the process's rights do not allow it.
     """
 
     def __init__(self, ring_bytes: int = RING_BYTES) -> None:
@@ -175,16 +179,19 @@ class PacketRing:
             self._net = int(self._words[frame, _OFFSETS] >> 16)
         return self._net
 
-    def take(self) -> list[Segments]:
-        """Return all segments that were looked at and not taken yet, in order; their frames are free again."""
-        taken = []
+    def waiting_segments(self) -> list[Segments]:
+        """Return all segments that were looked at and not given back, in order, in one part or two."""
+        begin, count = self._from % self._frame_count, self._seen - self._from
+        parts = [(begin, min(begin + count, self._frame_count)), (0, begin + count - self._frame_count)]
+        return [self._parse(first, end) for first, end in parts if end > first]
+
+    def give_back(self) -> None:
+        """Let the kernel use the frames of all segments that were looked at."""
         while self._from < self._seen:
             begin = self._from % self._frame_count
             end = min(begin + self._seen - self._from, self._frame_count)
-            taken.append(self._parse(begin, end))
             self._status[begin:end] = 0
             self._from += end - begin
-        return taken
 
     def _parse(self, begin: int, end: int) -> Segments:
         """Return the segments in these frames: those with plain headers together, odd ones by their headers."""
@@ -212,20 +219,22 @@ class PacketRing:
         net = self._net_offset(0)
         tcp = net + header
         halves, words = self._halves, self._words
-        said = halves[index, (net + (2 if ipv4 else 4)) // 2].astype(np.int32)
-        lengths = np.where(said == 0, words[index, _LENGTH], said + (0 if ipv4 else 40))  # 0: merged to over 64 KiB
+        lengths = halves[index, (net + (2 if ipv4 else 4)) // 2].astype(np.int32)
+        if not lengths.all():  # a packet that was merged to more than 64 KiB
+            lengths = np.where(lengths == 0, words[index, _LENGTH].astype(np.int32) - (0 if ipv4 else 40), lengths)
+        lengths -= header - (0 if ipv4 else 40)
+        lengths -= (self._frames[index, tcp + 12] >> 4) * np.int32(4)
         source, destination = halves[index, tcp // 2], halves[index, tcp // 2 + 1]
         sent = ~self._engine_port[source]
-        seconds = words[index, _SECONDS].astype(np.int64)
         return Segments(
-            local_port=np.where(sent, source, destination).astype(np.uint16),
+            local_port=np.where(sent, source, destination) if sent.any() else destination,
             sent=sent,
-            sequence=self._big_words[index, tcp // 4 + 1].astype(np.uint32),
-            acknowledged=self._big_words[index, tcp // 4 + 2].astype(np.uint32),
-            length=lengths.astype(np.int32) - header - (self._frames[index, tcp + 12] >> 4).astype(np.int32) * 4,
-            flags=self._frames[index, tcp + 13].copy(),
-            window=halves[index, tcp // 2 + 7].astype(np.uint16),
-            stamp_ns=seconds * NS_PER_S + words[index, _NANOSECONDS],
+            sequence=self._big_words[index, tcp // 4 + 1],
+            acknowledged=self._big_words[index, tcp // 4 + 2],
+            length=lengths,
+            flags=self._frames[index, tcp + 13],
+            window=halves[index, tcp // 2 + 7],
+            stamp_ns=words[index, _SECONDS].astype(np.int64) * NS_PER_S + words[index, _NANOSECONDS],
         )
 
     def count_drops(self) -> int:

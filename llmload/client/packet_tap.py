@@ -25,13 +25,14 @@ _logger = logging.getLogger(__name__)
 class Tap:
     """One connection's part of the process's ring."""
 
-    __slots__ = ("_tap", "local_port", "peer", "segments")
+    __slots__ = ("_settled", "_tap", "local_port", "peer", "segments")
 
     def __init__(self, tap: "PacketTap", peer: Peer, local_port: int, segments: ConnectionSegments) -> None:
         self._tap = tap
         self.peer = peer
         self.local_port = local_port
         self.segments = segments
+        self._settled = -1
 
     def cut(self, data: bytes, upto: int) -> tuple[list[bytes], list[int], bool]:
         """
@@ -40,7 +41,7 @@ class Tap:
         Return the pieces, the monotonic ns of each one's arrival, and whether all of these stamps are the kernel's:
         where the ring missed a segment they are the process's.
         """
-        self._tap.settle(self.local_port)
+        self._settle()
         begin = upto - len(data)
         ends, stamps = self.segments.arrivals(upto)
         if len(ends) and ends[0] <= begin:  # those of a tunnel and a handshake, which were read elsewhere
@@ -57,14 +58,20 @@ class Tap:
             return [data], moments_ns, complete
         return [data[begin:end] for begin, end in pairwise([0, *cuts])], moments_ns, complete
 
+    def _settle(self) -> None:
+        """Have the connection's segments until now, unless nothing has come since the last time."""
+        if self._settled != self._tap.takes or self._tap.behind:
+            self._tap.settle(self.local_port)
+            self._settled = self._tap.takes
+
     def begin_request(self) -> None:
         """Note that a request is about to be written."""
-        self._tap.settle(self.local_port)
         self.segments.begin_request()
 
-    def facts(self) -> WireFacts:
-        """Return what the ring says of the request that was written last."""
-        self._tap.settle(self.local_port)
+    def facts(self, *, settled: bool) -> WireFacts:
+        """Return what the ring says of the newest request; `settled`: its answer is complete, and all of it was cut."""
+        if not settled:
+            self._settle()
         return self.segments.facts()._replace(engine_writes=self._tap.engine_writes.get(self.peer))
 
     def close(self) -> None:
@@ -88,7 +95,10 @@ class PacketTap:
         self._connections: Counter[Peer] = Counter()
         self._found: list[tuple[Column, Column]] = []
         """What `catch_up` has seen before the next `look`."""
-        self._behind = True
+        self.behind = True
+        """Whether there may be segments that are not in the log."""
+        self.takes = 0
+        """How often segments were taken into the log."""
         self.engine_writes: dict[Peer, str] = {}
         """One of `ENGINE_WRITES` for each engine of which it is known."""
 
@@ -144,7 +154,7 @@ class PacketTap:
     def _find(self) -> None:
         while (found := self._ring.look()) is not None:
             self._found.append(found)
-            self._behind = True
+            self.behind = True
             if self._ring.waiting > self._ring.capacity * _FULL_SHARE:
                 self._take()
 
@@ -154,18 +164,20 @@ class PacketTap:
         self._take()
 
     def _take(self) -> None:
-        self._behind = False
+        self.behind = False
+        self.takes += 1
         self._clock.sample()
-        for segments in self._ring.take():
+        for segments in self._ring.waiting_segments():
             self._log.add(segments._replace(stamp_ns=self._clock.monotonic_stamps_ns(segments.stamp_ns)))
+        self._ring.give_back()
 
     def note_read(self) -> None:
         """Note that something was read, so that the next to settle looks into the ring once more."""
-        self._behind = True
+        self.behind = True
 
     def settle(self, local_port: int) -> None:
         """Hand the connection from this port all of its segments until now."""
-        if self._behind:
+        if self.behind:
             self.catch_up()
         self._log.settle(local_port)
 

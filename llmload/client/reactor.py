@@ -17,7 +17,7 @@ from llmload.client.settings import Stamps
 from llmload.client.stamped_reads import StampedReads
 from llmload.errors import ConfigError
 
-_TICK_S: Final = (0.001, 0.002, 0.006)
+_TICK_S: Final = (0.001, 0.004, 0.006)
 """The periods that there are; each is a separate timer."""
 _SLICE_NS: Final = 700_000
 _SHORT_SLICE_NS: Final = 150_000
@@ -81,6 +81,10 @@ class Reactor:
     def unwatch(self, stream: Stream) -> None:
         """Stop reading the stream, whose socket must still be open."""
         self._source(stream).unwatch(stream)
+
+    def read(self, stream: Stream) -> None:
+        """Read what waits for the stream now, since it is to be judged by what has come."""
+        self._source(stream).read(stream)
 
     def _source(self, stream: Stream) -> Reads:
         return self._stamped if stream.connection.tap is None or self._packets is None else self._packets

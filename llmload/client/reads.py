@@ -82,6 +82,9 @@ class Reads(Protocol):
     def on_coalesced(self, stamps_ns: Sequence[int]) -> None:
         """Note chunks with text that share a stamp; monotonic ns."""
 
+    def read(self, stream: Stream) -> None:
+        """Read what waits for the stream now, since it is to be judged by what has come."""
+
     def collect(self) -> None:
         """Read what has arrived and is due to be read."""
 

@@ -14,6 +14,28 @@ _MAX_UNCLAIMED: Final = 4096
 """Connections that are being opened, whose segments wait for the process to know their port."""
 
 
+class Logged(NamedTuple):
+    """Segments of the log: as in the ring, and two columns that tell them apart."""
+
+    segments: Segments
+    data: Column
+    """bool: bytes of an answer"""
+    odd: Column
+    """bool: anything else that has to be looked at"""
+
+    @classmethod
+    def of(cls, count: int) -> "Logged":
+        """Return room for so many segments."""
+        kinds: tuple[Any, ...] = (np.uint16, np.bool_, np.uint32, np.uint32, np.int32, np.uint8, np.uint16, np.int64)
+        return cls(
+            Segments(*(np.zeros(count, kind) for kind in kinds)), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        )
+
+    def where(self, index: Any) -> "Logged":
+        """Return the segments that an index, mask or slice selects."""
+        return Logged(self.segments.where(index), self.data[index], self.odd[index])
+
+
 class SegmentLog:
     """
     The segments of all connections of a process, until somebody asks for those of one.
@@ -22,25 +44,16 @@ class SegmentLog:
     """
 
     def __init__(self) -> None:
-        self._columns: Segments = Segments(
-            local_port=np.zeros(_CAPACITY, np.uint16),
-            sent=np.zeros(_CAPACITY, np.bool_),
-            sequence=np.zeros(_CAPACITY, np.uint32),
-            acknowledged=np.zeros(_CAPACITY, np.uint32),
-            length=np.zeros(_CAPACITY, np.int32),
-            flags=np.zeros(_CAPACITY, np.uint8),
-            window=np.zeros(_CAPACITY, np.uint16),
-            stamp_ns=np.zeros(_CAPACITY, np.int64),
-        )
+        self._logged = Logged.of(_CAPACITY)
         self._count = 0
         self._claims: dict[int, ConnectionSegments] = {}
-        self._unclaimed: dict[int, list[Segments]] = {}
+        self._unclaimed: dict[int, list[Logged]] = {}
 
     def claim(self, local_port: int) -> "ConnectionSegments":
         """Return what will hold the segments of the newest connection from this local port."""
         own = self._claims[local_port] = ConnectionSegments()
-        for segments in self._unclaimed.pop(local_port, ()):
-            own.take(segments)
+        for logged in self._unclaimed.pop(local_port, ()):
+            own.take(logged, np.arange(len(logged.data)))
         return own
 
     def release(self, local_port: int, own: "ConnectionSegments") -> None:
@@ -50,27 +63,33 @@ class SegmentLog:
 
     def add(self, segments: Segments) -> None:
         """Add segments in the order of their arrival, their stamps being monotonic ns."""
-        count = len(segments.length)
-        begin = 0
+        count, begin = len(segments.length), 0
         while begin < count:
             if self._count == _CAPACITY:
                 self._hand_out()
             size = min(count - begin, _CAPACITY - self._count)
-            for column, new in zip(self._columns, segments, strict=True):
-                column[self._count : self._count + size] = new[begin : begin + size]
+            here = slice(self._count, self._count + size)
+            self._write(here, segments if size == count else segments.where(slice(begin, begin + size)))
             self._count += size
             begin += size
 
+    def _write(self, here: slice, segments: Segments) -> None:
+        for column, new in zip(self._logged.segments, segments, strict=True):
+            column[here] = new
+        has_bytes = segments.length > 0
+        data = self._logged.data[here] = has_bytes & ~segments.sent
+        self._logged.odd[here] = ~data | ((segments.flags & (SYN | FIN | RST)) != 0) | (segments.window == 0)
+
     def settle(self, local_port: int) -> None:
         """Hand this connection what the log has of it."""
-        own = self._claims.get(local_port)
-        mine = np.flatnonzero(self._columns.local_port[: self._count] == local_port)
+        own, ports = self._claims.get(local_port), self._logged.segments.local_port[: self._count]
+        mine = (ports == local_port).nonzero()[0]
         if own is not None and len(mine):
-            own.take(self._columns.where(mine))
-            self._columns.local_port[mine] = 0
+            own.take(self._logged, mine)
+            ports[mine] = 0
 
     def _hand_out(self) -> None:
-        ports = self._columns.local_port[: self._count]
+        ports = self._logged.segments.local_port[: self._count]
         order = np.argsort(ports, kind="stable")
         ordered = ports[order]
         cuts = [0, *(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(ordered)]
@@ -78,16 +97,16 @@ class SegmentLog:
             port = int(ordered[begin])
             own = self._claims.get(port)
             if own is not None:
-                own.take(self._columns.where(order[begin:end]))
+                own.take(self._logged, order[begin:end])
             elif port:
-                self._keep_unclaimed(port, self._columns.where(order[begin:end]))
+                self._keep_unclaimed(port, self._logged.where(order[begin:end]))
         self._count = 0
 
-    def _keep_unclaimed(self, port: int, segments: Segments) -> None:
+    def _keep_unclaimed(self, port: int, logged: Logged) -> None:
         """Keep what follows the beginning of a connection; the rest is of one that was closed."""
-        if not (segments.flags & SYN).any() and port not in self._unclaimed:
+        if not (logged.segments.flags & SYN).any() and port not in self._unclaimed:
             return
-        self._unclaimed.setdefault(port, []).append(segments)
+        self._unclaimed.setdefault(port, []).append(logged)
         while len(self._unclaimed) > _MAX_UNCLAIMED:
             del self._unclaimed[next(iter(self._unclaimed))]
 
@@ -173,65 +192,85 @@ class ConnectionSegments:
             reset_by=self._reset_by,
         )
 
-    def take(self, segments: Segments) -> None:
-        """Take the connection's next segments, in the order of their arrival."""
-        opened = np.flatnonzero((segments.flags & SYN) != 0)
-        if len(opened):
-            self._take_opening(segments.where(opened))
-            last = opened[~segments.sent[opened]]
-            segments = segments.where(slice(int((last if len(last) else opened)[-1]) + 1, None))
-        if segments.sent.any():
-            self._take_sent(segments.where(segments.sent))
-            self._take_received(segments.where(~segments.sent))
-        else:
-            self._take_received(segments)
-
-    def _take_opening(self, segments: Segments) -> None:
-        """Take the segments that open a connection: the first bytes have the numbers behind theirs."""
-        rows = (segments.sent, segments.sequence, segments.stamp_ns)
-        for sent, sequence, stamp_ns in zip(*(column.tolist() for column in rows), strict=True):
-            if sent:
-                self._sent_base, self._sent, self._opened_ns = sequence + 1, 0, stamp_ns
-            else:
-                self._base, self._frontier = sequence + 1, 0
-                if self._opened_ns is not None:
-                    self._handshake_ns = max(0, stamp_ns - self._opened_ns)
-
-    def _take_sent(self, segments: Segments) -> None:
-        rows = zip(*(column.tolist() for column in segments[2:]), strict=True)
-        for sequence, acknowledged, length, flags, window, stamp_ns in rows:
-            if flags & RST:
-                self._reset_by = self._reset_by or CLIENT
-            elif window == 0:
-                self._note_closed(CLIENT, acknowledged)
-            if length <= 0 or self._sent_base is None:
-                continue
-            end = self._sent + _signed(sequence + length - self._sent_base - self._sent)
-            if end <= self._sent:
-                self._retransmissions += 1
-                continue
-            self._sent = end
-            self._departed_ns, self._rtt_ns, self._ack_wanted = stamp_ns, None, sequence + length
-
-    def _take_received(self, segments: Segments) -> None:
-        if self._ack_wanted is not None and self._departed_ns is not None and len(segments.length):
-            ahead = (segments.acknowledged - np.uint32(self._ack_wanted & 0xFFFFFFFF)).astype(np.int32) >= 0
-            if ahead.any():
-                self._rtt_ns = max(0, int(segments.stamp_ns[int(np.argmax(ahead))]) - self._departed_ns)
-                self._ack_wanted = None
-        odd = ((segments.flags & (RST | FIN)) != 0) | (segments.window == 0)
-        if odd.any():
-            self._take_odd(segments.where(odd))
-        if self._base is None:
+    def take(self, logged: Logged, mine: Column) -> None:
+        """Take the connection's next segments, at these places of a log, in the order of their arrival."""
+        segments = logged.segments
+        odd = mine[logged.odd[mine]]
+        opened = self._take_odd(segments, odd.tolist()) if len(odd) else -1
+        data = mine[logged.data[mine]] if len(odd) else mine
+        if opened >= 0:
+            data = data[data > opened]
+        if not len(data):
             return
-        data = segments.length > 0
-        if not data.all():
-            segments = segments.where(data)
-        if not len(segments.length):
+        if self._ack_wanted is not None:
+            self._take_acknowledgements(segments.acknowledged[data], segments.stamp_ns[data])
+        if self._base is not None:
+            self._take_data(self._base, segments.sequence[data], segments.length[data], segments.stamp_ns[data])
+
+    def _take_odd(self, segments: Segments, places: list[int]) -> int:
+        """Take what is more than data; return the place of the segment that opened the connection, or -1."""
+        opened = -1
+        for place in places:
+            flags, stamp_ns = int(segments.flags[place]), int(segments.stamp_ns[place])
+            sequence, length = int(segments.sequence[place]), int(segments.length[place])
+            sent = bool(segments.sent[place])
+            if flags & SYN:
+                opened = max(opened, self._open(sequence, stamp_ns, sent=sent, place=place))
+            elif flags & RST:
+                self._reset_by = self._reset_by or (CLIENT if sent else ENGINE)
+            elif not segments.window[place]:
+                self._note_closed(CLIENT if sent else ENGINE, int(segments.acknowledged[place]))
+            if sent and length > 0:
+                self._take_request(sequence, length, stamp_ns)
+            elif not sent and self._ack_wanted is not None:
+                self._take_acknowledgement(int(segments.acknowledged[place]), stamp_ns)
+        return opened
+
+    def _open(self, sequence: int, stamp_ns: int, *, sent: bool, place: int) -> int:
+        """Take the segment that opens one direction of a connection: its first byte has the number behind."""
+        if sent:
+            self._sent_base, self._sent, self._opened_ns = sequence + 1, 0, stamp_ns
+            return -1
+        self._base, self._frontier = sequence + 1, 0
+        if self._opened_ns is not None:
+            self._handshake_ns = max(0, stamp_ns - self._opened_ns)
+        self._held, self._ends, self._stamps = [], [], []
+        return place
+
+    def _take_request(self, sequence: int, length: int, stamp_ns: int) -> None:
+        """Take a segment of a request: the last one's stamp is the request's departure."""
+        if self._sent_base is None:
             return
-        expected = (self._base + self._frontier) & 0xFFFFFFFF
-        starts = self._frontier + (segments.sequence - np.uint32(expected)).astype(np.int32).astype(np.int64)
-        ends, stamps = starts + segments.length, segments.stamp_ns
+        end = self._sent + _signed(sequence + length - self._sent_base - self._sent)
+        if end <= self._sent:
+            self._retransmissions += 1
+            return
+        self._sent = end
+        self._departed_ns, self._rtt_ns, self._ack_wanted = stamp_ns, None, sequence + length
+
+    def _take_acknowledgement(self, acknowledged: int, stamp_ns: int) -> None:
+        if self._ack_wanted is None or self._departed_ns is None or _signed(acknowledged - self._ack_wanted) < 0:
+            return
+        rtt_ns = max(0, stamp_ns - self._departed_ns)
+        self._rtt_ns = rtt_ns if self._rtt_ns is None else min(rtt_ns, self._rtt_ns)
+
+    def _take_acknowledgements(self, acknowledged: Column, stamps: Column) -> None:
+        """Take those of segments with data, of which the first may have come before the one without."""
+        wanted, departed_ns = self._ack_wanted, self._departed_ns
+        if wanted is None or departed_ns is None:
+            return
+        ahead = (acknowledged - np.uint32(wanted & 0xFFFFFFFF)).astype(np.int32) >= 0
+        ahead &= stamps >= departed_ns
+        first = int(np.argmax(ahead))
+        if ahead[first]:
+            self._take_acknowledgement(int(acknowledged[first]), int(stamps[first]))
+        if self._rtt_ns is not None:
+            self._ack_wanted = None
+
+    def _take_data(self, base: int, sequence: Column, length: Column, stamps: Column) -> None:
+        expected = (base + self._frontier) & 0xFFFFFFFF
+        starts = self._frontier + (sequence - np.uint32(expected)).view(np.int32).astype(np.int64)
+        ends = starts + length
         if self._held or not self._in_order(starts, ends):
             known = np.maximum.accumulate(np.concatenate(([self._frontier], ends[:-1])))
             new = ends > known  # a late acknowledgement makes TCP send its last segment twice
@@ -245,14 +284,6 @@ class ConnectionSegments:
     def _in_order(self, starts: Column, ends: Column) -> bool:
         """Return whether these segments follow each other, the first the bytes that have come."""
         return bool(starts[0] == self._frontier and (starts[1:] == ends[:-1]).all())
-
-    def _take_odd(self, segments: Segments) -> None:
-        rows = (segments.flags, segments.window, segments.acknowledged)
-        for flags, window, acknowledged in zip(*(column.tolist() for column in rows), strict=True):
-            if flags & RST:
-                self._reset_by = self._reset_by or ENGINE
-            elif window == 0:
-                self._note_closed(ENGINE, acknowledged)
 
     def _note_closed(self, side: str, acknowledged: int) -> None:
         """Count a window that a side closed, once: it says so again to each probe, and has taken nothing since."""

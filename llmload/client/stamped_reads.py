@@ -137,6 +137,9 @@ class StampedReads:
         """Note that chunks with text were read together, at these stamps: poll more often for a while."""
         self._poll_boost.on_coalesced(stamps_ns, self._clock.now_ns)
 
+    def read(self, stream: Stream) -> None:
+        """Do nothing: every socket is read within some milliseconds."""
+
     def collect(self) -> None:
         """Read every ready socket, then dispatch: in separate loops, each finds its code in the CPU's caches."""
         self._clock.sample()

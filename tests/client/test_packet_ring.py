@@ -46,7 +46,9 @@ def exchange(engine: socket.socket, client: socket.socket, data: bytes) -> None:
 def taken(ring: PacketRing) -> list[Segments]:
     while ring.look() is not None:
         pass
-    return ring.take()
+    copied = [Segments(*(column.copy() for column in segments)) for segments in ring.waiting_segments()]
+    ring.give_back()
+    return copied
 
 
 @needs_ring

@@ -42,9 +42,17 @@ def segments(*rows: Sent, port: int = PORT) -> Segments:
     )
 
 
+def take(connection: ConnectionSegments, segments: Segments) -> None:
+    """Give the connection these segments, by way of a log."""
+    log = SegmentLog()
+    log._claims[PORT] = connection
+    log.add(segments)
+    log.settle(PORT)
+
+
 def opened() -> ConnectionSegments:
     connection = ConnectionSegments()
-    connection.take(segments(Sent(-1, 0, 1, SYN, sent=True), Sent(-1, 0, 2, SYN)))
+    take(connection, segments(Sent(-1, 0, 1, SYN, sent=True), Sent(-1, 0, 2, SYN)))
     return connection
 
 
@@ -82,7 +90,7 @@ def test_a_byte_is_stamped_when_all_before_it_had_come(stream: tuple[list[Sent],
     connection = opened()
     size = -(-len(rows) // batches)
     for begin in range(0, len(rows), size):
-        connection.take(segments(*rows[begin : begin + size]))
+        take(connection, segments(*rows[begin : begin + size]))
 
     assert stamps_of_bytes(connection, length) == by_hand(rows, length)
 
@@ -90,15 +98,15 @@ def test_a_byte_is_stamped_when_all_before_it_had_come(stream: tuple[list[Sent],
 def test_stamps_never_run_backwards() -> None:
     """Two processors may stamp neighbouring segments in the wrong order."""
     connection = opened()
-    connection.take(segments(Sent(0, 5, 100), Sent(5, 5, 90)))
-    connection.take(segments(Sent(10, 5, 80)))
+    take(connection, segments(Sent(0, 5, 100), Sent(5, 5, 90)))
+    take(connection, segments(Sent(10, 5, 80)))
 
     assert stamps_of_bytes(connection, 15) == [100] * 15
 
 
 def test_a_segment_read_in_two_parts_stamps_both() -> None:
     connection = opened()
-    connection.take(segments(Sent(0, 10, 100), Sent(10, 10, 200)))
+    take(connection, segments(Sent(0, 10, 100), Sent(10, 10, 200)))
 
     assert stamps_of_bytes(connection, 4) == [100] * 4
     assert stamps_of_bytes(connection, 12, begin=4) == [100] * 6 + [200] * 2
@@ -107,12 +115,12 @@ def test_a_segment_read_in_two_parts_stamps_both() -> None:
 
 def test_bytes_that_the_ring_missed_have_no_stamp_and_those_behind_them_do() -> None:
     connection = opened()
-    connection.take(segments(Sent(0, 10, 100), Sent(20, 10, 300)))
+    take(connection, segments(Sent(0, 10, 100), Sent(20, 10, 300)))
 
     ends, _ = connection.arrivals(20)
     assert ends.tolist() == [10], "the second segment was dropped"
     connection.skip(20)
-    connection.take(segments(Sent(30, 10, 400)))
+    take(connection, segments(Sent(30, 10, 400)))
 
     assert stamps_of_bytes(connection, 40, begin=20) == [300] * 10 + [400] * 10
 
@@ -120,16 +128,16 @@ def test_bytes_that_the_ring_missed_have_no_stamp_and_those_behind_them_do() -> 
 def test_without_the_beginning_nothing_is_stamped() -> None:
     """The first number is unknown, and to guess it could move every stamp."""
     connection = ConnectionSegments()
-    connection.take(segments(Sent(0, 10, 100)))
+    take(connection, segments(Sent(0, 10, 100)))
 
     assert stamps_of_bytes(connection, 10) == []
 
 
 def test_departure_round_trip_and_resets() -> None:
     connection = opened()
-    connection.take(segments(Sent(0, 60, 1_000, sent=True)))
-    connection.take(segments(Sent(60, 40, 2_000, sent=True), Sent(0, 0, 2_500, acknowledged=60)))
-    connection.take(segments(Sent(60, 40, 3_000, sent=True), Sent(0, 7, 52_000, acknowledged=100, window=0)))
+    take(connection, segments(Sent(0, 60, 1_000, sent=True)))
+    take(connection, segments(Sent(60, 40, 2_000, sent=True), Sent(0, 0, 2_500, acknowledged=60)))
+    take(connection, segments(Sent(60, 40, 3_000, sent=True), Sent(0, 7, 52_000, acknowledged=100, window=0)))
 
     facts = connection.facts()
     assert facts.wire_sent_ns == 2_000
@@ -137,7 +145,7 @@ def test_departure_round_trip_and_resets() -> None:
     assert facts.rtt_s == pytest.approx(1e-9), "that of the opening: an acknowledgement may wait for the answer"
 
     connection.begin_request()
-    connection.take(segments(Sent(7, 0, 60_000, RST, window=0)))
+    take(connection, segments(Sent(7, 0, 60_000, RST, window=0)))
     facts = connection.facts()
     assert (facts.wire_sent_ns, facts.retransmissions, facts.engine_closed_windows) == (None, 0, 0)
     assert facts.reset_by == "engine"
@@ -147,8 +155,8 @@ def test_a_side_that_closes_its_window_is_named_and_counted_once_a_time() -> Non
     connection = opened()
 
     closed = Sent(0, 0, 5_000, window=0, acknowledged=100)
-    connection.take(segments(closed, closed._replace(stamp_ns=9_000), closed._replace(acknowledged=300)))
-    connection.take(segments(closed._replace(sent=True), closed._replace(sent=True, stamp_ns=9_000)))
+    take(connection, segments(closed, closed._replace(stamp_ns=9_000), closed._replace(acknowledged=300)))
+    take(connection, segments(closed._replace(sent=True), closed._replace(sent=True, stamp_ns=9_000)))
 
     facts = connection.facts()
     assert (facts.engine_closed_windows, facts.client_closed_windows) == (2, 1), "not once for each probe's answer"
@@ -156,14 +164,14 @@ def test_a_side_that_closes_its_window_is_named_and_counted_once_a_time() -> Non
 
 def test_the_round_trip_is_the_acknowledgements_where_it_is_shorter_or_the_opening_was_not_seen() -> None:
     slow = ConnectionSegments()
-    slow.take(segments(Sent(-1, 0, 0, SYN, sent=True), Sent(-1, 0, 900_000, SYN)))
-    slow.take(segments(Sent(0, 10, 1_000_000, sent=True), Sent(0, 0, 1_200_000, acknowledged=10)))
+    take(slow, segments(Sent(-1, 0, 0, SYN, sent=True), Sent(-1, 0, 900_000, SYN)))
+    take(slow, segments(Sent(0, 10, 1_000_000, sent=True), Sent(0, 0, 1_200_000, acknowledged=10)))
     assert slow.facts().rtt_s == pytest.approx(200e-6)
 
 
 def test_bytes_without_a_segment_are_counted() -> None:
     connection = opened()
-    connection.take(segments(Sent(0, 50, 100)))
+    take(connection, segments(Sent(0, 50, 100)))
     connection.arrivals(80)
 
     connection.skip(80)
