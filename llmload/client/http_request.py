@@ -43,8 +43,9 @@ _DECODE_BYTES: Final = 16_384
 _CHUNKED: Final = b"transfer-encoding: chunked"
 _MAX_PENDING_BYTES: Final = 65_536
 """A stream that arrives faster than it is decoded waits in the kernel, so that memory stays bounded."""
+_HEAD_SEGMENTS: Final = 2
 _TAIL_SEGMENTS: Final = 4
-"""The last segments of an answer, whose sizes are not those of its middle."""
+"""The segments at the beginning and the end of an answer, whose sizes are not those of its middle."""
 _TLS_WAIT_NS: Final = 200_000_000
 """Encrypted bytes do not show whether they are the last, so they wait no longer than this to be decoded."""
 
@@ -75,10 +76,10 @@ class HttpRequest:
         "_chunked",
         "_deadline",
         "_decoder",
-        "_last_bytes",
-        "_merged",
+        "_head",
         "_queued",
         "_reactor",
+        "_sizes",
         "_state",
         "_unnoticed_ns",
         "_unstamped",
@@ -114,9 +115,9 @@ class HttpRequest:
         self._bulk_bytes = 0
         """Bytes from the packet ring's connection that are not cut yet."""
         self._unnoticed_ns = NOTICED
-        self._last_bytes = 0
-        """The payload of the last segment; 0 before the first."""
-        self._merged = 0
+        self._sizes: list[int] = []
+        """Payloads of segments that were not reported to the reactor yet, and of the one before them."""
+        self._head = _HEAD_SEGMENTS
 
     def run(self, request: bytes) -> None:
         """Send the request and wait for the end of its answer; an exception that kills the wait is raised."""
@@ -297,8 +298,8 @@ class HttpRequest:
         self._state = State.ENDED
         self.error = error
         self.done_ns = done_ns = self.response.done_ns if error is None else time.monotonic_ns()
-        if error is None and self._last_bytes:
-            self._reactor.on_end(self, self._last_bytes, noticed=done_ns >= self._unnoticed_ns)
+        if error is None and self._sizes:
+            self._reactor.on_end(self, self._sizes[-1], noticed=done_ns >= self._unnoticed_ns)
         self._reactor.unwatch(self)
         if not self._queued:
             self._queue()
@@ -317,8 +318,11 @@ class HttpRequest:
             self._decode_some(until_ns)
             if time.monotonic_ns() >= until_ns:
                 break
+        if self._sizes:
+            self._reactor.on_segments(self, self._sizes[self._head : -_TAIL_SEGMENTS], len(self.answer.coalesced_ns))
+            self._head = 0
+            del self._sizes[:-1]
         if self.answer.coalesced_ns:
-            self._merged += len(self.answer.coalesced_ns)
             self._reactor.on_coalesced(self, self.answer.coalesced_ns)
             self.answer.coalesced_ns.clear()
         if response.complete:
@@ -351,11 +355,7 @@ class HttpRequest:
         pieces, stamps, by_kernel = tap.cut(data, self.connection.received)
         self._unstamped = self._unstamped or not by_kernel
         self._reactor.count_stamps(self, by_kernel=by_kernel)
-        sizes = list(map(len, pieces))
-        if self._last_bytes and not self.connection.encrypted:  # behind the head of the answer
-            self._reactor.on_segments(self, sizes[:-_TAIL_SEGMENTS], self._merged)
-            self._merged = 0
-        self._last_bytes = sizes[-1]
+        self._sizes += map(len, pieces)
         try:
             if self.connection.encrypted:
                 for piece, arrived_ns in zip(pieces, stamps, strict=True):

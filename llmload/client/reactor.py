@@ -172,8 +172,8 @@ class Reactor:
                 source.collect()
 
     def _choose_timer(self) -> None:
-        wanted_s = min(source.period_s() for source in self._sources if source.streams or source is self._stamped)
-        chosen_s = _TICK_S[0] if self._to_decode else wanted_s
+        waits = [source.period_s() for source in self._sources if source.streams]
+        chosen_s = min(waits) if waits and not self._to_decode else _TICK_S[0]
         if chosen_s != self._period_s:
             self._timers[self._period_s].stop()
             self._period_s = chosen_s
