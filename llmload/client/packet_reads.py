@@ -1,9 +1,9 @@
 """
 Stamps from the kernel's packet ring: sockets are read rarely and in bulk, since the ring knows when each byte came.
 
-A stream is read some 20 times a second, and at once when the ring shows a segment that may be an answer's last: one
-whose size is not that of the engine's usual chunks. An engine that waits for our acknowledgements (Nagle's algorithm)
-would be slowed by late reads, so each engine is first read promptly, then on trial.
+A stream is read four times a second, sooner where it is fast, and at once when the ring shows a segment that may be
+an answer's last: one whose size is not that of the engine's usual chunks. An engine that waits for our acknowledgements
+(Nagle's algorithm) would be slowed by late reads, so each engine is first read promptly, then on trial.
 """
 
 import select
@@ -37,7 +37,7 @@ _EVERYTHING_USUAL: Final = (0, 1 << 30)
 _LEARNED_GAPS: Final = 300
 """As many gaps between chunks are needed to know how an engine sends, in either way of reading."""
 _LEARNING_BYTES: Final = 2_048
-"""So much of an answer is decoded at a time while its engine is not known."""
+"""As many bytes of an answer are decoded at a time while its engine is not known."""
 _LEAST_BYTES, _MOST_BYTES, _ALL_BYTES = 16_384, 49_152, 32 << 20
 """Later: the least and the most of an answer, and what all answers may share."""
 _TRIAL_SHARE: Final = 0.1

@@ -15,7 +15,7 @@ _MAX_UNCLAIMED: Final = 4096
 
 
 class Logged(NamedTuple):
-    """Segments of the log: as in the ring, and two columns that tell them apart."""
+    """Segments of the log: as in the ring, and two columns that say of what kind they are."""
 
     segments: Segments
     data: Column
@@ -25,7 +25,7 @@ class Logged(NamedTuple):
 
     @classmethod
     def of(cls, count: int) -> "Logged":
-        """Return room for so many segments."""
+        """Return room for this number of segments."""
         kinds: tuple[Any, ...] = (np.uint16, np.bool_, np.uint32, np.uint32, np.int32, np.uint8, np.uint16, np.int64)
         return cls(
             Segments(*(np.zeros(count, kind) for kind in kinds)), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
