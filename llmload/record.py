@@ -90,6 +90,8 @@ class StampSource(StrEnum):
 
 ENGINE: Final = "engine"
 CLIENT: Final = "client"
+BULK_READS_S: Final = 0.250
+"""The longest time between two reads of a socket whose stamps are the packet ring's."""
 RESET_BY: Final = frozenset((ENGINE, CLIENT))
 """Who may have reset a connection."""
 AT_ONCE: Final = "at_once"

@@ -18,12 +18,13 @@ from llmload.client.connection import BULK_BYTES
 from llmload.client.packet_filter import Peer
 from llmload.client.packet_tap import PacketTap, Tap
 from llmload.client.reads import HUNG_UP, NOTICED, Stream, writing
-from llmload.record import AFTER_ACKNOWLEDGEMENT, AT_ONCE
+from llmload.record import AFTER_ACKNOWLEDGEMENT, AT_ONCE, BULK_READS_S
+from llmload.units import NS_PER_S
 
 _TICK_S: Final = 0.001
 _MANY_TICK_S: Final = 0.004
 _MANY_STREAMS: Final = 100
-_LONGEST_BULK_NS: Final = 250_000_000
+_LONGEST_BULK_NS: Final = round(BULK_READS_S * NS_PER_S)
 _SHORTEST_BULK_NS: Final = 4_000_000
 _FIRST_BULK_NS: Final = 50_000_000
 _LARGE_READ: Final = 12_288

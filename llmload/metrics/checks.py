@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from llmload.metrics.doubts import (
-    DEGRADED_PART,
-    EFFECTS,
     FEW_VALUES,
     effects,
     few_values,
@@ -14,6 +12,7 @@ from llmload.metrics.doubts import (
     name_of,
     undecided_gates,
 )
+from llmload.metrics.effects import DEGRADED_PART, EFFECTS
 from llmload.metrics.objective import Objective
 from llmload.metrics.requests import REQUEST_DISTRIBUTIONS
 from llmload.metrics.totals import RunTotals
@@ -132,6 +131,15 @@ CHECKS: Final = (
         why="a load generator near a whole core limits requests/min itself",
         remedy="--processes 2, or a machine apart from the engine's",
         figures=THROUGHPUT,
+    ),
+    Check(
+        name="client_closed_window_share",
+        unit="of requests",
+        degraded_above=0.01,
+        invalid_above=None,
+        why="the client took no more bytes, so the engine's had to wait; a p99 is of one request in a hundred",
+        remedy="--processes 2, or a machine apart from the engine's",
+        figures=("itl_s", "tpot_s", "e2e_s", "e2e_from_schedule_s", "request_output_tokens_per_s"),
     ),
     Check(
         name="contradicted_share",
@@ -329,6 +337,9 @@ def health(totals: RunTotals) -> dict[str, float | None]:
         "dropped_share": _share(totals.dropped, totals.dropped + totals.started),
         "uncounted_share": _share(totals.uncounted_answers, answers),
         "chunk_counted_share": _share(totals.token_sources["chunks"], answers),
+        "client_closed_window_share": _share(
+            totals.client_closed_windows, totals.ended if totals.stamp_sources["packet"] else 0
+        ),
         "contradicted_share": _share(totals.contradicted_answers, answers),
         "reused_prompt_share": _share(totals.reused_prompts, totals.started),
         "cached_token_share": totals.cached_token_share,

@@ -1,15 +1,14 @@
 """
-By how much a figure may be off: the effects whose size follows from the run's own totals, and how a figure is marked.
+By how much a figure may be off, by the effects and by the number of its values, and how a figure is marked.
 
 A limit is one of the effect, so the same cause degrades one run and not another: reads that two chunks share move a
 p99 that lies among them, and not a median; stamps that are 1 ms late are nothing to a TTFT of 2 s.
 """
 
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
+from llmload.metrics.effects import DEGRADED_PART, EFFECTS, Effect, Size
 from llmload.metrics.objective import LABELS, Objective
 from llmload.metrics.requests import QUANTILES, REQUEST_DISTRIBUTIONS
 from llmload.metrics.totals import RunTotals
@@ -17,162 +16,6 @@ from llmload.metrics.validity import ALL, Doubt, Level, Reason, Verdict
 from llmload.stats.histogram import Histogram
 from llmload.stats.intervals import MIN_BEYOND, quantile_ranks, values_needed
 from llmload.units import UNKNOWN, milliseconds, significant
-
-DEGRADED_PART: Final = 0.05
-"""
-A figure is marked if it may be off by more than this part of itself, which is what `llmload compare` accepts of a p95,
-and by more than chance moves a percentile of as many values.
-"""
-LEAST_LAG_S: Final = 0.001
-"""A schedule lag below a millisecond is not marked: tables show little more, and no network is as steady."""
-
-# Effects of known size.
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """A figure, and between what the true one lies."""
-
-    figure: str
-    statistic: str
-    value: float
-    low: float
-    high: float
-
-    @property
-    def part(self) -> float:
-        """How far the true figure may be away, as a part of this one."""
-        off = max(self.value - self.low, self.high - self.value)
-        return off / self.value if self.value else math.inf if off else 0.0
-
-    @property
-    def name(self) -> str:
-        """Figure and statistic, as `Reason.figures` has them."""
-        return f"{self.figure} {self.statistic}"
-
-    @property
-    def text(self) -> str:
-        """The same in words: `ITL p99 between 9.8 and 10.4 ms`."""
-        return f"{name_of(self.figure, self.statistic)} {between(self.figure, self.low, self.high)}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """A check whose limit is how far it may move a figure, as a part of that figure."""
-
-    name: str
-    sizes: Callable[[RunTotals], Iterator[Size]]
-    figures: tuple[str, ...]
-    """The figures that it may move."""
-    why: str
-    remedy: str
-
-
-_READ_SOONER: Final = "--processes 2 where the client is short of CPU; some engines send several chunks at a time"
-
-
-def _shared_reads(totals: RunTotals) -> Iterator[Size]:
-    """
-    Yield the ITL's quantiles: shared reads give gaps of 0, which may be too short, after one that is too long.
-
-    Of n gaps, z are 0 and at most z too long. So at most z of them lie on the wrong side of any value, and the true
-    quantile q lies between the measured q - z/n and q + z/n. The mean is right, since gaps add up.
-    """
-    gaps = totals.distributions["itl_s"]
-    if not gaps.count or not totals.coalesced_chunks:
-        return
-    share = totals.coalesced_chunks / gaps.count
-    for name, value, quantile in _quantiles(gaps, with_max=True):
-        yield Size("itl_s", name, value, _lower(gaps, quantile - share), _upper(gaps, quantile + share))
-
-
-def _first_chunks(totals: RunTotals) -> Iterator[Size]:
-    """Yield TTFT's quantiles, too high by unknown times for the answers whose first chunk has the second's stamp."""
-    if not totals.first_chunk_shared:
-        return
-    for figure in ("ttft_s", "ttft_from_schedule_s"):
-        times = totals.distributions[figure]
-        for name, value, quantile in _quantiles(times):
-            yield Size(figure, name, value, _lower(times, quantile - totals.first_chunk_shared / times.count), value)
-
-
-def _user_stamps(totals: RunTotals) -> Iterator[Size]:
-    """Yield latencies whose stamps the process took itself: late by up to the event loop's lag (its p99)."""
-    lag_s = totals.distributions["event_loop_lag_s"].quantile(0.99)
-    if not totals.stamp_sources["user"] or lag_s is None:
-        return
-    tokens = totals.distributions["request_output_tokens"].mean or 2.0
-    early = {"itl_s": lag_s, "tpot_s": lag_s / max(1.0, tokens - 1)}  # a stamp too late at the beginning, too
-    for figure in (*_STAMPED, "tpot_s"):
-        times = totals.distributions[figure]
-        for name, value, _ in (*_mean(times), *_quantiles(times)):
-            late_s = early.get(figure, lag_s)
-            yield Size(figure, name, value, max(0.0, value - late_s), value + early.get(figure, 0.0))
-
-
-def _schedule_lag(totals: RunTotals) -> Iterator[Size]:
-    """Yield the latencies from schedule: without the lag they would be those from the start."""
-    for figure, since_start in (("ttft_from_schedule_s", "ttft_s"), ("e2e_from_schedule_s", "e2e_s")):
-        times, without = totals.distributions[figure], totals.distributions[since_start]
-        for name, value, quantile in (*_mean(times), *_quantiles(times)):
-            low = without.mean if name == "mean" else without.quantile(quantile)
-            if low is not None and value - low > LEAST_LAG_S:
-                yield Size(figure, name, value, low, value)
-
-
-def _mean(values: Histogram) -> Iterator[tuple[str, float, float]]:
-    if values.mean is not None:
-        yield "mean", values.mean, math.nan
-
-
-def _quantiles(values: Histogram, *, with_max: bool = False) -> Iterator[tuple[str, float, float]]:
-    """Yield name, value and share of each quantile; nothing of an empty histogram."""
-    for name, share in {**QUANTILES, **({"max": 1.0} if with_max else {})}.items():
-        if (value := values.quantile(share)) is not None:
-            yield name, value, share
-
-
-def _lower(values: Histogram, share: float) -> float:
-    """Return the quantile; 0 below the first value, which may have been moved from there."""
-    return (values.quantile(share) or 0.0) if share > 0 else 0.0
-
-
-def _upper(values: Histogram, share: float) -> float:
-    return values.quantile(min(1.0, share)) or 0.0
-
-
-_STAMPED: Final = ("ttft_s", "itl_s", "e2e_s", "ttft_from_schedule_s", "e2e_from_schedule_s")
-
-EFFECTS: Final = (
-    Effect(
-        name="coalesced_share",
-        sizes=_shared_reads,
-        figures=("itl_s",),
-        why="chunks that were read together have one time stamp",
-        remedy=_READ_SOONER,
-    ),
-    Effect(
-        name="first_chunk_shared",
-        sizes=_first_chunks,
-        figures=("ttft_s", "ttft_from_schedule_s"),
-        why="first chunks that were read together with the second have its time stamp",
-        remedy=_READ_SOONER,
-    ),
-    Effect(
-        name="user_stamp_share",
-        sizes=_user_stamps,
-        figures=(*_STAMPED, "tpot_s"),
-        why="stamps taken by the process are late by up to its event loop's lag",
-        remedy="--set client.kind=wire, on Linux",
-    ),
-    Effect(
-        name="schedule_lag",
-        sizes=_schedule_lag,
-        figures=("ttft_from_schedule_s", "e2e_from_schedule_s"),
-        why="requests were sent later than they were due, which is part of these latencies",
-        remedy="--processes 2, or another machine than the engine's",
-    ),
-)
 
 
 def effects(
@@ -230,9 +73,14 @@ def _reason(effect: Effect, relied: Sequence[Size], found: Sequence[Size]) -> Re
         level=Level.DEGRADED,
         figure=worst.part,
         limit=DEGRADED_PART,
-        text=f"{effect.name}: {worst.text}: {effect.why}: {effect.remedy}",
+        text=f"{effect.name}: {_size_text(worst)}: {effect.why}: {effect.remedy}",
         figures=tuple(size.name for size in found),
     )
+
+
+def _size_text(size: Size) -> str:
+    """Return between what the true figure lies, in words: `ITL p99 between 9.8 and 10.4 ms`."""
+    return f"{name_of(size.figure, size.statistic)} {between(size.figure, size.low, size.high)}"
 
 
 # Percentiles of few values.
