@@ -3,7 +3,7 @@ One request on one connection, until the engine, a time limit or the caller ends
 
 The life of an answer:
 
-1. `run` writes the request, asks the reactor to watch the connection, and waits; all else happens in the reactor.
+1. `start` writes the request and asks the reactor to watch the connection: all else happens there. `run` waits.
 2. What arrives comes in pieces, each with the moment of its arrival. Where reads are stamped, each is a piece
    (`on_ready`). With the packet ring, bytes come in bulk (`on_bulk`) and are cut where segments end, before they are
    decoded (`_cut`). TLS, if any, turns pieces into pieces.
@@ -62,7 +62,8 @@ class State(Enum):
 
 class HttpRequest:
     """
-    A request and its answer; the caller of `run` waits once, everything else runs in the reactor.
+    A request and its answer; the caller of `run` waits once, everything else runs in the reactor. Other loops than
+    gevent's call `start`, and `abandon` if nobody waits any longer.
 
     Afterwards `error` is a failure of HTTP or a time limit, `answer` is what the engine sent, and `stale` means that a
     kept-alive connection was closed before an answer came.
@@ -121,6 +122,19 @@ class HttpRequest:
 
     def run(self, request: bytes) -> None:
         """Send the request and wait for the end of its answer; an exception that kills the wait is raised."""
+        waiting = self._reactor.waiting()
+        self.start(request, waiting)
+        try:
+            waiting.wait()
+        except BaseException:
+            self.abandon()
+            raise
+        finally:
+            self.response.close()
+
+    def start(self, request: bytes, waiting: Waiting) -> None:
+        """Send the request, and wake who waits once its answer has ended."""
+        self._waiting = waiting
         if self.connection.used and self.connection.tap is not None:
             self.connection.tap.begin_request()
         try:
@@ -130,19 +144,15 @@ class HttpRequest:
             self.connection.drop_unsent()  # reading finds out why: the engine may have answered before it closed
         self._began_ns = time.monotonic_ns()
         self._check_ns = self._deadline.next_check_ns(self._began_ns)
-        waiting = self._waiting = self._reactor.waiting()
         self._reactor.watch(self)
-        try:
-            waiting.wait()
-        except BaseException:
-            self.done_ns = time.monotonic_ns()
-            self._reactor.read(self)
-            self._state = State.ENDED
-            self._reactor.unwatch(self)
-            self.decode(FOREVER_NS)
-            raise
-        finally:
-            self.response.close()
+
+    def abandon(self) -> None:
+        """End the request now, as far as it has come: nobody waits for it any longer."""
+        self.done_ns = time.monotonic_ns()
+        self._reactor.read(self)
+        self._state = State.ENDED
+        self._reactor.unwatch(self)
+        self.decode(FOREVER_NS)
 
     @property
     def stale(self) -> bool:

@@ -7,8 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from gevent import monkey
-
+from llmload.client.loop import plain_socket
 from llmload.client.packet_filter import PortRange
 
 _BLOCK_PORTS: Final = 1024
@@ -36,12 +35,11 @@ class LocalPorts:
 
     def claim(self, avoid: frozenset[int] = frozenset()) -> None:
         """Claim one more block without these ports (engines listen there); without one left, use any port."""
-        plain = monkey.get_original("socket", "socket")
         while self._blocks:
             first, last = self._blocks.pop(0)
             if any(first <= port <= last for port in avoid):
                 continue
-            name = plain(socket.AF_UNIX, socket.SOCK_STREAM)
+            name = plain_socket(socket.AF_UNIX, socket.SOCK_STREAM)
             with suppress(OSError):
                 name.bind(f"\0llmload-ports-{first}")
                 self._claims.append(name)

@@ -1,9 +1,20 @@
-"""What reading needs of an event loop: timers, a wait for a descriptor, and a way to wake who waits. Here: gevent's."""
+"""
+What reading needs of an event loop: timers, a wait for a descriptor, and a way to wake who waits. Here: gevent's.
 
+Readers and decoders know no other loop than this protocol, and take plain sockets, which gevent has patched, from here.
+tests/client/test_other_loop.py reads an answer on asyncio.
+"""
+
+import select
+import socket
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from gevent import monkey
 from gevent.hub import Waiter, get_hub
+
+plain_socket: Final[type[socket.socket]] = monkey.get_original("socket", "socket")
+plain_epoll: "Final[type[select.epoll]]" = monkey.get_original("select", "epoll")
 
 
 class Watch(Protocol):

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
-from gevent import monkey
 
 from llmload.client.connection import BULK_BYTES
+from llmload.client.loop import plain_epoll
 from llmload.client.packet_filter import Peer
 from llmload.client.packet_tap import PacketTap, Tap
 from llmload.client.reads import HUNG_UP, NOTICED, Stream, writing
@@ -124,7 +124,7 @@ class PacketReads:
 
     def __init__(self, tap: PacketTap) -> None:
         self._tap = tap
-        self._poller: select.epoll = monkey.get_original("select", "epoll")()
+        self._poller: select.epoll = plain_epoll()
         self._by_fd: dict[int, Stream] = {}
         self._taps: dict[int, Tap] = {}
         self._by_port: dict[int, Stream] = {}

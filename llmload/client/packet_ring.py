@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from gevent import monkey
 
+from llmload.client.loop import plain_socket
 from llmload.client.packet_filter import REFUSE, SNAP_BYTES, Instruction, Peer, PortRange, packed, program
 from llmload.errors import LlmloadError
 from llmload.units import NS_PER_S
@@ -253,8 +253,7 @@ class PacketRing:
 
 def _open(ring_bytes: int, frame_count: int) -> socket.socket:
     """Return a packet socket with a ring that logs nothing yet: what came before the ring is discarded with it."""
-    plain = monkey.get_original("socket", "socket")
-    sock: socket.socket = plain(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_ALL))
+    sock: socket.socket = plain_socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_ALL))
     try:
         _attach(sock, [REFUSE])
         sock.setsockopt(_SOL_PACKET, _PACKET_VERSION, struct.pack("i", _TPACKET_V2))

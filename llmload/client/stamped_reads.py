@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from gevent import monkey
-
 from llmload.client.clock import ReceiveClock
 from llmload.client.connection import (
     ANCILLARY_BYTES,
@@ -22,6 +20,7 @@ from llmload.client.connection import (
     timespec,
 )
 from llmload.client.http_response import MAY_END_BODY, MIN_FAST_BYTES, PendingReads
+from llmload.client.loop import plain_epoll, plain_socket
 from llmload.client.reads import Stream, writing
 from llmload.units import NS_PER_S
 
@@ -87,7 +86,7 @@ class StampedReads:
 
     def __init__(self, clock: ReceiveClock, *, by_kernel: bool = True) -> None:
         self._clock = clock
-        self._poller: select.epoll = monkey.get_original("select", "epoll")()
+        self._poller: select.epoll = plain_epoll()
         self._by_fd: dict[int, tuple[Stream, Connection, PendingReads, Receive]] = {}
         self._streams: dict[int, Stream] = {}
         self._poll_boost = PollBoost()
@@ -196,7 +195,7 @@ def _open_stamp_keeper() -> int:
 
     The kernel starts to stamp some time after the first socket asks, so this waits for it, 0.25 s at most.
     """
-    keeper = monkey.get_original("socket", "socket")(socket.AF_INET, socket.SOCK_DGRAM)
+    keeper = plain_socket(socket.AF_INET, socket.SOCK_DGRAM)
     until_s = time.monotonic() + _STAMPING_STARTS_S
     if enable_timestamps(keeper):
         with contextlib.suppress(OSError):  # no loopback: then the first reads show it

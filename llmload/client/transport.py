@@ -21,6 +21,7 @@ from gevent import monkey
 from llmload.access.address import url_parts, without_request
 from llmload.client.connection import Connection, TlsLayer, enable_timestamps
 from llmload.client.errors import AttemptError, attempt_error, from_connect_error, request_error
+from llmload.client.loop import plain_socket
 from llmload.client.packet_tap import PacketTap, Tap
 from llmload.client.reactor import Reactor
 from llmload.client.settings import FOREVER_NS, Api, Deadline
@@ -351,8 +352,7 @@ def _shake_hands(sock: socket.socket, context: ssl.SSLContext, host: str) -> tup
 
 def _plain_socket(sock: socket.socket) -> socket.socket:
     """Return the plain socket behind a gevent one, non-blocking: the reactor waits for it from here on."""
-    plain = monkey.get_original("socket", "socket")
-    bare: socket.socket = plain(sock.family, sock.type, sock.proto, sock.detach())
+    bare: socket.socket = plain_socket(sock.family, sock.type, sock.proto, sock.detach())
     bare.setblocking(False)
     return bare
 
