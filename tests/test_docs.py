@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -128,7 +129,9 @@ def test_a_command_works_as_it_is_written(command: str, engine: SpawnedEngine, t
     words = on(command, engine, tmp_path)
     web = words[2] == "locust" and "--headless" not in words
     if web:
-        words += ["--web-port", "0", "--autostart", "--autoquit", "0"]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            words += ["--web-port", str(free.getsockname()[1]), "--autostart", "--autoquit", "0"]
 
     key = os.environ | {"GATEWAY_KEY": "sk-of-the-docs"}
     ended = subprocess.run(words, cwd=ROOT, env=key, capture_output=True, text=True, timeout=120, check=False)
