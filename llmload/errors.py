@@ -4,6 +4,7 @@ What can go wrong before a run, as a tree of errors, and what each exit code mea
 What goes wrong with a request is not here: it is a record with an error.
 """
 
+import re
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
@@ -37,8 +38,40 @@ def worst(codes: Iterable[int]) -> int:
     return max(codes, key=lambda code: _BY_SEVERITY.index(code) if code in _BY_SEVERITY else len(_BY_SEVERITY))
 
 
+# What a message shows of a text that others wrote.
+
+_NOT_PLAIN: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+)
+
+
+def plain(text: str) -> str:
+    """Return a text with what controls a terminal, turns its direction or is not in XML written out, as `\\x1b`."""
+    return _NOT_PLAIN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def on_one_line(text: str) -> str:
+    """Return a text plain and on one line."""
+    return plain(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+MAX_SHOWN_CHARS: Final = 60
+
+
+def shown(value: object) -> str:
+    """Return a value for a message, cut where it is long."""
+    try:
+        text = repr(value[: MAX_SHOWN_CHARS + 1] if isinstance(value, str | bytes) else value)
+    except (RecursionError, ValueError):
+        return f"a {type(value).__name__} that is nested too deeply, or too large"
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
+
+
 class LlmloadError(Exception):
-    """An error that the user can fix; its text is one line that says what to do."""
+    """An error that the user can fix; its text is one line that says what to do, plain whatever it quotes."""
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class ConfigError(LlmloadError):

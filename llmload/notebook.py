@@ -9,12 +9,13 @@ from typing import Any, Final, Self
 import numpy as np
 import pandas as pd
 
+from llmload.errors import plain
 from llmload.metrics.lines import columns_of
 from llmload.metrics.requests import COLUMNS, RUN_ID, Columns, Field, Kind, Mask
 from llmload.prometheus.pages import ENGINE, GPU, ScrapedFigure
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, Manifest, RunFolder
 from llmload.runs.loaded_run import MIN_SPAN_S, read_summary
-from llmload.runs.reading import LATEST_UNIX_S, is_there, number_in, plain, read_columns, read_table
+from llmload.runs.reading import LATEST_UNIX_S, is_there, number_in, read_columns, read_table
 from llmload.runs.summary import Summary
 from llmload.runs.timeline import read_periods
 from llmload.units import NS_PER_S

@@ -28,11 +28,13 @@ def is_secret(name: str) -> bool:
     return _SECRET.search(words) is not None and _NO_SECRET.search(words) is None
 
 
-_WITH_VALUE: Final = re.compile(r"([A-Za-z][\w.-]*)[\"']?\s*[=:]\s*[^\s=]")
+# A word is looked at once, from its begin, and a token has a length: long words would take minutes.
+_WITH_VALUE: Final = re.compile(r"(?<![\w.-])([\w.-]++)[\"']?\s*[=:](?=\s*[^\s=])")
+_NO_LETTERS: Final = re.compile(r"^[^A-Za-z]+")
 _OPTION: Final = re.compile(r"(?:^|(?<=[\s'\"]))--?([A-Za-z][\w.-]*)(?=[=\s]|$)")
 _SECRETS_IN_TEXT: Final = re.compile(
     r"\b(?:bearer|basic)\s+\S|\bauthorization\s*[:=]|://[^/\s@?#]+@"  # headers, the user in a URL
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY|\beyJ[\w-]{8,}\.eyJ[\w-]{4,}"  # PEM, JSON Web Token
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY|\beyJ[\w-]{8,2000}\.eyJ[\w-]{4,}"  # PEM, JSON Web Token
     r"|\b(?:sk-|sk_|hf_|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|nvapi-|gsk_|AIza|AKIA|ASIA)[\w-]{12,}",  # as issued
     re.IGNORECASE,
 )
@@ -40,7 +42,7 @@ _SECRETS_IN_TEXT: Final = re.compile(
 
 def holds_secret(word: str) -> bool:
     """Return whether a word of a command holds a password or key, or is the option before one."""
-    named = [*_WITH_VALUE.findall(word), *_OPTION.findall(word)]
+    named = [*(_NO_LETTERS.sub("", name) for name in _WITH_VALUE.findall(word)), *_OPTION.findall(word)]
     return any(map(is_secret, named)) or _SECRETS_IN_TEXT.search(word) is not None
 
 

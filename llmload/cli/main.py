@@ -55,9 +55,7 @@ class LazyGroup(click.Group):
             click.echo("llmload: interrupted", err=True)
             sys.exit(ExitCode.INTERRUPTED)
         except LlmloadError as error:
-            from llmload.runs.reading import plain
-
-            for line in plain(str(error)).splitlines():
+            for line in str(error).splitlines():
                 click.echo(f"llmload: {line}", err=True)
             sys.exit(ExitCode.WRONG_USE)
 

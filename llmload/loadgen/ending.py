@@ -16,8 +16,7 @@ from typing import NoReturn, ParamSpec
 import gevent
 from gevent import Greenlet
 
-from llmload.errors import ExitCode, LlmloadError
-from llmload.runs.reading import plain
+from llmload.errors import ExitCode, LlmloadError, plain
 
 P = ParamSpec("P")
 

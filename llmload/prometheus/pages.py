@@ -183,7 +183,7 @@ def _sample(line: str) -> _Sample | None:
     try:
         (sample,) = (each for metric in text_string_to_metric_families(line) for each in metric.samples)
         return sample.name, sample.labels, float(sample.value)
-    except (ValueError, IndexError):  # the library's own, for some broken lines
+    except (ValueError, IndexError, OverflowError):  # the library's own, for some broken lines
         return None
 
 

@@ -11,12 +11,11 @@ from typing import Final
 
 from llmload.access.address import origin_of
 from llmload.access.secrecy import NOBODY, Access
-from llmload.errors import ConfigError
+from llmload.errors import ConfigError, plain
 from llmload.fetch import http_get, ssl_context
 from llmload.metrics.totals import RunTotals
 from llmload.prometheus.pages import ENGINE, GPU, Page, ScrapedFigure, read_page
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, RunFolder
-from llmload.runs.reading import plain
 from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
 from llmload.runs.writing import AppendedFile
 from llmload.scenario.sections import Monitor

@@ -16,13 +16,12 @@ from typing import IO, Any, Final, NamedTuple
 
 import orjson
 
-from llmload.errors import DataError
+from llmload.errors import MAX_SHOWN_CHARS, DataError, shown
 from llmload.portable import HALF_OF_A_PAIR
 
 MAX_ROW_BYTES: Final = 64 << 20
 """A longer line, or row of an array, is refused."""
 _BLOCK_BYTES: Final = 1 << 20
-_MAX_SHOWN_CHARS: Final = 60
 _QUIET_S: Final = 2.0
 """A file that takes longer to read is heard of this often."""
 _SIGNATURES: Final = {
@@ -57,15 +56,6 @@ class Row(NamedTuple):
         """Return file, row and line as they are shown."""
         line = "" if self.line is None else f", line {self.line}"
         return f"{self.file}: row {self.number} (the first is 0){line}"
-
-
-def shown(value: object) -> str:
-    """Return a value for a message, cut where it is long."""
-    try:
-        text = repr(value[: _MAX_SHOWN_CHARS + 1] if isinstance(value, str | bytes) else value)
-    except (RecursionError, ValueError):
-        return f"a {type(value).__name__} that is nested too deeply, or too large"
-    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}..."
 
 
 @contextmanager
@@ -239,7 +229,7 @@ class _Array:
                     wanted *= 2
                     continue
                 line = self.line + self._text.count("\n", self._at, error.pos)
-                near = shown(self._text[error.pos : error.pos + _MAX_SHOWN_CHARS])
+                near = shown(self._text[error.pos : error.pos + MAX_SHOWN_CHARS])
                 raise DataError(f"{self._name}: line {line} is not JSON: {error.msg}: {near}") from None
             except (RecursionError, ValueError):
                 raise DataError(_too_deep(self._name, self.line)) from None

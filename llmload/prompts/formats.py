@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llmload.errors import DataError
+from llmload.errors import DataError, on_one_line, shown
 from llmload.prompts.conversation import Dialogues, Message, Role, as_message
-from llmload.prompts.files import Row, shown
+from llmload.prompts.files import Row
 
 KEYS: Final = ("conversations", "messages")
 """Where a row has its turns; other keys are not read."""
@@ -99,7 +99,7 @@ def _key(row: dict[str, Any]) -> str:
         return found[0]
     if not found and any(key in row for key in KEYS):
         raise _UnusableRowError("has null instead of turns")
-    has = ", ".join(f"`{str(key)[:60]}`" for key in list(row)[:20]) or "none"
+    has = ", ".join(f"`{on_one_line(str(key)[:60])}`" for key in list(row)[:20]) or "none"
     what = "both `conversations` and `messages`" if found else "neither `conversations` nor `messages`"
     raise _BrokenRowError(f"has {what}, so its form is not known (its columns: {has})")
 
@@ -176,7 +176,8 @@ def _part_text(part: object) -> str | None:
         return part
     if not isinstance(part, dict):
         raise _BrokenRowError(f"has {shown(part)} as a part of its text")
-    if part.get("type", "text") not in _TEXT_PARTS:
+    kind = part.get("type", "text")
+    if not isinstance(kind, str) or kind not in _TEXT_PARTS:
         raise _UnusableRowError("has a turn with a part that is not text")
     text = part.get("text")
     if text is not None and not isinstance(text, str):

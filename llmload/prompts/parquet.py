@@ -1,5 +1,9 @@
 """Parquet files, row by row, within limits: a file of some kilobytes can say that it holds terabytes."""
 
+import faulthandler
+import os
+import resource
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -41,6 +45,7 @@ def read_parquet(file: Path, name: str, columns: Sequence[str], first: int = 0) 
         try:
             data = pq.ParquetFile(stream)
             wanted = _wanted(data.schema_arrow.names, columns, name)
+            _try_in_fork(data, name)
             texts = _check_sizes(data, wanted, limit, name)
             # Texts that repeat stay in memory once, as they are in the file.
             data = pq.ParquetFile(stream, read_dictionary=texts)
@@ -59,6 +64,25 @@ def _wanted(names: Sequence[str], columns: Sequence[str], name: str) -> list[str
         has = ", ".join(f"`{column[:60]}`" for column in names[:20]) or "none"
         raise DataError(f"{name}: has no column {' or '.join(f'`{c}`' for c in columns)} (its columns: {has})")
     return wanted
+
+
+def _try_in_fork(data: "pq.ParquetFile", name: str) -> None:
+    """Raise DataError for metadata that end the process which reads them: Arrow 26 aborts where sizes contradict."""
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of threads: the fork uses none
+        pid = os.fork()
+    if not pid:
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            faulthandler.disable()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Arrow's last words
+            metadata = data.metadata
+            for group in range(metadata.num_row_groups):
+                for index in range(metadata.num_columns):
+                    metadata.row_group(group).column(index)
+        finally:
+            os._exit(0)
+    if os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
+        raise DataError(f"{name}: cannot be read as Parquet: its metadata contradict each other; write it again")
 
 
 def _check_sizes(data: "pq.ParquetFile", wanted: Sequence[str], limit: int, name: str) -> list[str]:

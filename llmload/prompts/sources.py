@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from llmload.errors import ConfigError, DataError
+from llmload.errors import ConfigError, DataError, shown
 from llmload.fetch import fetch
 from llmload.prompts.conversation import Dialogues
-from llmload.prompts.files import Row, heard, read_json, shown
+from llmload.prompts.files import Row, heard, read_json
 from llmload.prompts.formats import KEYS, RowsRead, Skipped, read_dialogues
 from llmload.prompts.hub import read_hub_rows
 from llmload.prompts.parquet import read_parquet

@@ -9,8 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from llmload.errors import DataError
-from llmload.prompts.files import Row, heard, read_csv, read_json, shown
+from llmload.errors import DataError, on_one_line, shown
+from llmload.prompts.files import Row, heard, read_csv, read_json
 
 Unit = Literal["s", "ms", "us", "ns"]
 IN_A_SECOND: Final[Mapping[Unit, float]] = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
@@ -92,7 +92,7 @@ def _place(row: Row) -> str:
 
 
 def _names(row: Mapping[str, Any]) -> str:
-    names = [str(name)[:40] for name in list(row)[:20]]
+    names = [on_one_line(str(name)[:40]) for name in list(row)[:20]]
     return ", ".join(names) + (", ..." if len(row) > len(names) else "") if names else "nothing"
 
 

@@ -21,12 +21,12 @@ from typing import Any, Final, Literal, Self, TypeVar
 import orjson
 from pydantic import BaseModel, Field, ValidationError
 
-from llmload.errors import RunFolderError
+from llmload.errors import RunFolderError, plain
 from llmload.metrics.lines import shown
 from llmload.metrics.validity import Verdict
 from llmload.prompts.workload import ADDED_CHARS, RepeatMode, Workload
 from llmload.record import METRICS_VERSION
-from llmload.runs.reading import SMALL_BLOCK_BYTES, is_there, named, plain, read_lines, read_object
+from llmload.runs.reading import SMALL_BLOCK_BYTES, is_there, named, read_lines, read_object
 from llmload.runs.summary import SCHEMA_VERSION as SUMMARY_VERSION
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import Part, PerSecond, RequestFile, UnixSeconds

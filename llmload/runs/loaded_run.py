@@ -13,7 +13,7 @@ from typing import Final
 
 import orjson
 
-from llmload.errors import RunFolderError
+from llmload.errors import RunFolderError, plain
 from llmload.metrics.checks import failed_requests, health, judge
 from llmload.metrics.lines import LineFaultError, columns_of
 from llmload.metrics.requests import RequestTable
@@ -23,7 +23,7 @@ from llmload.record import Slo
 from llmload.runs.build_summary import RunOutcome, StageTotals, build_summary
 from llmload.runs.folder import MANIFEST, SUMMARY, USERS, Manifest, RunFolder
 from llmload.runs.headline import Headline, of_phases
-from llmload.runs.reading import LATEST_UNIX_S, is_there, named, number_in, opened, plain, read_table, size_of
+from llmload.runs.reading import LATEST_UNIX_S, is_there, named, number_in, opened, read_table, size_of
 from llmload.runs.requests import read_tables
 from llmload.runs.summary import Summary
 from llmload.runs.timeline import Periods, Stage, Timeline, bin_width_s, read_periods

@@ -9,7 +9,6 @@ import csv
 import gc
 import math
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import Any, BinaryIO, Final
 
 import orjson
 
-from llmload.errors import RunFolderError
+from llmload.errors import RunFolderError, on_one_line, plain
 from llmload.metrics.lines import LineFaultError, columns_of, shown
 from llmload.metrics.requests import LIST_KEYS, Columns, Line
 from llmload.runs.writing import why_of
@@ -49,14 +48,6 @@ _KINDS: Final = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-_NOT_PLAIN: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
-)
-
-
-def plain(text: str) -> str:
-    """Return a text with what controls a terminal, turns its direction or is not in XML written out, as `\\x1b`."""
-    return _NOT_PLAIN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def plained(content: Any) -> Any:
@@ -70,7 +61,7 @@ def plained(content: Any) -> Any:
 
 def named(path: Path) -> str:
     """Return a path for a message: on one line, printable."""
-    return plain(str(path)).replace("\n", "\\n").replace("\t", "\\t")
+    return on_one_line(str(path))
 
 
 def is_there(file: Path) -> bool:

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from llmload.access.address import shown as shown_address
 from llmload.access.secrecy import UnshownValueError
-from llmload.errors import ConfigError
+from llmload.errors import ConfigError, on_one_line, shown
 from llmload.portable import faults_of
-from llmload.prompts.files import refuse_other_than_utf8, shown
+from llmload.prompts.files import refuse_other_than_utf8
 from llmload.scenario.headers import checked_headers, mistake_in_variable
 from llmload.scenario.loads import LOADS
 from llmload.scenario.model import Scenario
@@ -147,6 +147,9 @@ _TOML_TEXTS: Final = re.compile(
     r"'[^'\n]*+'?|#[^\n]*+",
     re.DOTALL,
 )
+_TOML_KEYS: Final = re.compile(r"(?:\A|[,\[\]{}\n])([^=,\[\]{}\n]*+)(?=([=\]])?)")
+_MOST_DOTS: Final = 1_000
+"""Of what may be a key without a value, or a sentence."""
 
 
 def read_toml(path: Path, kind: str = "scenario") -> dict[str, Any]:
@@ -175,8 +178,9 @@ def _parsed(text: str, name: str) -> dict[str, Any]:
     """Return TOML's tables; ConfigError, beginning with `name`, where they are nested too deeply."""
     # The parser takes minutes for a key of a hundred thousand parts, and recurses into lists.
     bare = _TOML_TEXTS.sub("", text)
-    keys = re.findall(r"[^=,\[\]{}\n]*+[=\]]", bare)
-    is_deep = any(key.count(".") > MAX_TOML_DEPTH for key in keys)
+    is_deep = any(
+        found[1].count(".") > (MAX_TOML_DEPTH if found[2] else _MOST_DOTS) for found in _TOML_KEYS.finditer(bare)
+    )
     try:
         tables = {} if is_deep else tomllib.loads(text)
     except RecursionError:
@@ -257,7 +261,7 @@ def explain(path: Path, error: ValidationError, overrides: Mapping[str, Any], ro
             loc = (*loc, "kind")
         key = ".".join(part for part in loc if part not in LOADS)
         where = _source(path, key, overrides)
-        key = key if len(key) <= _MAX_KEY_CHARS else f"{key[:_MAX_KEY_CHARS]}..."
+        key = on_one_line(key if len(key) <= _MAX_KEY_CHARS else f"{key[:_MAX_KEY_CHARS]}...")
         lines.append(
             f"{where}: {key}: {_complaint(fault, loc, root)}" if key else f"{where}: {_complaint(fault, loc, root)}"
         )

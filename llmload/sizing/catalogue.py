@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmload.errors import ConfigError
+from llmload.errors import ConfigError, shown
 from llmload.fetch import fetch
 from llmload.sizing.architecture import Checkpoint, ModelSpec
 from llmload.sizing.families import model_from_config
@@ -75,7 +75,7 @@ def read_gguf(path: Path) -> GgufHeader:
             return _read_gguf_header(file, path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (struct.error, UnicodeDecodeError, MemoryError, OverflowError) as error:
+    except (struct.error, MemoryError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path}: its GGUF header ends early or is damaged") from error
 
 
@@ -108,20 +108,21 @@ def _config(metadata: Mapping[str, Any], shapes: Mapping[str, list[int]], path: 
     family = _FAMILIES.get(str(name))
     if family is None:
         known = ", ".join(sorted(_FAMILIES))
-        raise ConfigError(f"{path}: general.architecture = {name!r} is not one llmload can size; known: {known}")
+        raise ConfigError(f"{path}: general.architecture = {shown(name)} is not one llmload can size; known: {known}")
     config: dict[str, Any] = {"tie_word_embeddings": "output.weight" not in shapes}
     for key, gguf_key in _KEYS.items():
         value = metadata.get(f"{name}.{gguf_key}")
         if isinstance(value, list):
-            if len(set(value)) != 1:
+            if not value or any(each != value[0] for each in value):
                 raise ConfigError(f"{path}: {name}.{gguf_key} differs from layer to layer, which is not known")
             value = value[0]
         if value:
             config[key] = value
     if family == "llama" and "num_local_experts" in config:
         family = "mixtral"
-    if "token_embd.weight" in shapes:
-        config["vocab_size"] = shapes["token_embd.weight"][1]
+    shape = shapes.get("token_embd.weight", [])
+    if len(shape) > 1:
+        config["vocab_size"] = shape[1]
     biased = any(key.endswith(("attn_q.bias", "attn_qkv.bias")) for key in shapes)
     return config | {"model_type": family} | ({"attention_bias": True} if biased and family == "llama" else {})
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, TypedDict
 
+from llmload.errors import shown
 from llmload.sizing.architecture import (
     Attention,
     Dense,
@@ -196,7 +197,7 @@ def _reach_of(kind: object, config: HfConfig) -> Reach:
         return config.count("sliding_window")
     if kind == "linear_attention" and config.has("linear_num_key_heads"):
         return "state"
-    raise config.refusal(f"layer_types holds {kind!r}, which is not known for {config.model_type}")
+    raise config.refusal(f"layer_types holds {shown(kind)}, which is not known for {config.model_type}")
 
 
 def _rotary_dim(config: HfConfig, traits: Traits, last: Layer) -> int:
@@ -301,7 +302,7 @@ def intermediate_size(config: HfConfig, *, or_four_times_hidden: bool) -> int:
 
 def _is_sparse(config: HfConfig, layer: int) -> bool:
     """Whether a layer of a mixture of experts has experts: some begin dense, some are dense at stated layers."""
-    dense_first = config.values.get("first_k_dense_replace", 0)
+    dense_first = config.whole("first_k_dense_replace", 0)
     dense_layers = config.values.get("mlp_only_layers") or ()
     every = config.count("moe_layer_freq", config.count("decoder_sparse_step", 1))
     counted = layer + 1 if "decoder_sparse_step" in config.values else layer
@@ -323,7 +324,7 @@ def model_from_config(config: HfConfig, name: str) -> ModelSpec:
     if build is None:
         known = ", ".join(sorted(_BUILDERS))
         raise config.refusal(
-            f"model_type = {config.model_type!r} is not an architecture llmload can size; known: {known}"
+            f"model_type = {shown(config.model_type)} is not an architecture llmload can size; known: {known}"
         )
     declared = config.values.get("quantization_config")
     method = declared.get("quant_method") if isinstance(declared, Mapping) else None
@@ -374,10 +375,12 @@ def _falcon(config: HfConfig, name: str) -> ModelSpec:
 def _mpt(config: HfConfig, name: str) -> ModelSpec:
     """MPT with ALiBi and a key head for each head, as Transformers implements it; other variants are refused."""
     attention = config.values.get("attn_config") or {}
+    if not isinstance(attention, Mapping):
+        raise config.refusal(f"attn_config = {shown(attention)} is not an object")
     if not attention.get("alibi", True):
         raise config.refusal("attn_config.alibi = false is not known for mpt")
     if attention.get("attn_type", "multihead_attention") != "multihead_attention":
-        raise config.refusal(f"attn_config.attn_type = {attention['attn_type']!r} is not known for mpt")
+        raise config.refusal(f"attn_config.attn_type = {shown(attention['attn_type'])} is not known for mpt")
     heads, bias = config.count("num_attention_heads"), not config.flag("no_bias", default=True)
     mixer = Attention(heads=heads, kv_heads=heads, head_dim=stated_head_dim(config), qkv_bias=bias, out_bias=bias)
     width = config.count("expansion_ratio", 4) * config.count("hidden_size")

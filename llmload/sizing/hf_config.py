@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmload.errors import ConfigError
+from llmload.errors import ConfigError, shown
 
 # GPT-2, MPT, T5 and their variants name the same thing differently.
 _ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -20,6 +20,7 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
 
 _MAX_COUNT = 2**32
 _MAX_LAYERS = 10_000
+_LAYERS = frozenset({"num_hidden_layers", "num_decoder_layers"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class HfConfig:
         if value is None:
             raise self.refusal(f"{key} is missing")
         if not isinstance(value, str):
-            raise self.refusal(f"{key} = {value!r} is not a string")
+            raise self.refusal(f"{key} = {shown(value)} is not a string")
         return value
 
     def has(self, key: str) -> bool:
@@ -57,11 +58,15 @@ class HfConfig:
                 f"{key} is missing, and {self.values.get('model_type', 'the model')} cannot be sized without it"
             )
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.refusal(f"{name} = {value!r} is not a positive whole number")
-        most = _MAX_LAYERS if key == "num_hidden_layers" else _MAX_COUNT
+            raise self.refusal(f"{name} = {shown(value)} is not a positive whole number")
+        most = _MAX_LAYERS if key in _LAYERS else _MAX_COUNT
         if value > most:
             raise self.refusal(f"{name} has {len(str(value))} digits; no model has more than {most:,}")
         return value
+
+    def whole(self, key: str, default: int) -> int:
+        """Return the whole number under key, which may be 0; ConfigError for another value."""
+        return 0 if self.values.get(key) == 0 else self.count(key, default) if self.has(key) else default
 
     def optional_count(self, key: str) -> int | None:
         """Return the positive whole number under key, or None where the config has none."""
@@ -73,7 +78,7 @@ class HfConfig:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise self.refusal(f"{key} = {value!r} is neither true nor false")
+            raise self.refusal(f"{key} = {shown(value)} is neither true nor false")
         return value
 
     def fraction(self, key: str, default: float) -> float:
@@ -85,7 +90,7 @@ class HfConfig:
         if value is None:
             return default
         if not isinstance(value, int | float) or not 0 < value <= 1:
-            raise self.refusal(f"{key} = {value!r} is not a fraction between 0 and 1")
+            raise self.refusal(f"{key} = {shown(value)} is not a fraction between 0 and 1")
         return float(value)
 
     def refusal(self, problem: str) -> ConfigError:

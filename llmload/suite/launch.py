@@ -18,8 +18,7 @@ from typing import Final, Self
 from llmload.access.secrecy import hidden
 from llmload.client.said import cut, listed
 from llmload.client.settings import EngineInfo, ask_engine, is_ready
-from llmload.errors import EngineError
-from llmload.runs.reading import plain
+from llmload.errors import EngineError, plain
 from llmload.scenario.reading import free_port
 from llmload.sizing.engine_memory import LocalGpu, local_gpus
 from llmload.suite import guard

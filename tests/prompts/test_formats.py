@@ -85,6 +85,7 @@ class TestRowsThatAreLeftOut:
             [
                 openai(("user", "q")),
                 openai(("user", [{"type": "text", "text": "q"}, picture])),
+                openai(("user", [{"type": ["text"], "text": "q"}])),
                 openai(("user", "q"), ("assistant", None)),
                 openai(("user", [])),
                 {"messages": None},
@@ -94,7 +95,7 @@ class TestRowsThatAreLeftOut:
         reasons = load_prompt_set(str(file), None, Path()).skipped_by_reason()
 
         assert reasons == {
-            "has a turn with a part that is not text": 1,
+            "has a turn with a part that is not text": 2,
             "has a turn without text": 2,
             "has null instead of turns": 1,
         }

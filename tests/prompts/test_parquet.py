@@ -138,3 +138,13 @@ def test_repeated_prompts_are_read(tmp_path: Path) -> None:
     file = write(tmp_path / "x.parquet", [["the same question " * 20, "a"]] * 50_000, compression="zstd")
 
     assert len(load(file).dialogues) == 50_000
+
+
+def test_metadata_that_end_the_process_which_reads_them_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "p.parquet", [[{"from": "human", "value": "q"}]], SHAREGPT)
+    optional, unknown = b"5\x02\x18\x0dconversations", b"5\x12\x18\x0dconversations"
+    assert optional in file.read_bytes()
+    file.write_bytes(file.read_bytes().replace(optional, unknown))
+
+    with pytest.raises(DataError, match=r"p\.parquet: cannot be read as Parquet: its metadata contradict each other"):
+        load(file)

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from llmload.cli.main import main
-from llmload.errors import RunFolderError
+from llmload.errors import RunFolderError, plain
 from llmload.record import ErrorType, Outcome, RequestError
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import read_samples
-from llmload.runs.reading import MAX_LINE_BYTES, opened, plain, read_columns
+from llmload.runs.reading import MAX_LINE_BYTES, opened, read_columns
 from tests.recorded import records, write_folder
 
 

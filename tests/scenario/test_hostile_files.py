@@ -28,6 +28,10 @@ TOO_DEEP = "nested more than 32 deep"
         pytest.param(b"'''\\\"" * 50_000, "is not TOML", id="quotes-in-texts"),
         pytest.param(b'"\\' * 120_000, "is not TOML", id="escapes"),
         pytest.param(b"".join(b"k%d=1\n" % i for i in range(20_000)), "more faults", id="unknown-keys"),
+        pytest.param(b"x" * 250_000, "is not TOML", id="long-word"),
+        pytest.param(b"x = 1\n" + b"a." * 120_000, TOO_DEEP, id="long-key-without-value"),
+        pytest.param(b"\x1b[31m = 1\n", "is not TOML", id="control-characters"),
+        pytest.param(b'[scenario]\n"c\\u001b\\nd" = 2', r"scenario\.c\\x1b\\nd: unknown key", id="odd-keys"),
         pytest.param(b"#" * (MAX_TOML_BYTES + 1), "larger than 256 KiB", id="size"),
         pytest.param(DEMO.decode().encode("utf-16"), "is UTF-16: convert it to UTF-8", id="utf-16"),
         pytest.param(b"\x1f\x8b\x08", "is compressed with gzip", id="gzip"),
@@ -46,6 +50,7 @@ def test_a_file_that_cannot_be_a_scenario_is_refused_soon(tmp_path: Path, conten
     assert time.process_time() - began_s < 5
     assert str(refused.value).startswith(str(file))
     assert len(str(refused.value)) < 10_000
+    assert str(refused.value).replace("\n", "").isprintable()
 
 
 def test_more_stages_than_a_run_can_have_are_refused(tmp_path: Path) -> None:

@@ -290,3 +290,13 @@ def test_a_hub_that_cannot_be_reached_is_reported(show: Show, endpoint: str) -> 
 
     assert refused.returncode == 2
     assert "hub model 'some/model': the hub cannot be reached" in refused.stderr
+
+
+def test_a_gguf_array_within_arrays_without_end_is_refused(tmp_path: Path) -> None:
+    nested = struct.pack("<IQ", 9, 1) * 5_000
+    (tmp_path / "a.gguf").write_bytes(
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + string("k") + struct.pack("<I", 9) + nested
+    )
+
+    with pytest.raises(ConfigError, match="ends early or is damaged"):
+        load_model(str(tmp_path / "a.gguf"))

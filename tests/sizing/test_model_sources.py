@@ -1,6 +1,7 @@
 """Where a model comes from, and which are refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,38 @@ def test_a_declared_quantisation_is_kept() -> None:
     config = LLAMA | {"quantization_config": {"quant_method": "awq", "bits": 4}}
 
     assert model_from_config(HfConfig(config, "here"), "m").quantisation == "awq"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("num_hidden_layers", 2**63, "num_hidden_layers has 19 digits; no model has more than 10,000"),
+        ("num_hidden_layers", 10_001, "no model has more than 10,000"),
+        ("vocab_size", 10**400, "vocab_size "),
+        ("vocab_size", "x" * 300_000, "is not a positive whole number"),
+        ("layer_types", ["x" * 300_000] * 32, "layer_types holds 'xxx"),
+        ("model_type", "\x1b[31m" * 10_000, "model_type = '\\x1b[31m"),
+        ("tie_word_embeddings", [[[]]], "is neither true nor false"),
+    ],
+)
+def test_what_no_model_has_is_refused_in_a_short_line(key: str, value: object, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)) as refused:
+        load_model(str(config_file(tmp_path, LLAMA | {key: value})))
+
+    said = str(refused.value)
+    assert len(said) < 1_000
+    assert said.isprintable()
+
+
+def test_a_config_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+
+    with pytest.raises(ConfigError, match="is not JSON"):
+        load_model(str(tmp_path / "config.json"))
+
+
+def test_dense_layers_before_experts_are_a_whole_number(tmp_path: Path) -> None:
+    deepseek = next(entry["config"] for entry in catalogue().values() if "first_k_dense_replace" in entry["config"])
+
+    with pytest.raises(ConfigError, match="first_k_dense_replace = '1' is not a positive whole number"):
+        load_model(str(config_file(tmp_path, {**deepseek, "first_k_dense_replace": "1"})))

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -439,6 +440,15 @@ def test_a_password_or_key_in_a_command_is_refused_by_any_spelling_and_not_shown
 )
 def test_other_words_may_be_in_a_command(word: str) -> None:
     assert not holds_secret(word)
+
+
+@pytest.mark.parametrize("word", ["x" * 250_000, "a." * 100_000, "-eyJ00000000" * 20_000, "--" + "a-" * 100_000])
+def test_a_long_word_is_looked_through_soon(word: str) -> None:
+    began_s = time.process_time()
+
+    assert not holds_secret(word)
+    assert holds_secret(f"{word} 1api_key=x")
+    assert time.process_time() - began_s < 5
 
 
 @pytest.mark.parametrize(
