@@ -1,63 +1,91 @@
-"""The fuzzer runs, begins with real streams, and finds a fault where there is one."""
+"""The fuzzer reads inputs of every kind, finds nothing, and finds a fault where there is one."""
 
-import importlib.util
-import subprocess
-import sys
+import os
+import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from benchmarks.trials import fuzz, fuzz_files
+from benchmarks.fuzz import answers, files
+from benchmarks.fuzz.__main__ import READERS, main
+from benchmarks.fuzz.guided import guided, is_there
+from benchmarks.fuzz.reader import Input, Reader, ReadsFile, read_file
+from benchmarks.fuzz.running import Limits, Run, Tally
 from llmload.client.sse import EventsBody
+from llmload.errors import ConfigError
 from llmload.prompts import parquet
 
+SAMPLE = 60
+"""Inputs a reader."""
 
-def test_samples_are_read_alike_in_all_ways(tmp_path: Path) -> None:
-    fuzz.write_samples(tmp_path)
 
-    samples = sorted(tmp_path.iterdir())
-    assert {sample.name.rpartition("-")[2] for sample in samples} == {"events", "http"}
-    for sample in samples:
-        fuzz.check(sample.read_bytes())
+def tally_of(reader: Reader, place: Path, inputs: int = 20) -> Tally:
+    run = Run(reader, 1, Limits(time.monotonic() + 60, last=inputs - 1), place)
+    list(run.read())
+    return run.tally
+
+
+def test_a_sample_of_inputs_of_every_reader_has_no_fault() -> None:
+    said = CliRunner().invoke(main, ["--seed", "7", "--inputs", str(SAMPLE), "--not-guided"])
+
+    assert said.exit_code == 0, said.output
+    rows = [line.split(" | ") for line in said.stdout.splitlines() if line.startswith("| ")][1:]
+    assert [row[0].removeprefix("| ") for row in rows] == list(READERS)
+    assert [int(row[1]) for row in rows] == [SAMPLE] * len(READERS)
+
+
+@pytest.mark.skipif(not is_there(), reason="atheris has no build for this Python")
+def test_a_second_of_guided_inputs_finds_nothing(tmp_path: Path) -> None:
+    tally = guided(READERS["events of an answer"], 1, 1, tmp_path)
+
+    assert not tally.faults
+    assert tally.inputs > tally.refused > 0
 
 
 def test_a_client_that_counts_what_it_should_not_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fuzz.write_samples(tmp_path)
     monkeypatch.setattr(EventsBody, "take_chunks", lambda _self, _stamps, reads: len(reads))
 
-    with pytest.raises(AssertionError, match="on the fast path"):
-        fuzz.check((tmp_path / "vllm_chat_stream-events").read_bytes())
+    tally = tally_of(answers.READERS[0], tmp_path)
+
+    assert "AssertionError: a stream gives another result on the fast path" in tally.faults[0]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris has no build for this Python")
-def test_some_seconds_of_fuzzing_find_nothing() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.trials.fuzz", "--seconds", "4"], capture_output=True, text=True, check=False
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert "stat::number_of_executed_units" in done.stderr
-
-
-def test_damaged_prompts_traces_and_scenarios_are_read_or_refused() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.trials.fuzz_files", "--mutants", "700", "--seed", "7"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "PASS: 700 mutants: " in done.stdout
-
-
-def test_a_reader_that_lets_an_error_through_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_lets_an_error_through_is_found_with_how_to_read_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(parquet, "_wanted", lambda *_: 1 / 0)
     monkeypatch.setattr(parquet, "DataError", ZeroDivisionError)
-    outcome = fuzz_files.Outcome()
-    name, good, read = next(kind for kind in fuzz_files.goods(tmp_path) if kind[0] == "none.parquet")
-    (tmp_path / name).write_bytes(good)
 
-    fuzz_files.check(tmp_path / name, read, outcome)
+    tally = tally_of(next(reader for reader in files.READERS if "Parquet" in reader.name), tmp_path)
 
-    assert outcome.faults == [f"{tmp_path / name}: ZeroDivisionError: division by zero"]
+    (first,) = (fault for fault in tally.faults if "--only 0" in fault)
+    assert "x ZeroDivisionError: division by zero (" in first
+    assert first.endswith("again: --reader 'prompts as Parquet' --seed 1 --only 0")
+
+
+def refuse(said: str) -> None:
+    raise ConfigError(said)
+
+
+@pytest.mark.parametrize(
+    ("read", "says"),
+    [
+        (lambda _: bytearray(150_000_000), "took 150 MB of memory"),
+        (lambda _: os.abort(), "ended the process: 6"),
+        (lambda _: time.sleep(60), "took more than 0.5 s"),
+        (lambda file: refuse(f"{file}: \x1b[31m"), "a good input is refused"),
+        (lambda file: refuse(f"{file}: {'x' * 2_000}"), "a refusal of 1 lines"),
+        (lambda _: refuse("no"), "a refusal that does not name a.txt"),
+    ],
+    ids=["memory", "crash", "hang", "good", "long", "nameless"],
+)
+def test_what_a_reader_may_not_do_is_found(
+    read: ReadsFile, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.fuzz.running.LIMIT_S", 0.5)
+    reader = Reader("x", lambda _: [Input("a.txt", b"a")], read_file(read))
+
+    tally = tally_of(reader, tmp_path, inputs=1)
+
+    assert says in tally.faults[0]

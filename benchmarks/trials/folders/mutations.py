@@ -2,53 +2,14 @@
 
 import json
 import os
-import random
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from benchmarks.tools.mutants import TEXTS, VALUES, Draw, changed_json
 from llmload.runs.folder import REPORT
-
-MARK: Final = "<script>llmload_mark</script>"
-"""In no page, table or XML may this be a tag."""
-TEXTS: Final = (
-    MARK,
-    f'"><img src=x onerror=alert(1)>{MARK}',
-    "\x1b[31mred\x1b[0m\x1b]0;title\x07",
-    "[bold red]markup[/bold red] [/nothing-open]",
-    "\x00\x01\x08\x0b\x7f\x9b",
-    "two\nlines\r\n# heading\n| cell | cell |",
-    '=HYPERLINK("http://127.0.0.1")',
-    "+1+cmd|' /C calc'!A0",
-    "../../../../etc/passwd",
-    "/dev/null",
-    "\u202ebackwards\u2066",
-    "\ufffe\uffff\U0001f600",
-    "]]>&amp;&lt;",
-    "{{ 7 * 7 }}{% raw %}",
-    "",
-    " ",
-    "x" * 300_000,
-)
-_RAW: Final = {
-    "@nan@": "NaN",
-    "@infinity@": "-Infinity",
-    "@huge@": "1" + "0" * 400,
-    "@surrogate@": '"\\ud800"',
-    "@pair@": '"\\udc00\\ud800 text"',
-    "@deep@": "[" * 5000 + "]" * 5000,
-    "@object@": '{"a":' * 500 + "1" + "}" * 500,
-}
-"""What Python's JSON writer does not write."""
-VALUES: Final[tuple[Any, ...]] = (
-    *(None, True, False, 0, -1, 1, 2**31, 2**53 + 1, 2**63, 2**64 - 1, -(2**63), -(2**70), 1e308, -1e308, 1e-320),
-    *(0.5, -0.5, "1", "1.5", "NaN", [], {}, [[]], [None], [-1], [2**63], ["a"], {"a": 1}, [1, 2, 3]),
-    *_RAW,
-    *TEXTS,
-)
-Draw = random.Random
 
 
 def mutate(folder: Path, draw: Draw) -> str:
@@ -121,52 +82,8 @@ def _change_toml(file: Path, draw: Draw) -> str:
 # JSON
 
 
-def _paths(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    inside: Sequence[tuple[Any, Any]] = ()
-    if isinstance(content, dict):
-        inside = list(content.items())
-    elif isinstance(content, list):
-        inside = list(enumerate(content[:3]))
-    for key, value in inside:
-        yield (*path, key)
-        yield from _paths(value, (*path, key))
-
-
-def _changed(content: Any, draw: Draw) -> tuple[str, str]:
-    """Return what was changed, and the JSON text."""
-    path = draw.choice(list(_paths(content)))
-    of = content
-    for key in path[:-1]:
-        of = of[key]
-    key, where = path[-1], ".".join(map(str, path))
-    how = draw.choice(("drop", "rename", "twice", "more", *("value",) * 8, *("text",) * 4))
-    if how == "drop" or (isinstance(of, list) and how in {"rename", "twice", "more"}):
-        del of[key]
-        return f"{where} dropped", json.dumps(content)
-    if how == "rename":
-        name = draw.choice(TEXTS)
-        of[name] = of.pop(key)
-        return f"{where} renamed {name[:20]!r}", json.dumps(content)
-    if how == "more":
-        of[draw.choice(TEXTS)] = draw.choice(VALUES)
-        return f"{where}: a key more", _raw(content)
-    if how == "twice":
-        of["@twice@"] = value = draw.choice(VALUES)
-        text = _raw(content).replace('"@twice@"', json.dumps(key), 1)
-        return f"{where} twice, {str(value)[:20]!r}", text
-    of[key] = value = draw.choice(VALUES if how == "value" else TEXTS)
-    return f"{where} = {str(value)[:20]!r}", _raw(content)
-
-
-def _raw(content: Any) -> str:
-    text = json.dumps(content)
-    for placeholder, raw in _RAW.items():
-        text = text.replace(f'"{placeholder}"', raw)
-    return text
-
-
 def _change_json_file(file: Path, draw: Draw) -> str:
-    what, text = _changed(json.loads(file.read_text(encoding="utf-8")), draw)
+    what, text = changed_json(json.loads(file.read_text(encoding="utf-8")), draw)
     file.write_text(text, encoding="utf-8", errors="surrogatepass")
     return what
 
@@ -175,7 +92,7 @@ def _change_line(file: Path, draw: Draw) -> str:
     lines = file.read_text(encoding="utf-8").splitlines()
     index = draw.randrange(len(lines))
     try:
-        what, text = _changed(json.loads(lines[index]), draw)
+        what, text = changed_json(json.loads(lines[index]), draw)
     except json.JSONDecodeError:  # a last line that is not whole
         what, text = "a line of none", "null"
     if draw.random() < 0.1:

@@ -20,7 +20,8 @@ from xml.etree import ElementTree as ET
 import pyarrow.parquet as pq
 from click.testing import CliRunner
 
-from benchmarks.trials.folders.mutations import ELSEWHERE, MARK
+from benchmarks.tools.mutants import MARK
+from benchmarks.trials.folders.mutations import ELSEWHERE
 from benchmarks.trials.folders.samples import SUITE_FILE
 from llmload.cli.main import main
 from llmload.errors import ExitCode, RunFolderError

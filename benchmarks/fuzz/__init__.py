@@ -1,0 +1,1 @@
+"""Damaged input for every reader of llmload: answers of engines, files of users, run folders."""
