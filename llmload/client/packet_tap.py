@@ -104,30 +104,36 @@ class PacketTap:
 
     def before_connect(self, sock: Any, address: Any) -> None:
         """Prepare a socket to connect to this address: log its segments, and let it choose among our local ports."""
-        peer = (str(address[0]), int(address[1]))
+        peer = _peer(address)
         if not self._connections[peer] and peer not in self._admitted:
             self._forget_idle_peers()
-            if not self._ports.ranges and not self._ports.exhausted:
-                self._ports.claim(frozenset({peer[1]}))
+            if not (self._ports.has(peer) or self._ports.exhausted):
+                self._claim_ports(peer)
             self._admit({peer})
         limited = not self._ports.exhausted
-        self._ports.limit(sock)
+        self._ports.limit(sock, peer)
         if limited and self._ports.exhausted:  # a kernel without such ranges
             self._admit(set())
 
-    def claim_more_ports(self) -> bool:
+    def claim_more_ports(self, address: Any) -> bool:
         """Claim another range of local ports when one is used up; return whether it is worth another try."""
         if self._ports.exhausted:
             return False
-        self._ports.claim(frozenset(port for _, port in self._admitted))
+        self._claim_ports(_peer(address))
         self._admit(set())
         return True
 
+    def _claim_ports(self, peer: Peer) -> None:
+        self._ports.claim(peer, frozenset(port for _, port in {*self._admitted, peer}))
+
     def connected(self, sock: Any) -> Tap | None:
-        """Return the tap of a connection that was just opened; None where the filter has no room for its engine."""
-        address, local_port = sock.getpeername(), int(sock.getsockname()[1])
-        peer = (str(address[0]), int(address[1]))
-        if peer not in self._admitted:
+        """
+        Return the tap of a connection that was just opened.
+
+        None where the filter has no room for its engine, or another connection has the same local port.
+        """
+        peer, local_port = _peer(sock.getpeername()), int(sock.getsockname()[1])
+        if peer not in self._admitted or self._log.has(local_port):
             return None
         self._connections[peer] += 1
         return Tap(self, peer, local_port, self._log.claim(local_port))
@@ -143,7 +149,10 @@ class PacketTap:
 
     def _forget_idle_peers(self) -> None:
         if len(self._admitted) >= _IDLE_PEERS:
-            self._admitted = {peer for peer in self._admitted if self._connections[peer]}
+            idle = {peer for peer in self._admitted if not self._connections[peer]}
+            self._admitted -= idle
+            for peer in idle:
+                self._ports.release(peer)
 
     def look(self) -> list[tuple[Column, Column]]:
         """Return the local ports and the payload bytes of all segments that have come since the last look."""
@@ -194,3 +203,7 @@ class PacketTap:
         """Stop logging."""
         self._ring.close()
         self._ports.close()
+
+
+def _peer(address: Any) -> Peer:
+    return str(address[0]), int(address[1])

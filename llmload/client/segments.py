@@ -56,6 +56,10 @@ class SegmentLog:
             own.take(logged, np.arange(len(logged.data)))
         return own
 
+    def has(self, local_port: int) -> bool:
+        """Return whether a connection has this local port."""
+        return local_port in self._claims
+
     def release(self, local_port: int, own: "ConnectionSegments") -> None:
         """Forget a connection that is closed, unless its port has been claimed for another."""
         if self._claims.get(local_port) is own:

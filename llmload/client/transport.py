@@ -240,7 +240,7 @@ def _connected(family: int, socket_type: int, protocol: int, address: Any, tap: 
         except BaseException as problem:
             sock.close()
             used_up = isinstance(problem, OSError) and problem.errno == errno.EADDRNOTAVAIL
-            if not (used_up and tap is not None and tap.claim_more_ports()):
+            if not (used_up and tap is not None and tap.claim_more_ports(address)):
                 raise
         else:
             return sock

@@ -8,9 +8,11 @@ from contextlib import closing
 
 import pytest
 
+from llmload.client.clock import ReceiveClock
 from llmload.client.local_ports import LocalPorts
-from llmload.client.packet_filter import SNAP_BYTES, Instruction, program
+from llmload.client.packet_filter import SNAP_BYTES, Instruction, PortRange, program
 from llmload.client.packet_ring import FIN, RST, SYN, PacketRing, RingUnavailableError, Segments, tcp_offset
+from llmload.client.packet_tap import PacketTap
 from llmload.record import StampSource
 from tests.best_stamps import BEST_STAMPS
 
@@ -220,36 +222,68 @@ def test_odd_packets_have_no_tcp_header() -> None:
         assert offset is None or 40 <= offset < 4_200
 
 
-def test_each_process_has_its_own_local_ports() -> None:
+A, B = ("127.0.0.1", 8000), ("127.0.0.1", 8001)
+
+
+def ports_of(ranges: list[PortRange]) -> set[int]:
+    return {port for first, last in ranges for port in range(first, last + 1)}
+
+
+def test_each_process_and_each_engine_has_its_own_local_ports() -> None:
     one, two = LocalPorts(), LocalPorts()
-    try:
-        for _ in range(3):
-            one.claim()
-            two.claim()
-        ports = [{port for first, last in each.ranges for port in range(first, last + 1)} for each in (one, two)]
-        assert len(ports[0]) == len(ports[1]) == 3 * 1024
-        assert not ports[0] & ports[1]
+    with closing(one), closing(two):
+        for peer in (A, B, A):
+            one.claim(peer)
+            two.claim(peer)
+        assert len(ports_of(one.ranges)) == len(ports_of(two.ranges)) == 3 * 1024
+        assert not ports_of(one.ranges) & ports_of(two.ranges)
+        first = one.ranges
+        one.release(A)
+        assert len(ports_of(one.ranges)) == 1024
+        one.claim(A)
+        two.claim(A)
+        assert not ports_of(one.ranges) & ports_of(two.ranges)
+        assert first
         while not one.exhausted:
-            one.claim()
+            one.claim(A)
         assert one.ranges == [], "any port, once none is left"
-    finally:
-        one.close()
-        two.close()
 
 
-def test_a_port_is_chosen_from_the_range_and_never_one_of_an_engines_block() -> None:
-    ports = LocalPorts()
-    try:
-        ports.claim()
-        first = ports.ranges[0][0]
-        other = LocalPorts()
-        other.claim(frozenset({other._blocks[0][0] + 5, first}))
-        with listening("127.0.0.1") as server, socket.socket() as client:
-            ports.limit(client)
-            client.connect(server.getsockname())
-            if not ports.exhausted:  # a kernel before 6.3
-                assert first <= client.getsockname()[1] <= ports.ranges[0][1]
-            assert first not in range(*other.ranges[0])
-        other.close()
-    finally:
-        ports.close()
+def test_a_port_is_chosen_from_the_engines_range_and_never_one_that_an_engine_listens_on() -> None:
+    ports, other = LocalPorts(), LocalPorts()
+    with closing(ports), closing(other), listening("127.0.0.1") as server:
+        ports.claim(A)
+        ports.claim(B)
+        first = min(ports_of(ports.ranges))
+        chosen = []
+        for peer in (A, B):
+            with socket.socket() as client:
+                ports.limit(client, peer)
+                client.connect(server.getsockname())
+                chosen.append(client.getsockname()[1])
+        if not ports.exhausted:  # a kernel before 6.3
+            assert all(port in ports_of(ports.ranges) for port in chosen)
+            assert chosen[0] // 1024 != chosen[1] // 1024
+        other.claim(A, frozenset({first + 2 * 1024 + 5}))
+        assert first + 2 * 1024 + 5 not in ports_of(other.ranges)
+
+
+@needs_ring
+def test_connections_that_share_a_local_port_are_not_taken_for_one() -> None:
+    """Where ports cannot be limited, the kernel gives one to connections with two engines."""
+    with closing(PacketTap(ReceiveClock())) as tap, listening("127.0.0.1") as one, listening("127.0.0.1") as two:
+        first, second = socket.socket(), socket.socket()
+        with first, second:
+            for each, server in ((first, one), (second, two)):
+                tap.before_connect(each, server.getsockname())
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            first.bind(("127.0.0.1", 0))
+            first.connect(one.getsockname())
+            second.bind(first.getsockname())
+            second.connect(two.getsockname())
+            own = tap.connected(first)
+            assert own is not None
+            assert tap.connected(second) is None
+            own.close()
+            again = tap.connected(second)
+            assert again is not None
