@@ -91,12 +91,16 @@ class Llmload:
     def reported(self, task: Task) -> Reported:
         """Return what the run's summary says."""
         summary = json.loads((run_folder(task.folder) / "summary.json").read_text(encoding="utf-8"))
-        ttft, itl = summary["ttft_s"] or {}, summary["itl_s"] or {}
+        ttft, itl, tpot = (summary[key] or {} for key in ("ttft_s", "itl_s", "tpot_s"))
         return Reported(
             completed=summary["requests"]["completed"],
             failed=summary["requests"]["failed"] + summary["requests"]["censored"],
+            output_tokens_per_s=summary["output_tokens_per_s"],
             ttft_mean_s=ttft.get("mean"),
+            ttft_p50_s=ttft.get("p50"),
             ttft_p99_s=ttft.get("p99"),
+            tpot_p50_s=tpot.get("p50"),
+            tpot_p99_s=tpot.get("p99"),
             itl_p50_s=itl.get("p50"),
             itl_p99_s=itl.get("p99"),
             coalesced_share=summary["coalesced_share"],

@@ -27,8 +27,13 @@ class Reported:
 
     completed: int
     failed: int = 0
+    output_tokens_per_s: float | None = None
     ttft_mean_s: float | None = None
+    ttft_p50_s: float | None = None
     ttft_p99_s: float | None = None
+    tpot_p50_s: float | None = None
+    """Of the time per output token after the first, a mean of each answer."""
+    tpot_p99_s: float | None = None
     itl_p50_s: float | None = None
     itl_p99_s: float | None = None
     coalesced_share: float | None = None

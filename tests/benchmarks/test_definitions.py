@@ -142,8 +142,10 @@ def test_all_definitions_have_their_tool_and_a_wrong_name_is_an_error() -> None:
 
 
 def test_vllms_load_generator_reads_its_own_result(tmp_path: Path) -> None:
-    result = {"completed": 3, "failed": 1, "mean_ttft_ms": 100.0, "p99_ttft_ms": 120.0}
-    (tmp_path / "result.json").write_text(json.dumps(result | {"median_itl_ms": 5.0, "p99_itl_ms": 6.0}))
+    ttft = {"mean_ttft_ms": 100.0, "median_ttft_ms": 99.0, "p99_ttft_ms": 120.0}
+    gaps = {"median_tpot_ms": 5.0, "p99_tpot_ms": 6.0, "median_itl_ms": 5.0, "p99_itl_ms": 6.0}
+    result = {"completed": 3, "failed": 1, "output_throughput": 7.0, **ttft, **gaps}
+    (tmp_path / "result.json").write_text(json.dumps(result))
     task = Task(work=QUICK, requests=4, base_url="http://127.0.0.1:1", ca_file=None, model="m", folder=tmp_path)
 
     assert VllmBench().reported(task).ttft_mean_s == pytest.approx(0.1)

@@ -49,11 +49,16 @@ class Aiperf:
         file = task.folder / "artifacts" / "profile_export_aiperf.json"
         export = json.loads(file.read_text(encoding="utf-8"))
         ttft, gaps = export["time_to_first_token"], export.get("inter_chunk_latency") or {}
+        tpot = export.get("inter_token_latency") or {}
         return Reported(
             completed=round(export["request_count"]["avg"]),
             failed=round((export.get("error_request_count") or {"avg": 0})["avg"]),
+            output_tokens_per_s=export["output_token_throughput"]["avg"],
             ttft_mean_s=ttft["avg"] / 1000,
+            ttft_p50_s=ttft["p50"] / 1000,
             ttft_p99_s=ttft["p99"] / 1000,
+            tpot_p50_s=_seconds(tpot.get("p50")),
+            tpot_p99_s=_seconds(tpot.get("p99")),
             itl_p50_s=_seconds(gaps.get("p50")),
             itl_p99_s=_seconds(gaps.get("p99")),
         )
@@ -97,12 +102,16 @@ class GenaiBench:
         """Return what its result says; it records no gaps between chunks."""
         (file,) = (task.folder / "experiments" / "run").glob("D*_time_*.json")
         metrics = json.loads(file.read_text(encoding="utf-8"))["aggregated_metrics"]
-        ttft = metrics["stats"]["ttft"]
+        ttft, tpot = metrics["stats"]["ttft"], metrics["stats"]["tpot"]
         return Reported(
             completed=metrics["num_completed_requests"],
             failed=metrics["num_error_requests"],
+            output_tokens_per_s=metrics["mean_output_throughput_tokens_per_s"],
             ttft_mean_s=ttft["mean"],
+            ttft_p50_s=ttft["p50"],
             ttft_p99_s=ttft["p99"],
+            tpot_p50_s=tpot["p50"],
+            tpot_p99_s=tpot["p99"],
         )
 
 
@@ -131,15 +140,20 @@ class Guidellm:
         return Command(arguments=(program, "run", *_long(options), "--disable-console"), environment=OFFLINE)
 
     def reported(self, task: Task) -> Reported:
-        """Return what its report says; its ITL is a mean per request, not a distribution over chunks."""
+        """Return what its report says; what it calls ITL is TPOT, a mean of each request."""
         report = json.loads((task.folder / "report.json").read_text(encoding="utf-8"))
         metrics: dict[str, Any] = report["benchmarks"][0]["metrics"]
         ttft, totals = metrics["time_to_first_token_ms"]["successful"], metrics["request_totals"]
+        tpot = metrics["inter_token_latency_ms"]["successful"]
         return Reported(
             completed=totals["successful"],
             failed=totals["errored"],
+            output_tokens_per_s=metrics["output_tokens_per_second"]["successful"]["mean"],
             ttft_mean_s=ttft["mean"] / 1000,
+            ttft_p50_s=ttft["percentiles"]["p50"] / 1000,
             ttft_p99_s=ttft["percentiles"]["p99"] / 1000,
+            tpot_p50_s=tpot["percentiles"]["p50"] / 1000,
+            tpot_p99_s=tpot["percentiles"]["p99"] / 1000,
         )
 
 

@@ -61,8 +61,12 @@ class VllmBench:
         return Reported(
             completed=result["completed"],
             failed=result["failed"],
+            output_tokens_per_s=result["output_throughput"],
             ttft_mean_s=result["mean_ttft_ms"] / 1000,
+            ttft_p50_s=result["median_ttft_ms"] / 1000,
             ttft_p99_s=result["p99_ttft_ms"] / 1000,
+            tpot_p50_s=result["median_tpot_ms"] / 1000,
+            tpot_p99_s=result["p99_tpot_ms"] / 1000,
             itl_p50_s=result["median_itl_ms"] / 1000,
             itl_p99_s=result["p99_itl_ms"] / 1000,
         )
