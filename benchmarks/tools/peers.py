@@ -25,6 +25,8 @@ class Peer:
     pins: tuple[str, ...]
     """What pip installs; empty where llmload's own dependencies are enough."""
     dependencies: bool = True
+    interpreter: str = sys.executable
+    """The Python that its environment is made with."""
 
     @property
     def home(self) -> Path:
@@ -48,9 +50,12 @@ class Peer:
         return f"not installed: python -m benchmarks.tools.peers install {self.name}"
 
     def install(self) -> None:
-        """Delete its environment and build it again."""
+        """Delete its environment and build it again; ClickException without the Python that it needs."""
+        interpreter = shutil.which(self.interpreter)
+        if interpreter is None:
+            raise click.ClickException(f"{self.name} needs {self.interpreter}, which is not on the PATH")
         shutil.rmtree(self.home, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(self.home)], check=True)
+        subprocess.run([interpreter, "-m", "venv", str(self.home)], check=True)
         pip = [str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *([] if self.dependencies else ["--no-deps"]), *self.pins], check=True)
         (self.home / "installed.json").write_text(json.dumps(self.pins))  # last: only a whole installation has it
@@ -64,6 +69,8 @@ PEERS: Final = {
         Peer(name="aiperf", pins=("aiperf==0.13.0",)),
         Peer(name="genai-bench", pins=("genai-bench==0.0.5",)),
         Peer(name="guidellm", pins=("guidellm==0.8.1",)),
+        Peer(name="inference-perf", pins=("inference-perf==0.7.0",), interpreter="python3.12"),
+        Peer(name="evalscope", pins=("evalscope[perf]==1.14.1",)),
         Peer(name="openai-locust", pins=()),
         Peer(name="fasthttp", pins=()),
     )

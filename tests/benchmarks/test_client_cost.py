@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from benchmarks.comparisons.client_cost.__main__ import main
 from benchmarks.comparisons.client_cost.comparison import Comparison, Reading, reading
+from benchmarks.comparisons.client_cost.evalscope import Evalscope
 from benchmarks.comparisons.client_cost.other_tools import Aiperf, GenaiBench, Guidellm
 from benchmarks.comparisons.client_cost.requirements import cost_and_truth
 from benchmarks.comparisons.client_cost.sglang_bench import SglangBench
@@ -248,30 +249,51 @@ class TestClients:
         return Task(work=WORK, requests=12, base_url="http://127.0.0.1:1", ca_file=None, model="truth", folder=folder)
 
     def test_sglang_bench_is_read_in_seconds(self, tmp_path: Path) -> None:
-        result = {"completed": 11, "mean_ttft_ms": 51.0, "p99_ttft_ms": 60.0, "median_itl_ms": 10.0, "p99_itl_ms": 12.0}
+        ttft = {"mean_ttft_ms": 51.0, "median_ttft_ms": 50.0, "p99_ttft_ms": 60.0}
+        gaps = {"median_tpot_ms": 9.0, "p99_tpot_ms": 11.0, "median_itl_ms": 10.0, "p99_itl_ms": 12.0}
+        result = {"completed": 11, "output_throughput": 7.0, **ttft, **gaps}
         (tmp_path / "result.jsonl").write_text(json.dumps(result))
 
         assert SglangBench().reported(self.task(tmp_path)) == Reported(
-            completed=11, failed=1, ttft_mean_s=0.051, ttft_p99_s=0.06, itl_p50_s=0.01, itl_p99_s=0.012
+            completed=11,
+            failed=1,
+            output_tokens_per_s=7.0,
+            ttft_mean_s=0.051,
+            ttft_p50_s=0.05,
+            ttft_p99_s=0.06,
+            tpot_p50_s=0.009,
+            tpot_p99_s=0.011,
+            itl_p50_s=0.01,
+            itl_p99_s=0.012,
         )
 
     def test_aiperf_gives_chunk_gaps(self, tmp_path: Path) -> None:
         export = {
             "request_count": {"avg": 12.0},
-            "time_to_first_token": {"avg": 51.0, "p99": 60.0},
+            "output_token_throughput": {"avg": 7.0},
+            "time_to_first_token": {"avg": 51.0, "p50": 50.0, "p99": 60.0},
             "inter_chunk_latency": {"p50": 10.0, "p99": 12.0},
-            "inter_token_latency": {"p50": 99.0, "p99": 99.0},
+            "inter_token_latency": {"p50": 9.0, "p99": 11.0},
         }
         (tmp_path / "artifacts").mkdir()
         (tmp_path / "artifacts" / "profile_export_aiperf.json").write_text(json.dumps(export))
 
         assert Aiperf().reported(self.task(tmp_path)) == Reported(
-            completed=12, ttft_mean_s=0.051, ttft_p99_s=0.06, itl_p50_s=0.01, itl_p99_s=0.012
+            completed=12,
+            output_tokens_per_s=7.0,
+            ttft_mean_s=0.051,
+            ttft_p50_s=0.05,
+            ttft_p99_s=0.06,
+            tpot_p50_s=0.009,
+            tpot_p99_s=0.011,
+            itl_p50_s=0.01,
+            itl_p99_s=0.012,
         )
 
     def test_what_a_tool_averages_per_request_is_not_passed_off_as_gaps(self, tmp_path: Path) -> None:
-        ttft = {"mean": 51.0, "percentiles": {"p99": 60.0}}
+        ttft = {"mean": 51.0, "percentiles": {"p50": 50.0, "p99": 60.0}}
         metrics = {
+            "output_tokens_per_second": {"successful": ttft},
             "time_to_first_token_ms": {"successful": ttft},
             "inter_token_latency_ms": {"successful": ttft},
             "request_totals": {"successful": 12, "errored": 0},
@@ -280,13 +302,15 @@ class TestClients:
 
         reported = Guidellm().reported(self.task(tmp_path))
 
-        assert (reported.ttft_mean_s, reported.itl_p50_s, reported.itl_p99_s) == (0.051, None, None)
+        assert (reported.ttft_mean_s, reported.tpot_p50_s, reported.itl_p50_s) == (0.051, 0.05, None)
 
     def test_a_peer_that_is_absent_says_how_it_is_installed(self) -> None:
         absent = Peer(name="absent", pins=("absent==1",))
 
         assert absent.missing() == "not installed: python -m benchmarks.tools.peers install absent"
-        assert {client.name for client in (SglangBench(), Aiperf(), GenaiBench(), Guidellm())} <= PEERS.keys()
+        assert {
+            client.name for client in (SglangBench(), Aiperf(), GenaiBench(), Guidellm(), Evalscope())
+        } <= PEERS.keys()
 
     def test_the_tokenizer_for_tools_that_need_one_knows_its_words(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

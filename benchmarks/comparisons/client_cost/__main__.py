@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from benchmarks.comparisons.client_cost.comparison import BASELINE, Comparison, Requests, compare
+from benchmarks.comparisons.client_cost.evalscope import Evalscope
 from benchmarks.comparisons.client_cost.locust_clients import PlainLocust
 from benchmarks.comparisons.client_cost.other_tools import Aiperf, GenaiBench, Guidellm
 from benchmarks.comparisons.client_cost.requirements import OWN, cost_and_truth
@@ -34,6 +35,7 @@ CLIENTS: Final[dict[str, LoadClient]] = {
         GenaiBench(),
         Aiperf(),
         Guidellm(),
+        Evalscope(),
         PlainLocust("openai-locust", "chat_openai.py"),
         PlainLocust("fasthttp", "chat_fasthttp.py"),
     )
