@@ -27,6 +27,7 @@ ELSEWHERE = {
     "python -m benchmarks.comparisons.client_cost": "tests/benchmarks/test_client_cost.py",
     "python -m benchmarks.comparisons.definitions": "tests/benchmarks/test_definitions.py",
     "python -m benchmarks.fuzz": "tests/benchmarks/test_fuzz.py",
+    "python -m benchmarks.comparisons.trust": "tests/benchmarks/test_trust.py",
     "python -m benchmarks.trials.capacity": "tests/benchmarks/test_capacity.py",
     "python -m benchmarks.trials.compare": "tests/benchmarks/test_compare.py",
     "python -m benchmarks.trials.ends": "tests/benchmarks/test_ends.py",

@@ -46,11 +46,17 @@ class LoopbackEngine(ABC):
 
     async def _run(self) -> None:
         self._stop = asyncio.Event()
-        self._server = await asyncio.start_server(self._converse, "127.0.0.1", 0, backlog=512)
+        self._server = await asyncio.start_server(self._converse, "127.0.0.1", 0, backlog=512, start_serving=False)
         self.port = self._server.sockets[0].getsockname()[1]
-        self._ready.set()
+        listening = asyncio.create_task(self._listen())
         await self._stop.wait()
+        listening.cancel()
         self._server.close()
+
+    async def _listen(self) -> None:
+        """Begin to accept connections, and let `__enter__` return."""
+        await self._server.start_serving()
+        self._ready.set()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +54,19 @@ def adopt_orphans() -> None:
 
 
 def run_pinned(
-    command: Sequence[str], *, cpu: int, folder: Path, environment: Mapping[str, str], timeout_s: float
+    command: Sequence[str],
+    *,
+    cpu: int,
+    folder: Path,
+    environment: Mapping[str, str],
+    timeout_s: float,
+    meanwhile: Callable[[int], None] | None = None,
 ) -> Usage:
-    """Run the program in `folder` on one core, its output in `output.txt`; ClickException if it takes too long."""
+    """
+    Run the program in `folder` on one core, its output in `output.txt`; ClickException if it takes too long.
+
+    `meanwhile` is called with its process id every tenth of a second while it runs.
+    """
     output = folder / "output.txt"
     started_s = time.monotonic()
     with output.open("wb") as out:
@@ -75,6 +85,8 @@ def run_pinned(
         if time.monotonic() - started_s > timeout_s:
             group.kill()
             raise ClickException(f"{command[0]} did not end within {timeout_s:.0f} s\n{last_lines(output)}")
+        if meanwhile is not None and process.returncode is None:
+            meanwhile(process.pid)
         time.sleep(POLL_S)
     return Usage(
         exit_code=process.returncode,
