@@ -9,7 +9,7 @@ from llmload.client.settings import Timeouts
 from llmload.record import ErrorType
 from tests.client.conftest import PatchedProcess
 from tests.client.engine_streams import DONE, STOP, A
-from tests.client.scripted_server import EVENTS_HEAD, Step, chunk, chunked
+from tests.client.scripted_server import EVENTS_HEAD, ScriptedServer, Step, chunk, chunked
 from tests.client.test_conformance import Serve, settings
 
 USERS = 8
@@ -103,8 +103,10 @@ ORDINARY: list[Step] = ["read", EVENTS_HEAD, chunked(*[A] * 200, STOP, DONE)]
 
 @pytest.fixture(scope="module")
 def measured() -> Iterator[PatchedProcess]:
-    """A patched process whose memory is that of these tests."""
-    process = PatchedProcess()
+    """A patched process whose memory is that of these tests, measured from that of ordinary answers on."""
+    process, server = PatchedProcess(), ScriptedServer([ORDINARY])
+    process("peak_of", settings(server), "wire", at_once=USERS)
+    server.close()
     yield process
     process.close()
 
@@ -117,7 +119,6 @@ def test_a_hostile_answer_costs_no_more_memory_than_an_ordinary_one(
     steps, error = HOSTILE[name]
     if kind == "openai" and name in SLOW_IN_THE_SDK:
         steps, error = [EVENTS_HEAD, chunked(*[A] * 1_000, STOP)], None
-    measured("peak_of", settings(serve(ORDINARY)), kind, at_once=USERS)
     hostile = settings(serve(["read", *steps]), timeouts=Timeouts(total_s=60))
 
     records, most_mb = measured("peak_of", hostile, kind, at_once=USERS)

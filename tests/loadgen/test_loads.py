@@ -69,15 +69,15 @@ def test_a_trace_is_split_without_overlap() -> None:
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
 def test_an_open_loop_sends_at_its_rate_whatever_is_in_flight(
-    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path, processes: list[str]
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
+    """In one process; `test_slow_worker.py` holds the rate of two workers, one of them late."""
     log = tmp_path / "truth.jsonl"
     url = engine(**QUICK | {"ttft_s": 1.0}, slots=500, log=log).url
     load = 'kind = "open_loop"\nrate_per_s = 50\narrivals = "constant"\nduration_s = 6'
 
-    ended = locust.run("--config", open_loop(write_scenario, url, load), *processes)
+    ended = locust.run("--config", open_loop(write_scenario, url, load))
     seen = arrivals(log)
     all_send = [time for time in seen if seen[0] + 2 < time < seen[0] + 5]
     rate_per_s = (len(all_send) - 1) / (all_send[-1] - all_send[0])
@@ -108,19 +108,15 @@ def test_arrivals_beyond_the_cap_are_dropped_and_counted(
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("trace.csv", "when,tokens\n2026-01-01T00:00:00,1\n2026-01-01T00:00:00.5,1\n2026-01-01T00:00:02,1\n"),
-        ("trace.jsonl", '{"when": 10}\n{"when": 10.5}\n{"when": 12}\n'),
-    ],
-)
 def test_a_trace_is_replayed_at_its_times(
-    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path, name: str, text: str
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
+    """`tests/prompts/test_trace.py` reads every form of a trace."""
     log = tmp_path / "truth.jsonl"
-    (tmp_path / name).write_text(text)
-    load = f'kind = "replay"\ntrace = "{name}"\ncolumn = "when"\nspeed = 2'
+    (tmp_path / "trace.csv").write_text(
+        "when,tokens\n2026-01-01T00:00:00,1\n2026-01-01T00:00:00.5,1\n2026-01-01T00:00:02,1\n"
+    )
+    load = 'kind = "replay"\ntrace = "trace.csv"\ncolumn = "when"\nspeed = 2'
 
     ended = locust.run("--config", open_loop(write_scenario, engine(**QUICK, log=log).url, load))
     seen = arrivals(log)
@@ -150,17 +146,15 @@ def test_a_trace_that_is_not_one_is_refused(
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
-def test_each_stage_is_judged_by_itself(
-    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, processes: list[str]
-) -> None:
+def test_each_stage_is_judged_by_itself(engine: StartEngine, locust: Locust, write_scenario: WriteScenario) -> None:
+    """On two workers; `test_runs.py` runs the shipped stages in one process."""
     url = engine(**QUICK | {"ttft_s": 0.185}, slots=64).url
     load = 'kind = "staged"\nwarmup_s = 1\nstages = [{users = 2, duration_s = 4}, {users = 6, duration_s = 4}]'
     file = Path(open_loop(write_scenario, url, load))
     file.write_text(file.read_text().replace("chat.py", "chat_staged.py"))
 
     expected = [pytest.approx(users / 0.2 * 60, rel=0.15) for users in (2, 6)]
-    ended = locust.run("--config", str(file), *processes)
+    ended = locust.run("--config", str(file), "--processes", "2")
     stages, requests = ended.summary["stages"], ended.summary["requests"]
     measured = [stage["requests_per_min"] for stage in stages]
 

@@ -45,11 +45,11 @@ def spiked(write_scenario: WriteScenario) -> Callable[[str], str]:
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize("processes", [[], ["--processes", "2"]], ids=["alone", "two-workers"])
 def test_base_and_burst_have_their_own_rates_and_figures(
-    engine: StartEngine, locust: Locust, spiked: Callable[[str], str], processes: list[str]
+    engine: StartEngine, locust: Locust, spiked: Callable[[str], str]
 ) -> None:
-    ended = locust.run("--config", spiked(engine(**QUICK, slots=500).url), *processes)
+    """In one process; `test_slow_worker.py` holds the rates of two workers, one of them late."""
+    ended = locust.run("--config", spiked(engine(**QUICK, slots=500).url))
 
     assert ended.code == (3 if ended.summary["verdict"]["level"] == "INVALID" else 0), ended.err  # on a busy machine
     base, burst = ended.summary["stages"]

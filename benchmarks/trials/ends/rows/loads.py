@@ -42,7 +42,7 @@ class Chat(ChatUser):
 """
 
 ROWS: Final = (
-    Row(name="done by count", modes=ALL, load=BY_COUNT, expected=GOOD, ci=ALL),
+    Row(name="done by count", modes=ALL, load=BY_COUNT, expected=GOOD, ci=(Mode.ONE,)),
     Row(name="done by time", modes=ALL, load=BY_TIME, expected=GOOD),
     Row(
         name="open loop, done by time",
