@@ -8,7 +8,7 @@ from benchmarks.comparisons.trust.faults import CONTROL, FAULTS, REQUESTS, STEP_
 from benchmarks.comparisons.trust.judging import LIMIT, Figure
 from benchmarks.comparisons.trust.results import Finding
 from benchmarks.comparisons.trust.tools import TOOLS
-from llmload.units import MS_PER_S, Markdown, code, escaped, markdown_table, milliseconds, significant
+from llmload.units import MS_PER_S, UNKNOWN, Markdown, code, escaped, markdown_table, milliseconds, significant
 
 _UNITS: Final = {"output_tokens_per_s": "tokens/s"}
 _NAMES: Final = {"output_tokens_per_s": "output tokens"}
@@ -29,7 +29,7 @@ def trust_page(content: Mapping[str, Any]) -> str:
         _overview(findings, tools),
         _silent(findings, tools),
         _control(findings, tools),
-        *(_fault(fault, findings, tools) for fault in FAULTS),
+        *(_fault(fault, findings, tools) for fault in FAULTS if any(fault.name == name for name, _ in findings)),
         _runs(content, findings, cells, tools),
     ]
     return "\n".join(parts)
@@ -60,8 +60,10 @@ def _overview(findings: Findings, tools: Sequence[str]) -> str:
 
 
 def _cell(finding: Finding | None) -> str:
-    if finding is None or finding.why_not:
-        return "n/a"
+    if finding is None:
+        return "not run"
+    if finding.why_not:
+        return UNKNOWN
     text = f"{'yes' if finding.says_so else 'no'} / {_verdict(finding)} / {_code(finding)}"
     return Markdown(f"**{text}**") if finding.silent else text
 
@@ -129,7 +131,7 @@ def _figure(figure: Figure) -> str:
 
 
 def _span(figure: Figure, text: Any) -> str:
-    low, high = (text(min(figure.true)), text(max(figure.true))) if figure.true else ("n/a", "n/a")
+    low, high = (text(min(figure.true)), text(max(figure.true))) if figure.true else (UNKNOWN, UNKNOWN)
     return f"{text(figure.reported)} / {low if low == high else f'{low} to {high}'}"
 
 
