@@ -16,11 +16,11 @@ from typing import Final
 
 import click
 
-from benchmarks.fuzz import answers, files
+from benchmarks.fuzz import answers, files, messages
 from benchmarks.fuzz.guided import guided, is_there
 from benchmarks.fuzz.running import Limits, Run, Tally
 
-READERS: Final = {reader.name: reader for reader in (*answers.READERS, *files.READERS)}
+READERS: Final = {reader.name: reader for reader in (*answers.READERS, *files.READERS, *messages.READERS)}
 _SHOW_S: Final = 5.0
 
 

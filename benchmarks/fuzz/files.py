@@ -111,7 +111,7 @@ def read_weights(file: Path) -> object:
 
 
 @cache
-def _run() -> Path:
+def example_run() -> Path:
     """Return the folder of a short run, with every kind of file, made once a process."""
     home = Path(tempfile.mkdtemp(prefix="llmload-fuzz-run-"))
     run = write_run(home / "run", System(), Load(users=2, duration_s=6), seed=1)
@@ -125,14 +125,14 @@ def _run() -> Path:
 
 
 def _run_files(_: Path) -> list[Input]:
-    return [Input(file.name, file.read_bytes()) for file in sorted(_run().iterdir()) if file.is_file()]
+    return [Input(file.name, file.read_bytes()) for file in sorted(example_run().iterdir()) if file.is_file()]
 
 
 def read_run(given: Input, folder: Path) -> None:
     """Read a run folder in which one file is the input."""
     run = folder / "a-run"
     if not run.is_dir():
-        shutil.copytree(_run(), run)
+        shutil.copytree(example_run(), run)
     (run / given.name).write_bytes(given.data)
     try:
         loaded = load_run(RunFolder(run))
@@ -142,7 +142,7 @@ def read_run(given: Input, folder: Path) -> None:
         check_refusal(str(error), run)
         raise
     finally:
-        shutil.copyfile(_run() / given.name, run / given.name)
+        shutil.copyfile(example_run() / given.name, run / given.name)
 
 
 READERS: Final = (

@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 from types import FunctionType
 from typing import Final
 
-from benchmarks.fuzz import answers, files
+from benchmarks.fuzz import answers, files, messages
 from benchmarks.fuzz.reader import Input, Reader, RefusedError
 from benchmarks.fuzz.running import LIMIT_S, Tally
 from llmload.errors import LlmloadError
@@ -65,7 +65,7 @@ def fuzz(name: str, refused: str) -> None:
     """
     import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]  # not built for every Python
 
-    reader = next(each for each in (*answers.READERS, *files.READERS) if each.name == name)
+    reader = next(each for each in (*answers.READERS, *files.READERS, *messages.READERS) if each.name == name)
     scratch = Path(mkdtemp(prefix="llmload-fuzz-scratch-"))
     good = reader.goods(scratch)[0]
     numbers = count(1)

@@ -8,7 +8,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from benchmarks.tools.mutants import Draw, changed_json, changed_toml, damaged
+import msgpack
+
+from benchmarks.tools.mutants import Draw, changed_json, changed_packed, changed_toml, damaged
 from llmload.errors import LlmloadError
 
 MOST_LINES: Final = 25
@@ -96,6 +98,10 @@ def _toml(data: bytes, draw: Draw) -> bytes:
     return changed_toml(tomllib.loads(data.decode()), draw)[1].encode(errors="surrogatepass")
 
 
+def _msgpack(data: bytes, draw: Draw) -> bytes:
+    return changed_packed(msgpack.loads(data, strict_map_key=False), draw)[1]
+
+
 def _of_lines(before: bytes) -> Callable[[bytes, Draw], bytes]:
     def change(data: bytes, draw: Draw) -> bytes:
         lines = data.split(b"\n")
@@ -109,4 +115,10 @@ def _of_lines(before: bytes) -> Callable[[bytes, Draw], bytes]:
     return change
 
 
-_FORMS: Final = {".json": _json, ".jsonl": _of_lines(b""), ".sse": _of_lines(b"data: "), ".toml": _toml}
+_FORMS: Final = {
+    ".json": _json,
+    ".jsonl": _of_lines(b""),
+    ".sse": _of_lines(b"data: "),
+    ".toml": _toml,
+    ".msgpack": _msgpack,
+}

@@ -1,9 +1,12 @@
-"""What can be wrong with a file: values that readers trip over, one change in JSON or TOML, and damaged bytes."""
+"""What can be wrong with a file: values that readers trip over, a change in JSON, TOML or msgpack, damaged bytes."""
 
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
+
+import msgpack
 
 from llmload.scenario.reading import to_toml
 
@@ -61,9 +64,16 @@ TOML_VALUES: Final[tuple[Any, ...]] = (
     *("@date@", "@time@", "/dev/zero", "/dev/tty", "/proc/self/mem", "http://[::1", "http://h:99999", "builtin:../x"),
 )
 """TOML has no null, but times."""
+PACKED_VALUES: Final[tuple[Any, ...]] = (
+    *(value for value in VALUES if not (isinstance(value, str) and value in RAW) and value != -(2**70)),
+    *(math.nan, -math.inf, b"", b"\xff\xfe", bytes(300_000), [0] * 70_000, [{}] * 400_000),
+    dict.fromkeys(range(6_000), 1),
+    *(json.loads("[" * deep + "]" * deep) for deep in (15, 500)),
+)
+"""msgpack has bytes and keys that are numbers, and no number beyond 64 bits."""
 
 
-# One change in JSON or TOML
+# One change in JSON, TOML or msgpack
 
 
 def changed_json(content: Any, draw: Draw) -> tuple[str, str]:
@@ -78,6 +88,12 @@ def changed_toml(tables: dict[str, Any], draw: Draw) -> tuple[str, str]:
     plain = {key: value for key, value in tables.items() if not isinstance(value, dict)}
     head = to_toml({"": plain}).partition("\n")[2] if plain else ""
     return what, _with_raw(head + to_toml({key: value for key, value in tables.items() if key not in plain}), TOML_RAW)
+
+
+def changed_packed(content: Any, draw: Draw) -> tuple[str, bytes]:
+    """Return what was changed of a value that msgpack can hold, and its bytes."""
+    what, content = _changed(content, draw, PACKED_VALUES)
+    return what, msgpack.dumps(content)
 
 
 def _changed(content: Any, draw: Draw, values: Sequence[Any]) -> tuple[str, Any]:
