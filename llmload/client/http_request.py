@@ -81,6 +81,7 @@ class HttpRequest:
         "_queued",
         "_reactor",
         "_sizes",
+        "_span_ns",
         "_state",
         "_unnoticed_ns",
         "_unstamped",
@@ -119,6 +120,7 @@ class HttpRequest:
         self._sizes: list[int] = []
         """Payloads of segments that were not reported to the reactor yet, and of the one before them."""
         self._head = _HEAD_SEGMENTS
+        self._span_ns = 0
 
     def run(self, request: bytes) -> None:
         """Send the request and wait for the end of its answer; an exception that kills the wait is raised."""
@@ -208,6 +210,11 @@ class HttpRequest:
         self._bulk.append(data)
         self._bulk_bytes += len(data)
         if self._bulk_bytes > self.response.decode_at_bytes or self._may_be_last(data):
+            self.on_backlog()
+
+    def on_notice(self) -> None:
+        """Decode what came in bulk: the ring shows that its last bytes may be the answer's."""
+        if self._bulk and self.connection.encrypted:
             self.on_backlog()
 
     def _may_be_last(self, data: bytes) -> bool:
@@ -329,8 +336,9 @@ class HttpRequest:
             if time.monotonic_ns() >= until_ns:
                 break
         if self._sizes:
-            self._reactor.on_segments(self, self._sizes[self._head : -_TAIL_SEGMENTS], len(self.answer.coalesced_ns))
-            self._head = 0
+            merged = len(self.answer.coalesced_ns)
+            self._reactor.on_segments(self, self._sizes[self._head : -_TAIL_SEGMENTS], merged, self._span_ns)
+            self._head = self._span_ns = 0
             del self._sizes[:-1]
         if self.answer.coalesced_ns:
             self._reactor.on_coalesced(self, self.answer.coalesced_ns)
@@ -366,6 +374,7 @@ class HttpRequest:
         self._unstamped = self._unstamped or not by_kernel
         self._reactor.count_stamps(self, by_kernel=by_kernel)
         self._sizes += map(len, pieces)
+        self._span_ns += stamps[-1] - stamps[0]
         try:
             if self.connection.encrypted:
                 for piece, arrived_ns in zip(pieces, stamps, strict=True):

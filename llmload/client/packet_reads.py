@@ -14,11 +14,12 @@ from typing import Final
 import numpy as np
 
 from llmload.client.connection import BULK_BYTES
+from llmload.client.engine_pace import EnginePace, Phase
 from llmload.client.loop import plain_epoll
 from llmload.client.packet_filter import Peer
 from llmload.client.packet_tap import PacketTap, Tap
 from llmload.client.reads import HUNG_UP, NOTICED, Stream, writing
-from llmload.record import AFTER_ACKNOWLEDGEMENT, AT_ONCE, BULK_READS_S
+from llmload.record import BULK_READS_S
 from llmload.units import NS_PER_S
 
 _TICK_S: Final = 0.001
@@ -32,91 +33,12 @@ _LARGE_READ: Final = 12_288
 _SMALL_READ: Final = 6_144
 _MAX_EVENTS: Final = 8192
 _READING: Final = select.EPOLLIN | select.EPOLLRDHUP
-_NOTHING_USUAL: Final = (1 << 30, 0)
 _EVERYTHING_USUAL: Final = (0, 1 << 30)
 
-_LEARNED_GAPS: Final = 300
-"""As many gaps between chunks are needed to know how an engine sends, in either way of reading."""
 _LEARNING_BYTES: Final = 2_048
 """As many bytes of an answer are decoded at a time while its engine is not known."""
 _LEAST_BYTES, _MOST_BYTES, _ALL_BYTES = 16_384, 49_152, 32 << 20
 """Later: the least and the most of an answer, and what all answers may share."""
-_TRIAL_SHARE: Final = 0.1
-_MERGED_MORE: Final = 0.03
-"""An engine whose chunks share segments this much more often when they are read late waits for acknowledgements."""
-_ENDS: Final = 20
-_UNNOTICED_SHARE: Final = 0.2
-
-
-class EnginePace:
-    """How one engine is read: promptly, or in bulk once it is known that this does not change it."""
-
-    def __init__(self) -> None:
-        self.waits_for_acknowledgements = False
-        self._hides_ends = False
-        """Whether an answer's last segment often looks like one in its middle."""
-        self._gaps = {True: 0, False: 0}
-        """Gaps between segments that were read in bulk, and promptly."""
-        self._merged = {True: 0, False: 0}
-        """Chunks that shared a segment with the one before."""
-        self._ends = self._unnoticed = 0
-        self._in_bulk = 0
-        self._low, self._high = _NOTHING_USUAL
-
-    @property
-    def learning(self) -> bool:
-        """Whether it is not known yet how the engine is to be read."""
-        if self.waits_for_acknowledgements or self._hides_ends:
-            return False
-        return min(self._gaps.values()) < _LEARNED_GAPS
-
-    def may_read_in_bulk(self, streams: int) -> bool:
-        """Return whether one more of these streams is read in bulk."""
-        if self.waits_for_acknowledgements or self._hides_ends or self._gaps[False] < _LEARNED_GAPS:
-            return False
-        if self._low > self._high:
-            return False
-        return self._gaps[True] >= _LEARNED_GAPS or self._in_bulk < max(2, _TRIAL_SHARE * streams)
-
-    @property
-    def usual_bytes(self) -> tuple[int, int]:
-        """The least and the most payload of a segment with a chunk in the middle of an answer."""
-        return self._low, self._high
-
-    @property
-    def writes(self) -> str | None:
-        """How the engine's TCP sends small writes, one of `ENGINE_WRITES`; None until both ways were compared."""
-        if self.waits_for_acknowledgements:
-            return AFTER_ACKNOWLEDGEMENT
-        return AT_ONCE if self._gaps[True] >= _LEARNED_GAPS else None
-
-    def begin_bulk(self) -> None:
-        """Note that a stream is read in bulk."""
-        self._in_bulk += 1
-
-    def end_bulk(self) -> None:
-        """Note that it is so no longer."""
-        self._in_bulk -= 1
-
-    def take_middle(self, sizes: list[int], merged: int, *, bulk: bool) -> None:
-        """Note the payloads of segments in the middle of an answer, and how many chunks shared one."""
-        self._gaps[bulk] += len(sizes)
-        self._merged[bulk] += merged
-        if sizes and self._gaps[False] <= 2 * _LEARNED_GAPS:
-            self._low, self._high = min(self._low, *sizes), max(self._high, *sizes)
-        if self._gaps[True] >= _LEARNED_GAPS:
-            share = {way: self._merged[way] / (self._gaps[way] + self._merged[way]) for way in (True, False)}
-            self.waits_for_acknowledgements = share[True] > share[False] + _MERGED_MORE
-
-    def take_end(self, last: int, *, bulk: bool, noticed: bool) -> None:
-        """Note the payload of an answer's last segment, which must never look like one in the middle."""
-        if self._low <= last <= self._high:
-            nearer_low = last - self._low < self._high - last
-            self._low, self._high = (last + 1, self._high) if nearer_low else (self._low, last - 1)
-        if bulk:
-            self._ends += 1
-            self._unnoticed += not noticed
-            self._hides_ends = self._ends >= _ENDS and self._unnoticed > _UNNOTICED_SHARE * self._ends
 
 
 class PacketReads:
@@ -130,6 +52,8 @@ class PacketReads:
         self._by_port: dict[int, Stream] = {}
         self._bulk: set[int] = set()
         self._writing: set[int] = set()
+        self._left: list[Stream] = []
+        """Streams that may have left something in the kernel."""
         self._promptly = np.ones(1 << 16, np.bool_)
         """By local port: whether each segment is read at once."""
         self._low, self._high = _EVERYTHING_USUAL
@@ -151,8 +75,9 @@ class PacketReads:
         self._by_fd[connection.fd] = stream
         self._taps[connection.fd] = tap
         self._poller.register(connection.fd, _READING)
+        self._by_port[tap.local_port] = stream
+        self._note_writing(stream)
         self._pace(connection.fd)
-        self.resume(stream)
 
     def _pace(self, fd: int) -> None:
         """Read the stream in bulk if that does its engine no harm, else promptly."""
@@ -167,7 +92,7 @@ class PacketReads:
         if pace is None:
             pace = self._paces[tap.peer] = EnginePace()
         if fd in self._bulk:
-            if not pace.waits_for_acknowledgements:
+            if pace.phase is not Phase.PROMPT:
                 return
             self._read_promptly(fd)
         elif pace.may_read_in_bulk(len(self._by_fd)):
@@ -196,6 +121,7 @@ class PacketReads:
         self._by_port[self._taps[stream.connection.fd].local_port] = stream
         self._poller.modify(stream.connection.fd, _READING)
         self._note_writing(stream)
+        self._left.append(stream)
 
     def _note_writing(self, stream: Stream) -> None:
         (self._writing.add if writing(stream) else self._writing.discard)(stream.connection.fd)
@@ -211,17 +137,17 @@ class PacketReads:
             self._read_promptly(connection.fd)
         self._by_port.pop(self._taps.pop(connection.fd).local_port, None)
 
-    def note_segments(self, stream: Stream, sizes: list[int], merged: int) -> None:
-        """Note the payloads of segments in the middle of an answer, and how many chunks shared one."""
+    def note_segments(self, stream: Stream, sizes: list[int], merged: int, span_ns: int) -> None:
+        """Note segments in the middle of an answer: their payloads, how many chunks shared one, from first to last."""
         fd = stream.connection.fd
         if fd in self._taps:
             peer = self._taps[fd].peer
             pace = self._paces[peer]
-            waited = pace.waits_for_acknowledgements
-            pace.take_middle(sizes, merged, bulk=fd in self._bulk)
+            before = pace.phase
+            pace.take_middle(sizes, merged, span_ns, bulk=fd in self._bulk)
             if pace.writes is not None:
                 self._tap.engine_writes[peer] = pace.writes
-            if pace.waits_for_acknowledgements and not waited:
+            if pace.phase is Phase.PROMPT and before is not Phase.PROMPT:
                 for each in list(self._bulk):
                     self._pace(each)
             self._pace(fd)
@@ -248,6 +174,9 @@ class PacketReads:
                 stream = self._by_port.get(port)
                 if stream is not None:
                     self._read(stream, NOTICED)
+        left, self._left = self._left, []
+        for stream in left:
+            self.read(stream)
         for fd in list(self._writing):
             self._by_fd[fd].on_writable()
         if now_ns >= self._next_bulk_ns:
@@ -255,7 +184,7 @@ class PacketReads:
 
     def read(self, stream: Stream) -> None:
         """Read what waits for the stream now, since it is to be judged by what has come."""
-        if stream.connection.fd in self._by_fd:
+        if self._by_fd.get(stream.connection.fd) is stream:
             self._read(stream, NOTICED)
 
     def _read_all(self, now_ns: int) -> None:
@@ -282,6 +211,8 @@ class PacketReads:
                 if len(data) < BULK_BYTES or port not in self._by_port:
                     return total  # all is read, or the stream has enough
         except BlockingIOError:
+            if not total and unnoticed_ns == NOTICED:
+                stream.on_notice()
             return total
         except (EOFError, OSError) as problem:
             stream.on_problem(0, problem)

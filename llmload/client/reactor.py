@@ -114,10 +114,10 @@ class Reactor:
         """Note that chunks with text share a stamp, at these moments; monotonic ns."""
         self._source(stream).on_coalesced(stamps_ns)
 
-    def on_segments(self, stream: Stream, sizes: list[int], merged: int) -> None:
-        """Note the payloads of segments in the middle of an answer, and how many chunks shared one."""
+    def on_segments(self, stream: Stream, sizes: list[int], merged: int, span_ns: int) -> None:
+        """Note segments in the middle of an answer: their payloads, how many chunks shared one, from first to last."""
         if self._packets is not None:
-            self._packets.note_segments(stream, sizes, merged)
+            self._packets.note_segments(stream, sizes, merged, span_ns)
 
     def on_end(self, stream: Stream, last: int, *, noticed: bool) -> None:
         """Note the payload of the last segment of a complete answer, and whether the ring showed that it came."""

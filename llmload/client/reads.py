@@ -44,6 +44,9 @@ class Stream(Protocol):
         `unnoticed_ns` is the monotonic ns at which the ring had shown nothing yet that may end an answer, or `NOTICED`.
         """
 
+    def on_notice(self) -> None:
+        """Decode what came in bulk: the ring shows that its last bytes may be the answer's."""
+
     def on_problem(self, mask: int, problem: Exception) -> None:
         """Handle a failed read or the end of the connection, and write as much as the socket allows."""
 
