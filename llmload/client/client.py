@@ -144,6 +144,11 @@ class ChatClient(ABC):
     def open(self) -> None:
         """Make what this process sends with, before the load begins: the first request would wait for it."""
 
+    @property
+    def dropped_segments(self) -> int | None:
+        """How many segments this process's packet ring had no room for since `open`; None without one."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Close every connection of this process."""
@@ -252,6 +257,7 @@ class WireClient(ChatClient):
         self._prepared_around: dict[int, tuple[Prompt, bytes, bytes]] = {}
         self._placeholder = secrets.token_hex(8)  # random, so no prompt contains it
         self._pools: dict[int, tuple[Reactor, Pool]] = {}
+        self._dropped_before = 0
 
     def _sender(self, prompt: Prompt, salt: str | None) -> Send:
         body = self._encoded(prompt) if salt is None else self._salted(prompt, salt)
@@ -267,7 +273,14 @@ class WireClient(ChatClient):
 
     def open(self) -> None:
         """Make the reactor, whose packet ring takes some tens of milliseconds."""
-        self._reactor_and_pool()
+        reactor, _ = self._reactor_and_pool()
+        self._dropped_before = 0 if reactor.tap is None else reactor.tap.count_drops()
+
+    @property
+    def dropped_segments(self) -> int | None:
+        """How many segments this process's packet ring had no room for since `open`; None without one."""
+        reactor, _ = self._reactor_and_pool()
+        return None if reactor.tap is None else reactor.tap.count_drops() - self._dropped_before
 
     def close(self) -> None:
         """Close every idle connection of this process."""

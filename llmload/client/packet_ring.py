@@ -265,6 +265,15 @@ def _open(ring_bytes: int, frame_count: int) -> socket.socket:
     return sock
 
 
+def why_unavailable() -> str | None:
+    """Return why this process can have no packet ring, with what would help; None where it can."""
+    try:
+        _open(_BLOCK_BYTES, _BLOCK_BYTES // FRAME_BYTES).close()
+    except OSError as error:
+        return _why_not(error)
+    return None
+
+
 def _attach(sock: socket.socket, instructions: Sequence[Instruction]) -> None:
     """Make this program the socket's filter."""
     code = ctypes.create_string_buffer(packed(instructions))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from llmload.access.secrecy import masked
+from llmload.client.packet_ring import why_unavailable
 from llmload.client.settings import EngineInfo
 from llmload.errors import ExitCode
 from llmload.loadgen.capacity_driver import search_of
@@ -97,6 +98,7 @@ class RunCoordinator:
             simulated=self.simulated,
             workers=workers,
             command=carried(masked(["locust", *sys.argv[1:]])),
+            no_packet_ring=why_unavailable(),
         )
 
     @property

@@ -8,6 +8,7 @@ from typing import Final
 
 from llmload.access.address import Origin, origin_of
 from llmload.client import make_client
+from llmload.client.packet_ring import why_unavailable
 from llmload.client.said import listed
 from llmload.client.settings import ClientSettings, EngineInfo, Timeouts, ask_engine
 from llmload.errors import ConfigError, EngineError
@@ -61,6 +62,7 @@ class Preparation:
             scenario.access()
         except ConfigError as error:
             raise ConfigError(f"{self.file}: {error}") from None
+        self._check_stamps(scenario, parsed)
         self._warn_of_memory(scenario, workload)
         return scenario
 
@@ -81,6 +83,12 @@ class Preparation:
                     f"host: {url} would be sent the key in {names}, and neither the scenario nor "
                     f"the command line names it: restart Locust with --host {url}"
                 )
+
+    def _check_stamps(self, scenario: Scenario, parsed: argparse.Namespace) -> None:
+        """Raise ConfigError where this process is to send with the packet ring's stamps and cannot have them."""
+        sends = not getattr(parsed, "master", False) or getattr(parsed, "processes", None)
+        if scenario.client.stamps == "packet" and sends and (why_not := why_unavailable()):
+            raise ConfigError(f"{self.file}: client.stamps = 'packet': {why_not}; or set client.stamps = 'auto'")
 
     def _warn_of_memory(self, scenario: Scenario, workload: Workload) -> None:
         """Warn once where users x tokens may exceed the KV cache: the engine would then queue or preempt."""

@@ -233,6 +233,7 @@ class Session:
         self.count_ended()
         self._log.settle()
         self._totals.lost_lines = self._log.lost
+        self._totals.dropped_segments = self._client.dropped_segments or 0
 
     def keep_counting(self) -> None:
         """Count requests that have ended every 50 ms, until killed."""

@@ -168,6 +168,8 @@ class RunTotals:
     engine_closed_windows: int = _sum("engine_closed_windows", _Over.ENDED)
     client_closed_windows: int = _sum("client_closed_windows", _Over.ENDED)
     missed_bytes: int = _sum("missed_bytes", _Over.ENDED)
+    dropped_segments: int = 0
+    """Segments that the packet rings had no room for; counted by the session, at its end."""
     resets: Counter[str] = field(default_factory=Counter)
     """Requests whose connection was reset, by the side that did it."""
     engine_writes: Counter[str] = field(default_factory=Counter)

@@ -338,6 +338,9 @@ def network_rows(summary: Summary) -> list[tuple[str, str]]:
         f"{percent(network.same_segment_share)} of chunks in one segment with the one before",
     ]
     rows = [("on the wire", left), ("network", ", ".join(seen))]
+    if network.dropped_segments or network.missed_bytes:
+        missed = f"{number(network.missed_bytes, 0)} bytes of answers have stamps of the process"
+        rows.append(("packet ring", f"dropped {number(network.dropped_segments, 0)} segments; {missed}"))
     if network.waits_for_acknowledgements:
         rows.append(("engine's TCP", "Nagle's algorithm delays small writes: set TCP_NODELAY there or in its proxy"))
     if network.resets:
@@ -367,6 +370,7 @@ def _verdict(summary: Summary) -> list[Text]:
         "packet": "time stamps by the kernel's packet ring",
         "kernel": "time stamps by the kernel",
         "user": "time stamps by the process",
+        "mixed": "time stamps by several sources: see docs/stamps.md",
     }
     head.append(f"  {stamps.get(summary.stamp_source or '', '')}", style="dim")
     reasons = [Text(f"  {marks(reason)}{reason.level}: {reason.text}") for reason in verdict.reasons]

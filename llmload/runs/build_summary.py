@@ -286,7 +286,7 @@ def build_summary(outcome: RunOutcome) -> Summary:
         token_source=_one_or_mixed(judged.token_sources),
         stamp_source=_one_or_mixed(judged.stamp_sources),
         coalesced_share=judged.coalesced_chunks / judged.chunks if judged.chunks else None,
-        network=_network(judged),
+        network=_network(judged, outcome.totals, by_run=outcome.recomputed is None),
         finish_reasons=dict(judged.finish_reasons.most_common()),
         verdict=outcome.verdict,
         stages=tuple(_stage(stage) for stage in outcome.stages),
@@ -309,14 +309,16 @@ def build_summary(outcome: RunOutcome) -> Summary:
     return summary if plained(content) == content else Summary.model_validate(plained(content))
 
 
-def _network(totals: RunTotals) -> NetworkSummary | None:
-    if not totals.stamp_sources[StampSource.PACKET]:
+def _network(totals: RunTotals, whole: RunTotals, *, by_run: bool) -> NetworkSummary | None:
+    """Return what the packet ring saw; None where no answer has its stamps."""
+    if not (totals.stamp_sources[StampSource.PACKET] or totals.missed_bytes):
         return None
     return NetworkSummary(
         same_segment_share=totals.same_segment_chunks / totals.chunks if totals.chunks else None,
         retransmissions=totals.retransmissions,
         engine_closed_windows=totals.engine_closed_windows,
         client_closed_windows=totals.client_closed_windows,
+        dropped_segments=whole.dropped_segments if by_run else None,
         missed_bytes=totals.missed_bytes,
         resets=dict(totals.resets.most_common()),
         waits_for_acknowledgements=AFTER_ACKNOWLEDGEMENT in totals.engine_writes if totals.engine_writes else None,

@@ -157,6 +157,8 @@ class Host(Part):
     """Operating system and its version."""
     cpus: int | None
     """Logical CPUs."""
+    no_packet_ring: str | None
+    """Why this process could have no packet ring for its time stamps (docs/stamps.md); `null` where it could."""
 
 
 class Manifest(Part):
@@ -210,6 +212,7 @@ class Manifest(Part):
         simulated: bool,
         workers: int,
         command: Sequence[str] = (),
+        no_packet_ring: str | None = None,
     ) -> Self:
         """Return the manifest of a run that starts now, on this machine; its times are not known yet."""
         salt, mode = None, scenario.prompts.salting
@@ -231,7 +234,7 @@ class Manifest(Part):
             workers=workers,
             command=tuple(command),
             versions={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
-            host=Host(system=platform.platform(), cpus=os.cpu_count()),
+            host=Host(system=platform.platform(), cpus=os.cpu_count(), no_packet_ring=no_packet_ring),
         )
 
     def with_times(self, timeline: RunTimes, ended_unix_s: float | None, edits: Sequence[LoadEdit] = ()) -> Self:

@@ -95,6 +95,8 @@ class NetworkSummary(Part):
     """Times that the engine's host took no more bytes of a request for a while."""
     client_closed_windows: int
     """Times that the client's host took no more bytes of an answer for a while: the client read too late."""
+    dropped_segments: int | None
+    """Segments that the packet rings had no room for; `null`: not known, as only the run itself counts them."""
     missed_bytes: int
     """Bytes of answers whose segments the ring missed, so the process stamped them after it read them."""
     resets: dict[str, int]

@@ -264,6 +264,12 @@ class Client(Table):
     timeouts: TimeoutLimits = TimeoutLimits()
     """Time limits of a request."""
 
+    @model_validator(mode="after")
+    def _has_such_stamps(self) -> Self:
+        if self.kind == "openai" and self.stamps in ("packet", "socket"):
+            raise ValueError(f"stamps = '{self.stamps}' needs kind = 'wire': the SDK's stamps are the process's own")
+        return self
+
 
 class SloLimits(Table):
     """Limits of a good request; goodput counts the requests within all of them."""

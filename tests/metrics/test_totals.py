@@ -185,4 +185,4 @@ def test_no_field_is_left_out_of_these_tests() -> None:
     totals = one_by_one(recorded.records(600, open_loop=True), Window(start_ns=time.monotonic_ns()))
 
     unchanged = set(NAMES) - set(differing(totals, RunTotals()))
-    assert unchanged == {"dropped", "reused_prompts", "lost_lines"}
+    assert unchanged == {"dropped", "reused_prompts", "lost_lines", "dropped_segments"}
