@@ -154,6 +154,7 @@ class RequestRecord:
     wire_sent_ns: int | None = None  # its last segment left, by the packet ring
     rtt_s: float | None = None  # from then until it was acknowledged, or that of the connection's opening if shorter
     retransmissions: int | None = None  # segments that were sent again, of the request and the answer
+    late_segments: int | None = None  # of the answer, that came after later ones: lost once, or overtaken
     engine_closed_windows: int | None = None  # times that the engine's host took no more bytes
     client_closed_windows: int | None = None  # the same of this host
     missed_bytes: int | None = None  # of the answer, whose segments the ring missed: stamped after they were read

@@ -71,6 +71,7 @@ def _record(index: int, random: np.random.Generator, now_ns: int, lasts_s: float
         wire_sent_ns=None if index % 17 % 3 else started_ns + 40_000,
         rtt_s=None if index % 17 % 3 else 0.00003,
         retransmissions=None if index % 17 % 3 else int(index % 29 == 0),
+        late_segments=None if index % 17 % 3 else int(index % 43 == 0),
         engine_closed_windows=None if index % 17 % 3 else int(index % 37 == 0),
         client_closed_windows=None if index % 17 % 3 else int(index % 31 == 0),
         missed_bytes=None if index % 17 % 3 else 100 * int(index % 41 == 0),

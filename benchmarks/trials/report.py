@@ -106,6 +106,7 @@ def _lines(
                     "retransmissions",
                     "engine_closed_windows",
                     "client_closed_windows",
+                    "late_segments",
                     "missed_bytes",
                     "reset_by",
                     "engine_writes",

@@ -121,6 +121,7 @@ class WireFacts(NamedTuple):
     wire_sent_ns: int | None
     rtt_s: float | None
     retransmissions: int
+    late_segments: int
     engine_closed_windows: int
     client_closed_windows: int
     missed_bytes: int
@@ -147,6 +148,7 @@ class ConnectionSegments:
         "_handshake_ns",
         "_held",
         "_last_ns",
+        "_late",
         "_missed_bytes",
         "_opened_ns",
         "_reset_by",
@@ -179,7 +181,7 @@ class ConnectionSegments:
         """Forget what the network did for the request before."""
         self._departed_ns: int | None = None
         self._rtt_ns: int | None = None
-        self._retransmissions = self._missed_bytes = 0
+        self._retransmissions = self._late = self._missed_bytes = 0
         self._closed_windows = {ENGINE: 0, CLIENT: 0}
         self._reset_by: str | None = None
 
@@ -190,6 +192,7 @@ class ConnectionSegments:
             wire_sent_ns=self._departed_ns,
             rtt_s=min(round_trips_ns) / NS_PER_S if round_trips_ns else None,
             retransmissions=self._retransmissions,
+            late_segments=self._late,
             engine_closed_windows=self._closed_windows[ENGINE],
             client_closed_windows=self._closed_windows[CLIENT],
             missed_bytes=self._missed_bytes,
@@ -304,6 +307,7 @@ class ConnectionSegments:
             if end <= frontier or any(held[0] <= start and end <= held[1] for held in self._held):
                 self._retransmissions += 1
                 continue
+            self._late += start <= frontier and bool(self._held)  # those behind it had to wait
             self._held.append((start, end, stamp_ns))
             self._held.sort()
             while self._held and self._held[0][0] <= frontier:

@@ -145,18 +145,18 @@ def _late_departures(totals: RunTotals) -> Iterator[Size]:
         yield Size("request_output_tokens_per_s", "mean", speed, speed, speed * e2e_s / (e2e_s - delays.mean))
 
 
-def _retransmissions(totals: RunTotals) -> Iterator[Size]:
+def _late_segments(totals: RunTotals) -> Iterator[Size]:
     """
     Yield the ITL's quantiles: bytes behind a lost segment wait until it has come again.
 
-    Of n gaps, at most as many are too long as segments came twice, r; so the true quantile q is at least the measured
-    q - r/n.
+    Of n gaps, at most as many are too long as segments came late, r; so the true quantile q is at least the measured
+    q - r/n. A segment that merely came twice delays nothing: a busy host sends one again whose acknowledgement is late.
     """
     gaps = totals.distributions["itl_s"]
     among = totals.all_answers("itl_s").count
-    if not among or not totals.retransmissions:
+    if not among or not totals.late_segments:
         return
-    share = min(1.0, totals.retransmissions / among)
+    share = min(1.0, totals.late_segments / among)
     for name, value, quantile in _quantiles(gaps):
         yield Size("itl_s", name, value, _lower(gaps, quantile - share), value)
 
@@ -240,8 +240,8 @@ EFFECTS: Final = (
         remedy="--processes 2, or a machine apart from the engine's",
     ),
     Effect(
-        name="retransmissions",
-        sizes=_retransmissions,
+        name="late_segments",
+        sizes=_late_segments,
         figures=("itl_s",),
         why="segments were lost on the way, and chunks behind them waited: that is the network, not the engine",
         remedy="send from a machine nearer to the engine, or look for errors with ip -s link",

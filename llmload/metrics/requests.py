@@ -124,6 +124,7 @@ FIELDS: Final = (
     ),
     Field("rtt_s", Kind.FLOAT, "s", "departure of the request to its acknowledgement, or the same of the opening"),
     Field("retransmissions", Kind.COUNT, "segments", "TCP segments of request and answer that came twice"),
+    Field("late_segments", Kind.COUNT, "segments", "those of the answer that came after later ones, which waited"),
     Field("engine_closed_windows", Kind.COUNT, "times", "the engine's host took no more bytes for a while"),
     Field(
         "client_closed_windows", Kind.COUNT, "times", "this host took no more bytes for a while: the client read late"

@@ -165,6 +165,7 @@ class RunTotals:
     coalesced_chunks: int = _sum("coalesced_chunks", _Over.ANSWERS_IN_WINDOW)
     same_segment_chunks: int = _sum("same_segment_chunks", _Over.ANSWERS_IN_WINDOW)
     retransmissions: int = _sum("retransmissions", _Over.ENDED)
+    late_segments: int = _sum("late_segments", _Over.ENDED)
     engine_closed_windows: int = _sum("engine_closed_windows", _Over.ENDED)
     client_closed_windows: int = _sum("client_closed_windows", _Over.ENDED)
     missed_bytes: int = _sum("missed_bytes", _Over.ENDED)

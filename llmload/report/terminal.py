@@ -333,7 +333,7 @@ def network_rows(summary: Summary) -> list[tuple[str, str]]:
     left = f"requests left {_p50_p99(late)} ms after their start, TTFT from then {_p50_p99(wire)} ms (p50, p99)"
     seen = [
         f"round trip {_p50_p99(rtt)} ms (p50, p99)",
-        f"{network.retransmissions} segments sent again",
+        f"{network.retransmissions} segments came twice, {network.late_segments} after later ones",
         f"windows closed by the engine {network.engine_closed_windows}, by the client {network.client_closed_windows}",
         f"{percent(network.same_segment_share)} of chunks in one segment with the one before",
     ]

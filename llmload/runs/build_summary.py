@@ -316,6 +316,7 @@ def _network(totals: RunTotals, whole: RunTotals, *, by_run: bool) -> NetworkSum
     return NetworkSummary(
         same_segment_share=totals.same_segment_chunks / totals.chunks if totals.chunks else None,
         retransmissions=totals.retransmissions,
+        late_segments=totals.late_segments,
         engine_closed_windows=totals.engine_closed_windows,
         client_closed_windows=totals.client_closed_windows,
         dropped_segments=whole.dropped_segments if by_run else None,

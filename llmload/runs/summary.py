@@ -91,6 +91,8 @@ class NetworkSummary(Part):
     """Chunks that came in one TCP segment with the one before / all chunks: these really came together."""
     retransmissions: int
     """TCP segments of requests and answers that came twice."""
+    late_segments: int
+    """TCP segments of answers that came after later ones, which had to wait: lost and sent again, or overtaken."""
     engine_closed_windows: int
     """Times that the engine's host took no more bytes of a request for a while."""
     client_closed_windows: int

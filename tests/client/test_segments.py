@@ -221,3 +221,12 @@ def test_a_port_that_is_used_again_has_only_its_new_segments() -> None:
     log.settle(PORT)
 
     assert stamps_of_bytes(second, 10) == [300] * 10
+
+
+def test_a_segment_that_others_waited_for_is_late_and_one_that_came_twice_is_not() -> None:
+    connection = opened()
+    take(connection, segments(Sent(0, 10, 100), Sent(20, 10, 200), Sent(30, 10, 300)))
+    take(connection, segments(Sent(10, 10, 400), Sent(30, 10, 500), Sent(40, 10, 600)))
+
+    facts = connection.facts()
+    assert (facts.late_segments, facts.retransmissions) == (1, 1)

@@ -58,7 +58,9 @@ def request(
         "finish_reason": "stop" if ok else None,
         "stamp_source": "kernel",
         **dict.fromkeys(("ttft_wire_s", "departure_delay_s", "rtt_s", "wire_sent_ns", "reset_by", "engine_writes")),
-        **dict.fromkeys(("retransmissions", "engine_closed_windows", "client_closed_windows", "missed_bytes")),
+        **dict.fromkeys(
+            ("retransmissions", "engine_closed_windows", "client_closed_windows", "late_segments", "missed_bytes")
+        ),
         "ttft_s": None,
         "tpot_s": None,
         "e2e_s": done_ms / 1000,

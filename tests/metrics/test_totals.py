@@ -71,6 +71,7 @@ def record(draw: st.DrawFn) -> RequestRecord:
         wire_sent_ns=started_ns + draw(st.integers(0, NS_PER_S)) if draw(st.booleans()) else None,
         rtt_s=draw(st.none() | st.floats(0, 1)),
         retransmissions=draw(counts),
+        late_segments=draw(counts),
         engine_closed_windows=draw(counts),
         client_closed_windows=draw(counts),
         missed_bytes=draw(counts),
