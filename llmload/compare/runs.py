@@ -17,6 +17,7 @@ from llmload.runs.requests import read_tables
 from llmload.runs.summary import Summary
 from llmload.scenario.reading import explain, read_toml
 from llmload.scenario.sections import Compare
+from llmload.units import UNKNOWN
 
 # How much worse a candidate may be, from `[compare]` of a scenario or a pyproject and from the command line.
 
@@ -160,6 +161,17 @@ def _prompts(run: FinishedRun) -> dict[str, Any]:
     }
 
 
+EXACT_STAMPS: Final = ("packet", "kernel")
+"""Stamps that are those of the arrival; what shared a read is in the verdict."""
+_PROCESS_STAMPS: Final = ("user_stamp_share", "missed_segments")
+
+
+def _stamps(summary: Summary) -> str | None:
+    """Return whose stamps a run has: the kernel's where those of the process move no figure by much."""
+    few = summary.stamp_source == "mixed" and not any(each.check in _PROCESS_STAMPS for each in summary.verdict.doubts)
+    return "kernel" if few or summary.stamp_source in EXACT_STAMPS else summary.stamp_source
+
+
 def _deployment(*names: str) -> Callable[[FinishedRun], dict[str, Any]]:
     return lambda run: run.manifest.scenario.deployment.model_dump(include=set(names))
 
@@ -177,7 +189,7 @@ SAME: Final[Mapping[str, Callable[[FinishedRun], dict[str, Any]]]] = {
     "replicas": lambda run: {"base_url": len(run.manifest.scenario.engine.base_url)},
     "api": lambda run: {"api": run.manifest.scenario.engine.api},
     "client": lambda run: {"kind": run.manifest.scenario.client.kind},
-    "stamps": lambda run: {"stamp_source": run.summary.stamp_source},
+    "stamps": lambda run: {"stamp_source": _stamps(run.summary)},
     "tokens": lambda run: {"token_source": run.summary.token_source},
     "metrics": lambda run: {"metrics_version": run.manifest.metrics_version},
     "simulated": lambda run: {"simulated": run.manifest.simulated},
@@ -263,6 +275,9 @@ def doubtful(verdict: Verdict) -> list[str]:
 def _notes(base: Sequence[FinishedRun], candidate: Sequence[FinishedRun]) -> Iterator[str]:
     if base[0].engine != candidate[0].engine:
         yield f"engine: {base[0].engine} against {candidate[0].engine}"
+    sources = sorted({run.summary.stamp_source or UNKNOWN for run in [*base, *candidate]})
+    if len(sources) > 1:
+        yield f"time stamps by {' and '.join(sources)}: docs/stamps.md"
     for run in [*base, *candidate]:
         for reason in run.summary.verdict.reasons:
             if reason.level is Level.DEGRADED:

@@ -11,6 +11,7 @@ from llmload.errors import RunFolderError
 from llmload.metrics.doubts import marks
 from llmload.metrics.requests import FIELD
 from llmload.metrics.validity import Verdict
+from llmload.report.network import NETWORK_FIGURES, network_rows
 from llmload.report.terminal import (
     COLUMNS,
     LATENCIES,
@@ -188,6 +189,7 @@ def groups(summaries: Sequence[Summary]) -> list[Group]:
             for name, key in LATENCIES.items()
         ),
         Group("Requests", _rows(summaries, _REQUESTS)),
+        *([Group("Network", _rows(summaries, NETWORK_FIGURES))] if any(each.network for each in summaries) else []),
     ]
 
 
@@ -341,7 +343,10 @@ def _figures(summary: Summary) -> list[list[str]]:
         ["requests/min", figure_text(summary, "requests_per_min", None, tenths)],
         ["system output tokens/s", figure_text(summary, "output_tokens_per_s", None, tenths)],
         ["requests", counts],
-        *([title, text] for title, text in (*prefix_cache_rows(summary), *cost_rows(summary.cost))),
+        *(
+            [title, text]
+            for title, text in (*prefix_cache_rows(summary), *cost_rows(summary.cost), *network_rows(summary))
+        ),
         ["window", f"{number(summary.window_s, 1)} s"],
         *([] if summary.edited is None else [["load", summary.edited.text]]),
     ]

@@ -16,9 +16,10 @@ from llmload.errors import ExitCode, RunFolderError
 from llmload.metrics.doubts import lines_of, marked, marks
 from llmload.metrics.objective import LABELS, METRICS, Metric
 from llmload.metrics.validity import Level
+from llmload.report.network import network_rows
 from llmload.runs.build_summary import cost_rows
 from llmload.runs.summary import Summary
-from llmload.runs.summary_parts import Distribution, EngineMetrics, GpuMetrics
+from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
 from llmload.runs.writing import UNWRITTEN_FILES
 from llmload.stats.intervals import Spread
 from llmload.units import GB, MS_PER_S, UNKNOWN, amount, markdown_table, milliseconds, number, percent
@@ -322,34 +323,6 @@ def prefix_cache_rows(summary: Summary) -> list[tuple[str, str]]:
             )
         )
     return rows
-
-
-def network_rows(summary: Summary) -> list[tuple[str, str]]:
-    """Return title and text of what the packet ring saw besides stamps; nothing where no stamp is from it."""
-    network = summary.network
-    if network is None:
-        return []
-    late, rtt, wire = summary.departure_delay_s, summary.rtt_s, summary.ttft_wire_s
-    left = f"requests left {_p50_p99(late)} ms after their start, TTFT from then {_p50_p99(wire)} ms (p50, p99)"
-    seen = [
-        f"round trip {_p50_p99(rtt)} ms (p50, p99)",
-        f"{network.retransmissions} segments came twice, {network.late_segments} after later ones",
-        f"windows closed by the engine {network.engine_closed_windows}, by the client {network.client_closed_windows}",
-        f"{percent(network.same_segment_share)} of chunks in one segment with the one before",
-    ]
-    rows = [("on the wire", left), ("network", ", ".join(seen))]
-    if network.dropped_segments or network.missed_bytes:
-        missed = f"{number(network.missed_bytes, 0)} bytes of answers have stamps of the process"
-        rows.append(("packet ring", f"dropped {number(network.dropped_segments, 0)} segments; {missed}"))
-    if network.waits_for_acknowledgements:
-        rows.append(("engine's TCP", "Nagle's algorithm delays small writes: set TCP_NODELAY there or in its proxy"))
-    if network.resets:
-        rows.append(("resets", ", ".join(f"{count} by the {side}" for side, count in network.resets.items())))
-    return rows
-
-
-def _p50_p99(distribution: Distribution | None) -> str:
-    return UNKNOWN if distribution is None else f"{milliseconds(distribution.p50)}, {milliseconds(distribution.p99)}"
 
 
 def _latencies(summary: Summary) -> Table:

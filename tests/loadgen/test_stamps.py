@@ -1,4 +1,4 @@
-"""The packet ring's stamps where they were requested and cannot be had: refused before anything is sent."""
+"""The packet ring's stamps where they were requested and are not available: refused before anything is sent."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def prepared(tmp_path: Path, stamps: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("arguments", [(), ("--worker",), ("--processes", "2"), ("--master", "--processes", "2")])
-def test_stamps_that_cannot_be_had_are_refused_with_key_and_remedy(
+def test_stamps_that_are_not_available_are_refused_with_key_and_remedy(
     arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmload.loadgen.preparation.why_unavailable", lambda: WHY)
@@ -40,7 +40,7 @@ def test_auto_and_a_master_that_sends_nothing_need_no_right(tmp_path: Path, monk
 
 
 @pytest.mark.skipif(why_unavailable() is not None, reason="needs CAP_NET_RAW")
-def test_stamps_that_can_be_had_are_taken(tmp_path: Path) -> None:
+def test_stamps_that_are_available_are_taken(tmp_path: Path) -> None:
     assert prepared(tmp_path, "packet") == "packet"
 
 
