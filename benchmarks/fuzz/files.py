@@ -16,7 +16,7 @@ from benchmarks.tools.virtual_engine import Load
 from benchmarks.tools.virtual_runs import System, write_run
 from llmload.errors import LlmloadError
 from llmload.prometheus.pages import ENGINE, GPU
-from llmload.prompts import files, formats, parquet, trace
+from llmload.prompts import files, formats, trace
 from llmload.prompts.trace import read_trace
 from llmload.prompts.workload import PromptPlan, load
 from llmload.runs import folder as run_folder
@@ -147,7 +147,7 @@ def read_run(given: Input, folder: Path) -> None:
 
 READERS: Final = (
     Reader("prompts as JSON", _prompts, read_file(read_prompts), (files, formats)),
-    Reader("prompts as Parquet", _parquets, read_file(read_prompts), (parquet, formats)),
+    Reader("prompts as Parquet", _parquets, read_file(read_prompts)),  # guided inputs allow no fork
     Reader("trace", _traces, read_file(lambda file: read_trace(file.name, "timestamp", file.parent)), (files, trace)),
     Reader("scenario", _scenarios, read_file(load_scenario)),
     Reader("suite", _suites, read_file(load_suite)),

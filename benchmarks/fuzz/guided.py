@@ -47,7 +47,7 @@ def _tally(reader: Reader, done: "subprocess.CompletedProcess[str]", refused: in
     said = done.stderr
     figures = {name: int(value) for name, value in re.findall(r"stat::(\w+):\s+(\d+)", said)}
     tally = Tally(f"{reader.name}, guided", figures.get("number_of_executed_units", 0), refused=refused)
-    tally.accepted = tally.inputs - refused
+    tally.accepted = max(0, tally.inputs - refused)
     tally.slowest_s = figures.get("slowest_unit_time_sec", 0)
     tally.peak_mb = figures.get("peak_rss_mb", 0)
     if done.returncode:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from llmload.access.address import checked_base_url
 from llmload.access.secrecy import UnshownValueError, described, holds_secret, is_secret
-from llmload.errors import ConfigError
+from llmload.errors import MAX_SHOWN_CHARS, ConfigError, shown
 from llmload.scenario.headers import Headers, VariableName
 from llmload.scenario.model import EngineName, Precision
 from llmload.scenario.reading import explain, read_toml
@@ -117,14 +117,14 @@ def names_in(word: str) -> list[str]:
     found: list[str] = _VALUE_NAME.findall(word)
     for name in found:
         if name not in NAMES:
-            raise ConfigError(f"{{{name}}} is not a known name; known: {', '.join(NAMES)}")
+            raise ConfigError(f"{{{name[:MAX_SHOWN_CHARS]}}} is not a known name; known: {', '.join(NAMES)}")
     return found
 
 
 def _fill(word: str, values: Mapping[str, object]) -> str:
     for name in names_in(word):
         if values.get(name) is None:
-            raise ConfigError(f"{word!r} needs {name}, {NAMES[name]}, which is not given")
+            raise ConfigError(f"{shown(word)} needs {name}, {NAMES[name]}, which is not given")
     return _VALUE_NAME.sub(lambda match: str(values[match.group(1)]), word)
 
 
@@ -148,7 +148,7 @@ def _checked_words(words: object) -> object:
     for index, word in enumerate(words, start=1):
         for part in word if isinstance(word, list) else [word]:
             if not isinstance(part, str):
-                raise ValueError(f"word {index} is not a text: put quotes around {part!r}")  # noqa: TRY004 - the same
+                raise ValueError(f"word {index} is not a text: put quotes around {shown(part)}")  # noqa: TRY004 - the same
             _refuse_unseen(part, "\n\t")
             _check_word(part)
     return words
