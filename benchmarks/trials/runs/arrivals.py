@@ -12,6 +12,7 @@ import numpy.typing as npt
 from click import ClickException
 from rich.table import Table
 
+from benchmarks.tools.cpu_time import MachineTime, process_time_s
 from benchmarks.tools.truth_engine.engine import Schedule, TruthEngine
 from benchmarks.trials.runs.settings import Local, StartedRun
 from llmload.units import NS_PER_S
@@ -33,7 +34,6 @@ POLL_S: Final = 0.2
 LOCUSTFILE: Final = Path(__file__).with_name("chat_report_sizes.py")
 LATENCIES: Final = ("ttft_s", "tpot_s", "e2e_s", "itl_s", "schedule_lag_s")
 QUANTILES: Final = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
-CLOCK_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 Seconds = npt.NDArray[np.float64]
 SCENARIO: Final = """\
 [tool.locust]
@@ -143,29 +143,20 @@ class CpuTime:
     at_s: float
     used_s: tuple[float, ...]
     machine_s: float
+    """With what the host stole: neither was there for the benchmark."""
 
     @classmethod
     def now(cls, pids: Sequence[int]) -> "CpuTime":
         """Return the CPU time so far, user and system."""
-        return cls(at_s=time.monotonic(), used_s=tuple(map(_used_s, pids)), machine_s=_machine_s())
+        machine = MachineTime.now()
+        used_s = tuple(map(process_time_s, pids))
+        return cls(at_s=time.monotonic(), used_s=used_s, machine_s=machine.busy_s + machine.stolen_s)
 
     def shares_since(self, earlier: "CpuTime") -> list[float]:
         """Return each process's share of a core since `earlier`, then that of all others together."""
         wall_s = self.at_s - earlier.at_s
         used_s = [now_s - then_s for now_s, then_s in zip(self.used_s, earlier.used_s, strict=True)]
         return [each / wall_s for each in (*used_s, self.machine_s - earlier.machine_s - sum(used_s))]
-
-
-def _used_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S
-
-
-def _machine_s() -> float:
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(
-        int, Path("/proc/stat").read_text(encoding="ascii").split()[1:9]
-    )
-    return (user + nice + system + irq + softirq + steal) / CLOCK_TICKS_PER_S
 
 
 def measure(kind: str, rate_per_s: int, scale: float, seed: int, folder: Path) -> Reading:
