@@ -23,7 +23,7 @@ from benchmarks.tools.bench_run import MEASURED_CODES
 from benchmarks.tools.llmload_client import Llmload, run_folder
 from benchmarks.tools.load_client import Command, LoadClient, Task
 from benchmarks.tools.paced_engine import TEXTS_S, PacedEngine
-from benchmarks.tools.pinned import last_lines
+from benchmarks.tools.pinned import OUTPUT, last_lines
 from benchmarks.tools.truth_engine.engine import TruthEngine
 from benchmarks.tools.work import Work
 from llmload.definitions.catalogue import TOOL_DEFINITIONS, definitions_json
@@ -43,7 +43,7 @@ TIMEOUT_S: Final = 600.0
 LATE_S: Final = {False: 0.008, True: 0.030}
 """Above this, lateness is not small beside a gap of 500 ms; on the paced engine, beside the 300 ms to the role."""
 ATTEMPTS: Final = 5
-OUTPUT: Final = "output.txt"
+
 _PROMPTS: Final = "each tool makes its own prompts, and the engine counts what it gets"
 _SECONDS: Final = "counts in whole seconds, which a millisecond may move"
 _OVERRUN: Final = "its clock runs on until its loop next looks"

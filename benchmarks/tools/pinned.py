@@ -19,6 +19,7 @@ LINGER_S: Final = 5.0
 """How long a program's children may outlive it."""
 PR_SET_CHILD_SUBREAPER: Final = 36
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+OUTPUT: Final = "output.txt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +64,11 @@ def run_pinned(
     meanwhile: Callable[[int], None] | None = None,
 ) -> Usage:
     """
-    Run the program in `folder` on one core, its output in `output.txt`; ClickException if it takes too long.
+    Run the program in `folder` on one core, its output in `OUTPUT`; ClickException if it takes too long.
 
     `meanwhile` is called with its process id every tenth of a second while it runs.
     """
-    output = folder / "output.txt"
+    output = folder / OUTPUT
     started_s = time.monotonic()
     with output.open("wb") as out:
         process = subprocess.Popen(
