@@ -75,6 +75,10 @@ class TruthEngine:
         self.port = 0
         self.connections = 0
         self.max_streams = 0
+        self.cpu_s = 0.0
+        """User and system time, known once it has stopped."""
+        self.spun_s = 0.0
+        """The part of it that it waited without sleeping, so that a write leaves on time: no work."""
         self._log_file = folder / "truth.log"
         self._command = [*host.enter, str(executable()), "-port=0", f"-host={host.address}"]
         self._command += [f"-model={model}", f"-log={self._log_file}"]
@@ -124,6 +128,7 @@ class TruthEngine:
         if self._process.returncode == 0:
             reported = json.loads(rest)
             self.connections, self.max_streams = reported["connections"], reported["max_streams"]
+            self.cpu_s, self.spun_s = reported["cpu_s"], reported["spun_s"]
         elif error is None:
             raise ClickException(f"the truth engine crashed: exit code {self._process.returncode}")
 
