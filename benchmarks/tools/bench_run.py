@@ -8,6 +8,7 @@ from typing import Final
 
 from click import ClickException
 
+from benchmarks.tools.cpu_time import MachineTime
 from benchmarks.tools.load_client import LoadClient, Reported, Task
 from benchmarks.tools.pinned import Usage, last_lines, run_pinned
 from benchmarks.tools.truth_engine.engine import TruthEngine
@@ -48,6 +49,8 @@ class Bench:
     keep: bool
     """Whether the files of runs stay when they have been read."""
     say: Callable[[str], None]
+    idle_cores: float = 0.0
+    """How many cores the machine uses without the benchmark: not counted as a client's cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +61,10 @@ class ClientRun:
     work: Work
     requests: int
     usage: Usage
+    machine_cpu_s: float
+    """Of client, engine and kernel together, without what an idle machine uses and the engine's spinning."""
+    engine_cpu_s: float
+    """Of the engine's process, without its spinning."""
     reported: Reported
     truth: TruthLog
     connections: int
@@ -65,8 +72,14 @@ class ClientRun:
     folder: Path
 
 
-def run_client(client: LoadClient, work: Work, requests: int, *, bench: Bench, subfolder: str) -> ClientRun:
-    """Run the client once, its files in `subfolder`; ClickException if it fails or omits requests."""
+def run_client(
+    client: LoadClient, work: Work, requests: int, *, bench: Bench, subfolder: str, patience: float = 1.0
+) -> ClientRun:
+    """
+    Run the client once, its files in `subfolder`; ClickException if it fails or omits requests.
+
+    `patience` multiplies the time that it may take.
+    """
     cores, folder = bench.cores, bench.folder / subfolder
     folder.mkdir(parents=True)
     with TruthEngine(work.schedule, folder, cpu=cores.engine, tls=work.tls) as engine:
@@ -79,13 +92,15 @@ def run_client(client: LoadClient, work: Work, requests: int, *, bench: Bench, s
             folder=folder,
         )
         command = client.command(task)
+        before = MachineTime.now()
         usage = run_pinned(
             command.arguments,
             cpu=cores.client,
             folder=folder,
             environment=command.environment,
-            timeout_s=START_UP_S + PATIENCE * work.answer_s * requests / work.streams,
+            timeout_s=patience * (START_UP_S + PATIENCE * work.answer_s * requests / work.streams),
         )
+        machine = MachineTime.now().since(before)
     if usage.exit_code not in MEASURED_CODES:
         raise ClickException(f"{client.name}: exit code {usage.exit_code}\n{last_lines(usage.output)}")
     truth, reported = engine.log, client.reported(task)
@@ -98,6 +113,8 @@ def run_client(client: LoadClient, work: Work, requests: int, *, bench: Bench, s
         work=work,
         requests=requests,
         usage=usage,
+        machine_cpu_s=machine.busy_s - bench.idle_cores * usage.wall_s - engine.spun_s,
+        engine_cpu_s=engine.cpu_s - engine.spun_s,
         reported=reported,
         truth=truth,
         connections=engine.connections,

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -46,8 +46,6 @@ warmup_s = {warmup_s}
 [run]
 folder = "runs"
 """
-RAMP_S: Final = 5.0
-"""Users are started over this time, so that connections are not all opened at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,8 @@ class Llmload:
     locustfile: Path = ROOT / "locustfiles" / "chat.py"
     warmup_s: float = 0.0
     """How long after the last user's start the window begins: it leaves out opening the connections."""
-    ramp_s: float = RAMP_S
+    ramp_s: float | None = None
+    """How long it takes to start all users; None: as the work says."""
 
     def missing(self) -> str | None:
         """Return what has to be done before it can run; None if nothing."""
@@ -82,7 +81,7 @@ class Llmload:
             stamps=self.stamps,
             users=work.streams,
             requests=task.requests,
-            spawn_rate_per_s=work.streams / self.ramp_s,
+            spawn_rate_per_s=work.streams / (self.ramp_s or work.ramp_s),
             warmup_s=self.warmup_s,
         )
         (task.folder / "scenario.toml").write_text(scenario, encoding="utf-8")
@@ -103,9 +102,21 @@ class Llmload:
             tpot_p99_s=tpot.get("p99"),
             itl_p50_s=itl.get("p50"),
             itl_p99_s=itl.get("p99"),
+            itl_max_s=itl.get("max"),
+            ttft_wire_mean_s=(summary["ttft_wire_s"] or {}).get("mean"),
             coalesced_share=summary["coalesced_share"],
+            stamps=summary["stamp_source"],
             verdict=summary["verdict"]["level"],
+            reasons=tuple(reason["check"] for reason in summary["verdict"]["reasons"]),
+            doubted=_doubted(summary["verdict"]),
         )
+
+
+def _doubted(verdict: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the figures that a verdict marks or invalidates, without their statistics."""
+    marked = {doubt["figure"] for doubt in verdict["doubts"]}
+    invalidated = {figure.split()[0] for reason in verdict["reasons"] for figure in reason["figures"]}
+    return tuple(sorted(marked | invalidated))
 
 
 def run_folder(folder: Path) -> Path:

@@ -36,8 +36,17 @@ class Reported:
     tpot_p99_s: float | None = None
     itl_p50_s: float | None = None
     itl_p99_s: float | None = None
+    itl_max_s: float | None = None
+    ttft_wire_mean_s: float | None = None
+    """From the departure of the request, as a packet log stamps it."""
     coalesced_share: float | None = None
+    stamps: str | None = None
+    """Where its time stamps come from, in its own word."""
     verdict: str | None = None
+    reasons: tuple[str, ...] = ()
+    """The checks that speak against the run."""
+    doubted: tuple[str, ...] = ()
+    """The figures that may be off by the tool's own judgement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,8 @@ class Work:
     chunk_bytes: int = 0
     large_first: int = 0
     tls: bool = False
+    ramp_s: float = 5.0
+    """Clients that can start their users over this time, so that connections are not all opened at once."""
 
     @classmethod
     def parse(cls, text: str) -> Self:

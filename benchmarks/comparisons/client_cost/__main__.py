@@ -11,26 +11,29 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
-from benchmarks.comparisons.client_cost.comparison import BASELINE, Comparison, Requests, compare
+from benchmarks.comparisons.client_cost.comparison import Requests
 from benchmarks.comparisons.client_cost.evalscope import Evalscope
 from benchmarks.comparisons.client_cost.locust_clients import PlainLocust
 from benchmarks.comparisons.client_cost.other_tools import Aiperf, GenaiBench, Guidellm
-from benchmarks.comparisons.client_cost.requirements import OWN, cost_and_truth
+from benchmarks.comparisons.client_cost.requirements import FLOOR, OWN, OWN_SOCKET
 from benchmarks.comparisons.client_cost.sglang_bench import SglangBench
-from benchmarks.comparisons.client_cost.special import SPECIAL
-from benchmarks.comparisons.client_cost.tables import comparison_table
+from benchmarks.comparisons.client_cost.works import COSTED, SPECIAL, Found, RunWork, plain
 from benchmarks.tools.bench_run import Bench, Cores
+from benchmarks.tools.c_loop.client import CLoop
+from benchmarks.tools.cpu_time import idle_cores
 from benchmarks.tools.llmload_client import Llmload
 from benchmarks.tools.load_client import LoadClient
 from benchmarks.tools.pinned import adopt_orphans
-from benchmarks.tools.requirements import Requirement, requirements_table
+from benchmarks.tools.requirements import requirements_table
 from benchmarks.tools.work import Work
 
 CLIENTS: Final[dict[str, LoadClient]] = {
     client.name: client
     for client in (
-        Llmload(),
-        Llmload("llmload-socket", stamps="socket"),
+        Llmload(OWN),
+        Llmload(OWN_SOCKET, stamps="socket"),
+        CLoop(FLOOR),
+        CLoop("c-loop-6ms", look_ms=6),
         SglangBench(),
         GenaiBench(),
         Aiperf(),
@@ -40,10 +43,6 @@ CLIENTS: Final[dict[str, LoadClient]] = {
         PlainLocust("fasthttp", "chat_fasthttp.py"),
     )
 }
-COST_LIMITS: Final = {"200x100x128": 0.9, "400x100x128": 0.8}
-"""By work: the limit of llmload's cost a token, as a ratio to the baseline's."""
-WITHOUT_TTFT: Final = {"400x100x128"}
-"""Works without a requirement on TTFT: llmload's mean includes opening the connections, the engine's log does not."""
 
 
 def read_requests(_: click.Context, __: click.Parameter, text: str) -> Requests:
@@ -90,25 +89,24 @@ def main(
 ) -> None:
     """Measure what a token costs each client on one core, and compare what it reports with the engine's log."""
     clients, cores = choose_clients(only), Cores.of_this_machine()
-    works = works or (*COST_LIMITS, *SPECIAL)
-    plain = {name: parse_work(name) for name in works if name not in SPECIAL}
+    runs = [work_named(name) for name in works or (*COSTED, *SPECIAL)]
     adopt_orphans()
     os.sched_setaffinity(0, {cores.engine})  # nothing else runs on the client's core
     with tempfile.TemporaryDirectory(prefix="llmload-client-cost-") as temporary:
         folder = (keep or Path(temporary)).absolute()
-        bench = Bench(cores=cores, folder=folder, repeat=repeat, keep=keep is not None, say=say)
-        comparisons: list[Comparison] = []
-        judgements: list[Requirement] = []
-        for name, work in plain.items():
-            comparison = compare(clients, work, requests, bench)
-            comparisons.append(comparison)
-            if OWN in comparison.readings:
-                limit = COST_LIMITS.get(name) if BASELINE in comparison.readings else None
-                judgements += cost_and_truth(comparison, limit, ttft=name not in WITHOUT_TTFT)
-        for name in works:
-            if name in SPECIAL:
-                judgements += SPECIAL[name](bench)
-    report(comparisons, judgements, json_file)
+        idle = idle_cores()
+        say(f"the machine uses {idle:.1%} of a core by itself")
+        bench = Bench(cores=cores, folder=folder, repeat=repeat, keep=keep is not None, say=say, idle_cores=idle)
+        found = []
+        for run in runs:
+            found.append(run(clients, requests, bench))
+            for table in found[-1].tables:
+                console().print(table)
+    judgements = [judgement for each in found for judgement in each.judgements]
+    if judgements:
+        console().print(requirements_table(judgements))
+    if json_file:
+        json_file.write_text(json.dumps(as_json(found), indent=2) + "\n", encoding="utf-8")
 
 
 def say(text: str) -> None:
@@ -116,37 +114,26 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def parse_work(text: str) -> Work:
-    """Return the work; UsageError if the text describes none."""
+def work_named(name: str) -> RunWork:
+    """Return how to run a work; UsageError if the text describes none."""
+    if name in SPECIAL:
+        return SPECIAL[name]
     try:
-        return Work.parse(text)
+        return plain(Work.parse(name), cost=name in COSTED)
     except ValueError as error:
         raise click.UsageError(f"--work: {error}; or one of {', '.join(SPECIAL)}") from None
 
 
-def report(comparisons: Sequence[Comparison], judgements: Sequence[Requirement], json_file: Path | None) -> None:
-    """Print the tables, and write the readings to a JSON file where one is named."""
-    console = Console(highlight=False, width=None if Console().is_terminal else 200)
-    for comparison in comparisons:
-        console.print(comparison_table(comparison))
-    if judgements:
-        console.print(requirements_table(judgements))
-    if json_file:
-        json_file.write_text(json.dumps(as_json(comparisons, judgements), indent=2) + "\n", encoding="utf-8")
+def console() -> Console:
+    """Return a console for tables, wide where output is not a terminal."""
+    return Console(highlight=False, width=None if Console().is_terminal else 220)
 
 
-def as_json(comparisons: Sequence[Comparison], judgements: Sequence[Requirement]) -> dict[str, Any]:
+def as_json(found: Sequence[Found]) -> dict[str, Any]:
     """Return every reading and judgement as plain values."""
     return {
-        "works": {
-            comparison.work.label: {
-                "work": dataclasses.asdict(comparison.work),
-                "readings": [dataclasses.asdict(each) for rows in comparison.readings.values() for each in rows],
-                "cost_ratios": {client: comparison.cost_ratio(client) for client in comparison.readings},
-            }
-            for comparison in comparisons
-        },
-        "judgements": [dataclasses.asdict(judgement) for judgement in judgements],
+        "works": {name: readings for each in found for name, readings in each.readings.items()},
+        "judgements": [dataclasses.asdict(judgement) for each in found for judgement in each.judgements],
     }
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from benchmarks import ROOT
 from benchmarks.comparisons.client_cost.locustfiles.stopwatch import RESULT
-from benchmarks.tools.llmload_client import RAMP_S
 from benchmarks.tools.load_client import Command, Reported, Task
 from benchmarks.tools.prompts import write_prompts
 
@@ -26,7 +25,7 @@ class PlainLocust:
     def command(self, task: Task) -> Command:
         """Return how to run the task."""
         file = Path(__file__).with_name("locustfiles") / self.locustfile
-        users, rate = str(task.work.streams), f"{task.work.streams / RAMP_S:g}"
+        users, rate = str(task.work.streams), f"{task.work.streams / task.work.ramp_s:g}"
         return Command(
             arguments=(
                 *(

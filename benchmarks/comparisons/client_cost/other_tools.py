@@ -61,6 +61,7 @@ class Aiperf:
             tpot_p99_s=_seconds(tpot.get("p99")),
             itl_p50_s=_seconds(gaps.get("p50")),
             itl_p99_s=_seconds(gaps.get("p99")),
+            itl_max_s=_seconds(gaps.get("max")),
         )
 
 
