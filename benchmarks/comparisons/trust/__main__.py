@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -18,6 +20,7 @@ from benchmarks.comparisons.trust.running import TrustRun, run_tool
 from benchmarks.comparisons.trust.tools import TOOLS, Tool
 from benchmarks.tools.bench_run import Cores
 from benchmarks.tools.pinned import adopt_orphans
+from llmload.errors import ExitCode
 
 DATA: Final = ROOT / "docs" / "data" / "trust.json"
 PAGE: Final = ROOT / "docs" / "trust.md"
@@ -103,6 +106,7 @@ def main(
         if missing := TOOLS[name].client.missing():
             raise click.UsageError(f"--only: {name}: {missing}")
     cores = Cores.of_this_machine()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.INTERRUPTED))  # the clock is set back on the way out
     adopt_orphans()
     os.sched_setaffinity(0, {cores.engine})
     with tempfile.TemporaryDirectory(prefix="llmload-trust-") as temporary:
