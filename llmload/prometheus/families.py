@@ -10,7 +10,7 @@ from llmload.metrics.checks import checks_of
 from llmload.metrics.requests import LATENCIES, LIVE_QUANTILES
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Doubt, Level, Verdict
-from llmload.record import ErrorType, Outcome, Slo
+from llmload.record import CLIENT, ENGINE, ErrorType, Outcome, Slo
 from llmload.stats.histogram import bucket_bounds
 from llmload.units import code, markdown_table
 
@@ -118,6 +118,15 @@ def _doubts(doubts: Iterable[Doubt]) -> dict[tuple[str, ...], float]:
     return {each: float(each in found) for each in _MAY_BE_DOUBTED}
 
 
+def _network_events(totals: RunTotals) -> dict[str, float]:
+    return {
+        "segment_came_twice": float(totals.retransmissions),
+        "segment_came_late": float(totals.late_segments),
+        **{f"window_closed_by_{side}": float(getattr(totals, f"{side}_closed_windows")) for side in (ENGINE, CLIENT)},
+        **{f"reset_by_{side}": float(totals.resets[side]) for side in (ENGINE, CLIENT)},
+    }
+
+
 FAMILIES: Final = (
     _count("llmload_requests_started_total", "Requests sent.", "started"),
     Family(
@@ -209,6 +218,15 @@ FAMILIES: Final = (
     _quantiles("inter_token_latency", "itl_s"),
     _quantiles("request_time_per_output_token", "tpot_s"),
     _quantiles("e2e_request_latency", "e2e_s"),
+    _quantiles("time_to_first_token_on_the_wire", "ttft_wire_s"),
+    _quantiles("round_trip", "rtt_s"),
+    Family(
+        name="llmload_network_events_total",
+        kind="counter",
+        labels=("event",),
+        text="What the packet ring saw of connections to the engine; 0 without its stamps: docs/stamps.md.",
+        read=lambda snapshot: _network_events(snapshot.totals),
+    ),
 )
 RUN_INFO: Final = "llmload_run_info"
 RUN_INFO_TEXT: Final = "The run's identity as labels: 1 during the run, 0 after it; absent before the first run."

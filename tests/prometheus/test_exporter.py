@@ -3,6 +3,7 @@
 import math
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -90,7 +91,7 @@ def test_every_series_exists_and_is_0_before_the_first_request() -> None:
     assert {name for name, _ in found} == sample_names() - absent
     unknown = {name for (name, _), value in found.items() if value != value}
     assert {value for value in found.values() if value == value} == {0.0}
-    assert len(unknown) == 4
+    assert len(unknown) == 6
     assert all(name.endswith("_quantile_seconds") for name in unknown), "None is unknown, zero is zero"
     assert ("llmload_request_errors_total", "reset") in found
 
@@ -234,6 +235,22 @@ def test_run_verdict_and_processes_have_their_labels() -> None:
     assert found["llmload_gpu_memory_estimate_bytes", "kv_cache"] == 5e9
     assert found["llmload_run_start_timestamp_seconds", ""] == 1.7e9
     assert found["llmload_run_end_timestamp_seconds", ""] == 0
+
+
+def test_what_the_network_did_is_counted_by_event_and_side() -> None:
+    seen = RunTotals(retransmissions=3, late_segments=2, client_closed_windows=1, resets=Counter(engine=4))
+
+    found = samples(scraped(Snapshot(labels=LABELS, totals=seen)))
+
+    events = {label: value for (name, label), value in found.items() if name == "llmload_network_events_total"}
+    assert events == {
+        "segment_came_twice": 3,
+        "segment_came_late": 2,
+        "window_closed_by_engine": 0,
+        "window_closed_by_client": 1,
+        "reset_by_engine": 4,
+        "reset_by_client": 0,
+    }
 
 
 def test_openmetrics_is_served_if_the_accept_header_asks_for_it() -> None:
