@@ -148,6 +148,8 @@ class PacketRing:
         Of a segment that this host sent the port is the engine's. Where the IP header has options both mean nothing.
         """
         begin = self._seen % self._frame_count
+        if not self._status[begin] & 1:
+            return None  # as at most ticks of few streams
         end = self._new_until(begin)
         if end == begin:
             return None

@@ -9,7 +9,7 @@ from benchmarks.trials.folders.samples import make_samples
 from benchmarks.trials.folders.trial import QUICK
 from llmload.runs import reading
 
-MUTANTS = 24
+MUTANTS = 8
 
 
 @pytest.fixture(scope="module")

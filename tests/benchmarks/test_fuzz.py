@@ -17,7 +17,7 @@ from llmload.client.sse import EventsBody
 from llmload.errors import ConfigError
 from llmload.prompts import parquet
 
-SAMPLE = 60
+SAMPLE = 20
 """Inputs a reader."""
 
 

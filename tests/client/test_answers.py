@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmload.client.answer import StreamState
@@ -93,6 +93,7 @@ EVENTS = st.builds(
 )
 
 
+@settings(max_examples=30)  # the fuzzer tries it with more
 @given(events=st.lists(st.one_of(EVENTS, EVENTS, EVENTS, ODD), max_size=20), data=st.data())
 def test_the_fast_path_gives_the_same_answer(events: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(events) + b"data: [DONE]\n\n"
