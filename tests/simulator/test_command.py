@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from llmload.cli.main import main
 from llmload.errors import EngineError
 from llmload.simulator import SimulatedEngine, SimulationSettings, spawn
 
@@ -17,10 +19,6 @@ COMMAND = [sys.executable, "-c", "from llmload.cli.engine import engine; engine(
 
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def run(*flags: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*COMMAND, *flags], capture_output=True, text=True, timeout=10, check=False)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -54,16 +52,16 @@ def test_the_command_says_where_it_listens_and_stops_cleanly(number: signal.Sign
     ],
 )
 def test_a_wrong_flag_is_one_line_and_exit_status_2(flags: list[str], named: str) -> None:
-    ended = run("--port", "0", *flags)
+    ended = CliRunner().invoke(main, ["engine", "simulate", "--port", "0", *flags])
 
-    assert ended.returncode == 2
+    assert ended.exit_code == 2
     assert ended.stdout == ""
     assert len(ended.stderr.splitlines()) == 1
     assert named in ended.stderr
 
 
 def test_help_states_the_formulas_and_lists_the_faults() -> None:
-    help_text = run("--help").stdout
+    help_text = CliRunner().invoke(main, ["engine", "simulate", "--help"]).stdout
 
     assert "ttft-s + prompt tokens * prefill-s-per-token" in help_text
     assert "itl-s * (1 + itl-load-factor * (running - 1) / slots)" in help_text

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import chdir
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -15,8 +16,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.trials.suite import SuiteTrial, descendants, until
+from llmload.cli.main import main
 from llmload.simulator import SimulationSettings, spawn
 from tests.suite.conftest import WriteSuite
 
@@ -46,6 +49,12 @@ class Suites:
         out, err = process.communicate(timeout=180)
         assert "Traceback" not in out + err
         return process.returncode, out, err
+
+    def planned(self, *arguments: object) -> tuple[int, str, str]:
+        """Run a command that starts nothing, in this process."""
+        with chdir(self.folder):
+            said = CliRunner().invoke(main, ["suite", *map(str, arguments)])
+        return said.exit_code, said.stdout, said.stderr
 
     @property
     def cells(self) -> dict[str, Any]:
@@ -195,7 +204,7 @@ def test_a_second_suite_in_the_same_folder_is_refused(suites: Suites, write_suit
 
 
 def test_failed_cells_are_measured_again_only_with_retry_failed(suites: Suites, write_suite: WriteSuite) -> None:
-    file = write_suite(further=BROKEN)
+    file = write_suite(further=BROKEN + 'command = ["false"]\n')  # gone at once
     begun = []
     for arguments in ([], [], ["--retry-failed"], ["--restart"]):
         code, _, _ = suites.run(file, "--only", "broken", *arguments)
@@ -203,14 +212,16 @@ def test_failed_cells_are_measured_again_only_with_retry_failed(suites: Suites, 
         begun.append(suites.cells["broken/one/speed"]["started_unix_s"])
 
     assert begun[0] == begun[1] < begun[2] < begun[3]
-    assert suites.run(file, "--only", "borken")[::2] == (
-        2,
-        "llmload: --only: 'borken' matches no engine/model/protocol of this suite\n",
-    )
+
+
+def test_a_name_that_the_suite_does_not_have_is_refused(suites: Suites, write_suite: WriteSuite) -> None:
+    code, _, err = suites.planned(write_suite(further=BROKEN), "--only", "borken")
+
+    assert (code, err) == (2, "llmload: --only: 'borken' matches no engine/model/protocol of this suite\n")
 
 
 def test_a_dry_run_prints_every_command_and_starts_nothing(suites: Suites, write_suite: WriteSuite) -> None:
-    code, out, err = suites.run(write_suite(further=BROKEN), "--dry-run")
+    code, out, err = suites.planned(write_suite(further=BROKEN), "--dry-run")
 
     assert (code, err) == (0, "")
     assert "engine simulate --model one --host 127.0.0.1 --port PORT --no-such-flag" in out
@@ -221,7 +232,7 @@ def test_a_dry_run_prints_every_command_and_starts_nothing(suites: Suites, write
 def test_a_wrong_file_starts_nothing(suites: Suites, write_suite: WriteSuite) -> None:
     file = write_suite(("[models.one]", "[models.one]\ngpu = 1"))
 
-    code, out, err = suites.run(file)
+    code, out, err = suites.planned(file)
 
     assert (code, out) == (2, "")
     assert err == f"llmload: {file}: models.one.gpu: unknown key (value 1); did you mean gpus?\n"
