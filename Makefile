@@ -17,7 +17,7 @@ benchmarks := tests/benchmarks
 # What depends on where stamps come from, once more as in a process that may not have the packet ring.
 without-ring := tests/client/test_sockets.py
 WITHOUT_RING := setpriv --bounding-set=-net_raw --inh-caps=-net_raw
-GROUPS := loadgen-a loadgen-b loadgen-c loadgen-d programs pages benchmarks interrupts client without-ring others
+GROUPS := others client loadgen-d loadgen-c loadgen-b loadgen-a pages programs benchmarks interrupts without-ring
 others := tests $(foreach group,$(filter-out others,$(GROUPS)),$($(group):%=--ignore=%))
 PYTEST := $(BIN)/coverage run --parallel-mode -m pytest
 # Per cent of lines that the tests run in their own process; it may not fall. Programs that they start are not counted:
@@ -65,7 +65,7 @@ lint: $(VENV)/.ready
 
 unit: $(VENV)/.ready
 	@rm -f .coverage .coverage.*
-	@$(MAKE) --jobs=10 --keep-going --output-sync=target --no-print-directory $(GROUPS)
+	@$(MAKE) --jobs=8 --keep-going --output-sync=target --no-print-directory $(GROUPS)
 	@$(MAKE) --no-print-directory timing
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --format=total --fail-under=$(COVERAGE)
 
