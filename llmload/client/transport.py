@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections import Counter, defaultdict, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -213,8 +214,7 @@ class Dialer:
             until_ns = time.monotonic_ns() + _REMEMBERED_NS
             self._last_until_ns |= dict.fromkeys(tried, until_ns)
         else:
-            [(family, socket_type, protocol, _, address)] = addresses
-            sock = _connected(family, socket_type, protocol, address, self._tap)
+            sock = _opened(addresses[0], self._tap, wait=True)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
@@ -227,23 +227,6 @@ class Dialer:
             ranks.append((self._last_until_ns.get(address, 0) > now_ns, seen[family], number))
             seen[family] += 1
         return [addresses[number] for *_, number in sorted(ranks)]
-
-
-def _connected(family: int, socket_type: int, protocol: int, address: Any, tap: PacketTap | None) -> socket.socket:
-    """Return a gevent socket connected to the address, from another range of local ports if one is used up."""
-    while True:
-        sock = gevent.socket.socket(family, socket_type, protocol)
-        try:
-            if tap is not None:
-                tap.before_connect(sock, address)
-            sock.connect(address)
-        except BaseException as problem:
-            sock.close()
-            used_up = isinstance(problem, OSError) and problem.errno == errno.EADDRNOTAVAIL
-            if not (used_up and tap is not None and tap.claim_more_ports(address)):
-                raise
-        else:
-            return sock
 
 
 def _race(addresses: list[Any], within_s: float | None, tap: PacketTap | None) -> tuple[socket.socket, list[Any]]:
@@ -259,10 +242,11 @@ def _race(addresses: list[Any], within_s: float | None, tap: PacketTap | None) -
     try:
         while waiting or pending:
             if waiting:
-                family, socket_type, protocol, _, address = waiting.popleft()
+                target = waiting.popleft()
+                address = target[-1]
                 tried.append(address)
                 try:
-                    sock = _begin(family, socket_type, protocol, address, tap)
+                    sock = _opened(target, tap, wait=False)
                 except OSError as problem:
                     problems.append(problem)
                     continue
@@ -284,20 +268,37 @@ def _race(addresses: list[Any], within_s: float | None, tap: PacketTap | None) -
     raise next(refused, problems[-1])  # a refusal says more than an address family without a route
 
 
-def _begin(family: int, socket_type: int, protocol: int, address: Any, tap: PacketTap | None) -> socket.socket:
-    """Return a non-blocking gevent socket that connects to the address."""
-    sock = gevent.socket.socket(family, socket_type, protocol)
-    try:
-        sock.setblocking(False)
-        if tap is not None:
-            tap.before_connect(sock, address)
-        sock.connect(address)
-    except BlockingIOError:
-        return sock
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+def _opened(target: Any, tap: PacketTap | None, *, wait: bool) -> socket.socket:
+    """
+    Return a gevent socket that is connected to one of `getaddrinfo`'s targets, or that connects if it is not to wait.
+
+    Its local port is from another range if one is used up.
+    """
+    family, socket_type, protocol, _, address = target
+    while True:
+        sock = gevent.socket.socket(family, socket_type, protocol)
+        try:
+            sock.setblocking(wait)
+            if tap is not None:
+                tap.before_connect(sock, address)
+            sock.connect(address)
+        except BlockingIOError:
+            return sock
+        except BaseException as problem:
+            sock.close()
+            used_up = isinstance(problem, OSError) and problem.errno == errno.EADDRNOTAVAIL
+            if not (used_up and tap is not None and _has_route(family, address) and tap.claim_more_ports(address)):
+                raise
+        else:
+            return sock
+
+
+def _has_route(family: int, address: Any) -> bool:
+    """Return whether this host has an address to send from: without one it says the same as where ports are used up."""
+    with plain_socket(family, socket.SOCK_DGRAM) as datagrams, suppress(OSError):
+        datagrams.connect(address)  # sends nothing
+        return True
+    return False
 
 
 def _addresses(host: str, port: int) -> list[Any]:

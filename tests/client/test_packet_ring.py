@@ -1,13 +1,16 @@
 """The kernel's packet ring, on real loopback connections; skipped where this process has no right to one."""
 
+import errno
 import random
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
+import gevent.socket
 import pytest
 
+from llmload.client import local_ports, transport
 from llmload.client.clock import ReceiveClock
 from llmload.client.local_ports import LocalPorts
 from llmload.client.packet_filter import SNAP_BYTES, Instruction, PortRange, program
@@ -266,6 +269,47 @@ def test_a_port_is_chosen_from_the_engines_range_and_never_one_that_an_engine_li
             assert chosen[0] // 1024 != chosen[1] // 1024
         other.claim(A, frozenset({first + 2 * 1024 + 5}))
         assert first + 2 * 1024 + 5 not in ports_of(other.ranges)
+
+
+def target(address: str, port: int) -> tuple[int, int, int, str, tuple[str, int]]:
+    return FAMILIES[address], socket.SOCK_STREAM, 0, "", (address, port)
+
+
+@needs_ring
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["::1", "127.0.0.1"]])
+def test_when_a_range_is_used_up_connections_come_from_another_one(
+    addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name may have several addresses, as `localhost` has, of which some refuse."""
+    monkeypatch.setattr(local_ports, "_BLOCK_PORTS", 4)
+    monkeypatch.setattr(transport, "_addresses", lambda _, port: [target(address, port) for address in addresses])
+    with closing(PacketTap(ReceiveClock())) as tap, listening("127.0.0.1") as server, ExitStack() as opened:
+        dialer, taps = transport.Dialer(tap), []
+        for _ in range(10):
+            connection = opened.enter_context(dialer.connect("an.engine", server.getsockname()[1], 5.0))
+            taps.append(tap.connected(connection))
+        assert None not in taps
+        assert len({each.local_port for each in taps if each}) == 10
+
+
+class NoSourceAddress(gevent.socket.socket):
+    """A socket of a host that has no address of this family."""
+
+    def connect(self, address: object) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+
+@needs_ring
+def test_no_range_is_claimed_where_the_host_has_no_address_to_send_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without IPv6 the kernel says of every address what it says where ports are used up."""
+    monkeypatch.setattr(gevent.socket, "socket", NoSourceAddress)
+    monkeypatch.setattr(transport, "plain_socket", NoSourceAddress)
+    with closing(PacketTap(ReceiveClock())) as tap:
+        claims: list[object] = []
+        monkeypatch.setattr(tap, "claim_more_ports", claims.append)
+        with pytest.raises(OSError, match="Cannot assign"):
+            transport.Dialer(tap).connect("::1", 8000, 5.0)
+        assert claims == []
 
 
 @needs_ring
