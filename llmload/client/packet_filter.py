@@ -24,7 +24,7 @@ _PROTOCOL, _PACKET_TYPE = 0xFFFFF000, 0xFFFFF004
 _OUTGOING: Final = 4
 _ETH_IPV4, _ETH_IPV6 = 0x0800, 0x86DD
 _TCP: Final = 6
-_EXTENSIONS: Final = (0, 43, 44, 51, 60)
+EXTENSIONS: Final = (0, 43, 44, 51, 60)
 """IPv6 headers that may stand before TCP: the process looks behind them."""
 _FIN_SYN_RST_PSH: Final = 0x0F
 
@@ -89,7 +89,7 @@ def _ipv6(peers: list[tuple[bytes, int]], ranges: Sequence[PortRange]) -> list[I
     for address, _ in peers:
         for at in (8, 24):
             extended += _if_address(address, at, [_PASS])
-    kinds = [(_JEQ, len(_EXTENSIONS) - index, 0, kind) for index, kind in enumerate(_EXTENSIONS)]
+    kinds = [(_JEQ, len(EXTENSIONS) - index, 0, kind) for index, kind in enumerate(EXTENSIONS)]
     return [
         (_LD_BYTE, 0, 0, 6),
         (_JEQ, 0, 1, _TCP),

@@ -18,13 +18,11 @@ from llmload.client.engine_pace import EnginePace, Phase
 from llmload.client.loop import plain_epoll
 from llmload.client.packet_filter import Peer
 from llmload.client.packet_tap import PacketTap, Tap
-from llmload.client.reads import HUNG_UP, NOTICED, Stream, writing
+from llmload.client.reads import HUNG_UP, MANY_STREAMS, NOTICED, TICK_S, Stream, writing
 from llmload.record import BULK_READS_S
 from llmload.units import NS_PER_S
 
-_TICK_S: Final = 0.001
-_MANY_TICK_S: Final = 0.004
-_MANY_STREAMS: Final = 100
+_LONG_TICK_S: Final = 0.004
 _LONGEST_BULK_NS: Final = round(BULK_READS_S * NS_PER_S)
 _SHORTEST_BULK_NS: Final = 4_000_000
 _FIRST_BULK_NS: Final = 50_000_000
@@ -64,7 +62,7 @@ class PacketReads:
 
     def period_s(self) -> float:
         """Return how long the next collection may wait."""
-        return _MANY_TICK_S if len(self._by_fd) >= _MANY_STREAMS else _TICK_S
+        return _LONG_TICK_S if len(self._by_fd) >= MANY_STREAMS else TICK_S
 
     def watch(self, stream: Stream) -> None:
         """Read the stream from now on, and let it write while its connection has something unsent."""

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmload.client.loop import plain_socket
-from llmload.client.packet_filter import REFUSE, SNAP_BYTES, Instruction, Peer, PortRange, packed, program
+from llmload.client.packet_filter import EXTENSIONS, REFUSE, SNAP_BYTES, Instruction, Peer, PortRange, packed, program
 from llmload.errors import LlmloadError
 from llmload.units import NS_PER_S
 
@@ -299,7 +299,7 @@ def tcp_offset(packet: bytes) -> int | None:
         return (packet[0] & 15) * 4
     kind, at = packet[6], 40
     while kind != socket.IPPROTO_TCP:
-        if kind not in (0, 43, 44, 51, 60) or at + 8 > len(packet):
+        if kind not in EXTENSIONS or at + 8 > len(packet):
             return None
         if kind == 44 and struct.unpack_from("!H", packet, at + 2)[0] & 0xFFF8:
             return None  # a later fragment

@@ -8,21 +8,18 @@ from collections.abc import Sequence
 from typing import Final
 
 from llmload.client.clock import ReceiveClock
-from llmload.client.loop import GeventLoop, Loop, Waiting
+from llmload.client.loop import GeventLoop, Loop, Waiting, Watch
 from llmload.client.packet_reads import PacketReads
 from llmload.client.packet_ring import RingUnavailableError
 from llmload.client.packet_tap import PacketTap
-from llmload.client.reads import Reads, Stream
+from llmload.client.reads import MANY_STREAMS, TICK_S, Reads, Stream
 from llmload.client.settings import Stamps
 from llmload.client.stamped_reads import StampedReads
 from llmload.errors import ConfigError
 
-_TICK_S: Final = (0.001, 0.004, 0.006)
-"""The periods that there are; each is a separate timer."""
 _SLICE_NS: Final = 700_000
 _SHORT_SLICE_NS: Final = 150_000
 """The first slice of few streams, so that a request that falls due meanwhile is sent in time."""
-_MANY_STREAMS: Final = 100
 _SWEEP_NS: Final = 50_000_000
 _MISSES_ALLOWED: Final = 8
 """After this many reads without a kernel's stamp, the kernel is taken not to stamp at all."""
@@ -55,8 +52,8 @@ class Reactor:
         self._stamped = StampedReads(self.clock, by_kernel=stamps != "user")
         self._packets = None if self.tap is None else PacketReads(self.tap)
         self._sources: list[Reads] = [self._stamped, *filter(None, [self._packets])]
-        self._timers = {period_s: loop.timer(period_s, self._tick) for period_s in _TICK_S}
-        self._period_s = _TICK_S[0]
+        self._timers: dict[float, Watch] = {}
+        self._period_s = TICK_S
         self._watcher = loop.readable(self._stamped.poll_fd, self._stamped.collect)
 
     @property
@@ -137,16 +134,24 @@ class Reactor:
         for source in self._sources:
             source.close()
 
+    @property
+    def _timer(self) -> Watch:
+        """The timer of the present period."""
+        timer = self._timers.get(self._period_s)
+        if timer is None:
+            timer = self._timers[self._period_s] = self._loop.timer(self._period_s, self._tick)
+        return timer
+
     def _start(self) -> None:
         self._running = True
         self.clock.restart()
-        self._timers[self._period_s].start()
+        self._timer.start()
         if self._unstamped >= _MISSES_ALLOWED:
             self._watcher.start()
 
     def _stop(self) -> None:
         self._running = False
-        self._timers[self._period_s].stop()
+        self._timer.stop()
         self._watcher.stop()
 
     def _tick(self) -> None:
@@ -156,7 +161,7 @@ class Reactor:
         self._collect()
         if self._to_decode:
             self._decode_slice()
-            if self._to_decode or self._period_s == _TICK_S[0]:  # else the next tick is early enough
+            if self._to_decode or self._period_s == TICK_S:  # else the next tick is early enough
                 self._collect()
         now_ns = time.monotonic_ns()
         if now_ns >= self._next_sweep_ns:
@@ -173,11 +178,11 @@ class Reactor:
 
     def _choose_timer(self) -> None:
         waits = [source.period_s() for source in self._sources if source.streams]
-        chosen_s = min(waits) if waits and not self._to_decode else _TICK_S[0]
+        chosen_s = min(waits) if waits and not self._to_decode else TICK_S
         if chosen_s != self._period_s:
-            self._timers[self._period_s].stop()
+            self._timer.stop()
             self._period_s = chosen_s
-            self._timers[chosen_s].start()
+            self._timer.start()
 
     def _decode_slice(self) -> None:
         """Decode until the slice is over: a short one, and twice as long each time that one was not enough."""
@@ -191,7 +196,7 @@ class Reactor:
         if read:
             self._slice_ns = min(2 * self._slice_ns, _SLICE_NS)
         else:
-            many = sum(len(source.streams) for source in self._sources) >= _MANY_STREAMS
+            many = sum(len(source.streams) for source in self._sources) >= MANY_STREAMS
             self._slice_ns = _SLICE_NS if many else _SHORT_SLICE_NS
 
     def _sweep(self, now_ns: int) -> None:

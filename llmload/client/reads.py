@@ -16,6 +16,10 @@ from llmload.client.http_response import PendingReads
 HUNG_UP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 """The other side writes no more: read to the end now, since there will be no further event."""
 
+TICK_S: Final = 0.001
+"""How long a collection may wait while there are few streams."""
+MANY_STREAMS: Final = 100
+"""From here on, the cost of a tick matters more than the few milliseconds by which it may delay an answer's end."""
 NOTICED: Final = 0
 """Bytes that are read because the ring shows that they may be an answer's last."""
 

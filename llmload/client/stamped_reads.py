@@ -21,7 +21,7 @@ from llmload.client.connection import (
 )
 from llmload.client.http_response import MAY_END_BODY, MIN_FAST_BYTES, PendingReads
 from llmload.client.loop import plain_epoll, plain_socket
-from llmload.client.reads import Stream, writing
+from llmload.client.reads import MANY_STREAMS, TICK_S, Stream, writing
 from llmload.units import NS_PER_S
 
 _MIN_BOOST_NS: Final = 100_000_000
@@ -62,10 +62,7 @@ class PollBoost:
         return now_ns < self._until_ns
 
 
-TICK_S: Final = 0.001
-LONG_TICK_S: Final = 0.006
-_MANY_STREAMS: Final = 100
-"""From here on, the cost of a tick matters more than the few milliseconds by which it may delay an answer's end."""
+_LONG_TICK_S: Final = 0.006
 _MAX_EVENTS: Final = 8192
 _STAMPING_STARTS_S: Final = 0.25
 _ARRIVED: Final = select.EPOLLIN
@@ -99,8 +96,8 @@ class StampedReads:
 
     def period_s(self) -> float:
         """Return how long the next collection may wait."""
-        rarely = len(self._streams) >= _MANY_STREAMS and not self._poll_boost.active(self._clock.now_ns)
-        return LONG_TICK_S if rarely else TICK_S
+        rarely = len(self._streams) >= MANY_STREAMS and not self._poll_boost.active(self._clock.now_ns)
+        return _LONG_TICK_S if rarely else TICK_S
 
     def watch(self, stream: Stream) -> None:
         """
