@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 from llmload.access.secrecy import UnshownValueError, described, is_secret
 
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
-_HIGHEST_PORT: Final = 65535
+HIGHEST_PORT: Final = 65535
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(:?)(//?)?")
 _EXAMPLE: Final = "http://127.0.0.1:8000"
 
@@ -140,8 +140,8 @@ def _check_host(parts: SplitResult) -> None:
         port = parts.port
     except ValueError:
         port = 0
-    if port is not None and not 1 <= port <= _HIGHEST_PORT:
-        raise ValueError(f"its port is not a number from 1 to {_HIGHEST_PORT}")
+    if port is not None and not 1 <= port <= HIGHEST_PORT:
+        raise ValueError(f"its port is not a number from 1 to {HIGHEST_PORT}")
     if "[" in netloc:
         _check_ipv6(host)
     else:

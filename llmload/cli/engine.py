@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import click
 
+from llmload.access.address import HIGHEST_PORT
 from llmload.errors import ExitCode
 from llmload.interrupts import held
 from llmload.scenario.reading import find_scenario, locust_arguments, locust_command
@@ -168,7 +169,7 @@ def engine() -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=click.IntRange(0, HIGHEST_PORT),
     default=8100,
     show_default=True,
     metavar="PORT",

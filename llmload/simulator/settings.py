@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llmload.access.address import HIGHEST_PORT
 from llmload.errors import ConfigError
 from llmload.units import NS_PER_S
 
@@ -126,8 +127,8 @@ class SimulationSettings:
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ConfigError(f"simulated engine: {name} = {value} must be a number of at least 0")
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"simulated engine: port = {self.port} must be between 0 and 65535")
+        if not 0 <= self.port <= HIGHEST_PORT:
+            raise ConfigError(f"simulated engine: port = {self.port} must be between 0 and {HIGHEST_PORT}")
 
     def _check_faults(self) -> None:
         for kind, share in self.faults.items():

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from llmload.access.address import checked_base_url
+from llmload.access.address import HIGHEST_PORT, checked_base_url
 from llmload.access.secrecy import UnshownValueError, described, holds_secret, is_secret
 from llmload.errors import MAX_SHOWN_CHARS, ConfigError, shown
 from llmload.scenario.headers import Headers, VariableName
@@ -207,7 +207,7 @@ Text = Annotated[str, Field(min_length=1), AfterValidator(_checked_text), AfterV
 Setting = Annotated[str, AfterValidator(_checked_text), AfterValidator(_checked_setting)]
 Words = Annotated[list[Any], BeforeValidator(_checked_words)]
 """Words of a command; an inner list is left out as a whole if a name in it has no value."""
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[int, Field(ge=1, le=HIGHEST_PORT)]
 
 
 class EngineEntry(Table):
