@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -75,6 +76,36 @@ PEERS: Final = {
         Peer(name="fasthttp", pins=()),
     )
 }
+
+
+OFFLINE: Final = {"HF_HUB_OFFLINE": "1"}
+"""The environment of tools that would ask the hub for the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerClient:
+    """What all clients of peers are: one of `PEERS`, in its environment."""
+
+    name: str
+
+    def missing(self) -> str | None:
+        """Return what has to be done before it can run; None if nothing."""
+        return PEERS[self.name].missing()
+
+    @property
+    def program(self) -> str:
+        """The path of its command."""
+        return PEERS[self.name].program(self.name)
+
+
+def long_options(options: Mapping[str, object]) -> list[str]:
+    """Return the words of options, `--name value`."""
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+def seconds_of_ms(value_ms: float | None) -> float | None:
+    """Return milliseconds as seconds; None where the tool gives none."""
+    return None if value_ms is None else value_ms / 1000
 
 
 def write_tokenizer() -> Path:

@@ -4,18 +4,14 @@ import json
 from dataclasses import dataclass
 
 from benchmarks.tools.load_client import Command, Reported, Task
-from benchmarks.tools.peers import PEERS, write_tokenizer
+from benchmarks.tools.peers import OFFLINE, PeerClient, long_options, seconds_of_ms, write_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Evalscope:
+class Evalscope(PeerClient):
     """evalscope in one process, without the request by which it tests the connection."""
 
     name: str = "evalscope"
-
-    def missing(self) -> str | None:
-        """Return what has to be done before it can run; None if nothing."""
-        return PEERS[self.name].missing()
 
     def command(self, task: Task) -> Command:
         """Return how to run the task."""
@@ -35,12 +31,8 @@ class Evalscope:
             "outputs-dir": "outputs",
             "seed": 1,
         }
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        program = PEERS[self.name].program(self.name)
-        return Command(
-            arguments=(program, "perf", *words, "--stream", "--no-test-connection", "--no-timestamp"),
-            environment={"HF_HUB_OFFLINE": "1"},
-        )
+        flags = ("--stream", "--no-test-connection", "--no-timestamp")
+        return Command(arguments=(self.program, "perf", *long_options(options), *flags), environment=OFFLINE)
 
     def reported(self, task: Task) -> Reported:
         """Return what its summary and its table of percentiles say."""
@@ -52,15 +44,11 @@ class Evalscope:
             completed=summary["Success Requests"],
             failed=summary["Failed Requests"],
             output_tokens_per_s=summary["Output Throughput (tok/s)"],
-            ttft_mean_s=_seconds(summary.get("Avg TTFT (ms)")),
-            ttft_p50_s=_seconds(p50.get("TTFT (ms)")),
-            ttft_p99_s=_seconds(p99.get("TTFT (ms)")),
-            tpot_p50_s=_seconds(p50.get("TPOT (ms)")),
-            tpot_p99_s=_seconds(p99.get("TPOT (ms)")),
-            itl_p50_s=_seconds(p50.get("ITL (ms)")),
-            itl_p99_s=_seconds(p99.get("ITL (ms)")),
+            ttft_mean_s=seconds_of_ms(summary.get("Avg TTFT (ms)")),
+            ttft_p50_s=seconds_of_ms(p50.get("TTFT (ms)")),
+            ttft_p99_s=seconds_of_ms(p99.get("TTFT (ms)")),
+            tpot_p50_s=seconds_of_ms(p50.get("TPOT (ms)")),
+            tpot_p99_s=seconds_of_ms(p99.get("TPOT (ms)")),
+            itl_p50_s=seconds_of_ms(p50.get("ITL (ms)")),
+            itl_p99_s=seconds_of_ms(p99.get("ITL (ms)")),
         )
-
-
-def _seconds(value_ms: float | None) -> float | None:
-    return None if value_ms is None else value_ms / 1000

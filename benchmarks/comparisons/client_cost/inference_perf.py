@@ -5,18 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.tools.load_client import Command, Reported, Task
-from benchmarks.tools.peers import PEERS, write_tokenizer
+from benchmarks.tools.peers import OFFLINE, PeerClient, write_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class InferencePerf:
+class InferencePerf(PeerClient):
     """inference-perf with one worker process; its random prompts go to `/v1/completions`, which alone they support."""
 
     name: str = "inference-perf"
-
-    def missing(self) -> str | None:
-        """Return what has to be done before it can run; None if nothing."""
-        return PEERS[self.name].missing()
 
     def command(self, task: Task) -> Command:
         """Write its settings, as JSON, which is YAML, and return how to run the task."""
@@ -39,8 +35,7 @@ class InferencePerf:
             "storage": {"local_storage": {"path": "reports"}},
         }
         (task.folder / "settings.yml").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-        program = PEERS[self.name].program(self.name)
-        return Command(arguments=(program, "-c", "settings.yml"), environment={"HF_HUB_OFFLINE": "1"})
+        return Command(arguments=(self.program, "-c", "settings.yml"), environment=OFFLINE)
 
     def reported(self, task: Task) -> Reported:
         """Return what its summary says."""

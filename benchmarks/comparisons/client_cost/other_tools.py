@@ -5,20 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.tools.load_client import Command, Reported, Task
-from benchmarks.tools.peers import PEERS, write_tokenizer
-
-OFFLINE = {"HF_HUB_OFFLINE": "1"}
+from benchmarks.tools.peers import OFFLINE, PeerClient, long_options, seconds_of_ms, write_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Aiperf:
+class Aiperf(PeerClient):
     """AIPerf with one worker and one record processor, since it has one core."""
 
     name: str = "aiperf"
-
-    def missing(self) -> str | None:
-        """Return what has to be done before it can run; None if nothing."""
-        return PEERS[self.name].missing()
 
     def command(self, task: Task) -> Command:
         """Return how to run the task."""
@@ -41,8 +35,7 @@ class Aiperf:
             "artifact-dir": "artifacts",
         }
         flags = ("streaming", "use-server-token-count", "no-gpu-telemetry", "no-server-metrics", "no-auto-plot")
-        program = PEERS[self.name].program(self.name)
-        return Command(arguments=(program, "profile", *_long(options), *(f"--{flag}" for flag in flags)))
+        return Command(arguments=(self.program, "profile", *long_options(options), *(f"--{flag}" for flag in flags)))
 
     def reported(self, task: Task) -> Reported:
         """Return what its export says; its `inter_token_latency` is a mean per request, so chunk gaps are read."""
@@ -57,23 +50,19 @@ class Aiperf:
             ttft_mean_s=ttft["avg"] / 1000,
             ttft_p50_s=ttft["p50"] / 1000,
             ttft_p99_s=ttft["p99"] / 1000,
-            tpot_p50_s=_seconds(tpot.get("p50")),
-            tpot_p99_s=_seconds(tpot.get("p99")),
-            itl_p50_s=_seconds(gaps.get("p50")),
-            itl_p99_s=_seconds(gaps.get("p99")),
-            itl_max_s=_seconds(gaps.get("max")),
+            tpot_p50_s=seconds_of_ms(tpot.get("p50")),
+            tpot_p99_s=seconds_of_ms(tpot.get("p99")),
+            itl_p50_s=seconds_of_ms(gaps.get("p50")),
+            itl_p99_s=seconds_of_ms(gaps.get("p99")),
+            itl_max_s=seconds_of_ms(gaps.get("max")),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class GenaiBench:
+class GenaiBench(PeerClient):
     """genai-bench in one process, on Locust like llmload."""
 
     name: str = "genai-bench"
-
-    def missing(self) -> str | None:
-        """Return what has to be done before it can run; None if nothing."""
-        return PEERS[self.name].missing()
 
     def command(self, task: Task) -> Command:
         """Return how to run the task."""
@@ -96,8 +85,7 @@ class GenaiBench:
             "experiment-folder-name": "run",
             "log-dir": "logs",
         }
-        program = PEERS[self.name].program(self.name)
-        return Command(arguments=(program, "benchmark", *_long(options)), environment=OFFLINE)
+        return Command(arguments=(self.program, "benchmark", *long_options(options)), environment=OFFLINE)
 
     def reported(self, task: Task) -> Reported:
         """Return what its result says; it records no gaps between chunks."""
@@ -117,14 +105,10 @@ class GenaiBench:
 
 
 @dataclass(frozen=True, slots=True)
-class Guidellm:
+class Guidellm(PeerClient):
     """GuideLLM with its own worker processes, all on the one core."""
 
     name: str = "guidellm"
-
-    def missing(self) -> str | None:
-        """Return what has to be done before it can run; None if nothing."""
-        return PEERS[self.name].missing()
 
     def command(self, task: Task) -> Command:
         """Return how to run the task."""
@@ -137,8 +121,9 @@ class Guidellm:
             "data": f"kind=synthetic_text,prompt_tokens={work.prompt_words},output_tokens={work.tokens}",
             "output": "kind=json,path=report.json",
         }
-        program = PEERS[self.name].program(self.name)
-        return Command(arguments=(program, "run", *_long(options), "--disable-console"), environment=OFFLINE)
+        return Command(
+            arguments=(self.program, "run", *long_options(options), "--disable-console"), environment=OFFLINE
+        )
 
     def reported(self, task: Task) -> Reported:
         """Return what its report says; what it calls ITL is TPOT, a mean of each request."""
@@ -156,11 +141,3 @@ class Guidellm:
             tpot_p50_s=tpot["percentiles"]["p50"] / 1000,
             tpot_p99_s=tpot["percentiles"]["p99"] / 1000,
         )
-
-
-def _long(options: dict[str, object]) -> list[str]:
-    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
-
-
-def _seconds(value_ms: float | None) -> float | None:
-    return None if value_ms is None else value_ms / 1000

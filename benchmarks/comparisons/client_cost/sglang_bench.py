@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.tools.load_client import Command, Reported, Task
-from benchmarks.tools.peers import PEERS, write_tokenizer
+from benchmarks.tools.peers import PEERS, PeerClient, write_tokenizer
 
 # The wheel's launcher imports all of SGLang, PyTorch included; the client is one extension module.
 LAUNCH: Final = """
@@ -19,14 +19,10 @@ bench.run_argv(["sglang-bench", *sys.argv[1:]])
 
 
 @dataclass(frozen=True, slots=True)
-class SglangBench:
+class SglangBench(PeerClient):
     """`sglang-bench`, with the settings that cost it least: one worker thread, no tokenizing of answers."""
 
     name: str = "sglang-bench"
-
-    def missing(self) -> str | None:
-        """Return what has to be done before it can run; None if nothing."""
-        return PEERS[self.name].missing()
 
     def command(self, task: Task) -> Command:
         """Return how to run the task."""

@@ -6,7 +6,7 @@ from typing import Final
 
 from benchmarks import ROOT
 from benchmarks.tools.load_client import Command, Reported, Task
-from benchmarks.tools.peers import write_tokenizer
+from benchmarks.tools.peers import OFFLINE, write_tokenizer
 
 PYTHON: Final = ROOT / ".engines" / "vllm" / "bin" / "python"
 # The CPU wheel's own command line imports what only a GPU build has; the benchmark itself does not need it.
@@ -52,7 +52,7 @@ class VllmBench:
         words = [f"--{name}={value}" for name, value in options.items()]
         return Command(
             arguments=(str(PYTHON), "-c", LAUNCH, *words, "--ignore-eos", "--save-result", "--disable-tqdm"),
-            environment={"HF_HUB_OFFLINE": "1", "VLLM_TARGET_DEVICE": "cpu", "VLLM_NO_USAGE_STATS": "1"},
+            environment={**OFFLINE, "VLLM_TARGET_DEVICE": "cpu", "VLLM_NO_USAGE_STATS": "1"},
         )
 
     def reported(self, task: Task) -> Reported:
