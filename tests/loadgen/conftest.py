@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,8 +15,7 @@ from urllib.request import urlopen
 import pytest
 
 from llmload.simulator import SimulationSettings, SpawnedEngine, spawn
-
-ROOT = Path(__file__).parents[2]
+from tests.loadgen.forked import ROOT, Forked, Zygote
 
 
 @dataclass(frozen=True)
@@ -51,43 +48,6 @@ class Ended:
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-class Zygote:
-    """Runs Locust to its end in a fork of a process that has done its imports."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, arguments: list[str], env: dict[str, str], texts: Path, timeout_s: float) -> tuple[int, str, str]:
-        """Return Locust's exit code and what it wrote to stdout and stderr; the test fails if it does not end."""
-        texts.mkdir(exist_ok=True)
-        out, err = texts / "stdout", texts / "stderr"
-        request = {"arguments": arguments, "cwd": str(ROOT), "env": env, "out": str(out), "err": str(err)}
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        pid = self._answer()
-        late = threading.Timer(timeout_s, os.killpg, (pid, signal.SIGKILL))
-        late.start()
-        code = self._answer()
-        late.cancel()
-        if code == -signal.SIGKILL:
-            pytest.fail(f"Locust did not end in {timeout_s} s:\n{out.read_text()}\n{err.read_text()}")
-        return code, out.read_text(), err.read_text()
-
-    def _answer(self) -> int:
-        assert self._process.stdout is not None
-        return int(self._process.stdout.readline())
-
-    def end(self) -> None:
-        self._process.communicate()
-
-
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
     zygote = Zygote()
@@ -101,35 +61,26 @@ class Locust:
 
     out: Path
     zygote: Zygote
-    started: "list[subprocess.Popen[str]]" = field(default_factory=list)
+    started: list[Forked] = field(default_factory=list)
 
-    def start(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, "-m", "locust", *self._arguments(arguments)],
-            cwd=ROOT,
-            env=self._env(env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    def start(self, *arguments: str, env: dict[str, str] | None = None) -> Forked:
+        """Start Locust in a session of its own, without the second that its imports take."""
+        process = self.zygote.start(self._arguments(arguments), self._env(env))
         self.started.append(process)
         return process
 
-    def finish(self, process: "subprocess.Popen[str]", timeout_s: float = 60.0) -> Ended:
+    def finish(self, process: Forked, timeout_s: float = 60.0) -> Ended:
         try:
             out, err = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             out, err = process.communicate()
             pytest.fail(f"Locust did not end in {timeout_s} s:\n{out}\n{err}")
-        return Ended(process.returncode, out, err, self._folder())
+        return Ended(process.wait(), out, err, self._folder())
 
     def run(self, *arguments: str, env: dict[str, str] | None = None, timeout_s: float = 60.0) -> Ended:
-        """Run Locust headless to its end, without the second that its imports take."""
-        asked = [*self._arguments(arguments), "--headless"]
-        code, out, err = self.zygote.run(asked, self._env(env), self.out.with_name("texts"), timeout_s)
-        return Ended(code, out, err, self._folder())
+        """Run Locust headless to its end."""
+        return self.finish(self.start(*arguments, "--headless", env=env), timeout_s)
 
     def _arguments(self, arguments: tuple[str, ...]) -> list[str]:
         return [*arguments, "--out", str(self.out)]

@@ -291,7 +291,7 @@ def test_a_signal_while_a_master_waits_for_workers(
     )
     worker = locust.start("--config", scenario, "--worker", "--master-port", port)
     assert master.stderr is not None
-    while "1 of 2 connected" not in master.stderr.readline():
+    while b"1 of 2 connected" not in master.stderr.readline():
         pass
     master.send_signal(number)
     ended, left = locust.finish(master, 10.0), locust.finish(worker, 10.0)

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from subprocess import Popen
 from typing import Any
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, build_opener
@@ -20,6 +19,7 @@ from llmload.loadgen.edits import MAX_EDITS
 from llmload.simulator import SpawnedEngine
 from llmload.units import NS_PER_S
 from tests.loadgen.conftest import Ended, Locust, StartEngine, WriteScenario
+from tests.loadgen.forked import Forked
 
 SETTINGS = {"ttft_s": 0.04, "prefill_s_per_token": 0.0, "itl_s": 0.02, "itl_load_factor": 0.0, "output_tokens": 9}
 REPEAT = "[prompts]\nrepeat = true"
@@ -39,7 +39,7 @@ class WebRun:
     """A run of a Locust process with its web UI, driven over HTTP."""
 
     root: str
-    process: "Popen[str]"
+    process: Forked
     locust: Locust
     engine: SpawnedEngine
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.loadgen.conftest import ROOT, Ended, Locust, StartEngine, WriteScenario
+from tests.loadgen.conftest import Ended, Locust, StartEngine, WriteScenario
+from tests.loadgen.forked import ROOT
 
 QUICK = {"ttft_s": 0.02, "prefill_s_per_token": 0.0, "itl_s": 0.005, "itl_load_factor": 0.0, "output_tokens": 4}
 BROKEN = """

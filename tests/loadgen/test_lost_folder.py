@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from llmload.runs.folder import RunFolder
-from tests.loadgen.conftest import ROOT, Ended, Locust, StartEngine, WriteScenario
+from tests.loadgen.conftest import Ended, Locust, StartEngine, WriteScenario
+from tests.loadgen.forked import ROOT
 
 QUICK = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 4}
 SALTED = '[prompts]\nrepeat = "salted"'

@@ -13,6 +13,7 @@ import pytest
 
 from llmload.units import NS_PER_S
 from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
+from tests.loadgen.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 SLOW_TO_READ = """
@@ -55,7 +56,7 @@ class Chat(ChatUser):
 QUICK = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 4}
 
 
-def children(process: "subprocess.Popen[str]") -> list[int]:
+def children(process: Forked) -> list[int]:
     listed = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout
     return [int(pid) for pid in listed.split()]
 

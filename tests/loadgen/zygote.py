@@ -1,8 +1,9 @@
 """
 A process that has imported Locust and llmload already, and forks into a Locust each time that it is asked to.
 
-A whole run of a test is often shorter than these imports. It reads a request a line on stdin, `{"arguments", "cwd",
-"env", "out", "err"}`, and answers with the fork's process id, then with its exit code, a line each.
+A whole run of a test is often shorter than these imports. It reads requests from the socket whose number is its
+argument, `{"arguments", "cwd", "env"}` with three descriptors: stdout, stderr, and where to write the fork's process id
+and, when it has ended, its exit code, a line each.
 """
 
 # Locust patches the standard library, so it is imported first.
@@ -10,19 +11,26 @@ import locust.main
 
 import json
 import os
+import socket
 import sys
 from typing import Any
 
 from gevent.monkey import get_original
 
-fork, waitpid = get_original("os", "fork"), get_original("os", "waitpid")
+import llmload.loadgen.users  # noqa: F401 # most of what a locustfile imports
+
+# gevent's own wait for its loop, which does not run here
+fork, waitpid, close = (get_original("os", name) for name in ("fork", "waitpid", "close"))
+select = get_original("select", "select")
+LONGEST_REQUEST = 1 << 18
+REAP_S = 0.01
 
 
-def become_locust(request: dict[str, Any]) -> None:
+def become_locust(request: dict[str, Any], out: int, err: int) -> None:
     os.setsid()
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for path, stream in ((request["out"], 1), (request["err"], 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    for source, stream in ((os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (err, 2)):
+        os.dup2(source, stream)
+        close(source)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
@@ -31,15 +39,37 @@ def become_locust(request: dict[str, Any]) -> None:
     locust.main.main()
 
 
-def say(number: int) -> None:
-    sys.stdout.write(f"{number}\n")
-    sys.stdout.flush()
+def reap(running: dict[int, int]) -> None:
+    while running:
+        pid, status = waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        said = running.pop(pid)
+        os.write(said, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        close(said)
 
 
-for line in iter(sys.stdin.readline, ""):
-    pid = fork()
-    if pid == 0:
-        become_locust(json.loads(line))
-        sys.exit(0)
-    say(pid)
-    say(os.waitstatus_to_exitcode(waitpid(pid, 0)[1]))
+def serve(control: socket.socket) -> None:
+    running: dict[int, int] = {}
+    while True:
+        reap(running)
+        if not select([control], [], [], REAP_S if running else None)[0]:
+            continue
+        request, descriptors, *_ = socket.recv_fds(control, LONGEST_REQUEST, 3)
+        if not request:
+            return
+        out, err, said = descriptors
+        pid = fork()
+        if pid == 0:
+            control.close()
+            for each in (said, *running.values()):
+                close(each)
+            become_locust(json.loads(request), out, err)
+            sys.exit(0)
+        os.write(said, f"{pid}\n".encode())
+        running[pid] = said
+        close(out)
+        close(err)
+
+
+serve(socket.socket(fileno=int(sys.argv[1])))
