@@ -65,7 +65,7 @@ class Timing:
 
 
 SKIPPED_IN_CI = 6
-"""The exit code, which none of pytest's own is: a test that failed may pass in another try, one that was skipped not."""
+"""None of pytest's own exit codes: a test that failed may pass when it is tried alone, one that was skipped may not."""
 
 TIMING = pytest.StashKey[Timing]()
 SKIPPED = pytest.StashKey[list[str]]()
