@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click import ClickException
 from click.testing import CliRunner
 
 from benchmarks.tools.hosts import Network
+from benchmarks.tools.truth_engine.log import TrueAnswer
 from benchmarks.trials.runs.__main__ import main
 from benchmarks.trials.runs.accounts import Accounts
-from benchmarks.trials.runs.arrivals import LOCUSTFILE, Gaps, Reading, by_worker, percentile_error, steady
+from benchmarks.trials.runs.arrivals import LOCUSTFILE, Gaps, Lag, Reading, by_worker, percentile_error, steady
 from benchmarks.trials.runs.requirements import judge_arrivals
 from benchmarks.trials.runs.trials import ENDS, draw_trials
 from benchmarks.trials.runs.worker_loss import Loss, judge_losses
@@ -136,6 +138,24 @@ def test_percentiles_are_compared_with_every_record() -> None:
     assert percentile_error(summary, lines) == pytest.approx(0.02)
 
 
+MS = 1_000_000
+LATE = Lag(p50_s=0.0001, p99_s=0.0006, max_s=0.01)
+
+
+def true_answer(request_id: str, *, received_ms: float = 0.0) -> TrueAnswer:
+    """Build an answer as the engine logs it."""
+    return TrueAnswer(
+        request_id=request_id,
+        complete=True,
+        kernel_stamped=True,
+        received_ns=round(received_ms * MS),
+        first_due_ns=0,
+        done_ns=0,
+        worst_late_ns=0,
+        writes_ns=np.array([], dtype=np.int64),
+    )
+
+
 def reading(**changes: Any) -> Reading:
     gaps = Gaps(count=1000, rate_per_s=102.0, cv=1.01)
     values: dict[str, Any] = {
@@ -143,7 +163,7 @@ def reading(**changes: Any) -> Reading:
         "target_per_s": 100,
         "seen": gaps,
         "drawn": gaps,
-        "lag_p99_s": 0.001,
+        "lag": Lag(p50_s=0.0001, p99_s=0.0004, max_s=0.01),
         "percentile_error": 0.0025,
         "report_bytes": 4000,
         "own_report_bytes": 3900,
@@ -165,7 +185,8 @@ def test_a_poisson_rate_may_vary_by_chance_and_a_constant_one_may_not() -> None:
     "change",
     [
         {"seen": Gaps(count=1000, rate_per_s=102.0, cv=1.06)},
-        {"lag_p99_s": 0.006},
+        {"lag": LATE},
+        {"lag": LATE, "target_per_s": 1000},
         {"report_bytes": 15_001},
         {"master_cpu_share": 0.06},
         {"percentile_error": 0.011},
@@ -179,8 +200,26 @@ def test_the_locustfile_that_arrivals_are_measured_with_exists() -> None:
     assert LOCUSTFILE.is_file()
 
 
-def test_lag_is_only_stated_beyond_500_per_s() -> None:
-    assert all(each.passed for each in judge_arrivals(reading(target_per_s=1000, lag_p99_s=0.1)))
+def test_lag_and_gaps_are_only_stated_beyond_1000_per_s() -> None:
+    bursts = Gaps(count=1000, rate_per_s=102.0, cv=2.0)
+
+    assert all(each.passed for each in judge_arrivals(reading(target_per_s=5000, lag=LATE, seen=bursts)))
+
+
+def test_lag_is_from_when_a_request_was_due_until_it_arrived() -> None:
+    lines = [{"request_id": f"r{number}", "scheduled_ns": number * MS} for number in range(100)]
+    late_ms = [0.1] * 98 + [2.0, 3.0]
+    answers = [true_answer(f"r{number}", received_ms=number + late) for number, late in enumerate(late_ms)]
+
+    lag = Lag.of(lines, answers)
+
+    assert (lag.p50_s, lag.max_s) == pytest.approx((0.0001, 0.003))
+    assert 0.002 <= lag.p99_s < 0.003
+
+
+def test_an_arrival_without_a_record_is_an_error() -> None:
+    with pytest.raises(ClickException, match="1 requests that the engine answered have no record: unknown"):
+        Lag.of([], [true_answer("unknown")])
 
 
 def test_a_loss_that_is_noticed_late_fails() -> None:
