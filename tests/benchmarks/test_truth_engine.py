@@ -21,10 +21,10 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the truth e
 QUICK = Schedule(tokens=5, ttft_s=0.02, gap_s=0.005)
 
 
-def ask(engine: TruthEngine, request_id: str = "", **body: Any) -> str:
-    """Send a chat request and return the answer's body."""
+def ask(engine: TruthEngine, request_id: str = "", *, path: str = "/v1/chat/completions", **body: Any) -> str:
+    """Send a request and return the answer's body."""
     request = urllib.request.Request(
-        f"{engine.base_url}/v1/chat/completions",
+        f"{engine.base_url}{path}",
         data=json.dumps({"messages": [{"role": "user", "content": "Hi"}], **body}).encode(),
         headers={"X-Request-Id": request_id} if request_id else {},
     )
@@ -51,6 +51,20 @@ def test_a_stream_is_role_content_finish_usage_done(tmp_path: Path) -> None:
     assert finish["choices"][0]["finish_reason"] == "length"
     assert usage["choices"] == []
     assert usage["usage"]["completion_tokens"] == 5
+
+
+def test_a_completion_without_chat_streams_text(tmp_path: Path) -> None:
+    with TruthEngine(QUICK, tmp_path) as engine:
+        stream = ask(engine, path="/v1/completions", stream=True, stream_options={"include_usage": True})
+    *chunks, done = events(stream)
+    *contents, finish, usage = (json.loads(chunk) for chunk in chunks)
+
+    assert done == "[DONE]"
+    assert [bool(chunk["choices"][0]["text"]) for chunk in [*contents, finish]] == [True] * 5 + [False]
+    assert {chunk["object"] for chunk in contents} == {"text_completion"}
+    assert finish["choices"][0]["finish_reason"] == "length"
+    assert usage["usage"]["completion_tokens"] == 5
+    assert len(engine.log.complete[0].writes_ns) == 5
 
 
 def test_usage_is_sent_only_on_request(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ from rich.console import Console
 
 from benchmarks.comparisons.client_cost.comparison import Requests
 from benchmarks.comparisons.client_cost.evalscope import Evalscope
+from benchmarks.comparisons.client_cost.inference_perf import InferencePerf
 from benchmarks.comparisons.client_cost.locust_clients import PlainLocust
 from benchmarks.comparisons.client_cost.other_tools import Aiperf, GenaiBench, Guidellm
 from benchmarks.comparisons.client_cost.requirements import FLOOR, OWN, OWN_SOCKET
 from benchmarks.comparisons.client_cost.sglang_bench import SglangBench
+from benchmarks.comparisons.client_cost.vllm_bench import VllmBench
 from benchmarks.comparisons.client_cost.works import COSTED, SPECIAL, Found, RunWork, plain
 from benchmarks.tools.bench_run import Bench, Cores
 from benchmarks.tools.c_loop.client import CLoop
@@ -39,6 +41,8 @@ CLIENTS: Final[dict[str, LoadClient]] = {
         Aiperf(),
         Guidellm(),
         Evalscope(),
+        InferencePerf(),
+        VllmBench(),
         PlainLocust("openai-locust", "chat_openai.py"),
         PlainLocust("fasthttp", "chat_fasthttp.py"),
     )

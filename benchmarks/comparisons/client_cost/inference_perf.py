@@ -57,6 +57,7 @@ class InferencePerf(PeerClient):
             tpot_p99_s=tpot.get("p99"),
             itl_p50_s=itl.get("median"),
             itl_p99_s=itl.get("p99"),
+            itl_max_s=itl.get("max"),
         )
 
 

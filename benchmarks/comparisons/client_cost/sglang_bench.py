@@ -59,4 +59,5 @@ class SglangBench(PeerClient):
             tpot_p99_s=result["p99_tpot_ms"] / 1000,
             itl_p50_s=result["median_itl_ms"] / 1000,
             itl_p99_s=result["p99_itl_ms"] / 1000,
+            itl_max_s=result["max_itl_ms"] / 1000 if "max_itl_ms" in result else None,
         )

@@ -9,7 +9,21 @@
 static const char *const words[] = {" the", " capital", " of", " a", " model", " is", " to", " answer", ",", " and"};
 #define WORDS (sizeof words / sizeof *words)
 #define CREATED 1795390602
-#define CONTENT_END "\"},\"logprobs\":null,\"finish_reason\":null,\"token_ids\":null}]}\n\n"
+#define CHAT "/v1/chat/completions"
+#define COMPLETION "/v1/completions" /* without chat: a prompt, and text instead of deltas */
+
+/* What stands around a content chunk's text. */
+struct words_around {
+    const char *before, *after;
+};
+static const struct words_around in_chat = {
+    "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"",
+    "\"},\"logprobs\":null,\"finish_reason\":null,\"token_ids\":null}]}\n\n\r\n",
+};
+static const struct words_around in_completion = {
+    "\"choices\":[{\"index\":0,\"text\":\"",
+    "\",\"logprobs\":null,\"finish_reason\":null,\"stop_reason\":null}]}\n\n\r\n",
+};
 
 static uint64_t answers;
 
@@ -40,15 +54,16 @@ static void add_words(struct buffer *b, const char *word, size_t text_bytes)
 
 static void add_text(struct connection *c)
 {
-    static const char begin[] = "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"";
+    const struct words_around *around = c->chat ? &in_chat : &in_completion;
+    size_t before = strlen(around->before), after = strlen(around->after);
     const char *word = words[(c->answer + c->written) % WORDS];
     size_t length = strlen(word), repeats = c->text_bytes / length;
     size_t text_bytes = length * (repeats ? repeats : 1);
-    buffer_printf(&c->out, "%zx\r\n", c->prefix_bytes + sizeof begin - 1 + text_bytes + sizeof CONTENT_END - 1);
+    buffer_printf(&c->out, "%zx\r\n", c->prefix_bytes + before + text_bytes + after - 2); /* the last CR LF is HTTP's */
     buffer_add(&c->out, c->prefix, c->prefix_bytes);
-    buffer_add(&c->out, begin, sizeof begin - 1);
+    buffer_add(&c->out, around->before, before);
     add_words(&c->out, word, text_bytes);
-    buffer_add(&c->out, CONTENT_END "\r\n", sizeof CONTENT_END + 1);
+    buffer_add(&c->out, around->after, after);
 }
 
 static void add_head_and_role(struct connection *c)
@@ -56,8 +71,9 @@ static void add_head_and_role(struct connection *c)
     buffer_printf(&c->out, "HTTP/1.1 200 OK\r\nserver: truth-engine\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
                            "transfer-encoding: chunked\r\n%s\r\n",
                   options.close ? "connection: close\r\n" : "");
-    add_event(c, "\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"%s\"},\"logprobs\":null,"
-                 "\"finish_reason\":null}],\"prompt_token_ids\":null,\"prompt_text\":null}\n\n", "");
+    if (c->chat)
+        add_event(c, "\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"%s\"},\"logprobs\":null,"
+                     "\"finish_reason\":null}],\"prompt_token_ids\":null,\"prompt_text\":null}\n\n", "");
 }
 
 static void add_end(struct connection *c)
@@ -65,8 +81,10 @@ static void add_end(struct connection *c)
     char usage[128];
     snprintf(usage, sizeof usage, "{\"prompt_tokens\":%zu,\"total_tokens\":%zu,\"completion_tokens\":%u}",
              c->request.body_bytes / 5, c->request.body_bytes / 5 + c->written, c->written);
-    add_event(c, "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\"},\"logprobs\":null,\"finish_reason\":\"%s\","
-                 "\"stop_reason\":null,\"token_ids\":null}]}\n\n", "length");
+    add_event(c, c->chat ? "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\"},\"logprobs\":null,\"finish_reason\":\"%s\","
+                           "\"stop_reason\":null,\"token_ids\":null}]}\n\n"
+                         : "\"choices\":[{\"index\":0,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"%s\",\"stop_reason\":null}]}\n\n",
+              "length");
     if (c->request.include_usage)
         add_event(c, "\"choices\":[],\"usage\":%s}\n\n", usage);
     buffer_printf(&c->out, "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n");
@@ -78,7 +96,7 @@ static void add_json(struct connection *c, const char *status, const char *body)
                   status, strlen(body), body);
 }
 
-/* Answers everything but a chat completion, at once. */
+/* Answers everything but a completion, at once. */
 static void answer_question(struct connection *c)
 {
     char body[256];
@@ -103,7 +121,9 @@ static void answer_question(struct connection *c)
 void answer_begin(struct connection *c)
 {
     c->answering = true;
-    if (c->request.broken || c->request.get || strcmp(c->request.path, "/v1/chat/completions") != 0) {
+    c->chat = strcmp(c->request.path, CHAT) == 0;
+    bool completion = c->request.stream && strcmp(c->request.path, COMPLETION) == 0;
+    if (c->request.broken || c->request.get || !(c->chat || completion)) {
         answer_question(c);
         return;
     }
@@ -113,8 +133,8 @@ void answer_begin(struct connection *c)
     c->text_bytes = options.large_first && c->answer > options.large_first ? 0 : options.chunk_bytes;
     c->prefix_bytes = (size_t)snprintf(
         c->prefix, sizeof c->prefix,
-        "data: {\"id\":\"chatcmpl-%016" PRIx64 "\",\"object\":\"chat.completion.chunk\",\"created\":%d,\"model\":\"%.64s\",",
-        c->answer, CREATED, options.model);
+        "data: {\"id\":\"%s-%016" PRIx64 "\",\"object\":\"%s\",\"created\":%d,\"model\":\"%.64s\",",
+        c->chat ? "chatcmpl" : "cmpl", c->answer, c->chat ? "chat.completion.chunk" : "text_completion", CREATED, options.model);
     if (c->room < options.tokens) {
         c->room = options.tokens;
         c->writes_ns = realloc(c->writes_ns, c->room * sizeof *c->writes_ns);

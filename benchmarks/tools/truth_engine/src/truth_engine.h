@@ -56,6 +56,7 @@ struct connection {
 
     bool answering;
     struct request request;
+    bool chat; /* else a completion without chat */
     int64_t first_due_ns, done_ns;
     int64_t worst_late_ns;
     uint64_t answer;
