@@ -64,7 +64,7 @@ class Locust:
     started: list[Forked] = field(default_factory=list)
 
     def start(self, *arguments: str, env: dict[str, str] | None = None) -> Forked:
-        """Start Locust in a session of its own, without the second that its imports take."""
+        """Start Locust in a separate session, without the second that its imports take."""
         process = self.zygote.start(self._arguments(arguments), self._env(env))
         self.started.append(process)
         return process

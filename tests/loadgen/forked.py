@@ -18,7 +18,7 @@ close = get_original("os", "close")
 
 class Forked:
     """
-    A Locust process, with what a test needs of `subprocess.Popen`; it leads a session of its own.
+    A Locust process, with what a test needs of `subprocess.Popen`; it leads a separate session.
 
     It is waited for with `select`, so that greenlets run meanwhile where gevent has patched this process.
     """
