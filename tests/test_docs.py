@@ -61,7 +61,7 @@ TARGETS = {
     "lock-upgrade": "--upgrade deploy/requirements.txt deploy/build-requirements.txt",
     "sbom": "cyclonedx-py deploy/requirements.txt",
     "suite": "llmload suite",
-    "test": "lint unit engine-test",
+    "test": "unit lint engine-test",
     "unit": "pytest",
 }
 """What `make` runs for each target that the pages name."""
