@@ -312,7 +312,8 @@ class WireClient(ChatClient):
             if time.monotonic_ns() >= deadline.ends_ns:
                 pool.give_back(route, connection)
                 raise AttemptError(deadline.too_late())
-            http_request = HttpRequest(connection, reactor, attempt.answer, deadline)
+            patient = request.scheduled_ns is not None
+            http_request = HttpRequest(connection, reactor, attempt.answer, deadline, patient=patient)
             try:
                 http_request.run(message)
             finally:

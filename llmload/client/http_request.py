@@ -90,12 +90,22 @@ class HttpRequest:
         "connection",
         "done_ns",
         "error",
+        "patient",
         "response",
         "sent_ns",
     )
 
-    def __init__(self, connection: Connection, reactor: Reactor, answer: StreamState, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        reactor: Reactor,
+        answer: StreamState,
+        deadline: Deadline,
+        *,
+        patient: bool = False,
+    ) -> None:
         self.answer = answer
+        self.patient = patient
         self.response = Response()
         self._decoder = Decoder(self.response, answer)
         self.error: RequestError | None = None

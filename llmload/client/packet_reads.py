@@ -23,6 +23,8 @@ from llmload.record import BULK_READS_S
 from llmload.units import NS_PER_S
 
 _LONG_TICK_S: Final = 0.004
+_LOOK_NS: Final = 3_000_000
+"""What is left of a long tick when its timer is early."""
 _LONGEST_BULK_NS: Final = round(BULK_READS_S * NS_PER_S)
 _SHORTEST_BULK_NS: Final = 4_000_000
 _FIRST_BULK_NS: Final = 50_000_000
@@ -49,6 +51,7 @@ class PacketReads:
         self._taps: dict[int, Tap] = {}
         self._by_port: dict[int, Stream] = {}
         self._bulk: set[int] = set()
+        self._impatient: set[int] = set()
         self._writing: set[int] = set()
         self._left: list[Stream] = []
         """Streams that may have left something in the kernel."""
@@ -59,10 +62,16 @@ class PacketReads:
         self._paces: dict[Peer, EnginePace] = {}
         self._bulk_ns = _FIRST_BULK_NS
         self._next_bulk_ns = 0
+        self._next_look_ns = 0
 
     def period_s(self) -> float:
         """Return how long the next collection may wait."""
-        return _LONG_TICK_S if len(self._by_fd) >= MANY_STREAMS else TICK_S
+        return _LONG_TICK_S if len(self._by_fd) >= MANY_STREAMS or self.patient else TICK_S
+
+    @property
+    def patient(self) -> bool:
+        """Whether nothing waits for a collection but answers that nobody waits for."""
+        return not (self._impatient or self._writing or self._left)
 
     def watch(self, stream: Stream) -> None:
         """Read the stream from now on, and let it write while its connection has something unsent."""
@@ -74,6 +83,8 @@ class PacketReads:
         self._taps[connection.fd] = tap
         self._poller.register(connection.fd, _READING)
         self._by_port[tap.local_port] = stream
+        if not stream.patient:
+            self._impatient.add(connection.fd)
         self._note_writing(stream)
         self._pace(connection.fd)
 
@@ -131,6 +142,7 @@ class PacketReads:
             return
         self._poller.unregister(connection.fd)
         self._writing.discard(connection.fd)
+        self._impatient.discard(connection.fd)
         if connection.fd in self._bulk:
             self._read_promptly(connection.fd)
         self._by_port.pop(self._taps.pop(connection.fd).local_port, None)
@@ -166,6 +178,9 @@ class PacketReads:
     def collect(self) -> None:
         """Read the streams whose answers may have ended, and now and then all of them."""
         now_ns = time.monotonic_ns()
+        if self.patient and now_ns < self._next_look_ns:
+            return  # the reactor decodes in slices meanwhile
+        self._next_look_ns = now_ns + _LOOK_NS
         for ports, payloads in self._tap.look():
             unusual = (payloads < self._low) | (payloads > self._high) | self._promptly[ports]
             for port in set(ports[unusual].tolist()):

@@ -20,6 +20,8 @@ from llmload.errors import ConfigError
 _SLICE_NS: Final = 700_000
 _SHORT_SLICE_NS: Final = 150_000
 """The first slice of few streams, so that a request that falls due meanwhile is sent in time."""
+_BACKLOG: Final = 8
+"""From as many answers on they are decoded in longer slices, although requests may fall due."""
 _SWEEP_NS: Final = 50_000_000
 _MISSES_ALLOWED: Final = 8
 """After this many reads without a kernel's stamp, the kernel is taken not to stamp at all."""
@@ -158,8 +160,9 @@ class Reactor:
         if self.inherited:
             self._stop()
             return
+        left = len(self._to_decode)
         self._collect()
-        if self._to_decode:
+        if self._to_decode and (left or not self._patient):
             self._decode_slice()
             if self._to_decode or self._period_s == TICK_S:  # else the next tick is early enough
                 self._collect()
@@ -175,6 +178,10 @@ class Reactor:
         for source in self._sources:
             if source.streams:
                 source.collect()
+
+    @property
+    def _patient(self) -> bool:
+        return all(source.patient for source in self._sources if source.streams)
 
     def _choose_timer(self) -> None:
         waits = [source.period_s() for source in self._sources if source.streams]
@@ -193,7 +200,7 @@ class Reactor:
                 read.popleft()
             if time.monotonic_ns() >= until_ns:
                 break
-        if read:
+        if read and (len(read) >= _BACKLOG or not self._patient):
             self._slice_ns = min(2 * self._slice_ns, _SLICE_NS)
         else:
             many = sum(len(source.streams) for source in self._sources) >= MANY_STREAMS

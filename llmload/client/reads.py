@@ -35,6 +35,10 @@ class Stream(Protocol):
     def response(self) -> PendingReads:
         """The reads that are not decoded yet."""
 
+    @property
+    def patient(self) -> bool:
+        """Whether nobody waits for the answer's end: the next request is sent when it is due."""
+
     def on_backlog(self) -> None:
         """Queue for decoding: more than `decode_at_bytes` are pending."""
 
@@ -69,6 +73,10 @@ class Reads(Protocol):
 
     def period_s(self) -> float:
         """Return how long the next collection may wait."""
+
+    @property
+    def patient(self) -> bool:
+        """Whether nothing depends on when answers are decoded: work is split, so that it delays no request."""
 
     def watch(self, stream: Stream) -> None:
         """Read the stream from now on, and let it write while its connection has something unsent."""

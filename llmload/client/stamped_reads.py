@@ -94,6 +94,11 @@ class StampedReads:
         """A descriptor that is readable while any of the sockets is."""
         return self._poller.fileno()
 
+    @property
+    def patient(self) -> bool:
+        """Return False: chunks that wait for each other in the kernel have one stamp."""
+        return False
+
     def period_s(self) -> float:
         """Return how long the next collection may wait."""
         rarely = len(self._streams) >= MANY_STREAMS and not self._poll_boost.active(self._clock.now_ns)

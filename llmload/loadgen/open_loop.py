@@ -20,6 +20,8 @@ from llmload.timerfd import TimerFd
 from llmload.units import NS_PER_S
 
 _READABLE: Final = 1
+_FIRST: Final = 2
+"""The event loop's highest priority: what else has happened by then comes afterwards."""
 
 
 class GreenletTimer:
@@ -33,7 +35,7 @@ class GreenletTimer:
         self._timer: TimerFd | None = None
         with contextlib.suppress(OSError):  # not on this system
             self._timer = TimerFd()
-            self._watcher: Any = get_hub().loop.io(self._timer.fd, _READABLE)
+            self._watcher: Any = get_hub().loop.io(self._timer.fd, _READABLE, priority=_FIRST)
 
     def sleep_until(self, due_ns: int) -> None:
         """Let others run until the moment has come; return at once if it has passed."""
@@ -122,7 +124,9 @@ class Schedule:
             return
         conversation = session.next_conversation()
         if conversation is not None:
-            self._conversations.spawn(self._run_conversation, conversation, due_ns)
+            started = self._conversations.spawn(self._run_conversation, conversation, due_ns)
+            get_hub().loop.run_callback(gevent.getcurrent().switch)
+            started.switch()  # it is due now: by itself it would start only after all that waits for the loop
 
 
 def open_schedule(

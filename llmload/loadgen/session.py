@@ -35,7 +35,7 @@ LAG_SAMPLE_S: Final = 0.05
 """How long the watcher of the event loop's lag sleeps at a time."""
 _BATCH: Final = 16
 """Requests that are counted together: the caches are warm, and one write takes their lines."""
-_OPEN_LOOP_BATCH: Final = 4
+_OPEN_LOOP_BATCH: Final = 2
 """The same in an open loop, whose arrivals a larger batch would delay."""
 ABSENT: Final = frozenset(
     {

@@ -6,16 +6,21 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from typing import cast
 
 import gevent.socket
 import pytest
 
 from llmload.client import local_ports, transport
 from llmload.client.clock import ReceiveClock
+from llmload.client.connection import Connection
+from llmload.client.http_response import Response
 from llmload.client.local_ports import LocalPorts
 from llmload.client.packet_filter import SNAP_BYTES, Instruction, PortRange, program
+from llmload.client.packet_reads import PacketReads
 from llmload.client.packet_ring import FIN, RST, SYN, PacketRing, RingUnavailableError, Segments, tcp_offset
 from llmload.client.packet_tap import PacketTap
+from llmload.client.reads import TICK_S, Stream
 from llmload.record import StampSource
 from tests.best_stamps import BEST_STAMPS
 
@@ -331,3 +336,32 @@ def test_connections_that_share_a_local_port_are_not_taken_for_one() -> None:
             own.close()
             again = tap.connected(second)
             assert again is not None
+
+
+class Reading:
+    """A stream of which only the way it is read matters."""
+
+    def __init__(self, connection: Connection, *, patient: bool) -> None:
+        self.connection, self.patient = connection, patient
+        self.response = Response()
+
+
+@needs_ring
+def test_only_answers_that_nobody_waits_for_are_looked_at_rarely() -> None:
+    with ExitStack() as opened:
+        tap = opened.enter_context(closing(PacketTap(ReceiveClock())))
+        server = opened.enter_context(listening("127.0.0.1"))
+        reads, streams = PacketReads(tap), []
+        for patient in (True, False):
+            sock = opened.enter_context(transport.Dialer(tap).connect("127.0.0.1", server.getsockname()[1], 5.0))
+            connection = Connection(sock, ReceiveClock(), tap=tap.connected(sock))
+            streams.append(cast("Stream", Reading(connection, patient=patient)))
+        often, rarely = TICK_S, pytest.approx(0.004)
+
+        found = []
+        for step in (reads.watch, reads.unwatch):
+            for stream in streams:
+                step(stream)
+                found.append(reads.period_s())
+
+        assert found == [rarely, often, often, rarely]

@@ -3,11 +3,14 @@
 import statistics
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import gevent
 import pytest
+from gevent.hub import get_hub
 
-from llmload.loadgen.open_loop import GreenletTimer
+from llmload.loadgen.open_loop import GreenletTimer, Schedule
 
 US = 1_000
 
@@ -72,3 +75,24 @@ def test_a_sleep_that_is_cut_leaves_the_clock_usable(timer: GreenletTimer) -> No
     assert late_us(timer, 500) >= 0
     timer.close()
     timer.close()
+
+
+def test_a_request_that_is_due_is_sent_before_what_else_waits_for_the_loop() -> None:
+    order: list[str] = []
+    session: Any = SimpleNamespace(starting=True, next_conversation=object, end_of_schedule=lambda: order.append("end"))
+
+    def send(_: object, __: int) -> None:
+        order.append("sent")
+        gevent.sleep(0)
+
+    def busy() -> None:
+        order.append("waited")
+
+    def gaps() -> Iterator[float]:
+        get_hub().loop.run_callback(busy)
+        yield 0.0
+
+    schedule = Schedule(session, gaps(), lambda _: (1.0, 1 << 62), send, max_in_flight=1)
+    gevent.spawn(schedule.run).join()
+
+    assert order == ["sent", "waited", "end"]
