@@ -18,6 +18,7 @@ from typing import Any
 from gevent.monkey import get_original
 
 import llmload.loadgen.users  # noqa: F401 # most of what a locustfile imports
+from llmload.interrupts import BEFORE_A_RUN, end_at_signals
 
 # gevent's own wait for its loop, which does not run here
 fork, waitpid, close = (get_original("os", name) for name in ("fork", "waitpid", "close"))
@@ -36,6 +37,7 @@ def become_locust(request: dict[str, Any], out: int, err: int) -> None:
     os.environ.update(request["env"])
     sys.argv = ["locust", *request["arguments"]]
     sys.path.insert(0, request["cwd"])  # as `python -m` does
+    end_at_signals(BEFORE_A_RUN)  # as the import does where it is Locust's
     locust.main.main()
 
 
