@@ -35,7 +35,7 @@ FAILED := 1
 LOCK := $(BIN)/uv pip compile --quiet --python-version 3.12 --python-platform linux --generate-hashes --no-emit-index-url
 SBOM := dist/llmload.cdx.json
 
-.PHONY: help demo suite test lint unit $(GROUPS) $(GROUPS:%=alone-%) timing-client timing-others engine engine-test lock lock-upgrade sbom audit clean
+.PHONY: help demo suite test lint unit $(GROUPS) $(GROUPS:%=alone-%) timing engine engine-test lock lock-upgrade sbom audit clean
 
 help:
 	@echo "make demo    try llmload on its simulated engine (about a minute after installation)"
@@ -75,8 +75,7 @@ lint: $(VENV)/.ready
 unit: $(VENV)/.ready
 	@rm -rf .coverage* .pytest_cache
 	@$(MAKE) --jobs=6 --keep-going --output-sync=target --no-print-directory $(BESIDE) $(GROUPS)
-	@$(MAKE) --no-print-directory $(GROUPS:%=alone-%)
-	@$(MAKE) --jobs=2 --keep-going --output-sync=target --no-print-directory timing-client timing-others
+	@$(MAKE) --no-print-directory $(GROUPS:%=alone-%) timing
 	@$(BIN)/python -m slipcover --merge .coverage.*.json --out .coverage.json --json --fail-under $(COVERAGE) >.coverage.txt; \
 		code=$$?; tail -n 1 .coverage.txt; exit $$code
 
@@ -87,12 +86,8 @@ $(GROUPS): $(VENV)/.ready
 $(GROUPS:%=alone-%): $(VENV)/.ready
 	@! grep -qs '"tests' .pytest_cache/$(group)/v/cache/lastfailed || { echo "Once more, alone, what failed in the group $(group):"; $(RUN) --last-failed --maxfail=3; }
 
-# Tests that compare times wait most of the time: two at a time are alone enough.
-timing-client: $(VENV)/.ready
-	@$(BIN)/pytest -m "timing and not engine" $(client)
-
-timing-others: $(VENV)/.ready
-	@$(BIN)/pytest -m "timing and not engine" tests $(patsubst %,--ignore=%,$(client) $(pages))
+timing: $(VENV)/.ready
+	@$(BIN)/pytest -m "timing and not engine" tests $(pages:%=--ignore=%)
 
 engine: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.tools.cpu_engines install transformers
