@@ -81,6 +81,7 @@ class HttpRequest:
         "_queued",
         "_reactor",
         "_sizes",
+        "_span_gaps",
         "_span_ns",
         "_state",
         "_unnoticed_ns",
@@ -130,7 +131,7 @@ class HttpRequest:
         self._sizes: list[int] = []
         """Payloads of segments that were not reported to the reactor yet, and of the one before them."""
         self._head = _HEAD_SEGMENTS
-        self._span_ns = 0
+        self._span_ns = self._span_gaps = 0
 
     def run(self, request: bytes) -> None:
         """Send the request and wait for the end of its answer; an exception that kills the wait is raised."""
@@ -346,9 +347,10 @@ class HttpRequest:
             if time.monotonic_ns() >= until_ns:
                 break
         if self._sizes:
-            merged = len(self.answer.coalesced_ns)
-            self._reactor.on_segments(self, self._sizes[self._head : -_TAIL_SEGMENTS], merged, self._span_ns)
-            self._head = self._span_ns = 0
+            middle, merged = self._sizes[self._head : -_TAIL_SEGMENTS], len(self.answer.coalesced_ns)
+            span_ns = self._span_ns * len(middle) // max(1, self._span_gaps)  # theirs alone
+            self._reactor.on_segments(self, middle, merged, span_ns)
+            self._head = self._span_ns = self._span_gaps = 0
             del self._sizes[:-1]
         if self.answer.coalesced_ns:
             self._reactor.on_coalesced(self, self.answer.coalesced_ns)
@@ -385,6 +387,7 @@ class HttpRequest:
         self._reactor.count_stamps(self, by_kernel=by_kernel)
         self._sizes += map(len, pieces)
         self._span_ns += stamps[-1] - stamps[0]
+        self._span_gaps += len(stamps) - 1
         try:
             if self.connection.encrypted:
                 for piece, arrived_ns in zip(pieces, stamps, strict=True):
