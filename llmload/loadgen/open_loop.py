@@ -58,8 +58,8 @@ Pace = Callable[[int], tuple[float, int]]
 """From a moment in ns to the rate then, in gaps a second, and until when it stays the same."""
 
 
-LOOK_NS: Final = NS_PER_S // 10
-"""How often a long wait looks whether the rate has changed, or the load has ended."""
+LOOK_NS: Final = NS_PER_S // 50
+"""How often a long wait looks whether the rate has changed, or the load has ended: so long the old one still counts."""
 
 
 class Schedule:
