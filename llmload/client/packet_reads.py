@@ -23,8 +23,8 @@ from llmload.record import BULK_READS_S
 from llmload.units import NS_PER_S
 
 _LONG_TICK_S: Final = 0.004
-_LOOK_NS: Final = 3_000_000
-"""What is left of a long tick when its timer is early."""
+_LOOK_NS: Final = round(_LONG_TICK_S * 0.75 * NS_PER_S)
+"""From one look for patient streams to the next, at least: less than a long tick, whose timer may be early."""
 _LONGEST_BULK_NS: Final = round(BULK_READS_S * NS_PER_S)
 _SHORTEST_BULK_NS: Final = 4_000_000
 _FIRST_BULK_NS: Final = 50_000_000

@@ -117,10 +117,9 @@ class PacketTap:
 
     def claim_more_ports(self, address: Any) -> bool:
         """Claim another range of local ports when one is used up; return whether it is worth another try."""
-        peer = _peer(address)
         if self._ports.exhausted:
             return False
-        self._claim_ports(peer)
+        self._claim_ports(_peer(address))
         self._admit(set())
         return True
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.tools.load_client import Command, Reported, Task
-from benchmarks.tools.peers import PEERS, PeerClient, write_tokenizer
+from benchmarks.tools.peers import PEERS, PeerClient, seconds_of_ms, write_tokenizer
 
 # The wheel's launcher imports all of SGLang, PyTorch included; the client is one extension module.
 LAUNCH: Final = """
@@ -59,5 +59,5 @@ class SglangBench(PeerClient):
             tpot_p99_s=result["p99_tpot_ms"] / 1000,
             itl_p50_s=result["median_itl_ms"] / 1000,
             itl_p99_s=result["p99_itl_ms"] / 1000,
-            itl_max_s=result["max_itl_ms"] / 1000 if "max_itl_ms" in result else None,
+            itl_max_s=seconds_of_ms(result.get("max_itl_ms")),
         )
