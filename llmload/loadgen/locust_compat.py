@@ -11,7 +11,7 @@ from locust.web import WebUI
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, Protocol
 
@@ -331,14 +331,25 @@ def extend_stats(figures: dict[str, Any], key: str, rows: list[dict[str, str]], 
     figures["extended_stats"] = [{"key": key, "data": rows}]
 
 
-def show_current_options(web_ui: WebUI) -> None:
-    """Let a page that is loaded again show each option as it is now: an edit sends all fields back as it shows them."""
+def arrange_form(web_ui: WebUI, labels: Mapping[str, str], choices: Mapping[str, Sequence[str]]) -> None:
+    """
+    Let the start form show the options in the order of `labels` and with their text, and `choices` as lists.
+
+    Each has the value that it has now, also in a page that is loaded again: an edit sends all fields back.
+    """
     by_locust: Callable[[], None] = web_ui.update_template_args
+    place = {name: index for index, name in enumerate(labels)}
+    app_of(web_ui).json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
 
     def update_template_args() -> None:
         by_locust()
-        for name, option in web_ui.template_args["extra_options"].items():
+        options: dict[str, Any] = web_ui.template_args["extra_options"]
+        for name, option in options.items():
             option["default_value"] = getattr(web_ui.environment.parsed_options, name, option["default_value"])
+            option |= {"help_text": labels[name]} if name in labels else {}
+            option |= {"choices": [*choices[name]]} if name in choices else {}
+        ordered = sorted(options, key=lambda name: place.get(name, len(place)))
+        web_ui.template_args["extra_options"] = {name: options[name] for name in ordered}
 
     web_ui.update_template_args = update_template_args  # type: ignore[method-assign]  # Locust has no hook for it
 

@@ -6,7 +6,7 @@ from locust.util.timespan import parse_timespan
 import argparse
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +87,6 @@ OVERRIDES: Final = (
         option="--temperature", keys=("request.temperature",), help="Sampling temperature (empty: the engine's default)"
     ),
     OptionOverride(
-        option="--requests", keys=("load.requests",), help="Stop after this many requests (empty: no limit)"
-    ),
-    OptionOverride(
         option="--rate",
         keys=("load.rate_per_s",),
         help="Requests per second in an open loop; may be changed during the run",
@@ -101,10 +98,13 @@ OVERRIDES: Final = (
         option="--burst-rate", keys=("load.burst_rate_per_s",), help="Requests per second of a spike, in its bursts"
     ),
     OptionOverride(
-        option="--burst", keys=("load.burst_s",), help="How long a burst lasts, at the end of a period", metavar="S"
+        option="--burst", keys=("load.burst_s",), help="Seconds that a burst lasts, at the end of a period", metavar="S"
     ),
     OptionOverride(
-        option="--period", keys=("load.period_s",), help="How long base and burst of a spike take together", metavar="S"
+        option="--period",
+        keys=("load.period_s",),
+        help="Seconds that base and burst of a spike take together",
+        metavar="S",
     ),
     OptionOverride(
         option="--arrivals",
@@ -129,18 +129,24 @@ OVERRIDES: Final = (
     OptionOverride(
         option="--think-time",
         keys=("load.think_time_s",),
-        help="How long a user rests between conversations",
+        help="Seconds that a user rests between conversations",
         metavar="S",
     ),
-    OptionOverride(option="--warmup", keys=("load.warmup_s",), help="Warm-up, before the window opens", metavar="S"),
-    OptionOverride(option="--seed", keys=("scenario.seed",), help="Seed of all random draws"),
+    OptionOverride(
+        option="--requests", keys=("load.requests",), help="Stop after this many requests (empty: no limit)"
+    ),
+    OptionOverride(
+        option="--warmup", keys=("load.warmup_s",), help="Seconds of warm-up, before the window opens", metavar="S"
+    ),
     OptionOverride(
         option="--drain-timeout",
         keys=("run.drain_timeout_s",),
-        help="How long requests in flight may take to finish at the end of the run",
+        help="Seconds that requests in flight may take to finish at the end of the run",
         metavar="S",
     ),
+    OptionOverride(option="--seed", keys=("scenario.seed",), help="Seed of all random draws"),
 )
+"""In the order of `--help` and of the start form: what is asked, how it is asked, when it ends."""
 
 
 def refuse_changes(running: Scenario, edited: Scenario) -> None:
@@ -158,9 +164,19 @@ def refuse_changes(running: Scenario, edited: Scenario) -> None:
                 )
 
 
-def check_prompts_of_form(source: str, given: frozenset[str]) -> None:
-    """Raise ConfigError where the start form asks for prompts that are neither shipped nor `given` at the start."""
-    if source.strip() not in {"", *SHIPPED} | given:
+def prompts_of_form(scenario: Scenario, options: argparse.Namespace) -> list[str]:
+    """Return the prompts that the start form offers: those that Locust was started with, and shipped ones."""
+    return [source for source in dict.fromkeys((options.prompts, scenario.prompts.source, *SHIPPED)) if source]
+
+
+def form_labels() -> dict[str, str]:
+    """Return what the start form says of each option, in the form's order."""
+    return {override.dest: override.help for override in OVERRIDES}
+
+
+def check_prompts_of_form(source: str, offered: Collection[str]) -> None:
+    """Raise ConfigError where the start form asks for prompts that it does not offer."""
+    if source.strip() not in {"", *offered}:
         raise ConfigError(
             f"prompts: the form takes {', '.join(SHIPPED)} or what Locust was started with: restart it with --prompts "
             f"{source[:100]}"

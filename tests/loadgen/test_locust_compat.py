@@ -202,7 +202,7 @@ def test_locusts_pages_have_the_scripts_that_a_nonce_is_for() -> None:
 
 def test_the_form_shows_options_as_they_are_now(web_ui: WebUI) -> None:
     """Else: an edit sends back the values that the run began with, and is refused or undoes the edit before."""
-    locust_compat.show_current_options(web_ui)
+    locust_compat.arrange_form(web_ui, {}, {})
     options: Any = web_ui.environment.parsed_options
     name = next(iter(ui_extra_args_dict()), None)
     web_ui.update_template_args()
@@ -212,6 +212,20 @@ def test_the_form_shows_options_as_they_are_now(web_ui: WebUI) -> None:
         setattr(options, name, "edited")
         web_ui.update_template_args()
         assert web_ui.template_args["extra_options"][name]["default_value"] == "edited"
+
+
+def test_the_form_has_our_order_texts_and_choices(web_ui: WebUI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else: it is sorted by the alphabet, the model in its middle, and names are typed that could be chosen."""
+    shown = {name: {"default_value": "", "help_text": "of the command", "choices": None} for name in ("a", "b", "c")}
+    monkeypatch.setattr(argument_parser, "ui_extra_args_dict", lambda: {name: dict(shown[name]) for name in shown})
+    locust_compat.arrange_form(web_ui, {"c": "first", "a": "second"}, {"a": ("x", "y")})
+    web_ui.update_template_args()
+
+    app = locust_compat.app_of(web_ui)
+    options = json.loads(app.json.dumps(web_ui.template_args["extra_options"]))  # as the page has them
+    assert list(options) == ["c", "a", "b"]
+    assert [option["help_text"] for option in options.values()] == ["first", "second", "of the command"]
+    assert [option["choices"] for option in options.values()] == [None, ["x", "y"], None]
 
 
 def test_a_worker_builds_locusts_parser_once(monkeypatch: pytest.MonkeyPatch) -> None:

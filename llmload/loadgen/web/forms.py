@@ -14,7 +14,7 @@ from flask import Response, request
 from llmload.errors import ConfigError, LlmloadError
 from llmload.loadgen import locust_compat
 from llmload.loadgen.coordinating import CoordinatingNode
-from llmload.loadgen.options import check_prompts_of_form
+from llmload.loadgen.options import check_prompts_of_form, prompts_of_form
 
 _NOT_OPTIONS: Final = frozenset(
     {"user_count", "spawn_rate", "host", "run_time", "profile", "user_classes", "shape_class"}
@@ -36,7 +36,7 @@ class FormChecks:
     def __init__(self, node: CoordinatingNode, shown: frozenset[str]) -> None:
         """`shown` are the options that the form shows."""
         self._node, self._fields = node, shown | _NOT_OPTIONS
-        self._prompts = frozenset({node.scenario.prompts.source, node.options.prompts})
+        self._prompts = prompts_of_form(node.scenario, node.options)
 
     def of_start(self) -> Response | None:
         """Return the answer to a form that is refused; None where Locust may take it."""

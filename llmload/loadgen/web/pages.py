@@ -15,6 +15,7 @@ from llmload.loadgen import live, locust_compat
 from llmload.loadgen.coordinating import CoordinatingNode
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import LivePoints, LiveState
+from llmload.loadgen.options import form_labels, prompts_of_form
 from llmload.loadgen.terminal import report_line, write_report
 from llmload.loadgen.web.forms import FormChecks, guarded
 from llmload.loadgen.web.guard import AllowedHosts, OriginGuard
@@ -119,7 +120,7 @@ def install(web_ui: WebUI, node: CoordinatingNode) -> None:
     app.after_request(limit.restore)
     app.after_request(add_policy)  # called after the additions
     app.after_request(_Additions(node))
-    locust_compat.show_current_options(web_ui)
+    locust_compat.arrange_form(web_ui, form_labels(), {"prompts": prompts_of_form(node.scenario, node.options)})
     locust_compat.add_to_page(
         web_ui,
         tabs=[{"title": "LLM", "key": TAB}, {"title": "LLM charts", "key": CHARTS, "component": CHARTS}],
