@@ -10,6 +10,7 @@ from typing import Any, Final
 from benchmarks import ROOT
 from benchmarks.tools.load_client import Command, Reported, Task
 from benchmarks.tools.prompts import write_prompts
+from llmload import open_run
 
 SCENARIO: Final = """\
 [tool.locust]
@@ -94,6 +95,7 @@ class Llmload:
         return Reported(
             completed=summary["requests"]["completed"],
             failed=summary["requests"]["failed"] + summary["requests"]["censored"],
+            counted=_started_in_window(run_folder(task.folder)) if self.warmup_s else None,
             output_tokens_per_s=summary["output_tokens_per_s"],
             ttft_mean_s=ttft.get("mean"),
             ttft_p50_s=ttft.get("p50"),
@@ -110,6 +112,12 @@ class Llmload:
             reasons=tuple(reason["check"] for reason in summary["verdict"]["reasons"]),
             doubted=_doubted(summary["verdict"]),
         )
+
+
+def _started_in_window(folder: Path) -> frozenset[str]:
+    """Return the requests that started once the warm-up was over: latencies are of these."""
+    requests = open_run(folder).requests
+    return frozenset(requests.loc[requests["in_window"], "request_id"])
 
 
 def _doubted(verdict: Mapping[str, Any]) -> tuple[str, ...]:

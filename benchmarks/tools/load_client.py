@@ -27,6 +27,8 @@ class Reported:
 
     completed: int
     failed: int = 0
+    counted: frozenset[str] | None = None
+    """The ids of the requests that its latencies are of; None: all."""
     output_tokens_per_s: float | None = None
     ttft_mean_s: float | None = None
     ttft_p50_s: float | None = None

@@ -144,6 +144,16 @@ class TestCost:
         assert came_to.engine_us_per_token == pytest.approx(5.0)
         assert came_to.machine_us_per_token == pytest.approx(40.0)
 
+    def test_latencies_are_compared_with_those_of_the_requests_that_the_client_counts(self, tmp_path: Path) -> None:
+        warming = [answer(f"w{number}", writes_ms=(900, 960, 970)) for number in range(5)]
+        counted = [answer(f"c{number}", received_ms=1000, writes_ms=(1050, 1060, 1070)) for number in range(5)]
+
+        figures = Figures.of(
+            run(tmp_path, cpu_s=1, answers=[*warming, *counted], counted=frozenset(f"c{n}" for n in range(5)))
+        )
+
+        assert (figures.true_ttft_mean_s, figures.true_itl_max_s) == (0.05, 0.01)
+
     def test_an_answer_of_one_token_has_no_gaps(self, tmp_path: Path) -> None:
         answers = [answer(received_ms=number, writes_ms=(number + 50,)) for number in range(30)]
 

@@ -54,11 +54,13 @@ class Figures:
     @staticmethod
     def of(run: ClientRun) -> "Figures":
         """Return the figures of a run."""
-        truth, reported, gaps_s = run.truth, run.reported, run.truth.gaps_s
+        reported = run.reported
+        truth = run.truth.of(reported.counted)
+        gaps_s = truth.gaps_s
         p50_s, p99_s, max_s = map(float, np.quantile(gaps_s, (0.5, 0.99, 1.0))) if len(gaps_s) else (None, None, None)
         return Figures(
             client=run.client,
-            carried_tokens_per_s=truth.steady_chunks_per_s(),
+            carried_tokens_per_s=run.truth.steady_chunks_per_s(),
             ttft_mean_s=reported.ttft_mean_s,
             true_ttft_mean_s=float(truth.ttft_s.mean()),
             ttft_p99_s=reported.ttft_p99_s,

@@ -1,6 +1,6 @@
 """The engine's log: when each request came, and when each chunk was written."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +63,12 @@ class TruthLog:
     def read(cls, file: Path) -> "TruthLog":
         """Return the log in a file; ValueError if it is not one."""
         return cls(list(_answers(file.read_bytes())))
+
+    def of(self, request_ids: Collection[str] | None) -> "TruthLog":
+        """Return the log of these requests, of all if None."""
+        if request_ids is None:
+            return self
+        return TruthLog([answer for answer in self.answers if answer.request_id in request_ids])
 
     @cached_property
     def complete(self) -> list[TrueAnswer]:
