@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -21,8 +21,11 @@ _SO_TIMESTAMPNS: Final = 35
 _SO_RCVBUFFORCE: Final = 33
 _OUTGOING: Final = 4
 _ETH_ALL: Final = 3
+_SYN: Final = 2
 HEAD: Final = struct.Struct("!qHHIBI")
-"""Monotonic ns of the arrival, source port, destination port, sequence number, whether it was sent, bytes."""
+"""Monotonic ns of the arrival, source port, destination port, sequence number, what it is, bytes."""
+SENT, OPENS = 1, 2
+"""What a packet is: one that the client sent, and one that opens a connection."""
 _CHUNK: Final = re.compile(
     rb'"delta":\{"content":"[^"]+"\},"logprobs":null,"finish_reason":null,"token_ids":null\}\]\}\n\n'
 )
@@ -43,18 +46,23 @@ def capture(file: Path, ports: set[int]) -> None:
             head = tcp_of(packet)
             if head is None:
                 continue
-            source, destination, sequence, payload = head
+            source, destination, sequence, opens, payload = head
             if source not in ports and destination not in ports:
                 continue
             sent = destination in ports
-            if payload and (sent or address[2] != _OUTGOING):
+            if (payload or opens) and (sent or address[2] != _OUTGOING):
                 seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
                 stamp_ns = seconds * 10**9 + nanoseconds + offset_ns
-                out.write(HEAD.pack(stamp_ns, source, destination, sequence, sent, len(payload)) + payload)
+                kind = SENT * sent | OPENS * opens
+                out.write(HEAD.pack(stamp_ns, source, destination, sequence, kind, len(payload)) + payload)
 
 
-def tcp_of(packet: bytes) -> tuple[int, int, int, bytes] | None:
-    """Return ports, sequence number and payload of a TCP packet without odd headers; None for another."""
+def tcp_of(packet: bytes) -> tuple[int, int, int, bool, bytes] | None:
+    """
+    Return ports, sequence number, whether it opens a connection, and payload of a TCP packet without odd headers.
+
+    None for another packet.
+    """
     version = packet[0] >> 4
     if version == 4 and packet[9] == socket.IPPROTO_TCP:
         at, end = (packet[0] & 15) * 4, struct.unpack_from("!H", packet, 2)[0] or len(packet)
@@ -63,7 +71,8 @@ def tcp_of(packet: bytes) -> tuple[int, int, int, bytes] | None:
     else:
         return None
     source, destination, sequence = struct.unpack_from("!HHI", packet, at)
-    return source, destination, sequence, packet[at + (packet[at + 12] >> 4) * 4 : end]
+    opens = bool(packet[at + 13] & _SYN)
+    return source, destination, sequence, opens, packet[at + (packet[at + 12] >> 4) * 4 : end]
 
 
 class Captured:
@@ -71,18 +80,22 @@ class Captured:
 
     def __init__(self, file: Path) -> None:
         content, at = file.read_bytes(), 0
-        streams: dict[tuple[int, int, bool], list[tuple[int, int, bytes]]] = defaultdict(list)
+        streams: dict[tuple[int, int, int, int], list[tuple[int, int, bytes]]] = defaultdict(list)
+        opened: Counter[tuple[int, int]] = Counter()  # many connections, one after the other, have the same ports
         while at + HEAD.size <= len(content):
-            stamp_ns, source, destination, sequence, sent, length = HEAD.unpack_from(content, at)
+            stamp_ns, source, destination, sequence, kind, length = HEAD.unpack_from(content, at)
             at += HEAD.size
+            sent = kind & SENT
             ends = (source, destination) if sent else (destination, source)
-            streams[*ends, bool(sent)].append((stamp_ns, sequence, content[at : at + length]))
+            opened[ends] += kind == SENT | OPENS
+            if length:
+                streams[*ends, opened[ends], sent].append((stamp_ns, sequence, content[at : at + length]))
             at += length
         self.chunk_ns: dict[str, list[int]] = {}
         self.sent_ns: dict[str, int] = {}
-        for (client, engine, sent), packets in streams.items():
-            if sent and (client, engine, False) in streams:
-                self._evaluate(packets, streams[client, engine, False])
+        for (client, engine, number, sent), packets in streams.items():
+            if sent and (client, engine, number, 0) in streams:
+                self._evaluate(packets, streams[client, engine, number, 0])
 
     def _evaluate(self, sent: list[tuple[int, int, bytes]], received: list[tuple[int, int, bytes]]) -> None:
         requests, sent_ns = _assemble(sent)
