@@ -235,7 +235,7 @@ def _other_faults(row: Row, clients: list[Client], good: list[Record]) -> Iterat
         median_s = float(np.median(rtts))
         if not 2 * row.delay_s <= median_s <= 2 * row.delay_s + 0.003:
             yield f"round trip {median_s * 1000:.1f} ms"
-    if len(clients[0].records) > _MANY_STREAMS and clients[0].stream_kib > MAX_STREAM_KIB:
+    if row.users > _MANY_STREAMS and clients[0].stream_kib > MAX_STREAM_KIB:
         yield f"{clients[0].stream_kib:.1f} KiB a stream"
 
 
