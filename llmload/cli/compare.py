@@ -115,8 +115,9 @@ def _show(
     markdown: Path | None,
 ) -> None:
     from llmload.compare import text as tables
+    from llmload.report.checks import write_junit
     from llmload.report.markdown import write_page
-    from llmload.report.terminal import console, write_junit
+    from llmload.report.terminal import console
 
     if as_json:
         import orjson

@@ -135,7 +135,7 @@ def report(
 
 def _exit_code(runs: list[RunFolder]) -> int:
     """Return the worst of the runs' exit codes; that of a run without a summary is INVALID's."""
-    from llmload.report.terminal import exit_code_of
+    from llmload.report.checks import exit_code_of
 
     finished = (run.has(SUMMARY) and run.summary() for run in runs)
     return worst(exit_code_of(summary) if summary else ExitCode.INVALID for summary in finished)
@@ -156,7 +156,7 @@ def _say_what_is_missing(runs: list[RunFolder]) -> int:
 
 
 def _write_junit(file: Path, runs: list[RunFolder]) -> None:
-    from llmload.report.terminal import run_checks, write_junit
+    from llmload.report.checks import run_checks, write_junit
 
     summaries = _summaries(runs)
     write_junit(file, [(summary.run_id, run_checks(summary)) for summary in summaries])

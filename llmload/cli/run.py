@@ -103,16 +103,10 @@ def _show(
     as_json: bool,
 ) -> ExitCode:
     """Show the runs and write what belongs to all of them; FAILED if a file cannot be written."""
+    from llmload.report.checks import run_checks, write_junit
     from llmload.report.markdown import job_summary, write_page
-    from llmload.report.terminal import (
-        REPEAT,
-        console,
-        repeat_markdown,
-        repeat_report,
-        repeated,
-        run_checks,
-        write_junit,
-    )
+    from llmload.report.repeats import REPEAT, repeat_markdown, repeat_report, repeated
+    from llmload.report.terminal import console
     from llmload.runs.folder import RunFolder
     from llmload.runs.writing import WriteFaults
 

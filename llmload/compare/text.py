@@ -9,7 +9,7 @@ from rich.text import Text
 
 from llmload.compare.comparison import Comparison, Finding, Outcome
 from llmload.compare.runs import FinishedRun
-from llmload.report.terminal import Check, Judgement
+from llmload.report.checks import Check, Judgement
 from llmload.units import UNKNOWN, bold, escaped, markdown_table, milliseconds, percent
 
 STYLES: Final = {

@@ -21,7 +21,7 @@ from llmload.metrics.validity import Level, Reason, Verdict
 from llmload.portable import carried
 from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.workload import Workload
-from llmload.report.terminal import exit_code_of
+from llmload.report.checks import exit_code_of
 from llmload.runs.build_summary import RunOutcome, build_summary, memory_estimate
 from llmload.runs.folder import SUMMARY, LoadEdit, Manifest, RunFolder, RunTimes, StageTimes, new_run_id
 from llmload.runs.headline import Headline, unmeasured_phase

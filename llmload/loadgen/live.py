@@ -12,7 +12,7 @@ from llmload.metrics.doubts import doubts_of, lines_of, marked, marks
 from llmload.metrics.requests import LIVE_QUANTILES
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Doubt, Verdict
-from llmload.report.terminal import LATENCIES
+from llmload.report.figures import LATENCIES
 from llmload.runs.build_summary import most_frequent_failures
 from llmload.runs.headline import Headline
 from llmload.runs.summary_parts import FailedRequests

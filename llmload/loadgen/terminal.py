@@ -21,9 +21,10 @@ from llmload.errors import ConfigError, RunFolderError
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import RECENT_S, LivePoint, LiveView, RunSource, rates
 from llmload.metrics.totals import RunTotals
+from llmload.report.checks import run_checks, write_junit
 from llmload.report.html.page import render
 from llmload.report.markdown import job_summary, write_page
-from llmload.report.terminal import STYLES, console, run_checks, run_report, write_junit
+from llmload.report.terminal import STYLES, console, run_report
 from llmload.runs.folder import REPORT
 from llmload.runs.loaded_run import load_run, request_bytes
 from llmload.runs.summary import Summary

@@ -11,17 +11,10 @@ from llmload.errors import RunFolderError
 from llmload.metrics.doubts import marks
 from llmload.metrics.requests import FIELD
 from llmload.metrics.validity import Verdict
+from llmload.report.checks import Judgement, run_checks
+from llmload.report.figures import COLUMNS, LATENCIES, doubt_lines, figure_text, tenths
 from llmload.report.network import NETWORK_FIGURES, network_rows
-from llmload.report.terminal import (
-    COLUMNS,
-    LATENCIES,
-    Judgement,
-    doubt_lines,
-    figure_text,
-    prefix_cache_rows,
-    run_checks,
-    tenths,
-)
+from llmload.report.terminal import prefix_cache_rows
 from llmload.runs.build_summary import cost_rows
 from llmload.runs.folder import RunFolder
 from llmload.runs.summary import Summary

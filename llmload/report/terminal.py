@@ -1,228 +1,22 @@
-"""What a run shows at its end: verdict, figures and gates on a terminal, JUnit for CI, the spread of repeated runs."""
+"""What a run shows at its end on a terminal: verdict, figures, latencies, gates, failures."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
-from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llmload.capacity.result import capacity_report, capacity_text
-from llmload.errors import ExitCode, RunFolderError
-from llmload.metrics.doubts import lines_of, marked, marks
-from llmload.metrics.objective import LABELS, METRICS, Metric
-from llmload.metrics.validity import Level
+from llmload.capacity.result import capacity_report
+from llmload.metrics.doubts import marks
+from llmload.report.figures import COLUMNS, LATENCIES, doubt_lines, figure_text, tenths
 from llmload.report.network import network_rows
 from llmload.runs.build_summary import cost_rows
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
-from llmload.runs.writing import UNWRITTEN_FILES
-from llmload.stats.intervals import Spread
-from llmload.units import GB, MS_PER_S, UNKNOWN, amount, markdown_table, milliseconds, number, percent
-
-# The checks of a run: its measurement, requests, capacity search and gates; what fails a pipeline; JUnit XML.
-
-
-class Judgement(StrEnum):
-    """The outcome of a check."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    UNDECIDED = "undecided"  # an error in JUnit: someone has to look
-    SKIPPED = "skipped"
-
-
-GATE_JUDGEMENTS: Final = {True: Judgement.PASSED, False: Judgement.FAILED, None: Judgement.SKIPPED}
-"""By whether the gate was passed; None: the run was cut, so it was not judged."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """A check's name, its outcome, and a line with the reason."""
-
-    name: str
-    judgement: Judgement
-    text: str
-
-
-def write_junit(file: Path, suites: Iterable[tuple[str, Iterable[Check]]]) -> None:
-    """Write checks as JUnit XML, a test suite per named group; RunFolderError if the file cannot be written."""
-    document = JUnitXml("llmload")
-    for name, checks in suites:
-        suite = TestSuite(name)
-        suite.add_testcases([_case(name, check) for check in checks])
-        document.add_testsuite(suite)
-    try:
-        document.write(str(file), pretty=True)
-    except OSError as error:
-        raise RunFolderError(f"{file}: cannot be written: {error.strerror}") from None
-
-
-def _case(suite: str, check: Check) -> TestCase:
-    case = TestCase(check.name, f"llmload.{suite}", 0.0)
-    kinds = {Judgement.FAILED: Failure, Judgement.UNDECIDED: Error, Judgement.SKIPPED: Skipped}
-    kind = kinds.get(check.judgement)
-    if kind is None:
-        case.system_out = check.text
-    else:
-        case.result = [kind(check.text, check.judgement.value)]
-    return case
-
-
-def failed(summary: Summary) -> bool:
-    """
-    Return whether a run fails a pipeline: a gate failed, requests were cut, or failed and no gate limits `error_share`.
-
-    A capacity search fails if it found none; requests that fail or are cut beyond the capacity are expected.
-    """
-    return _failed_requests(summary) or _fell_short(summary)
-
-
-def exit_code_of(summary: Summary, on_error: int = ExitCode.FAILED) -> int:
-    """
-    Return 0 for a good run, 3 for an INVALID one, 1 where a gate failed, requests were cut, or a file lacks something.
-
-    Where nothing but requests failed, those of other users too, it is `on_error`: Locust's `--exit-code-on-error`.
-    """
-    if summary.verdict.level is Level.INVALID:
-        return ExitCode.INVALID
-    unwritten = any(reason.check == UNWRITTEN_FILES for reason in summary.verdict.reasons)
-    if unwritten or _fell_short(summary):
-        return ExitCode.FAILED
-    others_failed = summary.other_users is not None and not summary.other_users.all_good
-    return on_error if others_failed or _failed_requests(summary) else ExitCode.GOOD
-
-
-def _fell_short(summary: Summary) -> bool:
-    """Whether a run did less than it was to: a gate failed, requests were cut, or a search found nothing."""
-    missed = any(gate.passed is False for gate in summary.gates)
-    return missed or _cut_requests(summary) or _found_nothing(summary)
-
-
-def _failed_requests(summary: Summary) -> bool:
-    gated = any(gate.objective.split()[0] == "error_share" for gate in summary.gates)
-    return bool(summary.requests.failed) and not gated and summary.capacity is None
-
-
-def _cut_requests(summary: Summary) -> bool:
-    return bool(summary.requests.censored) and summary.capacity is None
-
-
-def _found_nothing(summary: Summary) -> bool:
-    return summary.capacity is not None and summary.capacity.passes is None
-
-
-def _capacity_checks(summary: Summary) -> list[Check]:
-    if summary.capacity is None:
-        return []
-    judgement = Judgement.FAILED if _found_nothing(summary) else Judgement.PASSED
-    return [Check(name="capacity", judgement=judgement, text=capacity_text(summary.capacity))]
-
-
-def run_checks(summary: Summary) -> list[Check]:
-    """Return a run's checks: its measurement, its requests, its capacity search and its gates."""
-    verdict, requests = summary.verdict, summary.requests
-    invalid = verdict.level is Level.INVALID
-    reasons = "; ".join(f"{reason.level}: {reason.text}" for reason in verdict.reasons)
-    counts = f"{requests.failed} of {requests.started} failed"
-    errors = ", ".join(f"{name} {count}" for name, count in requests.errors.items())
-    said = [f"{counts}: {errors}" if errors else counts, *(each.text for each in requests.failures)]
-    return [
-        Check(
-            name="measurement",
-            judgement=Judgement.UNDECIDED if invalid else Judgement.PASSED,
-            text="; ".join([reasons or str(verdict.level), *doubt_lines(summary)]),
-        ),
-        Check(
-            name="requests",
-            judgement=Judgement.FAILED if _failed_requests(summary) or _cut_requests(summary) else Judgement.PASSED,
-            text="; ".join(said),
-        ),
-        *_capacity_checks(summary),
-        *(
-            Check(
-                name=gate.objective,
-                judgement=GATE_JUDGEMENTS[gate.passed],
-                text=gate.text,
-            )
-            for gate in summary.gates
-        ),
-    ]
-
-
-# The spread of each figure over repeated runs, for terminal, JSON and Markdown.
-
-REPEAT: Final = "repeat.json"
-SPREAD_COLUMNS: Final = ("figure", "median", "min", "max", "mean of runs (95 %)")
-
-
-def spread_of(summaries: Sequence[Summary]) -> dict[str, Spread]:
-    """Return the spread of each figure that every run measured, by the metric's name."""
-    spreads = {}
-    for metric in METRICS:
-        values = [summary.value(metric.figure, metric.statistic) for summary in summaries]
-        known = [value for value in values if value is not None]
-        if known and len(known) == len(summaries):
-            spreads[metric.name] = Spread.of(known)
-    return spreads
-
-
-def repeated(asked: int, names: Sequence[str], summaries: Sequence[Summary]) -> dict[str, Any]:
-    """Return the content of `repeat.json`: the number of runs requested, the names of those done, and their spread."""
-    return {
-        "asked": asked,
-        "runs": list(names),
-        "spread": {name: spread.to_dict() for name, spread in spread_of(summaries).items()},
-    }
-
-
-def repeat_report(asked: int, summaries: Sequence[Summary]) -> RenderableType:
-    """Return the table of spreads."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for index, column in enumerate(SPREAD_COLUMNS):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    for row in _spread_rows(summaries):
-        table.add_row(*row)
-    return Group(Text(f"\n{_spread_title(asked, summaries)}", style="bold"), table)
-
-
-def repeat_markdown(asked: int, summaries: Sequence[Summary]) -> str:
-    """Return the table of spreads as Markdown."""
-    table = markdown_table(SPREAD_COLUMNS, _spread_rows(summaries), right=range(1, len(SPREAD_COLUMNS)))
-    return f"## {_spread_title(asked, summaries)}\n\n{table}\n"
-
-
-def _spread_title(asked: int, summaries: Sequence[Summary]) -> str:
-    done = len(summaries)
-    return f"{done} runs of the same prompts" if done == asked else f"{done} of {asked} runs, then stopped"
-
-
-def _spread_rows(summaries: Sequence[Summary]) -> list[list[str]]:
-    spreads = spread_of(summaries)
-    return [_spread_row(metric, spreads[metric.name]) for metric in METRICS if metric.name in spreads]
-
-
-def _spread_row(metric: Metric, spread: Spread) -> list[str]:
-    in_ms = metric.statistic is not None and not metric.higher_is_better
-
-    def shown(value: float) -> str:
-        return percent(value, 2) if metric.is_share else milliseconds(value) if in_ms else f"{value:,.4g}"
-
-    mean = UNKNOWN if spread.low is None or spread.high is None else f"{shown(spread.low)} to {shown(spread.high)}"
-    return [
-        metric.label + (", ms" if in_ms else ""),
-        *(shown(value) for value in (spread.median, spread.least, spread.most)),
-        mean,
-    ]
-
+from llmload.units import GB, MS_PER_S, UNKNOWN, amount, milliseconds, number, percent
 
 PLAIN_WIDTH: Final = 120
-LATENCIES: Final = {LABELS[key]: key for key in ("ttft_s", "itl_s", "tpot_s", "e2e_s")}
-COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
 STYLES: Final = {"VALID": "bold green", "DEGRADED": "bold yellow", "INVALID": "bold red"}
 
 
@@ -243,25 +37,6 @@ def run_report(summary: Summary) -> RenderableType:
     )
     parts = (_title(summary), _figures(summary), _latencies(summary), *found, *sampled_tables(summary))
     return Group(*parts, *_verdict(summary), *_gates(summary), *_failures(summary))
-
-
-SHOWN: Final = ("request_output_tokens_per_s mean", "requests_per_min", "output_tokens_per_s", *LATENCIES.values())
-"""The figures of which the tables of a run's end have statistics."""
-
-
-def figure_text(summary: Summary, key: str, statistic: str | None, text: Callable[[float | None], str]) -> str:
-    """Return a figure's text, marked where it is in doubt."""
-    return marked(text(summary.value(key, statistic)), summary.verdict.doubts, key, statistic)
-
-
-def tenths(value: float | None) -> str:
-    """Return a number with one decimal."""
-    return number(value, 1)
-
-
-def doubt_lines(summary: Summary) -> list[str]:
-    """Return a line for each check that doubts a figure of the tables, with the mark that these have."""
-    return lines_of(summary.verdict, SHOWN)
 
 
 def _title(summary: Summary) -> Text:

@@ -13,7 +13,7 @@ import orjson
 from llmload.client.said import listed
 from llmload.errors import MEASURED, EngineError, RunFolderError
 from llmload.metrics.validity import Level
-from llmload.report.terminal import failed
+from llmload.report.checks import failed
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.runs.summary import Summary
 from llmload.scenario.reading import find_scenario, locust_arguments, locust_command, toml_value

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmload.report.terminal import Judgement, run_checks
+from llmload.report.checks import Judgement, run_checks
 from llmload.runs.folder import RunFolder
 from llmload.scenario.reading import free_port
 from tests.loadgen.conftest import (

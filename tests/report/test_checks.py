@@ -7,17 +7,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from llmload.errors import ConfigError, RunFolderError
+from llmload.report.checks import Check, Judgement, exit_code_of, failed, run_checks, write_junit
 from llmload.report.markdown import as_markdown, job_summary, write_page
-from llmload.report.terminal import (
-    Check,
-    Judgement,
-    console,
-    exit_code_of,
-    failed,
-    run_checks,
-    run_report,
-    write_junit,
-)
+from llmload.report.terminal import console, run_report
 from llmload.runs.build_summary import judge_gates
 from llmload.runs.summary import Summary
 from llmload.scenario import load_scenario

@@ -14,9 +14,9 @@ import pytest
 from llmload.errors import RunFolderError
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, stamps_of
 from llmload.report import markdown as definitions
+from llmload.report.figures import COLUMNS, LATENCIES
 from llmload.report.html.assets import PAGE
 from llmload.report.html.page import render, write_html
-from llmload.report.terminal import COLUMNS, LATENCIES
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, RunFolder
 from llmload.runs.loaded_run import load_run, read_summary
 from llmload.units import NS_PER_S, milliseconds, number

@@ -11,7 +11,7 @@ from typing import Any, Final
 from benchmarks import ROOT
 from llmload.errors import MEASURED
 from llmload.prometheus.pages import GPU
-from llmload.report.terminal import REPEAT
+from llmload.report.repeats import REPEAT
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, MANIFEST, SUMMARY, RunFolder
 from llmload.simulator.server import spawn
 from llmload.simulator.settings import SimulationSettings

@@ -7,8 +7,8 @@ from typing import Final, Literal, Self
 
 import numpy as np
 
+from llmload.report.figures import LATENCIES
 from llmload.report.html.chart import Chart, Colour, Mark, Numbers, Section, Series, ShownRun, bands, why_empty
-from llmload.report.terminal import LATENCIES
 from llmload.runs.loaded_run import LoadedRun
 from llmload.runs.summary import Figures
 from llmload.runs.timeline import grouping

@@ -17,11 +17,12 @@ from llmload.capacity.result import capacity_notes, capacity_text
 from llmload.errors import RunFolderError
 from llmload.metrics.doubts import marks
 from llmload.metrics.validity import Level
+from llmload.report.figures import COLUMNS, LATENCIES, doubt_lines, figure_text, tenths
 from llmload.report.html.assets import PAGE
 from llmload.report.html.chart import Section, ShownRun, run_colour, sample_sections, time_charts
 from llmload.report.html.load_charts import cdf_chart, latency_over_time, load_sections, token_chart
 from llmload.report.markdown import DEFINITIONS, groups
-from llmload.report.terminal import COLUMNS, FAILURE_COLUMNS, LATENCIES, doubt_lines, figure_text, tenths
+from llmload.report.terminal import FAILURE_COLUMNS
 from llmload.runs.folder import PromptFacts, RunFolder
 from llmload.runs.loaded_run import LoadedRun, load_run
 from llmload.runs.summary import Summary
