@@ -6,6 +6,7 @@ What goes wrong with a request is not here: it is a record with an error.
 
 import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from enum import IntEnum
 from typing import Final
 
@@ -65,6 +66,12 @@ def shown(value: object) -> str:
     except (RecursionError, ValueError):
         return f"a {type(value).__name__} that is nested too deeply, or too large"
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """Return a question that names what is spelt most like a word that is not known; None where nothing is."""
+    near = get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else None
 
 
 class LlmloadError(Exception):

@@ -13,9 +13,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from llmload.loadgen.options import DRAIN_ON_SIGTERM_S
 from llmload.scenario import load_scenario
 from llmload.scenario.loads import OpenLoop
+from llmload.scenario.options import DRAIN_ON_SIGTERM_S
 from tests.deployed import JOBS, KUBERNETES, argument, container, job, objects, pod
 
 ROOT = Path(__file__).parents[1]

@@ -9,10 +9,10 @@ import pytest
 
 from llmload.loadgen.cluster import TOKEN_ENV
 from llmload.loadgen.master import ABORT_REPLY_S
-from llmload.loadgen.options import DRAIN_ON_SIGTERM_S
 from llmload.loadgen.session import ABORT_GRACE_S
 from llmload.loadgen.worker import SIGTERM_GRACE_S
 from llmload.scenario import load_scenario
+from llmload.scenario.options import DRAIN_ON_SIGTERM_S
 from tests.deployed import JOBS, KUBERNETES, args, argument, container, job, kustomization, objects, pod
 
 ROOT = Path(__file__).parents[1]

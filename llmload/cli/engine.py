@@ -44,9 +44,9 @@ def demo(out: str) -> None:
     with spawn(SimulationSettings(**DEMO_ENGINE)) as engine:
         click.echo(f"ready at {engine.url}")
         _step("2/4", "speed: 100 prompts, one at a time (about 30 s)")
-        speed = _run("lima-speed", {"base_url": engine.url, "model": MODEL, "engine": MODEL, "out": out})
+        speed = _run("lima-speed", {"host": engine.url, "model": MODEL, "engine": MODEL, "out": out})
         _step("3/4", "throughput: 8 requests in flight for 16 s")
-        throughput = _run("demo", {"base_url": engine.url, "out": out})
+        throughput = _run("demo", {"host": engine.url, "out": out})
     _step("4/4", "the three tables")
     _show_tables([speed, throughput])
     click.echo(f"\nRun folders: {speed} and {throughput}")

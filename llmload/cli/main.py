@@ -42,6 +42,14 @@ class LazyGroup(click.Group):
             raise_at_sigint()
         return command if isinstance(command, click.Command) else None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the verb and what follows it; an unknown one is refused with the nearest."""
+        if args[0] not in VERBS:
+            raise click.NoSuchCommand(args[0], possibilities=VERBS, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """Write the verbs with their help, without importing them."""
         with formatter.section("Commands"):
@@ -62,7 +70,7 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Start with: llmload demo. Then: llmload run lima-speed --base-url http://127.0.0.1:8000 --model NAME",
 )
 @click.version_option(package_name="llmload")

@@ -4,9 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 import click
 
@@ -14,6 +15,7 @@ from llmload.cli.scenarios import scenario_file
 from llmload.errors import ExitCode, worst
 from llmload.interrupts import heard, held
 from llmload.runs.summary import Summary
+from llmload.scenario.options import GROUPS, OPTIONS
 from llmload.scenario.reading import locust_arguments, locust_command, shown_command
 
 
@@ -43,7 +45,7 @@ class _Runs:
 
 def repeat_runs(
     scenario: Path,
-    changes: Mapping[str, str | float | None],
+    changes: Mapping[str, str | None],
     settings: Sequence[str],
     repeat: int,
     *,
@@ -58,10 +60,12 @@ def repeat_runs(
     from llmload.runs.folder import SUMMARY, RunFolder, runs_in
 
     group = _group(scenario, changes, settings, repeat)
-    own = {name: value for name, value in changes.items() if name not in {"junit", "markdown"}} | {"out": str(group)}
+    own = {**changes, "junit": None, "markdown": None, "out": str(group)}
+    if as_json:
+        own["summary"] = "none"
     runs, codes = _Runs(), list[int]()
     for index in range(1, repeat + 1):
-        arguments = [*locust_arguments(scenario, own, settings), *(["--summary", "none"] if as_json else [])]
+        arguments = locust_arguments(scenario, own, settings)
         click.echo(f"\nrun {index} of {repeat}\n$ {shown_command(arguments)}", err=True)
         sys.stdout.flush()
         codes.append(runs.run(arguments))
@@ -77,7 +81,7 @@ def repeat_runs(
     return worst(codes)
 
 
-def _group(scenario: Path, changes: Mapping[str, str | float | None], settings: Sequence[str], repeat: int) -> Path:
+def _group(scenario: Path, changes: Mapping[str, str | None], settings: Sequence[str], repeat: int) -> Path:
     """Return the folder of the runs; ConfigError if the scenario or a file to write is wrong."""
     from llmload.errors import ConfigError
     from llmload.runs.folder import new_run_id
@@ -98,7 +102,7 @@ def _show(
     asked: int,
     folders: Sequence[Path],
     summaries: Sequence[Summary],
-    changes: Mapping[str, str | float | None],
+    changes: Mapping[str, str | None],
     *,
     as_json: bool,
 ) -> ExitCode:
@@ -133,46 +137,52 @@ def _show(
     return ExitCode.FAILED if faults.unwritten else ExitCode.GOOD
 
 
-@click.command()
+_OWN: Final = "Only llmload run"
+
+
+class _Grouped(click.Command):
+    """A command whose `--help` shows the shared options in their groups, and last its own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of each group, then those that only this command has."""
+        groups = {option.name: title for title, options in GROUPS.items() for option in options}
+        shown: dict[str, list[tuple[str, str]]] = {title: [] for title in (*GROUPS, _OWN)}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx) if isinstance(option, click.Option) else None
+            if record is not None:
+                shown[next((groups[name] for name in option.opts if name in groups), _OWN)].append(record)
+        for title, records in shown.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command all options of Locust with llmload's hooks; Locust reads and checks their values."""
+    for option in reversed(OPTIONS):
+        if not option.only_locust:
+            kind = click.Choice(option.choices) if option.choices else None
+            add = click.option(
+                *option.names,
+                *(["settings"] if option.name == "--set" else []),
+                type=kind,
+                multiple=option.repeats,
+                metavar=None if kind else option.metavar,
+                help=option.help_with_default,
+            )
+            command = add(command)
+    return command
+
+
+@click.command(cls=_Grouped)
 @click.argument("scenario")
-@click.option("--base-url", metavar="URL", help="Address of the engine, instead of the scenario's.")
-@click.option("--engine", metavar="NAME", help="The engine's name for the tables: vllm, tgi, transformers, ...")
-@click.option("--model", metavar="NAME", help="Model to request, instead of the scenario's.")
-@click.option("--prompts", metavar="SOURCE", help="builtin, lima, or a file or folder, instead of the scenario's.")
-@click.option("--users", type=click.IntRange(1), help="Requests in flight at a time, instead of the scenario's.")
-@click.option("--requests", type=click.IntRange(1), help="Requests to send, instead of the scenario's number.")
-@click.option("--run-time", metavar="TIME", help="How long to run (90, 90s, 5m), instead of the scenario's time.")
-@click.option("--seed", type=int, help="Seed, instead of the scenario's.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the scenario: load.warmup_s=5.")
-@click.option("--processes", type=int, help="Worker processes on this machine; -1 for one per core.")
-@click.option("--out", metavar="DIR", help="Folder for the run folder, instead of the scenario's.")
-@click.option("--metrics-port", metavar="PORT", help="Port of /metrics for Prometheus, or off (default 9646).")
-@click.option(
-    *("--linger", "--llmload-linger", "llmload_linger"),
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
-    help="After the run, serve /metrics until the next scrape, for at most this time.",
-)
-@click.option(
-    "--drain-on-sigterm",
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
-    help="How long requests in flight may take after SIGTERM (default 20).",
-)
+@_shared_options
 @click.option(
     "--repeat",
     type=click.IntRange(1),
     metavar="N",
     help="Run N times, one after the other, with the same prompts, and show the spread of the figures.",
 )
-@click.option(
-    "--progress",
-    metavar="HOW",
-    help="auto (redrawn on a terminal, else none), off, or seconds between lines on standard error.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of tables.")
-@click.option("--junit", metavar="FILE", help="Write verdict and gates as JUnit XML, for a CI system.")
-@click.option("--markdown", metavar="FILE", help="Write a summary in Markdown, for a CI system.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --summary json.")
 @click.option("--web", is_flag=True, help="Open Locust's web UI on 127.0.0.1:8089 instead of running at once.")
 def run(
     scenario: str,
@@ -181,10 +191,12 @@ def run(
     as_json: bool,
     web: bool,
     settings: tuple[str, ...],
-    **changes: str | float | None,
+    **changes: str | None,
 ) -> None:
     """
     Run SCENARIO, a file or the name of a shipped scenario, and exit with Locust's exit code.
+
+    Where an option is not given, the scenario's value counts. `locust` takes the same options.
 
     0: good; 1: a gate failed or requests failed; 2: wrong use; 3: the measurement is INVALID; 130: a signal ended it.
     With --repeat, the worst of all runs; Ctrl-C ends the current run, shows the runs so far, and leaves out the others.
@@ -194,18 +206,22 @@ def run(
       llmload run demo --base-url http://127.0.0.1:8100
       llmload run lima-speed --engine vllm --base-url http://127.0.0.1:8000 --model my-model --prompts lima
       llmload run scenarios/lima-throughput.toml --users 32 --run-time 5m --processes 2
-      llmload run demo --base-url http://127.0.0.1:8100 --set load.warmup_s=0 --set request.max_tokens=16
+      llmload run demo-open-loop --base-url http://127.0.0.1:8100 --rate 20 --max-tokens 16
       llmload run demo --base-url http://127.0.0.1:8100 --metrics-port 9647 --linger 1
       llmload run demo --base-url http://127.0.0.1:8100 --set 'gates.objectives=["ttft_s p95 < 0.5"]'
       llmload run lima-throughput --base-url http://127.0.0.1:8000 --model NAME --repeat 3
     """
-    if changes["base_url"] == "":  # such as a variable of the shell that is not set
-        raise click.UsageError("--base-url: is empty: give the engine's address, or leave the option out")
+    if changes["host"] == "":  # such as a variable of the shell that is not set
+        raise click.UsageError("--host: is empty: give the engine's address, or leave the option out")
+    if as_json:
+        if changes["summary"] not in (None, "json"):
+            raise click.UsageError(f"--json and --summary {changes['summary']} exclude each other: give one of them")
+        changes["summary"] = "json"
     if repeat is not None:
         if web:
             raise click.UsageError("--repeat and --web exclude each other: give one of them")
         sys.exit(repeat_runs(scenario_file(scenario), changes, settings, repeat, as_json=as_json))
-    arguments = locust_arguments(scenario_file(scenario), changes, settings, as_json=as_json, web=web)
+    arguments = locust_arguments(scenario_file(scenario), changes, settings, web=web)
     click.echo(f"$ {shown_command(arguments)}", err=True)
     sys.stdout.flush()
     with held():

@@ -376,7 +376,7 @@ class CoordinatingNode(Node):
             self.guard("the tables", terminal.show_summary)(coordinator, options.summary)
             terminal.show_line(self._report, options.summary)
             self._lingers = True
-            self.metrics.linger(options.llmload_linger)
+            self.metrics.linger(options.linger)
             self._lingers = False
             if len(coordinator.conditions.faults) > faults:
                 sys.exit(max(exit_code, ExitCode.INVALID))

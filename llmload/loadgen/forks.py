@@ -12,9 +12,10 @@ from types import FrameType
 from typing import Final
 
 from llmload.errors import ConfigError
-from llmload.loadgen import options
+from llmload.loadgen.options import parsed_ahead
 from llmload.loadgen.ports import UNSET, check_ports
 from llmload.parent import signal_at_end_of
+from llmload.scenario.options import LOOPBACK
 
 PARENT_GONE: Final = signal.SIGUSR2
 """What a forked worker gets when the process that forked it ends; it ends one that has not yet met its master."""
@@ -38,7 +39,7 @@ class Forks:
         """
         locusts_own: int = parser.get_default("master_port")
         parser.set_defaults(master_port=UNSET, master_bind_port=UNSET)
-        parsed = options.parsed_ahead(parser)
+        parsed = parsed_ahead(parser)
         if parsed is not None:
             check_ports(parsed)
         port: int | None = UNSET if parsed is None else parsed.master_bind_port or parsed.master_port
@@ -76,7 +77,7 @@ class Forks:
         """Return a port that the kernel gives to nobody else until Locust has bound it."""
         if self._held is None:
             self._held = _reusable()
-            self._held.bind((options.LOOPBACK, 0))
+            self._held.bind((LOOPBACK, 0))
         port: int = self._held.getsockname()[1]
         return port
 

@@ -4,11 +4,9 @@ from locust.argument_parser import LocustArgumentParser
 from locust.util.timespan import parse_timespan
 
 import argparse
-import math
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,137 +14,13 @@ from llmload.errors import ConfigError
 from llmload.loadgen.locust_compat import show_option
 from llmload.scenario import Scenario, load_scenario
 from llmload.scenario.load_protocol import Load
-from llmload.scenario.reading import read_setting, read_value
+from llmload.scenario.options import GROUPS, LOOPBACK, OPTIONS, Option
+from llmload.scenario.reading import read_setting
 
-LOOPBACK: Final = "127.0.0.1"
 SHIPPED: Final = ("builtin", "lima")
 """Prompts that are known by a name; others are files, or data sets of a hub."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptionOverride:
-    """An option, and a field of the start form, for a key of the scenario; its default is the scenario's value."""
-
-    option: str
-    keys: tuple[str, ...]
-    """The keys of the scenario that it sets; the first one is shown."""
-    help: str
-    metavar: str = "N"
-    is_text: bool = False
-    choices: tuple[str, ...] = ()
-
-    @property
-    def dest(self) -> str:
-        """Its name among the parsed options, and in the form."""
-        return self.option.removeprefix("--").replace("-", "_")
-
-    def fits(self, scenario: Scenario) -> bool:
-        """Return whether the scenario has the key, set or not: a closed loop has no rate."""
-        table, _, key = self.keys[0].partition(".")
-        return key in type(getattr(scenario, table)).model_fields
-
-    def default(self, scenario: Scenario) -> str:
-        """Return the scenario's value as the form shows it; empty for None."""
-        table, _, key = self.keys[0].partition(".")
-        value = getattr(getattr(scenario, table), key, None)
-        return "" if value is None else str(value).removesuffix(".0")
-
-    def changes(self, text: str, as_written: Scenario) -> dict[str, Any]:
-        """Return the keys that the option's text changes, with their values; an empty text changes nothing."""
-        text = text.strip()
-        if not text or text == self.default(as_written):
-            return {}
-        return dict.fromkeys(self.keys, text if self.is_text else read_value(text))
-
-
-OVERRIDES: Final = (
-    OptionOverride(
-        option="--model",
-        keys=("model.name", "model.served_as"),
-        help="Model name in requests and tables",
-        metavar="NAME",
-        is_text=True,
-    ),
-    OptionOverride(
-        option="--engine",
-        keys=("engine.name",),
-        help="Engine's name in the tables: vllm, tgi, transformers, ...",
-        metavar="NAME",
-        is_text=True,
-    ),
-    OptionOverride(
-        option="--prompts",
-        keys=("prompts.source",),
-        help="Prompts: builtin, lima or a path",
-        metavar="SOURCE",
-        is_text=True,
-    ),
-    OptionOverride(option="--prompt-count", keys=("prompts.count",), help="Prompts drawn at random (empty: all)"),
-    OptionOverride(option="--max-tokens", keys=("request.max_tokens",), help="Maximum output tokens per request"),
-    OptionOverride(
-        option="--temperature", keys=("request.temperature",), help="Sampling temperature (empty: the engine's default)"
-    ),
-    OptionOverride(
-        option="--rate",
-        keys=("load.rate_per_s",),
-        help="Requests per second in an open loop; may be changed during the run",
-    ),
-    OptionOverride(
-        option="--base-rate", keys=("load.base_rate_per_s",), help="Requests per second of a spike, between its bursts"
-    ),
-    OptionOverride(
-        option="--burst-rate", keys=("load.burst_rate_per_s",), help="Requests per second of a spike, in its bursts"
-    ),
-    OptionOverride(
-        option="--burst", keys=("load.burst_s",), help="Seconds that a burst lasts, at the end of a period", metavar="S"
-    ),
-    OptionOverride(
-        option="--period",
-        keys=("load.period_s",),
-        help="Seconds that base and burst of a spike take together",
-        metavar="S",
-    ),
-    OptionOverride(
-        option="--arrivals",
-        keys=("load.arrivals",),
-        help="Arrival process of an open loop",
-        is_text=True,
-        choices=("constant", "poisson", "gamma"),
-    ),
-    OptionOverride(
-        option="--cv",
-        keys=("load.cv",),
-        help="Coefficient of variation of gamma arrivals: above 1 burstier than Poisson",
-    ),
-    OptionOverride(
-        option="--speed", keys=("load.speed",), help="Speed of a replayed trace: 2 replays it in half the time"
-    ),
-    OptionOverride(
-        option="--max-in-flight",
-        keys=("load.max_in_flight",),
-        help="Maximum requests in flight; arrivals beyond it are dropped and counted",
-    ),
-    OptionOverride(
-        option="--think-time",
-        keys=("load.think_time_s",),
-        help="Seconds that a user rests between conversations",
-        metavar="S",
-    ),
-    OptionOverride(
-        option="--requests", keys=("load.requests",), help="Stop after this many requests (empty: no limit)"
-    ),
-    OptionOverride(
-        option="--warmup", keys=("load.warmup_s",), help="Seconds of warm-up, before the window opens", metavar="S"
-    ),
-    OptionOverride(
-        option="--drain-timeout",
-        keys=("run.drain_timeout_s",),
-        help="Seconds that requests in flight may take to finish at the end of the run",
-        metavar="S",
-    ),
-    OptionOverride(option="--seed", keys=("scenario.seed",), help="Seed of all random draws"),
-)
-"""In the order of `--help` and of the start form: what is asked, how it is asked, when it ends."""
+FORM: Final = tuple(option for option in OPTIONS if option.is_in_form)
+"""The fields of the start form that are not Locust's own."""
 
 
 def refuse_changes(running: Scenario, edited: Scenario) -> None:
@@ -171,7 +45,7 @@ def prompts_of_form(scenario: Scenario, options: argparse.Namespace) -> list[str
 
 def form_labels() -> dict[str, str]:
     """Return what the start form says of each option, in the form's order."""
-    return {override.dest: override.help for override in OVERRIDES}
+    return {option.dest: option.help for option in FORM}
 
 
 def check_prompts_of_form(source: str, offered: Collection[str]) -> None:
@@ -199,104 +73,33 @@ def _found_early(arguments: list[str]) -> argparse.Namespace:
     return finder.parse_known_args(arguments)[0]
 
 
-def _new_file(text: str) -> str:
-    """Return a file's name, as text, since Locust sends options to its workers; its folder must exist."""
-    folder = Path(text).parent
-    if not folder.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} cannot be written: there is no folder {folder}")
-    return text
-
-
-DRAIN_ON_SIGTERM_S: Final = 20.0
-"""With what follows it, less than the 30 s that Kubernetes leaves a pod by default."""
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
-    return seconds
-
-
-OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "--scenario": {"default": "", "metavar": "FILE", "help": "Scenario file, if not --config's"},
-    "--out": {
-        "default": "",
-        "metavar": "DIR",
-        "help": "Where run folders are made, instead of the scenario's run.folder",
-    },
-    "--set": {
-        "dest": "settings",
-        "action": "append",
-        "default": [],
-        "metavar": "KEY=VALUE",
-        "help": "Any key of the scenario, its value in TOML: load.warmup_s=5; may be given several times",
-    },
-    "--summary": {
-        "choices": ("table", "json", "none"),
-        "default": "table",
-        "help": "What is printed at the end: tables, summary.json, or nothing",
-    },
-    "--junit": {
-        "type": _new_file,
-        "metavar": "FILE",
-        "help": "JUnit XML of verdict and gates, for a CI system, written at the end of a headless run",
-    },
-    "--markdown": {
-        "type": _new_file,
-        "metavar": "FILE",
-        "help": "Summary in Markdown, for a CI system, written at the end of a headless run",
-    },
-    "--progress": {
-        "default": "auto",
-        "metavar": "HOW",
-        "help": "How a headless run shows its progress on standard error: auto (redrawn on a terminal, else quiet), "
-        "off, or a number of seconds between lines",
-    },
-    "--web-allowed-hosts": {
-        "default": "",
-        "metavar": "NAMES",
-        "help": "Names, separated by commas, that the web UI and /metrics may be reached by, beside IP addresses and "
-        "localhost: a proxy's, for example",
-    },
-    "--metrics-port": {"default": "9646", "metavar": "PORT", "help": "Port of /metrics for Prometheus, or off"},
-    "--metrics-host": {"default": LOOPBACK, "metavar": "HOST", "help": "Address that /metrics listens on"},
-    "--drain-on-sigterm": {
-        "type": _seconds,
-        "default": DRAIN_ON_SIGTERM_S,
-        "metavar": "SECONDS",
-        "help": "How long requests in flight may take after SIGTERM or SIGHUP, where run.drain_timeout_s is more: less "
-        f"than the grace time of a container (default {DRAIN_ON_SIGTERM_S:g})",
-    },
-    "--llmload-linger": {
-        "type": float,
-        "default": 0.0,
-        "metavar": "SECONDS",
-        "help": "After a headless run, serve /metrics until it is scraped once more, but no longer than this",
-    },
-}
-"""Options that are not keys of the scenario: argparse's arguments of each. The start form does not show them."""
-
-
 def add_options(parser: LocustArgumentParser) -> None:
-    """Add llmload's options: those that override keys of the scenario, whose defaults mean "unchanged", and others."""
-    add: Any = parser.add_argument  # Locust's parser takes `include_in_web_ui`, its groups do not
-    for override in OVERRIDES:
-        named: dict[str, Any] = {"choices": override.choices} if override.choices else {"metavar": override.metavar}
-        add(override.option, default="", help=f"{override.help} [{override.keys[0]}]", **named)
-    for option, arguments in OPTIONS.items():
-        add(option, include_in_web_ui=False, **arguments)
+    """Add llmload's options in their groups: the default of one that sets a key of the scenario means "unchanged"."""
+    parser.prog = "locust"  # not `__main__.py`, where `llmload run` starts it
+    for title, options in GROUPS.items():
+        group = parser.add_argument_group(f"llmload: {title}")
+        for option in options:
+            if not option.is_locusts:
+                group.add_argument(*option.names, **_arguments(option))
+            elif option.alias is not None:
+                group.add_argument(
+                    option.alias, dest=option.dest, metavar=option.metavar, help=f"The same as {option.name}"
+                )
+
+
+def _arguments(option: Option) -> dict[str, Any]:
+    """Return an option as argparse takes it."""
+    given = {"choices": option.choices} if option.choices else {"metavar": option.metavar}
+    if option.repeats:
+        return {"dest": option.dest, "action": "append", "default": [], "help": option.help, **given}
+    default = "" if option.keys else option.default
+    key = f" [{option.keys[0]}]" if option.keys else ""
+    return {"type": option.read, "default": default, "help": option.help_with_default + key, **given}
 
 
 def own_options() -> frozenset[str]:
     """Return llmload's options, by their names among the parsed options: a worker has its own, not its master's."""
-    others = {
-        arguments.get("dest", option.removeprefix("--").replace("-", "_")) for option, arguments in OPTIONS.items()
-    }
-    return frozenset(others | {override.dest for override in OVERRIDES})
+    return frozenset(option.dest for option in OPTIONS if not option.is_locusts)
 
 
 def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:
@@ -305,8 +108,8 @@ def set_defaults(parser: LocustArgumentParser, scenario: Scenario) -> None:
     parser.set_defaults(host=scenario.engine.base_url[0], only_summary=True)
     if load.shape is None:
         parser.set_defaults(num_users=load.locust_users, run_time=load.ends_after_s)
-    for override in OVERRIDES:
-        show_option(parser, override.dest, override.default(scenario), in_form=override.fits(scenario))
+    for option in FORM:
+        show_option(parser, option.dest, option.default_in(scenario), in_form=option.fits(scenario))
 
 
 def set_spawn_rate(parser: LocustArgumentParser, load: Load) -> None:
@@ -314,6 +117,19 @@ def set_spawn_rate(parser: LocustArgumentParser, load: Load) -> None:
     parsed = parsed_ahead(parser)
     if load.shape is None and parsed is not None:
         parser.set_defaults(spawn_rate=load.spawn_rate_for(parsed.num_users or load.locust_users))
+
+
+def refuse_meaningless(parser: LocustArgumentParser, parsed: argparse.Namespace, scenario: Scenario) -> None:
+    """Raise ConfigError for an option that was given and means nothing to the scenario's load, or to the web UI."""
+    for option in OPTIONS:
+        value = getattr(parsed, option.dest)
+        if value == parser.get_default(option.dest):
+            continue
+        if option.keys and not option.fits(scenario):
+            raise ConfigError(option.misfit(value, scenario.load))
+        if option.needs_headless and not (parsed.headless or parsed.worker):
+            given = option.given(value)
+            raise ConfigError(f"{given}: means nothing with the web UI: run headless, or leave it out")
 
 
 def bind_to_loopback(parser: LocustArgumentParser) -> None:
@@ -331,8 +147,8 @@ def effective_scenario(path: Path, options: argparse.Namespace, *, is_whole: boo
     overrides: dict[str, Any] = {}
     if options.host and options.host != as_set.engine.base_url[0]:
         overrides["engine.base_url"] = options.host
-    for override in OVERRIDES:
-        overrides |= override.changes(str(getattr(options, override.dest)), as_set)
+    for option in FORM:
+        overrides |= option.changes(str(getattr(options, option.dest)), as_set)
     if options.out:
         overrides["run.folder"] = options.out
     return load_scenario(path, settings | overrides | _load_overrides(as_set.load, options), is_whole=is_whole)

@@ -29,6 +29,7 @@ from llmload.loadgen.session import fire_request_event, run_conversation
 from llmload.loadgen.sockets import guard_sockets
 from llmload.loadgen.web import pages
 from llmload.loadgen.worker import WorkerNode
+from llmload.scenario import Scenario
 from llmload.scenario.load_protocol import Load, UsersOfPhase
 from llmload.scenario.loads import MAX_SPAWN_RATE_PER_S
 
@@ -67,9 +68,9 @@ class _Hooks:
                 scenario = options.scenario_for_defaults(file)
                 options.set_defaults(parser, scenario)
                 options.set_spawn_rate(parser, scenario.load)
-                self._prepare_ahead(parser, file)
+                self._prepare_ahead(parser, file, scenario)
 
-    def _prepare_ahead(self, parser: LocustArgumentParser, file: Path) -> None:
+    def _prepare_ahead(self, parser: LocustArgumentParser, file: Path, scenario: Scenario) -> None:
         """
         Read the prompts before Locust forks, so that they are read once, and before a worker meets its master.
 
@@ -77,6 +78,7 @@ class _Hooks:
         """
         parsed = None if self._ahead is not None else options.parsed_ahead(parser)
         if parsed is not None:
+            options.refuse_meaningless(parser, parsed, scenario)
             self._ahead = Preparation(file)
             self._ahead.scenario(parsed)
 

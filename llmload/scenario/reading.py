@@ -1,6 +1,5 @@
 """From a name or file to a `Scenario`, or to errors that name file, key and value; what ships; the Locust command."""
 
-import difflib
 import json
 import re
 import shlex
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from llmload.access.address import shown as shown_address
 from llmload.access.secrecy import UnshownValueError
-from llmload.errors import ConfigError, on_one_line, shown
+from llmload.errors import ConfigError, did_you_mean, on_one_line, shown
 from llmload.portable import faults_of
 from llmload.prompts.files import refuse_other_than_utf8
 from llmload.scenario.headers import checked_headers, mistake_in_variable
@@ -72,7 +71,8 @@ def find_suite(name: str) -> Path:
     shipped = shipped_suites()
     if name in shipped:
         return shipped[name]
-    raise ConfigError(f"{name}: no such suite file, and no shipped suite of that name; shipped: {', '.join(shipped)}")
+    advice = did_you_mean(name, shipped) or f"shipped: {', '.join(shipped)}"
+    raise ConfigError(f"{name}: no such suite file, and no shipped suite of that name; {advice}")
 
 
 def find_scenario(name: str) -> Path:
@@ -82,8 +82,8 @@ def find_scenario(name: str) -> Path:
     shipped = shipped_scenarios()
     if name in shipped:
         return shipped[name]
-    known = ", ".join(shipped)
-    raise ConfigError(f"{name}: no such scenario file, and no shipped scenario of that name; shipped are {known}, ...")
+    advice = did_you_mean(name, shipped) or f"shipped are {', '.join(shipped)}, ..."
+    raise ConfigError(f"{name}: no such scenario file, and no shipped scenario of that name; {advice}")
 
 
 def load_scenario(path: Path, overrides: Mapping[str, Any] | None = None, *, is_whole: bool = True) -> Scenario:
@@ -277,8 +277,7 @@ def _complaint(fault: Any, loc: tuple[str, ...], root: type[BaseModel]) -> str:
         return f"input should be {fault['ctx']['expected_tags']}, got {fault['ctx']['tag']!r}"
     if fault["type"] == "extra_forbidden":
         known = _known_keys(loc[:-1], root)
-        close = difflib.get_close_matches(loc[-1], known, n=1)
-        advice = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+        advice = did_you_mean(loc[-1], known) or f"known: {', '.join(known)}"
         return f"unknown key (value {shown(fault['input'])}); {advice}"
     text = re.sub(r"^(Value error|Assertion failed), ", "", fault["msg"])
     text = text[0].lower() + text[1:]
@@ -306,27 +305,23 @@ def locust_arguments(
     changes: Mapping[str, str | float | None],
     settings: Sequence[str] = (),
     *,
-    as_json: bool = False,
     web: bool = False,
 ) -> list[str]:
     """
     Return the arguments of the Locust command that runs the scenario with the changes.
 
-    `changes` are options by their name in Python (`base_url`, `run_time`), None where nothing is changed; `settings`
-    are `KEY=VALUE`, any key of the scenario.
+    `changes` are options by their name in Python (`host`, `run_time`), None where nothing is changed; `settings` are
+    `KEY=VALUE`, any key of the scenario.
     """
-    names = {"base_url": "--host"}
     arguments = ["--config", str(scenario)]
     named = locustfile_named_by(scenario)
     if named is None or not Path(named).is_file():
         arguments += ["-f", str(shipped_locustfile(Path(named or "chat.py").name))]
     for name, value in changes.items():
         if value is not None:
-            arguments += [names.get(name, "--" + name.replace("_", "-")), str(value)]
+            arguments += ["--" + name.replace("_", "-"), str(value)]
     if not web:
         arguments += ["--headless", "--loglevel", "WARNING"]
-    if as_json:
-        arguments += ["--summary", "json"]
     for setting in settings:
         arguments += ["--set", setting]
     return arguments

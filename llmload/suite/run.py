@@ -50,7 +50,7 @@ def run_arguments(cell: Cell, url: str, out: Path, command: str | None) -> list[
     settings = list(cell.settings)
     if command is not None and cell.scenario.deployment.command is None:
         settings.append(f"deployment.command={orjson.dumps(command).decode()}")
-    changes: dict[str, str | int | None] = {"base_url": url, "out": str(out), "processes": cell.processes}
+    changes: dict[str, str | int | None] = {"host": url, "out": str(out), "processes": cell.processes}
     return locust_arguments(cell.scenario_file, changes, settings)
 
 
@@ -73,7 +73,7 @@ def warmup_arguments(plan: DeploymentPlan, url: str, out: Path, prompts: Path, r
         "request.max_tokens": min(WARMUP_MAX_TOKENS, scenario.request.max_tokens or WARMUP_MAX_TOKENS),
     }
     settings = [f"{key}={toml_value(value)}" for key, value in values.items() if value is not None]
-    changes: dict[str, str | int | None] = {"base_url": url, "out": str(out), "requests": requests}
+    changes: dict[str, str | int | None] = {"host": url, "out": str(out), "requests": requests}
     return locust_arguments(find_scenario("lima-speed"), changes, settings)
 
 

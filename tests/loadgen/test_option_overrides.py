@@ -1,13 +1,18 @@
 """The start form shows the scenario's values, a change there overrides one, and a wrong change is named."""
 
+from locust.argument_parser import LocustArgumentParser, get_empty_argument_parser, setup_parser_arguments
+
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from llmload.cli.run import run
 from llmload.errors import ConfigError
-from llmload.loadgen.options import OVERRIDES, refuse_changes
+from llmload.loadgen.options import FORM, add_options, refuse_changes, refuse_meaningless, set_defaults
 from llmload.scenario import Scenario, load_scenario
+from llmload.scenario.options import OPTIONS
 
 OPEN = 'kind = "open_loop"\nrate_per_s = 2.5\narrivals = "gamma"\ncv = 2\nduration_s = 30\nwarmup_s = 2'
 CLOSED = 'kind = "closed_loop"\nusers = 4\nrequests = 40\nthink_time_s = 0.5'
@@ -45,7 +50,7 @@ max_tokens = 64
 
 
 def shown(scenario: Scenario) -> dict[str, str]:
-    return {override.dest: override.default(scenario) for override in OVERRIDES if override.fits(scenario)}
+    return {option.dest: option.default_in(scenario) for option in FORM if option.fits(scenario)}
 
 
 def test_the_form_begins_with_the_scenarios_values(scenario: Any) -> None:
@@ -84,7 +89,7 @@ def test_only_what_the_load_has_is_in_the_form(scenario: Any) -> None:
     }
     assert not {"rate", "requests", "think_time"} & spike.keys()
     assert {name for fields in (closed, staged, replay, spike, shown(scenario(OPEN))) for name in fields} == {
-        override.dest for override in OVERRIDES
+        option.dest for option in FORM
     }, "each option fits some load"
 
 
@@ -92,8 +97,8 @@ def test_only_what_the_load_has_is_in_the_form(scenario: Any) -> None:
 def test_an_untouched_form_changes_nothing(scenario: Any, load: str) -> None:
     written = scenario(load)
 
-    assert [override.changes(override.default(written), written) for override in OVERRIDES] == [{}] * len(OVERRIDES)
-    assert [override.changes(" ", written) for override in OVERRIDES] == [{}] * len(OVERRIDES)
+    assert [option.changes(option.default_in(written), written) for option in FORM] == [{}] * len(FORM)
+    assert [option.changes(" ", written) for option in FORM] == [{}] * len(FORM)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +115,9 @@ def test_an_untouched_form_changes_nothing(scenario: Any, load: str) -> None:
 def test_a_changed_field_is_laid_over_the_scenario(
     scenario: Any, field: str, text: str, changes: dict[str, Any]
 ) -> None:
-    override = next(override for override in OVERRIDES if override.dest == field)
+    option = next(option for option in FORM if option.dest == field)
 
-    assert override.changes(text, scenario(OPEN)) == changes
+    assert option.changes(text, scenario(OPEN)) == changes
 
 
 @pytest.mark.parametrize(
@@ -131,10 +136,10 @@ def test_a_changed_field_is_laid_over_the_scenario(
     ],
 )
 def test_a_wrong_value_is_named_before_anything_is_sent(scenario: Any, field: str, text: str, says: str) -> None:
-    override = next(override for override in OVERRIDES if override.dest == field)
+    option = next(option for option in FORM if option.dest == field)
 
     with pytest.raises(ConfigError) as error:
-        scenario(OPEN, **override.changes(text, scenario(OPEN)))
+        scenario(OPEN, **option.changes(text, scenario(OPEN)))
     assert says in str(error.value)
 
 
@@ -144,3 +149,79 @@ def test_a_running_load_takes_another_rate_and_nothing_else(scenario: Any) -> No
     refuse_changes(running, scenario(OPEN, **{"load.rate_per_s": 9.0, "load.duration_s": 60.0}))
     with pytest.raises(ConfigError, match=r"request.max_tokens: cannot become 8 during the run .it is 64.: stop"):
         refuse_changes(running, scenario(OPEN, **{"load.rate_per_s": 9.0, "request.max_tokens": 8}))
+
+
+def parser_for(scenario: Scenario) -> LocustArgumentParser:
+    parser = get_empty_argument_parser(default_config_files=[])
+    setup_parser_arguments(parser)
+    add_options(parser)
+    set_defaults(parser, scenario)
+    return parser
+
+
+def test_both_doors_have_each_option_by_the_same_names(scenario: Any) -> None:
+    of_locust = {name for action in parser_for(scenario(OPEN))._actions for name in action.option_strings}
+    of_run = {name for each in run.params if isinstance(each, click.Option) for name in each.opts}
+
+    for option in OPTIONS:
+        assert set(option.names) <= of_locust
+        assert option.only_locust or set(option.names) <= of_run
+    assert of_run - {name for option in OPTIONS for name in option.names} == {"--repeat", "--json", "--web"}
+
+
+@pytest.mark.parametrize(
+    ("load", "given", "says"),
+    [
+        (
+            CLOSED,
+            "--rate 5",
+            "has no rate_per_s: leave the option out, or run a scenario of kind 'open_loop', such",
+        ),
+        (
+            OPEN,
+            "--users 5",
+            "--users 5: a load of kind 'open_loop' has no users: leave the option out, or run",
+        ),
+        (OPEN, "-r 2", "--spawn-rate 2: a load of kind 'open_loop' has no spawn_rate_per_s"),
+        (OPEN, "--think-time 2", "a load of kind 'open_loop' has no think_time_s"),
+        (STAGED, "-u 5", "--users 5: a load of kind 'staged' has no users"),
+        (
+            STAGED,
+            "-r 2",
+            "does not take it from Locust: give --set load.spawn_rate_per_s=2",
+        ),
+        (STAGED, "-t 60", "--run-time 60: a load of kind 'staged' has no duration_s"),
+        (SPIKE, "--requests 7", "a load of kind 'spike' has no requests"),
+        (SPIKE, "--rate 7", "such as: llmload run demo-open-loop --rate 7"),
+        (REPLAY, "--arrivals constant", "a load of kind 'replay' has no arrivals"),
+        (CLOSED, "--junit x.xml", "--junit x.xml: means nothing with the web UI: run headless, or leave it out"),
+        (CLOSED, "--linger 4", "--linger 4: means nothing with the web UI"),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused_with_the_remedy(
+    scenario: Any, load: str, given: str, says: str
+) -> None:
+    as_written = scenario(load)
+    parser = parser_for(as_written)
+
+    with pytest.raises(ConfigError) as error:
+        refuse_meaningless(parser, parser.parse_args(given.split()), as_written)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("load", "given"),
+    [
+        (CLOSED, "-u 5 -r 2 -t 60 --requests 9 --think-time 1 --headless --junit x.xml --linger 2"),
+        (OPEN, "--rate 5 --arrivals constant --cv 1 --max-in-flight 7 -t 60 --base-url http://127.0.0.1:1"),
+        (STAGED, "--think-time 1 --warmup 1 --max-tokens 5"),
+        (SPIKE, "--base-rate 1 --burst-rate 5 --burst 1 --period 4 -t 60"),
+        (REPLAY, "--speed 2 --requests 5 --summary none"),
+        (REPLAY, ""),
+    ],
+)
+def test_an_option_that_means_something_is_taken(scenario: Any, load: str, given: str) -> None:
+    as_written = scenario(load)
+    parser = parser_for(as_written)
+
+    refuse_meaningless(parser, parser.parse_args(given.split()), as_written)

@@ -121,7 +121,7 @@ def _real_pair(folder: Path, slower: float, minutes: float, users: int) -> Compa
     for name, settings in (("base", SETTINGS), ("cand", replace(SETTINGS, **slowed))):
         with spawn(settings) as engine:
             changes: dict[str, str | float | None] = {
-                "base_url": engine.url,
+                "host": engine.url,
                 "users": users,
                 "run_time": f"{minutes * 60 + WARMUP_S:.0f}s",
                 "out": str(folder / name),
