@@ -19,7 +19,10 @@ VERBS: Final = {
     "prompts": ("llmload.cli.prompts:prompts", "Show the prompts that a run would send."),
     "scenarios": ("llmload.cli.scenarios:scenarios", "List the scenarios that come with llmload, or print one."),
     "engine": ("llmload.cli.engine:engine", "Run the embedded simulated engine."),
-    "dashboards": ("llmload.cli.dashboards:dashboards", "Build the Grafana dashboard from code."),
+    "dashboards": (
+        "llmload.cli.dashboards:dashboards",
+        "Copy the Grafana dashboard and Prometheus' rules to a folder.",
+    ),
 }
 _HAVE_AN_END: Final = frozenset({"demo", "run", "suite", "engine"})
 """Verbs that stop what they have started, and so end by KeyboardInterrupt; the others end at once."""

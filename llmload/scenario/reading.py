@@ -22,29 +22,21 @@ from llmload.scenario.headers import checked_headers, mistake_in_variable
 from llmload.scenario.loads import LOADS
 from llmload.scenario.model import Scenario
 from llmload.scenario.sections import Table
+from llmload.shipped import shipped_folder
 
-# The scenarios, suites and locustfiles that come with llmload, in a checkout beside the package, else inside it.
+# The scenarios, suites and locustfiles that come with llmload.
 
-_PACKAGE: Final = Path(__file__).resolve().parents[1]
 _SUITE: Final = "-suite"
-_HOMES: Final = (_PACKAGE, _PACKAGE.parent)
-
-
-def _folder(name: str) -> Path:
-    for home in _HOMES:
-        if (home / name).is_dir():
-            return home / name
-    raise ConfigError(f"llmload's installation is broken: it has no {name} folder; install it again")
 
 
 def scenario_folder() -> Path:
     """Return the folder of the scenarios that come with llmload."""
-    return _folder("scenarios")
+    return shipped_folder("scenarios")
 
 
 def shipped_locustfile(name: str) -> Path:
     """Return a locustfile that comes with llmload; ConfigError if there is none of that name."""
-    file = _folder("locustfiles") / name
+    file = shipped_folder("locustfiles") / name
     if not file.is_file():
         raise ConfigError(f"tool.locust.locustfile: there is no {name} here, and none comes with llmload")
     return file
