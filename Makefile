@@ -97,7 +97,7 @@ engine-test: engine
 	$(BIN)/pytest -m engine
 
 lock lock-upgrade: $(VENV)/.ready
-	@$(LOCK) $(if $(filter lock-upgrade,$@),--upgrade) --custom-compile-command "make lock" pyproject.toml --output-file deploy/requirements.txt
+	@$(LOCK) $(if $(filter lock-upgrade,$@),--upgrade) --custom-compile-command "make lock" --extra all pyproject.toml --output-file deploy/requirements.txt
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 		| $(LOCK) $(if $(filter lock-upgrade,$@),--upgrade) --custom-compile-command "make lock" - --output-file deploy/build-requirements.txt
 

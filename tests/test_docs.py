@@ -51,6 +51,8 @@ ELSEWHERE = {
     "llmload engine simulate": "tests/simulator/test_command.py",
     "llmload prompts": "tests/prompts/test_cli.py",
     "llmload compare": "tests/cli/test_compare.py",
+    "llmload dashboards export": "tests/cli/test_dashboards.py",
+    "pip install": "tests/test_packaging.py",
     "llmload report": "tests/cli/test_report.py",
 }
 """Commands that take long or need what is not here, by how they begin, and the tests that run them in their way."""
@@ -162,7 +164,7 @@ def has_tests(node: str) -> bool:
 def test_every_command_is_run_somewhere() -> None:
     assert not [node for node in sorted(set(ELSEWHERE.values())) if not has_tests(node)], "collected by pytest"
     assert not [start for start in ELSEWHERE if not any(command.startswith(start) for command in EVERYTHING)], "used"
-    assert {command.split()[0] for command in EVERYTHING} <= {"llmload", "locust", "make", "python", "curl"}
+    assert {command.split()[0] for command in EVERYTHING} <= {"llmload", "locust", "make", "pip", "python", "curl"}
 
 
 @pytest.mark.parametrize("command", [command for command in EVERYTHING if command.startswith("make ")])

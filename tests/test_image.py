@@ -24,6 +24,12 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 ENTRY = re.compile(
     r"^(?P<name>[\w.-]+)==(?P<version>\S+) \\\n(?P<hashes>(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE
 )
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+ASKED = [
+    *PROJECT["project"]["dependencies"],
+    *(text for extra in re.findall(r"[\w-]+", EXTRAS["all"][0])[1:] for text in EXTRAS[extra]),
+]
+"""What the image has: llmload with the extra `all`."""
 PYTHON = "3.12"
 """The image's."""
 
@@ -47,7 +53,7 @@ def unmet(lock: dict[str, str], asked: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("lock", "asked"),
     [
-        (LOCK, PROJECT["project"]["dependencies"]),
+        (LOCK, ASKED),
         (BUILD_LOCK, PROJECT["build-system"]["requires"]),
     ],
     ids=["image", "build"],
@@ -66,8 +72,7 @@ def test_the_lock_file_has_what_the_project_asks_for_and_nothing_that_it_once_di
         r"^([\w.-]+)==(?:.*\n)(?:    .*\n)*?.*llmload \(pyproject\.toml\)", LOCK.read_text(), re.MULTILINE
     )
 
-    asked = {canonicalize_name(Requirement(text).name) for text in PROJECT["project"]["dependencies"]}
-    assert set(direct) == asked, "make lock"
+    assert set(direct) == {canonicalize_name(Requirement(text).name) for text in ASKED}, "make lock"
 
 
 @pytest.mark.parametrize("lock", [LOCK, BUILD_LOCK], ids=["image", "build"])
@@ -100,7 +105,8 @@ def test_every_image_has_a_patch_version_and_the_lock_file_is_for_its_python() -
         *(f"{image['newName']}:{image['newTag']}" for image in kustomization()["images"]),
     ]
 
-    assert len(images) == 6
+    assert len(images) == 7
+    images.remove("llmload")  # built here
     assert [image for image in images if not re.search(r":v?\d+\.\d+\.\d+", image)] == []
     assert {re.sub(r"^python:(\d+\.\d+)\..*", r"\1", base) for base in bases} == {PYTHON}
     assert f"--python-version {PYTHON} " in (ROOT / "Makefile").read_text()

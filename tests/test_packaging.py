@@ -2,24 +2,23 @@
 
 import re
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from llmload.simulator import SimulationSettings, spawn
-
-ROOT = Path(__file__).parents[1]
+from tests.installed import build_wheel, install_core
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run([*build, "--disable-pip-version-check"], check=True, capture_output=True)
-    (built,) = folder.glob("*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install_core(wheel, tmp_path_factory.mktemp("installed") / "env")
 
 
 @pytest.mark.parametrize(
@@ -33,6 +32,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "llmload/locustfiles/chat.py",
         "llmload/locustfiles/chat_staged.py",
         "llmload/loadgen/web/assets/llm.html",
+        "llmload/loadgen/schemas/live.schema.json",
+        "llmload/grafana/compose.yaml",
+        "llmload/grafana/dashboards/llmload.json",
+        "llmload/grafana/prometheus/prometheus.yml",
+        "llmload/grafana/prometheus/rules/alerts.yml",
+        "llmload/grafana/provisioning/dashboards/llmload.yml",
         "llmload/report/html/assets/report.html.j2",
         "llmload/report/html/assets/uplot/uPlot.iife.min.js",
     ],
@@ -42,18 +47,16 @@ def test_the_wheel_contains(wheel: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lima-speed", "reference/vllm-vicuna-7b-v1.3-speed"])
-def test_an_installed_llmload_runs_shipped_scenarios_from_any_folder(wheel: Path, tmp_path: Path, name: str) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site")
+def test_the_core_runs_shipped_scenarios_from_any_folder(programs: Path, tmp_path: Path, name: str) -> None:
     settings = SimulationSettings(model="m", ttft_s=0.001, itl_s=0.001, output_tokens=2)
     with spawn(settings) as engine:
         ended = subprocess.run(
             [
-                *(sys.executable, "-m", "llmload.cli.main", "run", name, "--base-url", engine.url),
+                *(programs / "llmload", "run", name, "--base-url", engine.url),
                 *("--model", "m", "--prompts", "builtin", "--requests", "2", "--out", "runs"),
             ],
             cwd=tmp_path,
-            env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"},
+            env={"PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,
             timeout=60,
@@ -62,7 +65,7 @@ def test_an_installed_llmload_runs_shipped_scenarios_from_any_folder(wheel: Path
 
     assert ended.returncode == 0, ended.stderr
     if name == "lima-speed":
-        assert f"--config {tmp_path / 'site' / 'llmload' / 'scenarios' / 'lima-speed.toml'}" in ended.stderr
+        assert re.search(rf"--config {programs.parent}/lib/\S+/llmload/scenarios/lima-speed\.toml", ended.stderr)
     else:
         assert re.search(r"--config \S+/vllm-vicuna-7b-v1\.3-speed\.toml", ended.stderr)
     assert len(list((tmp_path / "runs").glob("*/summary.json"))) == 1

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from llmload.errors import ExitCode, worst
+from llmload.extras import need
 from llmload.runs.folder import REPORT, SUMMARY, RunFolder, runs_in
 from llmload.runs.summary import Summary
 
@@ -174,7 +175,8 @@ def _write_files(runs: list[RunFolder], html: str | None, csv_file: Path | None,
 
         writers.append((csv_file, write_csv))
     if parquet is not None:
-        from llmload.runs.requests import write_parquet
+        need("parquet", "--parquet")
+        from llmload.runs.parquet import write_parquet
 
         writers.append((parquet, write_parquet))
     for file, write in writers:

@@ -23,6 +23,7 @@ from typing import Literal
 
 from llmload.client.client import ChatClient
 from llmload.client.settings import ClientSettings
+from llmload.extras import need
 
 ClientKind = Literal["wire", "openai"]
 
@@ -31,12 +32,14 @@ def make_client(settings: ClientSettings, kind: ClientKind = "wire") -> ChatClie
     """
     Return a client of this kind: `wire` stamps at the socket, `openai` is the SDK that applications use.
 
-    It does not connect yet. Raises `ConfigError` for settings that this kind does not support.
+    It does not connect yet. Raises `ConfigError` for settings that this kind does not support, and without
+    the extra that `openai` needs.
     """
     if kind == "wire":
         from llmload.client.client import WireClient
 
         return WireClient(settings)
+    need("openai", "client.kind = 'openai'")
     from llmload.client.sdk import SdkClient  # the SDK is slow to import
 
     return SdkClient(settings)

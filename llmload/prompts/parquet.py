@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llmload.errors import DataError
+from llmload.extras import need
 from llmload.prompts.files import Row, opened
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ def read_parquet(file: Path, name: str, columns: Sequence[str], first: int = 0) 
     """
     Yield the rows with those of `columns` that the file has, numbered from `first`; a null is None.
 
-    DataError names the fault; a file that would take far more memory than its size is refused.
+    DataError names the fault; a file that would take far more memory than its size is refused. ConfigError without the
+    extra `parquet`.
     """
+    need("parquet", f"{name}: reading Parquet")
     # Imported here: it takes a tenth of a second, and most runs do not need it.
     import pyarrow.parquet as pq
 

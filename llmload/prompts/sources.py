@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from llmload.errors import ConfigError, DataError, shown
+from llmload.extras import need
 from llmload.fetch import fetch
 from llmload.prompts.conversation import Dialogues
 from llmload.prompts.files import Row, heard, read_json
@@ -174,6 +175,7 @@ def _locate_on_hub(source: str, split: str | None) -> Located:
 
 
 def _fetch(repository: str, filename: str) -> Path:
+    need("hub", f"hub data set '{repository}'")
     try:
         return fetch(repository, filename, "dataset")
     except ConfigError as error:

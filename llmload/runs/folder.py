@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar
@@ -233,13 +233,22 @@ class Manifest(Part):
             metrics_version=METRICS_VERSION,
             workers=workers,
             command=tuple(command),
-            versions={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+            versions=_versions(),
             host=Host(system=platform.platform(), cpus=os.cpu_count(), no_packet_ring=no_packet_ring),
         )
 
     def with_times(self, timeline: RunTimes, ended_unix_s: float | None, edits: Sequence[LoadEdit] = ()) -> Self:
         """Return the same manifest with what is known of its times, and how its load was edited, by now."""
         return self.model_copy(update={"timeline": timeline, "ended_unix_s": ended_unix_s, "edits": tuple(edits)})
+
+
+def _versions() -> dict[str, str]:
+    """Return Python's version, and those of the packages that figures may depend on, as far as they are installed."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):  # what an extra brings
+            versions[name] = version(name)
+    return versions
 
 
 Contract = TypeVar("Contract", bound=BaseModel)

@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llmload.errors import RunFolderError
 from llmload.metrics.lines import columns_of, rows_of
 from llmload.metrics.requests import (
     COLUMNS,
-    LIST_KEYS,
-    RUN_ID,
     Columns,
     Kind,
     Line,
@@ -27,7 +23,7 @@ from llmload.metrics.requests import (
 )
 from llmload.record import RequestRecord
 from llmload.runs.folder import RunFolder
-from llmload.runs.reading import BLOCK_BYTES, CACHED_BLOCK_BYTES, SMALL_BLOCK_BYTES, is_there, read_columns, read_lines
+from llmload.runs.reading import CACHED_BLOCK_BYTES, SMALL_BLOCK_BYTES, is_there, read_columns, read_lines
 from llmload.runs.writing import PATIENCE_S, AppendedFile, Place, WriteFaults
 
 # The request files of a run folder: written while a run sends, read in blocks by reports.
@@ -92,17 +88,6 @@ def read_tables(
 
 
 CSV_COLUMNS: Final = tuple(column for column in COLUMNS if column.kind is not Kind.LIST)
-ROWS_A_GROUP: Final = 50_000
-"""Rows of a row group of Parquet: how many are held in memory at a time."""
-_TYPES: Final = {
-    Kind.TEXT: pa.string(),
-    Kind.CATEGORY: pa.string(),
-    Kind.UNIX: pa.float64(),
-    Kind.FLOAT: pa.float64(),
-    Kind.COUNT: pa.int64(),
-    Kind.CLOCK: pa.int64(),
-    Kind.LIST: pa.list_(pa.int64()),
-}
 
 
 def csv_lines(requests: Iterable[Line], run_id: str) -> Iterator[str]:
@@ -126,7 +111,7 @@ def write_csv(file: Path, runs: Sequence[RunFolder], progress: Callable[[int], N
         with file.open("w", newline="", encoding="utf-8") as out:
             writer: Any = csv.writer(out)
             writer.writerow([column.name for column in CSV_COLUMNS])
-            for run_id, columns in _exported(runs, (), progress, CACHED_BLOCK_BYTES):
+            for run_id, columns in exported(runs, (), progress, CACHED_BLOCK_BYTES):
                 writer.writerows(rows_of(columns, CSV_COLUMNS, run_id))
                 count += len(columns)
     except OSError as error:
@@ -134,36 +119,11 @@ def write_csv(file: Path, runs: Sequence[RunFolder], progress: Callable[[int], N
     return count
 
 
-def write_parquet(file: Path, runs: Sequence[RunFolder], progress: Callable[[int], None] = lambda _: None) -> int:
-    """Write the requests of all runs to one file, and return how many; RunFolderError where that cannot be done."""
-    schema = pa.schema([(column.name, _TYPES[column.kind]) for column in COLUMNS])
-    count = 0
-    pending: list[pa.Table] = []
-    try:
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for run_id, columns in _exported(runs, LIST_KEYS, progress, BLOCK_BYTES):
-                pending.append(_table(columns, run_id, schema))
-                count += len(columns)
-                if sum(map(len, pending)) >= ROWS_A_GROUP:
-                    writer.write_table(pa.concat_tables(pending))
-                    pending = []
-            writer.write_table(pa.concat_tables([*pending, schema.empty_table()]))
-    except OSError as error:
-        raise RunFolderError(f"{file}: cannot be written: {error.strerror or error}") from None
-    return count
-
-
-def _exported(
+def exported(
     runs: Sequence[RunFolder], lists: Sequence[str], progress: Callable[[int], None], block_bytes: int
 ) -> Iterator[tuple[str, Columns]]:
+    """Yield the requests of all runs in blocks of columns, with the run's id."""
     for run in runs:
         run_id = run.manifest().run_id
         for columns in read_columns(run.request_files(), progress, lists=lists, block_bytes=block_bytes):
             yield run_id, columns
-
-
-def _table(columns: Columns, run_id: str, schema: pa.Schema) -> pa.Table:
-    values = ([run_id] * len(columns) if each.name == RUN_ID.name else columns.values[each.name] for each in schema)
-    return pa.Table.from_arrays(
-        [pa.array(each, field.type) for each, field in zip(values, schema, strict=True)], schema=schema
-    )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llmload.errors import ConfigError, shown
+from llmload.extras import need
 from llmload.fetch import fetch
 from llmload.sizing.architecture import Checkpoint, ModelSpec
 from llmload.sizing.families import model_from_config
@@ -332,6 +333,7 @@ def _parsed(path: Path, text: bytes, kind: str) -> Any:
 
 
 def _hub_config(model_id: str) -> Mapping[str, Any]:
+    need("hub", f"hub model '{model_id}'")
     try:
         return _read(fetch(model_id, "config.json", "model"))
     except ConfigError as error:

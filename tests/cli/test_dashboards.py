@@ -31,7 +31,7 @@ def test_export_copies_every_file_without_the_library_that_builds_them(
         }
 
 
-def test_export_overwrites_what_was_changed_only_when_told_to(tmp_path: Path) -> None:
+def test_export_overwrites_what_was_changed_only_with_force(tmp_path: Path) -> None:
     changed = tmp_path / "prometheus" / "prometheus.yml"
     changed.parent.mkdir()
     changed.write_text("mine")

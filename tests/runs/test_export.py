@@ -9,9 +9,10 @@ import pytest
 
 from llmload.errors import RunFolderError
 from llmload.metrics.requests import COLUMNS, fields_table
-from llmload.runs import requests as export
+from llmload.runs import parquet
 from llmload.runs.folder import RunFolder
-from llmload.runs.requests import csv_lines, write_csv, write_parquet
+from llmload.runs.parquet import write_parquet
+from llmload.runs.requests import csv_lines, write_csv
 from tests.recorded import records, write_folder
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +50,7 @@ def test_the_web_uis_csv_is_the_same(runs: list[RunFolder], tmp_path: Path) -> N
 def test_parquet_has_the_same_with_types_and_the_times_of_chunks(
     runs: list[RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "ROWS_A_GROUP", 30)
+    monkeypatch.setattr(parquet, "ROWS_A_GROUP", 30)
     assert write_parquet(tmp_path / "r.parquet", runs) == 80
 
     table, expected = pq.read_table(tmp_path / "r.parquet"), [line for run in runs for line in run.requests()]
