@@ -47,6 +47,7 @@ MEASUREMENTS: Final = (
     Measurement(name="make demo: throughput", scenario="demo", engine=DEMO),
     Measurement(name="demo", scenario="demo"),
     Measurement(name="demo --processes 2", scenario="demo", options=("--processes", "2")),
+    Measurement(name="chat", scenario="chat", settings=("load.duration_s=16", "load.users=4"), engine=DEMO),
     Measurement(name="demo-open-loop", scenario="demo-open-loop"),
     Measurement(name="demo-spike", scenario="demo-spike"),
     Measurement(name="demo-staged", scenario="demo-staged"),

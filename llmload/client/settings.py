@@ -41,9 +41,19 @@ class EngineInfo:
     @property
     def models(self) -> tuple[str, ...]:
         """The names in `/v1/models`, as they are, to be compared; empty if the engine lists none."""
+        return tuple(str(row["id"]) for row in self._rows)
+
+    @property
+    def base_models(self) -> tuple[str, ...]:
+        """The same without adapters of another model, and one name of a model that has several, as vLLM says."""
+        own = [row for row in self._rows if not row.get("parent")]
+        return tuple({str(row.get("root") or row["id"]): str(row["id"]) for row in reversed(own)}.values())[::-1]
+
+    @property
+    def _rows(self) -> list[dict[str, Any]]:
         listed = self.answers.get("/v1/models")
         rows = listed.get("data") if isinstance(listed, dict) else None
-        return tuple(str(row["id"]) for row in rows or () if isinstance(row, dict) and "id" in row)
+        return [row for row in rows or () if isinstance(row, dict) and "id" in row]
 
     @property
     def version(self) -> str | None:

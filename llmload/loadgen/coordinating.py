@@ -37,6 +37,7 @@ from llmload.loadgen.preparation import Preparation
 from llmload.metrics.totals import RunTotals
 from llmload.scenario import Scenario
 from llmload.scenario.load_protocol import Load
+from llmload.scenario.model import SERVED_MODEL
 from llmload.stats.histogram import Histogram
 
 SUPERVISE_S: Final = 1.0
@@ -69,12 +70,24 @@ class CoordinatingNode(Node):
         scenario.load.check_shape(shape_kind(environment))
         terminal.interval_s(self.options.progress)
         self._meet_engine(scenario)
+        if preparation.is_default:
+            say(self._assumed(scenario))
         self.metrics = MetricsEndpoint(self, scenario)
         self.metrics.serve(self.options.metrics_host, self.options.metrics_port, self.options.web_allowed_hosts)
         self._time_limit = TimeLimit(environment) if self.headless else None
         environment.events.quit.add_listener(self.guard("the report of the run", self._on_quit))
         self.edits = LoadEdits(self)
         watch_starts(self.runner, self.edits.take)
+
+    def _assumed(self, scenario: Scenario) -> str:
+        """Return what a run without a scenario does, in a line."""
+        does = f"model {scenario.model.name}, {scenario.prompts.source} prompts"
+        if scenario.request.max_tokens is not None:
+            does += f", max_tokens = {scenario.request.max_tokens}"
+        if self.headless:
+            load = scenario.load
+            does += f", {load.text}" + (f", {load.ends_after_s:g} s" if load.ends_after_s is not None else "")
+        return f"no scenario was given: {does}; options change it (--help), or a file: llmload scenarios chat"
 
     def _meet_engine(self, scenario: Scenario) -> None:
         try:
@@ -158,6 +171,8 @@ class CoordinatingNode(Node):
         self._opened.clear()
         self.options.num_users = self.runner.target_user_count or None
         scenario, file = self.scenario, self.preparation.file
+        if scenario.model.name == SERVED_MODEL:
+            self.preparation.meet_engine(scenario)  # which says why the model is not known
         workers = self._senders()
         scenario.load.check_workers(len(workers))
         self._check_descriptors(scenario.load, workers)

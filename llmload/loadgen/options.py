@@ -202,5 +202,5 @@ def parsed_ahead(parser: LocustArgumentParser) -> argparse.Namespace | None:
 
 
 def scenario_on_command_line() -> Path | None:
-    """Return the scenario file that this process was started with."""
+    """Return the scenario file that this process was started with; None where it names none."""
     return named_scenario(sys.argv[1:])

@@ -11,7 +11,7 @@ from llmload.client import make_client
 from llmload.client.packet_ring import why_unavailable
 from llmload.client.said import listed
 from llmload.client.settings import ClientSettings, EngineInfo, Timeouts, ask_engine
-from llmload.errors import ConfigError, EngineError
+from llmload.errors import ConfigError, EngineError, LlmloadError
 from llmload.loadgen import options
 from llmload.loadgen.session import Session, WorkerShard
 from llmload.prompts.workload import Salts, Workload
@@ -20,6 +20,8 @@ from llmload.runs.build_summary import memory_warning
 from llmload.runs.folder import RunFolder
 from llmload.runs.requests import RequestLog
 from llmload.scenario import Scenario
+from llmload.scenario.model import SERVED_MODEL
+from llmload.scenario.reading import scenario_without_a_file
 
 CHARACTERS_A_TOKEN: Final = 3
 """Fewer than English has, so that the estimate of a prompt's tokens errs high."""
@@ -27,11 +29,14 @@ logger = logging.getLogger(__name__)
 
 
 class Preparation:
-    """A scenario file, checked and with its prompts, which are read once, not at every start."""
+    """A scenario file, checked and with its prompts, which are read once, not at every start; None: the default one."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path | None) -> None:
+        self.file = file or scenario_without_a_file()
+        self.is_default = file is None
         self.deployment: EngineInfo | None = None
+        self._served: dict[str, str] = {}
+        """The model that each engine says it serves, by its address."""
         self._warned: set[str] = set()
         self._workloads: dict[tuple[object, ...], Workload] = {}
         self._named: frozenset[Origin] | None = None
@@ -46,6 +51,7 @@ class Preparation:
         """
         scenario = options.effective_scenario(self.file, parsed, is_whole=is_whole)
         self._check_key(scenario, parsed)
+        scenario = self._with_served_model(scenario, parsed)
         workload = self.workload(scenario, self.file.parent)
         load, available = scenario.load, workload.request_count
         try:
@@ -115,19 +121,59 @@ class Preparation:
                 self._warn(note)
         return self._workloads[key]
 
+    def _with_served_model(self, scenario: Scenario, parsed: argparse.Namespace) -> Scenario:
+        """
+        Return the scenario with the model that its engine serves, where it asks for that one.
+
+        EngineError where that is not known; with the web UI a warning, since the engine may be started later. A worker
+        does not ask: its master tells it.
+        """
+        url = scenario.engine.base_url[0]
+        if scenario.model.name != SERVED_MODEL or getattr(parsed, "worker", False):
+            return scenario
+        if url not in self._served:
+            try:
+                self._served[url] = served_model(_ask(url, scenario))
+            except LlmloadError as error:
+                if parsed.headless:
+                    raise
+                self._warn(str(error))
+                return scenario
+        model = scenario.model.model_copy(update={"name": self._served[url], "served_as": None})
+        return scenario.model_copy(update={"model": model})
+
     def meet_engine(self, scenario: Scenario) -> None:
         """Ask the engine about itself; EngineError if it does not answer or does not serve the model."""
-        engine, wanted = scenario.engine, scenario.model.request_name
-        for url in engine.base_url:
-            self.deployment = ask_engine(
-                url, access=scenario.access(), ca_file=engine.ca_file, verify_tls=engine.verify_tls
-            )
+        wanted = scenario.model.request_name
+        for url in scenario.engine.base_url:
+            self.deployment = _ask(url, scenario)
             served = self.deployment.models
+            if wanted == SERVED_MODEL:
+                wanted = served_model(self.deployment)
             if served and wanted not in served:
+                self._served.clear()  # it was started again, with another model
                 raise EngineError(
                     f"the engine at {url} does not serve model {wanted!r} but {listed(served, self.deployment.hide)}: "
                     "set model.served_as in the scenario, or give --model"
                 )
+
+
+def _ask(url: str, scenario: Scenario) -> EngineInfo:
+    engine = scenario.engine
+    return ask_engine(url, access=scenario.access(), ca_file=engine.ca_file, verify_tls=engine.verify_tls)
+
+
+def served_model(engine: EngineInfo) -> str:
+    """Return the model that an engine serves, without adapters of it; EngineError if it names none, or several."""
+    names = engine.base_models
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise EngineError(f"the engine at {engine.base_url} does not say which model it serves: give --model NAME")
+    raise EngineError(
+        f"the engine at {engine.base_url} serves {len(names):,} models ({listed(names, engine.hide)}): "
+        "give one of them with --model NAME"
+    )
 
 
 _RARE_COLLECTIONS: Final = (50_000, 20, 20)

@@ -14,7 +14,6 @@ from typing import Final
 
 import gevent
 
-from llmload.errors import ConfigError
 from llmload.loadgen import options
 from llmload.loadgen.coordinating import CoordinatingNode, coordinating_node
 from llmload.loadgen.descriptors import raise_limit
@@ -32,6 +31,7 @@ from llmload.loadgen.worker import WorkerNode
 from llmload.scenario import Scenario
 from llmload.scenario.load_protocol import Load, UsersOfPhase
 from llmload.scenario.loads import MAX_SPAWN_RATE_PER_S
+from llmload.scenario.reading import scenario_without_a_file
 
 # Joins a locustfile to llmload.
 
@@ -63,14 +63,13 @@ class _Hooks:
             guard_sockets()
             self._forks.prepare(parser)
         file = options.scenario_on_command_line()
-        if file is not None:
-            with exit_on_wrong_use():
-                scenario = options.scenario_for_defaults(file)
-                options.set_defaults(parser, scenario)
-                options.set_spawn_rate(parser, scenario.load)
-                self._prepare_ahead(parser, file, scenario)
+        with exit_on_wrong_use():
+            scenario = options.scenario_for_defaults(file or scenario_without_a_file())
+            options.set_defaults(parser, scenario)
+            options.set_spawn_rate(parser, scenario.load)
+            self._prepare_ahead(parser, file, scenario)
 
-    def _prepare_ahead(self, parser: LocustArgumentParser, file: Path, scenario: Scenario) -> None:
+    def _prepare_ahead(self, parser: LocustArgumentParser, file: Path | None, scenario: Scenario) -> None:
         """
         Read the prompts before Locust forks, so that they are read once, and before a worker meets its master.
 
@@ -86,10 +85,8 @@ class _Hooks:
         self._forks.over()
         raise_limit()
         with exit_on_wrong_use():
-            file = options.scenario_on_command_line()
-            if file is None:
-                raise ConfigError("no scenario: give one with --config FILE, for example --config scenarios/demo.toml")
-            node = _node_for(environment, runner, self._ahead or Preparation(file))
+            preparation = self._ahead or Preparation(options.scenario_on_command_line())
+            node = _node_for(environment, runner, preparation)
         set_node(environment, node)
         if web_ui is not None and isinstance(node, CoordinatingNode):
             pages.install(web_ui, node)

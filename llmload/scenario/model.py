@@ -91,11 +91,15 @@ class Engine(Table):
         return self.label or ENGINE_LABELS[self.name]
 
 
+SERVED_MODEL: Final = "auto"
+"""As the name of a model: the one that the engine serves."""
+
+
 class Model(Table):
     """The model under test."""
 
     name: str = Field(min_length=1)
-    """The model's name in tables."""
+    """The model's name in tables; `auto`: the one that the engine serves, by its `/v1/models`."""
     served_as: str | None = Field(default=None, min_length=1)
     """The name in requests, where the engine expects another one (a path, a hub id)."""
     catalogue: str | None = Field(default=None, min_length=1)

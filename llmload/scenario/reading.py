@@ -42,6 +42,11 @@ def shipped_locustfile(name: str) -> Path:
     return file
 
 
+def scenario_without_a_file() -> Path:
+    """Return the file of the shipped scenario that is run where none is given."""
+    return scenario_folder() / "chat.toml"
+
+
 def shipped_scenarios() -> dict[str, Path]:
     """Return the files of the scenarios that come with llmload, by name; cells of shipped suites are not among them."""
     return {name: file for name, file in _shipped_files().items() if not name.endswith(_SUITE)}

@@ -25,10 +25,6 @@ def test_a_misspelt_key(locust: Locust, write_scenario: WriteScenario) -> None:
     )
 
 
-def test_no_scenario(locust: Locust) -> None:
-    check(locust.run("-f", "locustfiles/chat.py"), "no scenario: give one with --config FILE")
-
-
 def test_a_value_on_the_command_line(locust: Locust, engine: StartEngine, write_scenario: WriteScenario) -> None:
     file = str(write_scenario(engine().url, LOAD))
 

@@ -279,7 +279,7 @@ def test_the_reference_deployments_are_all_there() -> None:
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="no shipped scenario of that name; shipped are capacity, demo"):
+    with pytest.raises(ConfigError, match="no shipped scenario of that name; shipped are capacity, chat, "):
         find_scenario("lima-sped")
     with pytest.raises(
         ConfigError, match="no shipped scenario of that name; did you mean reference/vllm-oasst-30b-speed"
