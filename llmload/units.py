@@ -44,6 +44,16 @@ def significant(value: float | None, unit: str = "") -> str:
     return f"{value:,.0f}{unit}" if abs(value) >= 1000 else f"{value:.4g}{unit}"
 
 
+def rounded(value: float) -> str:
+    """Return a number of about three digits, whole from 100 on: what a sentence can hold."""
+    return number(value, 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2)
+
+
+def rounded_ms(value_s: float) -> str:
+    """Return seconds as milliseconds of about three digits, without the unit."""
+    return rounded(value_s * MS_PER_S)
+
+
 def counted(count: int, noun: str) -> str:
     """Return a number with its noun, which takes an s for all but one: `1 user`, `8 users`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

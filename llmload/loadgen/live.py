@@ -15,10 +15,11 @@ from llmload.metrics.validity import Doubt, Verdict
 from llmload.report.figures import LATENCIES
 from llmload.runs.build_summary import most_frequent_failures
 from llmload.runs.headline import Headline
+from llmload.runs.summary import load_text
 from llmload.runs.summary_parts import FailedRequests
 from llmload.scenario import Scenario
 from llmload.stats.histogram import Histogram
-from llmload.units import S_PER_MIN, UNKNOWN, counted, milliseconds, number
+from llmload.units import S_PER_MIN, UNKNOWN, milliseconds, number
 
 SAMPLE_S: Final = 1.0
 RECENT_S: Final = 10.0
@@ -399,7 +400,7 @@ def _arrivals(state: LiveState, now: LivePoint) -> Iterator[dict[str, str]]:
 
 
 def _of_stage(stage: LiveStage) -> dict[str, str]:
-    load = counted(stage.users, "user") if stage.users else f"{stage.rate_per_s:g} req/s"
+    load = load_text(stage.users, stage.rate_per_s)
     if stage.measured_s is None:
         return _row(f"{stage.name}, {load}", run="nothing measured yet")
     return _row(

@@ -1,14 +1,17 @@
 """What a run shows at its end on a terminal: verdict, figures, latencies, gates, failures."""
 
+import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleDimensions, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from llmload.capacity.result import capacity_report
-from llmload.metrics.doubts import marks
+from llmload.metrics.doubts import marked, marks
+from llmload.report.conclusion import conclusion
 from llmload.report.figures import COLUMNS, LATENCIES, doubt_lines, figure_text, tenths
 from llmload.report.network import network_rows
 from llmload.runs.build_summary import cost_rows
@@ -16,27 +19,59 @@ from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
 from llmload.units import GB, MS_PER_S, UNKNOWN, amount, milliseconds, number, percent
 
-PLAIN_WIDTH: Final = 120
+PICTURE_WIDTH: Final = 120
+_NO_WIDTH, _HEIGHT = 100_000, 25
 STYLES: Final = {"VALID": "bold green", "DEGRADED": "bold yellow", "INVALID": "bold red"}
 
 
+class _Whole(Console):
+    """A console that shortens no figure: a table is as wide as its figures are, and a pipe has no width at all."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print the objects one by one; into a pipe without the spaces that fill the last column of a table."""
+        screen = self.width if self.is_terminal else _NO_WIDTH
+        for part in (part for each in objects for part in (each.renderables if isinstance(each, Group) else (each,))):
+            self.size = ConsoleDimensions(max(screen, self._least(part)), _HEIGHT)
+            if self.is_terminal:
+                super().print(part, **options)
+            else:
+                with self.capture() as captured:
+                    super().print(part, **options)
+                lines = re.sub(r" +$", "", captured.get(), flags=re.MULTILINE)
+                super().print(Text(lines), end="", no_wrap=True, overflow="ignore", crop=False)
+        self.size = ConsoleDimensions(screen, _HEIGHT)
+
+    def _least(self, part: Any) -> int:
+        if not isinstance(part, Table):
+            return 0
+        least, most = Measurement.get(self, self.options.update(max_width=_NO_WIDTH), part)
+        return most if all(column.no_wrap for column in part.columns) else least
+
+
 def console(*, record: bool = False) -> Console:
-    """Return a console as wide as the terminal, or wide enough for the tables if there is no terminal."""
-    plain = Console(highlight=False, markup=False, emoji=False, record=record)  # names are data, whatever is in them
-    if not plain.is_terminal:
-        plain.width = PLAIN_WIDTH
-    return plain
+    """Return a console as wide as the terminal, or as its lines if there is no terminal; recorded for a picture."""
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # names are data, whatever is in them
+    return Console(**plain, record=True, width=PICTURE_WIDTH) if record else _Whole(**plain)
 
 
 def run_report(summary: Summary) -> RenderableType:
-    """Return the verdict, the figures and the latencies of a run."""
+    """Return the verdict, the figures and the latencies of a run, and what it found as the last line."""
     found = (
         []
         if summary.capacity is None
         else capacity_report(summary.capacity, {stage.name: stage.doubts for stage in summary.stages})
     )
-    parts = (_title(summary), _figures(summary), _latencies(summary), *found, *sampled_tables(summary))
-    return Group(*parts, *_verdict(summary), *_gates(summary), *_failures(summary))
+    shown: list[RenderableType] = [_title(summary)]
+    for table in (
+        *_stages(summary),
+        _figures(summary),
+        *_latencies(summary),
+        *found,
+        *sampled_tables(summary),
+    ):
+        shown += [table, ""]
+    shown += [*_verdict(summary), *_gates(summary), *_failures(summary), ""]
+    return Group(*shown, Text(conclusion(summary), style=STYLES[summary.verdict.level]))
 
 
 def _title(summary: Summary) -> Text:
@@ -45,6 +80,36 @@ def _title(summary: Summary) -> Text:
     if summary.simulated:
         text.append("  simulated engine: no real engine was measured", style="bold magenta")
     return text
+
+
+STAGE_COLUMNS: Final = (
+    ("requests\n/min", "requests_per_min", None, tenths),
+    ("output\ntok/s", "output_tokens_per_s", None, tenths),
+    ("tok/s of\na request", "request_output_tokens_per_s", "mean", tenths),
+    ("TTFT\np50, ms", "ttft_s", "p50", milliseconds),
+    ("TTFT\np95, ms", "ttft_s", "p95", milliseconds),
+    ("TPOT\np50, ms", "tpot_s", "p50", milliseconds),
+    ("\nfailed", "error_share", None, percent),
+)
+"""Header, figure, statistic and text of each column of a row a stage."""
+
+
+def _stages(summary: Summary) -> list[Table]:
+    """Return a table with a row for each stage, step or phase; none of a run of one load."""
+    if not summary.stages or summary.capacity is not None:  # a search has its own table
+        return []
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("\nstage", no_wrap=True)
+    table.add_column("\nload", no_wrap=True)
+    for header, *_ in STAGE_COLUMNS:
+        table.add_column(header, justify="right", no_wrap=True)
+    for stage in summary.stages:
+        cells = (
+            marked(text(stage.value(key, statistic)), stage.doubts, key, statistic)
+            for _, key, statistic, text in STAGE_COLUMNS
+        )
+        table.add_row(Text(stage.name), stage.load_text, *cells)
+    return [table]
 
 
 def _figures(summary: Summary) -> Table:
@@ -63,8 +128,9 @@ def _figures(summary: Summary) -> Table:
         table.add_row("errors", ", ".join(f"{name} {count}" for name, count in requests.errors.items()))
     if summary.other_users is not None:
         table.add_row("other users", summary.other_users.summed_up)
-    tokens = number(summary.output_tokens, 0)
-    table.add_row("output tokens", f"{tokens}, counted by {summary.token_source or UNKNOWN}")
+    if summary.output_tokens is not None:
+        tokens = number(summary.output_tokens, 0)
+        table.add_row("output tokens", f"{tokens}, counted by {summary.token_source or UNKNOWN}")
     if summary.finish_reasons:
         reasons = ", ".join(f"{name} {count}" for name, count in summary.finish_reasons.items())
         table.add_row("finish reasons", reasons)
@@ -100,14 +166,17 @@ def prefix_cache_rows(summary: Summary) -> list[tuple[str, str]]:
     return rows
 
 
-def _latencies(summary: Summary) -> Table:
+def _latencies(summary: Summary) -> list[Table]:
+    """Return a row for each latency; no table where nothing was measured."""
+    if not any(summary.distribution(key) for key in LATENCIES.values()):
+        return []
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("latency, ms")
     for column in COLUMNS:
         table.add_column(column, justify="right")
     for name, key in LATENCIES.items():
         table.add_row(name, *(figure_text(summary, key, column, milliseconds) for column in COLUMNS))
-    return table
+    return [table]
 
 
 def _verdict(summary: Summary) -> list[Text]:

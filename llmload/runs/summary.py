@@ -28,6 +28,7 @@ from llmload.runs.summary_parts import (
     in_unit,
 )
 from llmload.scenario.loads import AnyLoad
+from llmload.units import counted
 
 SCHEMA_VERSION: Final = 1
 """Raised by every change to a key or its meaning; a folder of another version is refused."""
@@ -178,6 +179,16 @@ class _StageLoad(Part):
     """Users of a closed loop."""
     rate_per_s: PerSecond | None
     """Requests a second of an open loop."""
+
+    @property
+    def load_text(self) -> str:
+        """Its load in few words."""
+        return load_text(self.users, self.rate_per_s)
+
+
+def load_text(users: int | None, rate_per_s: float | None) -> str:
+    """Return a stage's load in few words: `8 users`, `2.5 req/s`."""
+    return counted(users, "user") if users else f"{rate_per_s:g} req/s" if rate_per_s else "no load"
 
 
 class StageSummary(Figures, _StageLoad):
