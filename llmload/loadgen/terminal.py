@@ -21,6 +21,7 @@ from llmload.errors import ConfigError, RunFolderError
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import RECENT_S, LivePoint, LiveView, RunSource, rates
 from llmload.metrics.totals import RunTotals
+from llmload.metrics.validity import check_in_words
 from llmload.report.checks import run_checks, write_junit
 from llmload.report.html.page import render
 from llmload.report.markdown import job_summary, write_page
@@ -95,7 +96,7 @@ class Moment:
         """The verdict so far, in words."""
         if self.level is None:
             return "no verdict yet"
-        return f"{self.level} so far{': ' if self.checks else ''}{', '.join(self.checks)}"
+        return f"{self.level} so far{': ' if self.checks else ''}{', '.join(map(check_in_words, self.checks))}"
 
 
 def format_elapsed(seconds: float) -> str:

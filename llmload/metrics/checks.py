@@ -16,7 +16,7 @@ from llmload.metrics.effects import DEGRADED_PART, EFFECTS
 from llmload.metrics.objective import Objective
 from llmload.metrics.requests import REQUEST_DISTRIBUTIONS
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import ALL, Doubt, Level, Reason, Verdict
+from llmload.metrics.validity import ALL, Doubt, Level, Reason, Verdict, check_in_words
 from llmload.units import code, markdown_table, percent
 
 
@@ -259,7 +259,8 @@ def _exceeded(check: Check, figure: float, totals: RunTotals) -> Reason | None:
     """Return the reason of a check whose limit the figure exceeds; None where it does not."""
     for level, limit in check.limits(totals):
         if figure > limit:
-            text = f"{check.name} {figure:.4g} {check.unit}, limit {limit:.4g}: {check.why}: {check.remedy}"
+            found = f"{check_in_words(check.name)} {figure:.4g} {check.unit}, limit {limit:.4g}"
+            text = f"{found}: {check.why}: {check.remedy}"
             return Reason(check=check.name, level=level, figure=figure, limit=limit, text=text, figures=check.figures)
     return None
 

@@ -12,7 +12,7 @@ from llmload.metrics.effects import DEGRADED_PART, EFFECTS, Effect, Size
 from llmload.metrics.objective import LABELS, Objective
 from llmload.metrics.requests import QUANTILES, REQUEST_DISTRIBUTIONS
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import ALL, Doubt, Level, Reason, Verdict
+from llmload.metrics.validity import ALL, Doubt, Level, Reason, Verdict, check_in_words
 from llmload.stats.histogram import Histogram
 from llmload.stats.intervals import MIN_BEYOND, quantile_ranks, values_needed
 from llmload.units import UNKNOWN, milliseconds, significant
@@ -73,7 +73,7 @@ def _reason(effect: Effect, relied: Sequence[Size], found: Sequence[Size]) -> Re
         level=Level.DEGRADED,
         figure=worst.part,
         limit=DEGRADED_PART,
-        text=f"{effect.name}: {_size_text(worst)}: {effect.why}: {effect.remedy}",
+        text=f"{check_in_words(effect.name)}: {_size_text(worst)}: {effect.why}: {effect.remedy}",
         figures=tuple(size.name for size in found),
     )
 
@@ -129,7 +129,7 @@ def undecided_gates(gates: Iterable[Objective], doubts: Collection[Doubt]) -> It
             yield Reason(
                 check=FEW_VALUES,
                 level=Level.DEGRADED,
-                text=f"few_values: the gate {gate} may come out otherwise: {doubt.text}: {asked}",
+                text=f"{check_in_words(FEW_VALUES)}: the gate {gate} may come out otherwise: {doubt.text}: {asked}",
                 figures=(gate.name,),
             )
 

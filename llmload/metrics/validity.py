@@ -23,6 +23,11 @@ class Level(StrEnum):
     INVALID = "INVALID"  # do not use the figures
 
 
+def check_in_words(name: str) -> str:
+    """Return what texts call a check: `event loop lag p99` of `event_loop_lag_p99_s`."""
+    return name.removesuffix("_s").replace("_", " ")
+
+
 class Reason(BaseModel):
     """A check that did not pass."""
 

@@ -55,7 +55,7 @@ def text_of(moment: Moment, width: int = 100) -> str:
 def test_a_line_for_a_log_says_everything() -> None:
     assert log_line(moment()) == (
         "mine: measuring, 0:30, 1:30 left; in flight 8, completed 123, failed 1; 1,345.4 requests/min, 360.3 tok/s, "
-        "TTFT p95 54.20 ms (last 10 s); DEGRADED so far: error_share"
+        "TTFT p95 54.20 ms (last 10 s); DEGRADED so far: error share"
     )
 
 
@@ -70,7 +70,7 @@ def test_a_terminal_shows_the_same_in_few_lines() -> None:
         "1,345.4",
         "360.3",
         "54.20",
-        "DEGRADED so far: error_share",
+        "DEGRADED so far: error share",
     ):
         assert phase in shown
     assert "n/a" in shown  # nothing was judged yet
