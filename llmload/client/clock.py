@@ -16,9 +16,10 @@ class ReceiveClock:
     """
     Converts the kernel's wall-clock stamps to the monotonic clock.
 
-    Call `sample()` before each batch of reads, then `monotonic_ns(stamp)`. While the wall clock does not jump,
-    `offset_ns` is constant, so gaps between stamps are the kernel's to the nanosecond. In the batch after a jump, a
-    stamp may have been taken before or after it: the reading between the previous batch and now is the right one.
+    Call `sample()` before each batch of reads, then `monotonic_ns(stamp)`; or behind a batch that came in order, then
+    `monotonic_stamps_ns`. While the wall clock does not jump, `offset_ns` is constant, so gaps between stamps are the
+    kernel's to the nanosecond. In the batch after a jump, a stamp may have been taken before or after it: the reading
+    between the previous batch and now is the right one.
     """
 
     def __init__(
@@ -64,10 +65,18 @@ class ReceiveClock:
         return before_ns if self._plausible(before_ns) else self.now_ns
 
     def monotonic_stamps_ns(self, stamps_ns: StampArray) -> StampArray:
-        """Return many wall-clock stamps as readings of the monotonic clock."""
-        if not self.stepped:
-            return stamps_ns + self.offset_ns
-        return np.array([self.monotonic_ns(stamp_ns) for stamp_ns in stamps_ns.tolist()], dtype=np.int64)
+        """Return wall-clock stamps, in the order of their arrival, as readings of the monotonic clock."""
+        arrived_ns = stamps_ns + self.offset_ns
+        if self.stepped:
+            arrived_ns[: self._taken_before_jump(stamps_ns)] += self._offset_before_ns - self.offset_ns
+        return arrived_ns
+
+    def _taken_before_jump(self, stamps_ns: StampArray) -> int:
+        """Return how many of these were: the clock jumped in a gap that runs backwards, else in the longest one."""
+        previous_ns, now_ns = self._sampled_before_ns - self._offset_before_ns, self.now_ns - self.offset_ns
+        gaps_ns = np.diff(stamps_ns, prepend=previous_ns, append=now_ns)
+        jumped_back = self.offset_ns > self._offset_before_ns and gaps_ns.min() < -_STEP_NS
+        return int(gaps_ns.argmin() if jumped_back else gaps_ns.argmax())
 
     def _plausible(self, arrived_ns: int) -> bool:
         return self._sampled_before_ns - _STEP_NS <= arrived_ns <= self._monotonic()

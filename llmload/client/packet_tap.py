@@ -86,11 +86,12 @@ class PacketTap:
     Raises `RingUnavailableError` where there can be no ring.
     """
 
-    def __init__(self, clock: ReceiveClock) -> None:
+    def __init__(self) -> None:
         self._ring = PacketRing()
         self._log = SegmentLog()
         self._ports = LocalPorts()
-        self._clock = clock
+        self._clock = ReceiveClock()
+        """Its own: a jump of the wall clock is one between two of its batches, however often sockets are read."""
         self._admitted: set[Peer] = set()
         self._connections: Counter[Peer] = Counter()
         self._found: list[tuple[Column, Column]] = []

@@ -49,7 +49,7 @@ class Reactor:
         self._stamped_by_ring = False
         self.clock = ReceiveClock()
         self.stamps = stamps
-        self.tap = open_tap(self.clock, stamps)
+        self.tap = open_tap(stamps)
         """The packet ring, for connections to be opened with; None where reads are stamped."""
         self._stamped = StampedReads(self.clock, by_kernel=stamps != "user")
         self._packets = None if self.tap is None else PacketReads(self.tap)
@@ -213,7 +213,7 @@ class Reactor:
                 stream.check_time(now_ns)
 
 
-def open_tap(clock: ReceiveClock, stamps: Stamps) -> PacketTap | None:
+def open_tap(stamps: Stamps) -> PacketTap | None:
     """
     Return the packet ring if these stamps come from it and it is available.
 
@@ -222,7 +222,7 @@ def open_tap(clock: ReceiveClock, stamps: Stamps) -> PacketTap | None:
     if stamps not in ("auto", "packet"):
         return None
     try:
-        return PacketTap(clock)
+        return PacketTap()
     except RingUnavailableError as error:
         if stamps == "packet":
             raise ConfigError(f"client.stamps = 'packet': {error}") from error

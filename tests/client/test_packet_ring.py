@@ -288,7 +288,7 @@ def test_when_a_range_is_used_up_connections_come_from_another_one(
     """The name may have several addresses, as `localhost` has, of which some refuse."""
     monkeypatch.setattr(local_ports, "_BLOCK_PORTS", 4)
     monkeypatch.setattr(transport, "_addresses", lambda _, port: [target(address, port) for address in addresses])
-    with closing(PacketTap(ReceiveClock())) as tap, listening("127.0.0.1") as server, ExitStack() as opened:
+    with closing(PacketTap()) as tap, listening("127.0.0.1") as server, ExitStack() as opened:
         dialer, taps = transport.Dialer(tap), []
         for _ in range(10):
             connection = opened.enter_context(dialer.connect("an.engine", server.getsockname()[1], 5.0))
@@ -309,7 +309,7 @@ def test_no_range_is_claimed_where_the_host_has_no_address_to_send_from(monkeypa
     """Without IPv6 the kernel says of every address what it says where ports are used up."""
     monkeypatch.setattr(gevent.socket, "socket", NoSourceAddress)
     monkeypatch.setattr(transport, "plain_socket", NoSourceAddress)
-    with closing(PacketTap(ReceiveClock())) as tap:
+    with closing(PacketTap()) as tap:
         claims: list[object] = []
         monkeypatch.setattr(tap, "claim_more_ports", claims.append)
         with pytest.raises(OSError, match="Cannot assign"):
@@ -320,7 +320,7 @@ def test_no_range_is_claimed_where_the_host_has_no_address_to_send_from(monkeypa
 @needs_ring
 def test_connections_that_share_a_local_port_are_not_taken_for_one() -> None:
     """Where ports cannot be limited, the kernel gives one to connections with two engines."""
-    with closing(PacketTap(ReceiveClock())) as tap, listening("127.0.0.1") as one, listening("127.0.0.1") as two:
+    with closing(PacketTap()) as tap, listening("127.0.0.1") as one, listening("127.0.0.1") as two:
         first, second = socket.socket(), socket.socket()
         with first, second:
             for each, server in ((first, one), (second, two)):
@@ -349,7 +349,7 @@ class Reading:
 @needs_ring
 def test_only_answers_that_nobody_waits_for_are_looked_at_rarely() -> None:
     with ExitStack() as opened:
-        tap = opened.enter_context(closing(PacketTap(ReceiveClock())))
+        tap = opened.enter_context(closing(PacketTap()))
         server = opened.enter_context(listening("127.0.0.1"))
         reads, streams = PacketReads(tap), []
         for patient in (True, False):
