@@ -80,7 +80,7 @@ ROWS: Final = (
     ),
     Row(name="Nagle, a chunk in 10 ms", schedule=_nagle(0.01, 300), beside_reader=True, nagle=True),
     Row(name="Nagle, two writes, 10 ms", schedule=_nagle(0.01, 300, 2), beside_reader=True, nagle=True),
-    Row(name="Nagle, two writes, 80 ms", schedule=_nagle(0.08, 50, 2), beside_reader=True, nagle=True),
+    Row(name="Nagle, two writes, 80 ms", schedule=_nagle(0.08, 50, 2), beside_reader=True),  # slow: read promptly
     Row(name="Nagle, one user", schedule=_nagle(0.01, 300), users=1, turns=6, beside_reader=True, nagle=True),
     Row(name="three chunks a segment", schedule=Schedule(tokens=99, burst=3, ttft_spread_s=0.01), nagle=False),
     Row(name="chunks of 16 kB", schedule=Schedule(tokens=100, gap_s=0.02, chunk_bytes=16_000), users=20),

@@ -189,7 +189,7 @@ def _judge(
     if captured is not None and (not departures_us or np.quantile(departures_us, 0.99) > MAX_DIFFERENCE_US):
         faults.append("departures are off the capture's")
     late_us = _late_us(good, truth)
-    local = row.place in (Place.LOOPBACK, Place.IPV6) and row.through is Through.NOTHING and row.nagle is not True
+    local = row.place in (Place.LOOPBACK, Place.IPV6) and row.through is Through.NOTHING and not row.schedule.nagle
     if local and (late_us[0] < -1 or np.quantile(late_us, 0.99) > MAX_LATE_US):
         faults.append(f"from {late_us[0]:.1f} to {np.quantile(late_us, 0.99):.1f} us (99 %) behind the engine's log")
     itl, true_itl = _gaps_s(good), _true_gaps_s(good, truth)
@@ -269,7 +269,7 @@ def _turnarounds_s(records: list[Record], truth: dict[str, TrueAnswer]) -> list[
 
 
 def _differences(
-    measured: Any, true: Any, most: float, of: str, quantiles: tuple[float, ...] = (0.5, 0.99, 1.0)
+    measured: Any, true: Any, most: float, of: str, quantiles: tuple[float, ...] = (0.5, 0.99, 0.999)
 ) -> Iterator[str]:
     for quantile in quantiles:
         ours, theirs = float(np.quantile(measured, quantile)), float(np.quantile(true, quantile))
