@@ -211,6 +211,9 @@ def from_connect_error(error: BaseException, where: str) -> RequestError:
         return request_error(ErrorType.CONNECT_REFUSED, f"nothing listens at {where}: connection refused")
     if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno == errno.ETIMEDOUT):
         return request_error(ErrorType.CONNECT_TIMEOUT, f"{where}: no connection in time")
+    if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+        words = "this host has no free local port, or no address to send from"
+        return request_error(ErrorType.CONNECT_FAILED, f"{where}: {words}")
     return request_error(ErrorType.CONNECT_FAILED, f"{where}: {error}")
 
 

@@ -57,7 +57,8 @@ ADVICE: Final[Mapping[ErrorType, Advice]] = {
     ),
     ErrorType.CONNECT_FAILED: Advice(
         "the system or a proxy could not open a connection",
-        "mend what it says: a route, a proxy's variable (http_proxy, no_proxy)",
+        "mend what it says: a route, a proxy's variable (http_proxy, no_proxy), or too few local ports "
+        '(sysctl -w net.ipv4.ip_local_port_range="1024 65535")',
     ),
     ErrorType.NO_DESCRIPTOR: Advice(
         "llmload's process may not open more files or connections",

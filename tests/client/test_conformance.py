@@ -750,6 +750,8 @@ def test_a_client_survives_a_fork(kind: ClientKind, serve: Serve, patched: Patch
     mine, theirs = patched("complete_in_fork", settings(server), kind)
 
     assert [record.error for record in (*mine, *theirs)] == [None] * 3
+    best = BEST_STAMPS if kind == "wire" else StampSource.USER
+    assert {record.stamp_source for record in (*mine, *theirs)} == {best}
 
 
 def test_records_of_one_client_do_not_mix(kind: ClientKind, serve: Serve, patched: Patched) -> None:

@@ -1,5 +1,6 @@
 """What a failing answer says, as one line: the engine's words and nothing that is a secret or moves a terminal."""
 
+import errno
 from base64 import b64encode, urlsafe_b64encode
 from urllib.parse import quote
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from llmload.client.errors import MESSAGE_CHARS, from_status, request_error, without_secrets
+from llmload.client.errors import MESSAGE_CHARS, from_connect_error, from_status, request_error, without_secrets
 from llmload.client.settings import ClientSettings
 from llmload.record import ErrorType
 
@@ -49,6 +50,13 @@ def test_a_message_is_one_line_that_moves_no_terminal(text: str) -> None:
     assert message.isprintable()
     assert len(message) <= MESSAGE_CHARS
     assert message == " ".join(message.split())
+
+
+def test_where_local_ports_are_used_up_the_message_says_so() -> None:
+    error = from_connect_error(OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address"), "10.0.0.7:8000")
+
+    assert error.type is ErrorType.CONNECT_FAILED
+    assert error.message == "10.0.0.7:8000: this host has no free local port, or no address to send from"
 
 
 def test_colours_and_titles_leave_nothing_behind() -> None:
