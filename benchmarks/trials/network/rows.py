@@ -76,7 +76,8 @@ ROWS: Final = (
     Row(
         name="a connection for each answer",
         schedule=Schedule(tokens=4, gap_s=0.01, ttft_s=0.005, close=True),
-        turns=40,
+        users=20,  # 500 connections/s: as many as a core opens with time to spare
+        turns=100,
     ),
     Row(name="Nagle, a chunk in 10 ms", schedule=_nagle(0.01, 300), beside_reader=True, nagle=True),
     Row(name="Nagle, two writes, 10 ms", schedule=_nagle(0.01, 300, 2), beside_reader=True, nagle=True),
@@ -92,6 +93,6 @@ ROWS: Final = (
         schedule=Schedule(tokens=12, gap_s=0.5, ttft_spread_s=0.04),
         users=9_500,
         turns=2,
-        ramp_s=10.0,
+        ramp_s=20.0,
     ),
 )
