@@ -157,7 +157,8 @@ class TestFigures:
         assert figure.true == pytest.approx((0.2, 0.25))
 
     def test_a_tool_that_has_enough_leaves_out_what_is_in_flight(self) -> None:
-        log = [served(at_ms=k) for k in range(56)]
+        in_flight = [dataclasses.replace(served(Answer.GONE, at_ms=k), done_ns=0) for k in range(48, 56)]
+        log = [*(served(at_ms=k) for k in range(48)), *in_flight]
         assert counted(log, 48) == log[:48]
         assert counted(log, 60) == log
 

@@ -52,7 +52,8 @@ def judge(tool: Tool, fault: Fault, cores: Cores, folder: Path, control: TrustRu
     """Run the tool with the fault, again where its figures are wrong, and return the best finding and its run."""
     found: list[tuple[Finding, TrustRun]] = []
     for attempt in range(ATTEMPTS):
-        run = run_tool(tool, fault, cores, folder / f"{tool.client.name}-{fault.name}-{attempt}")
+        number = FAULTS.index(fault) + 1 if fault in FAULTS else 0  # its name, in a path, would name the fault
+        run = run_tool(tool, fault, cores, folder / f"{tool.client.name}-{number}-{attempt}")
         found.append((find(tool, fault, run, control), run))
         if not found[-1][0].wrong:
             break

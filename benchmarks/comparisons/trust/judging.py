@@ -125,7 +125,7 @@ def _shape(line: str) -> str:
 
 def counted(served: Sequence[Served], requests: int) -> list[Served]:
     """Return the requests that a tool counts: a tool that sends more than requested counts the first to end."""
-    return sorted(served, key=lambda request: request.done_ns)[:requests]
+    return sorted(served, key=lambda request: request.done_ns or math.inf)[:requests]
 
 
 def figures(served: Sequence[Served], reported: Reported, wanted: int) -> list[Figure]:
