@@ -35,7 +35,7 @@ FAILED := 1
 LOCK := $(BIN)/uv pip compile --quiet --python-version 3.12 --python-platform linux --generate-hashes --no-emit-index-url
 SBOM := dist/llmload.cdx.json
 
-.PHONY: help demo suite test lint unit $(GROUPS) $(GROUPS:%=alone-%) timing engine engine-test lock lock-upgrade sbom audit clean
+.PHONY: help demo suite test lint unit site $(GROUPS) $(GROUPS:%=alone-%) timing engine engine-test lock lock-upgrade sbom audit clean
 
 help:
 	@echo "make demo    try llmload on its simulated engine (about a minute after installation)"
@@ -45,6 +45,7 @@ help:
 	@echo "make lock    adapt the image's lock file to pyproject.toml; make lock-upgrade renews every version in it"
 	@echo "make sbom    list what the image contains, as CycloneDX"
 	@echo "make audit   hold the lock file against known vulnerabilities, where an advisory service answers"
+	@echo "make site    build the documentation site into site/, from docs/ and zensical.toml"
 	@echo "make clean   remove what was installed and built here"
 
 $(VENV)/.ready: pyproject.toml
@@ -106,8 +107,11 @@ sbom: $(VENV)/.ready
 	@$(BIN)/python -W ignore::UserWarning $(BIN)/cyclonedx-py requirements --no-validate --pyproject pyproject.toml --output-reproducible --output-file $(SBOM) deploy/requirements.txt
 	@echo "$(SBOM)"
 
+site: $(VENV)/.ready
+	$(BIN)/zensical build --strict
+
 audit: $(VENV)/.ready
 	@$(BIN)/python -m benchmarks.tools.advisories
 
 clean:
-	rm -rf $(VENV) .engines dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .engines dist site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

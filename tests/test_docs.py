@@ -19,7 +19,7 @@ from llmload.cli.main import main
 from llmload.simulator import SimulationSettings, SpawnedEngine, spawn
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE = {
     "python -m benchmarks.tools.cpu_engines": "tests/loadgen/test_real_engine.py",
     "python -m benchmarks.tools.peers": "tests/benchmarks/test_client_cost.py::TestClients",
