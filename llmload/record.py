@@ -136,6 +136,7 @@ class RequestRecord:
     started_ns: int
     done_ns: int
     outcome: Outcome
+    name: str | None = None  # what tables by name call it; None where requests have no names
     stage: str | None = None
     scheduled_ns: int | None = None
     connected_ns: int | None = None  # None: a kept-alive connection was reused, or none could be opened

@@ -42,13 +42,14 @@ class ChatApi:
         settings = self._settings
         fields: dict[str, Any] = {
             **settings.body,
+            **prompt.fields,
             "model": settings.model,
             "messages": list(prompt.messages),
             "stream": settings.stream,
         }
         include_usage = settings.stream if settings.include_usage is None else settings.include_usage
         if include_usage:
-            fields["stream_options"] = {"include_usage": True, **settings.body.get("stream_options", {})}
+            fields["stream_options"] = {"include_usage": True, **fields.get("stream_options", {})}
         return fields
 
     def encode(self, prompt: Prompt) -> bytes:
@@ -214,11 +215,12 @@ class TgiApi:
 
     def __init__(self, settings: ClientSettings) -> None:
         self.path = "/generate_stream" if settings.stream else "/generate"
-        self._parameters = generate_parameters(dict(settings.body))
+        self._body = dict(settings.body)
 
     def encode(self, prompt: Prompt) -> bytes:
         """Return the body of the prompt's request."""
-        return orjson.dumps({"inputs": render(prompt.messages), "parameters": self._parameters})
+        parameters = generate_parameters({**self._body, **prompt.fields})
+        return orjson.dumps({"inputs": render(prompt.messages), "parameters": parameters})
 
     def new_answer(self) -> "TgiStream":
         """Return the answer to a request, before any of it has arrived."""

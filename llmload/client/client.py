@@ -63,6 +63,7 @@ class RequestInfo(NamedTuple):
     stage: str | None
     scheduled_ns: int | None
     started_ns: int
+    name: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,6 +126,7 @@ class ChatClient(ABC):
             stage=stage,
             scheduled_ns=scheduled_ns,
             started_ns=started_ns,
+            name=prompt.name,
         )
         due_ns = started_ns if scheduled_ns is None else scheduled_ns
         deadline = Deadline(settings.timeouts, due_ns, stream=settings.stream)

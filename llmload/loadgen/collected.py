@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from llmload.loadgen.credible import Limits, Witness
 from llmload.loadgen.messages import Drained, Totals
+from llmload.metrics.by_name import NamedTotals
 from llmload.metrics.totals import RunTotals
 
 
@@ -15,6 +16,7 @@ class Collected:
     run_id: str
     latest: dict[str, RunTotals] = field(default_factory=dict)
     stages: dict[str, dict[str, RunTotals]] = field(default_factory=dict)
+    names: dict[str, NamedTotals] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     final: set[str] = field(default_factory=set)
     """Workers that have sent their last report."""
@@ -26,10 +28,10 @@ class Collected:
         if report.run_id != self.run_id or (worker in self.final and not is_last):
             return None
         try:
-            totals, stages = report.unpack(limits.phases)
+            totals, stages, names = report.unpack(limits.phases)
         except ValueError as error:
             return str(error)
-        doubt = self._witnesses.setdefault(worker, Witness()).doubt(totals, stages, limits)
+        doubt = self._witnesses.setdefault(worker, Witness()).doubt(totals, stages, names, limits)
         if doubt is not None:
             return doubt
         if is_last:
@@ -37,6 +39,7 @@ class Collected:
         self.versions[worker] = report.version
         self.latest[worker] = totals
         self.stages.setdefault(worker, {}).update(stages)
+        self.names.setdefault(worker, NamedTotals()).update(names)
         return None
 
     def merged(self) -> RunTotals:
@@ -51,6 +54,12 @@ class Collected:
         """Return each stage's sum over all workers."""
         names = dict.fromkeys(name for stages in self.stages.values() for name in stages)
         return {name: self.merged_stage(name) for name in names}
+
+    def merged_names(self) -> NamedTotals:
+        """Return each name's sum over all workers."""
+        whole = NamedTotals()
+        whole.merge(*self.names.values())
+        return whole
 
 
 def _sum(parts: Iterable[RunTotals]) -> RunTotals:

@@ -34,6 +34,7 @@ from llmload.loadgen.options import limit_is_option
 from llmload.loadgen.other_users import other_users
 from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.preparation import Preparation
+from llmload.metrics.by_name import NamedTotals
 from llmload.metrics.totals import RunTotals
 from llmload.scenario import Scenario
 from llmload.scenario.load_protocol import Load
@@ -110,6 +111,10 @@ class CoordinatingNode(Node):
     @abstractmethod
     def step_totals(self, name: str) -> RunTotals:
         """Return the totals of one stage or step."""
+
+    @abstractmethod
+    def names(self) -> NamedTotals:
+        """Return the totals of each name, where requests have names."""
 
     @abstractmethod
     def counts(self) -> tuple[int, int]:
@@ -309,7 +314,13 @@ class CoordinatingNode(Node):
             coordinator.conditions.requests_cut = self._ending.is_cut
             self.guard("counting what lost workers left", self._settle)()
             self.guard("reading the engine's metrics", coordinator.engine_scraper.end)()
-            coordinator.finish(self.totals(), self.stages(), self.request_lines(), other_users(self.environment))
+            coordinator.finish(
+                self.totals(),
+                self.stages(),
+                self.request_lines(),
+                names=self.names(),
+                other_users=other_users(self.environment),
+            )
             if not self.headless:
                 terminal.show_summary(coordinator, "table")
                 gevent.spawn(self.guard("the report", terminal.show_report), coordinator, "table")

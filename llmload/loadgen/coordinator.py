@@ -283,6 +283,8 @@ class RunCoordinator:
         totals: RunTotals,
         stages: Mapping[str, RunTotals],
         lines: Mapping[str, int],
+        *,
+        names: Mapping[str, RunTotals] | None = None,
         other_users: OtherUsers | None = None,
     ) -> Summary:
         """
@@ -306,6 +308,8 @@ class RunCoordinator:
             window_started_unix_s=judged.opened_unix_s,
             verdict=self._verdict(judged, totals, stages),
             stages=() if self.timeline is None else stage_totals(self.timeline, stages),
+            names=names or {},
+            names_window_s=self.span.length_s(totals),
             edited=judged.edited,
             capacity=None if self.search is None else self.search.summary(stages),
             other_users=other_users,

@@ -90,21 +90,26 @@ class Witness:
 
     whole: Mapping[str, float] = field(default_factory=dict)
     phases: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    names: dict[str, Mapping[str, float]] = field(default_factory=dict)
 
-    def doubt(self, totals: RunTotals, phases: Mapping[str, RunTotals], limits: Limits) -> str | None:
+    def doubt(
+        self, totals: RunTotals, phases: Mapping[str, RunTotals], names: Mapping[str, RunTotals], limits: Limits
+    ) -> str | None:
         """Return why a report cannot be true, and remember nothing of it; None, and remember it, if it can."""
         found = contradiction(totals, is_whole=True) or step_back(self.whole, totals) or limits.broken_by(totals)
-        for name, phase in phases.items():
-            found = found or _doubt_of_phase(name, phase, totals, self.phases.get(name, {}))
+        for parts, before in ((phases, self.phases), (names, self.names)):
+            for name, part in parts.items():
+                found = found or _doubt_of_part(name, part, totals, before.get(name, {}))
         if found is None:
             self.whole = levels(totals)
             self.phases |= {name: levels(phase) for name, phase in phases.items()}
+            self.names |= {name: levels(part) for name, part in names.items()}
         return found
 
 
-def _doubt_of_phase(name: str, phase: RunTotals, whole: RunTotals, before: Mapping[str, float]) -> str | None:
-    found = contradiction(phase, is_whole=False) or step_back(before, phase)
-    more = [each for each in ("completed", "failed", "censored") if getattr(phase, each) > getattr(whole, each)]
+def _doubt_of_part(name: str, part: RunTotals, whole: RunTotals, before: Mapping[str, float]) -> str | None:
+    found = contradiction(part, is_whole=False) or step_back(before, part)
+    more = [each for each in ("completed", "failed", "censored") if getattr(part, each) > getattr(whole, each)]
     if found is None and more:
-        found = f"{more[0]} is {getattr(phase, more[0])}, and {getattr(whole, more[0])} in the run"
+        found = f"{more[0]} is {getattr(part, more[0])}, and {getattr(whole, more[0])} in the run"
     return None if found is None else f"{name}: {found}"

@@ -90,6 +90,18 @@ class LiveStage(_Latencies):
     """Its figures that may be off."""
 
 
+class LiveName(_Latencies):
+    """Requests of one name: counts of the whole run, rates and quantiles of its window so far."""
+
+    name: str
+    completed: int
+    failed: int
+    requests_per_min: float | None
+    output_tokens_per_s: float | None
+    doubts: tuple[Doubt, ...]
+    """Its figures that may be off."""
+
+
 class LiveState(_Latencies):
     """The run so far; counts are of the whole run, rates and quantiles of its window."""
 
@@ -121,6 +133,8 @@ class LiveState(_Latencies):
     output_tokens_per_s: float | None
     schedule_lag_s: Quantiles | None
     stages: tuple[LiveStage, ...]
+    by_name: tuple[LiveName, ...] = ()
+    """Requests by their names; empty where requests have no names."""
     edited: str | None = None
     """How the load was edited, and which of its phases the figures are of; None where it was not."""
     verdict: Verdict | None
@@ -148,6 +162,9 @@ class RunSource(Protocol):
 
     def step_totals(self, name: str) -> RunTotals:
         """Return the totals of one stage or step so far."""
+
+    def names(self) -> Mapping[str, RunTotals]:
+        """Return the totals of each name so far, where requests have names."""
 
     def busy_users(self) -> int:
         """Return how many users run and do not rest."""
@@ -285,6 +302,7 @@ class LiveView:
             **_latencies(totals),
             schedule_lag_s=Quantiles.of(totals.distributions["schedule_lag_s"]),
             stages=() if run.timeline is None else tuple(self._stages(run.timeline)),
+            by_name=tuple(self._names()),
             verdict=verdict,
             footnotes=() if verdict is None else tuple(lines_of(verdict, _SHOWN)),
             edited=None if edited is None else edited.text,
@@ -306,6 +324,17 @@ class LiveView:
                 failed=totals.failed,
                 doubts=doubts_of(totals),
                 **rates(totals, measured_s),
+                **_latencies(totals),
+            )
+
+    def _names(self) -> Iterator[LiveName]:
+        for name, totals in self._source.names().items():
+            yield LiveName(
+                name=name,
+                completed=totals.completed,
+                failed=totals.failed,
+                doubts=doubts_of(totals),
+                **rates(totals, self._run.span.length_s(totals)),
                 **_latencies(totals),
             )
 
@@ -357,6 +386,7 @@ def rows(state: LiveState | None, point: LivePoint | None) -> list[dict[str, str
             for name, key in LATENCIES.items()
         ),
         *map(_of_stage, state.stages),
+        *map(_of_name, state.by_name),
         _row("Requests", run=", ".join(f"{getattr(state, of)} {of}" for of in _COUNTS)),
         _row("Errors", run=", ".join(f"{name} {count}" for name, count in state.errors.items()) or "none"),
         *(_row("Failure", run=each.text) for each in state.failures),
@@ -407,6 +437,14 @@ def _of_stage(stage: LiveStage) -> dict[str, str]:
         f"{stage.name}, {load}",
         run=f"{number(stage.requests_per_min, 1)} requests/min, {number(stage.output_tokens_per_s, 1)} tok/s, "
         f"TTFT {_text(stage.ttft_s, 'ttft_s', stage.doubts)} ms, {stage.failed} failed",
+    )
+
+
+def _of_name(each: LiveName) -> dict[str, str]:
+    return _row(
+        each.name,
+        run=f"{number(each.requests_per_min, 1)} requests/min, {number(each.output_tokens_per_s, 1)} tok/s, "
+        f"TTFT {_text(each.ttft_s, 'ttft_s', each.doubts)} ms, {each.failed} failed",
     )
 
 

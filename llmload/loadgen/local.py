@@ -15,6 +15,7 @@ from llmload.loadgen.node import SendingNode
 from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import Session, WorkerShard
+from llmload.metrics.by_name import NamedTotals
 from llmload.metrics.totals import RunTotals
 from llmload.scenario.load_protocol import Load
 
@@ -39,6 +40,10 @@ class LocalNode(CoordinatingNode, SendingNode):
     def step_totals(self, name: str) -> RunTotals:
         """Return the totals of one stage or step."""
         return self.stages().get(name, RunTotals())
+
+    def names(self) -> NamedTotals:
+        """Return the totals of each name."""
+        return NamedTotals() if self.session is None else self.session.names
 
     def counts(self) -> tuple[int, int]:
         """Return how many requests have ended, and how many are in flight."""

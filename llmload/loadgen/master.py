@@ -37,6 +37,7 @@ from llmload.loadgen.session import ABORT_GRACE_S, WorkerShard
 from llmload.loadgen.sockets import MASTER_DOOR
 from llmload.loadgen.wire import printable
 from llmload.loadgen.workers import Workers
+from llmload.metrics.by_name import NamedTotals
 from llmload.metrics.totals import RunTotals
 from llmload.scenario.load_protocol import Load
 
@@ -89,6 +90,10 @@ class MasterNode(CoordinatingNode):
     def step_totals(self, name: str) -> RunTotals:
         """Return the totals of one stage or step."""
         return RunTotals() if self._workers is None else self._workers.collected.merged_stage(name)
+
+    def names(self) -> NamedTotals:
+        """Return the totals of each name."""
+        return NamedTotals() if self._workers is None else self._workers.collected.merged_names()
 
     def counts(self) -> tuple[int, int]:
         """Return how many requests have ended, and how many are in flight."""

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 from llmload.loadgen.locust_compat import Received, Runner
 from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.wire import MAX_FRAME_BYTES, first_fault, unpacked
-from llmload.metrics.received import totals_of
+from llmload.metrics.by_name import NamedTotals
+from llmload.metrics.received import named_totals_of, totals_of
 from llmload.metrics.totals import COARSEST, RunTotals
 from llmload.scenario import Scenario
 
@@ -157,23 +158,29 @@ class Totals(Message):
     version: _Name
     """Of llmload on the worker."""
     body: Annotated[bytes, Field(max_length=MAX_BODY_BYTES)]
-    """The totals of run and stages, packed: a report rides on each of Locust's, and must stay small."""
+    """The totals of run, stages and names, packed: a report rides on each of Locust's, and must stay small."""
 
     @classmethod
-    def pack(cls, run_id: str, totals: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]]) -> Self:
+    def pack(
+        cls,
+        run_id: str,
+        totals: Mapping[str, Any],
+        stages: Mapping[str, Mapping[str, Any]],
+        names: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Self:
         """Return the message that carries totals, each as its `to_message` gives it."""
-        body = zlib.compress(msgpack.dumps([totals, stages]))  # names come again and again
+        body = zlib.compress(msgpack.dumps([totals, stages, names or {}]))  # keys come again and again
         return cls(run_id=run_id, version=version("llmload"), body=body)
 
     def to_wire(self) -> dict[str, Any]:
         """Return the message as plain values, for msgpack."""
         return self.model_dump()  # JSON has no bytes
 
-    def unpack(self, phases: frozenset[str] | None = None) -> tuple[RunTotals, dict[str, RunTotals]]:
+    def unpack(self, phases: frozenset[str] | None = None) -> tuple[RunTotals, dict[str, RunTotals], NamedTotals]:
         """
-        Return the totals of the run, and of each stage; ValueError if the body does not hold them.
+        Return the totals of the run, of each stage, and of each name; ValueError if the body does not hold them.
 
-        Also where it has a stage whose name is not one of `phases`: each takes half a megabyte.
+        Also where it has a stage whose name is not one of `phases`, or too many names: each takes half a megabyte.
         """
         try:
             return _totals_in(unpacked(_inflate(self.body)), phases)
@@ -187,13 +194,17 @@ class Drained(Totals):
     name = "llmload_drained"
 
 
-def _totals_in(values: object, phases: frozenset[str] | None) -> tuple[RunTotals, dict[str, RunTotals]]:
+def _totals_in(values: object, phases: frozenset[str] | None) -> tuple[RunTotals, dict[str, RunTotals], NamedTotals]:
     match values:
-        case [totals, dict() as stages]:
+        case [totals, dict() as stages, dict() as names]:
             unknown = set() if phases is None else stages.keys() - phases
             if unknown:
                 raise ValueError(f"the load has no stage {str(min(unknown, key=str))[:40]!r}")
-            return totals_of(totals), {name: totals_of(of) for name, of in stages.items()}
+            return (
+                totals_of(totals),
+                {name: totals_of(of) for name, of in stages.items()},
+                named_totals_of(names),
+            )
         case _:
             raise ValueError("holds no totals")
 
@@ -273,14 +284,18 @@ class Counting(Protocol):
     def stages(self) -> dict[str, RunTotals]:
         """The same of each stage, in the order in which they began."""
 
+    @property
+    def names(self) -> NamedTotals:
+        """The same of each name."""
+
 
 def last_report(session: Counting) -> Drained:
     """Return a worker's whole report, coarser only where hundreds of stages would not fit into a message."""
     for coarseness in range(COARSEST):
-        report = _report(Drained, session, list(session.stages), coarseness)
+        report = _report(Drained, session, list(session.stages), list(session.names), coarseness)
         if len(report.body) <= MAX_BODY_BYTES:
             return report
-    return _report(Drained, session, list(session.stages), COARSEST)
+    return _report(Drained, session, list(session.stages), list(session.names), COARSEST)
 
 
 class Reports:
@@ -289,22 +304,27 @@ class Reports:
     def __init__(self, session: Counting) -> None:
         self._session = session
         self._coarseness = 0
-        self._made = 0
+        self._made = self._names_sent = 0
 
     def next(self, room_bytes: int) -> Totals:
         """Return a report of at most `room_bytes` on the wire, or the coarsest if even that is larger."""
         self._made += 1
         self._coarseness = max(0, self._coarseness - 1)  # the next stage may need less room
+        names = self._names()
         while True:
-            made = _report(Totals, self._session, self._stages(), self._coarseness)
-            if self._coarseness == COARSEST or wire_bytes(made) <= room_bytes:
+            made = _report(Totals, self._session, self._stages(), names, self._coarseness)
+            if wire_bytes(made) <= room_bytes or (self._coarseness == COARSEST and len(names) <= 1):
+                self._names_sent += len(names)
                 return made
-            self._coarseness += 1
+            if len(names) > 1:
+                names = names[: len(names) // 2]
+            else:
+                self._coarseness += 1
 
     def fine(self) -> Totals:
         """Return a report as fine as the last one, of any size."""
         self._made += 1
-        return _report(Totals, self._session, self._stages(), 0)
+        return _report(Totals, self._session, self._stages(), self._names(), 0)
 
     def _stages(self) -> list[str]:
         """Return the last stages, and one older stage in turn: those no longer change."""
@@ -312,15 +332,25 @@ class Reports:
         older = names[:-_STAGES_ALWAYS]
         return names[-_STAGES_ALWAYS:] + ([older[self._made % len(older)]] if older else [])
 
+    def _names(self) -> list[str]:
+        """Return all names, beginning with another one each time: the first ones have room."""
+        names = list(self._session.names)
+        first = self._names_sent % max(1, len(names))
+        return names[first:] + names[:first]
+
 
 def wire_bytes(report: Totals) -> int:
     """Return how many bytes a report takes in a message."""
     return len(msgpack.dumps(report.to_wire()))
 
 
-def _report(kind: type[T], session: Counting, stages: list[str], coarseness: int) -> T:
+def _report(kind: type[T], session: Counting, stages: list[str], names: list[str], coarseness: int) -> T:
+    def parts(of: Mapping[str, RunTotals], keys: list[str]) -> dict[str, Any]:
+        return {key: of[key].to_message(with_out_of_window=False, coarseness=coarseness) for key in keys}
+
     return kind.pack(
         session.run_id,
         session.totals.to_message(coarseness=coarseness),
-        {name: session.stages[name].to_message(with_out_of_window=False, coarseness=coarseness) for name in stages},
+        parts(session.stages, stages),
+        parts(session.names, names),
     )

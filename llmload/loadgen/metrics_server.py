@@ -4,6 +4,7 @@ from locust.web import WebUI
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from flask import Blueprint, Response, request
@@ -36,6 +37,9 @@ class MetricsSource(Protocol):
 
     def stages(self) -> dict[str, RunTotals]:
         """Return the totals of each stage, step or phase so far."""
+
+    def names(self) -> Mapping[str, RunTotals]:
+        """Return the totals of each name so far, where requests have names."""
 
     def worker_states(self) -> list[str]:
         """Return Locust's state of each worker."""
@@ -108,6 +112,7 @@ class MetricsEndpoint:
                 "scenario": scenario.scenario.name,
             },
             totals=totals,
+            names=self._source.names(),
             slo=scenario.slo_limits(),
             info=None if coordinator is None else info_of(coordinator),
             running=coordinator is not None and coordinator.summary is None,

@@ -19,6 +19,7 @@ from greenlet import greenlet
 from llmload.client.client import ChatClient
 from llmload.loadgen.commanded import EditTimeline, timeline_of
 from llmload.loadgen.phases import FOREVER_NS, Span, StepCommand
+from llmload.metrics.by_name import NamedTotals
 from llmload.metrics.totals import RunTotals
 from llmload.prompts.conversation import Conversation, Prompt
 from llmload.prompts.workload import PromptQueue, Salts
@@ -137,7 +138,7 @@ class Session:
         self._budget, limit = shard.of(load.ends_after_requests), shard.of(load.concurrency_limit)
         self._limit = None if limit is None else ConcurrencyLimit(limit)
         self._slo = scenario.slo_limits()
-        self._totals, self._stages = RunTotals(), dict[str, RunTotals]()
+        self._totals, self._stages, self._names = RunTotals(), dict[str, RunTotals](), NamedTotals()
         self._ended: list[RequestRecord] = []
         self._batch = _BATCH if self.in_closed_loop else _OPEN_LOOP_BATCH
         self._in_flight: set[greenlet] = set()
@@ -207,6 +208,12 @@ class Session:
         self.count_ended()
         return self._stages
 
+    @property
+    def names(self) -> NamedTotals:
+        """The same for each name, where requests have names."""
+        self.count_ended()
+        return self._names
+
     def record(self, record: RequestRecord) -> None:
         """Take a request that has ended; it is counted and appended to the run's file with some others."""
         self._ended.append(record)
@@ -220,6 +227,7 @@ class Session:
         ended, self._ended = self._ended, []
         for record in ended:
             self._totals.add(record, window=self.span.window, slo=self._slo, run_start_ns=self.span.start_ns)
+            self._names.add(record, window=self.span.window, slo=self._slo, run_start_ns=self.span.start_ns)
             if self.timeline is not None:
                 for name, window in self.timeline.touched(record.started_ns, record.done_ns):
                     stage = self._stages.setdefault(name, RunTotals())

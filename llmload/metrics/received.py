@@ -11,6 +11,7 @@ from dataclasses import fields
 from itertools import chain
 from typing import Any, Final
 
+from llmload.metrics.by_name import MAX_NAMES, NamedTotals, as_name
 from llmload.metrics.failures import SENT, WORDS, Failures
 from llmload.metrics.requests import DISTRIBUTIONS, REQUEST_DISTRIBUTIONS, WITH_EXEMPLARS
 from llmload.metrics.totals import Distributions, Exemplars, RunTotals
@@ -41,6 +42,15 @@ def totals_of(message: object) -> RunTotals:
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"distributions, failures or exemplars: {error}") from None
     return totals
+
+
+def named_totals_of(message: Mapping[Any, Any]) -> NamedTotals:
+    """Return the totals by name that another process sent; ValueError if they are none, or too many."""
+    if len(message) > MAX_NAMES + 1:
+        raise ValueError(f"has totals of more than {MAX_NAMES} names")
+    if any(not isinstance(name, str) or as_name(name) != name for name in message):
+        raise ValueError("has totals of a name that is none")
+    return NamedTotals({name: totals_of(each) for name, each in message.items()})
 
 
 def _check(like: object, value: Any) -> None:

@@ -101,6 +101,7 @@ def _of_error(member: str, kind: Kind, unit: str, meaning: str) -> Field:
 FIELDS: Final = (
     Field("request_id", Kind.TEXT, "", "the request, unique over all runs"),
     Field("prompt_id", Kind.TEXT, "", "which prompt was sent"),
+    Field("name", Kind.CATEGORY, "", "the request's name in tables by name; null where requests have none"),
     Field("stage", Kind.CATEGORY, "", "the stage, step or phase it started in; null before the first edit of a load"),
     Field("outcome", Kind.CATEGORY, "", "completed, failed or censored (cut by the run's end)"),
     Field("time_s", Kind.UNIX, "s", "start, unix time"),
@@ -309,6 +310,10 @@ class RequestTable:
     def where(self, which: Mask) -> Self:
         """Return only the requests for which the mask is true."""
         return self._taken(np.flatnonzero(which))
+
+    def with_name(self, name: str) -> Self:
+        """Return only the requests of that name."""
+        return self.where(_are(self.categories["name"], name))
 
     def sorted_by_start(self) -> Self:
         """Return the requests in the order of their starts."""

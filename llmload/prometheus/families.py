@@ -44,6 +44,8 @@ class Snapshot:
 
     labels: Mapping[str, str]
     totals: RunTotals = field(default_factory=RunTotals)
+    names: Mapping[str, RunTotals] = field(default_factory=dict)
+    """The totals of each name: a bounded set; empty where requests have no names."""
     slo: Slo = field(default_factory=Slo)
     info: Mapping[str, str] | None = None
     running: bool = False
@@ -91,19 +93,42 @@ def _count(name: str, text: str, attribute: str) -> Family:
     return Family(name=name, kind="counter", text=text, read=_one(lambda s: float(getattr(s.totals, attribute))))
 
 
-def _quantiles(name: str, distribution: str) -> Family:
-    def read(snapshot: Snapshot) -> dict[str, float]:
-        histogram = snapshot.totals.distributions[distribution]
-        quantiles = {name: histogram.quantile(share) for name, share in LIVE_QUANTILES.items()}
-        return {name: math.nan if quantile is None else quantile for name, quantile in quantiles.items()}
+def _quantiles_of(totals: RunTotals, distribution: str) -> dict[str, float]:
+    histogram = totals.distributions[distribution]
+    quantiles = {name: histogram.quantile(share) for name, share in LIVE_QUANTILES.items()}
+    return {name: math.nan if quantile is None else quantile for name, quantile in quantiles.items()}
 
+
+def _quantiles(name: str, distribution: str) -> Family:
     return Family(
         name=f"llmload_{name}_quantile_seconds",
         kind="gauge",
         labels=("percentile",),
         text="Quantile over the measurement window so far, as in summary.json; NaN while nothing is measured.",
+        read=lambda snapshot: _quantiles_of(snapshot.totals, distribution),
+    )
+
+
+def _named_quantiles(name: str, distribution: str) -> Family:
+    def read(snapshot: Snapshot) -> dict[tuple[str, ...], float]:
+        return {
+            (of, percentile): quantile
+            for of, totals in snapshot.names.items()
+            for percentile, quantile in _quantiles_of(totals, distribution).items()
+        }
+
+    return Family(
+        name=f"llmload_named_{name}_quantile_seconds",
+        kind="gauge",
+        labels=("name", "percentile"),
+        text="The same of requests of one name; absent where requests have no names.",
         read=read,
     )
+
+
+def _named_outcomes(snapshot: Snapshot) -> dict[tuple[str, ...], float]:
+    named = snapshot.names.items()
+    return {(name, each.value): float(getattr(totals, each.value)) for name, totals in named for each in Outcome}
 
 
 _MAY_BE_DOUBTED: Final = tuple(
@@ -220,6 +245,23 @@ FAMILIES: Final = (
     _quantiles("e2e_request_latency", "e2e_s"),
     _quantiles("time_to_first_token_on_the_wire", "ttft_wire_s"),
     _quantiles("round_trip", "rtt_s"),
+    Family(
+        name="llmload_named_requests_total",
+        kind="counter",
+        labels=("name", "outcome"),
+        text="Requests that ended, by their name and outcome; absent where requests have no names.",
+        read=_named_outcomes,
+    ),
+    Family(
+        name="llmload_named_output_tokens_total",
+        kind="counter",
+        labels=("name",),
+        text="Output tokens of complete answers, by the request's name; absent where requests have no names.",
+        read=lambda s: {name: float(totals.arrived_tokens) for name, totals in s.names.items()},
+    ),
+    _named_quantiles("time_to_first_token", "ttft_s"),
+    _named_quantiles("request_time_per_output_token", "tpot_s"),
+    _named_quantiles("e2e_request_latency", "e2e_s"),
     Family(
         name="llmload_network_events_total",
         kind="counter",

@@ -1,10 +1,10 @@
 """Chat messages: a row of a data set, the conversation that prompting techniques make of it, one request's prompt."""
 
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Literal, TypedDict, overload
+from typing import Any, Literal, TypedDict, overload
 
 import orjson
 
@@ -29,11 +29,15 @@ class Prompt:
     prompt_id: str
     """Row of the data set from 0, and turn from 1 where a conversation has several: `17` or `17.2`."""
     messages: tuple[Message, ...]
+    name: str | None = None
+    """What its request is called in tables by name; None: as all others."""
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Fields of its request in place of the scenario's."""
 
     def salted(self, salt: str) -> "Prompt":
         """Return the prompt with the salt on its own line before the first message."""
         first = self.messages[0]
-        return Prompt(self.prompt_id, (as_message(first["role"], f"{salt}\n{first['content']}"), *self.messages[1:]))
+        return replace(self, messages=({**first, "content": f"{salt}\n{first['content']}"}, *self.messages[1:]))
 
 
 @dataclass(frozen=True, slots=True)

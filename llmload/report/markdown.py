@@ -11,6 +11,7 @@ from llmload.errors import RunFolderError
 from llmload.metrics.doubts import marks
 from llmload.metrics.requests import FIELD
 from llmload.metrics.validity import Verdict
+from llmload.report.by_name import NAME_COLUMNS, name_rows
 from llmload.report.checks import Judgement, run_checks
 from llmload.report.figures import COLUMNS, LATENCIES, doubt_lines, figure_text, tenths
 from llmload.report.network import NETWORK_FIGURES, network_rows
@@ -297,6 +298,7 @@ def job_summary(summary: Summary) -> str:
     checks = run_checks(summary)
     bad = [check for check in checks if check.judgement in {Judgement.FAILED, Judgement.UNDECIDED}]
     simulated = " Simulated engine: no real engine was measured." if summary.simulated else ""
+    names = name_rows(summary)
     return "\n\n".join(
         [
             f"## llmload {summary.scenario}: {'failed' if bad else 'good'}",
@@ -312,6 +314,7 @@ def job_summary(summary: Summary) -> str:
                     for name, key in LATENCIES.items()
                 ],
             ),
+            *([markdown_table(NAME_COLUMNS, names, right=range(1, len(NAME_COLUMNS)))] if names else []),
             *(escaped(line) for line in doubt_lines(summary)),
             f"Run `{summary.run_id}`\n",
         ]

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from llmload.capacity.result import capacity_report
 from llmload.metrics.doubts import marked, marks
+from llmload.report.by_name import NAME_COLUMNS, name_rows
 from llmload.report.conclusion import conclusion
 from llmload.report.figures import COLUMNS, LATENCIES, doubt_lines, figure_text, tenths
 from llmload.report.network import network_rows
@@ -66,6 +67,7 @@ def run_report(summary: Summary) -> RenderableType:
         *_stages(summary),
         _figures(summary),
         *_latencies(summary),
+        *_by_name(summary),
         *found,
         *sampled_tables(summary),
     ):
@@ -176,6 +178,18 @@ def _latencies(summary: Summary) -> list[Table]:
         table.add_column(column, justify="right")
     for name, key in LATENCIES.items():
         table.add_row(name, *(figure_text(summary, key, column, milliseconds) for column in COLUMNS))
+    return [table]
+
+
+def _by_name(summary: Summary) -> list[Table]:
+    rows = name_rows(summary)
+    if not rows:
+        return []
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for index, column in enumerate(NAME_COLUMNS):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
     return [table]
 
 

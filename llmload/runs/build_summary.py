@@ -1,7 +1,7 @@
 """How a `Summary` is made: one pure function of totals, scenario and what was watched; cost and plausibility too."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from llmload.errors import ConfigError
@@ -17,6 +17,7 @@ from llmload.runs.summary import (
     Figures,
     GateResult,
     IncludingFailures,
+    NameSummary,
     NetworkSummary,
     PercentilesWithFailures,
     RequestCounts,
@@ -250,6 +251,10 @@ class RunOutcome:
     window_started_unix_s: float | None
     verdict: Verdict
     stages: Sequence[StageTotals] = ()
+    names: Mapping[str, RunTotals] = field(default_factory=dict)
+    """The totals of each name; empty where requests have no names."""
+    names_window_s: float | None = None
+    """The length of the whole run's window, which they are of."""
     edited: EditedLoad | None = None
     capacity: CapacityResult | None = None
     other_users: OtherUsers | None = None
@@ -290,6 +295,7 @@ def build_summary(outcome: RunOutcome) -> Summary:
         finish_reasons=dict(judged.finish_reasons.most_common()),
         verdict=outcome.verdict,
         stages=tuple(_stage(stage) for stage in outcome.stages),
+        by_name=tuple(_of_name(name, each, outcome.names_window_s) for name, each in outcome.names.items()) or None,
         edited=outcome.edited,
         other_users=outcome.other_users,
         capacity=outcome.capacity,
@@ -420,6 +426,18 @@ def _stage(stage: StageTotals) -> StageSummary:
         rate_per_s=stage.rate_per_s,
         **dict(measured),
         doubts=doubts_of(stage.totals),
+    )
+
+
+def _of_name(name: str, totals: RunTotals, window_s: float | None) -> NameSummary:
+    return NameSummary(
+        name=name,
+        completed=totals.completed,
+        failed=totals.failed,
+        censored=totals.censored,
+        errors=dict(totals.errors.most_common()),
+        **dict(figures(totals, window_s)),
+        doubts=doubts_of(totals),
     )
 
 

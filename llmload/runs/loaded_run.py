@@ -14,6 +14,7 @@ from typing import Final
 import orjson
 
 from llmload.errors import RunFolderError, plain
+from llmload.metrics.by_name import NamedTotals
 from llmload.metrics.checks import failed_requests, health, judge
 from llmload.metrics.lines import LineFaultError, columns_of
 from llmload.metrics.requests import RequestTable
@@ -137,11 +138,11 @@ def load_run(folder: RunFolder, progress: Callable[[int], None] = lambda _: None
     ended_s = (manifest.ended_unix_s or origin_s) - origin_s
     span_s = max(last_s, ended_s, MIN_SPAN_S)
     periods = read_periods(manifest, last_s=last_s, span_s=span_s)
-    count = _Counting(periods, span_s, about, manifest.scenario.slo_limits(), with_stages=summary is None)
+    count = _Counting(periods, span_s, about, manifest.scenario.slo_limits(), with_parts=summary is None)
     counted = {file.name: sum(map(count.add, read_tables([file], origin_s, progress))) for file in files}
     if summary is None:
         why = _why_recomputed(origin_s, files)
-        summary = _recomputed_summary(manifest, count.totals, periods, count.of_stages, why)
+        summary = _recomputed_summary(manifest, count, why)
     return LoadedRun(
         folder=folder.path,
         manifest=manifest,
@@ -170,17 +171,21 @@ def request_bytes(folder: RunFolder) -> int:
 class _Counting:
     """What is counted in one pass over the requests."""
 
-    def __init__(self, periods: Periods, span_s: float, about: float, slo: Slo, *, with_stages: bool) -> None:
+    def __init__(self, periods: Periods, span_s: float, about: float, slo: Slo, *, with_parts: bool) -> None:
         self.periods, self.slo = periods, slo
         self.totals = RunTotals()
         width_s = bin_width_s(span_s, about)
         self.timeline = Timeline(width_s, span_s)
-        self.of_stages = {stage.name: RunTotals() for stage in periods.stages} if with_stages else {}
+        self.names = NamedTotals()
+        self._with_parts = with_parts
+        self.of_stages = {stage.name: RunTotals() for stage in periods.stages} if with_parts else {}
 
     def add(self, table: RequestTable) -> int:
         """Count the requests, and return their number."""
         self.timeline.add(table)
         self.totals.add_table(table, window=self.periods.window, slo=self.slo)
+        if self._with_parts:
+            self.names.add_table(table, window=self.periods.window, slo=self.slo)
         for stage in self.periods.stages if self.of_stages else ():
             touches = (table.start_s <= stage.end_s) & (table.done_s >= stage.start_s)
             if touches.any():
@@ -197,11 +202,10 @@ def _why_recomputed(started_unix_s: float, files: Sequence[Path]) -> str:
     return f"{state}: it left no summary.json, so these figures are counted from the requests that it wrote"
 
 
-def _recomputed_summary(
-    manifest: Manifest, totals: RunTotals, periods: Periods, of_stages: Mapping[str, RunTotals], why: str
-) -> Summary:
+def _recomputed_summary(manifest: Manifest, count: _Counting, why: str) -> Summary:
     """Return the summary that the run would have left, with `recomputed`; what only the run itself knew is None."""
-    stages = list(_stages(periods, of_stages))
+    totals, periods = count.totals, count.periods
+    stages = list(_stages(periods, count.of_stages))
     judged = _headline(manifest, totals, periods, stages)
     known = {name: value for name, value in health(judged.health).items() if name not in _ONLY_THE_RUN_KNEW}
     return build_summary(
@@ -221,6 +225,8 @@ def _recomputed_summary(
                 gates=manifest.scenario.gates.parsed(),
             ),
             stages=stages,
+            names=count.names,
+            names_window_s=periods.bounded(totals).length_s,
             edited=judged.edited,
             recomputed=why,
         )

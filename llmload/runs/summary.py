@@ -198,6 +198,28 @@ class StageSummary(Figures, _StageLoad):
     """The figures of the stage that may be off."""
 
 
+class _NameCounts(Part):
+    """Which requests, and how they ended."""
+
+    name: str
+    """The requests' name; `other names`: those of all further ones, where there are more than 32."""
+    completed: Requests
+    """A complete answer came."""
+    failed: Requests
+    """The request ended in an error."""
+    censored: Requests
+    """Cut by the end of the run."""
+    errors: dict[str, int]
+    """Failed requests by type of error, the most common first."""
+
+
+class NameSummary(Figures, _NameCounts):
+    """Requests of one name (`LlmUser`, `[[mix]]`), with their figures in the window of the whole run."""
+
+    doubts: tuple[Doubt, ...] = ()
+    """The figures that may be off."""
+
+
 class GateResult(Part):
     """A gate of `[gates]` and what came of it."""
 
@@ -265,6 +287,8 @@ class Summary(Figures, _RunHead):
     """How far the figures can be trusted."""
     stages: tuple[StageSummary, ...]
     """Each stage of a staged load, step of a search, or phase of a load that was edited during the run."""
+    by_name: tuple[NameSummary, ...] | None = None
+    """Requests by their names, in the order in which they came; absent where requests have no names."""
     edited: EditedLoad | None = None
     """How the load was edited during the run; absent where it was not."""
     capacity: CapacityResult | None = None
@@ -288,4 +312,4 @@ class Summary(Figures, _RunHead):
         return {key: value for key, value in content.items() if value is not None or key not in _ABSENT_WHEN_NONE}
 
 
-_ABSENT_WHEN_NONE: Final = ("recomputed", "edited", "capacity", "other_users")
+_ABSENT_WHEN_NONE: Final = ("recomputed", "by_name", "edited", "capacity", "other_users")

@@ -25,7 +25,9 @@ LIMITS = Limits(elapsed_s=60.0, phases=frozenset({"stage-1"}), requests=100, in_
 
 def report(totals: RunTotals, coarseness: int = 0, **stages: RunTotals) -> Totals:
     of = {name.replace("_", "-"): each.to_message(with_out_of_window=False) for name, each in stages.items()}
-    return Totals.pack("run", totals.to_message(coarseness=coarseness), of)
+    return Totals.pack(
+        "run", totals.to_message(coarseness=coarseness), of, {"name": of["stage-1"]} if "stage-1" in of else {}
+    )
 
 
 @given(st.lists(record(), max_size=8), windows, st.integers(0, 8), st.integers(0, COARSEST))
@@ -40,7 +42,7 @@ def test_a_worker_that_counts_is_never_doubted(
         stage = one_by_one(each[:3], window)
         totals.started += 1  # one is in flight
         assert collected.take("w", report(totals, how, stage_1=stage), LIMITS) is None
-    last = last_report(SimpleNamespace(run_id="run", totals=one_by_one(of, window), stages={}))
+    last = last_report(SimpleNamespace(run_id="run", totals=one_by_one(of, window), stages={}, names={}))
     assert collected.take("w", last, LIMITS) is not None  # one that was in flight is gone
     assert collected.merged().started == len(of) + 1
 

@@ -66,6 +66,9 @@ class Source:
     def step_totals(self, name: str) -> RunTotals:
         return self._stages[name]
 
+    def names(self) -> dict[str, RunTotals]:
+        return self._stages
+
     def busy_users(self) -> int:
         return 1
 

@@ -164,7 +164,9 @@ def packed(*values: Any) -> bytes:
 )
 def test_totals_that_cannot_be_added_up_change_nothing(body: bytes) -> None:
     collected, limits = Collected("run"), Limits(elapsed_s=60.0, phases=frozenset({"stage-1"}))
-    collected.take("w", last_report(SimpleNamespace(run_id="run", totals=RunTotals(started=9), stages={})), limits)
+    collected.take(
+        "w", last_report(SimpleNamespace(run_id="run", totals=RunTotals(started=9), stages={}, names={})), limits
+    )
     collected.final.clear()
 
     doubt = collected.take("w", Totals(run_id="run", version="1", body=body), limits)
@@ -175,7 +177,7 @@ def test_totals_that_cannot_be_added_up_change_nothing(body: bytes) -> None:
 
 
 def test_totals_say_what_was_counted() -> None:
-    totals, stages = TOTALS.unpack()
+    totals, stages, _ = TOTALS.unpack()
 
     assert (totals.started, {name: of.started for name, of in stages.items()}) == (3, {"stage-1": 2})
 

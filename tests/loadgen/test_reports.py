@@ -11,6 +11,7 @@ from llmload.loadgen.collected import Collected
 from llmload.loadgen.credible import Limits
 from llmload.loadgen.locust_statistics import restore_report, shrink_report
 from llmload.loadgen.messages import REPORT_BYTES, Reports, last_report, wire_bytes
+from llmload.metrics.by_name import NamedTotals
 from llmload.metrics.requests import DISTRIBUTIONS
 from llmload.metrics.totals import COARSEST, MERGE_FACTORS, RunTotals
 
@@ -25,7 +26,7 @@ def totals_of(spread: float, count: int, seed: int = 1) -> RunTotals:
 
 
 def session(totals: RunTotals, **stages: RunTotals) -> Any:
-    return SimpleNamespace(run_id="run", totals=totals, stages=stages)
+    return SimpleNamespace(run_id="run", totals=totals, stages=stages, names={})
 
 
 @pytest.mark.parametrize("spread", [0.1, 0.5, 1.0, 2.0])
@@ -93,11 +94,22 @@ def test_old_stages_are_sent_in_turn_and_all_of_them_in_the_end() -> None:
     assert list(last_report(of).unpack()[1]) == list(stages)
 
 
+def test_names_are_sent_in_turn_where_a_report_has_no_room_and_all_of_them_in_the_end() -> None:
+    of = session(totals_of(0.1, 1000))
+    of.names = NamedTotals({f"name {index}": totals_of(1.0, 1000, seed=index) for index in range(8)})
+    reports = Reports(of)
+    sent = [reports.next(REPORT_BYTES) for _ in range(8)]
+
+    assert all(wire_bytes(each) <= REPORT_BYTES for each in sent)
+    assert set(of.names) == {name for each in sent for name in each.unpack()[2]}
+    assert list(last_report(of).unpack()[2]) == list(of.names)
+
+
 def test_nothing_after_the_last_report_changes_what_it_said() -> None:
     collected = Collected("run")
     collected.take("w", last_report(session(RunTotals(started=9))), Limits(elapsed_s=60.0))
     collected.take("w", Reports(session(RunTotals(started=3))).fine(), Limits(elapsed_s=60.0))
-    other = last_report(SimpleNamespace(run_id="another", totals=RunTotals(started=1), stages={}))
+    other = last_report(SimpleNamespace(run_id="another", totals=RunTotals(started=1), stages={}, names={}))
     collected.take("w", other, Limits(elapsed_s=60.0))
 
     assert collected.merged().started == 9

@@ -8,6 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from llmload.loadgen.messages import REPORT_BYTES, Reports, last_report, wire_bytes
+from llmload.metrics.by_name import NamedTotals
 from llmload.metrics.totals import RunTotals
 
 SPREADS: Final = (0.1, 0.3, 0.5, 1.0, 2.0)
@@ -23,6 +24,7 @@ class Phase:
     totals: RunTotals
     run_id: str = "report-benchmark"
     stages: dict[str, RunTotals] = field(default_factory=dict)
+    names: NamedTotals = field(default_factory=NamedTotals)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
