@@ -28,6 +28,7 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "llmload/prompts/data/builtin.jsonl",
         "llmload/sizing/data/models.json",
         "llmload/scenarios/demo.toml",
+        "llmload/scenarios/scenario.schema.json",
         "llmload/scenarios/reference-suite.toml",
         "llmload/locustfiles/chat.py",
         "llmload/locustfiles/chat_staged.py",

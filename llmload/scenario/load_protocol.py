@@ -109,6 +109,7 @@ class Load(Table):
     """The questions, answered as most loads do; a load type overrides what differs."""
 
     kind: str
+    """Which load it is; it decides which other keys there are."""
     warmup_s: NotNegative = 0.0
     """The window opens this long after the load has reached its target."""
 
@@ -332,6 +333,7 @@ class Arrivals(Load):
     """A load whose requests arrive by a drawn process, where it is an open loop."""
 
     arrivals: Literal["constant", "poisson", "gamma"] = "poisson"
+    """How requests of an open loop arrive: evenly, at random, or in bursts (gamma, see `cv`)."""
     cv: Positive = 1.0
     """Coefficient of variation of gamma's gaps: above 1 burstier than Poisson, below 1 steadier."""
     max_in_flight: Count = 10_000

@@ -32,9 +32,11 @@ class ClosedLoop(Bounded):
 
     kind: Literal["closed_loop"]
     users: Count
+    """How many users run, each with one request in flight at a time."""
     spawn_rate_per_s: Positive | None = None
     """Users started a second; all at once where absent."""
     think_time_s: NotNegative = 0.0
+    """How long a user rests between conversations."""
 
     locust_options: ClassVar[Mapping[str, str]] = {
         "users": "num_users",
@@ -227,6 +229,7 @@ class Replay(Bounded):
     speed: Positive = 1.0
     """2 replays in half the time."""
     max_in_flight: Count = 10_000
+    """Requests in flight over all workers; arrivals beyond it are dropped and counted."""
     requests: Count | None = None
     """How many of the trace's arrivals are replayed; all where absent."""
 
@@ -310,9 +313,13 @@ class Stage(Table):
     """A phase of a staged load, measured by itself."""
 
     name: str | None = None
+    """Its name in tables; `stage-1` and so on where absent."""
     users: Count | None = None
+    """A closed loop of as many users; instead of `rate_per_s`."""
     rate_per_s: Positive | None = None
+    """An open loop of as many requests a second over all workers; instead of `users`."""
     duration_s: Positive
+    """How long it lasts, its ramp and warm-up included."""
 
     @model_validator(mode="after")
     def _one_load(self) -> Self:
@@ -326,8 +333,11 @@ class Staged(Arrivals):
 
     kind: Literal["staged"]
     stages: Annotated[list[Stage], Field(min_length=1, max_length=1000)]
+    """The stages in their order: all have users, or all have rates."""
     spawn_rate_per_s: Positive | None = None
+    """Users started or stopped a second as a stage begins; all at once where absent."""
     think_time_s: NotNegative = 0.0
+    """How long a user rests between conversations."""
     warmup_s: NotNegative = 0.0
     """How much of each stage's beginning, once its users run, is left out of its window."""
 
@@ -449,10 +459,13 @@ class Capacity(Arrivals):
     precision: Positive = 0.05
     """The search ends when the lowest load that fails is at most this fraction above the highest that passes."""
     confidence: float = 0.95
+    """How sure a step must be that it passes or fails before it is decided; from 0.5 to below 1."""
     warmup_s: NotNegative = 2.0
     """Each step's window opens after this time at the earliest, and after one turnover of what is in flight."""
     step_min_s: Positive = 10.0
+    """A step's window is open for at least this long."""
     step_max_s: Positive = 120.0
+    """A step that is not decided after this time is judged by what it has."""
     step_min_requests: Count = 100
     """A step passes for certain only after this many requests have ended in its window."""
     duration_s: Positive | None = None

@@ -57,7 +57,9 @@ class Engine(Table):
 
     name: EngineName
     """Which engine it is; `other` for one that is not in the list."""
-    base_url: Annotated[list[str], BeforeValidator(_as_urls), Field(min_length=1)]
+    base_url: Annotated[
+        list[str], BeforeValidator(_as_urls, json_schema_input_type=str | list[str]), Field(min_length=1)
+    ]
     """The address, with or without `/v1`; requests take the URLs of a list in turn."""
     label: str | None = None
     """The name in tables; the engine's usual name where absent."""
@@ -145,7 +147,9 @@ class Prompts(Table):
     """Number of rows to draw at random, without replacement; all where absent."""
     turns: Literal["first", "all"] = "first"
     """`first`: each row's first question; `all`: each question of a row, after the data set's own answers."""
-    repeat: Annotated[Literal[False] | RepeatMode, BeforeValidator(_as_repeat_mode)] = False
+    repeat: Annotated[
+        Literal[False] | RepeatMode, BeforeValidator(_as_repeat_mode, json_schema_input_type=bool | RepeatMode)
+    ] = False
     """Whether the drawn rows start over, reshuffled, when they run out. `salted`, or true: each prompt that is sent
     again has its own salt (see `salt`), so that the engine's prefix cache cannot answer it; the first pass has
     none. `same`: the same bytes again, as a cache likes it."""
@@ -153,7 +157,7 @@ class Prompts(Table):
     """Number of example pairs from the same data before each question."""
     chain_of_thought: bool | str = False
     """Whether each question ends with `Let's think step by step.`, or the text to use instead."""
-    salt: Annotated[SaltMode | None, BeforeValidator(_as_salt_mode)] = None
+    salt: Annotated[SaltMode | None, BeforeValidator(_as_salt_mode, json_schema_input_type=bool | SaltMode)] = None
     """A short text before the first message that no other request has (`request`, or true) or no other run (`run`), so
     that the engine's prefix cache cannot answer it; false for none."""
     salt_key: str | None = Field(default=None, min_length=1)

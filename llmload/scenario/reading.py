@@ -34,6 +34,15 @@ def scenario_folder() -> Path:
     return shipped_folder("scenarios")
 
 
+SCHEMA_LINE: Final = "#:schema "
+"""How the first line of a file names its schema to an editor."""
+
+
+def scenario_schema() -> Path:
+    """Return the file with the JSON Schema of scenario files."""
+    return scenario_folder() / "scenario.schema.json"
+
+
 def shipped_locustfile(name: str) -> Path:
     """Return a locustfile that comes with llmload; ConfigError if there is none of that name."""
     file = shipped_folder("locustfiles") / name

@@ -56,7 +56,9 @@ MetricsUrl = Annotated[str, AfterValidator(checked_url)]
 class Monitor(Table):
     """Metrics of the engine and the GPUs, which the master (or the only process) reads into the run folder."""
 
-    engine_metrics_url: Annotated[list[MetricsUrl], BeforeValidator(_as_list)] = Field(default_factory=list)
+    engine_metrics_url: Annotated[
+        list[MetricsUrl], BeforeValidator(_as_list, json_schema_input_type=str | list[str])
+    ] = Field(default_factory=list)
     """The engine's `/metrics`; a list has one URL for each engine, and their counts are summed."""
     dcgm_url: MetricsUrl | None = None
     """The `/metrics` of DCGM's exporter: the GPUs' utilisation, memory and energy."""
@@ -109,7 +111,9 @@ def _all_known(keys: list[str]) -> list[str]:
 class Compare(Table):
     """What `llmload compare` accepts when this scenario's run is the candidate."""
 
-    thresholds: Annotated[dict[str, float], BeforeValidator(_as_thresholds)] = Field(default_factory=dict)
+    thresholds: Annotated[
+        dict[str, float], BeforeValidator(_as_thresholds, json_schema_input_type=dict[str, float | str])
+    ] = Field(default_factory=dict)
     """Accepted worsening by metric: `"ttft_s p95" = "5%"`; `"ttft_s"` means all of its statistics, `"all"` every
     metric."""
     only: Annotated[list[str], AfterValidator(_all_known)] = Field(default_factory=list)
