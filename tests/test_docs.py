@@ -50,6 +50,7 @@ ELSEWHERE = {
     "llmload vram": "tests/sizing/test_cli.py",
     "llmload engine simulate": "tests/simulator/test_command.py",
     "llmload prompts": "tests/prompts/test_cli.py",
+    "llmload scenarios": "tests/cli/test_scenarios.py",
     "llmload compare": "tests/cli/test_compare.py",
     "llmload dashboards export": "tests/cli/test_dashboards.py",
     "pip install": "tests/test_packaging.py",

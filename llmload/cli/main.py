@@ -17,7 +17,10 @@ VERBS: Final = {
     "suite": ("llmload.cli.suite:suite", "Measure a matrix of engines, models and protocols."),
     "vram": ("llmload.cli.vram:vram", "Size the GPU memory and the speed of a model."),
     "prompts": ("llmload.cli.prompts:prompts", "Show the prompts that a run would send."),
-    "scenarios": ("llmload.cli.scenarios:scenarios", "List the scenarios that come with llmload, or print one."),
+    "scenarios": (
+        "llmload.cli.scenarios:scenarios",
+        "List the scenarios that come with llmload, or begin your own.",
+    ),
     "engine": ("llmload.cli.engine:engine", "Run the embedded simulated engine."),
     "dashboards": (
         "llmload.cli.dashboards:dashboards",

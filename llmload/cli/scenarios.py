@@ -1,17 +1,28 @@
 """`llmload scenarios`: what ships, cells of shipped suites among it, each as a scenario file."""
 
+import re
 import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
+from typing import Final
 
 import click
 
-from llmload.errors import ConfigError
+from llmload.errors import ConfigError, did_you_mean
 from llmload.scenario import load_scenario
-from llmload.scenario.reading import find_scenario, locustfile_named_by, shipped_scenarios, shipped_suites, to_toml
+from llmload.scenario.reading import (
+    SCHEMA_LINE,
+    find_scenario,
+    locustfile_named_by,
+    scenario_schema,
+    shipped_locustfile,
+    shipped_scenarios,
+    shipped_suites,
+    to_toml,
+    toml_value,
+)
 from llmload.suite.file import load_suite
 from llmload.suite.plan import HOST, Cell, DeploymentPlan, make_plan
 
@@ -71,8 +82,8 @@ def scenario_file(name: str) -> Path:
         return find_scenario(name)
     cells = shipped_cells()
     if name not in cells:
-        near = " or ".join(get_close_matches(name, cells)) or "one that `llmload scenarios` lists"
-        raise ConfigError(f"{name}: no such scenario file, and no shipped scenario of that name; did you mean {near}?")
+        advice = did_you_mean(name, cells) or "llmload scenarios --all lists them"
+        raise ConfigError(f"{name}: no such scenario file, and no shipped scenario of that name; {advice}")
     cell = cells[name]
     file = Path(tempfile.mkdtemp(prefix="llmload-")) / f"{cell.cell.scenario.scenario.name}.toml"
     file.write_text(cell.toml(), encoding="utf-8")
@@ -81,35 +92,101 @@ def scenario_file(name: str) -> Path:
 
 def scenario_text(name: str) -> str:
     """Return the TOML of a scenario given by path or by a shipped one's name; ConfigError where there is none."""
-    cell = shipped_cells().get(name) if "/" in name else None
-    return find_scenario(name).read_text(encoding="utf-8") if cell is None else cell.toml()
+    cells = shipped_cells() if "/" in name else {}
+    return cells[name].toml() if name in cells else scenario_file(name).read_text(encoding="utf-8")
 
 
-_WIDTH = 44
+FIRST: Final = ("chat", "lima-speed", "lima-throughput", "capacity", "demo", "demo-open-loop", "demo-staged")
+"""What most people need, in the order in which they do; the others are listed with `--all`."""
 
 
-@click.command()
-@click.argument("name", required=False)
-def scenarios(name: str | None) -> None:
+@click.group(invoke_without_command=True)
+@click.option("--all", "everything", is_flag=True, help="List the others too: scenarios, suites, their cells.")
+@click.pass_context
+def scenarios(context: click.Context, *, everything: bool) -> None:
     """
-    List the scenarios and suites that come with llmload, or print the TOML of the scenario NAME.
+    List the scenarios that come with llmload, show one, or begin a file of your own.
 
     \b
     Examples:
       llmload scenarios
-      llmload scenarios reference/vllm-llama2-70b-chat-throughput
-      llmload run lima-speed --base-url http://127.0.0.1:8000 --model NAME
+      llmload scenarios --all
+      llmload scenarios show reference/vllm-llama2-70b-chat-throughput
+      llmload scenarios path lima-speed
     """
-    if name is not None:
-        click.echo(scenario_text(name), nl=False)
+    if context.invoked_subcommand is not None:
         return
-    for shipped, file in shipped_scenarios().items():
-        _show(shipped, load_scenario(file).scenario.description, file)
-    for shipped, file in shipped_suites().items():
-        _show(shipped, load_suite(file).suite.description, file)
-    for shipped, cell in shipped_cells().items():
-        _show(shipped, cell.description, f"a cell of {cell.suite_file}")
+    listed = _descriptions()
+    names = [*FIRST, *(name for name in listed if name not in FIRST)] if everything else [*FIRST]
+    width = max(map(len, names))
+    for name in names:
+        click.echo(f"{name:{width}}  {listed[name]}")
+    more = "" if everything else f"{len(listed) - len(FIRST)} more: llmload scenarios --all. "
+    click.echo(f"\n{more}See one: llmload scenarios show NAME. Begin your own: llmload scenarios new NAME")
 
 
-def _show(name: str, description: str | None, source: object) -> None:
-    click.echo(f"{name:{_WIDTH}} {description or ''}\n{'':{_WIDTH}} {source}")
+def _descriptions() -> dict[str, str]:
+    """Return what each shipped scenario, suite and cell of a suite measures, by name."""
+    described = {name: load_scenario(file).scenario.description for name, file in shipped_scenarios().items()}
+    described |= {name: load_suite(file).suite.description for name, file in shipped_suites().items()}
+    described |= {name: cell.description for name, cell in shipped_cells().items()}
+    return {name: text or "" for name, text in described.items()}
+
+
+@scenarios.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print the TOML of a scenario: a shipped one's, a suite's cell or a file's."""
+    click.echo(scenario_text(name), nl=False)
+
+
+@scenarios.command()
+@click.argument("name")
+def path(name: str) -> None:
+    """Print where the file of a shipped scenario or suite is."""
+    if name in shipped_cells():
+        raise ConfigError(f"{name}: is a cell of a suite and has no file: write one with llmload scenarios new {name}")
+    click.echo(shipped_suites().get(name) or find_scenario(name))
+
+
+@scenarios.command()
+def schema() -> None:
+    """Print where the JSON Schema of scenario files is, for an editor."""
+    click.echo(scenario_schema())
+
+
+@scenarios.command()
+@click.argument("name")
+@click.option("--from", "source", metavar="SCENARIO", help="What it begins with (default: NAME, or chat).")
+def new(name: str, source: str | None) -> None:
+    """
+    Write NAME.toml, a scenario of your own to edit, with its schema for editors.
+
+    It begins as a copy of a shipped scenario: of the one called NAME, or of that which --from names.
+
+    \b
+    Examples:
+      llmload scenarios new mine --from lima-speed
+    """
+    file = Path(name if name.endswith(".toml") else f"{Path(name).name}.toml")
+    known = {*shipped_scenarios(), *shipped_cells()}
+    text = _own_copy(scenario_text(source or (name if name in known else "chat")), file.stem)
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{file}: is there already: give another name, or remove it") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from None
+    click.echo(f"written: {file}; run it: llmload run {file} --base-url http://127.0.0.1:8000 --model NAME")
+
+
+def _own_copy(text: str, name: str) -> str:
+    """Return a scenario's text under a name, for any folder: its schema and its locustfile are the installed ones."""
+    text = text.removeprefix(f"{SCHEMA_LINE}{scenario_schema().name}\n")
+    named = re.search(r'^locustfile = "(.*)"$', text, re.MULTILINE)
+    if named is not None and not Path(named[1]).is_file():
+        installed = shipped_locustfile(Path(named[1]).name)
+        text = text.replace(named[0], f"locustfile = {toml_value(str(installed))}", 1)
+    text = re.sub(r"^name = .*$", lambda _: f"name = {toml_value(name)}", text, count=1, flags=re.MULTILINE)
+    return f"{SCHEMA_LINE}{scenario_schema()}\n{text}"
