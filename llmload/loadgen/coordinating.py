@@ -88,7 +88,9 @@ class CoordinatingNode(Node):
         if self.headless:
             load = scenario.load
             does += f", {load.text}" + (f", {load.ends_after_s:g} s" if load.ends_after_s is not None else "")
-        return f"no scenario was given: {does}; options change it (--help), or a file: llmload scenarios new NAME"
+        return (
+            f"no scenario was given: {does}; options change it (--help-llmload), or a file: llmload scenarios new NAME"
+        )
 
     def _meet_engine(self, scenario: Scenario) -> None:
         try:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from llmload.errors import ConfigError
+from llmload.errors import ConfigError, did_you_mean
 from llmload.loadgen.locust_compat import show_option
 from llmload.scenario import Scenario, load_scenario
 from llmload.scenario.load_protocol import Load
@@ -85,6 +85,24 @@ def add_options(parser: LocustArgumentParser) -> None:
                 group.add_argument(
                     option.alias, dest=option.dest, metavar=option.metavar, help=f"The same as {option.name}"
                 )
+    # Locust answers --help before it imports the locustfile, and so without these.
+    parser.add_argument(HELP, action=_ShowOptions, nargs=0, include_in_web_ui=False, help="Show llmload's options")
+
+
+HELP: Final = "--help-llmload"
+
+
+class _ShowOptions(argparse.Action):
+    """Prints the options of both doors, Locust's own among them, and ends the process."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        shown = argparse.ArgumentParser("locust", usage="locust -f FILE [options]", add_help=False)
+        for title, options in GROUPS.items():
+            group = shown.add_argument_group(title)
+            for option in options:
+                group.add_argument(*option.names, **_arguments(option))
+        shown.print_help()
+        parser.exit()
 
 
 def _arguments(option: Option) -> dict[str, Any]:
@@ -199,6 +217,12 @@ def parsed_ahead(parser: LocustArgumentParser) -> argparse.Namespace | None:
         with suppress(ValueError):  # Locust reports it
             parsed.run_time = parse_timespan(parsed.run_time)
     return parsed
+
+
+def has_mistyped(parser: LocustArgumentParser) -> bool:
+    """Return whether the command line has an option that is not known but looks like one that is."""
+    unknown = parser.parse_known_args(sys.argv[1:])[1]
+    return any(did_you_mean(word, parser._option_string_actions) for word in unknown)
 
 
 def scenario_on_command_line() -> Path | None:

@@ -76,7 +76,7 @@ class _Hooks:
         A worker that is reading answers nothing, and its master gives it up after four seconds.
         """
         parsed = None if self._ahead is not None else options.parsed_ahead(parser)
-        if parsed is not None:
+        if parsed is not None and not options.has_mistyped(parser):  # Locust refuses that in a moment
             options.refuse_meaningless(parser, parsed, scenario)
             self._ahead = Preparation(file)
             self._ahead.scenario(parsed)

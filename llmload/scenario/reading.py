@@ -280,7 +280,8 @@ def _complaint(fault: Any, loc: tuple[str, ...], root: type[BaseModel]) -> str:
     if fault["type"] in {"missing", "union_tag_not_found"}:
         return "is missing"
     if fault["type"] == "union_tag_invalid":
-        return f"input should be {fault['ctx']['expected_tags']}, got {fault['ctx']['tag']!r}"
+        tag, tags = fault["ctx"]["tag"], fault["ctx"]["expected_tags"]
+        return f"input should be {tags}, got {tag!r}{_nearest(tag, tags)}"
     if fault["type"] == "extra_forbidden":
         known = _known_keys(loc[:-1], root)
         advice = did_you_mean(loc[-1], known) or f"known: {', '.join(known)}"
@@ -289,7 +290,14 @@ def _complaint(fault: Any, loc: tuple[str, ...], root: type[BaseModel]) -> str:
     text = text[0].lower() + text[1:]
     if isinstance(fault.get("ctx", {}).get("error"), UnshownValueError) or isinstance(fault["input"], dict | BaseModel):
         return text  # a secret must not be shown, and a whole table does not help
-    return f"{text}, got {shown(fault['input'])}"
+    nearest = _nearest(fault["input"], fault["ctx"]["expected"]) if fault["type"] == "literal_error" else ""
+    return f"{text}, got {shown(fault['input'])}{nearest}"
+
+
+def _nearest(value: object, expected: str) -> str:
+    """Return which of the expected texts is spelt most like a value, as the end of a sentence."""
+    advice = did_you_mean(value, re.findall("'([^']*)'", expected)) if isinstance(value, str) else None
+    return f"; {advice}" if advice else ""
 
 
 def _known_keys(path: tuple[str, ...], table: type[BaseModel]) -> list[str]:

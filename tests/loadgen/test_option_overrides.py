@@ -2,6 +2,7 @@
 
 from locust.argument_parser import LocustArgumentParser, get_empty_argument_parser, setup_parser_arguments
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from llmload.cli.run import run
 from llmload.errors import ConfigError
 from llmload.loadgen.options import FORM, add_options, refuse_changes, refuse_meaningless, set_defaults
 from llmload.scenario import Scenario, load_scenario
-from llmload.scenario.options import OPTIONS
+from llmload.scenario.options import GROUPS, OPTIONS
 
 OPEN = 'kind = "open_loop"\nrate_per_s = 2.5\narrivals = "gamma"\ncv = 2\nduration_s = 30\nwarmup_s = 2'
 CLOSED = 'kind = "closed_loop"\nusers = 4\nrequests = 40\nthink_time_s = 0.5'
@@ -130,7 +131,7 @@ def test_a_changed_field_is_laid_over_the_scenario(
         ("rate", "-1", "load.rate_per_s: input should be greater than 0, got -1"),
         ("cv", "0", "load.cv: input should be greater than 0, got 0"),
         ("arrivals", "random", "load.arrivals: input should be 'constant', 'poisson' or 'gamma', got 'random'"),
-        ("engine", "vlm", "engine.name: input should be"),
+        ("engine", "vlm", "'simulated' or 'other', got 'vlm'; did you mean vllm?"),
         ("seed", "1.5", "scenario.seed: input should be a valid integer, got 1.5"),
         ("speed", "2", "load.speed: unknown key (value 2)"),
     ],
@@ -157,6 +158,16 @@ def parser_for(scenario: Scenario) -> LocustArgumentParser:
     add_options(parser)
     set_defaults(parser, scenario)
     return parser
+
+
+def test_locust_shows_the_options_of_both_doors(scenario: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser_for(scenario(OPEN)).parse_args(["--help-llmload"])
+
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert not [name for option in OPTIONS for name in option.names if f"{name} " not in shown.replace(",", " ")]
+    assert re.findall(r"^(\w.*):$", shown, re.MULTILINE) == [*GROUPS]
 
 
 def test_both_doors_have_each_option_by_the_same_names(scenario: Any) -> None:
