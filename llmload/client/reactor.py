@@ -22,6 +22,8 @@ _SHORT_SLICE_NS: Final = 150_000
 """The first slice of few streams, so that a request that falls due meanwhile is sent in time."""
 _BACKLOG: Final = 8
 """From as many answers on they are decoded in longer slices, although requests may fall due."""
+_AT_ONCE_S: Final = 0.0
+"""Once the loop has seen to what else is due."""
 _SWEEP_NS: Final = 50_000_000
 _MISSES_ALLOWED: Final = 8
 """After this many reads without a kernel's stamp, the kernel is taken not to stamp at all."""
@@ -183,10 +185,18 @@ class Reactor:
     def _patient(self) -> bool:
         return all(source.patient for source in self._sources if source.streams)
 
+    @property
+    def _somebody_waits(self) -> bool:
+        """Whether answers are to be decoded at once, since the next requests wait for their ends, and nothing else."""
+        return not (self._patient or self._stamped.streams)
+
     def _choose_timer(self) -> None:
         waits = [source.period_s() for source in self._sources if source.streams]
-        chosen_s = min(waits) if waits and not self._to_decode else TICK_S
-        if chosen_s != self._period_s:
+        if self._to_decode:
+            chosen_s = _AT_ONCE_S if self._somebody_waits else TICK_S
+        else:
+            chosen_s = min(waits) if waits else TICK_S
+        if chosen_s != self._period_s or chosen_s == _AT_ONCE_S:
             self._timer.stop()
             self._period_s = chosen_s
             self._timer.start()

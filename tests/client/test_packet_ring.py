@@ -4,9 +4,11 @@ import errno
 import random
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import cast
+from unittest.mock import Mock
 
 import gevent.socket
 import pytest
@@ -16,10 +18,12 @@ from llmload.client.clock import ReceiveClock
 from llmload.client.connection import Connection
 from llmload.client.http_response import Response
 from llmload.client.local_ports import LocalPorts
+from llmload.client.loop import Loop
 from llmload.client.packet_filter import SNAP_BYTES, Instruction, PortRange, program
 from llmload.client.packet_reads import PacketReads
 from llmload.client.packet_ring import FIN, RST, SYN, PacketRing, RingUnavailableError, Segments, tcp_offset
 from llmload.client.packet_tap import PacketTap
+from llmload.client.reactor import Reactor
 from llmload.client.reads import TICK_S, Stream
 from llmload.record import StampSource
 from tests.best_stamps import BEST_STAMPS
@@ -344,6 +348,19 @@ class Reading:
     def __init__(self, connection: Connection, *, patient: bool) -> None:
         self.connection, self.patient = connection, patient
         self.response = Response()
+        self.slices = 0
+
+    def decode(self, until_ns: int) -> bool:
+        while time.monotonic_ns() < until_ns:
+            pass
+        self.slices -= 1
+        return not self.slices
+
+    def on_notice(self) -> None:
+        """Nothing came but the connection's opening."""
+
+    def check_time(self, now_ns: int) -> None:
+        """There is no limit."""
 
 
 @needs_ring
@@ -365,3 +382,42 @@ def test_only_answers_that_nobody_waits_for_are_looked_at_rarely() -> None:
                 found.append(reads.period_s())
 
         assert found == [rarely, often, often, rarely]
+
+
+class Ticks:
+    """A loop whose timer is let go by hand, and which notes at what intervals it was to call."""
+
+    foreign = False
+
+    def __init__(self) -> None:
+        self.intervals: list[float] = []
+
+    def timer(self, every_s: float, callback: Callable[[], None]) -> Mock:
+        """Return a timer."""
+        self.tick = callback
+        return Mock(start=lambda: self.intervals.append(every_s))
+
+    def readable(self, _fd: int, _callback: Callable[[], None]) -> Mock:
+        """Return a watch that never calls."""
+        return Mock()
+
+
+@needs_ring
+@pytest.mark.parametrize(("patient", "then"), [(False, [TICK_S, 0.0, 0.0, TICK_S]), (True, [TICK_S, 0.004])])
+def test_an_end_that_somebody_waits_for_is_decoded_without_a_pause(patient: bool, then: list[float]) -> None:
+    loop = Ticks()
+    with ExitStack() as opened:
+        reactor = opened.enter_context(closing(Reactor(cast("Loop", loop), "packet")))
+        server = opened.enter_context(listening("127.0.0.1"))
+        assert reactor.tap is not None
+        connected = transport.Dialer(reactor.tap).connect("127.0.0.1", server.getsockname()[1], 5.0)
+        tap = reactor.tap.connected(connected)
+        sock = opened.enter_context(transport._plain_socket(connected))
+        stream = Reading(Connection(sock, ReceiveClock(), tap=tap), patient=patient)
+        reactor.watch(cast("Stream", stream))
+        stream.slices = 3
+        reactor.decode_later(cast("Stream", stream))
+        while stream.slices > 0:
+            loop.tick()
+
+        assert loop.intervals == then
