@@ -162,6 +162,11 @@ class TestFigures:
         assert counted(log, 48) == log[:48]
         assert counted(log, 60) == log
 
+    def test_a_tool_that_counts_more_than_requested_did_them(self) -> None:
+        log = [served(at_ms=k) for k in range(56)]
+        assert all(figure.right for figure in figures(log, Reported(completed=52), 48))
+        assert not all(figure.right for figure in figures(log, Reported(completed=60), 48))
+
     def test_early_answers_are_complete(self) -> None:
         assert all(figure.right for figure in figures([served(Answer.EARLY)] * 2, Reported(completed=2), 48))
 

@@ -130,7 +130,7 @@ def counted(served: Sequence[Served], requests: int) -> list[Served]:
 
 def figures(served: Sequence[Served], reported: Reported, wanted: int) -> list[Figure]:
     """Return each figure that the tool gives, beside what the engine's log has; `wanted` requests were requested."""
-    requests = counted(served, wanted)
+    requests = counted(served, max(wanted, reported.completed + reported.failed))  # it may go on until it looks
     good = [request for request in requests if request.answer in WHOLE]
     bad = [request for request in requests if request.answer not in WHOLE and request.answer is not Answer.GONE]
     # A tool that took faulty answers for good ones has them in its latencies too; its count is wrong, not those.
