@@ -18,6 +18,7 @@ from httpcore2._backends.sync import SyncStream
 from llmload.client.answer import StreamState
 from llmload.client.api import ChatApi
 from llmload.client.client import Attempt, ChatClient, RequestInfo, Send
+from llmload.client.dialer import Dialer
 from llmload.client.errors import AttemptError, request_error
 from llmload.client.sdk_answer import (
     SdkEvents,
@@ -28,7 +29,7 @@ from llmload.client.sdk_answer import (
     from_sdk,
 )
 from llmload.client.settings import FOREVER_NS, ClientSettings, Deadline, checked_headers, tls_context
-from llmload.client.transport import Dialer, endpoint_of, proxy_url
+from llmload.client.transport import endpoint_of, proxy_url
 from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt
 from llmload.record import ErrorType, RequestError, StampSource
