@@ -32,14 +32,14 @@ class ReceiveClock:
         self.now_ns = 0
         self.offset_ns = 0
         self.stepped = False
-        self._offset_before_ns = 0
+        self.offset_before_ns = 0
         self._sampled_before_ns = 0
         self.restart()
 
     def restart(self) -> None:
         """Measure the offset again: a jump of the wall clock while nothing was read does not matter."""
         _, self.offset_ns = min(self._distance() for _ in range(16))
-        self._offset_before_ns = self.offset_ns
+        self.offset_before_ns = self.offset_ns
         self._sampled_before_ns = self.now_ns
         self.stepped = False
 
@@ -47,12 +47,12 @@ class ReceiveClock:
         """Read both clocks for the batch of reads that follows."""
         self._sampled_before_ns = self.now_ns
         if self.stepped:
-            self._offset_before_ns = self.offset_ns
+            self.offset_before_ns = self.offset_ns
             self.stepped = False
         width_ns, offset_ns = self._distance()
         if abs(offset_ns - self.offset_ns) > width_ns + _STEP_NS:
             _, offset_ns = min(self._distance() for _ in range(16))
-            self._offset_before_ns = self.offset_ns
+            self.offset_before_ns = self.offset_ns
             self.offset_ns = offset_ns
             self.stepped = True
 
@@ -61,21 +61,21 @@ class ReceiveClock:
         arrived_ns = stamp_ns + self.offset_ns
         if not self.stepped or self._plausible(arrived_ns):
             return arrived_ns
-        before_ns = stamp_ns + self._offset_before_ns
+        before_ns = stamp_ns + self.offset_before_ns
         return before_ns if self._plausible(before_ns) else self.now_ns
 
     def monotonic_stamps_ns(self, stamps_ns: StampArray) -> StampArray:
         """Return wall-clock stamps, in the order of their arrival, as readings of the monotonic clock."""
         arrived_ns = stamps_ns + self.offset_ns
         if self.stepped:
-            arrived_ns[: self._taken_before_jump(stamps_ns)] += self._offset_before_ns - self.offset_ns
+            arrived_ns[: self._taken_before_jump(stamps_ns)] += self.offset_before_ns - self.offset_ns
         return arrived_ns
 
     def _taken_before_jump(self, stamps_ns: StampArray) -> int:
         """Return how many of these were: the clock jumped in a gap that runs backwards, else in the longest one."""
-        previous_ns, now_ns = self._sampled_before_ns - self._offset_before_ns, self.now_ns - self.offset_ns
+        previous_ns, now_ns = self._sampled_before_ns - self.offset_before_ns, self.now_ns - self.offset_ns
         gaps_ns = np.diff(stamps_ns, prepend=previous_ns, append=now_ns)
-        jumped_back = self.offset_ns > self._offset_before_ns and gaps_ns.min() < -_STEP_NS
+        jumped_back = self.offset_ns > self.offset_before_ns and gaps_ns.min() < -_STEP_NS
         return int(gaps_ns.argmin() if jumped_back else gaps_ns.argmax())
 
     def _plausible(self, arrived_ns: int) -> bool:

@@ -2,7 +2,7 @@
 
 import ipaddress
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 SNAP_BYTES: Final = 128
@@ -19,6 +19,7 @@ _LD_WORD, _LD_HALF, _LD_BYTE = 0x20, 0x28, 0x30
 _IND_HALF, _IND_BYTE = 0x48, 0x50
 _LDX_IMM, _LDX_IP_HEADER = 0x01, 0xB1
 _JUMP, _JEQ, _JGT, _JGE, _JSET, _RETURN = 0x05, 0x15, 0x25, 0x35, 0x45, 0x06
+_STORE, _LDX_STORED, _SUBTRACT_X, _AND, _SHIFT_RIGHT = 0x02, 0x61, 0x1C, 0x54, 0x74
 _PROTOCOL, _PACKET_TYPE = 0xFFFFF000, 0xFFFFF004
 """Offsets at which the kernel answers with a fact about the packet: SKF_AD_PROTOCOL, SKF_AD_PKTTYPE."""
 _OUTGOING: Final = 4
@@ -27,6 +28,7 @@ _TCP: Final = 6
 EXTENSIONS: Final = (0, 43, 44, 51, 60)
 """IPv6 headers that may stand before TCP: the process looks behind them."""
 _FIN_SYN_RST_PSH: Final = 0x0F
+_FIN_RST: Final = 0x05
 
 Instruction = tuple[int, int, int, int]
 """Operation, instructions to skip if true, if false, and operand."""
@@ -40,11 +42,32 @@ def program(peers: Iterable[Peer], ranges: Sequence[PortRange]) -> list[Instruct
     connection) or close the window. Without ranges every local port passes. For a socket of type SOCK_DGRAM, whose
     packets begin with the IP header. Raises `ValueError` for more peers than a program can compare.
     """
+    return _by_version(peers, ranges, lambda _: [_PASS], with_sent=True)
+
+
+def notices(peers: Iterable[Peer], ranges: Sequence[PortRange], usual: tuple[int, int] | None) -> list[Instruction]:
+    """
+    Return the program that passes of these segments those from the engine that may be an answer's last.
+
+    That is those with a payload that is not within the `usual` bytes, ends included, and those that end a connection.
+    """
+    return _by_version(peers, ranges, lambda version: _if_unusual(usual, version), with_sent=False)
+
+
+def _by_version(
+    peers: Iterable[Peer],
+    ranges: Sequence[PortRange],
+    of_engine: Callable[[int], list[Instruction]],
+    *,
+    with_sent: bool,
+) -> list[Instruction]:
+    """Return the program; `of_engine` is run, by the version of IP, for segments of the engines."""
     by_version: dict[int, list[tuple[bytes, int]]] = {4: [], 6: []}
     for address, port in sorted(set(peers)):
         parsed = ipaddress.ip_address(address.partition("%")[0])
         by_version[parsed.version].append((parsed.packed, port))
-    ipv4, ipv6 = _ipv4(by_version[4], ranges), _ipv6(by_version[6], ranges)
+    ipv4 = _ipv4(_Connections(by_version[4], ranges, of_engine(4), with_sent=with_sent))
+    ipv6 = _ipv6(_Connections(by_version[6], ranges, of_engine(6), with_sent=with_sent))
     instructions: list[Instruction] = [
         (_LD_WORD, 0, 0, _PROTOCOL),
         (_JEQ, 1, 0, _ETH_IPV4),
@@ -68,7 +91,50 @@ REFUSE: Final = (_RETURN, 0, 0, 0)
 _PASS: Final = (_RETURN, 0, 0, SNAP_BYTES)
 
 
-def _ipv4(peers: list[tuple[bytes, int]], ranges: Sequence[PortRange]) -> list[Instruction]:
+class _Connections:
+    """The engines of one version of IP, this process's ports, and what is done with the segments between them."""
+
+    def __init__(
+        self,
+        peers: list[tuple[bytes, int]],
+        ranges: Sequence[PortRange],
+        of_engine: list[Instruction],
+        *,
+        with_sent: bool,
+    ) -> None:
+        self.peers = peers
+        self._ranges = ranges
+        self._of_engine = of_engine
+        self._with_sent = with_sent
+
+    def both_directions(self, *, source_at: int, destination_at: int) -> list[Instruction]:
+        """
+        Compare addresses and ports, X being where TCP begins.
+
+        Loopback shows a packet twice, as it leaves and as it arrives: there only what arrives counts, both ways.
+        """
+        received: list[Instruction] = []
+        sent: dict[bool, list[Instruction]] = {True: [], False: []}
+        for address, port in self.peers:
+            ours = _in_ranges(self._ranges, 2, self._of_engine)
+            received += _if_address(address, source_at, _if_port(port, 0, ours))
+            if self._with_sent:
+                ends = _if_flags_or_closed_window(_in_ranges(self._ranges, 0, [_PASS]))
+                loopback = ipaddress.ip_address(address).is_loopback
+                sent[loopback] += _if_address(address, destination_at, _if_port(port, 2, ends))
+        return [
+            (_LD_WORD, 0, 0, _PACKET_TYPE),
+            (_JEQ, 1, 0, _OUTGOING),
+            (_JUMP, 0, 0, len(sent[False]) + 1),
+            *sent[False],
+            REFUSE,
+            *received,
+            *sent[True],
+            REFUSE,
+        ]
+
+
+def _ipv4(connections: _Connections) -> list[Instruction]:
     """Refuse what is not TCP or a later fragment, find the TCP header behind the IP header, compare the ends."""
     return [
         (_LD_BYTE, 0, 0, 9),
@@ -78,15 +144,15 @@ def _ipv4(peers: list[tuple[bytes, int]], ranges: Sequence[PortRange]) -> list[I
         (_JSET, 0, 1, 0x1FFF),
         REFUSE,
         (_LDX_IP_HEADER, 0, 0, 0),
-        *_both_directions(peers, ranges, source_at=12, destination_at=16),
+        *connections.both_directions(source_at=12, destination_at=16),
     ]
 
 
-def _ipv6(peers: list[tuple[bytes, int]], ranges: Sequence[PortRange]) -> list[Instruction]:
+def _ipv6(connections: _Connections) -> list[Instruction]:
     """The same; a packet with extension headers passes by its addresses alone, since it is rare."""
-    plain = [(_LDX_IMM, 0, 0, 40), *_both_directions(peers, ranges, source_at=8, destination_at=24)]
+    plain = [(_LDX_IMM, 0, 0, 40), *connections.both_directions(source_at=8, destination_at=24)]
     extended: list[Instruction] = []
-    for address, _ in peers:
+    for address, _ in connections.peers:
         for at in (8, 24):
             extended += _if_address(address, at, [_PASS])
     kinds = [(_JEQ, len(EXTENSIONS) - index, 0, kind) for index, kind in enumerate(EXTENSIONS)]
@@ -99,33 +165,6 @@ def _ipv6(peers: list[tuple[bytes, int]], ranges: Sequence[PortRange]) -> list[I
         *extended,
         REFUSE,
         *plain,
-    ]
-
-
-def _both_directions(
-    peers: list[tuple[bytes, int]], ranges: Sequence[PortRange], *, source_at: int, destination_at: int
-) -> list[Instruction]:
-    """
-    Compare addresses and ports, X being where TCP begins.
-
-    Loopback shows a packet twice, as it leaves and as it arrives: there only what arrives counts, both ways.
-    """
-    received: list[Instruction] = []
-    sent: dict[bool, list[Instruction]] = {True: [], False: []}
-    for address, port in peers:
-        received += _if_address(address, source_at, _if_port(port, 0, _in_ranges(ranges, 2)))
-        ends = _if_flags_or_closed_window(_in_ranges(ranges, 0))
-        loopback = ipaddress.ip_address(address).is_loopback
-        sent[loopback] += _if_address(address, destination_at, _if_port(port, 2, ends))
-    return [
-        (_LD_WORD, 0, 0, _PACKET_TYPE),
-        (_JEQ, 1, 0, _OUTGOING),
-        (_JUMP, 0, 0, len(sent[False]) + 1),
-        *sent[False],
-        REFUSE,
-        *received,
-        *sent[True],
-        REFUSE,
     ]
 
 
@@ -153,11 +192,34 @@ def _if_flags_or_closed_window(then: list[Instruction]) -> list[Instruction]:
     ]
 
 
-def _in_ranges(ranges: Sequence[PortRange], at: int) -> list[Instruction]:
-    """Pass if the port at this offset of the TCP header is in one of the ranges, refuse if not."""
+def _if_unusual(usual: tuple[int, int] | None, version: int) -> list[Instruction]:
+    """Pass a segment with FIN or RST, and one with a payload that is not usual; X, where TCP begins, is used up."""
+    low, high = usual or (0, 0)
+    payload = [(_LD_HALF, 0, 0, 2), (_SUBTRACT_X, 0, 0, 0)] if version == 4 else [(_LD_HALF, 0, 0, 4)]
+    return [
+        (_IND_BYTE, 0, 0, 13),
+        (_JSET, 0, 1, _FIN_RST),
+        _PASS,
+        (_IND_BYTE, 0, 0, 12),
+        (_AND, 0, 0, 0xF0),
+        (_SHIFT_RIGHT, 0, 0, 2),
+        (_STORE, 0, 0, 0),
+        *payload,
+        (_LDX_STORED, 0, 0, 0),
+        (_SUBTRACT_X, 0, 0, 0),
+        (_JEQ, 2, 0, 0),
+        (_JGE, 0, 2, low),
+        (_JGT, 1, 0, high),
+        REFUSE,
+        _PASS,
+    ]
+
+
+def _in_ranges(ranges: Sequence[PortRange], at: int, then: list[Instruction]) -> list[Instruction]:
+    """Run `then`, which must return, if the port at this offset of the TCP header is in a range, else refuse."""
     if not ranges:
-        return [_PASS]
+        return then
     result: list[Instruction] = [(_IND_HALF, 0, 0, at)]
     for first, last in ranges:
-        result += [(_JGE, 0, 2, first), (_JGT, 1, 0, last), _PASS]
+        result += [(_JGE, 0, len(then) + 1, first), (_JGT, len(then), 0, last), *then]
     return [*result, REFUSE]

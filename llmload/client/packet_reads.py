@@ -11,8 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import numpy as np
-
 from llmload.client.connection import BULK_BYTES
 from llmload.client.engine_pace import EnginePace, Phase
 from llmload.client.loop import plain_epoll
@@ -55,8 +53,6 @@ class PacketReads:
         self._writing: set[int] = set()
         self._left: list[Stream] = []
         """Streams that may have left something in the kernel."""
-        self._promptly = np.ones(1 << 16, np.bool_)
-        """By local port: whether each segment is read at once."""
         self._low, self._high = _EVERYTHING_USUAL
         """What is usual of all engines that are read in bulk."""
         self._paces: dict[Peer, EnginePace] = {}
@@ -107,7 +103,6 @@ class PacketReads:
         elif pace.may_read_in_bulk(len(self._by_fd)):
             self._bulk.add(fd)
             pace.begin_bulk()
-            self._promptly[tap.local_port] = False
             low, high = pace.usual_bytes
             self._low, self._high = max(self._low, low), min(self._high, high)
 
@@ -115,7 +110,6 @@ class PacketReads:
         tap = self._taps[fd]
         self._bulk.discard(fd)
         self._paces[tap.peer].end_bulk()
-        self._promptly[tap.local_port] = True
         if not self._bulk:
             self._low, self._high = _EVERYTHING_USUAL
 
@@ -181,12 +175,9 @@ class PacketReads:
         if self.patient and now_ns < self._next_look_ns:
             return  # the reactor decodes in slices meanwhile
         self._next_look_ns = now_ns + _LOOK_NS
-        for ports, payloads in self._tap.look():
-            unusual = (payloads < self._low) | (payloads > self._high) | self._promptly[ports]
-            for port in set(ports[unusual].tolist()):
-                stream = self._by_port.get(port)
-                if stream is not None:
-                    self._read(stream, NOTICED)
+        self._tap.pass_over((self._low, self._high) if len(self._bulk) == len(self._by_fd) else None)
+        for stream in self._noticed():
+            self._read(stream, NOTICED)
         left, self._left = self._left, []
         for stream in left:
             self.read(stream)
@@ -194,6 +185,17 @@ class PacketReads:
             self._by_fd[fd].on_writable()
         if now_ns >= self._next_bulk_ns:
             self._read_all(now_ns)
+
+    def _noticed(self) -> list[Stream]:
+        """Return the streams of which something has come that does not wait for a read in bulk."""
+        due: dict[int, Stream] = {}
+        for port, payload in self._tap.look():
+            stream = self._by_port.get(port)
+            if stream is None or port in due:
+                continue
+            if stream.connection.fd not in self._bulk or not self._low <= payload <= self._high:
+                due[port] = stream
+        return list(due.values())
 
     def read(self, stream: Stream) -> None:
         """Read what waits for the stream now, since it is to be judged by what has come."""

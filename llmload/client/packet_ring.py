@@ -41,8 +41,11 @@ _STATUS, _LENGTH, _OFFSETS, _SECONDS, _NANOSECONDS = 0, 1, 3, 4, 5
 _FIRST_LOOK: Final = 64
 """As many frames are looked at first; twice as many each time all of them were new."""
 
-_PLAIN_IPV4: Final = 0x45
+PLAIN_IPV4: Final = 0x45
 """The first byte of an IPv4 header without options."""
+_TCP_HEADER_BYTES: Final = (np.arange(256) >> 4 << 2).astype(np.int32)
+"""The length of a TCP header, by the byte that has it."""
+_NO_ROWS: Final = np.empty(0, dtype=np.int64)
 
 FIN, SYN, RST = 1, 2, 4
 """The flags of a segment that matter here."""
@@ -55,14 +58,8 @@ class RingUnavailableError(LlmloadError):
 
 
 class Segments(NamedTuple):
-    """
-    Segments in the order of their arrival, a column each: arrays of one length.
+    """Segments in the order of their arrival, a column each: arrays of one length."""
 
-    Those that `PacketRing.waiting_segments` returns are views of the ring, until their frames are given back.
-    """
-
-    local_port: Column
-    """uint16"""
     sent: Column
     """bool: by this host, else by the engine"""
     sequence: Column
@@ -76,7 +73,7 @@ class Segments(NamedTuple):
     window: Column
     """uint16: the receive window in the header, 0 if it is closed"""
     stamp_ns: Column
-    """int64: CLOCK_REALTIME in the ring, monotonic in the log"""
+    """int64: CLOCK_REALTIME in the ring, monotonic once they are handed out"""
 
     def where(self, index: Any) -> "Segments":
         """Return the segments that an index, mask or slice selects."""
@@ -87,25 +84,23 @@ class PacketRing:
     """
     A ring of the segments between this process's connections and its engines.
 
-    `look` finds what is new and costs some microseconds; `waiting_segments` shows what was found, until `give_back`.
+    `look` finds what is new and costs some microseconds. What it found waits in the ring until it is taken: for one
+    connection (`take`), which reads those frames alone, or for all (`take_all`), which gives the ring's frames back.
     Raises `RingUnavailableError` where the kernel or the process's rights do not allow it.
     """
 
     def __init__(self, ring_bytes: int = RING_BYTES) -> None:
         self._frame_count = ring_bytes // FRAME_BYTES
-        self._ipv6 = False
-        try:
-            self._socket = _open(ring_bytes, self._frame_count)
-        except OSError as error:
-            raise RingUnavailableError(_why_not(error)) from error
+        self._socket, self._memory = open_ring(ring_bytes)
         weakref.finalize(self, self._socket.close)
-        self._memory = mmap.mmap(self._socket.fileno(), ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         frames = np.frombuffer(self._memory, dtype=np.uint8).reshape(self._frame_count, FRAME_BYTES)
         self._frames = frames
         self._words = frames.view(np.uint32)
         self._halves = frames.view(">u2")
-        self._big_words = frames.view(">u4")
         self._status = self._words[:, _STATUS]
+        self._sources = np.zeros(self._frame_count, dtype=np.uint16)
+        self._destinations = np.zeros(self._frame_count, dtype=np.uint16)
+        """The ports of each frame that waits, 0 once it is taken: a connection's are found without the frames."""
         self._from = self._seen = 0
         """The first frame that was not taken, and the first that was not looked at; they run on, modulo the ring."""
         self._net = 0
@@ -120,48 +115,48 @@ class PacketRing:
         """
         peers = frozenset(peers)
         try:
-            _attach(self._socket, program(peers, ranges))
+            attach(self._socket, program(peers, ranges))
         except (ValueError, OSError) as error:
             raise RingUnavailableError(f"{len(peers)} engine addresses do not fit in a packet filter") from error
-        self._ipv6 = any(":" in address for address, _ in peers)
         self._engine_port[:] = False
         self._engine_port[[port for _, port in peers]] = True
         local = all(address.startswith("127.") or address == "::1" for address, _ in peers)
-        with contextlib.suppress(OSError):  # a kernel before 4.20 shows loopback's packets twice
-            # What leaves a host is copied for each listener; on loopback it is seen as it arrives, so it is not needed.
-            self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, int(local))
+        # What leaves a host is copied for each listener; on loopback it is seen as it arrives, so it is not needed.
+        ignore_outgoing(self._socket, ignore=local)
 
     @property
     def waiting(self) -> int:
-        """How many segments were seen by `look` and not taken."""
+        """How many frames were seen by `look` and not given back."""
         return self._seen - self._from
+
+    @property
+    def seen(self) -> int:
+        """How many segments were seen by `look`."""
+        return self._seen
 
     @property
     def capacity(self) -> int:
         """How many segments the ring can hold."""
         return self._frame_count
 
-    def look(self) -> tuple[Column, Column] | None:
-        """
-        Find what has come since the last look: return the local port and the payload of each segment, or None.
-
-        Of a segment that this host sent the port is the engine's. Where the IP header has options both mean nothing.
-        """
+    def look(self) -> bool:
+        """Find what has come since the last look; return whether there may be more."""
         begin = self._seen % self._frame_count
-        if not self._status[begin] & 1:
-            return None  # as at most ticks of few streams
         end = self._new_until(begin)
         if end == begin:
-            return None
+            return False
         self._seen += end - begin
+        new = slice(begin, end)
         net = self._net_offset(begin)
-        ports: Column = self._halves[begin:end, (net + 22) // 2]
-        headers: Column = 20 + (self._frames[begin:end, net + 32] >> 4).astype(np.int32) * 4
-        if self._ipv6:
-            is6 = self._frames[begin:end, net] >> 4 == 6
-            ports = np.where(is6, self._halves[begin:end, (net + 42) // 2], ports)
-            headers = np.where(is6, 40 + (self._frames[begin:end, net + 52] >> 4).astype(np.int32) * 4, headers)
-        return ports, self._words[begin:end, _LENGTH] - headers
+        headers = _ip_header_bytes(self._frames[new], net)
+        if isinstance(headers, int):
+            self._sources[new] = self._halves[new, (net + headers) // 2]
+            self._destinations[new] = self._halves[new, (net + headers) // 2 + 1]
+        else:
+            rows, known = np.arange(begin, end), headers > 0
+            self._sources[new] = np.where(known, self._halves[rows, (net + headers) // 2], 0)
+            self._destinations[new] = np.where(known, self._halves[rows, (net + headers) // 2 + 1], 0)
+        return True
 
     def _new_until(self, begin: int) -> int:
         """Return the end of the new frames from this one on; frames before the beginning of the ring come next time."""
@@ -169,8 +164,9 @@ class PacketRing:
         last = min(self._frame_count, begin + self._frame_count - self.waiting)
         while end < last:
             status = self._status[end : min(end + step, last)] & 1
-            if not status.all():
-                return end + int(np.argmin(status))
+            first_free = int(status.argmin())
+            if not status[first_free]:
+                return end + first_free
             end += len(status)
             step *= 2
         return end
@@ -181,62 +177,69 @@ class PacketRing:
             self._net = int(self._words[frame, _OFFSETS] >> 16)
         return self._net
 
-    def waiting_segments(self) -> list[Segments]:
-        """Return all segments that were looked at and not given back, in order, in one part or two."""
-        begin, count = self._from % self._frame_count, self._seen - self._from
-        parts = [(begin, min(begin + count, self._frame_count)), (0, begin + count - self._frame_count)]
-        return [self._parse(first, end) for first, end in parts if end > first]
+    def take(self, local_port: int) -> Segments | None:
+        """Return what waits of the connections from this local port, and take it; None where nothing does."""
+        found = []
+        for first, end in self._waiting_parts():
+            own = (self._destinations[first:end] == local_port) | (self._sources[first:end] == local_port)
+            found.append(own.nonzero()[0] + first)
+        rows = found[0] if len(found) == 1 else np.concatenate([_NO_ROWS, *found])
+        if not len(rows):
+            return None
+        self._sources[rows] = self._destinations[rows] = 0
+        return self._parse(self._frames[rows])
 
-    def give_back(self) -> None:
-        """Let the kernel use the frames of all segments that were looked at."""
-        while self._from < self._seen:
-            begin = self._from % self._frame_count
-            end = min(begin + self._seen - self._from, self._frame_count)
-            self._status[begin:end] = 0
-            self._from += end - begin
+    def take_all(self) -> tuple[Column, Segments]:
+        """Return all segments that wait, with the local port of each, and let the kernel use their frames again."""
+        parts = [self._destinations[first:end].nonzero()[0] + first for first, end in self._waiting_parts()]
+        rows = np.concatenate([_NO_ROWS, *parts])
+        segments = self._parse(self._frames[rows])
+        ports = np.where(segments.sent, self._sources[rows], self._destinations[rows])
+        for first, end in self._waiting_parts():
+            self._status[first:end] = 0
+        self._from = self._seen
+        return ports, segments
 
-    def _parse(self, begin: int, end: int) -> Segments:
-        """Return the segments in these frames: those with plain headers together, odd ones by their headers."""
-        net = self._net_offset(begin)
-        first = self._frames[begin:end, net]
-        if (first == _PLAIN_IPV4).all():
-            return self._columns(slice(begin, end), 20, ipv4=True)
-        behind: Column = np.where(first == _PLAIN_IPV4, 20, 0)
-        behind[(first >> 4 == 6) & (self._frames[begin:end, net + 6] == socket.IPPROTO_TCP)] = 40
-        for index in np.flatnonzero(behind == 0).tolist():
-            behind[index] = tcp_offset(self._frames[begin + index, net : net + SNAP_BYTES].tobytes()) or 0
-        order, groups = [], []
-        for version, header in sorted({*zip((first >> 4).tolist(), behind.tolist(), strict=True)}):
-            alike = np.flatnonzero((first >> 4 == version) & (behind == header))
+    def _waiting_parts(self) -> list[tuple[int, int]]:
+        """Return the first and the end of the frames that wait, in order: one part, or two around the ring's end."""
+        begin = self._from % self._frame_count
+        end = begin + self.waiting
+        parts = [(begin, min(end, self._frame_count)), (0, end - self._frame_count)]
+        return [(first, last) for first, last in parts if last > first]
+
+    def _parse(self, frames: Column) -> Segments:
+        """Return the segments in these frames: those with like headers together."""
+        net = self._net
+        headers = _ip_header_bytes(frames, net)
+        if isinstance(headers, int):
+            return self._columns(frames, headers, ipv4=True)
+        version = frames[:, net] >> 4
+        order, groups = [_NO_ROWS], [self._columns(frames[:0], 20, ipv4=True)]
+        for kind, header in sorted({*zip(version.tolist(), headers.tolist(), strict=True)}):
+            alike = ((version == kind) & (headers == header)).nonzero()[0]
             if header:
                 order.append(alike)
-                groups.append(self._columns(alike + begin, header, ipv4=version == 4))
-        if not groups:
-            return self._columns(slice(begin, begin), 20, ipv4=True)
+                groups.append(self._columns(frames[alike], header, ipv4=kind == 4))
         arrived = np.argsort(np.concatenate(order))
         return Segments(*(np.concatenate(columns)[arrived] for columns in zip(*groups, strict=True)))
 
-    def _columns(self, index: Any, header: int, *, ipv4: bool) -> Segments:
+    def _columns(self, frames: Column, header: int, *, ipv4: bool) -> Segments:
         """Return the columns of frames whose TCP header begins `header` bytes after the beginning of the IP header."""
-        net = self._net_offset(0)
+        net = self._net
         tcp = net + header
-        halves, words = self._halves, self._words
-        lengths = halves[index, (net + (2 if ipv4 else 4)) // 2].astype(np.int32)
+        halves, words, big_words = frames.view(">u2"), frames.view(np.uint32), frames.view(">u4")
+        lengths = halves[:, (net + (2 if ipv4 else 4)) // 2].astype(np.int32)
         if not lengths.all():  # a packet that was merged to more than 64 KiB
-            lengths = np.where(lengths == 0, words[index, _LENGTH].astype(np.int32) - (0 if ipv4 else 40), lengths)
-        lengths -= header - (0 if ipv4 else 40)
-        lengths -= (self._frames[index, tcp + 12] >> 4) * np.int32(4)
-        source, destination = halves[index, tcp // 2], halves[index, tcp // 2 + 1]
-        sent = ~self._engine_port[source]
+            lengths = np.where(lengths == 0, words[:, _LENGTH].astype(np.int32) - (0 if ipv4 else 40), lengths)
+        lengths -= _TCP_HEADER_BYTES[frames[:, tcp + 12]] + np.int32(header - (0 if ipv4 else 40))
         return Segments(
-            local_port=np.where(sent, source, destination) if sent.any() else destination,
-            sent=sent,
-            sequence=self._big_words[index, tcp // 4 + 1],
-            acknowledged=self._big_words[index, tcp // 4 + 2],
+            sent=~self._engine_port[halves[:, tcp // 2]],
+            sequence=big_words[:, tcp // 4 + 1],
+            acknowledged=big_words[:, tcp // 4 + 2],
             length=lengths,
-            flags=self._frames[index, tcp + 13],
-            window=halves[index, tcp // 2 + 7],
-            stamp_ns=words[index, _SECONDS].astype(np.int64) * NS_PER_S + words[index, _NANOSECONDS],
+            flags=frames[:, tcp + 13],
+            window=halves[:, tcp // 2 + 7],
+            stamp_ns=words[:, _SECONDS].astype(np.int64) * NS_PER_S + words[:, _NANOSECONDS],
         )
 
     def count_drops(self) -> int:
@@ -247,40 +250,71 @@ class PacketRing:
 
     def close(self) -> None:
         """Stop logging and unmap the ring; one inherited by fork continues in the process that opened it."""
-        for name in ("_frames", "_words", "_halves", "_big_words", "_status"):
+        for name in ("_frames", "_words", "_halves", "_status"):
             delattr(self, name)
         self._memory.close()
         self._socket.close()
 
 
-def _open(ring_bytes: int, frame_count: int) -> socket.socket:
-    """Return a packet socket with a ring that logs nothing yet: what came before the ring is discarded with it."""
-    sock: socket.socket = plain_socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_ALL))
+def _ip_header_bytes(frames: Column, net: int) -> int | Column:
+    """
+    Return where TCP begins after the beginning of the IP header: one number where all frames have plain IPv4 headers.
+
+    Else one for each frame, and 0 where there is no TCP header in it.
+    """
+    first = frames[:, net]
+    if (first == PLAIN_IPV4).all():
+        return 20
+    behind: Column = np.where(first == PLAIN_IPV4, 20, 0)
+    behind[(first >> 4 == 6) & (frames[:, net + 6] == socket.IPPROTO_TCP)] = 40
+    for index in np.flatnonzero(behind == 0).tolist():
+        behind[index] = tcp_offset(frames[index, net : net + SNAP_BYTES].tobytes()) or 0
+    return behind
+
+
+def open_ring(ring_bytes: int) -> tuple[socket.socket, mmap.mmap]:
+    """
+    Return a packet socket and the frames of its ring, of `FRAME_BYTES` each; it logs nothing yet.
+
+    Raises `RingUnavailableError`.
+    """
     try:
-        _attach(sock, [REFUSE])
+        sock: socket.socket = plain_socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_ALL))
+    except OSError as error:
+        raise RingUnavailableError(_why_not(error)) from error
+    try:
+        attach(sock, [REFUSE])  # what came before the ring is discarded with it
         sock.setsockopt(_SOL_PACKET, _PACKET_VERSION, struct.pack("i", _TPACKET_V2))
-        layout = struct.pack("IIII", _BLOCK_BYTES, ring_bytes // _BLOCK_BYTES, FRAME_BYTES, frame_count)
+        layout = struct.pack("IIII", _BLOCK_BYTES, ring_bytes // _BLOCK_BYTES, FRAME_BYTES, ring_bytes // FRAME_BYTES)
         sock.setsockopt(_SOL_PACKET, _PACKET_RX_RING, layout)
-    except BaseException:
+        return sock, mmap.mmap(sock.fileno(), ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError as error:
         sock.close()
-        raise
-    return sock
+        raise RingUnavailableError(_why_not(error)) from error
 
 
 def why_unavailable() -> str | None:
     """Return why this process can have no packet ring, with what would help; None where it can."""
     try:
-        _open(_BLOCK_BYTES, _BLOCK_BYTES // FRAME_BYTES).close()
-    except OSError as error:
-        return _why_not(error)
+        sock, memory = open_ring(_BLOCK_BYTES)
+    except RingUnavailableError as error:
+        return str(error)
+    memory.close()
+    sock.close()
     return None
 
 
-def _attach(sock: socket.socket, instructions: Sequence[Instruction]) -> None:
+def attach(sock: socket.socket, instructions: Sequence[Instruction]) -> None:
     """Make this program the socket's filter."""
     code = ctypes.create_string_buffer(packed(instructions))
-    attach = struct.pack("HL", len(instructions), ctypes.addressof(code))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attach)
+    program = struct.pack("HL", len(instructions), ctypes.addressof(code))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def ignore_outgoing(sock: socket.socket, *, ignore: bool) -> None:
+    """Have the kernel make no copy of what leaves for this socket, or have it make one, where it has the choice."""
+    with contextlib.suppress(OSError):  # a kernel before 4.20
+        sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, int(ignore))
 
 
 def _why_not(error: OSError) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 from llmload.client.clock import ReceiveClock
 from llmload.client.local_ports import LocalPorts
 from llmload.client.packet_filter import Peer
-from llmload.client.packet_ring import Column, PacketRing, RingUnavailableError
-from llmload.client.segments import ConnectionSegments, SegmentLog, WireFacts
+from llmload.client.packet_notices import PacketNotices
+from llmload.client.packet_ring import PacketRing, RingUnavailableError, Segments
+from llmload.client.segments import Claims, ConnectionSegments, WireFacts
 
 _IDLE_PEERS: Final = 32
 """With as many peers, those without a connection are forgotten: each makes the filter longer."""
@@ -32,7 +33,8 @@ class Tap:
         self.peer = peer
         self.local_port = local_port
         self.segments = segments
-        self._settled = -1
+        self._settled = 0
+        """How many segments the ring had seen when this connection last had its own."""
 
     def cut(self, data: bytes, upto: int) -> tuple[list[bytes], list[int], bool]:
         """
@@ -60,9 +62,7 @@ class Tap:
 
     def _settle(self) -> None:
         """Have the connection's segments until now, unless nothing has come since the last time."""
-        if self._settled != self._tap.takes or self._tap.behind:
-            self._tap.settle(self.local_port)
-            self._settled = self._tap.takes
+        self._settled = self._tap.settle(self, self._settled)
 
     def begin_request(self) -> None:
         """Note that a request is about to be written."""
@@ -88,18 +88,15 @@ class PacketTap:
 
     def __init__(self) -> None:
         self._ring = PacketRing()
-        self._log = SegmentLog()
+        self._notices = PacketNotices()
+        self._claims = Claims()
         self._ports = LocalPorts()
         self._clock = ReceiveClock()
         """Its own: a jump of the wall clock is one between two of its batches, however often sockets are read."""
         self._admitted: set[Peer] = set()
         self._connections: Counter[Peer] = Counter()
-        self._found: list[tuple[Column, Column]] = []
-        """What `catch_up` has seen before the next `look`."""
-        self.behind = True
-        """Whether there may be segments that are not in the log."""
-        self.takes = 0
-        """How often segments were taken into the log."""
+        self._behind = True
+        """Whether something was read since the ring was looked at."""
         self.engine_writes: dict[Peer, str] = {}
         """One of `ENGINE_WRITES` for each engine of which it is known."""
 
@@ -134,15 +131,16 @@ class PacketTap:
         None where the filter has no room for its engine, or another connection has the same local port.
         """
         peer, local_port = _peer(sock.getpeername()), int(sock.getsockname()[1])
-        if peer not in self._admitted or self._log.has(local_port):
+        if peer not in self._admitted or self._claims.has(local_port):
             return None
         self._connections[peer] += 1
-        return Tap(self, peer, local_port, self._log.claim(local_port))
+        return Tap(self, peer, local_port, self._claims.claim(local_port))
 
     def _admit(self, more: set[Peer]) -> None:
         """Let the filter pass these peers as well, if it can."""
         try:
             self._ring.admit(self._admitted | more, self._ports.ranges)
+            self._notices.admit(self._admitted | more, self._ports.ranges)
         except RingUnavailableError as error:
             _logger.warning("%s: its stamps are taken from the sockets", error)
         else:
@@ -155,45 +153,54 @@ class PacketTap:
             for peer in idle:
                 self._ports.release(peer)
 
-    def look(self) -> list[tuple[Column, Column]]:
-        """Return the local ports and the payload bytes of all segments that have come since the last look."""
-        self._find()
-        found, self._found = self._found, []
-        return found
+    def pass_over(self, usual: tuple[int, int] | None) -> None:
+        """Do not show segments of answers whose payload is within these bytes; None: show all with payload."""
+        self._notices.pass_over(usual)
 
-    def _find(self) -> None:
-        while (found := self._ring.look()) is not None:
-            self._found.append(found)
-            self.behind = True
-            if self._ring.waiting > self._ring.capacity * _FULL_SHARE:
-                self._take()
+    def look(self) -> list[tuple[int, int]]:
+        """Return the local port and the payload of each segment that may end an answer, since the last look."""
+        return self._notices.look()
 
     def catch_up(self) -> None:
-        """Take all segments that have come into the log."""
-        self._find()
-        self._take()
-
-    def _take(self) -> None:
-        self.behind = False
-        self.takes += 1
+        """Find all segments that have come; those from before a jump of the wall clock are handed out first."""
+        self._behind = False
         self._clock.sample()
-        for segments in self._ring.waiting_segments():
-            self._log.add(segments._replace(stamp_ns=self._clock.monotonic_stamps_ns(segments.stamp_ns)))
-        self._ring.give_back()
+        if self._clock.stepped:
+            ports, segments = self._ring.take_all()
+            before_ns = self._clock.offset_before_ns
+            self._claims.hand_out(ports, segments._replace(stamp_ns=segments.stamp_ns + before_ns))
+        while self._ring.look():
+            if self._ring.waiting > self._ring.capacity * _FULL_SHARE and not self._clock.stepped:
+                self._hand_out()
+        if self._clock.stepped:
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        ports, segments = self._ring.take_all()
+        self._claims.hand_out(ports, self._monotonic(segments))
+
+    def _monotonic(self, segments: Segments) -> Segments:
+        return segments._replace(stamp_ns=self._clock.monotonic_stamps_ns(segments.stamp_ns))
 
     def note_read(self) -> None:
         """Note that something was read, so that the next to settle looks into the ring once more."""
-        self.behind = True
+        self._behind = True
 
-    def settle(self, local_port: int) -> None:
-        """Hand the connection from this port all of its segments until now."""
-        if self.behind:
+    def settle(self, tap: Tap, settled: int) -> int:
+        """
+        Hand a connection all of its segments until now; return how many segments the ring has seen.
+
+        `settled` is the same of the last time: then nothing is to be done if no more were seen.
+        """
+        if self._behind:
             self.catch_up()
-        self._log.settle(local_port)
+        if self._ring.seen != settled and (segments := self._ring.take(tap.local_port)) is not None:
+            tap.segments.take(self._monotonic(segments))
+        return self._ring.seen
 
     def forget(self, tap: Tap) -> None:
         """Forget a connection that is closed."""
-        self._log.release(tap.local_port, tap.segments)
+        self._claims.release(tap.local_port, tap.segments)
         self._connections[tap.peer] -= 1
 
     def count_drops(self) -> int:
@@ -203,6 +210,7 @@ class PacketTap:
     def close(self) -> None:
         """Stop logging."""
         self._ring.close()
+        self._notices.close()
         self._ports.close()
 
 

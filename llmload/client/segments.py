@@ -9,108 +9,53 @@ from llmload.client.packet_ring import FIN, RST, SYN, Column, Segments
 from llmload.record import CLIENT, ENGINE
 from llmload.units import NS_PER_S
 
-_CAPACITY: Final = 1 << 16
 _MAX_UNCLAIMED: Final = 4096
 """Connections that are being opened, whose segments wait for the process to know their port."""
 
 
-class Logged(NamedTuple):
-    """Segments of the log: as in the ring, and two columns that say of what kind they are."""
-
-    segments: Segments
-    data: Column
-    """bool: bytes of an answer"""
-    odd: Column
-    """bool: anything else that has to be looked at"""
-
-    @classmethod
-    def of(cls, count: int) -> "Logged":
-        """Return room for this number of segments."""
-        kinds: tuple[Any, ...] = (np.uint16, np.bool_, np.uint32, np.uint32, np.int32, np.uint8, np.uint16, np.int64)
-        return cls(
-            Segments(*(np.zeros(count, kind) for kind in kinds)), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        )
-
-    def where(self, index: Any) -> "Logged":
-        """Return the segments that an index, mask or slice selects."""
-        return Logged(self.segments.where(index), self.data[index], self.odd[index])
-
-
-class SegmentLog:
-    """
-    The segments of all connections of a process, until somebody asks for those of one.
-
-    To ask for one costs a look over the log; when it is full, one sort hands everything out.
-    """
+class Claims:
+    """Whose segments are whose: the connections of a process, by their local ports."""
 
     def __init__(self) -> None:
-        self._logged = Logged.of(_CAPACITY)
-        self._count = 0
-        self._claims: dict[int, ConnectionSegments] = {}
-        self._unclaimed: dict[int, list[Logged]] = {}
+        self._own: dict[int, ConnectionSegments] = {}
+        self._unclaimed: dict[int, list[Segments]] = {}
 
     def claim(self, local_port: int) -> "ConnectionSegments":
         """Return what will hold the segments of the newest connection from this local port."""
-        own = self._claims[local_port] = ConnectionSegments()
-        for logged in self._unclaimed.pop(local_port, ()):
-            own.take(logged, np.arange(len(logged.data)))
+        own = self._own[local_port] = ConnectionSegments()
+        for segments in self._unclaimed.pop(local_port, ()):
+            own.take(segments)
         return own
 
     def has(self, local_port: int) -> bool:
         """Return whether a connection has this local port."""
-        return local_port in self._claims
+        return local_port in self._own
 
     def release(self, local_port: int, own: "ConnectionSegments") -> None:
         """Forget a connection that is closed, unless its port has been claimed for another."""
-        if self._claims.get(local_port) is own:
-            del self._claims[local_port]
+        if self._own.get(local_port) is own:
+            del self._own[local_port]
 
-    def add(self, segments: Segments) -> None:
-        """Add segments in the order of their arrival, their stamps being monotonic ns."""
-        count, begin = len(segments.length), 0
-        while begin < count:
-            if self._count == _CAPACITY:
-                self._hand_out()
-            size = min(count - begin, _CAPACITY - self._count)
-            here = slice(self._count, self._count + size)
-            self._write(here, segments if size == count else segments.where(slice(begin, begin + size)))
-            self._count += size
-            begin += size
-
-    def _write(self, here: slice, segments: Segments) -> None:
-        for column, new in zip(self._logged.segments, segments, strict=True):
-            column[here] = new
-        has_bytes = segments.length > 0
-        data = self._logged.data[here] = has_bytes & ~segments.sent
-        self._logged.odd[here] = ~data | ((segments.flags & (SYN | FIN | RST)) != 0) | (segments.window == 0)
-
-    def settle(self, local_port: int) -> None:
-        """Hand this connection what the log has of it."""
-        own, ports = self._claims.get(local_port), self._logged.segments.local_port[: self._count]
-        mine = (ports == local_port).nonzero()[0]
-        if own is not None and len(mine):
-            own.take(self._logged, mine)
-            ports[mine] = 0
-
-    def _hand_out(self) -> None:
-        ports = self._logged.segments.local_port[: self._count]
+    def hand_out(self, ports: Column, segments: Segments) -> None:
+        """Give each connection its segments, in the order of their arrival; `ports` has the local port of each."""
+        if not len(ports):
+            return
         order = np.argsort(ports, kind="stable")
-        ordered = ports[order]
+        ordered, segments = ports[order], segments.where(order)
         cuts = [0, *(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(ordered)]
         for begin, end in pairwise(cuts):
-            port = int(ordered[begin])
-            own = self._claims.get(port)
+            port, of_port = int(ordered[begin]), segments.where(slice(begin, end))
+            own = self._own.get(port)
             if own is not None:
-                own.take(self._logged, order[begin:end])
-            elif port:
-                self._keep_unclaimed(port, self._logged.where(order[begin:end]))
-        self._count = 0
+                own.take(of_port)
+            else:
+                self._keep_unclaimed(port, of_port)
 
-    def _keep_unclaimed(self, port: int, logged: Logged) -> None:
+    def _keep_unclaimed(self, port: int, segments: Segments) -> None:
         """Keep what follows the beginning of a connection; the rest is of one that was closed."""
-        if not (logged.segments.flags & SYN).any() and port not in self._unclaimed:
+        if not (segments.flags & SYN).any() and port not in self._unclaimed:
             return
-        self._unclaimed.setdefault(port, []).append(logged)
+        self._unclaimed.setdefault(port, []).append(Segments(*(column.copy() for column in segments)))
         while len(self._unclaimed) > _MAX_UNCLAIMED:
             del self._unclaimed[next(iter(self._unclaimed))]
 
@@ -199,20 +144,21 @@ class ConnectionSegments:
             reset_by=self._reset_by,
         )
 
-    def take(self, logged: Logged, mine: Column) -> None:
-        """Take the connection's next segments, at these places of a log, in the order of their arrival."""
-        segments = logged.segments
-        odd = mine[logged.odd[mine]]
-        opened = self._take_odd(segments, odd.tolist()) if len(odd) else -1
-        data = mine[logged.data[mine]] if len(odd) else mine
-        if opened >= 0:
-            data = data[data > opened]
-        if not len(data):
+    def take(self, segments: Segments) -> None:
+        """Take the connection's next segments, in the order of their arrival, stamped in monotonic ns."""
+        data = (segments.length > 0) & ~segments.sent
+        odd = ~data | ((segments.flags & (SYN | FIN | RST)) != 0) | (segments.window == 0)
+        places = odd.nonzero()[0].tolist()
+        if places:
+            data[: self._take_odd(segments, places) + 1] = False  # what came before the connection was opened
+        sequence = segments.sequence[data]
+        if not len(sequence):
             return
+        stamps = segments.stamp_ns[data]
         if self._ack_wanted is not None:
-            self._take_acknowledgements(segments.acknowledged[data], segments.stamp_ns[data])
+            self._take_acknowledgements(segments.acknowledged[data], stamps)
         if self._base is not None:
-            self._take_data(self._base, segments.sequence[data], segments.length[data], segments.stamp_ns[data])
+            self._take_data(self._base, sequence, segments.length[data], stamps)
 
     def _take_odd(self, segments: Segments, places: list[int]) -> int:
         """Take what is more than data; return the place of the segment that opened the connection, or -1."""
@@ -236,6 +182,7 @@ class ConnectionSegments:
     def _open(self, sequence: int, stamp_ns: int, *, sent: bool, place: int) -> int:
         """Take the segment that opens one direction of a connection: its first byte has the number behind."""
         if sent:
+            self.begin_request()  # what came before was of another connection from the same port
             self._sent_base, self._sent, self._opened_ns = sequence + 1, 0, stamp_ns
             return -1
         self._base, self._frontier = sequence + 1, 0

@@ -10,16 +10,19 @@ from contextlib import ExitStack, closing
 from typing import cast
 from unittest.mock import Mock
 
+import gevent
 import gevent.socket
 import pytest
 
-from llmload.client import local_ports, transport
+from llmload.client import dialer, local_ports, transport
 from llmload.client.clock import ReceiveClock
 from llmload.client.connection import Connection
 from llmload.client.http_response import Response
 from llmload.client.local_ports import LocalPorts
 from llmload.client.loop import Loop
 from llmload.client.packet_filter import SNAP_BYTES, Instruction, PortRange, program
+from llmload.client.packet_filter import notices as notices_program
+from llmload.client.packet_notices import PacketNotices
 from llmload.client.packet_reads import PacketReads
 from llmload.client.packet_ring import FIN, RST, SYN, PacketRing, RingUnavailableError, Segments, tcp_offset
 from llmload.client.packet_tap import PacketTap
@@ -57,12 +60,12 @@ def exchange(engine: socket.socket, client: socket.socket, data: bytes) -> None:
     assert client.recv(len(data), socket.MSG_WAITALL) == data
 
 
-def taken(ring: PacketRing) -> list[Segments]:
-    while ring.look() is not None:
+def taken(ring: PacketRing) -> tuple[list[int], Segments]:
+    """Return the local port of each segment that has come, and the segments."""
+    while ring.look():
         pass
-    copied = [Segments(*(column.copy() for column in segments)) for segments in ring.waiting_segments()]
-    ring.give_back()
-    return copied
+    ports, segments = ring.take_all()
+    return ports.tolist(), segments
 
 
 @needs_ring
@@ -77,9 +80,9 @@ def test_both_directions_of_a_connection_once_each(ring: PacketRing, address: st
             assert engine.recv(5, socket.MSG_WAITALL) == b"GET /"
             for length in (3, 4):
                 exchange(engine, client, bytes(length))
-        [seen] = taken(ring)
+        ports, seen = taken(ring)
 
-    assert set(seen.local_port.tolist()) == {local_port}
+    assert set(ports) == {local_port}
     sent, received = seen.where(seen.sent), seen.where(~seen.sent)
     assert [length for length in sent.length.tolist() if length] == [5]
     assert [length for length in received.length.tolist() if length] == [3, 4]
@@ -100,7 +103,7 @@ def test_others_do_not_pass(ring: PacketRing) -> None:
             client, engine = pair(each)
             with client, engine:
                 exchange(engine, client, b"abc")
-        assert taken(ring) == []
+        assert taken(ring)[0] == []
 
 
 @needs_ring
@@ -113,7 +116,7 @@ def test_a_reset_is_seen_and_by_whom(ring: PacketRing) -> None:
             engine.close()
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
-        [seen] = taken(ring)
+        _, seen = taken(ring)
 
     assert [bool(flags & RST) for flags in seen.where(~seen.sent).flags.tolist()] == [False, True]
 
@@ -128,14 +131,79 @@ def test_the_ring_begins_again_at_its_end_and_counts_what_it_has_no_room_for(rin
             for _ in range(3):
                 for _ in range(ring.capacity // 2):
                     exchange(engine, client, b"a")
-                for seen in taken(ring):
-                    lengths += [length for length in seen.where(~seen.sent).length.tolist() if length]
+                _, seen = taken(ring)
+                lengths += [length for length in seen.where(~seen.sent).length.tolist() if length]
             assert lengths == [1] * (ring.capacity // 2 * 3)
             assert ring.count_drops() == 0
             for _ in range(ring.capacity + 100):
                 exchange(engine, client, b"a")
             assert ring.count_drops() >= 100
-            assert sum(len(seen.length) for seen in taken(ring)) == ring.capacity
+            assert len(taken(ring)[0]) == ring.capacity
+
+
+@needs_ring
+@pytest.mark.parametrize("address", FAMILIES)
+def test_a_connection_takes_its_own_segments_once_and_leaves_the_others(ring: PacketRing, address: str) -> None:
+    """Also where they lie around the ring's end."""
+    with listening(address) as server, ExitStack() as opened:
+        ring.admit([server.getsockname()[:2]], [])
+        pairs = [pair(server) for _ in range(2)]
+        for each in (end for both in pairs for end in both):
+            opened.enter_context(each)
+        own, other = (client.getsockname()[1] for client, _ in pairs)
+        for _ in range(ring.capacity // 4):
+            exchange(pairs[0][1], pairs[0][0], b"a")
+        taken(ring)
+        lengths: dict[int, list[int]] = {own: [], other: []}
+        for length in range(1, ring.capacity * 5 // 12):
+            for client, engine in pairs:
+                exchange(engine, client, bytes(length % 7 + 1))
+                lengths[client.getsockname()[1]].append(length % 7 + 1)
+        while ring.look():
+            pass
+        before = ring.seen
+        mine = ring.take(own)
+        assert mine is not None
+        assert mine.length[~mine.sent].tolist() == lengths[own]
+        assert ring.take(own) is None
+        assert (ring.seen, ring.take(9)) == (before, None)
+        ports, rest = ring.take_all()
+    assert set(ports.tolist()) == {other}
+    assert rest.length[~rest.sent].tolist() == lengths[other]
+    assert ring.waiting == 0
+
+
+@needs_ring
+@pytest.mark.parametrize("address", FAMILIES)
+def test_what_may_be_an_answers_last_is_noticed_and_nothing_else(address: str) -> None:
+    with closing(PacketNotices()) as notices, listening(address) as server:
+        notices.admit([server.getsockname()[:2]], [])
+        client, engine = pair(server)
+        with client:
+            port = client.getsockname()[1]
+            client.sendall(b"GET /")
+            assert engine.recv(5, socket.MSG_WAITALL) == b"GET /"
+            for usual, seen in ((None, [7, 10, 90]), ((8, 80), [7, 90]), ((8, 90), [7])):
+                notices.pass_over(usual)
+                for length in (7, 10, 90):
+                    exchange(engine, client, bytes(length))
+                assert notices.look() == [(port, length) for length in seen]
+                assert notices.look() == []
+            engine.close()
+            assert client.recv(1) == b""
+            assert notices.look() == [(port, 0)], "the end of the connection"
+
+
+@needs_ring
+def test_notices_wrap_and_drop_what_has_no_room() -> None:
+    with closing(PacketNotices()) as notices, listening("127.0.0.1") as server:
+        notices.admit([server.getsockname()[:2]], [])
+        client, engine = pair(server)
+        with client, engine:
+            for count, seen in ((3_000, 3_000), (5_000, 4_096), (10, 10)):
+                for _ in range(count):
+                    exchange(engine, client, b"a")
+                assert len(notices.look()) == seen
 
 
 @needs_ring
@@ -148,7 +216,7 @@ def test_as_many_engines_as_fit_and_a_clear_error_beyond(ring: PacketRing) -> No
 def run(instructions: list[Instruction], packet: bytes, *, protocol: int = 0x0800, outgoing: bool = False) -> int:
     """Run a classic BPF program as the kernel does."""
     ancillary = {0xFFFFF000: protocol, 0xFFFFF004: 4 if outgoing else 0}
-    a = x = at = 0
+    a = x = at = stored = 0
     while True:
         code, jt, jf, k = instructions[at]
         at += 1
@@ -159,10 +227,12 @@ def run(instructions: list[Instruction], packet: bytes, *, protocol: int = 0x080
             if k not in ancillary and len(piece) < sizes[code]:
                 return 0
             a = ancillary.get(k, int.from_bytes(piece, "big"))
-        elif code == 0xB1:
-            x = (packet[k] & 15) * 4
-        elif code == 0x01:
-            x = k
+        elif code in (0xB1, 0x01, 0x61):
+            x = {0xB1: (packet[k] & 15) * 4, 0x01: k, 0x61: stored}[code]
+        elif code == 0x02:
+            stored = a
+        elif code in (0x1C, 0x54, 0x74):
+            a = {0x1C: a - x, 0x54: a & k, 0x74: a >> k}[code] % 2**32
         elif code == 0x05:
             at += k
         elif code == 0x06:
@@ -208,6 +278,44 @@ PUSH = 24
 )
 def test_the_filter_passes_what_our_connections_say(packet: bytes, outgoing: bool, passes: bool) -> None:
     assert run(CODE, packet, outgoing=outgoing) == (SNAP_BYTES if passes else 0)
+
+
+def payload(length: int, *, flags: int = 16, options: int = 0) -> bytes:
+    """Return the beginning of a segment of an answer, of 36 bytes of TCP header, by IPv4."""
+    packet = bytearray(ipv4("10.0.0.1", "10.9.9.9", (8000, 40_500), flags=flags, options=options))
+    tcp = 20 + 4 * options
+    packet[2:4] = (tcp + 36 + length).to_bytes(2, "big")
+    packet[tcp + 12] = 0x9F
+    return bytes(packet)
+
+
+@pytest.mark.parametrize("options", [0, 3])
+@pytest.mark.parametrize(
+    ("usual", "length", "flags", "noticed"),
+    [
+        ((100, 200), 99, 16, True),
+        ((100, 200), 100, 16, False),
+        ((100, 200), 200, 16, False),
+        ((100, 200), 201, 16, True),
+        ((100, 200), 150, 17, True),
+        ((100, 200), 150, 20, True),
+        ((100, 200), 0, 16, False),
+        ((100, 200), 0, 17, True),
+        (None, 1, 16, True),
+        (None, 0, 16, False),
+    ],
+)
+def test_the_filter_of_notices_compares_payloads(
+    usual: tuple[int, int] | None, length: int, flags: int, noticed: bool, options: int
+) -> None:
+    code = notices_program(ENGINES, [(40_000, 40_999), (50_000, 50_099)], usual)
+
+    assert run(code, payload(length, flags=flags, options=options)) == (SNAP_BYTES if noticed else 0)
+    for other in (
+        ipv4("10.0.0.1", "10.9.9.9", (8000, 41_000), flags=17),
+        ipv4("10.9.9.9", "10.0.0.1", (40_500, 8000), flags=17),
+    ):
+        assert run(code, other, outgoing=False) == run(code, other, outgoing=True) == 0
 
 
 def test_the_filter_passes_ipv6_with_and_without_extension_headers() -> None:
@@ -291,11 +399,11 @@ def test_when_a_range_is_used_up_connections_come_from_another_one(
 ) -> None:
     """The name may have several addresses, as `localhost` has, of which some refuse."""
     monkeypatch.setattr(local_ports, "_BLOCK_PORTS", 4)
-    monkeypatch.setattr(transport, "_addresses", lambda _, port: [target(address, port) for address in addresses])
+    monkeypatch.setattr(dialer, "_addresses", lambda _, port: [target(address, port) for address in addresses])
     with closing(PacketTap()) as tap, listening("127.0.0.1") as server, ExitStack() as opened:
-        dialer, taps = transport.Dialer(tap), []
+        opener, taps = dialer.Dialer(tap), []
         for _ in range(10):
-            connection = opened.enter_context(dialer.connect("an.engine", server.getsockname()[1], 5.0))
+            connection = opened.enter_context(opener.connect("an.engine", server.getsockname()[1], 5.0))
             taps.append(tap.connected(connection))
         assert None not in taps
         assert len({each.local_port for each in taps if each}) == 10
@@ -312,12 +420,12 @@ class NoSourceAddress(gevent.socket.socket):
 def test_no_range_is_claimed_where_the_host_has_no_address_to_send_from(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without IPv6 the kernel says of every address what it says where ports are used up."""
     monkeypatch.setattr(gevent.socket, "socket", NoSourceAddress)
-    monkeypatch.setattr(transport, "plain_socket", NoSourceAddress)
+    monkeypatch.setattr(dialer, "plain_socket", NoSourceAddress)
     with closing(PacketTap()) as tap:
         claims: list[object] = []
         monkeypatch.setattr(tap, "claim_more_ports", claims.append)
         with pytest.raises(OSError, match="Cannot assign"):
-            transport.Dialer(tap).connect("::1", 8000, 5.0)
+            dialer.Dialer(tap).connect("::1", 8000, 5.0)
         assert claims == []
 
 
@@ -370,7 +478,7 @@ def test_only_answers_that_nobody_waits_for_are_looked_at_rarely() -> None:
         server = opened.enter_context(listening("127.0.0.1"))
         reads, streams = PacketReads(tap), []
         for patient in (True, False):
-            sock = opened.enter_context(transport.Dialer(tap).connect("127.0.0.1", server.getsockname()[1], 5.0))
+            sock = opened.enter_context(dialer.Dialer(tap).connect("127.0.0.1", server.getsockname()[1], 5.0))
             connection = Connection(sock, ReceiveClock(), tap=tap.connected(sock))
             streams.append(cast("Stream", Reading(connection, patient=patient)))
         often, rarely = TICK_S, pytest.approx(0.004)
@@ -410,7 +518,7 @@ def test_an_end_that_somebody_waits_for_is_decoded_without_a_pause(patient: bool
         reactor = opened.enter_context(closing(Reactor(cast("Loop", loop), "packet")))
         server = opened.enter_context(listening("127.0.0.1"))
         assert reactor.tap is not None
-        connected = transport.Dialer(reactor.tap).connect("127.0.0.1", server.getsockname()[1], 5.0)
+        connected = dialer.Dialer(reactor.tap).connect("127.0.0.1", server.getsockname()[1], 5.0)
         tap = reactor.tap.connected(connected)
         sock = opened.enter_context(transport._plain_socket(connected))
         stream = Reading(Connection(sock, ReceiveClock(), tap=tap), patient=patient)
@@ -421,3 +529,19 @@ def test_an_end_that_somebody_waits_for_is_decoded_without_a_pause(patient: bool
             loop.tick()
 
         assert loop.intervals == then
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["::1", "127.0.0.1"]])
+def test_an_engine_of_this_host_is_connected_before_any_other_greenlet_runs(
+    addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of users that start together each would wait for the starts of all others, which TTFT would have in it."""
+    monkeypatch.setattr(dialer, "_addresses", lambda _, port: [target(address, port) for address in addresses])
+    others: list[int] = []
+    with listening("127.0.0.1") as server:
+        other = gevent.spawn(others.append, 1)
+        with dialer.Dialer().connect("an.engine", server.getsockname()[1], 5.0) as sock:
+            assert sock.getpeername() == server.getsockname()
+            assert others == []
+        other.join()
+    assert others == [1]

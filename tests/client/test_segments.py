@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmload.client.packet_ring import RST, SYN, Segments
-from llmload.client.segments import ConnectionSegments, SegmentLog
+from llmload.client.packet_ring import RST, SYN, Column, Segments
+from llmload.client.segments import Claims, ConnectionSegments
 
 PORT = 40_000
 ISN = 2**32 - 150
@@ -28,10 +28,8 @@ class Sent(NamedTuple):
     acknowledged: int = 0
 
 
-def segments(*rows: Sent, port: int = PORT) -> Segments:
-    count = len(rows)
+def segments(*rows: Sent) -> Segments:
     return Segments(
-        local_port=np.full(count, port, np.uint16),
         sent=np.array([row.sent for row in rows], np.bool_),
         sequence=np.array([(ISN + 1 + row.start) % 2**32 for row in rows], np.uint32),
         acknowledged=np.array([(ISN + 1 + row.acknowledged) % 2**32 for row in rows], np.uint32),
@@ -42,17 +40,9 @@ def segments(*rows: Sent, port: int = PORT) -> Segments:
     )
 
 
-def take(connection: ConnectionSegments, segments: Segments) -> None:
-    """Give the connection these segments, by way of a log."""
-    log = SegmentLog()
-    log._claims[PORT] = connection
-    log.add(segments)
-    log.settle(PORT)
-
-
 def opened() -> ConnectionSegments:
     connection = ConnectionSegments()
-    take(connection, segments(Sent(-1, 0, 1, SYN, sent=True), Sent(-1, 0, 2, SYN)))
+    connection.take(segments(Sent(-1, 0, 1, SYN, sent=True), Sent(-1, 0, 2, SYN)))
     return connection
 
 
@@ -90,7 +80,7 @@ def test_a_byte_is_stamped_when_all_before_it_had_come(stream: tuple[list[Sent],
     connection = opened()
     size = -(-len(rows) // batches)
     for begin in range(0, len(rows), size):
-        take(connection, segments(*rows[begin : begin + size]))
+        connection.take(segments(*rows[begin : begin + size]))
 
     assert stamps_of_bytes(connection, length) == by_hand(rows, length)
 
@@ -98,15 +88,15 @@ def test_a_byte_is_stamped_when_all_before_it_had_come(stream: tuple[list[Sent],
 def test_stamps_never_run_backwards() -> None:
     """Two processors may stamp neighbouring segments in the wrong order."""
     connection = opened()
-    take(connection, segments(Sent(0, 5, 100), Sent(5, 5, 90)))
-    take(connection, segments(Sent(10, 5, 80)))
+    connection.take(segments(Sent(0, 5, 100), Sent(5, 5, 90)))
+    connection.take(segments(Sent(10, 5, 80)))
 
     assert stamps_of_bytes(connection, 15) == [100] * 15
 
 
 def test_a_segment_read_in_two_parts_stamps_both() -> None:
     connection = opened()
-    take(connection, segments(Sent(0, 10, 100), Sent(10, 10, 200)))
+    connection.take(segments(Sent(0, 10, 100), Sent(10, 10, 200)))
 
     assert stamps_of_bytes(connection, 4) == [100] * 4
     assert stamps_of_bytes(connection, 12, begin=4) == [100] * 6 + [200] * 2
@@ -115,12 +105,12 @@ def test_a_segment_read_in_two_parts_stamps_both() -> None:
 
 def test_bytes_that_the_ring_missed_have_no_stamp_and_those_behind_them_do() -> None:
     connection = opened()
-    take(connection, segments(Sent(0, 10, 100), Sent(20, 10, 300)))
+    connection.take(segments(Sent(0, 10, 100), Sent(20, 10, 300)))
 
     ends, _ = connection.arrivals(20)
     assert ends.tolist() == [10], "the second segment was dropped"
     connection.skip(20)
-    take(connection, segments(Sent(30, 10, 400)))
+    connection.take(segments(Sent(30, 10, 400)))
 
     assert stamps_of_bytes(connection, 40, begin=20) == [300] * 10 + [400] * 10
 
@@ -128,16 +118,16 @@ def test_bytes_that_the_ring_missed_have_no_stamp_and_those_behind_them_do() -> 
 def test_without_the_beginning_nothing_is_stamped() -> None:
     """The first number is unknown, and to guess it could move every stamp."""
     connection = ConnectionSegments()
-    take(connection, segments(Sent(0, 10, 100)))
+    connection.take(segments(Sent(0, 10, 100)))
 
     assert stamps_of_bytes(connection, 10) == []
 
 
 def test_departure_round_trip_and_resets() -> None:
     connection = opened()
-    take(connection, segments(Sent(0, 60, 1_000, sent=True)))
-    take(connection, segments(Sent(60, 40, 2_000, sent=True), Sent(0, 0, 2_500, acknowledged=60)))
-    take(connection, segments(Sent(60, 40, 3_000, sent=True), Sent(0, 7, 52_000, acknowledged=100, window=0)))
+    connection.take(segments(Sent(0, 60, 1_000, sent=True)))
+    connection.take(segments(Sent(60, 40, 2_000, sent=True), Sent(0, 0, 2_500, acknowledged=60)))
+    connection.take(segments(Sent(60, 40, 3_000, sent=True), Sent(0, 7, 52_000, acknowledged=100, window=0)))
 
     facts = connection.facts()
     assert facts.wire_sent_ns == 2_000
@@ -145,7 +135,7 @@ def test_departure_round_trip_and_resets() -> None:
     assert facts.rtt_s == pytest.approx(1e-9), "that of the opening: an acknowledgement may wait for the answer"
 
     connection.begin_request()
-    take(connection, segments(Sent(7, 0, 60_000, RST, window=0)))
+    connection.take(segments(Sent(7, 0, 60_000, RST, window=0)))
     facts = connection.facts()
     assert (facts.wire_sent_ns, facts.retransmissions, facts.engine_closed_windows) == (None, 0, 0)
     assert facts.reset_by == "engine"
@@ -155,8 +145,8 @@ def test_a_side_that_closes_its_window_is_named_and_counted_once_a_time() -> Non
     connection = opened()
 
     closed = Sent(0, 0, 5_000, window=0, acknowledged=100)
-    take(connection, segments(closed, closed._replace(stamp_ns=9_000), closed._replace(acknowledged=300)))
-    take(connection, segments(closed._replace(sent=True), closed._replace(sent=True, stamp_ns=9_000)))
+    connection.take(segments(closed, closed._replace(stamp_ns=9_000), closed._replace(acknowledged=300)))
+    connection.take(segments(closed._replace(sent=True), closed._replace(sent=True, stamp_ns=9_000)))
 
     facts = connection.facts()
     assert (facts.engine_closed_windows, facts.client_closed_windows) == (2, 1), "not once for each probe's answer"
@@ -164,14 +154,14 @@ def test_a_side_that_closes_its_window_is_named_and_counted_once_a_time() -> Non
 
 def test_the_round_trip_is_the_acknowledgements_where_it_is_shorter_or_the_opening_was_not_seen() -> None:
     slow = ConnectionSegments()
-    take(slow, segments(Sent(-1, 0, 0, SYN, sent=True), Sent(-1, 0, 900_000, SYN)))
-    take(slow, segments(Sent(0, 10, 1_000_000, sent=True), Sent(0, 0, 1_200_000, acknowledged=10)))
+    slow.take(segments(Sent(-1, 0, 0, SYN, sent=True), Sent(-1, 0, 900_000, SYN)))
+    slow.take(segments(Sent(0, 10, 1_000_000, sent=True), Sent(0, 0, 1_200_000, acknowledged=10)))
     assert slow.facts().rtt_s == pytest.approx(200e-6)
 
 
 def test_bytes_without_a_segment_are_counted() -> None:
     connection = opened()
-    take(connection, segments(Sent(0, 50, 100)))
+    connection.take(segments(Sent(0, 50, 100)))
     connection.arrivals(80)
 
     connection.skip(80)
@@ -181,52 +171,55 @@ def test_bytes_without_a_segment_are_counted() -> None:
     assert connection.facts().missed_bytes == 0
 
 
-def test_the_log_gives_each_connection_its_own_segments_also_when_it_overflows() -> None:
-    log = SegmentLog()
-    connections = {port: log.claim(port) for port in (40_000, 40_001)}
-    for port in connections:
-        log.add(segments(Sent(-1, 0, 2, SYN), port=port))
-    for index in range(1_000):
-        rows = [Sent(100 * index + step, 1, 1_000 * index + step) for step in range(100)]
-        for port in connections:
-            log.add(segments(*rows, port=port))
+def test_each_connection_is_given_its_own_segments_in_order() -> None:
+    claims = Claims()
+    connections = {port: claims.claim(port) for port in (40_000, 40_001, 39_999)}
+    for begin in (-1, 0, 100):
+        rows = [Sent(-1, 0, 2, SYN)] if begin < 0 else [Sent(begin + step, 1, begin + step) for step in range(100)]
+        ports = np.array([port for _ in rows for port in connections], np.uint16)
+        claims.hand_out(ports, segments(*(row for row in rows for _ in connections)))
 
-    for port, connection in connections.items():
-        log.settle(port)
-        ends, stamps = connection.arrivals(100_000)
-        assert ends.tolist() == list(range(1, 100_001))
-        assert stamps[-1] == 999_099
+    for connection in connections.values():
+        ends, stamps = connection.arrivals(200)
+        assert ends.tolist() == list(range(1, 201))
+        assert stamps[-1] == 199
+    claims.hand_out(ports[:0], segments())
+
+
+def ports_of(rows: Segments, port: int = PORT) -> Column:
+    return np.full(len(rows.length), port, np.uint16)
 
 
 def test_segments_of_a_connection_that_is_being_opened_wait_for_it() -> None:
-    log = SegmentLog()
-    log.add(segments(Sent(-1, 0, 1, SYN, sent=True), Sent(-1, 0, 2, SYN), Sent(0, 10, 100)))
-    for port in range(33_000, 33_700):
-        log.add(segments(*(Sent(0, 1, 1) for _ in range(100)), port=port))  # the log is full, and is handed out
-    connection = log.claim(PORT)
-    log.settle(PORT)
+    claims = Claims()
+    early = segments(Sent(-1, 0, 1, SYN, sent=True), Sent(-1, 0, 2, SYN), Sent(0, 10, 100))
+    claims.hand_out(ports_of(early), early)
+    claims.hand_out(ports_of(early, 33_000), segments(*(Sent(0, 1, 1) for _ in range(3))))
+    connection = claims.claim(PORT)
+    connection.take(segments(Sent(10, 10, 200)))
 
-    assert stamps_of_bytes(connection, 10) == [100] * 10
+    assert stamps_of_bytes(connection, 20) == [100] * 10 + [200] * 10
 
 
 def test_a_port_that_is_used_again_has_only_its_new_segments() -> None:
-    log = SegmentLog()
-    first = log.claim(PORT)
-    log.add(segments(Sent(-1, 0, 2, SYN), Sent(0, 10, 100)))
-    log.settle(PORT)
-    log.release(PORT, first)
-    log.add(segments(Sent(10, 5, 150), Sent(-1, 0, 200, SYN), Sent(0, 10, 300)))
-    second = log.claim(PORT)
-    log.release(PORT, first)
-    log.settle(PORT)
+    claims = Claims()
+    first = claims.claim(PORT)
+    first.take(segments(Sent(-1, 0, 2, SYN), Sent(0, 10, 100)))
+    claims.release(PORT, first)
+    second = claims.claim(PORT)
+    claims.release(PORT, first)
+    late = segments(Sent(10, 5, 150), Sent(15, 0, 160, RST), Sent(-1, 0, 190, SYN, sent=True), Sent(-1, 0, 200, SYN))
+    claims.hand_out(ports_of(late), late)
+    second.take(segments(Sent(0, 10, 300)))
 
     assert stamps_of_bytes(second, 10) == [300] * 10
+    assert second.facts().reset_by is None
 
 
 def test_a_segment_that_others_waited_for_is_late_and_one_that_came_twice_is_not() -> None:
     connection = opened()
-    take(connection, segments(Sent(0, 10, 100), Sent(20, 10, 200), Sent(30, 10, 300)))
-    take(connection, segments(Sent(10, 10, 400), Sent(30, 10, 500), Sent(40, 10, 600)))
+    connection.take(segments(Sent(0, 10, 100), Sent(20, 10, 200), Sent(30, 10, 300)))
+    connection.take(segments(Sent(10, 10, 400), Sent(30, 10, 500), Sent(40, 10, 600)))
 
     facts = connection.facts()
     assert (facts.late_segments, facts.retransmissions) == (1, 1)
