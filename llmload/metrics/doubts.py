@@ -41,12 +41,12 @@ def _is_chance(size: Size, totals: RunTotals) -> bool:
     """Whether a percentile of as many values moves as far from one run to the next anyway."""
     if size.statistic not in QUANTILES:
         return False
-    low, high = _interval(totals.distributions[size.figure], QUANTILES[size.statistic])
+    low, high = quantile_interval(totals.distributions[size.figure], QUANTILES[size.statistic])
     return (low is None or low <= size.low) and (high is None or size.high <= high)
 
 
-def _interval(values: Histogram, quantile: float) -> tuple[float | None, float | None]:
-    """Return between which values a percentile lies, by how many there are."""
+def quantile_interval(values: Histogram, quantile: float) -> tuple[float | None, float | None]:
+    """Return between which values a percentile lies with 95 % confidence, by how many there are; None: no bound."""
     low, high = (
         None if rank is None else values.quantile(rank / values.count)
         for rank in quantile_ranks(quantile, values.count)
@@ -97,7 +97,7 @@ def few_values(totals: RunTotals) -> Iterator[Doubt]:
         for name, quantile in QUANTILES.items() if count else ():
             if count >= values_needed(quantile):
                 continue
-            low, high = _interval(values, quantile)
+            low, high = quantile_interval(values, quantile)
             yield Doubt(
                 figure=figure,
                 statistic=name,

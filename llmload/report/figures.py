@@ -1,12 +1,14 @@
 """A run's figures as text: which ones its tables have, and the mark of those in doubt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from llmload.metrics.doubts import lines_of, marked
 from llmload.metrics.objective import LABELS
-from llmload.runs.summary import Summary
-from llmload.units import number
+from llmload.metrics.validity import Doubt
+from llmload.runs.summary import Figures, Summary
+from llmload.units import milliseconds, number, percent
 
 LATENCIES: Final = {LABELS[key]: key for key in ("ttft_s", "itl_s", "tpot_s", "e2e_s")}
 COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
@@ -23,6 +25,35 @@ def figure_text(summary: Summary, key: str, statistic: str | None, text: Callabl
 def tenths(value: float | None) -> str:
     """Return a number with one decimal."""
     return number(value, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A figure of a row for a stage: the header on two lines, the figure's key and statistic, and how it is written."""
+
+    header: str
+    key: str
+    statistic: str | None
+    text: Callable[[float | None], str]
+
+
+ROW_COLUMNS: Final = (
+    Column("requests\n/min", "requests_per_min", None, tenths),
+    Column("output\ntok/s", "output_tokens_per_s", None, tenths),
+    Column("tok/s of\na request", "request_output_tokens_per_s", "mean", tenths),
+    Column("TTFT\np50, ms", "ttft_s", "p50", milliseconds),
+    Column("TTFT\np95, ms", "ttft_s", "p95", milliseconds),
+    Column("TPOT\np50, ms", "tpot_s", "p50", milliseconds),
+    Column("\nfailed", "error_share", None, percent),
+)
+
+
+def row_cells(figures: Figures, doubts: Sequence[Doubt]) -> list[str]:
+    """Return a row's figures as text, marked where they are in doubt."""
+    return [
+        marked(column.text(figures.value(column.key, column.statistic)), doubts, column.key, column.statistic)
+        for column in ROW_COLUMNS
+    ]
 
 
 def doubt_lines(summary: Summary) -> list[str]:

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from llmload.capacity.result import capacity_report
-from llmload.metrics.doubts import marked, marks
+from llmload.metrics.doubts import marks
 from llmload.report.by_name import NAME_COLUMNS, name_rows
 from llmload.report.conclusion import conclusion
-from llmload.report.figures import COLUMNS, LATENCIES, doubt_lines, figure_text, tenths
+from llmload.report.figures import COLUMNS, LATENCIES, ROW_COLUMNS, doubt_lines, figure_text, row_cells, tenths
 from llmload.report.network import network_rows
 from llmload.runs.build_summary import cost_rows
 from llmload.runs.summary import Summary
@@ -84,18 +84,6 @@ def _title(summary: Summary) -> Text:
     return text
 
 
-STAGE_COLUMNS: Final = (
-    ("requests\n/min", "requests_per_min", None, tenths),
-    ("output\ntok/s", "output_tokens_per_s", None, tenths),
-    ("tok/s of\na request", "request_output_tokens_per_s", "mean", tenths),
-    ("TTFT\np50, ms", "ttft_s", "p50", milliseconds),
-    ("TTFT\np95, ms", "ttft_s", "p95", milliseconds),
-    ("TPOT\np50, ms", "tpot_s", "p50", milliseconds),
-    ("\nfailed", "error_share", None, percent),
-)
-"""Header, figure, statistic and text of each column of a row a stage."""
-
-
 def _stages(summary: Summary) -> list[Table]:
     """Return a table with a row for each stage, step or phase; none of a run of one load."""
     if not summary.stages or summary.capacity is not None:  # a search has its own table
@@ -103,14 +91,10 @@ def _stages(summary: Summary) -> list[Table]:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("\nstage", no_wrap=True)
     table.add_column("\nload", no_wrap=True)
-    for header, *_ in STAGE_COLUMNS:
-        table.add_column(header, justify="right", no_wrap=True)
+    for column in ROW_COLUMNS:
+        table.add_column(column.header, justify="right", no_wrap=True)
     for stage in summary.stages:
-        cells = (
-            marked(text(stage.value(key, statistic)), stage.doubts, key, statistic)
-            for _, key, statistic, text in STAGE_COLUMNS
-        )
-        table.add_row(Text(stage.name), stage.load_text, *cells)
+        table.add_row(Text(stage.name), stage.load_text, *row_cells(stage, stage.doubts))
     return [table]
 
 
@@ -193,17 +177,20 @@ def _by_name(summary: Summary) -> list[Table]:
     return [table]
 
 
+STAMPS: Final = {
+    "packet": "the kernel's packet ring",
+    "kernel": "the kernel",
+    "user": "the process",
+    "mixed": "several sources: see docs/stamps.md",
+}
+
+
 def _verdict(summary: Summary) -> list[Text]:
     verdict = summary.verdict
     head = Text("verdict ", style="default")
     head.append(verdict.level, style=STYLES[verdict.level])
-    stamps = {
-        "packet": "time stamps by the kernel's packet ring",
-        "kernel": "time stamps by the kernel",
-        "user": "time stamps by the process",
-        "mixed": "time stamps by several sources: see docs/stamps.md",
-    }
-    head.append(f"  {stamps.get(summary.stamp_source or '', '')}", style="dim")
+    stamps = STAMPS.get(summary.stamp_source or "")
+    head.append("" if stamps is None else f"  time stamps by {stamps}", style="dim")
     reasons = [Text(f"  {marks(reason)}{reason.level}: {reason.text}") for reason in verdict.reasons]
     return [head, *reasons, *(Text(f"  {line}", style="dim") for line in doubt_lines(summary))]
 

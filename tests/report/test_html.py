@@ -72,6 +72,25 @@ class TestFigures:
         requests = summary["requests"]
         assert f"started {requests['started']} completed {requests['completed']} failed {requests['failed']}" in text
 
+    def test_it_begins_with_what_was_found_and_what_was_run(self, run: Path) -> None:
+        text = words(page_of(run))
+
+        assert text.index("requests/min, TTFT p95") < text.index("; VALID") < text.index("What was run")
+        for fact in ("model m ", "engine vLLM at http", "max_tokens not set", "seed 0", "of warm-up", "run 20260101-"):
+            assert text.index("What was run") < text.index(fact) < text.index("Latency, ms"), fact
+
+    def test_a_rate_has_the_interval_that_its_batches_leave(self, run: Path) -> None:
+        low, high = re.findall(r"95%: ([\d.,]+) to ([\d.,]+) ", words(page_of(run)))[0]
+        measured = RunFolder(run).read("summary.json")["requests_per_min"]
+
+        assert float(low.replace(",", "")) < measured < float(high.replace(",", ""))
+
+    def test_stages_are_rows_before_the_charts(self, tmp_path: Path) -> None:
+        stage = {"name": "s1", "users": 2, "rate_per_s": None, "requests_per_min": 60.0, "ttft_s": {"p50": 0.25}}
+        text = words(page_of(finish(write_folder(tmp_path / "run", records(50)), stages=[stage])))
+
+        assert "s1 2 users 60.0 n/a n/a 250.0 " in text
+
     def test_the_verdict_comes_first_with_every_reason(self, tmp_path: Path) -> None:
         reasons = [{"level": "DEGRADED", "text": f"reason {index}"} for index in (1, 2)]
         verdict = {"level": "DEGRADED", "reasons": reasons}
@@ -241,7 +260,8 @@ class TestOrigins:
         text = words(page_of(write_folder(tmp_path / "run", [])))
 
         assert "The folder contains no request." in text
-        assert "n/a" in text
+        assert "4 users: nothing measured; INVALID" in text
+        assert "n/a" not in text, "there are no cards of nothing"
 
     def test_requests_on_other_machines_are_named_as_missing(self, tmp_path: Path) -> None:
         run = finish(write_folder(tmp_path / "run", records(100)))

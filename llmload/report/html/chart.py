@@ -161,6 +161,14 @@ def why_empty(runs: Sequence[ShownRun], otherwise: str) -> str:
     return otherwise if any(shown.run.totals.ended for shown in runs) else NO_REQUESTS
 
 
+def why_not_drawn(charts: Iterable[Chart]) -> list[str]:
+    """Return a line for each reason why charts are not drawn, with their titles."""
+    titles: dict[str, list[str]] = {}
+    for chart in charts:
+        titles.setdefault(chart.empty or "not measured.", []).append(chart.title)
+    return [f"{', '.join(of_reason)}: {reason}" for reason, of_reason in titles.items()]
+
+
 ERROR_BARS: Final = 60
 
 
@@ -219,7 +227,9 @@ def _curves(runs: Sequence[ShownRun], name_alone: str, of: Callable[[LoadedRun],
     """One run's curve is an area; those of several are lines, each in its run's colour."""
     if len(runs) == 1:
         run = runs[0].run
-        return [Series(name=name_alone, x=run.timeline.middles_s, y=of(run), colour=Colour.RATE, style="area")]
+        rates = of(run)
+        area = Series(name=name_alone, x=run.timeline.middles_s, y=rates, colour=Colour.RATE, style="area")
+        return [area] if any(rates) else []
     return [Series(name=each.name, x=each.run.timeline.middles_s, y=of(each.run), colour=each.colour) for each in runs]
 
 

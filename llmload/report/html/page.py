@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -17,10 +18,19 @@ from llmload.capacity.result import capacity_notes, capacity_text
 from llmload.errors import RunFolderError
 from llmload.metrics.doubts import marks
 from llmload.metrics.validity import Level
-from llmload.report.figures import COLUMNS, LATENCIES, doubt_lines, figure_text, tenths
+from llmload.report.conclusion import conclusion
+from llmload.report.figures import COLUMNS, LATENCIES, doubt_lines, figure_text
 from llmload.report.html.assets import PAGE
-from llmload.report.html.chart import Section, ShownRun, run_colour, sample_sections, time_charts
+from llmload.report.html.chart import (
+    Section,
+    ShownRun,
+    run_colour,
+    sample_sections,
+    time_charts,
+    why_not_drawn,
+)
 from llmload.report.html.load_charts import cdf_chart, latency_over_time, load_sections, token_chart
+from llmload.report.html.overview import stage_table, tiles, what_was_run
 from llmload.report.markdown import DEFINITIONS, groups
 from llmload.report.terminal import FAILURE_COLUMNS
 from llmload.runs.folder import PromptFacts, RunFolder
@@ -66,7 +76,10 @@ def render(loaded: Sequence[LoadedRun]) -> str:
         title=_title(loaded),
         data=_embedded([chart.to_dict() if chart.drawn else None for chart in charts]),
         runs=[_run(run, several=alone is None) for run in runs],
-        tiles=[] if alone is None else _tiles(alone),
+        about=[] if alone is None else what_was_run(loaded[0]),
+        command=None if alone is None else " ".join(map(shlex.quote, loaded[0].manifest.command)),
+        tiles=[] if alone is None else tiles(loaded[0]),
+        stages=None if alone is None else stage_table(alone),
         latencies=None if alone is None else _latencies(alone),
         groups=_groups(loaded),
         failure_columns=FAILURE_COLUMNS,
@@ -178,7 +191,7 @@ def _run(shown: ShownRun, *, several: bool) -> dict[str, Any]:
     return {
         "name": shown.name,
         "run_id": summary.run_id,
-        "scenario": summary.scenario,
+        "conclusion": conclusion(summary),
         "simulated": summary.simulated,
         "verdict": summary.verdict,
         "capacity": _capacity(summary.capacity),
@@ -188,11 +201,9 @@ def _run(shown: ShownRun, *, several: bool) -> dict[str, Any]:
         "doubts": doubt_lines(summary),
         "facts": [
             *([f"{summary.scenario}: {summary.model} on {summary.engine}"] if several else []),
-            summary.load.text,
-            *([] if summary.edited is None else [summary.edited.text]),
-            "nothing measured" if summary.window_s is None else f"{number(summary.window_s, 1)} s measured",
-            time.strftime("started %Y-%m-%d %H:%M:%S UTC", started),
-            f"run {summary.run_id}",
+            *([summary.load.text] if several else []),
+            *([summary.edited.text] if several and summary.edited else []),
+            *([time.strftime("started %Y-%m-%d %H:%M:%S UTC", started), f"run {summary.run_id}"] if several else []),
             *_left_out(manifest.prompts),
         ],
         "sources": _sources(shown.run),
@@ -240,56 +251,36 @@ def _sources(run: LoadedRun) -> list[str]:
     return found
 
 
-def _tiles(summary: Summary) -> list[dict[str, str]]:
-    speed, goodput = figure_text(summary, "request_output_tokens_per_s", "mean", tenths), summary.goodput_per_min
-    has_slo = goodput is not None and goodput != summary.requests_per_min
-    good = f"goodput {number(goodput, 1)}" if has_slo else ""
-    return [
-        _tile("request speed", speed, "tok/s", "" if speed == UNKNOWN else "mean"),
-        _tile("requests/min", figure_text(summary, "requests_per_min", None, tenths), "", good),
-        _tile("system output", figure_text(summary, "output_tokens_per_s", None, tenths), "tok/s"),
-        *(_latency_tile(summary, name, key) for name, key in LATENCIES.items()),
-    ]
-
-
-def _latency_tile(summary: Summary, name: str, key: str) -> dict[str, str]:
-    p50, p95 = (figure_text(summary, key, statistic, milliseconds) for statistic in ("p50", "p95"))
-    return _tile(f"{name} p50", p50, "ms", "" if p95 == UNKNOWN else f"p95 {p95} ms")
-
-
-def _tile(name: str, value: str, unit: str, beside: str = "") -> dict[str, str]:
-    return {"name": name, "value": value, "unit": "" if value == UNKNOWN else unit, "beside": beside}
-
-
-def _latencies(summary: Summary) -> dict[str, Any]:
+def _latencies(summary: Summary) -> dict[str, Any] | None:
+    """Return a row for each latency that was measured; None without any."""
     rows = []
     for name, key in LATENCIES.items():
-        cells = [figure_text(summary, key, column, milliseconds) for column in COLUMNS]
-        rows.append((name, [*cells, number(summary.value(key, "count"), 0)]))
-    return {"columns": (*COLUMNS, "count"), "rows": rows}
+        if summary.distribution(key) is not None:
+            cells = [figure_text(summary, key, column, milliseconds) for column in COLUMNS]
+            rows.append((name, [*cells, number(summary.value(key, "count"), 0)]))
+    return {"columns": (*COLUMNS, "count"), "rows": rows} if rows else None
 
 
 def _groups(loaded: Sequence[LoadedRun]) -> list[dict[str, Any]]:
-    """Return the tables; the latencies of a single run are in `_latencies` instead."""
+    """Return the tables, without rows of what no run has measured; of a single run without those shown above them."""
     single = len(loaded) == 1
-    return [
-        {
-            "title": group.title,
-            "rows": [row for row in group.rows if any(cell != UNKNOWN for cell in row.cells) or len(row.cells) == 1],
-        }
+    shown = [
+        {"title": group.title, "rows": [row for row in group.rows if any(cell != UNKNOWN for cell in row.cells)]}
         for group in groups([run.summary for run in loaded])
-        if not (single and group.title.endswith(", ms"))
+        if not (single and (group.title == "Run" or group.title.endswith(", ms")))
     ]
+    return [group for group in shown if group["rows"]]
 
 
 def _numbered(shown: Sequence[Section]) -> list[dict[str, Any]]:
-    """Return the sections with each chart's index in the embedded data."""
-    index = count()
-    return [
-        {
-            "title": section.title,
-            "note": section.note,
-            "charts": [{"index": next(index), "chart": chart} for chart in section.charts],
-        }
-        for section in shown
-    ]
+    """Return the sections with each chart's index in the embedded data; the last says which have no chart, and why."""
+    index, found, missing = count(), [], []
+    for section in shown:
+        charts = [(next(index), chart) for chart in section.charts]
+        drawn = [(at, chart) for at, chart in charts if chart.drawn]
+        not_drawn = why_not_drawn(chart for _, chart in charts if not chart.drawn)
+        if drawn:
+            found.append({"title": section.title, "note": section.note, "charts": drawn, "missing": not_drawn})
+        else:
+            missing += not_drawn
+    return [*found, *([{"title": "Not drawn", "note": "", "charts": [], "missing": missing}] if missing else [])]
