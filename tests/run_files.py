@@ -12,7 +12,7 @@ from llmload.prompts.workload import PromptPlan
 from llmload.prompts.workload import load as load_prompts
 from llmload.runs.build_summary import RunOutcome, build_summary
 from llmload.runs.folder import Manifest
-from llmload.runs.summary import StageSummary, Summary
+from llmload.runs.summary import NameSummary, StageSummary, Summary
 from llmload.runs.summary_parts import CapacityResult, CostSummary, EngineMetrics, GpuMetrics
 from llmload.scenario import Scenario
 
@@ -79,6 +79,8 @@ def filled(changes: Mapping[str, Any]) -> dict[str, Any]:
         whole["gates"] = [{"objective": "error_share < 1", "figure": None} | gate for gate in whole["gates"]]
     if "stages" in whole:
         whole["stages"] = [_unknown(StageSummary) | {"doubts": []} | filled(stage) for stage in whole["stages"]]
+    if whole.get("by_name"):
+        whole["by_name"] = [_unknown(NameSummary) | {"doubts": []} | filled(name) for name in whole["by_name"]]
     for name, model in (("engine_metrics", EngineMetrics), ("gpu_metrics", GpuMetrics), ("cost", CostSummary)):
         if whole.get(name) is not None:
             counts = {key: 0 for key in model.model_fields if key.startswith("client_") and key.endswith("_tokens")}

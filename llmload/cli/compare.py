@@ -115,7 +115,7 @@ def _show(
     markdown: Path | None,
 ) -> None:
     from llmload.compare import text as tables
-    from llmload.report.checks import write_junit
+    from llmload.report.checks import Suite, write_junit
     from llmload.report.markdown import write_page
     from llmload.report.terminal import console
 
@@ -132,6 +132,6 @@ def _show(
     else:
         console().print(tables.comparison_report(comparison, base, candidate, notes))
     if junit is not None:
-        write_junit(junit, [("compare", tables.comparison_checks(comparison))])
+        write_junit(junit, [Suite(name="compare", checks=tables.comparison_checks(comparison))])
     if markdown is not None:
         write_page(markdown, tables.comparison_markdown(comparison, base, candidate, notes))

@@ -157,10 +157,10 @@ def _say_what_is_missing(runs: list[RunFolder]) -> int:
 
 
 def _write_junit(file: Path, runs: list[RunFolder]) -> None:
-    from llmload.report.checks import run_checks, write_junit
+    from llmload.report.checks import run_suite, write_junit
 
-    summaries = _summaries(runs)
-    write_junit(file, [(summary.run_id, run_checks(summary)) for summary in summaries])
+    pairs = zip(runs, _summaries(runs), strict=True)
+    write_junit(file, [run_suite(summary.run_id, summary, run.manifest()) for run, summary in pairs])
 
 
 def _write_files(runs: list[RunFolder], html: str | None, csv_file: Path | None, parquet: Path | None) -> bool:

@@ -107,7 +107,7 @@ def _show(
     as_json: bool,
 ) -> ExitCode:
     """Show the runs and write what belongs to all of them; FAILED if a file cannot be written."""
-    from llmload.report.checks import run_checks, write_junit
+    from llmload.report.checks import run_suite, write_junit
     from llmload.report.markdown import job_summary, write_page
     from llmload.report.repeats import REPEAT, repeat_markdown, repeat_report, repeated
     from llmload.report.terminal import console
@@ -129,7 +129,9 @@ def _show(
         terminal.print(f"runs in: {group}", soft_wrap=True)
     if junit := changes.get("junit"):
         with faults.tolerated(Path(str(junit)), "it"):
-            write_junit(Path(str(junit)), [(summary.run_id, run_checks(summary)) for summary in summaries])
+            runs = zip(folders, summaries, strict=True)
+            suites = [run_suite(summary.run_id, summary, RunFolder(run).manifest()) for run, summary in runs]
+            write_junit(Path(str(junit)), suites)
     if markdown := changes.get("markdown"):
         pages = [repeat_markdown(asked, summaries), *map(job_summary, summaries)]
         with faults.tolerated(Path(str(markdown)), "it"):

@@ -154,7 +154,12 @@ class RunCoordinator:
 
     def note_times(self) -> None:
         """Write when window and stages began into the manifest, so that a run that crashes can still be judged."""
-        self.folder.note_manifest(self._manifest.with_times(self._times(), self.ended_unix_s, self._edits))
+        self.folder.note_manifest(self.manifest)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest with what is known by now."""
+        return self._manifest.with_times(self._times(), self.ended_unix_s, self._edits)
 
     @property
     def is_edited(self) -> bool:

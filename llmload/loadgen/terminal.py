@@ -22,7 +22,7 @@ from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import RECENT_S, LivePoint, LiveView, RunSource, rates
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import check_in_words
-from llmload.report.checks import run_checks, write_junit
+from llmload.report.checks import run_suite, write_junit
 from llmload.report.html.page import render
 from llmload.report.markdown import job_summary, write_page
 from llmload.report.terminal import STYLES, console, run_report
@@ -337,7 +337,7 @@ def write_for_ci(coordinator: RunCoordinator, junit: str | None, markdown: str |
     faults = coordinator.folder.faults
     if junit is not None:
         with faults.tolerated(Path(junit), "it"):
-            write_junit(Path(junit), [(coordinator.scenario.scenario.name, run_checks(summary))])
+            write_junit(Path(junit), [run_suite(summary.scenario, summary, coordinator.manifest)])
     if markdown is not None:
         with faults.tolerated(Path(markdown), "it"):
             write_page(Path(markdown), job_summary(summary))

@@ -1,7 +1,9 @@
 """The checks of a run: its measurement, requests, capacity search and gates; what fails a pipeline; JUnit XML."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -11,7 +13,9 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from llmload.capacity.result import capacity_text
 from llmload.errors import ExitCode, RunFolderError
 from llmload.metrics.validity import Level
+from llmload.report.conclusion import conclusion
 from llmload.report.figures import doubt_lines
+from llmload.runs.folder import Manifest
 from llmload.runs.summary import Summary
 from llmload.runs.writing import UNWRITTEN_FILES
 
@@ -38,12 +42,74 @@ class Check:
     text: str
 
 
-def write_junit(file: Path, suites: Iterable[tuple[str, Iterable[Check]]]) -> None:
-    """Write checks as JUnit XML, a test suite per named group; RunFolderError if the file cannot be written."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """Checks that belong together, and of what they are: a run, or a comparison."""
+
+    name: str
+    checks: Sequence[Check]
+    started_unix_s: float | None = None
+    length_s: float = 0.0
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_suite(name: str, summary: Summary, manifest: Manifest | None) -> Suite:
+    """Return a run's checks with its times, what was run and its main figures; `manifest` is None where it is lost."""
+    started_s = None if manifest is None else manifest.started_unix_s
+    ended_s = None if manifest is None else manifest.ended_unix_s
+    return Suite(
+        name=name,
+        checks=run_checks(summary),
+        started_unix_s=started_s,
+        length_s=0.0 if started_s is None or ended_s is None else max(0.0, ended_s - started_s),
+        properties=_properties(summary, manifest),
+    )
+
+
+FIGURES: Final = (
+    "requests_per_min",
+    "output_tokens_per_s",
+    "request_output_tokens_per_s mean",
+    "ttft_s p50",
+    "ttft_s p95",
+)
+"""The figures among a suite's properties: keys and statistics of summary.json."""
+
+
+def _properties(summary: Summary, manifest: Manifest | None) -> dict[str, str]:
+    """What was run and found; without what is not known."""
+    engine = None if manifest is None else manifest.engine
+    found = {
+        "run": summary.run_id,
+        "scenario": summary.scenario,
+        "model": summary.model,
+        "engine": summary.engine,
+        "engine_version": engine and engine.version,
+        "load": summary.load.text,
+        "seed": None if manifest is None else str(manifest.seed),
+        "command": None if manifest is None else shlex.join(manifest.command),
+        "verdict": str(summary.verdict.level),
+        "conclusion": conclusion(summary),
+    }
+    for name in FIGURES:
+        key, _, statistic = name.partition(" ")
+        value = summary.value(key, statistic or None)
+        found[name] = None if value is None else f"{value:.6g}"
+    return {name: value for name, value in found.items() if value}
+
+
+def write_junit(file: Path, suites: Iterable[Suite]) -> None:
+    """Write checks as JUnit XML, a test suite per group; RunFolderError if the file cannot be written."""
     document = JUnitXml("llmload")
-    for name, checks in suites:
-        suite = TestSuite(name)
-        suite.add_testcases([_case(name, check) for check in checks])
+    for each in suites:
+        suite = TestSuite(each.name)
+        for name, value in each.properties.items():
+            suite.add_property(name, value)
+        # the first check is of the measurement, which took all the time; the others only read its figures
+        lengths_s = (each.length_s, *(0.0 for _ in each.checks))
+        suite.add_testcases([_case(each.name, *of) for of in zip(each.checks, lengths_s, strict=False)])
+        if each.started_unix_s is not None:
+            suite.timestamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(each.started_unix_s))
         document.add_testsuite(suite)
     try:
         document.write(str(file), pretty=True)
@@ -51,8 +117,8 @@ def write_junit(file: Path, suites: Iterable[tuple[str, Iterable[Check]]]) -> No
         raise RunFolderError(f"{file}: cannot be written: {error.strerror}") from None
 
 
-def _case(suite: str, check: Check) -> TestCase:
-    case = TestCase(check.name, f"llmload.{suite}", 0.0)
+def _case(suite: str, check: Check, length_s: float) -> TestCase:
+    case = TestCase(check.name, f"llmload.{suite}", round(length_s, 3))
     kinds = {Judgement.FAILED: Failure, Judgement.UNDECIDED: Error, Judgement.SKIPPED: Skipped}
     kind = kinds.get(check.judgement)
     if kind is None:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from llmload.errors import ConfigError, RunFolderError
-from llmload.report.checks import Check, Judgement, exit_code_of, failed, run_checks, write_junit
+from llmload.report.checks import Check, Judgement, Suite, exit_code_of, failed, run_checks, run_suite, write_junit
 from llmload.report.markdown import as_markdown, job_summary, write_page
 from llmload.report.terminal import console, run_report
 from llmload.runs.build_summary import judge_gates
@@ -15,7 +15,7 @@ from llmload.runs.summary import Summary
 from llmload.scenario import load_scenario
 from llmload.scenario.sections import Gates
 from llmload.units import escaped
-from tests.run_files import summary_of
+from tests.run_files import manifest_of, summary_of
 
 JUNIT_10 = {
     "testsuites": {"name", "time", "tests", "failures", "disabled", "errors"},
@@ -63,7 +63,7 @@ def test_what_is_in_doubt_is_marked_in_terminal_job_summary_table_and_junit(tmp_
         screen.print(run_report(doubtful))
     lines = ["~ TTFT: few values: p95 needs 400", "~ ITL p99 between 100.0 and 700.0 ms: chunks share a stamp"]
 
-    write_junit(tmp_path / "junit.xml", [("s", run_checks(doubtful))])
+    write_junit(tmp_path / "junit.xml", [run_suite("s", doubtful, None)])
     texts = {
         "terminal": shown.get(),
         "job": job_summary(doubtful),
@@ -157,7 +157,7 @@ def test_junit_follows_the_schema_of_ci_systems(tmp_path: Path) -> None:
     file = tmp_path / "out.xml"
     checks = [Check(name=f"a < {kind}", judgement=kind, text='<&"> é') for kind in Judgement]
 
-    write_junit(file, [("one", checks), ("two", checks[:1])])
+    write_junit(file, [Suite(name="one", checks=checks), Suite(name="two", checks=checks[:1])])
 
     root = ET.fromstring(file.read_bytes())  # noqa: S314 - our own file
     assert root.tag == "testsuites"
@@ -174,6 +174,21 @@ def test_junit_follows_the_schema_of_ci_systems(tmp_path: Path) -> None:
     assert [[child.tag for child in case] for case in one] == [["system-out"], ["failure"], ["error"], ["skipped"]]
     assert one[1][0].get("message") == '<&"> é'
     assert two.get("tests") == "1"
+
+
+def test_junit_says_what_was_run_when_how_long_and_what_was_found(tmp_path: Path) -> None:
+    file = tmp_path / "out.xml"
+    manifest = manifest_of(ended_unix_s=76.5, seed=7, command=["locust", "--set", "a=b c"])
+
+    write_junit(file, [run_suite("run", summary("ttft_s p95 < 0.5"), manifest)])
+
+    (suite,) = ET.fromstring(file.read_bytes())  # noqa: S314 - our own file
+    assert (suite.get("timestamp"), float(suite.get("time", "0"))) == ("1970-01-01T00:00:01", 75.5)
+    assert [float(case.get("time", "-1")) for case in suite.iter("testcase")] == [75.5, 0, 0]
+    properties = {each.get("name"): each.get("value") for each in suite.iter("property")}
+    assert properties | {"seed": "7", "command": "locust --set 'a=b c'", "ttft_s p95": "0.4"} == properties
+    assert properties["conclusion"] == "1 user: 100 requests/min, TTFT p95 400 ms; VALID"
+    assert "engine_version" not in properties, "it is not known"
 
 
 def test_the_page_names_failures_and_escapes_its_cells() -> None:

@@ -91,6 +91,14 @@ class TestFigures:
 
         assert "s1 2 users 60.0 n/a n/a 250.0 " in text
 
+    def test_names_are_rows_before_the_charts(self, tmp_path: Path) -> None:
+        counts = {"completed": 8, "failed": 1, "censored": 0, "errors": {}}
+        ask = {"name": "ask <b>", "requests_per_min": 60.0, **counts}
+        text = words(page_of(finish(write_folder(tmp_path / "run", records(50)), by_name=[ask])))
+
+        assert "By name" in text
+        assert "ask <b> 8 1 60.0 n/a n/a" in text
+
     def test_the_verdict_comes_first_with_every_reason(self, tmp_path: Path) -> None:
         reasons = [{"level": "DEGRADED", "text": f"reason {index}"} for index in (1, 2)]
         verdict = {"level": "DEGRADED", "reasons": reasons}

@@ -7,6 +7,7 @@ import numpy as np
 
 from llmload.metrics.doubts import quantile_interval
 from llmload.metrics.requests import QUANTILES
+from llmload.report.by_name import NAME_COLUMNS, name_rows
 from llmload.report.figures import LATENCIES, ROW_COLUMNS, figure_text, row_cells, tenths
 from llmload.report.terminal import STAMPS
 from llmload.runs.folder import Manifest
@@ -139,7 +140,7 @@ def _rate_interval(run: LoadedRun) -> tuple[str, str] | None:
     return None if found is None else (number(max(0.0, found[0]), 1), number(found[1], 1))
 
 
-# A row a stage.
+# A row a stage, and a row a name.
 
 
 def stage_table(summary: Summary) -> dict[str, Any] | None:
@@ -150,3 +151,9 @@ def stage_table(summary: Summary) -> dict[str, Any] | None:
         "columns": [column.header.replace("\n/", "/").replace("\n", " ").strip() for column in ROW_COLUMNS],
         "rows": [(stage.name, stage.load_text, row_cells(stage, stage.doubts)) for stage in summary.stages],
     }
+
+
+def name_table(summary: Summary) -> dict[str, Any] | None:
+    """Return the table with a row for each name of requests; None where they have none."""
+    rows = name_rows(summary)
+    return {"columns": NAME_COLUMNS[1:], "rows": [(row[0], row[1:]) for row in rows]} if rows else None

@@ -30,7 +30,7 @@ from llmload.report.html.chart import (
     why_not_drawn,
 )
 from llmload.report.html.load_charts import cdf_chart, latency_over_time, load_sections, token_chart
-from llmload.report.html.overview import stage_table, tiles, what_was_run
+from llmload.report.html.overview import name_table, stage_table, tiles, what_was_run
 from llmload.report.markdown import DEFINITIONS, groups
 from llmload.report.terminal import FAILURE_COLUMNS
 from llmload.runs.folder import PromptFacts, RunFolder
@@ -80,6 +80,7 @@ def render(loaded: Sequence[LoadedRun]) -> str:
         command=None if alone is None else " ".join(map(shlex.quote, loaded[0].manifest.command)),
         tiles=[] if alone is None else tiles(loaded[0]),
         stages=None if alone is None else stage_table(alone),
+        by_name=None if alone is None else name_table(alone),
         latencies=None if alone is None else _latencies(alone),
         groups=_groups(loaded),
         failure_columns=FAILURE_COLUMNS,
