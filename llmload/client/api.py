@@ -11,6 +11,7 @@ from llmload.client.chunk_fields import text_in, unknown_fields
 from llmload.client.errors import error_in_object
 from llmload.client.settings import ClientSettings
 from llmload.client.token_counts import TokenCounts, UsageLog, against_chunks, count_in
+from llmload.client.words import Words
 from llmload.prompts.conversation import Message, Prompt
 from llmload.record import StampArray, TokenSource
 
@@ -25,8 +26,8 @@ class ApiProtocol(Protocol):
     def encode(self, prompt: Prompt) -> bytes:
         """Return the body of the prompt's request."""
 
-    def new_answer(self) -> StreamState:
-        """Return the answer to a request, before any of it has arrived."""
+    def new_answer(self, words: Words | None = None) -> StreamState:
+        """Return the answer to a request, before any of it has arrived; its words are kept only where asked."""
 
 
 class ChatApi:
@@ -56,9 +57,10 @@ class ChatApi:
         """Return the body of the prompt's request."""
         return orjson.dumps(self.fields(prompt), option=orjson.OPT_SERIALIZE_NUMPY)
 
-    def new_answer(self) -> "ChatStream":
-        """Return the answer to a request, before any of it has arrived."""
-        return ChatStream(count_in(self._settings.body, "n") or 1)
+    def new_answer(self, words: Words | None = None) -> "ChatStream":
+        """Return the answer to a request, before any of it has arrived; its words are kept only where asked."""
+        choices = count_in(self._settings.body, "n") or 1
+        return ChatStream(choices) if words is None else WordyChatStream(choices, words)
 
 
 _MAX_CHOICES: Final = 1024
@@ -201,6 +203,31 @@ class ChatStream(StreamState):
         return f"the answer ended with a finish_reason for {len(self._ended)} of {choices} choices"
 
 
+class WordyChatStream(ChatStream):
+    """The same with its words kept: each event is parsed, for none comes in a frame whose text is only counted."""
+
+    __slots__ = ("_said",)
+
+    def __init__(self, choices: int, words: Words) -> None:
+        super().__init__(choices)
+        self._said = words
+        words.clear()
+
+    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
+        super()._take_chunk(arrived_ns, chunk)
+        self._keep(chunk)
+        return None
+
+    def _take_whole(self, answer: dict[str, Any]) -> None:
+        super()._take_whole(answer)
+        self._keep(answer)
+
+    def _keep(self, answer: dict[str, Any]) -> None:
+        for choice in answer.get("choices") or ():
+            if choice.get("index", 0) == 0:
+                self._said.take_choice(choice)
+
+
 _SPEAKER: Final = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
 _RENAMED: Final = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
 
@@ -222,9 +249,9 @@ class TgiApi:
         parameters = generate_parameters({**self._body, **prompt.fields})
         return orjson.dumps({"inputs": render(prompt.messages), "parameters": parameters})
 
-    def new_answer(self) -> "TgiStream":
-        """Return the answer to a request, before any of it has arrived."""
-        return TgiStream()
+    def new_answer(self, words: Words | None = None) -> "TgiStream":
+        """Return the answer to a request, before any of it has arrived; its words are kept only where asked."""
+        return TgiStream() if words is None else WordyTgiStream(words)
 
 
 class TgiStream(StreamState):
@@ -271,6 +298,28 @@ class TgiStream(StreamState):
         prefill = details.get("prefill")
         self._prefill = len(prefill) if isinstance(prefill, list) else 0
         self._details = {key: details.get(key) for key in ("generated_tokens", "input_length")}
+
+
+class WordyTgiStream(TgiStream):
+    """The same with its words kept."""
+
+    __slots__ = ("_said",)
+
+    def __init__(self, words: Words) -> None:
+        super().__init__()
+        self._said = words
+        words.clear()
+
+    def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
+        super()._take_chunk(arrived_ns, chunk)
+        token = chunk.get("token")
+        if token and not token.get("special"):
+            self._said.take_text(token.get("text"))
+        return None
+
+    def _take_whole(self, answer: dict[str, Any]) -> None:
+        super()._take_whole(answer)
+        self._said.take_text(answer.get("generated_text"))
 
 
 def render(messages: tuple[Message, ...]) -> str:

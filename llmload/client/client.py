@@ -24,6 +24,7 @@ from llmload.client.reactor import Reactor, current_reactor
 from llmload.client.segments import WireFacts
 from llmload.client.settings import ClientSettings, Deadline, request_headers, tls_context, to_ns
 from llmload.client.transport import Pool, Route, endpoint_of, proxy_for
+from llmload.client.words import Words
 from llmload.errors import ConfigError
 from llmload.prompts.conversation import Prompt
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord, StampSource
@@ -110,9 +111,12 @@ class ChatClient(ABC):
         stage: str | None = None,
         scheduled_ns: int | None = None,
         salt: str | None = None,
+        words: Words | None = None,
     ) -> RequestRecord:
         """
         Send the prompt, its messages salted if there is a salt, wait for the answer and return its record.
+
+        What the answer says is kept in `words`, where they are given.
 
         Never raises for what an engine or network does: a failure is a record with an error. When its greenlet is
         killed while it waits, it closes the stream and returns a record with outcome `censored` instead of raising
@@ -130,9 +134,8 @@ class ChatClient(ABC):
         )
         due_ns = started_ns if scheduled_ns is None else scheduled_ns
         deadline = Deadline(settings.timeouts, due_ns, stream=settings.stream)
-        return send_with_retries(
-            request, deadline, self._api.new_answer, send, retries=settings.retries, secrets=self._secrets
-        )
+        new_answer = self._api.new_answer if words is None else partial(self._api.new_answer, words)
+        return send_with_retries(request, deadline, new_answer, send, retries=settings.retries, secrets=self._secrets)
 
     @abstractmethod
     def _sender(self, prompt: Prompt, salt: str | None) -> Send:
