@@ -1,10 +1,6 @@
-"""Chat users in a closed loop; `locust --config scenarios/demo.toml` starts them."""
+"""Chat users in a closed loop: `locust -f locustfiles/chat.py --host URL`, or with a scenario, `--config FILE`."""
 
-from locust import events
-
-from llmload.loadgen.users import ChatUser, install
-
-install(events)
+from llmload import ChatUser
 
 
 class Chat(ChatUser):

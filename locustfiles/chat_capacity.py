@@ -1,10 +1,6 @@
 """Chat users in a search for a capacity; `locust --config scenarios/capacity.toml` starts them."""
 
-from locust import events
-
-from llmload.loadgen.users import CapacityShape, ChatUser, install
-
-install(events)
+from llmload import CapacityShape, ChatUser
 
 
 class Chat(ChatUser):

@@ -1,10 +1,6 @@
 """Chat users in stages; `locust --config scenarios/demo-staged.toml` starts them."""
 
-from locust import events
-
-from llmload.loadgen.users import ChatUser, StagedShape, install
-
-install(events)
+from llmload import ChatUser, StagedShape
 
 
 class Chat(ChatUser):

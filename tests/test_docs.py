@@ -46,6 +46,8 @@ ELSEWHERE = {
     "llmload run capacity": "tests/loadgen/test_capacity.py",
     "llmload run demo-capacity": "tests/loadgen/test_capacity.py",
     "locust --config scenarios/demo-capacity.toml": "tests/loadgen/test_capacity.py",
+    "locust -f locustfiles/assistant.py": "tests/loadgen/test_own_users.py",
+    "locust -f locustfiles/rag.py": "tests/loadgen/test_own_users.py",
     "locust --config scenarios/demo-spike.toml": "tests/loadgen/test_spike.py",
     "llmload vram": "tests/sizing/test_cli.py",
     "llmload engine simulate": "tests/simulator/test_command.py",

@@ -29,9 +29,10 @@ from llmload.loadgen.locust_compat import (
 )
 from llmload.loadgen.locust_statistics import silence_tables
 from llmload.loadgen.metrics_server import MetricsEndpoint
-from llmload.loadgen.node import Node, node_of
+from llmload.loadgen.node import Node, has_own_tasks, node_of
 from llmload.loadgen.options import limit_is_option
 from llmload.loadgen.other_users import other_users
+from llmload.loadgen.own_users import check_load
 from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.preparation import Preparation
 from llmload.metrics.by_name import NamedTotals
@@ -69,6 +70,7 @@ class CoordinatingNode(Node):
             environment.process_exit_code = ExitCode.INVALID  # so that an end that passes us by is never good
         scenario = self.scenario
         scenario.load.check_shape(shape_kind(environment))
+        check_load(environment, scenario.load)
         terminal.interval_s(self.options.progress)
         self._meet_engine(scenario)
         if preparation.is_default:
@@ -190,6 +192,7 @@ class CoordinatingNode(Node):
             deployment=self.preparation.deployment,
             workers=len(workers) or 1,
             limit_is_option=limit_is_option(file, self.options),
+            users_vary=has_own_tasks(self.environment),
         )
         coordinator.open_folder()
         coordinator.engine_scraper.begin()

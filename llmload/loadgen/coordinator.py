@@ -51,6 +51,7 @@ class RunCoordinator:
         deployment: EngineInfo | None,
         workers: int,
         limit_is_option: bool = False,
+        users_vary: bool = False,
     ) -> None:
         self.scenario = scenario
         self.run_id = new_run_id(scenario.scenario.name)
@@ -71,6 +72,8 @@ class RunCoordinator:
         self._deployment = deployment
         self._ended_ns: int | None = None
         self._load_over_s: float | None = None
+        self.users_vary = users_vary
+        """Whether not every user has a request in flight all the time: a locustfile's own tasks."""
         self._limit_is_option = limit_is_option
         """Whether the load's time limit is `--run-time` alone, which the scenario does not have."""
         self._asked_s = scenario.load.asked_s(scenario_file.parent)
@@ -265,7 +268,7 @@ class RunCoordinator:
         return {
             **figures,
             "concurrency_shortfall": self._shortfall(headline),
-            "window_edges": _edges(headline),
+            "window_edges": self._edges(headline),
             **self.conditions.figures(),
         }
 
@@ -278,10 +281,23 @@ class RunCoordinator:
         """
         if self.conditions.missing_workers:
             return None
-        users, window_s = headline.scenario.load.busy_users, headline.window_s
+        users, window_s = self._busy_users(headline), headline.window_s
         if users is None or self.span.window.end_ns is None or not window_s or not headline.totals.completed_in_window:
             return None
         return 1 - headline.totals.busy_s / (users * window_s)
+
+    def _edges(self, headline: Headline) -> float | None:
+        """
+        Return how many answers the window's edges cut, as a part of those that ended in it; None if it is not known.
+
+        At each edge a user waits for one: of these one counts whole and one not at all, so a rate may be that far off.
+        """
+        users, answers = self._busy_users(headline), headline.totals.completed_in_window
+        return None if users is None or not answers else users / answers
+
+    def _busy_users(self, headline: Headline) -> int | None:
+        """Return how many users have a request in flight all the time; None where that is not known."""
+        return None if self.users_vary else headline.scenario.load.busy_users
 
     def finish(
         self,
@@ -389,13 +405,3 @@ class RunCoordinator:
 
     def _unix_s(self, moment_ns: int | None) -> float | None:
         return None if moment_ns is None else (moment_ns + self._unix_offset_ns) / NS_PER_S
-
-
-def _edges(headline: Headline) -> float | None:
-    """
-    Return how many answers the window's edges cut, as a part of those that ended in it; None where that is not known.
-
-    At each edge a user waits for one; of these one counts whole and one not at all, so a rate may be off by as much.
-    """
-    users, answers = headline.scenario.load.busy_users, headline.totals.completed_in_window
-    return None if users is None or not answers else users / answers

@@ -75,6 +75,8 @@ class Limits:
 def _most_in_flight(coordinator: RunCoordinator) -> int | None:
     """Return how many requests may have been in flight at a time by now; None where that is not known."""
     load, timeline = coordinator.scenario.load, coordinator.timeline
+    if coordinator.users_vary:  # a task may send several at a time
+        return None
     if load.is_open_loop:
         return load.in_flight_limit
     if coordinator.search is not None:

@@ -197,7 +197,8 @@ class SendingNode(Node):
     def _open_session(
         self, scenario: Scenario, workload: Workload, shard: WorkerShard, run_id: str, *, base_dir: Path, start_ns: int
     ) -> Session:
-        session = open_session(scenario, workload, shard, run_id, start_ns)
+        name = REQUEST_NAME if has_own_tasks(self.environment) else None
+        session = open_session(scenario, workload, shard, run_id, start_ns, name=name)
         schedule = open_schedule(session, shard, self.environment, REQUEST_NAME, base_dir)
         self.session = session
         self.spawn("counting requests", session.keep_counting)
@@ -224,7 +225,7 @@ class SendingNode(Node):
         record = context.get("record")
         if isinstance(record, RequestRecord) and self.session is not None:
             self.session.record(record)
-            log_rows(self.environment, REQUEST_NAME, record)
+            log_rows(self.environment, record.name or REQUEST_NAME, record)
 
     def _drain(self) -> None:
         """Let what is in flight finish for up to the drain timeout, then cut the rest."""
@@ -243,6 +244,11 @@ class SendingNode(Node):
             self.session.close()
 
 
+def has_own_tasks(environment: Environment) -> bool:
+    """Return whether users run whose requests are not just the scenario's prompts, one after the other."""
+    return any(not getattr(each, "replays_prompts", False) for each in environment.user_classes)
+
+
 # Users and shapes find their process's node by Locust's environment.
 
 _NODES: Final[WeakKeyDictionary[Environment, Node]] = WeakKeyDictionary()
@@ -254,11 +260,11 @@ def set_node(environment: Environment, node: Node) -> None:
 
 
 def node_of(environment: Environment) -> Node:
-    """Return the process's node; RuntimeError if the locustfile has not called `install`."""
+    """Return the process's node; RuntimeError where the locustfile's import has not joined llmload to Locust."""
     try:
         return _NODES[environment]
     except KeyError:
-        raise RuntimeError("a locustfile must call llmload.loadgen.users.install(locust.events)") from None
+        raise RuntimeError("a locustfile imports its users so: from llmload import LlmUser") from None
 
 
 def sending_node(environment: Environment) -> SendingNode:

@@ -7,14 +7,14 @@ from collections import Counter
 from typing import Final
 
 from llmload.loadgen.locust_statistics import exceptions_of
-from llmload.loadgen.node import REQUEST_NAME
 from llmload.runs.summary_parts import OtherFailure, OtherUsers
 
 MOST: Final = 3
 """How many failures a summary names."""
 MAX_CHARACTERS: Final = 300
 """How much of what a failure says is kept."""
-_OURS: Final = {(REQUEST_NAME, method) for method in ("LLM", "TTFT", "TPOT")}
+_OURS: Final = frozenset({"LLM", "TTFT", "TPOT"})
+"""The types of llmload's own rows in Locust's tables."""
 
 
 def other_users(environment: Environment) -> OtherUsers | None:
@@ -24,8 +24,8 @@ def other_users(environment: Environment) -> OtherUsers | None:
     Locust makes its exit code 1 for the same failures and exceptions.
     """
     stats = environment.stats
-    entries = [entry for key, entry in stats.entries.items() if key not in _OURS]
-    failures = [error for error in stats.errors.values() if (error.name, error.method) not in _OURS]
+    entries = [entry for (_, method), entry in stats.entries.items() if method not in _OURS]
+    failures = [error for error in stats.errors.values() if error.method not in _OURS]
     said, exceptions = Counter[str](), Counter[str]()
     for each in failures:
         said[_line(f"{each.method} {each.name}: {_words(each)}")] += each.occurrences

@@ -203,9 +203,21 @@ def client_settings(scenario: Scenario) -> ClientSettings:
 
 
 def open_session(
-    scenario: Scenario, workload: Workload, shard: WorkerShard, run_id: str, start_ns: int | None = None
+    scenario: Scenario,
+    workload: Workload,
+    shard: WorkerShard,
+    run_id: str,
+    start_ns: int | None = None,
+    *,
+    name: str | None = None,
 ) -> Session:
-    """Return the session of a process that is about to send: files and client open, every request encoded."""
+    """
+    Return the session of a process that is about to send: files and client open, every request encoded.
+
+    `name` is that of the workload's requests, where some have names.
+    """
+    if name is not None:
+        workload = workload.named(name)
     folder = RunFolder(Path(scenario.run.folder) / run_id)
     folder.create()
     client = make_client(client_settings(scenario), scenario.client.kind)

@@ -17,6 +17,7 @@ from gevent.lock import Semaphore
 from greenlet import greenlet
 
 from llmload.client.client import ChatClient
+from llmload.client.words import Words
 from llmload.loadgen.commanded import EditTimeline, timeline_of
 from llmload.loadgen.phases import FOREVER_NS, Span, StepCommand
 from llmload.metrics.by_name import NamedTotals
@@ -167,11 +168,13 @@ class Session:
         due_ns: int | None = None,
         *,
         repeated: bool = False,
+        words: Words | None = None,
     ) -> RequestRecord | None:
         """
         Send the prompt, pass its record to `count` unless it was cut, and return it; None once no more are started.
 
-        `repeated` says whether the run has sent the prompt before, so that it may need a salt.
+        `repeated` says whether the run has sent the prompt before, so that it may need a salt. With `words`, in which
+        the answer's are kept, the prompt is sent as it is: `salted` has seen it.
         """
         current = gevent.getcurrent()
         if not self._may_start() or current in self._leaving:
@@ -182,8 +185,10 @@ class Session:
         request_id = f"{self._request_prefix}-{self._totals.started}"
         try:
             stage = None if self.timeline is None else self.timeline.name_at(time.monotonic_ns())
-            salt = None if self._salts is None else self._salts.next(repeated=repeated)
-            record = self._client.complete(prompt, request_id=request_id, stage=stage, scheduled_ns=due_ns, salt=salt)
+            salt = None if self._salts is None or words is not None else self._salts.next(repeated=repeated)
+            record = self._client.complete(
+                prompt, request_id=request_id, stage=stage, scheduled_ns=due_ns, salt=salt, words=words
+            )
             if record.outcome is Outcome.CENSORED:
                 self.record(record)  # Locust counts no task that it kills, and its tables must not call this a success
             else:
@@ -195,6 +200,11 @@ class Session:
                 if not self._may_start():
                     self._exhaust()
         return record
+
+    def salted(self, prompt: Prompt, *, repeated: bool = False) -> Prompt:
+        """Return the prompt with the salt that the scenario gives it, if any."""
+        salt = None if self._salts is None else self._salts.next(repeated=repeated)
+        return prompt if salt is None else prompt.salted(salt)
 
     @property
     def totals(self) -> RunTotals:
@@ -375,14 +385,18 @@ def run_conversation(
 
 
 def fire_request_event(environment: Environment, name: str, record: RequestRecord) -> None:
-    """Fire Locust's `request` event, which joins sending and counting; its times are in milliseconds."""
+    """
+    Fire Locust's `request` event, which joins sending and counting; its times are in milliseconds.
+
+    `name` is that of a request without its own.
+    """
     error: Exception | None = None
     if record.error is not None:
         kind, status = record.error.type.value, record.error.http_status
         error = RequestFailedError(kind if status is None else f"{kind} ({status})")
     environment.events.request.fire(
         request_type="LLM",
-        name=name,
+        name=record.name or name,
         response_time=record.e2e_s * MS_PER_S,
         response_length=record.body_bytes,
         exception=error,

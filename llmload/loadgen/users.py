@@ -1,6 +1,6 @@
 """What a locustfile needs: `install`, the users that chat, and the shapes that say how many of them run."""
 
-from locust import LoadTestShape, User, task
+from locust import LoadTestShape, between, constant, constant_pacing, events, tag, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.event import Events
@@ -11,9 +11,11 @@ from abc import abstractmethod
 from functools import partial
 from pathlib import Path
 from typing import Final
+from weakref import WeakSet
 
 import gevent
 
+from llmload.client.words import ToolCall
 from llmload.loadgen import options
 from llmload.loadgen.coordinating import CoordinatingNode, coordinating_node
 from llmload.loadgen.descriptors import raise_limit
@@ -22,7 +24,8 @@ from llmload.loadgen.local import LocalNode
 from llmload.loadgen.locust_compat import Runner, environment_of, remember_default_options, rest, silence_spawn_rates
 from llmload.loadgen.locust_statistics import use_three_digits, write_csv_to_the_end
 from llmload.loadgen.master import MasterNode
-from llmload.loadgen.node import REQUEST_NAME, Node, exit_on_wrong_use, sending_node, set_node
+from llmload.loadgen.node import REQUEST_NAME, Node, exit_on_wrong_use, set_node
+from llmload.loadgen.own_users import REST_S, Answer, LlmUser, MeasuredUser, RequestFailed
 from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import fire_request_event, run_conversation
 from llmload.loadgen.sockets import guard_sockets
@@ -33,16 +36,41 @@ from llmload.scenario.load_protocol import Load, UsersOfPhase
 from llmload.scenario.loads import MAX_SPAWN_RATE_PER_S
 from llmload.scenario.reading import scenario_without_a_file
 
+__all__ = [
+    "Answer",
+    "CapacityShape",
+    "ChatUser",
+    "LlmUser",
+    "RequestFailed",
+    "StagedShape",
+    "ToolCall",
+    "between",
+    "constant",
+    "constant_pacing",
+    "install",
+    "join",
+    "tag",
+    "task",
+]
+
 # Joins a locustfile to llmload.
+
+
+def join() -> None:
+    """Join llmload to this process's Locust, as `from llmload import LlmUser` does."""
+    install(events)
 
 
 def install(events: Events) -> None:
     """
-    Give Locust llmload's options, its pages, and a node; a locustfile calls it at import with `locust.events`.
-
-    Users and shapes find the node with `node_of`.
+    Give Locust llmload's options, its pages, and a node, once; users and shapes find the node with `node_of`.
     """
-    _Hooks(events)
+    if events not in _JOINED:
+        _JOINED.add(events)
+        _Hooks(events)
+
+
+_JOINED: Final[WeakSet[Events]] = WeakSet()
 
 
 class _Hooks:
@@ -101,12 +129,11 @@ def _node_for(environment: Environment, runner: Runner, preparation: Preparation
     return LocalNode(environment, runner, preparation)
 
 
-REST_S: Final = 3600.0
 TICK_S: Final = 1.0
 """How often Locust asks a shape for its users."""
 
 
-class ChatUser(User):
+class ChatUser(MeasuredUser):
     """
     One request in flight at a time: the next prompt is sent when the last answer is complete.
 
@@ -114,27 +141,12 @@ class ChatUser(User):
     """
 
     abstract = True
-
-    def __init__(self, environment: Environment) -> None:
-        super().__init__(environment)
-        self._node = sending_node(environment)
+    replays_prompts = True
 
     def wait_time(self) -> float:
         """Return how long to think before the next conversation, in seconds."""
         session = self._node.session
         return 0.0 if session is None else session.think_time_s
-
-    def stop(self, force: bool = False) -> bool:
-        """
-        Stop as Locust asks, but for a user that a smaller load does not need: it ends once its request is answered.
-
-        Locust would cut the request, and it is one of the slow ones. It counts the user no longer.
-        """
-        session = self._node.session
-        if session is None or not session.let_go(self.greenlet):
-            return bool(super().stop(force))
-        self.group.discard(self.greenlet)
-        return bool(super().stop(force=False))
 
     @task
     def chat(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from llmload.errors import DataError
 from llmload.prompts.conversation import (
@@ -236,6 +236,14 @@ class Workload:
     def request_count(self) -> int:
         """Return the number of requests when each conversation is sent once."""
         return sum(len(conversation.prompts) for conversation in self.conversations)
+
+    def named(self, name: str) -> Self:
+        """Return the same with this name for each request."""
+        conversations = (
+            replace(each, prompts=tuple(replace(prompt, name=name) for prompt in each.prompts))
+            for each in self.conversations
+        )
+        return replace(self, conversations=tuple(conversations))
 
     def queue(self, worker_index: int, worker_count: int) -> PromptQueue:
         """Return a new queue of one worker's conversations; ValueError for an index outside of the workers."""
