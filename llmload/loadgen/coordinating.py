@@ -22,6 +22,7 @@ from llmload.loadgen.live import LiveView
 from llmload.loadgen.locust_compat import (
     PER_CENT,
     TimeLimit,
+    has_own_shape,
     has_time_limit,
     shape_kind,
     stop_after,
@@ -192,7 +193,7 @@ class CoordinatingNode(Node):
             deployment=self.preparation.deployment,
             workers=len(workers) or 1,
             limit_is_option=limit_is_option(file, self.options),
-            users_vary=has_own_tasks(self.environment),
+            users_vary=has_own_tasks(self.environment) or has_own_shape(self.environment),
         )
         coordinator.open_folder()
         coordinator.engine_scraper.begin()

@@ -161,6 +161,11 @@ def environment_of(shape: LoadTestShape) -> Environment:
     return shape.runner.environment
 
 
+def has_own_shape(environment: Environment) -> bool:
+    """Return whether the locustfile's shape, not a scenario's load, says how many users run."""
+    return environment.shape_class is not None and shape_kind(environment) is None
+
+
 def shape_kind(environment: Environment) -> str | None:
     """Return the load kind of the locustfile's shape; None if it has no shape of llmload's."""
     kind: str | None = getattr(environment.shape_class, "load_kind", None)
