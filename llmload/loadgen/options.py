@@ -28,6 +28,8 @@ def refuse_changes(running: Scenario, edited: Scenario) -> None:
     editable = {f"load.{key}" for key in running.load.editable}
     now, then = edited.model_dump(), running.model_dump()
     for table in now:
+        if isinstance(now[table], list):
+            now[table], then[table] = {"entries": now[table]}, {"entries": then[table]}
         keys, before = now[table] or {}, then[table] or {}  # a table may be left out
         for key, value in keys.items():
             name = f"{table}.{key}"

@@ -14,7 +14,7 @@ from llmload.client.settings import ClientSettings, EngineInfo, Timeouts, ask_en
 from llmload.errors import ConfigError, EngineError, LlmloadError
 from llmload.loadgen import options
 from llmload.loadgen.session import Session, WorkerShard
-from llmload.prompts.workload import Salts, Workload
+from llmload.prompts.workload import MixedIn, Salts, Workload
 from llmload.prompts.workload import load as load_prompts
 from llmload.runs.build_summary import memory_warning
 from llmload.runs.folder import RunFolder
@@ -214,9 +214,11 @@ def open_session(
     """
     Return the session of a process that is about to send: files and client open, every request encoded.
 
-    `name` is that of the workload's requests, where some have names.
+    `name` is that of the workload's requests where others have names, and the scenario has no mix.
     """
-    if name is not None:
+    if scenario.mix:
+        workload = workload.mixed([MixedIn(each.name, each.weight, each.fields) for each in scenario.mix])
+    elif name is not None:
         workload = workload.named(name)
     folder = RunFolder(Path(scenario.run.folder) / run_id)
     folder.create()

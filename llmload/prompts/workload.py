@@ -1,11 +1,11 @@
 """The workload of a run: which conversations, which one a worker sends next, with which salt, and when."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 from llmload.errors import DataError
 from llmload.prompts.conversation import (
@@ -224,6 +224,14 @@ class PromptPlan:
         return Techniques(n_shot=self.n_shot, chain_of_thought=instruction)
 
 
+class MixedIn(NamedTuple):
+    """A kind of request among several: its name, its weight, and its fields in place of the scenario's."""
+
+    name: str
+    weight: float
+    fields: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """The conversations of a run in drawn order, techniques applied, and where they come from."""
@@ -239,9 +247,18 @@ class Workload:
 
     def named(self, name: str) -> Self:
         """Return the same with this name for each request."""
+        return self.mixed([MixedIn(name, 1.0, {})])
+
+    def mixed(self, entries: Sequence[MixedIn]) -> Self:
+        """Return the same with each conversation's requests as one of the entries has them, drawn by their weights."""
+        random = Random(f"mix {self.plan.seed}")  # noqa: S311 - repeatable, not secret
+        drawn = random.choices(entries, [each.weight for each in entries], k=len(self.conversations))
         conversations = (
-            replace(each, prompts=tuple(replace(prompt, name=name) for prompt in each.prompts))
-            for each in self.conversations
+            replace(
+                conversation,
+                prompts=tuple(replace(each, name=entry.name, fields=entry.fields) for each in conversation.prompts),
+            )
+            for conversation, entry in zip(self.conversations, drawn, strict=True)
         )
         return replace(self, conversations=tuple(conversations))
 

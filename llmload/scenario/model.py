@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from llmload.access.address import checked_base_url
 from llmload.access.secrecy import Access, masked_command
 from llmload.errors import ConfigError
+from llmload.metrics.by_name import MAX_NAME_CHARACTERS, MAX_NAMES, as_name
 from llmload.prompts.workload import PromptPlan, RepeatMode, SaltMode
 from llmload.record import Slo
 from llmload.scenario.headers import FromEnvironment, Headers, VariableName, from_environment, mistake_in_name, variable
@@ -235,6 +236,42 @@ class Request(Table):
         return {**self.sampling(), **self.extra_body}
 
 
+def _as_entry_name(name: str) -> str:
+    if as_name(name) != name:
+        raise ValueError(f"must be on one line, with at most {MAX_NAME_CHARACTERS} characters and no space around it")
+    return name
+
+
+def _as_request(keys: dict[str, Any]) -> dict[str, Any]:
+    """Return keys of `[request]`; ValueError, with the key, where they are none or must be the same for all."""
+    for key in ("stream", "include_usage"):
+        if key in keys:
+            raise ValueError(f"{key} belongs to [request]: it is the same for the whole mix")
+    try:
+        Request.model_validate(keys)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise ValueError(f"{where}{where and ': '}{fault['msg'].removeprefix('Value error, ')}") from None
+    return keys
+
+
+class MixEntry(Table):
+    """A kind of request among several: each prompt that is drawn becomes one of them, at random by their weights."""
+
+    name: Annotated[str, Field(min_length=1), AfterValidator(_as_entry_name)]
+    """Its row in tables by name."""
+    weight: Positive = 1.0
+    """How often it is drawn, relative to the weights of the others."""
+    request: Annotated[dict[str, Any], AfterValidator(_as_request)] = Field(default_factory=dict)
+    """Keys of `[request]` that differ; `stream` and `include_usage` are those of all."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of its requests in place of those of others."""
+        return Request.model_validate(self.request).body()
+
+
 class TimeoutLimits(Table):
     """
     Time limits of each part of a request.
@@ -323,6 +360,7 @@ class Scenario(Table):
     deployment: Deployment = Deployment()
     prompts: Prompts = Prompts()
     request: Request = Request()
+    mix: Annotated[list[MixEntry], Field(max_length=MAX_NAMES)] = Field(default_factory=list)
     client: Client = Client()
     load: AnyLoad
     slo: SloLimits = SloLimits()
@@ -353,6 +391,13 @@ class Scenario(Table):
         runs_out = asked is not None and drawn is not None and asked > drawn
         if runs_out and not self.prompts.repeat and self.prompts.turns == "first":
             raise ValueError(f"load.requests = {asked} is more than prompts.count = {drawn}; set prompts.repeat")
+        return self
+
+    @model_validator(mode="after")
+    def _mix_has_names(self) -> Self:
+        names = [entry.name for entry in self.mix]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"mix has two entries named {twice[0]!r}: give each its own name")
         return self
 
     @model_validator(mode="after")
