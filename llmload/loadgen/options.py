@@ -139,11 +139,20 @@ def set_spawn_rate(parser: LocustArgumentParser, load: Load) -> None:
         parser.set_defaults(spawn_rate=load.spawn_rate_for(parsed.num_users or load.locust_users))
 
 
-def refuse_meaningless(parser: LocustArgumentParser, parsed: argparse.Namespace, scenario: Scenario) -> None:
-    """Raise ConfigError for an option that was given and means nothing to the scenario's load, or to the web UI."""
+_OF_ANY_USERS: Final = frozenset({"num_users", "spawn_rate"})
+
+
+def refuse_meaningless(
+    parser: LocustArgumentParser, parsed: argparse.Namespace, scenario: Scenario, *, other_users: bool = False
+) -> None:
+    """
+    Raise ConfigError for an option that was given and means nothing to the scenario's load, or to the web UI.
+
+    `other_users` says whether the locustfile has users that the load does not start: Locust's options are theirs.
+    """
     for option in OPTIONS:
         value = getattr(parsed, option.dest)
-        if value == parser.get_default(option.dest):
+        if value == parser.get_default(option.dest) or (other_users and option.dest in _OF_ANY_USERS):
             continue
         if option.keys and not option.fits(scenario):
             raise ConfigError(option.misfit(value, scenario.load))

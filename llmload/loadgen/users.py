@@ -1,6 +1,6 @@
 """What a locustfile needs: `install`, the users that chat, and the shapes that say how many of them run."""
 
-from locust import LoadTestShape, between, constant, constant_pacing, events, tag, task
+from locust import LoadTestShape, User, between, constant, constant_pacing, events, tag, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.event import Events
@@ -105,7 +105,7 @@ class _Hooks:
         """
         parsed = None if self._ahead is not None else options.parsed_ahead(parser)
         if parsed is not None and not options.has_mistyped(parser):  # Locust refuses that in a moment
-            options.refuse_meaningless(parser, parsed, scenario)
+            options.refuse_meaningless(parser, parsed, scenario, other_users=_has_others(User))
             self._ahead = Preparation(file)
             self._ahead.scenario(parsed)
 
@@ -119,6 +119,12 @@ class _Hooks:
         if web_ui is not None and isinstance(node, CoordinatingNode):
             pages.install(web_ui, node)
             node.metrics.add_page(web_ui)
+
+
+def _has_others(base: type[User]) -> bool:
+    """Return whether this process has a class of users that is not llmload's."""
+    classes = [each for each in base.__subclasses__() if not issubclass(each, ChatUser)]
+    return any(not each.abstract or _has_others(each) for each in classes)
 
 
 def _node_for(environment: Environment, runner: Runner, preparation: Preparation) -> Node:

@@ -220,6 +220,15 @@ def test_an_option_that_means_nothing_is_refused_with_the_remedy(
     assert says in str(error.value)
 
 
+def test_users_of_the_locustfile_s_own_may_be_started_beside_an_open_loop(scenario: Any) -> None:
+    as_written = scenario(OPEN)
+    parser = parser_for(as_written)
+
+    refuse_meaningless(parser, parser.parse_args(["-u", "5", "-r", "2"]), as_written, other_users=True)
+    with pytest.raises(ConfigError, match="has no think_time_s"):
+        refuse_meaningless(parser, parser.parse_args(["--think-time", "2"]), as_written, other_users=True)
+
+
 @pytest.mark.parametrize(
     ("load", "given"),
     [

@@ -157,6 +157,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
             runner=runner,
             totals=RunTotals,
             stages=dict,
+            names=dict,
             worker_states=list,
             process_cpu_usage=dict,
         )
