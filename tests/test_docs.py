@@ -15,8 +15,10 @@ from pathlib import Path
 import click
 import pytest
 
+from benchmarks.tools.pages import commands_of
 from llmload.cli.main import main
 from llmload.simulator import SimulationSettings, SpawnedEngine, spawn
+from tests.installed import build_wheel, install_core
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -32,6 +34,7 @@ ELSEWHERE = {
     "python -m benchmarks.trials.capacity": "tests/benchmarks/test_capacity.py",
     "python -m benchmarks.trials.compare": "tests/benchmarks/test_compare.py",
     "python -m benchmarks.trials.ends": "tests/benchmarks/test_ends.py",
+    "python -m benchmarks.trials.first_use": "tests/benchmarks/test_first_use.py",
     "python -m benchmarks.trials.exporter": "tests/prometheus/test_exporter_benchmark.py",
     "python -m benchmarks.trials.folders": "tests/benchmarks/test_folders.py",
     "python -m benchmarks.trials.network": "tests/benchmarks/test_network.py",
@@ -72,18 +75,6 @@ TARGETS = {
 """What `make` runs for each target that the pages name."""
 
 
-def commands_of(page: Path) -> Iterator[str]:
-    text = page.read_text(encoding="utf-8")
-    yield from (" ".join(command.split()) for command in re.findall(r"`(python -m benchmarks[^`]+)`", text))
-    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        command = ""
-        for line in block.replace("\\\n", " ").splitlines():
-            command += f"\n{line}" if command else line.partition(" #")[0].strip()
-            if command.count("'") % 2 == 0:  # a quoted body may go over several lines
-                yield from [command] if command else []
-                command = ""
-
-
 def examples_of(command: click.Command) -> Iterator[str]:
     said = command.help or ""
     examples = said.partition("Examples:")[2] or said.partition("Example:")[2]
@@ -97,6 +88,8 @@ def examples_of(command: click.Command) -> Iterator[str]:
 
 EVERYTHING = sorted({command for page in PAGES for command in commands_of(page)} | set(examples_of(main)))
 RUN_HERE = [command for command in EVERYTHING if not command.startswith((*ELSEWHERE, "make "))]
+FIRST = {command for page in ("README.md", "docs/start.md") for command in commands_of(ROOT / page)}
+"""What a new user types: run as the wheel's own programs, with the core alone, from an empty folder."""
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +97,12 @@ def engine() -> Iterator[SpawnedEngine]:
     settings = SimulationSettings(model="NAME", ttft_s=0.1, prefill_s_per_token=0.0, itl_s=0.01, output_tokens=4)
     with spawn(settings) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("installed")
+    return install_core(build_wheel(folder), folder / "env")
 
 
 def on(command: str, engine: SpawnedEngine, out: Path) -> list[str]:
@@ -124,24 +123,31 @@ def on(command: str, engine: SpawnedEngine, out: Path) -> list[str]:
             words += [] if flag in words else [flag, value]
         words += ["--set", "prompts.source=builtin"]
         time = "4s" if "--processes" in words else "2s"  # workers take their time to start beside other tests
-        words += ["--set", "load.requests=8"] if "speed" in text else ["--run-time", time, "--set", "load.warmup_s=0.5"]
-        if "staged" in text:
+        if "speed" in text:
+            words += ["--set", "load.requests=8"]
+        elif "staged" in text:
             words += ["--set", "load.stages=[{users=2, duration_s=1.5}, {users=4, duration_s=1.5}]"]
+        elif "--requests" not in words:
+            words += ["--run-time", time]
+        words += [] if "speed" in text else ["--set", "load.warmup_s=0.5"]
     return words
 
 
 @pytest.mark.timing  # on a machine too busy to measure, a run is INVALID
 @pytest.mark.parametrize("command", RUN_HERE)
-def test_a_command_works_as_it_is_written(command: str, engine: SpawnedEngine, tmp_path: Path) -> None:
-    words = on(command, engine, tmp_path)
-    web = words[2] == "locust" and "--headless" not in words
+def test_a_command_works_as_it_is_written(command: str, engine: SpawnedEngine, programs: Path, tmp_path: Path) -> None:
+    words, folder = on(command, engine, tmp_path), ROOT
+    if command in FIRST and "scenarios/" not in command:
+        words[:3], folder = [str(programs / command.split()[0])], tmp_path
+    web = "--web" in words or (words[2] == "locust" and "--headless" not in words)
+    environment = os.environ | {"GATEWAY_KEY": "sk-of-the-docs"}
     if web:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            words += ["--web-port", str(free.getsockname()[1]), "--autostart", "--autoquit", "0"]
+            port = str(free.getsockname()[1])
+        environment |= {"LOCUST_WEB_PORT": port, "LOCUST_AUTOSTART": "true", "LOCUST_AUTOQUIT": "0"}
 
-    key = os.environ | {"GATEWAY_KEY": "sk-of-the-docs"}
-    ended = subprocess.run(words, cwd=ROOT, env=key, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
     assert "sk-of-the-docs" not in ended.stdout + ended.stderr
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -162,6 +168,26 @@ def has_tests(node: str) -> bool:
         ):
             return True
     return False
+
+
+def test_what_readme_and_start_page_say_of_other_tools_is_the_tables() -> None:
+    table = re.search(
+        r"^\| tool \| faults injected .*?\n\n", (ROOT / "docs/trust.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert table is not None
+    (injected, named, right, _), *others = [
+        list(map(int, re.findall(r"\d+", row))) for row in table[0].splitlines()[2:-1]
+    ]
+    wrong = [each[0] - each[2] for each in others]
+    unsaid = [each[3] for each in others]
+
+    assert injected == right, "no wrong figure of llmload's"
+    assert table[0] in (ROOT / "docs/index.md").read_text()
+    assert (
+        f"Of {injected} faults in its runs, llmload named {named} and reported a wrong figure under none; the "
+        f"{len(others)} other load generators that were tried reported wrong figures under {min(wrong)} to "
+        f"{max(wrong)} of them, and said nothing under {min(unsaid)} to {max(unsaid)} of these"
+    ) in " ".join((ROOT / "README.md").read_text().split())
 
 
 def test_every_command_is_run_somewhere() -> None:

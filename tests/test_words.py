@@ -121,7 +121,7 @@ def passages() -> tuple[Passage, ...]:
     ):
         found += passages_of_module(str(file.relative_to(ROOT)), file.read_text(encoding="utf-8"))
     pages = (file for folder in CODE for form in PAGES for file in (ROOT / folder).rglob(form))
-    texts = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    texts = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     for file in sorted([*(file for file in pages if "uplot" not in file.parts), *texts]):
         found.append(Passage(str(file.relative_to(ROOT)), 1, file.read_text(encoding="utf-8")))
     return tuple(found)

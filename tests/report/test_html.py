@@ -123,7 +123,7 @@ class TestFigures:
         assert EVIL not in page
 
     def test_the_definitions_are_the_readmes(self, run: Path) -> None:
-        assert definitions.markdown() in (ROOT / "README.md").read_text(encoding="utf-8")
+        assert definitions.markdown() in (ROOT / "docs" / "concepts" / "latencies.md").read_text(encoding="utf-8")
         text = words(page_of(run))
         assert all(f"{each.name} {each.formula} {each.unit}" in text for each in definitions.DEFINITIONS)
 

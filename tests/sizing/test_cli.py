@@ -118,7 +118,7 @@ def examples() -> list[list[str]]:
     """Every `llmload vram` line of the help texts and of the documents."""
     texts = [CliRunner().invoke(vram, [verb, "--help"]).stdout for verb in vram.commands]
     lines = [line for text in texts for line in text.splitlines() if line.startswith("    llmload vram ")]
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
         lines += [line for block in blocks for line in block.splitlines() if line.startswith("llmload vram ")]
     return [shlex.split(line, comments=True)[2:] for line in lines]
