@@ -41,9 +41,11 @@ class ChatApi:
     def fields(self, prompt: Prompt) -> dict[str, Any]:
         """Return the request's fields, including `model`, `messages` and `stream`."""
         settings = self._settings
+        body = settings.body
+        if prompt.fields:
+            body = {name: value for name, value in {**body, **prompt.fields}.items() if value is not None}
         fields: dict[str, Any] = {
-            **settings.body,
-            **prompt.fields,
+            **body,
             "model": settings.model,
             "messages": list(prompt.messages),
             "stream": settings.stream,

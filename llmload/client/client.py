@@ -141,6 +141,10 @@ class ChatClient(ABC):
     def _sender(self, prompt: Prompt, salt: str | None) -> Send:
         """Return what sends the prompt once; all that costs time before the request is done here."""
 
+    def check(self, prompt: Prompt) -> None:
+        """Raise TypeError, KeyError or ValueError for a prompt that cannot be sent, before a request is counted."""
+        self._api.encode(prompt)
+
     @abstractmethod
     def prepare(self, prompt: Prompt, *, salted: bool = False) -> None:
         """Encode the prompt's request ahead of the run, with room for its salt, so that sending costs no work."""

@@ -160,23 +160,28 @@ class Llm:
         """
         Send a chat request and return its answer; `name` is its row in every table.
 
-        `max_tokens`, `tools` and further fields of the request replace those of the scenario. An engine's failure is an
-        answer that is not `ok`; with `catch=False` it raises `RequestFailed`. ValueError for a field that llmload sends
-        itself. When the run takes no more requests, the user rests until its end.
+        `max_tokens`, `tools` and further fields of the request replace those of the scenario; a further field that is
+        None is not sent. An engine's failure is an answer that is not `ok`; with `catch=False` it raises
+        `RequestFailed`. ValueError for what cannot be sent, or a field that llmload sends itself. When the run takes no
+        more requests, the user rests until its end.
         """
         if twice := sorted(_SENT_BY_LLMLOAD & fields.keys()):
             raise ValueError(f"chat({twice[0]}=...): llmload sends this field itself, by the scenario")
         session = self._node.session
         if session is None:
             self._user.rest_or_end()
-        own = {"max_tokens": max_tokens, "tools": tools, **fields}
+        given = {"max_tokens": max_tokens, "tools": tools}
+        own = fields | {key: value for key, value in given.items() if value is not None}
+        if "max_completion_tokens" in own:
+            own.setdefault("max_tokens", None)  # engines take one of the two names
         asked = _prompt(ask, session)
         prompt = Prompt(
             asked.prompt_id,
             asked.messages,
             name=as_name(name),
-            fields={**asked.fields, **{key: value for key, value in own.items() if value is not None}},
+            fields={**asked.fields, **own},
         )
+        session.check(prompt)
         words = Words()
         record = session.send(prompt, self._count, words=words)
         if record is None:
@@ -198,7 +203,10 @@ def _prompt(ask: Ask, session: Session) -> Prompt:
     messages = (_message(ask),) if isinstance(ask, str) else tuple(map(_message, ask))
     if not messages:
         raise ValueError("chat([]): at least one message is needed")
-    digest = hashlib.blake2b(orjson.dumps(messages), digest_size=_ID_BYTES).hexdigest()
+    try:
+        digest = hashlib.blake2b(orjson.dumps(messages), digest_size=_ID_BYTES).hexdigest()
+    except TypeError as error:
+        raise ValueError(f"chat(): these messages are not JSON: {error}") from None
     prompt = Prompt(f"own-{digest}", messages)
     return session.salted(prompt) if isinstance(messages[0].get("content"), str) else prompt
 

@@ -201,6 +201,13 @@ class Session:
                     self._exhaust()
         return record
 
+    def check(self, prompt: Prompt) -> None:
+        """Raise ValueError for a prompt that cannot be sent: a task made it."""
+        try:
+            self._client.check(prompt)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"these messages or fields cannot be sent: {type(error).__name__}: {error}") from None
+
     def salted(self, prompt: Prompt, *, repeated: bool = False) -> Prompt:
         """Return the prompt with the salt that the scenario gives it, if any."""
         salt = None if self._salts is None else self._salts.next(repeated=repeated)

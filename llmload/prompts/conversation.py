@@ -32,7 +32,7 @@ class Prompt:
     name: str | None = None
     """What its request is called in tables by name; None: as all others."""
     fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Fields of its request in place of the scenario's."""
+    """Fields of its request in place of the scenario's; one that is None is not sent."""
 
     def salted(self, salt: str) -> "Prompt":
         """Return the prompt with the salt on its own line before the first message."""

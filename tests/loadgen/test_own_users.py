@@ -13,15 +13,20 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import gevent
+import orjson
 import pytest
 from gevent import GreenletExit
 
 import llmload
+from llmload.client.api import ChatApi
+from llmload.client.client import WireClient
+from llmload.client.settings import ClientSettings
 from llmload.client.words import Words
 from llmload.errors import ConfigError
+from llmload.loadgen import own_users
 from llmload.loadgen.node import SendingNode
 from llmload.loadgen.own_users import Answer, Llm, LlmUser, MeasuredUser, Prompts, RequestFailed, check_load
-from llmload.loadgen.session import ABSENT_PAUSE_S
+from llmload.loadgen.session import ABSENT_PAUSE_S, Session
 from llmload.loadgen.users import ChatUser
 from llmload.prompts.conversation import Conversation, Prompt, as_message
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord
@@ -52,6 +57,9 @@ class Engine:
             words.take_choice({"message": {"content": said, "tool_calls": [{"id": "i", **TOOL}] if said == "" else []}})
             return record(prompt.prompt_id)
         return said
+
+    def check(self, prompt: Prompt) -> None:
+        orjson.dumps(prompt.fields)
 
     def salted(self, prompt: Prompt, *, repeated: bool = False) -> Prompt:
         return prompt if self.salt is None else prompt.salted(self.salt)
@@ -87,6 +95,37 @@ def test_a_text_is_a_users_words_with_its_name_and_fields() -> None:
     assert sent.name == "ask"
     assert sent.fields == {"max_tokens": 8, "tools": [TOOL], "top_p": 0.5}
     assert (answer.ok, answer.text, answer.usage.output_tokens, answer.error) == (True, "fine", 3, None)
+
+
+def test_a_field_that_is_none_is_not_sent() -> None:
+    engine, api = (
+        Engine(["a", "b"]),
+        ChatApi(ClientSettings(base_urls=("http://e",), model="m", body={"max_tokens": 64})),
+    )
+    llm, _ = user_of(engine)
+    llm.chat("x", max_completion_tokens=5, stop=None)
+    llm.chat("x")
+
+    own, scenarios = (orjson.loads(api.encode(prompt)) for prompt in engine.sent)
+    assert own["max_completion_tokens"] == 5
+    assert own.keys() & {"max_tokens", "stop"} == set()
+    assert scenarios["max_tokens"] == 64
+
+
+@pytest.mark.parametrize(
+    ("api", "message"),
+    [
+        ("openai-chat", {"role": "user", "content": {1, 2}}),
+        ("tgi-generate", {"role": "tool", "content": "x"}),
+        ("tgi-generate", {"role": "user"}),
+    ],
+)
+def test_what_cannot_be_sent_is_refused(api: Any, message: dict[str, Any]) -> None:
+    client = WireClient(ClientSettings(base_urls=("http://e",), model="m", api=api))
+    session = cast("Session", SimpleNamespace(_client=client, salted=lambda prompt: prompt))
+
+    with pytest.raises(ValueError, match="these messages"):
+        Session.check(session, own_users._prompt([message], session))
 
 
 def test_the_same_words_are_the_same_prompt_in_every_run() -> None:
@@ -261,8 +300,11 @@ def test_rows_by_name_in_every_output(
     assert {("LLM", name) for name in names} | {("TTFT", "ask"), ("GET", "/health")} <= rows
 
 
-def test_a_task_that_raises_makes_the_exit_code_1(engine: StartEngine, locust: Locust, tmp_path: Path) -> None:
-    ended = run_mine(engine, locust, tmp_path, False, "--summary", "json")
+@pytest.mark.parametrize("further", [(), ("--processes", "2")])
+def test_a_task_that_raises_makes_the_exit_code_1(
+    engine: StartEngine, locust: Locust, tmp_path: Path, further: tuple[str, ...]
+) -> None:
+    ended = run_mine(engine, locust, tmp_path, False, "--summary", "json", *further)
 
     assert ended.code == 1, ended.err
     assert json.loads(ended.out)["requests"]["failed"] == 0
