@@ -85,7 +85,8 @@ class CoordinatingNode(Node):
 
     def _assumed(self, scenario: Scenario) -> str:
         """Return what a run without a scenario does, in a line."""
-        does = f"model {scenario.model.name}, {scenario.prompts.source} prompts"
+        model = "the engine's model" if scenario.model.name == SERVED_MODEL else f"model {scenario.model.name}"
+        does = f"{model}, {scenario.prompts.source} prompts"
         if scenario.request.max_tokens is not None:
             does += f", max_tokens = {scenario.request.max_tokens}"
         if self.headless:

@@ -125,8 +125,8 @@ class Preparation:
         """
         Return the scenario with the model that its engine serves, where it asks for that one.
 
-        EngineError where that is not known; with the web UI a warning, since the engine may be started later. A worker
-        does not ask: its master tells it.
+        EngineError where that is not known, but not with the web UI: the engine may be started later, and `meet_engine`
+        says so. A worker does not ask: its master does.
         """
         url = scenario.engine.base_url[0]
         if scenario.model.name != SERVED_MODEL or getattr(parsed, "worker", False):
@@ -134,10 +134,9 @@ class Preparation:
         if url not in self._served:
             try:
                 self._served[url] = served_model(_ask(url, scenario))
-            except LlmloadError as error:
+            except LlmloadError:
                 if parsed.headless:
                     raise
-                self._warn(str(error))
                 return scenario
         model = scenario.model.model_copy(update={"name": self._served[url], "served_as": None})
         return scenario.model_copy(update={"model": model})
