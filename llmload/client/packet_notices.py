@@ -32,6 +32,8 @@ class PacketNotices:
         self._bytes = memoryview(self._memory)
         self._words = self._bytes.cast("I")
         self._halves = self._bytes.cast("H")
+        self.fd = self._socket.fileno()
+        """Readable while there is a segment to look at."""
         self._next = 0
         """Where the next frame begins, in bytes."""
         self._peers: frozenset[Peer] = frozenset()

@@ -21,6 +21,9 @@ from llmload.record import BULK_READS_S
 from llmload.units import NS_PER_S
 
 _LONG_TICK_S: Final = 0.004
+_BULK_TICKS_S: Final = (0.025, 0.006, 0.002)
+"""How often it is looked whether to read in bulk, of which the shortest interval is twice the last of these."""
+_NOTICES_S: Final = 0.002
 _LOOK_NS: Final = round(_LONG_TICK_S * 0.75 * NS_PER_S)
 """From one look for patient streams to the next, at least: less than a long tick, whose timer may be early."""
 _LONGEST_BULK_NS: Final = round(BULK_READS_S * NS_PER_S)
@@ -62,7 +65,24 @@ class PacketReads:
 
     def period_s(self) -> float:
         """Return how long the next collection may wait."""
+        if self.waits_for_notices:
+            return next((each for each in _BULK_TICKS_S if each * NS_PER_S <= self._bulk_ns / 2), _BULK_TICKS_S[-1])
         return _LONG_TICK_S if len(self._by_fd) >= MANY_STREAMS or self.patient else TICK_S
+
+    @property
+    def notices_fd(self) -> int:
+        """Readable when a stream may have ended."""
+        return self._tap.notices_fd
+
+    @property
+    def waits_for_notices(self) -> bool:
+        """Whether nothing is due between reads in bulk but what makes `notices_fd` readable."""
+        return len(self._bulk) == len(self._by_fd) and not (self._writing or self._left)
+
+    @property
+    def between_notices_s(self) -> float:
+        """How long to wait at least after a collection for the next, so that ends are read some at a time."""
+        return _LONG_TICK_S if self.patient else _NOTICES_S if len(self._by_fd) >= MANY_STREAMS else TICK_S
 
     @property
     def patient(self) -> bool:
@@ -83,6 +103,7 @@ class PacketReads:
             self._impatient.add(connection.fd)
         self._note_writing(stream)
         self._pace(connection.fd)
+        self._choose_notices()
 
     def _pace(self, fd: int) -> None:
         """Read the stream in bulk if that does its engine no harm, else promptly."""
@@ -140,6 +161,11 @@ class PacketReads:
         if connection.fd in self._bulk:
             self._read_promptly(connection.fd)
         self._by_port.pop(self._taps.pop(connection.fd).local_port, None)
+        self._choose_notices()
+
+    def _choose_notices(self) -> None:
+        """Let the kernel pass over what is usual, unless some streams are read promptly."""
+        self._tap.pass_over((self._low, self._high) if len(self._bulk) == len(self._by_fd) else None)
 
     def note_segments(self, stream: Stream, sizes: list[int], merged: int, span_ns: int) -> None:
         """Note segments in the middle of an answer: their payloads, how many chunks shared one, from first to last."""
@@ -155,6 +181,7 @@ class PacketReads:
                 for each in list(self._bulk):
                     self._pace(each)
             self._pace(fd)
+            self._choose_notices()
 
     def note_end(self, stream: Stream, last: int, *, noticed: bool) -> None:
         """Note the payload of the last segment of a complete answer, whose stream is still watched."""
@@ -175,7 +202,6 @@ class PacketReads:
         if self.patient and now_ns < self._next_look_ns:
             return  # the reactor decodes in slices meanwhile
         self._next_look_ns = now_ns + _LOOK_NS
-        self._tap.pass_over((self._low, self._high) if len(self._bulk) == len(self._by_fd) else None)
         for stream in self._noticed():
             self._read(stream, NOTICED)
         left, self._left = self._left, []
@@ -212,6 +238,7 @@ class PacketReads:
             self._bulk_ns = min(_LONGEST_BULK_NS, self._bulk_ns * 5 // 4)
         self._next_bulk_ns = now_ns + self._bulk_ns
         self._tap.catch_up()
+        self._tap.give_back()
 
     def _read(self, stream: Stream, unnoticed_ns: int) -> int:
         """Read what waits, and return how many bytes that were; for `unnoticed_ns` see `Stream.on_bulk`."""

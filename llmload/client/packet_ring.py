@@ -195,10 +195,24 @@ class PacketRing:
         rows = np.concatenate([_NO_ROWS, *parts])
         segments = self._parse(self._frames[rows])
         ports = np.where(segments.sent, self._sources[rows], self._destinations[rows])
-        for first, end in self._waiting_parts():
-            self._status[first:end] = 0
-        self._from = self._seen
+        self._give_back(self.waiting)
         return ports, segments
+
+    def give_back(self) -> None:
+        """Let the kernel use the oldest frames again, up to the first whose segment was not taken."""
+        for first, end in self._waiting_parts():
+            kept = self._destinations[first:end] > 0
+            taken = int(kept.argmax()) if kept.any() else end - first
+            self._give_back(taken)
+            if taken < end - first:
+                break
+
+    def _give_back(self, count: int) -> None:
+        for first, end in self._waiting_parts():
+            part = min(count, end - first)
+            self._status[first : first + part] = 0
+            self._from += part
+            count -= part
 
     def _waiting_parts(self) -> list[tuple[int, int]]:
         """Return the first and the end of the frames that wait, in order: one part, or two around the ring's end."""

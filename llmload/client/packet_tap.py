@@ -17,8 +17,8 @@ from llmload.client.segments import Claims, ConnectionSegments, WireFacts
 
 _IDLE_PEERS: Final = 32
 """With as many peers, those without a connection are forgotten: each makes the filter longer."""
-_FULL_SHARE: Final = 0.25
-"""The ring is emptied when it is as full as this, whether anybody asks or not."""
+_FULL_SHARE: Final = 0.5
+"""The ring is emptied when it is as full as this: all connections are given what is theirs, whether they ask or not."""
 
 _logger = logging.getLogger(__name__)
 
@@ -157,6 +157,11 @@ class PacketTap:
         """Do not show segments of answers whose payload is within these bytes; None: show all with payload."""
         self._notices.pass_over(usual)
 
+    @property
+    def notices_fd(self) -> int:
+        """Readable when there is something to look at."""
+        return self._notices.fd
+
     def look(self) -> list[tuple[int, int]]:
         """Return the local port and the payload of each segment that may end an answer, since the last look."""
         return self._notices.look()
@@ -174,6 +179,10 @@ class PacketTap:
                 self._hand_out()
         if self._clock.stepped:
             self._hand_out()
+
+    def give_back(self) -> None:
+        """Let the kernel use the frames of segments again that their connections have."""
+        self._ring.give_back()
 
     def _hand_out(self) -> None:
         ports, segments = self._ring.take_all()

@@ -16,6 +16,7 @@ from llmload.client.reads import MANY_STREAMS, TICK_S, Reads, Stream
 from llmload.client.settings import Stamps
 from llmload.client.stamped_reads import StampedReads
 from llmload.errors import ConfigError
+from llmload.units import NS_PER_S
 
 _SLICE_NS: Final = 700_000
 _SHORT_SLICE_NS: Final = 150_000
@@ -59,6 +60,10 @@ class Reactor:
         self._timers: dict[float, Watch] = {}
         self._period_s = TICK_S
         self._watcher = loop.readable(self._stamped.poll_fd, self._stamped.collect)
+        self._notices = None if self._packets is None else loop.readable(self._packets.notices_fd, self._on_notice)
+        self._listening = False
+        """Whether `_notices` is watched."""
+        self._ticked_ns = 0
 
     @property
     def inherited(self) -> bool:
@@ -70,14 +75,17 @@ class Reactor:
         self._source(stream).watch(stream)
         if not self._running:
             self._start()
+        self._look_sooner()
 
     def pause(self, stream: Stream) -> None:
         """Leave what arrives for the stream in the kernel."""
         self._source(stream).pause(stream)
+        self._look_sooner()
 
     def resume(self, stream: Stream) -> None:
         """Read the stream again, beginning with what it left; it writes while its connection has something unsent."""
         self._source(stream).resume(stream)
+        self._look_sooner()
 
     def unwatch(self, stream: Stream) -> None:
         """Stop reading the stream, whose socket must still be open."""
@@ -135,6 +143,8 @@ class Reactor:
         for timer in self._timers.values():
             timer.close()
         self._watcher.close()
+        if self._notices is not None:
+            self._notices.close()
         for source in self._sources:
             source.close()
 
@@ -148,6 +158,7 @@ class Reactor:
 
     def _start(self) -> None:
         self._running = True
+        self._period_s = TICK_S
         self.clock.restart()
         self._timer.start()
         if self._unstamped >= _MISSES_ALLOWED:
@@ -157,6 +168,28 @@ class Reactor:
         self._running = False
         self._timer.stop()
         self._watcher.stop()
+        self._listen(False)
+
+    def _listen(self, listening: bool) -> None:
+        if self._notices is not None and listening != self._listening:
+            self._listening = listening
+            (self._notices.start if listening else self._notices.stop)()
+
+    def _look_sooner(self) -> None:
+        """Choose a shorter timer where a stream is due between reads in bulk that was not when the timer was chosen."""
+        if self._listening and self._packets is not None and not self._packets.waits_for_notices:
+            self._choose_timer()
+
+    def _on_notice(self) -> None:
+        """Read what may be an answer's end, at once or with what comes until some time after the last read."""
+        self._listen(False)
+        if self._packets is None:
+            return
+        wait_s = self._packets.between_notices_s
+        if time.monotonic_ns() - self._ticked_ns >= wait_s * NS_PER_S:
+            self._tick()
+        else:
+            self._set_timer(wait_s)
 
     def _tick(self) -> None:
         if self.inherited:
@@ -173,6 +206,7 @@ class Reactor:
             self._sweep(now_ns)
         if self._to_decode or any(source.streams for source in self._sources):
             self._choose_timer()
+            self._ticked_ns = now_ns
         else:
             self._stop()
 
@@ -196,9 +230,16 @@ class Reactor:
             chosen_s = _AT_ONCE_S if self._somebody_waits else TICK_S
         else:
             chosen_s = min(waits) if waits else TICK_S
-        if chosen_s != self._period_s or chosen_s == _AT_ONCE_S:
+        self._set_timer(chosen_s)
+        packets = self._packets
+        self._listen(
+            packets is not None and bool(packets.streams) and not self._to_decode and packets.waits_for_notices
+        )
+
+    def _set_timer(self, every_s: float) -> None:
+        if every_s != self._period_s or every_s == _AT_ONCE_S:
             self._timer.stop()
-            self._period_s = chosen_s
+            self._period_s = every_s
             self._timer.start()
 
     def _decode_slice(self) -> None:

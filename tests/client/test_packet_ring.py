@@ -2,6 +2,7 @@
 
 import errno
 import random
+import select
 import socket
 import struct
 import time
@@ -14,9 +15,10 @@ import gevent
 import gevent.socket
 import pytest
 
-from llmload.client import dialer, local_ports, transport
+from llmload.client import dialer, local_ports, packet_reads, transport
 from llmload.client.clock import ReceiveClock
 from llmload.client.connection import Connection
+from llmload.client.engine_pace import EnginePace, Phase
 from llmload.client.http_response import Response
 from llmload.client.local_ports import LocalPorts
 from llmload.client.loop import Loop
@@ -27,7 +29,7 @@ from llmload.client.packet_reads import PacketReads
 from llmload.client.packet_ring import FIN, RST, SYN, PacketRing, RingUnavailableError, Segments, tcp_offset
 from llmload.client.packet_tap import PacketTap
 from llmload.client.reactor import Reactor
-from llmload.client.reads import TICK_S, Stream
+from llmload.client.reads import NOTICED, TICK_S, Stream
 from llmload.record import StampSource
 from tests.best_stamps import BEST_STAMPS
 
@@ -484,12 +486,11 @@ def test_only_answers_that_nobody_waits_for_are_looked_at_rarely() -> None:
         often, rarely = TICK_S, pytest.approx(0.004)
 
         found = []
-        for step in (reads.watch, reads.unwatch):
-            for stream in streams:
-                step(stream)
-                found.append(reads.period_s())
+        for step, stream in ((reads.watch, 0), (reads.watch, 1), (reads.unwatch, 1)):
+            step(streams[stream])
+            found.append(reads.period_s())
 
-        assert found == [rarely, often, often, rarely]
+        assert found == [rarely, often, rarely]
 
 
 class Ticks:
@@ -505,9 +506,10 @@ class Ticks:
         self.tick = callback
         return Mock(start=lambda: self.intervals.append(every_s))
 
-    def readable(self, _fd: int, _callback: Callable[[], None]) -> Mock:
-        """Return a watch that never calls."""
-        return Mock()
+    def readable(self, _fd: int, callback: Callable[[], None]) -> Mock:
+        """Return a watch, which calls by hand as well: the last is that of notices."""
+        self.notice, self.notices = callback, Mock()
+        return self.notices
 
 
 @needs_ring
@@ -529,6 +531,50 @@ def test_an_end_that_somebody_waits_for_is_decoded_without_a_pause(patient: bool
             loop.tick()
 
         assert loop.intervals == then
+
+
+class ReadInBulk(EnginePace):
+    """An engine that is known, and whose usual chunks have 100 bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase, self._low, self._high = Phase.BULK, 100, 100
+
+
+@needs_ring
+def test_what_may_end_an_answer_wakes_the_reactor_and_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packet_reads, "EnginePace", ReadInBulk)
+    loop = Ticks()
+    with ExitStack() as opened:
+        reactor = opened.enter_context(closing(Reactor(cast("Loop", loop), "packet")))
+        server = opened.enter_context(listening("127.0.0.1"))
+        assert reactor.tap is not None
+        connected = dialer.Dialer(reactor.tap).connect("127.0.0.1", server.getsockname()[1], 5.0)
+        tap = reactor.tap.connected(connected)
+        stream = Mock(patient=False, connection=Connection(transport._plain_socket(connected), ReceiveClock(), tap=tap))
+        opened.callback(stream.connection.close)
+        engine, _ = server.accept()
+        opened.enter_context(engine)
+        reactor.watch(stream)
+        loop.tick()
+        assert loop.intervals == [TICK_S, 0.025]
+        loop.notices.start.assert_called_once()
+
+        poller = select.poll()
+        poller.register(reactor.tap.notices_fd, select.POLLIN)
+        engine.sendall(bytes(100))
+        assert poller.poll(0) == []
+        engine.sendall(b"the end")
+        assert [event for _, event in poller.poll(1000)] == [select.POLLIN]
+        loop.notice()
+        assert loop.intervals == [TICK_S, 0.025, TICK_S], "not at once: the last tick was just now"
+        loop.tick()
+        stream.on_bulk.assert_called_once_with(bytes(100) + b"the end", NOTICED)
+        assert poller.poll(0) == []
+        time.sleep(1.2 * TICK_S)
+        engine.sendall(b"another")
+        loop.notice()
+        assert stream.on_bulk.call_count == 2, "at once"
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["::1", "127.0.0.1"]])
