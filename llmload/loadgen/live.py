@@ -1,32 +1,31 @@
-"""The run as it is now: a point each second, its state, and the live table of Locust's tab "LLM"."""
+"""The run as it is now: a point each second, and its state."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Final, Literal, Protocol
 
 import gevent
 from pydantic import BaseModel, ConfigDict
 
 from llmload.loadgen.phases import PhaseTimeline, Span
-from llmload.metrics.doubts import doubts_of, lines_of, marked, marks
+from llmload.metrics.doubts import doubts_of, lines_of
 from llmload.metrics.requests import LIVE_QUANTILES
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Doubt, Verdict
-from llmload.report.figures import LATENCIES
 from llmload.runs.build_summary import most_frequent_failures
 from llmload.runs.headline import Headline
-from llmload.runs.summary import load_text
 from llmload.runs.summary_parts import FailedRequests
 from llmload.scenario import Scenario
 from llmload.stats.histogram import Histogram
-from llmload.units import S_PER_MIN, UNKNOWN, milliseconds, number
+from llmload.units import S_PER_MIN
 
 SAMPLE_S: Final = 1.0
 RECENT_S: Final = 10.0
 """What a point looks back on: longer than the three seconds between two reports of a worker."""
-FRESH_S: Final = 3 * SAMPLE_S
-"""A point older than this is not shown as the current one."""
 POINTS_KEPT: Final = 3_600
+P99_NEEDS: Final = 100
+"""With fewer values a p99 is their greatest, which jumps from second to second; the report's charts agree."""
 SCHEMA_VERSION: Final = 1
 
 
@@ -40,13 +39,15 @@ class Quantiles(_Model):
     p50: float | None
     p95: float | None
     p99: float | None
+    """None below `P99_NEEDS` values."""
 
     @classmethod
     def of(cls, histogram: Histogram) -> "Quantiles | None":
         """Return the quantiles; None if there are no values."""
         if not histogram.count:
             return None
-        return cls(**{name: histogram.quantile(share) for name, share in LIVE_QUANTILES.items()})
+        found = {name: histogram.quantile(share) for name, share in LIVE_QUANTILES.items()}
+        return cls(**found | ({} if histogram.count >= P99_NEEDS else {"p99": None}))
 
 
 class _Latencies(_Model):
@@ -102,6 +103,16 @@ class LiveName(_Latencies):
     """Its figures that may be off."""
 
 
+class LiveLimit(_Model):
+    """A limit of a figure, which its chart shows as a line."""
+
+    figure: str
+    """Its key: `ttft_s`, `requests_per_min`."""
+    limit: float
+    text: str
+    """Whose limit it is: `[slo]` or the objective of a gate, without its figure and limit."""
+
+
 class LiveState(_Latencies):
     """The run so far; counts are of the whole run, rates and quantiles of its window."""
 
@@ -131,6 +142,11 @@ class LiveState(_Latencies):
     """How much of the window has passed; None until it opens."""
     requests_per_min: float | None
     output_tokens_per_s: float | None
+    request_tokens_per_s: float | None
+    """Mean output tokens/s of a request."""
+    limits: tuple[LiveLimit, ...]
+    editable: str | None
+    """The key of the load that an edit changes, `users` or `rate_per_s`; None where its scenario sets its phases."""
     schedule_lag_s: Quantiles | None
     stages: tuple[LiveStage, ...]
     by_name: tuple[LiveName, ...] = ()
@@ -300,6 +316,9 @@ class LiveView:
             window_s=window_s,
             **rates(totals, window_s),
             **_latencies(totals),
+            request_tokens_per_s=_mean(totals.distributions["request_output_tokens_per_s"]),
+            limits=tuple(_limits(scenario)),
+            editable=scenario.load.target_key,
             schedule_lag_s=Quantiles.of(totals.distributions["schedule_lag_s"]),
             stages=() if run.timeline is None else tuple(self._stages(run.timeline)),
             by_name=tuple(self._names()),
@@ -339,6 +358,18 @@ class LiveView:
             )
 
 
+def _mean(histogram: Histogram) -> float | None:
+    return histogram.mean if histogram.count else None
+
+
+def _limits(scenario: Scenario) -> Iterator[LiveLimit]:
+    for name, limit in asdict(scenario.slo_limits()).items():
+        if limit is not None:
+            yield LiveLimit(figure=name, limit=limit, text="[slo]")
+    for gate in scenario.gates.parsed():
+        yield LiveLimit(figure=gate.metric, limit=gate.limit, text=" ".join(["gate", gate.statistic or ""]).strip())
+
+
 def rates(totals: RunTotals, window_s: float | None) -> dict[str, Any]:
     """Return requests/min and output tokens/s of a window so far."""
     return {
@@ -352,103 +383,3 @@ def _latencies(totals: RunTotals) -> dict[str, Any]:
 
 
 _SHOWN: Final = tuple(f"{name} {quantile}" for name in _Latencies.model_fields for quantile in LIVE_QUANTILES)
-
-
-# The live table: a figure a row, of the last seconds and of the run so far.
-
-COLUMNS: Final = [
-    {"key": "figure", "title": "Figure"},
-    {"key": "recent", "title": f"Last {RECENT_S:g} s"},
-    {"key": "run", "title": "Run"},
-]
-_NO_POINT: Final = LivePoint(t_s=0.0, users=0, in_flight=0)
-_QUANTILES: Final = " / ".join(Quantiles.model_fields)
-
-
-def rows(state: LiveState | None, point: LivePoint | None) -> list[dict[str, str]]:
-    """Return the table's rows; `state` is None before the first run, `point` where none is fresh."""
-    if state is None:
-        return [_row("Run", run="none yet")]
-    now = point or _NO_POINT
-    doubts = () if state.verdict is None else state.verdict.doubts
-    return [
-        *_verdict(state),
-        _row("Scenario", run=_name(state)),
-        _row("Stage", run=_stage_text(state)),
-        *([] if state.edited is None else [_row("Load", run=state.edited)]),
-        *([] if state.open_loop else [_row("Users", str(state.users))]),
-        _row("In flight", str(state.in_flight)),
-        *(_arrivals(state, now) if state.open_loop else ()),
-        _row("Requests/min", number(now.requests_per_min, 1), number(state.requests_per_min, 1)),
-        _row("Output tok/s", number(now.output_tokens_per_s, 1), number(state.output_tokens_per_s, 1)),
-        *(
-            _row(f"{name} {_QUANTILES}, ms", _text(getattr(now, key)), _text(getattr(state, key), key, doubts))
-            for name, key in LATENCIES.items()
-        ),
-        *map(_of_stage, state.stages),
-        *map(_of_name, state.by_name),
-        _row("Requests", run=", ".join(f"{getattr(state, of)} {of}" for of in _COUNTS)),
-        _row("Errors", run=", ".join(f"{name} {count}" for name, count in state.errors.items()) or "none"),
-        *(_row("Failure", run=each.text) for each in state.failures),
-    ]
-
-
-_COUNTS: Final = ("started", "completed", "failed", "censored")
-
-
-def _row(figure: str, recent: str = "", run: str = "") -> dict[str, str]:
-    return {"figure": figure, "recent": recent, "run": run}
-
-
-def _verdict(state: LiveState) -> Iterator[dict[str, str]]:
-    if state.verdict is None:
-        yield _row("Verdict", run="none yet")
-        return
-    yield _row("Verdict", run=state.verdict.level + ("" if state.stage == "ended" else " so far"))
-    for reason in state.verdict.reasons:
-        yield _row("Reason", run=f"{marks(reason)}{reason.level}: {reason.text}")
-    for line in state.footnotes:
-        yield _row("Doubt", run=line)
-
-
-def _name(state: LiveState) -> str:
-    simulated = " (a simulation)" if state.simulated else ""
-    return f"{state.scenario}: {state.model} on {state.engine}{simulated}"
-
-
-def _stage_text(state: LiveState) -> str:
-    since = "" if state.stage == "ended" else f", {state.elapsed_s:.0f} s"
-    measured = "nothing measured yet" if state.window_s is None else f"{state.window_s:.1f} s measured"
-    return f"{state.stage}{since}, {measured}"
-
-
-def _arrivals(state: LiveState, now: LivePoint) -> Iterator[dict[str, str]]:
-    yield _row("Target rate, req/s", number(state.target_per_s))
-    yield _row("Sent, req/s", number(now.sent_per_s))
-    yield _row("Dropped, req/s", number(now.dropped_per_s), f"{state.dropped} in all")
-    yield _row(f"Schedule lag {_QUANTILES}, ms", _text(now.schedule_lag_s), _text(state.schedule_lag_s))
-
-
-def _of_stage(stage: LiveStage) -> dict[str, str]:
-    load = load_text(stage.users, stage.rate_per_s)
-    if stage.measured_s is None:
-        return _row(f"{stage.name}, {load}", run="nothing measured yet")
-    return _row(
-        f"{stage.name}, {load}",
-        run=f"{number(stage.requests_per_min, 1)} requests/min, {number(stage.output_tokens_per_s, 1)} tok/s, "
-        f"TTFT {_text(stage.ttft_s, 'ttft_s', stage.doubts)} ms, {stage.failed} failed",
-    )
-
-
-def _of_name(each: LiveName) -> dict[str, str]:
-    return _row(
-        each.name,
-        run=f"{number(each.requests_per_min, 1)} requests/min, {number(each.output_tokens_per_s, 1)} tok/s, "
-        f"TTFT {_text(each.ttft_s, 'ttft_s', each.doubts)} ms, {each.failed} failed",
-    )
-
-
-def _text(quantiles: Quantiles | None, figure: str = "", doubts: Sequence[Doubt] = ()) -> str:
-    if quantiles is None:
-        return UNKNOWN
-    return " / ".join(marked(milliseconds(value), doubts, figure, name) for name, value in quantiles)

@@ -317,11 +317,9 @@ def guard_of(web_ui: WebUI) -> Callable[..., Any]:
     return guard
 
 
-def add_to_page(
-    web_ui: WebUI, *, tabs: list[dict[str, str]], tables: list[dict[str, Any]], links: list[dict[str, str]]
-) -> None:
-    """Add tabs, tables that `extend_stats` fills, and links beside Locust's CSV downloads."""
-    web_ui.template_args |= {"extended_tabs": tabs, "extended_tables": tables, "extended_csv_files": links}
+def add_to_page(web_ui: WebUI, *, tabs: list[dict[str, str]], links: list[dict[str, str]]) -> None:
+    """Add tabs, and links beside Locust's CSV downloads."""
+    web_ui.template_args |= {"extended_tabs": tabs, "extended_csv_files": links}
 
 
 def add_script(page: str, source: str) -> str:
@@ -329,11 +327,10 @@ def add_script(page: str, source: str) -> str:
     return page.replace("</body>", f'<script type="module" src="{source}"></script></body>', 1)
 
 
-def extend_stats(figures: dict[str, Any], key: str, rows: list[dict[str, str]], *, running: bool) -> None:
-    """Add a table's rows to the figures that Locust's page polls."""
-    if running and figures["state"] in _STOPPING:
-        figures["state"] = STATE_RUNNING  # at any other state the page stops polling, and misses the drain's figures
-    figures["extended_stats"] = [{"key": key, "data": rows}]
+def keep_polling(figures: dict[str, Any]) -> None:
+    """Let Locust's page poll its figures until the drain is over: it stops at any state but running."""
+    if figures["state"] in _STOPPING:
+        figures["state"] = STATE_RUNNING
 
 
 def arrange_form(web_ui: WebUI, labels: Mapping[str, str], choices: Mapping[str, Sequence[str]]) -> None:
@@ -344,7 +341,7 @@ def arrange_form(web_ui: WebUI, labels: Mapping[str, str], choices: Mapping[str,
     """
     by_locust: Callable[[], None] = web_ui.update_template_args
     place = {name: index for index, name in enumerate(labels)}
-    app_of(web_ui).json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
+    app_of(web_ui).jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}  # of what the page's script reads
 
     def update_template_args() -> None:
         by_locust()

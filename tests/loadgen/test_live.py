@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llmload.loadgen.judged import whole_run
-from llmload.loadgen.live import LivePoint, LiveState, LiveView, rows
+from llmload.loadgen.live import P99_NEEDS, LiveView
 from llmload.loadgen.phases import Span, StageTimeline
 from llmload.metrics.checks import judge
 from llmload.metrics.totals import RunTotals
@@ -73,10 +73,6 @@ class Source:
         return 1
 
 
-def cells(state: LiveState, point: LivePoint | None) -> dict[str, tuple[str, str]]:
-    return {row["figure"]: (row["recent"], row["run"]) for row in rows(state, point)}
-
-
 def test_an_open_loop_shows_target_rate_sent_dropped_and_lag() -> None:
     run, totals, rate = Run(OPEN), RunTotals(), [5.0]
     view = LiveView(run, Source(totals), lambda: rate[0])
@@ -89,24 +85,45 @@ def test_an_open_loop_shows_target_rate_sent_dropped_and_lag() -> None:
 
     assert (point.target_per_s, point.sent_per_s, point.dropped_per_s, point.in_flight) == (20, 4, 1, 3)
     assert point.schedule_lag_s is not None
-    assert point.schedule_lag_s.p99 == pytest.approx(0.002, rel=0.005)
-    table = cells(state, point)
-    assert table["Target rate, req/s"] == ("20.00", "")
-    assert table["Sent, req/s"] == ("4.00", "")
-    assert table["Dropped, req/s"] == ("1.00", "10 in all")
-    assert table["Schedule lag p50 / p95 / p99, ms"][1].count("2.00") == 3
-    assert "Users" not in table, "they rest"
+    assert point.schedule_lag_s.p95 == pytest.approx(0.002, rel=0.005)
+    assert (state.target_per_s, state.dropped, state.open_loop, state.editable) == (20, 10, True, "rate_per_s")
 
 
 def test_a_quantile_of_few_answers_is_marked_and_a_line_says_why() -> None:
     totals = RunTotals(started=50, completed=50)
     totals.distributions["ttft_s"].add_many(np.full(50, 0.1))
+    totals.distributions["request_output_tokens_per_s"].add_many(np.array([20.0, 40.0]))
     state = LiveView(Run(ClosedLoop(kind="closed_loop", users=1, requests=50)), Source(totals)).state()
 
-    table = cells(state, None)
-    assert table["TTFT p50 / p95 / p99, ms"][1] == "100.0 / 100.0~ / 100.0~"
-    few = "~ TTFT: few values: p95 needs 400, p99 needs 2,000"
-    assert (table["Doubt"], state.footnotes) == (("", few), (few,))
+    assert state.footnotes == ("~ TTFT: few values: p95 needs 400, p99 needs 2,000",)
+    assert state.request_tokens_per_s == 30
+    assert state.ttft_s is not None
+    assert state.ttft_s.p95 == pytest.approx(0.1, rel=0.005)
+    assert state.ttft_s.p99 is None, "it would be the greatest"
+
+
+def test_a_p99_is_shown_from_a_hundred_values_on() -> None:
+    totals = RunTotals(started=P99_NEEDS, completed=P99_NEEDS)
+    totals.distributions["ttft_s"].add_many(np.full(P99_NEEDS, 0.1))
+
+    shown = LiveView(Run(OPEN), Source(totals)).state().ttft_s
+
+    assert shown is not None
+    assert shown.p99 == pytest.approx(0.1, rel=0.005)
+
+
+def test_the_limits_of_slo_and_gates_are_lines_of_their_charts() -> None:
+    run = Run(OPEN)
+    gates = {"objectives": ["ttft_s p95 < 0.4", "requests_per_min >= 30"]}
+    run.scenario = scenario_of(load=OPEN, slo={"ttft_s": 0.5}, gates=gates)
+
+    limits = LiveView(run, Source()).state().limits
+
+    assert [(each.figure, each.limit, each.text) for each in limits] == [
+        ("ttft_s", 0.5, "[slo]"),
+        ("ttft_s", 0.4, "gate p95"),
+        ("requests_per_min", 30, "gate"),
+    ]
 
 
 def test_there_is_no_target_rate_once_the_run_drains() -> None:
@@ -137,10 +154,7 @@ def test_each_stage_that_has_begun_has_its_own_figures(monkeypatch: pytest.Monke
     one, two = state.stages
     assert (one.begin_s, one.measured_s, one.requests_per_min, one.output_tokens_per_s) == (0, 9, 200, 10)
     assert (two.name, two.users, two.begin_s, two.measured_s) == ("peak", 4, 10, None)
-    table = cells(state, None)
-    assert table["stage-1, 2 users"] == ("", "200.0 requests/min, 10.0 tok/s, TTFT n/a ms, 1 failed")
-    assert table["peak, 4 users"] == ("", "nothing measured yet")
-    assert "Target rate, req/s" not in table
+    assert (one.failed, two.requests_per_min, state.editable) == (1, None, None)
 
 
 def test_which_loads_are_open_loops() -> None:

@@ -222,7 +222,8 @@ def test_the_form_has_our_order_texts_and_choices(web_ui: WebUI, monkeypatch: py
     web_ui.update_template_args()
 
     app = locust_compat.app_of(web_ui)
-    options = json.loads(app.json.dumps(web_ui.template_args["extra_options"]))  # as the page has them
+    page = app.jinja_env.from_string("{{ options | tojson }}").render(options=web_ui.template_args["extra_options"])
+    options = json.loads(page)
     assert list(options) == ["c", "a", "b"]
     assert [option["help_text"] for option in options.values()] == ["first", "second", "of the command"]
     assert [option["choices"] for option in options.values()] == [None, ["x", "y"], None]
@@ -305,14 +306,14 @@ def test_a_login_is_set_where_locust_reads_it(web_ui: WebUI) -> None:
     assert web_ui.auth_args["username_password_callback"] == "./llm/login"
 
 
-@pytest.mark.parametrize("key", ["extendedTabs", "extendedTables", "extendedCsvFiles", "extendedStats"])
+@pytest.mark.parametrize("key", ["extendedTabs", "extendedCsvFiles"])
 def test_locusts_page_reads_the_keys_that_we_fill(key: str) -> None:
-    """Else: the tabs "LLM" and "LLM charts", the live table or the downloads are gone from Locust's page."""
+    """Else: the tab "LLM" or the downloads are gone from Locust's page."""
     assert any(key in script.read_text(encoding="utf-8") for script in WEB.glob("assets/*.js"))
 
 
 def test_locusts_page_has_a_body_to_add_a_script_to() -> None:
-    """Else: the tab "LLM charts" is empty."""
+    """Else: the tab "LLM" is empty."""
     page = (WEB / "index.html").read_text(encoding="utf-8")
 
     assert 'src="./llm/assets/tab.js"></script></body>' in locust_compat.add_script(page, "./llm/assets/tab.js")
@@ -321,9 +322,6 @@ def test_locusts_page_has_a_body_to_add_a_script_to() -> None:
 def test_the_page_polls_on_while_a_run_drains() -> None:
     """Else: Locust's page keeps the figures of before the drain."""
     figures: dict[str, Any] = {"state": "stopping"}
-    locust_compat.extend_stats(figures, "llm", [{"figure": "Run"}], running=True)
-    ended: dict[str, Any] = {"state": "stopped"}
-    locust_compat.extend_stats(ended, "llm", [], running=False)
+    locust_compat.keep_polling(figures)
 
-    assert figures == {"state": "running", "extended_stats": [{"key": "llm", "data": [{"figure": "Run"}]}]}
-    assert ended["state"] == "stopped"
+    assert figures == {"state": "running"}

@@ -11,7 +11,7 @@ import gevent
 import orjson
 from flask import Blueprint, Response, abort, g, request, send_file, send_from_directory
 
-from llmload.loadgen import live, locust_compat
+from llmload.loadgen import locust_compat
 from llmload.loadgen.coordinating import CoordinatingNode
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.live import LivePoints, LiveState
@@ -91,8 +91,8 @@ def _attachment(lines: Iterator[str], name: str, mimetype: str) -> Response:
 
 ASSETS: Final = Path(__file__).with_name("assets")
 TAB: Final = "llm"
-CHARTS: Final = "llmload-charts"
-"""The element that Locust puts into the second tab, and that `assets/tab.js` fills."""
+PAGE_IN_TAB: Final = "llmload-page"
+"""The element that Locust puts into the tab, and that `assets/tab.js` fills with the page `/llm`."""
 MAX_FORM_BYTES: Final = 1 << 20
 LINKED: Final = ("/", "/login", "/llm")
 """The pages that a link on a page of another origin may open."""
@@ -121,12 +121,7 @@ def install(web_ui: WebUI, node: CoordinatingNode) -> None:
     app.after_request(add_policy)  # called after the additions
     app.after_request(_Additions(node))
     locust_compat.arrange_form(web_ui, form_labels(), {"prompts": prompts_of_form(node.scenario, node.options)})
-    locust_compat.add_to_page(
-        web_ui,
-        tabs=[{"title": "LLM", "key": TAB}, {"title": "LLM charts", "key": CHARTS, "component": CHARTS}],
-        tables=[{"key": TAB, "structure": live.COLUMNS}],
-        links=LINKS,
-    )
+    locust_compat.add_to_page(web_ui, tabs=[{"title": "LLM", "key": TAB, "component": PAGE_IN_TAB}], links=LINKS)
 
 
 def _add_pages(pages: Blueprint, guard: Callable[..., Any]) -> None:
@@ -164,6 +159,13 @@ def _add_data(pages: Blueprint, guard: Callable[..., Any], node: CoordinatingNod
         points = LivePoints(run_id=node.coordinator.run_id, points=node.live.points(after_s))
         return _json(points.model_dump_json())
 
+    @pages.route("/llm/options")
+    @guard
+    def llm_options() -> Response:
+        options = node.options
+        fields = {"user_count": options.num_users, "spawn_rate": options.spawn_rate, "rate": options.rate}
+        return _json(orjson.dumps(fields))
+
 
 def _json(content: str | bytes) -> Response:
     return Response(content, mimetype="application/json", headers={"Cache-Control": "no-store"})
@@ -175,7 +177,7 @@ def _state_of(node: CoordinatingNode) -> LiveState | None:
 
 
 class _Additions:
-    """Adds to Locust's responses: our rows to its figures, our script to its page."""
+    """Changes Locust's responses: its page gets our script, and polls until the drain is over."""
 
     def __init__(self, node: CoordinatingNode) -> None:
         self._node = node
@@ -184,19 +186,15 @@ class _Additions:
         if response.status_code != 200:
             return response
         if request.endpoint == locust_compat.STATS and response.is_json:
-            figures = response.get_json()
-            self._extend(figures)
-            response.set_data(orjson.dumps(figures))
+            state = _state_of(self._node)
+            if state is not None and state.stage != "ended":
+                figures = response.get_json()
+                locust_compat.keep_polling(figures)
+                response.set_data(orjson.dumps(figures))
         elif request.endpoint == locust_compat.INDEX:
             page = response.get_data(as_text=True)
             response.set_data(locust_compat.add_script(page, "./llm/assets/tab.js"))
         return response
-
-    def _extend(self, figures: dict[str, Any]) -> None:
-        state = _state_of(self._node)
-        running = state is not None and state.stage != "ended"
-        point = self._node.live.latest_point(live.FRESH_S) if running and self._node.live is not None else None
-        locust_compat.extend_stats(figures, TAB, live.rows(state, point), running=running)
 
 
 def _stop_note(guard: Callable[..., Any], node: CoordinatingNode) -> Callable[[], Any]:

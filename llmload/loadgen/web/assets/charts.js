@@ -7,6 +7,7 @@ const HEIGHT = 220;
 const line = (name, colour, of, text = number, width = 2) => ({ name, colour, of, text, width });
 const whole = (value) => number(value, 0);
 const quantiles = (title, key) => ({
+  key,
   title: `${title}, ms`,
   lines: QUANTILES.map((q) => line(q, q, (p) => p[key]?.[q], milliseconds)),
   scale: 1000,
@@ -33,8 +34,8 @@ const USERS = [
   },
 ];
 const CHARTS = [
-  { title: "Output tokens/s", lines: [line("output tokens/s", "rate", (p) => p.output_tokens_per_s)] },
-  { title: "Requests/min", lines: [line("requests/min", "rate", (p) => p.requests_per_min)] },
+  { key: "output_tokens_per_s", title: "Output tokens/s", lines: [line("output tokens/s", "rate", (p) => p.output_tokens_per_s)] },
+  { key: "requests_per_min", title: "Requests/min", lines: [line("requests/min", "rate", (p) => p.requests_per_min)] },
   { title: "Failed requests/min", lines: [line("failed/min", "fault", (p) => p.failed_per_min)] },
   ...Object.entries(LATENCIES).map(([name, key]) => quantiles(name, key)),
 ];
@@ -72,19 +73,39 @@ function markStages(plot, stages) {
   ctx.restore();
 }
 
-function options({ lines, scale = 1 }, width, stages) {
+// A dotted line at each limit of the chart's figure, with whose limit it is.
+function markLimits(plot, limits) {
+  const { ctx, bbox } = plot;
+  ctx.save();
+  ctx.strokeStyle = ctx.fillStyle = colour("mark");
+  ctx.font = font(11 * devicePixelRatio);
+  [ctx.textAlign, ctx.textBaseline] = ["left", "bottom"];
+  ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
+  for (const { at, text } of limits) {
+    if (at > plot.scales.y.max) continue;
+    const y = Math.round(plot.valToPos(at, "y", true)) + 0.5;
+    draw(ctx, bbox.left, y, bbox.left + bbox.width, y);
+    ctx.fillText(text, bbox.left + 4 * devicePixelRatio, y - 2);
+  }
+  ctx.restore();
+}
+
+// A limit that is far above the curve would press it flat: then only the caption has it.
+const top = (most, limits) => Math.max(most, ...limits.map(({ at }) => at).filter((at) => at <= 3 * most));
+
+function options({ lines, scale = 1 }, width, stages, limits) {
   return {
     width,
     height: HEIGHT,
     scales: {
       x: { time: false, range: (_, from, to) => [from ?? 0, Math.max(to ?? 0, (from ?? 0) + 10)] },
-      y: { range: (_, from, to) => [0, to > 0 ? to * 1.1 : 1] },
+      y: { range: (_, from, to) => [0, to > 0 ? top(to, limits()) * 1.1 : 1] },
     },
     axes: [axis(28, { time: true }), axis(56)],
     series: [{ label: "at", value: moment }, ...lines.map((each) => series(each, scale))],
     cursor: { sync: { key: "llm" }, drag: { x: true, y: false } },
     hooks: {
-      draw: [(plot) => markStages(plot, stages())],
+      draw: [(plot) => markStages(plot, stages()), (plot) => markLimits(plot, limits())],
       setSelect: [(plot) => { zoomed ||= plot.select.width > 0; }],
     },
   };
@@ -99,6 +120,7 @@ export class Charts {
   constructor(container, openLoop) {
     this.openLoop = openLoop;
     this.stages = [];
+    this.limits = [];
     this.plots = [...(openLoop ? ARRIVALS : USERS), ...CHARTS].map((chart) => {
       const figure = document.createElement("figure");
       const caption = document.createElement("figcaption");
@@ -106,16 +128,20 @@ export class Charts {
       figure.append(caption);
       container.append(figure);
       const inner = () => figure.clientWidth - 32;
-      const plot = new uPlot(options(chart, inner(), () => this.stages), columns(chart, []), figure);
+      const limits = () => this.limits.filter(({ figure: key }) => key === chart.key)
+        .map(({ limit, text }) => ({ at: limit * (chart.scale ?? 1), text }));
+      const plot = new uPlot(options(chart, inner(), () => this.stages, limits), columns(chart, []), figure);
       plot.over.addEventListener("dblclick", () => { zoomed = false; });
       new ResizeObserver(() => plot.setSize({ width: inner(), height: HEIGHT })).observe(figure);
-      return { chart, plot };
+      return { chart, plot, caption, limits };
     });
   }
 
-  show(points, stages) {
-    this.stages = stages;
-    for (const { chart, plot } of this.plots) {
+  show(points, stages, limits) {
+    [this.stages, this.limits] = [stages, limits];
+    for (const { chart, plot, caption, limits: own } of this.plots) {
+      const words = own().map(({ at, text }) => `${text}: ${number(at, 0)}`);
+      caption.textContent = [chart.title, ...words].join("; ");
       plot.setData(columns(chart, points), !zoomed);
       if (zoomed) plot.redraw();
     }

@@ -56,9 +56,28 @@ function arrivals(state) {
   };
 }
 
+// Columns of rows by stage and by name: each latency's name, key and quantile.
+const ROW_LATENCIES = [["TTFT", "p50"], ["TTFT", "p95"], ["TPOT", "p50"], ["e2e latency", "p50"], ["e2e latency", "p95"]]
+  .map(([name, q]) => [name, LATENCIES[name], q]);
+
+function showNames(names) {
+  const columns = ["", "completed", "failed", "requests/min", "output tok/s", ...ROW_LATENCIES.map(([name, , q]) => `${name} ${q}, ms`)];
+  const rows = names.map((each) =>
+    row(each.name, [
+      number(each.completed, 0),
+      number(each.failed, 0),
+      number(each.requests_per_min),
+      number(each.output_tokens_per_s),
+      ...ROW_LATENCIES.map(([, key, q]) => marked(milliseconds(each[key]?.[q]), each.doubts, key, q)),
+    ]),
+  );
+  at("names").hidden = !names.length;
+  at("name-rows").replaceChildren(element("tr", "", columns.map((name) => element("th", name))), ...rows);
+}
+
 function showStages(stages) {
   const head = ["", "load", "window, s", "requests/min", "output tok/s"];
-  const latencies = Object.entries(LATENCIES).flatMap(([name, key]) => ["p50", "p99"].map((q) => [name, key, q]));
+  const latencies = ROW_LATENCIES;
   const columns = [...head, ...latencies.map(([name, , q]) => `${name} ${q}, ms`), "failed"];
   const rows = stages.map((stage) =>
     row(stage.name, [
@@ -88,23 +107,55 @@ function showFailures(failures) {
 }
 
 function showFigures(state) {
+  const ttft = (q) => marked(milliseconds(state.ttft_s?.[q]), state.verdict?.doubts, "ttft_s", q);
   const tiles = {
-    "requests/min so far": number(state.requests_per_min),
-    "output tokens/s so far": number(state.output_tokens_per_s),
-    ...(state.open_loop ? {} : { users: number(state.users, 0) }), // in an open loop they are idle
-    "in flight": number(state.in_flight, 0),
+    "requests/min": number(state.requests_per_min),
+    "output tokens/s": number(state.output_tokens_per_s),
+    "tokens/s of a request": number(state.request_tokens_per_s),
+    "TTFT p50, ms": ttft("p50"),
+    "TTFT p95, ms": ttft("p95"),
+    ...(state.open_loop || state.stage === "ended" ? {} : { users: number(state.users, 0) }), // in an open loop they are idle
+    ...(state.stage === "ended" ? {} : { "in flight": number(state.in_flight, 0) }),
     ...(state.open_loop ? arrivals(state) : {}),
   };
+  const known = ([, value]) => value !== "n/a";
   const tile = ([name, value]) => element("div", "", [element("b", value), element("span", name)]);
-  at("figures").replaceChildren(...Object.entries(tiles).map(tile));
+  at("figures").replaceChildren(...Object.entries(tiles).filter(known).map(tile));
   const head = element("tr", "", ["", ...QUANTILES].map((name) => element("th", name)));
   const doubts = state.verdict?.doubts;
   const latency = ([name, key]) =>
     row(name, QUANTILES.map((q) => marked(milliseconds(state[key]?.[q]), doubts, key, q)));
   at("latencies").replaceChildren(head, ...Object.entries(LATENCIES).map(latency));
   const counts = ["started", "completed", "failed", "censored"].map((name) => [name, state[name]]);
-  const errors = Object.entries(state.errors).map(([type, count]) => [`error: ${type}`, count]);
+  const errors = Object.entries(state.errors).map(([type, count]) => [`failed: ${type.replaceAll("_", " ")}`, count]);
   at("requests").replaceChildren(...[...counts, ...errors].map(([name, count]) => row(name, [number(count, 0)])));
+}
+
+// Stop and edit, as Locust's own buttons do it; embedded in Locust's page, these are above.
+
+const TARGETS = { users: ["users", "user_count"], rate_per_s: ["requests/s", "rate"] };
+let target = null;
+
+function showActions({ stage, editable, users, target_per_s: rate }) {
+  at("edit").hidden = stage === "ended" || stage === "draining";
+  for (const field of at("edit").querySelectorAll("label, button:not([type])")) field.hidden = !TARGETS[editable];
+  if (target === editable) return;
+  target = editable;
+  at("target-name").textContent = TARGETS[editable]?.[0] ?? "";
+  at("target").value = editable === "users" ? users : rate ?? "";
+}
+
+async function post(path, fields) {
+  const answer = await fetch(path, { method: "POST", body: new URLSearchParams(fields) });
+  const { success, message } = await answer.json();
+  at("refused").textContent = success ? "" : `Nothing was changed: ${message}`;
+  at("refused").hidden = success;
+}
+
+async function edit(event) {
+  event.preventDefault();
+  const { user_count, spawn_rate } = await fetchJson("./llm/options");
+  await post("./swarm", { user_count, spawn_rate, [TARGETS[target][1]]: at("target").value });
 }
 
 function show(state) {
@@ -115,12 +166,14 @@ function show(state) {
   showVerdict(state);
   showFailures(state.failures);
   showFigures(state);
+  showNames(state.by_name);
   showStages(state.stages);
+  showActions(state);
   if (charts?.openLoop !== state.open_loop) {
     at("charts").replaceChildren();
     charts = new Charts(at("charts"), state.open_loop); // not before there is a run: a hidden element has no width
   }
-  charts.show(points, state.stages);
+  charts.show(points, state.stages, state.limits);
 }
 
 async function fetchJson(path) {
@@ -151,6 +204,8 @@ async function poll() {
   setTimeout(poll, pause);
 }
 
+at("edit").addEventListener("submit", edit);
+at("stop").addEventListener("click", () => post("./stop", {}));
 showTheme();
 document.documentElement.classList.toggle("embedded", location.search === "?embedded");
 const retheme = () => {

@@ -1,10 +1,10 @@
-// Locust creates the element that a tab names as its component; this fills it with the page of charts.
+// Locust creates the element that a tab names as its component; this fills it with the page of a run.
 
-class Charts extends HTMLElement {
+class Page extends HTMLElement {
   connectedCallback() {
     const frame = document.createElement("iframe");
     frame.src = "./llm?embedded";
-    frame.title = "LLM charts";
+    frame.title = "LLM";
     Object.assign(frame.style, { display: "block", width: "100%", height: "80vh", border: "0" });
     frame.addEventListener("load", () => {
       const main = frame.contentDocument.querySelector("main");
@@ -16,7 +16,7 @@ class Charts extends HTMLElement {
   }
 }
 
-customElements.define("llmload-charts", Charts);
+customElements.define("llmload-page", Page);
 
 // Locust's form for editing a run closes even if the edit is refused, so the reason is shown here.
 const locustsFetch = window.fetch;
