@@ -11,7 +11,7 @@ loadgen-c := $(addprefix tests/loadgen/test_,internal_errors.py lost_folder.py f
 interrupts := tests/test_interrupts.py tests/loadgen/test_lying_worker.py
 loadgen-d := $(filter-out $(loadgen-a) $(loadgen-b) $(loadgen-c) $(interrupts),$(wildcard tests/loadgen/test_*.py))
 client := tests/client tests/simulator
-programs := tests/suite tests/cli tests/test_packaging.py
+programs := tests/suite tests/cli tests/test_packaging.py tests/test_pythons.py
 pages := tests/test_docs.py
 benchmarks := tests/benchmarks
 # What depends on where stamps come from, once more as in a process that may not have the packet ring.
