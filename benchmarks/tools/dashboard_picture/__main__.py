@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from benchmarks import ROOT
+from benchmarks.tools.dashboard_picture.gpus import GPUS, made_up_gpus
 from benchmarks.tools.dashboard_picture.page import DASHBOARD, page
 from benchmarks.tools.dashboard_picture.picture import screenshot
 from benchmarks.tools.dashboard_picture.prometheus import running
@@ -46,7 +47,8 @@ def scenario(url: str) -> str:
     """Return a scenario of four stages; the third has more users than the engine has slots."""
     return (
         f'[tool.locust]\nlocustfile = "{ROOT}/locustfiles/chat_staged.py"\n[scenario]\nname = "four-stages"\nseed = 1\n'
-        f'[engine]\nname = "simulated"\nbase_url = "{url}"\n[model]\nname = "simulated"\n[prompts]\nrepeat = true\n'
+        f'[engine]\nname = "simulated"\nbase_url = "{url}"\n[model]\nname = "llama-2-7b"\nserved_as = "simulated"\n'
+        f'[deployment]\ngpu = "A100-SXM4-80GB"\ngpus = {GPUS}\n[prompts]\nrepeat = true\n'
         f"[slo]\nttft_s = 0.5\n[load]\n{LOAD}"
     )
 
@@ -54,8 +56,8 @@ def scenario(url: str) -> str:
 def recorded_page(folder: Path) -> str:
     """Run llmload on the simulated engine, scraped by a Prometheus, and return the dashboard's page of that run."""
     port = free_port()
-    with spawn(ENGINE) as engine:
-        jobs = {"llmload": f"127.0.0.1:{port}", "engine": engine.url.removeprefix("http://")}
+    with spawn(ENGINE) as engine, made_up_gpus(engine.url) as gpus:
+        jobs = {"llmload": f"127.0.0.1:{port}", "engine": engine.url.removeprefix("http://"), "dcgm": gpus}
         with running(folder, jobs, SCRAPE_S) as prometheus:
             file = folder / "four-stages.toml"
             file.write_text(scenario(engine.url), encoding="utf-8")
@@ -74,7 +76,10 @@ def recorded_page(folder: Path) -> str:
             subprocess.run(command, cwd=folder, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             going = prometheus.over_time("max(llmload_run_info) == 1", begun_s, time.time(), SCRAPE_S)
             ended_s = float(going[-1]["values"][-1][0]) - MARGIN_S
-            about = f"A run on llmload's simulated engine, two workers, scraped by Prometheus {prometheus.version()}"
+            about = (
+                "A run on llmload's simulated engine, two workers, GPUs that are made up, "
+                f"scraped by Prometheus {prometheus.version()}"
+            )
             return page(
                 json.loads(DASHBOARD.read_text(encoding="utf-8")),
                 lambda expression: prometheus.over_time(expression, begun_s, ended_s, SCRAPE_S),
@@ -87,7 +92,7 @@ def recorded_page(folder: Path) -> str:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=ROOT / "docs" / "dashboard.png")
 @click.option("--page", "page_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the page here too.")
 def main(out: Path, page_file: Path | None) -> None:
-    """Run for three minutes, scraped by a real Prometheus, and draw the answers to every panel's queries."""
+    """Run for three minutes beside made-up GPUs, scraped by a Prometheus, and draw the answers to all queries."""
     with tempfile.TemporaryDirectory(prefix="llmload-picture-") as name:
         folder = Path(name)
         html = recorded_page(folder)
