@@ -149,7 +149,11 @@ def test_users_that_an_edit_stops_are_still_in_flight(
     kind = {"closed_loop": ClosedLoop, "open_loop": OpenLoop}[load["kind"]]
     timeline = phases and SimpleNamespace(phases=[SimpleNamespace(name="p", users=users) for users in phases])
     coordinator: Any = SimpleNamespace(
-        scenario=scenario.model_copy(update={"load": kind(**load)}), search=None, timeline=timeline, elapsed_s=1.0
+        users_vary=False,
+        scenario=scenario.model_copy(update={"load": kind(**load)}),
+        search=None,
+        timeline=timeline,
+        elapsed_s=1.0,
     )
 
     limits = Limits.of(coordinator, None)

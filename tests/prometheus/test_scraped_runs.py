@@ -94,8 +94,8 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
 def start(
     locust: Locust, files: dict[str, str], ports: dict[str, int], name: str, *further: str
 ) -> "subprocess.Popen[str]":
-    served = () if "--metrics-port" in further else ("--metrics-port", str(ports[name]), "--headless")
-    return locust("--config", files[name], *served, "--llmload-linger", "60", *further, out=name)
+    headless = ("--metrics-port", str(ports[name]), "--headless", "--llmload-linger", "60")
+    return locust("--config", files[name], *(() if "--web-port" in further else headless), *further, out=name)
 
 
 def through_the_form(url: str, process: "subprocess.Popen[str]") -> str:
