@@ -77,7 +77,7 @@ class RequestFile(Part):
 
 
 class Distribution(Part):
-    """A distribution: mean, greatest and count are exact; percentiles are by nearest rank, at most 0.25 % off."""
+    """A distribution: mean, greatest and count are exact; percentiles are by nearest rank, at most 0.18 % off."""
 
     mean: float
     """The mean; failed requests never enter it."""

@@ -14,6 +14,7 @@ from llmload.loadgen.messages import REPORT_BYTES, Reports, last_report, wire_by
 from llmload.metrics.by_name import NamedTotals
 from llmload.metrics.requests import DISTRIBUTIONS
 from llmload.metrics.totals import COARSEST, MERGE_FACTORS, RunTotals
+from llmload.stats.histogram import RATIO
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
@@ -58,7 +59,7 @@ def test_a_coarse_report_keeps_count_sum_and_bounds_and_quantiles_to_its_step(co
         assert now.count == was.count
         assert (now.total, now.min_value, now.max_value) == (was.total, was.min_value, was.max_value)
     worst = max(abs(ttft_s(merged, q) / ttft_s(fine, q) - 1) for q in QUANTILES)
-    assert worst <= 1.005 ** (MERGE_FACTORS[coarseness][0] // 2) - 1 + 1e-9
+    assert worst <= RATIO ** (MERGE_FACTORS[coarseness][0] // 2) - 1 + 1e-9
 
 
 def test_a_small_report_is_as_fine_as_the_last_one() -> None:

@@ -95,7 +95,7 @@ def test_shared_reads_mark_a_percentile_of_itl_and_leave_the_level() -> None:
 
     assert (verdict.level, verdict.reasons) == (Level.VALID, ())
     assert doubted(verdict.doubts, "coalesced_share") == {("itl_s", "p99"), ("itl_s", "max")}
-    assert doubt_of(verdict.doubts, "itl_s", "p99").startswith("in doubt, between 9.99 and 19.99 ms: chunks that were")
+    assert doubt_of(verdict.doubts, "itl_s", "p99").startswith("in doubt, between 10.01 and 20.00 ms: chunks that were")
     assert doubt_of(verdict.doubts, "itl_s", "mean") == ""
 
 
@@ -108,7 +108,7 @@ def test_a_gate_on_what_is_in_doubt_lowers_the_level_if_it_may_come_out_otherwis
 
     assert verdict.level is level
     for reason in verdict.reasons:
-        assert "ITL p99 between 9.99 and 19.99 ms" in reason.text
+        assert "ITL p99 between 10.01 and 20.00 ms" in reason.text
         assert "--processes 2" in reason.text
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmload.stats.histogram import Histogram
+from llmload.stats.histogram import RATIO, Histogram
 
 values = st.lists(st.floats(min_value=1e-6, max_value=1e5), min_size=1, max_size=200)
 
@@ -36,7 +36,7 @@ def test_merging_gives_what_adding_everything_to_one_gives(left: list[float], ri
     assert [merged.quantile(q / 20) for q in range(21)] == [whole.quantile(q / 20) for q in range(21)]
 
 
-@pytest.mark.parametrize("edges", [[0.0], [1e-7, 1e-6], [1.3e6], [5e9, 0.0], [1.3e6, 1e-6 * 1.005**7]])
+@pytest.mark.parametrize("edges", [[0.0], [1e-7, 1e-6], [1.3e6], [5e9, 0.0], [1.3e6, 1e-6 * RATIO**7]])
 def test_merging_loses_nothing_at_either_end(edges: list[float]) -> None:
     merged = of([1.0])
     merged.merge(of(edges))
