@@ -27,6 +27,7 @@ ELSEWHERE = {
     "python -m benchmarks.tools.peers": "tests/benchmarks/test_client_cost.py::TestClients",
     "python -m benchmarks.tools.truth_engine": "tests/benchmarks/test_truth_engine.py",
     "python -m benchmarks.tools.dashboard_picture": "tests/prometheus/test_expressions.py",
+    "python -m benchmarks.tools.pictures": "tests/benchmarks/test_pictures.py",
     "python -m benchmarks.comparisons.client_cost": "tests/benchmarks/test_client_cost.py",
     "python -m benchmarks.comparisons.definitions": "tests/benchmarks/test_definitions.py",
     "python -m benchmarks.fuzz": "tests/benchmarks/test_fuzz.py",

@@ -44,6 +44,7 @@ def _quantiles(name: str) -> dict[str, str]:
 
 TTFT: Final = "llmload_time_to_first_token_seconds"
 ITL: Final = "llmload_inter_token_latency_seconds"
+_WIRE: Final = "llmload_time_to_first_token_on_the_wire_quantile_seconds"
 _ENDED: Final = f"sum(rate(llmload_requests_total[{RATE}]))"
 _STATS: Final = (
     Panel(
@@ -213,6 +214,26 @@ _GPU: Final = (
         needs="gpu",
     ),
 )
+_NETWORK: Final = (
+    Panel(
+        title="Time to first token on the wire",
+        text="From a request's departure to its first chunk with text, so far in the window; needs the packet ring.",
+        unit="s",
+        queries={"{{percentile}}": f"max by (percentile) ({_WIRE})"},
+    ),
+    Panel(
+        title="Round trip",
+        text="From a request's departure to its acknowledgement, so far in the window; needs the packet ring.",
+        unit="s",
+        queries={"{{percentile}}": "max by (percentile) (llmload_round_trip_quantile_seconds)"},
+    ),
+    Panel(
+        title="Network events",
+        text="Segments that came twice or late, windows that an end closed, connections that it reset.",
+        unit="reqps",
+        queries={"{{event}}": f"sum by (event) (rate(llmload_network_events_total[{RATE}]))"},
+    ),
+)
 _GENERATOR: Final = (
     Panel(
         title="Load generator: event loop lag",
@@ -239,7 +260,7 @@ _GENERATOR: Final = (
         },
     ),
 )
-ROWS: Final = (_STATS, _CLIENT[:3], _CLIENT[3:6], (*_CLIENT[6:], *_ENGINE), _GPU, _GENERATOR)
+ROWS: Final = (_STATS, _CLIENT[:3], _CLIENT[3:6], (*_CLIENT[6:], *_ENGINE), _NETWORK, _GPU, _GENERATOR)
 """The panels of each row, from the top."""
 RUN_REGIONS: Final = "llmload_run_info == 1"
 

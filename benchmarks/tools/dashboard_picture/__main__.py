@@ -15,6 +15,7 @@ from benchmarks.tools.dashboard_picture.gpus import GPUS, made_up_gpus
 from benchmarks.tools.dashboard_picture.page import DASHBOARD, page
 from benchmarks.tools.dashboard_picture.picture import screenshot
 from benchmarks.tools.dashboard_picture.prometheus import running
+from benchmarks.tools.pictures.small import shrink
 from llmload.scenario.reading import free_port
 from llmload.simulator import SimulationSettings, spawn
 
@@ -23,7 +24,7 @@ RATE_S: Final = 4 * SCRAPE_S
 """Grafana's $__rate_interval."""
 MARGIN_S: Final = 4.0
 """The picture is taken this long before the run's end."""
-SIZE: Final = (1600, 1236)
+SIZE: Final = (1600, 1446)
 ENGINE: Final = SimulationSettings(
     model="simulated",
     slots=10,
@@ -99,6 +100,7 @@ def main(out: Path, page_file: Path | None) -> None:
         file = page_file or folder / "dashboard.html"
         file.write_text(html, encoding="utf-8")
         screenshot(file, out.absolute(), folder / "browser", SIZE)
+        shrink(out)
     click.echo(f"{out}: {out.stat().st_size / 1000:.0f} kB")
 
 
