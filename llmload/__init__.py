@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 
 
 def open_run(folder: "str | Path") -> "RunData":
-    """Return a run folder's content as typed objects and DataFrames; RunFolderError if it is not a run's folder."""
+    """
+    Return a run folder's content as typed objects and DataFrames, which need the extra `notebook`.
+
+    RunFolderError if it is not a run's folder, ConfigError without the extra.
+    """
+    from llmload.extras import need
+
+    need("notebook", "llmload.open_run")
     from llmload.notebook import RunData
 
     return RunData.of(folder)

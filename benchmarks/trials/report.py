@@ -118,6 +118,7 @@ def _lines(
             if failed
             else None,
             "stage": None,
+            "name": None,
             "scheduled_ns": None,
             "started_ns": begin_ns,
             "connected_ns": None,

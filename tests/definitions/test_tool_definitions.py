@@ -44,6 +44,7 @@ def request(
         "prompt_id": "1",
         "outcome": outcome,
         "stage": None,
+        "name": None,
         "scheduled_ns": None,
         "time_s": UNIX_S + start_ms / 1000,
         "started_ns": started_ns,

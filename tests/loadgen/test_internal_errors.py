@@ -139,7 +139,8 @@ def test_a_listener_of_the_locustfile_that_fails_ends_the_run(
 ) -> None:
     scenario = write_scenario(engine(**QUICK).url, "users = 2\nduration_s = 60", "[prompts]\nrepeat = true")
     locustfile = scenario.with_name("listens.py")
-    listener = "\n\n@events.request.add_listener\ndef listen(**_):\n    raise ZeroDivisionError\n"
+    listener = "\n\nfrom locust import events\n\n"
+    listener += "@events.request.add_listener\ndef listen(**_):\n    raise ZeroDivisionError\n"
     locustfile.write_text(Path("locustfiles/chat.py").read_text() + listener)
 
     ended = locust.run("--config", str(scenario), "-f", str(locustfile), *processes, timeout_s=30.0)

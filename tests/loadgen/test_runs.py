@@ -142,7 +142,8 @@ def test_every_shipped_kind_of_scenario_runs(engine: StartEngine, locust: Locust
         shorter = [word for setting in quick for word in ("--set", f"load.{setting}")]
         shorter += ["--set", 'load.objectives=["ttft_s p50 < 5"]']
     if "staged" in name:
-        shorter += ["--set", "load.stages=[{users=2, duration_s=1.5}, {users=4, duration_s=1.5}]"]
+        stages = "load.stages=[{users=2, duration_s=1.5}, {users=4, duration_s=1.5}]"
+        shorter = ["--set", stages, "--set", "load.warmup_s=0.5"]
     if "spike" in name:
         shorter += ["--set", "load.period_s=1.5", "--set", "load.burst_s=0.5"]
 
