@@ -23,7 +23,7 @@ from llmload.client.client import WireClient
 from llmload.client.settings import ClientSettings
 from llmload.client.words import Words
 from llmload.errors import ConfigError
-from llmload.loadgen import own_users
+from llmload.loadgen import own_users, users
 from llmload.loadgen.node import SendingNode
 from llmload.loadgen.own_users import Answer, Llm, LlmUser, MeasuredUser, Prompts, RequestFailed, check_load
 from llmload.loadgen.session import ABSENT_PAUSE_S, Session
@@ -233,11 +233,14 @@ def test_loads_that_send_by_themselves_are_refused_to_own_users(
         check_load(environment, load)
 
 
-def test_the_package_stays_lazy() -> None:
+def test_the_package_stays_lazy(monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import sys, llmload; assert 'locust' not in sys.modules; assert 'gevent' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
+    joined: list[bool] = []
+    monkeypatch.setattr(users, "join", lambda: joined.append(True))  # not to this process, whose tests have their own
     assert llmload.LlmUser is LlmUser
+    assert joined
     with pytest.raises(AttributeError, match="has no attribute 'LlmUsr'"):
         llmload.LlmUsr  # noqa: B018 - what a locustfile may mistype
 

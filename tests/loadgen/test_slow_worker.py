@@ -28,10 +28,10 @@ from llmload.loadgen.users import CapacityShape, ChatUser, StagedShape, install
 opened = node.open_session
 
 
-def open_slowly(scenario, workload, shard, *further):
+def open_slowly(scenario, workload, shard, *further, **named):
     if shard.index == 1:
         SLOWLY
-    return opened(scenario, workload, shard, *further)
+    return opened(scenario, workload, shard, *further, **named)
 
 
 node.open_session = open_slowly

@@ -108,6 +108,7 @@ class Master:
             timeline=None,
             elapsed_s=60.0,
             search=None,
+            users_vary=False,
         )
         node: Any = MasterNode.__new__(MasterNode)
         vars(node).update(
