@@ -2,7 +2,7 @@
 
 import ipaddress
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 SNAP_BYTES: Final = 128
@@ -42,7 +42,7 @@ def program(peers: Iterable[Peer], ranges: Sequence[PortRange]) -> list[Instruct
     connection) or close the window. Without ranges every local port passes. For a socket of type SOCK_DGRAM, whose
     packets begin with the IP header. Raises `ValueError` for more peers than a program can compare.
     """
-    return _by_version(peers, ranges, lambda _: [_PASS], with_sent=True)
+    return _by_version(peers, ranges, {4: [], 6: []}, with_sent=True)
 
 
 def notices(peers: Iterable[Peer], ranges: Sequence[PortRange], usual: tuple[int, int] | None) -> list[Instruction]:
@@ -50,24 +50,26 @@ def notices(peers: Iterable[Peer], ranges: Sequence[PortRange], usual: tuple[int
     Return the program that passes of these segments those from the engine that may be an answer's last.
 
     That is those with a payload that is not within the `usual` bytes, ends included, and those that end a connection.
+    It is never longer than `program` for the same peers and ranges but by the comparison of payloads.
     """
-    return _by_version(peers, ranges, lambda version: _if_unusual(usual, version), with_sent=False)
+    unusual = {version: _refuse_usual(usual, version) for version in (4, 6)}
+    return _by_version(peers, ranges, unusual, with_sent=False)
 
 
 def _by_version(
     peers: Iterable[Peer],
     ranges: Sequence[PortRange],
-    of_engine: Callable[[int], list[Instruction]],
+    first: Mapping[int, list[Instruction]],
     *,
     with_sent: bool,
 ) -> list[Instruction]:
-    """Return the program; `of_engine` is run, by the version of IP, for segments of the engines."""
+    """Return the program; `first`, by version of IP, runs before addresses are compared, with X where TCP begins."""
     by_version: dict[int, list[tuple[bytes, int]]] = {4: [], 6: []}
     for address, port in sorted(set(peers)):
         parsed = ipaddress.ip_address(address.partition("%")[0])
         by_version[parsed.version].append((parsed.packed, port))
-    ipv4 = _ipv4(_Connections(by_version[4], ranges, of_engine(4), with_sent=with_sent))
-    ipv6 = _ipv6(_Connections(by_version[6], ranges, of_engine(6), with_sent=with_sent))
+    ipv4 = _ipv4(_both_directions(by_version[4], ranges, 12, 16, with_sent=with_sent), first[4])
+    ipv6 = _ipv6(_both_directions(by_version[6], ranges, 8, 24, with_sent=with_sent), first[6], by_version[6])
     instructions: list[Instruction] = [
         (_LD_WORD, 0, 0, _PROTOCOL),
         (_JEQ, 1, 0, _ETH_IPV4),
@@ -91,50 +93,11 @@ REFUSE: Final = (_RETURN, 0, 0, 0)
 _PASS: Final = (_RETURN, 0, 0, SNAP_BYTES)
 
 
-class _Connections:
-    """The engines of one version of IP, this process's ports, and what is done with the segments between them."""
-
-    def __init__(
-        self,
-        peers: list[tuple[bytes, int]],
-        ranges: Sequence[PortRange],
-        of_engine: list[Instruction],
-        *,
-        with_sent: bool,
-    ) -> None:
-        self.peers = peers
-        self._ranges = ranges
-        self._of_engine = of_engine
-        self._with_sent = with_sent
-
-    def both_directions(self, *, source_at: int, destination_at: int) -> list[Instruction]:
-        """
-        Compare addresses and ports, X being where TCP begins.
-
-        Loopback shows a packet twice, as it leaves and as it arrives: there only what arrives counts, both ways.
-        """
-        received: list[Instruction] = []
-        sent: dict[bool, list[Instruction]] = {True: [], False: []}
-        for address, port in self.peers:
-            ours = _in_ranges(self._ranges, 2, self._of_engine)
-            received += _if_address(address, source_at, _if_port(port, 0, ours))
-            if self._with_sent:
-                ends = _if_flags_or_closed_window(_in_ranges(self._ranges, 0, [_PASS]))
-                loopback = ipaddress.ip_address(address).is_loopback
-                sent[loopback] += _if_address(address, destination_at, _if_port(port, 2, ends))
-        return [
-            (_LD_WORD, 0, 0, _PACKET_TYPE),
-            (_JEQ, 1, 0, _OUTGOING),
-            (_JUMP, 0, 0, len(sent[False]) + 1),
-            *sent[False],
-            REFUSE,
-            *received,
-            *sent[True],
-            REFUSE,
-        ]
+_FIND_TCP: Final[Mapping[int, Instruction]] = {4: (_LDX_IP_HEADER, 0, 0, 0), 6: (_LDX_IMM, 0, 0, 40)}
+"""Sets X to where TCP begins behind an IP header, by the version of IP."""
 
 
-def _ipv4(connections: _Connections) -> list[Instruction]:
+def _ipv4(connections: list[Instruction], first: list[Instruction]) -> list[Instruction]:
     """Refuse what is not TCP or a later fragment, find the TCP header behind the IP header, compare the ends."""
     return [
         (_LD_BYTE, 0, 0, 9),
@@ -143,16 +106,18 @@ def _ipv4(connections: _Connections) -> list[Instruction]:
         (_LD_HALF, 0, 0, 6),
         (_JSET, 0, 1, 0x1FFF),
         REFUSE,
-        (_LDX_IP_HEADER, 0, 0, 0),
-        *connections.both_directions(source_at=12, destination_at=16),
+        _FIND_TCP[4],
+        *first,
+        *connections,
     ]
 
 
-def _ipv6(connections: _Connections) -> list[Instruction]:
+def _ipv6(
+    connections: list[Instruction], first: list[Instruction], peers: list[tuple[bytes, int]]
+) -> list[Instruction]:
     """The same; a packet with extension headers passes by its addresses alone, since it is rare."""
-    plain = [(_LDX_IMM, 0, 0, 40), *connections.both_directions(source_at=8, destination_at=24)]
     extended: list[Instruction] = []
-    for address, _ in connections.peers:
+    for address, _ in peers:
         for at in (8, 24):
             extended += _if_address(address, at, [_PASS])
     kinds = [(_JEQ, len(EXTENSIONS) - index, 0, kind) for index, kind in enumerate(EXTENSIONS)]
@@ -164,7 +129,42 @@ def _ipv6(connections: _Connections) -> list[Instruction]:
         REFUSE,
         *extended,
         REFUSE,
-        *plain,
+        _FIND_TCP[6],
+        *first,
+        *connections,
+    ]
+
+
+def _both_directions(
+    peers: list[tuple[bytes, int]],
+    ranges: Sequence[PortRange],
+    source_at: int,
+    destination_at: int,
+    *,
+    with_sent: bool,
+) -> list[Instruction]:
+    """
+    Compare addresses and ports, X being where TCP begins.
+
+    Loopback shows a packet twice, as it leaves and as it arrives: there only what arrives counts, both ways.
+    """
+    received: list[Instruction] = []
+    sent: dict[bool, list[Instruction]] = {True: [], False: []}
+    for address, port in peers:
+        received += _if_address(address, source_at, _if_port(port, 0, _in_ranges(ranges, 2)))
+        if with_sent:
+            ends = _if_flags_or_closed_window(_in_ranges(ranges, 0))
+            loopback = ipaddress.ip_address(address).is_loopback
+            sent[loopback] += _if_address(address, destination_at, _if_port(port, 2, ends))
+    return [
+        (_LD_WORD, 0, 0, _PACKET_TYPE),
+        (_JEQ, 1, 0, _OUTGOING),
+        (_JUMP, 0, 0, len(sent[False]) + 1),
+        *sent[False],
+        REFUSE,
+        *received,
+        *sent[True],
+        REFUSE,
     ]
 
 
@@ -192,34 +192,30 @@ def _if_flags_or_closed_window(then: list[Instruction]) -> list[Instruction]:
     ]
 
 
-def _if_unusual(usual: tuple[int, int] | None, version: int) -> list[Instruction]:
-    """Pass a segment with FIN or RST, and one with a payload that is not usual; X, where TCP begins, is used up."""
+def _refuse_usual(usual: tuple[int, int] | None, version: int) -> list[Instruction]:
+    """Refuse a segment without FIN and RST that has no payload or a usual one; X is where TCP begins, as it was."""
     low, high = usual or (0, 0)
-    payload = [(_LD_HALF, 0, 0, 2), (_SUBTRACT_X, 0, 0, 0)] if version == 4 else [(_LD_HALF, 0, 0, 4)]
-    return [
-        (_IND_BYTE, 0, 0, 13),
-        (_JSET, 0, 1, _FIN_RST),
-        _PASS,
+    compared = [
         (_IND_BYTE, 0, 0, 12),
         (_AND, 0, 0, 0xF0),
         (_SHIFT_RIGHT, 0, 0, 2),
         (_STORE, 0, 0, 0),
-        *payload,
+        *([(_LD_HALF, 0, 0, 2), (_SUBTRACT_X, 0, 0, 0)] if version == 4 else [(_LD_HALF, 0, 0, 4)]),
         (_LDX_STORED, 0, 0, 0),
         (_SUBTRACT_X, 0, 0, 0),
         (_JEQ, 2, 0, 0),
         (_JGE, 0, 2, low),
         (_JGT, 1, 0, high),
         REFUSE,
-        _PASS,
     ]
+    return [(_IND_BYTE, 0, 0, 13), (_JSET, len(compared), 0, _FIN_RST), *compared, _FIND_TCP[version]]
 
 
-def _in_ranges(ranges: Sequence[PortRange], at: int, then: list[Instruction]) -> list[Instruction]:
-    """Run `then`, which must return, if the port at this offset of the TCP header is in a range, else refuse."""
+def _in_ranges(ranges: Sequence[PortRange], at: int) -> list[Instruction]:
+    """Pass if the port at this offset of the TCP header is in one of the ranges, refuse if not."""
     if not ranges:
-        return then
+        return [_PASS]
     result: list[Instruction] = [(_IND_HALF, 0, 0, at)]
     for first, last in ranges:
-        result += [(_JGE, 0, len(then) + 1, first), (_JGT, len(then), 0, last), *then]
+        result += [(_JGE, 0, 2, first), (_JGT, 1, 0, last), _PASS]
     return [*result, REFUSE]

@@ -321,6 +321,14 @@ def test_the_filter_of_notices_compares_payloads(
         assert run(code, other, outgoing=False) == run(code, other, outgoing=True) == 0
 
 
+def test_the_filter_of_notices_has_room_for_as_many_engines_as_the_rings_own() -> None:
+    """Each engine has its own range of local ports."""
+    engines = [(f"10.0.0.{number}", 8000) for number in range(1, 23)]
+    ranges = [(30_000 + 1_200 * number, 30_999 + 1_200 * number) for number in range(22)]
+
+    assert len(notices_program(engines, ranges, (100, 200))) < len(program(engines, ranges)) < 4096
+
+
 def test_the_filter_passes_ipv6_with_and_without_extension_headers() -> None:
     engine, client, tcp = (
         socket.inet_pton(socket.AF_INET6, "2001:db8::1"),
@@ -494,6 +502,14 @@ def test_only_answers_that_nobody_waits_for_are_looked_at_rarely() -> None:
         assert found == [rarely, often, rarely]
 
 
+def connected(tap: PacketTap | None, server: socket.socket) -> Connection:
+    """Return a connection to the server whose segments are in the ring."""
+    assert tap is not None
+    sock = dialer.Dialer(tap).connect("127.0.0.1", server.getsockname()[1], 5.0)
+    own = tap.connected(sock)
+    return Connection(transport._plain_socket(sock), ReceiveClock(), tap=own)
+
+
 class Ticks:
     """A loop whose timer is let go by hand, and which notes at what intervals it was to call."""
 
@@ -520,11 +536,8 @@ def test_an_end_that_somebody_waits_for_is_decoded_without_a_pause(patient: bool
     with ExitStack() as opened:
         reactor = opened.enter_context(closing(Reactor(cast("Loop", loop), "packet")))
         server = opened.enter_context(listening("127.0.0.1"))
-        assert reactor.tap is not None
-        connected = dialer.Dialer(reactor.tap).connect("127.0.0.1", server.getsockname()[1], 5.0)
-        tap = reactor.tap.connected(connected)
-        sock = opened.enter_context(transport._plain_socket(connected))
-        stream = Reading(Connection(sock, ReceiveClock(), tap=tap), patient=patient)
+        connection = opened.enter_context(closing(connected(reactor.tap, server)))
+        stream = Reading(connection, patient=patient)
         reactor.watch(cast("Stream", stream))
         stream.slices = 3
         reactor.decode_later(cast("Stream", stream))
@@ -550,10 +563,8 @@ def test_what_may_end_an_answer_wakes_the_reactor_and_nothing_else_does(monkeypa
         reactor = opened.enter_context(closing(Reactor(cast("Loop", loop), "packet")))
         server = opened.enter_context(listening("127.0.0.1"))
         assert reactor.tap is not None
-        connected = dialer.Dialer(reactor.tap).connect("127.0.0.1", server.getsockname()[1], 5.0)
-        tap = reactor.tap.connected(connected)
-        stream = Mock(patient=False, connection=Connection(transport._plain_socket(connected), ReceiveClock(), tap=tap))
-        opened.callback(stream.connection.close)
+        connection = opened.enter_context(closing(connected(reactor.tap, server)))
+        stream = Mock(patient=False, connection=connection)
         engine, _ = server.accept()
         opened.enter_context(engine)
         reactor.watch(stream)
