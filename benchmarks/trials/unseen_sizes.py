@@ -1,0 +1,208 @@
+"""
+How many numbers of real engines the sizing holds that it was not made with: `python -m benchmarks.trials.unseen_sizes`.
+
+The numbers were found in public logs and written down, in tests/sizing/data/unseen_numbers.json, before llmload was run
+on any of them. Each is derived as a user would ask for it.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import click
+
+from benchmarks import ROOT
+from llmload.errors import ConfigError
+from llmload.sizing.architecture import ModelSpec
+from llmload.sizing.catalogue import load_model
+from llmload.sizing.engine_memory import Estimate, Gpu, find_gpu
+from llmload.sizing.families import model_from_config
+from llmload.sizing.fit import DeploymentRequest, Fit, fit, plan_deployment, rank_weights
+from llmload.sizing.hf_config import HfConfig
+from llmload.sizing.weights import KV_ELEMENT_BYTES, BlockPool, KvCache, Parallelism, block_pool, default_format
+from llmload.units import GIB, MIB_PER_GIB
+
+NUMBERS: Final = ROOT / "tests" / "sizing" / "data" / "unseen_numbers.json"
+ARITHMETIC_PERCENT: Final = 1.0
+"""How far a count may be off that follows from a pool or a model alone."""
+FIT_PERCENT: Final = 5.0
+"""How far a deployment as a whole may be off, unless the number is within the estimate's own bounds."""
+OF_A_DEPLOYMENT: Final = {"weights_gib", "pool_gib", "tokens", "compute_mib"}
+
+
+def document() -> dict[str, Any]:
+    """Return the numbers with their sources and configs."""
+    found: dict[str, Any] = json.loads(NUMBERS.read_text(encoding="utf-8"))
+    return found
+
+
+def model_of(run: Mapping[str, Any]) -> ModelSpec:
+    """Return the model of a run, from the catalogue or its own config."""
+    name = run["model"]
+    config = document()["configs"].get(name)
+    return load_model(name) if config is None else model_from_config(HfConfig(config, name), name)
+
+
+def request_of(run: Mapping[str, Any]) -> DeploymentRequest:
+    """Return what a user would ask; raises ConfigError where an option is not known."""
+    try:
+        return DeploymentRequest(model=model_of(run), gpu=card_of(run), **run["asked"])
+    except TypeError as error:
+        raise ConfigError(f"an option is not known: {error}") from None
+
+
+def card_of(run: Mapping[str, Any]) -> Gpu:
+    """Return the card of a run, its memory as the log says it where it does."""
+    card = find_gpu(run["gpu"] or "H100-SXM5")
+    return replace(card, total_gib=run["gpu_memory_gib"]) if run["gpu_memory_gib"] else card
+
+
+def fit_of(run: Mapping[str, Any]) -> Fit:
+    """Return the estimate of a whole run."""
+    return fit(plan_deployment(request_of(run)))
+
+
+def cache_of(run: Mapping[str, Any]) -> KvCache:
+    """Return the cache of one GPU of a run."""
+    asked = request_of(run)
+    if asked.kv_dtype not in KV_ELEMENT_BYTES:
+        raise ConfigError(f"KV cache {asked.kv_dtype!r} is not known")
+    return KvCache(model=asked.model, element_bytes=KV_ELEMENT_BYTES[asked.kv_dtype], tensor_parallel=asked.tensor or 1)
+
+
+def pool_of(run: Mapping[str, Any]) -> BlockPool:
+    """Return vLLM's blocks of a run."""
+    return block_pool(cache_of(run))
+
+
+def _blocks(run: Mapping[str, Any]) -> int:
+    return pool_of(run).blocks(int(run["given"]["pool_gib"] * GIB))
+
+
+def _tokens_of_pool(run: Mapping[str, Any]) -> float:
+    if run["asked"].get("engine") == "sglang":
+        return float(run["given"]["pool_gib"]) * GIB / cache_of(run).bytes_per_token
+    return pool_of(run).tokens(_blocks(run))
+
+
+def _concurrency(run: Mapping[str, Any]) -> float:
+    batched = run["asked"].get("max_num_batched_tokens", 2048)
+    return pool_of(run).max_concurrency(_blocks(run), run["asked"]["context_tokens"], batched)
+
+
+def _weights(run: Mapping[str, Any]) -> Estimate:
+    asked = request_of(run)
+    form = asked.weight_format or default_format(asked.model)
+    found = rank_weights(asked.model, form, Parallelism(tensor=asked.tensor or 1, expert=asked.expert))
+    return Estimate(*(figure / GIB for figure in found.figures))
+
+
+def _pool(run: Mapping[str, Any]) -> Estimate:
+    return Estimate(*(figure / GIB for figure in fit_of(run).tightest.pool_bytes.figures))
+
+
+def _exactly(derive: Callable[[Mapping[str, Any]], float]) -> Callable[[Mapping[str, Any]], Estimate]:
+    return lambda run: Estimate(*[derive(run)] * 3)
+
+
+def _kv_mib(run: Mapping[str, Any]) -> float:
+    return cache_of(run).sequence_bytes(run["asked"]["context_tokens"]) / GIB * MIB_PER_GIB
+
+
+def _not_known(run: Mapping[str, Any]) -> Estimate:
+    raise ConfigError(f"{run['id']}: not known")
+
+
+DERIVED: Final[Mapping[str, Callable[[Mapping[str, Any]], Estimate]]] = {
+    "weights_gib": _weights,
+    "pool_gib": _pool,
+    "tokens": lambda run: fit_of(run).pool_tokens,
+    "blocks_of_pool": _exactly(_blocks),
+    "tokens_of_pool": _exactly(_tokens_of_pool),
+    "concurrency_of_pool": _exactly(_concurrency),
+    "kv_mib": _exactly(_kv_mib),
+    "states_gib": _exactly(lambda run: cache_of(run).state_bytes * run["given"]["slots"] / GIB),
+    "states_mib": _exactly(lambda run: cache_of(run).state_bytes / GIB * MIB_PER_GIB),
+    "drafter_cache_gib": _not_known,
+    "compute_mib": _not_known,
+}
+
+
+def judge(run: Mapping[str, Any], quantity: str) -> tuple[str, Estimate | None]:
+    """Return whether a number is held, off or refused, and the estimate."""
+    logged = run["logged"][quantity]
+    try:
+        found = DERIVED[quantity](run)
+    except ConfigError:
+        return "refused", None
+    percent = FIT_PERCENT if quantity in OF_A_DEPLOYMENT else ARITHMETIC_PERCENT
+    near = abs(found.best - logged) <= abs(logged) * percent / 100
+    inside = quantity in OF_A_DEPLOYMENT and found.low <= logged <= found.high
+    return ("held" if near or inside else "off"), found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One number of a run beside its estimate; None: llmload refuses to give one."""
+
+    run: str
+    quantity: str
+    logged: float
+    estimate: Estimate | None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the estimate has bounds that a measured number must be within."""
+        return self.quantity in OF_A_DEPLOYMENT
+
+    @property
+    def inside(self) -> bool:
+        """Whether the number is within low and high."""
+        return self.estimate is not None and self.estimate.low <= self.logged <= self.estimate.high
+
+    @property
+    def verdict(self) -> str:
+        """Held, off or refused."""
+        if self.estimate is None:
+            return "refused"
+        percent = FIT_PERCENT if self.bounded else ARITHMETIC_PERCENT
+        near = abs(self.estimate.best - self.logged) <= abs(self.logged) * percent / 100
+        return "held" if near or (self.bounded and self.inside) else "off"
+
+
+def judged() -> list[Judged]:
+    """Return every number beside its estimate, in the order of the file."""
+    return [_judge(run, quantity) for run in document()["runs"] for quantity in run["logged"]]
+
+
+def _judge(run: Mapping[str, Any], quantity: str) -> Judged:
+    try:
+        found = DERIVED[quantity](run)
+    except ConfigError:
+        found = None
+    return Judged(run=run["id"], quantity=quantity, logged=run["logged"][quantity], estimate=found)
+
+
+def summary(numbers: Sequence[Judged]) -> str:
+    """Return how many numbers are held, off and refused, and how many are outside of their bounds."""
+    counts = Counter(number.verdict for number in numbers)
+    outside = sum(number.bounded and number.estimate is not None and not number.inside for number in numbers)
+    parts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("held", "off", "refused"))
+    return f"{len(numbers)} numbers: {parts}; {outside} outside of low and high"
+
+
+@click.command()
+def main() -> None:
+    """Print each number beside its estimate, and how many are held, off and refused."""
+    numbers = judged()
+    click.echo(f"{'run':<38}{'number':<22}{'logged':>12}{'low':>12}{'best':>12}{'high':>12}")
+    for number in numbers:
+        cells = "".join(f"{x:>12,.2f}" for x in number.estimate.figures) if number.estimate else " " * 36
+        click.echo(f"{number.run[:37]:<38}{number.quantity:<22}{number.logged:>12,.2f}{cells}  {number.verdict}")
+    click.echo(summary(numbers))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.trials.unseen_sizes")
