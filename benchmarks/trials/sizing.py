@@ -14,7 +14,8 @@ import click
 from benchmarks import ROOT
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.engine_log import Comparison, compare, read_engine
-from llmload.sizing.engine_memory import engine_for, find_gpu
+from llmload.sizing.engine_memory import find_gpu
+from llmload.sizing.engines import EngineOptions, engine_for
 from llmload.sizing.fit import Deployment, fit
 from llmload.sizing.text import comparison_text
 from llmload.sizing.weights import Parallelism
@@ -75,7 +76,7 @@ def estimate(run: dict[str, Any]) -> float:
     plan = Deployment(
         model=load_model(run["model"]),
         gpu=gpu,
-        engine=engine_for(gpu, version="0.19", utilization=0.95),
+        engine=engine_for(gpu, version="0.19", options=EngineOptions(utilization=0.95)),
         parallelism=Parallelism(tensor=run["tensor_parallel"], pipeline=run["pipeline_parallel"]),
         weight_format=run["weight_format"],
         kv_dtype=run["kv_dtype"],

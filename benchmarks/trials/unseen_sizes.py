@@ -8,7 +8,7 @@ on any of them. Each is derived as a user would ask for it.
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import click
@@ -17,10 +17,12 @@ from benchmarks import ROOT
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.engine_memory import Estimate, Gpu, find_gpu
+from llmload.sizing.engine_memory import Gpu, find_gpu
+from llmload.sizing.engines import EngineOptions
 from llmload.sizing.families import model_from_config
 from llmload.sizing.fit import DeploymentRequest, Fit, fit, plan_deployment, rank_weights
 from llmload.sizing.hf_config import HfConfig
+from llmload.sizing.overhead import Estimate
 from llmload.sizing.weights import KV_ELEMENT_BYTES, BlockPool, KvCache, Parallelism, block_pool, default_format
 from llmload.units import GIB, MIB_PER_GIB
 
@@ -47,8 +49,11 @@ def model_of(run: Mapping[str, Any]) -> ModelSpec:
 
 def request_of(run: Mapping[str, Any]) -> DeploymentRequest:
     """Return what a user would ask; raises ConfigError where an option is not known."""
+    said = {field.name for field in fields(EngineOptions)}
+    options = {key: value for key, value in run["asked"].items() if key in said}
+    asked = {key: value for key, value in run["asked"].items() if key not in said}
     try:
-        return DeploymentRequest(model=model_of(run), gpu=card_of(run), **run["asked"])
+        return DeploymentRequest(model=model_of(run), gpu=card_of(run), options=EngineOptions(**options), **asked)
     except TypeError as error:
         raise ConfigError(f"an option is not known: {error}") from None
 

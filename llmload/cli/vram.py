@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from llmload.cli.engine_options import engine_options, taken
 from llmload.errors import ExitCode
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, units in the keys.")
@@ -145,14 +146,7 @@ def show(model: str, kv_dtype: str, hub: bool, as_json: bool) -> None:
     help="Tokens of one request. [default: the model's limit]",
 )  # fmt: skip
 @click.option("--users", type=click.IntRange(1), metavar="N", help="Requests of that context at the same time.")
-@click.option("--engine", type=click.Choice(["vllm", "sglang"]), default="vllm", show_default=True)
-@click.option("--engine-version", metavar="VERSION", help="The version, such as 0.19. [default: the newest known]")
-@click.option(
-    "--utilization",
-    type=float,
-    metavar="FRACTION",
-    help="Fraction of the GPU's memory for the engine. [default: the engine's]",
-)
+@engine_options
 @_options(_precision, _kv_dtype, _hub, _json)
 def fit(model: str, gpu: str, hub: bool, as_json: bool, **asked: Any) -> None:
     """
@@ -172,7 +166,8 @@ def fit(model: str, gpu: str, hub: bool, as_json: bool, **asked: Any) -> None:
     from llmload.sizing.fit import fit as fit_deployment
     from llmload.sizing.text import fit_json, fit_text
 
-    request = DeploymentRequest(model=load_model(model, hub=hub), gpu=find_gpu(gpu), **asked)
+    options = taken(asked)
+    request = DeploymentRequest(model=load_model(model, hub=hub), gpu=find_gpu(gpu), options=options, **asked)
     found = fit_deployment(plan_deployment(request))
     _show(fit_json(found) if as_json else fit_text(found))
     if found.verdict == "does not fit":

@@ -7,8 +7,10 @@ from typing import Any
 
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import ModelSpec, count_parameters
-from llmload.sizing.engine_memory import Engine, Gpu, engine_for, overhead
+from llmload.sizing.engine_memory import Gpu
+from llmload.sizing.engines import Engine, EngineOptions, engine_for
 from llmload.sizing.fit import rank_weights
+from llmload.sizing.overhead import overhead
 from llmload.sizing.weights import (
     KV_ELEMENT_BYTES,
     WEIGHT_FORMATS,
@@ -372,7 +374,9 @@ def _engine(facts: EngineFacts, card: Gpu) -> Engine:
     return engine_for(
         card,
         version=facts.version,
-        utilization=facts.utilization,
-        max_num_seqs=facts.max_num_seqs,
-        max_num_batched_tokens=facts.max_num_batched_tokens,
+        options=EngineOptions(
+            utilization=facts.utilization,
+            max_num_seqs=facts.max_num_seqs,
+            max_num_batched_tokens=facts.max_num_batched_tokens,
+        ),
     )

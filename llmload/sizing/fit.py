@@ -2,24 +2,16 @@
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import floor
 from typing import Literal
 
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.catalogue import hub_id
-from llmload.sizing.engine_memory import (
-    MXFP4_EXPERT_STEP,
-    Engine,
-    Estimate,
-    Gpu,
-    Overhead,
-    default_utilization,
-    engine_for,
-    kept_tables_bytes,
-    overhead,
-)
+from llmload.sizing.engine_memory import Gpu
+from llmload.sizing.engines import Engine, EngineOptions, engine_for, on_more_gpus
+from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate, Overhead, kept_tables_bytes, overhead
 from llmload.sizing.weights import (
     FROM_FILE,
     KV_ELEMENT_BYTES,
@@ -57,7 +49,7 @@ class DeploymentRequest:
     users: int | None = None
     engine: str = "vllm"
     engine_version: str | None = None
-    utilization: float | None = None
+    options: EngineOptions = field(default_factory=EngineOptions)
     weight_format: str | None = None
     kv_dtype: str = "bf16"
 
@@ -93,9 +85,7 @@ def plan_deployment(request: DeploymentRequest) -> Deployment:
     return Deployment(
         model=model,
         gpu=gpu,
-        engine=engine_for(
-            gpu, request.engine, request.engine_version, utilization=request.utilization, gpus=parallelism.gpus
-        ),
+        engine=engine_for(gpu, request.engine, request.engine_version, gpus=parallelism.gpus, options=request.options),
         parallelism=parallelism,
         copies=copies,
         weight_format=request.weight_format or default_format(model),
@@ -325,9 +315,7 @@ def _grown(plan: Deployment, tensor_factor: int, copies_factor: int) -> Deployme
     cut = replace(plan.parallelism, tensor=plan.parallelism.tensor * tensor_factor)
     if parallel_problems(plan.model, cut):
         return None
-    engine = plan.engine
-    if engine.utilization == default_utilization(engine.name, engine.version, plan.parallelism.gpus):
-        engine = replace(engine, utilization=default_utilization(engine.name, engine.version, cut.gpus))
+    engine = on_more_gpus(plan.engine, plan.gpu, cut.gpus)
     return replace(plan, parallelism=cut, copies=plan.copies * copies_factor, engine=engine)
 
 

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 
 from llmload.sizing.architecture import ModelSpec, ParameterCounts, count_parameters
 from llmload.sizing.engine_log import Comparison, EngineFacts
-from llmload.sizing.engine_memory import Estimate, Gpu, LocalGpu
+from llmload.sizing.engine_memory import Gpu, LocalGpu
 from llmload.sizing.fit import Fit, command_line, engine_flags, remedies
+from llmload.sizing.overhead import Estimate
 from llmload.sizing.speed import SpeedBounds, SpeedCell, SpeedRow
 from llmload.sizing.weights import KV_ELEMENT_BYTES, WEIGHT_FORMATS, KvCache, weights_bytes
 from llmload.units import GIB, KIB, markdown_table

@@ -16,8 +16,8 @@ import pytest
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import count_parameters
 from llmload.sizing.catalogue import INDEX, catalogue, folder_checkpoint, load_model
-from llmload.sizing.engine_memory import kept_tables_bytes
 from llmload.sizing.fit import rank_weights
+from llmload.sizing.overhead import kept_tables_bytes
 from llmload.sizing.speed import decode_step_bytes
 from llmload.sizing.weights import KvCache, Parallelism, default_format
 

@@ -167,6 +167,26 @@ def test_fit_takes_every_setting_and_gives_json() -> None:
     assert found["max_concurrency"]["low"] <= found["max_concurrency"]["best"] <= found["max_concurrency"]["high"]
 
 
+@pytest.mark.parametrize("names", [("--max-num-seqs", "--max-num-batched-tokens"),
+                                   ("--max-running-requests", "--chunked-prefill-size")])  # fmt: skip
+def test_fit_takes_an_engines_own_names_for_what_it_admits(names: tuple[str, str]) -> None:
+    asked = ("fit", "Qwen3-8B", "--gpu", "L40S", "--context", "8192", "--json")
+    usual = json.loads(run(*asked)[1])
+    wide = json.loads(run(*asked, names[0], "512", names[1], "16384")[1])
+
+    assert (wide["max_num_seqs"], wide["max_num_batched_tokens"]) == (512, 16384)
+    assert wide["kv_pool_gib"]["best"] < usual["kv_pool_gib"]["best"]
+
+
+def test_an_eager_engine_has_the_memory_of_its_graphs_for_the_cache() -> None:
+    asked = ("fit", "Qwen3-8B", "--gpu", "L40S", "--context", "8192", "--json")
+    usual, eager = json.loads(run(*asked)[1]), json.loads(run(*asked, "--enforce-eager")[1])
+
+    assert usual["cuda_graphs_gib"]["best"] > 0
+    assert eager["cuda_graphs_gib"] == {"low": 0, "best": 0, "high": 0}
+    assert eager["kv_pool_gib"]["best"] > usual["kv_pool_gib"]["best"]
+
+
 def test_a_model_without_a_longest_context_needs_one() -> None:
     result = CliRunner().invoke(vram, ["fit", "t5-v1_1-xxl", "--gpu", "H100-SXM5"])
 

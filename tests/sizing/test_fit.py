@@ -10,7 +10,8 @@ import pytest
 
 from llmload.errors import ConfigError
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.engine_memory import engine_for, find_gpu, gpus, parse_version
+from llmload.sizing.engine_memory import find_gpu, gpus
+from llmload.sizing.engines import EngineOptions, engine_for, parse_version
 from llmload.sizing.fit import (
     Deployment,
     DeploymentRequest,
@@ -39,7 +40,7 @@ def fit_of_run(run: dict[str, Any]) -> Fit:
         Deployment(
             model=load_model(run["model"]),
             gpu=H100,
-            engine=engine_for(H100, version="0.19", utilization=0.95),
+            engine=engine_for(H100, version="0.19", options=EngineOptions(utilization=0.95)),
             parallelism=parallelism,
             weight_format=run["weight_format"],
             kv_dtype=run["kv_dtype"],
@@ -113,7 +114,7 @@ def test_for_users_beyond_the_pool_fewer_users_a_shorter_context_or_copies_are_s
 
 def test_between_the_low_and_the_best_estimate_a_model_may_fit() -> None:
     plan = deployment("Qwen2.5-72B-Instruct", "H100-SXM5-80GB", 2, context_tokens=8192)
-    plan = replace(plan, engine=engine_for(H100, version="0.19", utilization=0.95))
+    plan = replace(plan, engine=engine_for(H100, version="0.19", options=EngineOptions(utilization=0.95)))
     best = fit(plan).concurrency.best
 
     assert fit(replace(plan, users=int(best))).verdict == "may fit"
@@ -191,7 +192,8 @@ def test_engines_defaults_depend_on_gpu_version_and_name() -> None:
     assert engine_for(b200).max_num_batched_tokens == 16384
     assert engine_for(H100, version="v0.19.1").utilization == 0.9
     assert engine_for(H100, version="0.21").utilization == 0.92
-    assert engine_for(H100, "sglang", gpus=8).utilization == 0.81
+    assert engine_for(H100, "sglang", "0.4", gpus=8).utilization == 0.81
+    assert engine_for(H100, "sglang", gpus=8).utilization == 0.817  # 512 + 12,288 + 1,024 + 1,024 MiB of 81,090
     assert engine_for(H100, version="0.21").counts_graphs
     assert not engine_for(H100, version="0.19").counts_graphs
 
@@ -199,9 +201,11 @@ def test_engines_defaults_depend_on_gpu_version_and_name() -> None:
 @pytest.mark.parametrize(
     ("asked", "problem"),
     [
-        ({"name": "tgi"}, "engine 'tgi' is not known"),
+        ({"name": "tgi"}, "the memory of TGI is not modelled; modelled: vllm, sglang"),
+        ({"name": "TensorRT-LLM"}, "the memory of TensorRT-LLM is not modelled"),
+        ({"name": "lmdeploy"}, "engine 'lmdeploy' is not known"),
         ({"version": "newest"}, "does not begin with two numbers"),
-        ({"utilization": 1.2}, "utilization = 1.2 is not a fraction"),
+        ({"options": EngineOptions(utilization=1.2)}, "utilization = 1.2 is not a fraction"),
     ],
 )
 def test_engines_that_are_not_known_are_refused(asked: dict[str, Any], problem: str) -> None:
@@ -227,7 +231,7 @@ def test_the_command_starts_the_engine_as_it_was_computed() -> None:
     )
     assert " ".join(sglang) == (
         "python -m sglang.launch_server --model-path Qwen/Qwen3-30B-A3B --context-length 16384 "
-        "--mem-fraction-static 0.85 --tp-size 4 --kv-cache-dtype fp8_e5m2"
+        "--mem-fraction-static 0.823 --tp-size 4 --kv-cache-dtype fp8_e5m2"
     )
 
 

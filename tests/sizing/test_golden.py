@@ -11,7 +11,8 @@ import pytest
 
 from llmload.sizing.architecture import ModelSpec, count_parameters
 from llmload.sizing.catalogue import catalogue, load_model
-from llmload.sizing.engine_memory import engine_for, find_gpu
+from llmload.sizing.engine_memory import find_gpu
+from llmload.sizing.engines import EngineOptions, engine_for
 from llmload.sizing.families import model_from_config
 from llmload.sizing.fit import Deployment, Fit, fit, rank_weights
 from llmload.sizing.hf_config import HfConfig
@@ -130,7 +131,7 @@ def fit_of(given: Mapping[str, Any]) -> Fit:
         Deployment(
             model=model,
             gpu=gpu,
-            engine=engine_for(gpu, version="0.11", utilization=given["util"], gpus=given["tp"]),
+            engine=engine_for(gpu, version="0.11", options=EngineOptions(utilization=given["util"]), gpus=given["tp"]),
             parallelism=parallelism,
             weight_format=model.weight_format or "bf16",
             context_tokens=16000,

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from llmload.sizing.architecture import ModelSpec, count_parameters
 from llmload.sizing.catalogue import load_model, model_entries
-from llmload.sizing.engine_memory import Gpu, engine_for, gpus
+from llmload.sizing.engine_memory import Gpu, gpus
+from llmload.sizing.engines import EngineOptions, engine_for
 from llmload.sizing.fit import Deployment, fit
 from llmload.sizing.speed import decode_bound_tokens_per_s, decode_step_bytes
 from llmload.sizing.weights import (
@@ -86,7 +87,9 @@ def test_narrower_formats_are_never_larger(model: ModelSpec) -> None:
 def test_a_longer_context_or_a_lower_utilization_never_serves_more(
     model: ModelSpec, gpu: Gpu, context: int, more: int, share: float
 ) -> None:
-    plan = Deployment(model=model, gpu=gpu, engine=engine_for(gpu, utilization=share), context_tokens=context)
+    plan = Deployment(
+        model=model, gpu=gpu, engine=engine_for(gpu, options=EngineOptions(utilization=share)), context_tokens=context
+    )
     found = fit(plan)
     longer = fit(replace(plan, context_tokens=context + more))
     larger = fit(replace(plan, engine=replace(plan.engine, utilization=share + 0.1)))
