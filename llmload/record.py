@@ -66,6 +66,14 @@ class TokenSource(StrEnum):
     NONE = "none"  # unknown
 
 
+class ReasoningSource(StrEnum):
+    """How reasoning tokens were counted."""
+
+    USAGE = "usage"  # the engine's usage object
+    CHUNK_USAGE = "chunk_usage"  # usage on every chunk, summed over chunks of reasoning
+    CHUNKS = "chunks"  # estimated: as large a part of the output tokens as of the chunks with text
+
+
 CONTRADICTED: Final = frozenset({TokenSource.USAGE_TOTAL, TokenSource.USAGE_DISPUTED, TokenSource.CHUNKS_OVER_USAGE})
 """The sources of a count that contradicts another, of the engine or of llmload."""
 
@@ -147,7 +155,10 @@ class RequestRecord:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    reasoning_tokens: int | None = None  # a part of the output tokens
+    reasoning_source: ReasoningSource | None = None  # None where nothing was thought, or it was not counted
+    reasoning_chunks: int = 0
+    first_answer_ns: int | None = None  # first chunk with text that is no reasoning; only where some chunk is reasoning
     token_source: TokenSource = TokenSource.NONE
     finish_reason: str | None = None
     error: RequestError | None = None
@@ -174,6 +185,49 @@ class RequestRecord:
     def ttft_s(self) -> float | None:
         """Time to first token: first chunk with text - start."""
         return (int(self.chunk_ns[0]) - self.started_ns) / NS_PER_S if len(self.chunk_ns) else None
+
+    @property
+    def ttfa_s(self) -> float | None:
+        """Time to first answer: first chunk with text that is not reasoning - start; TTFT if no chunk is reasoning."""
+        if not self.reasoning_chunks:
+            return self.ttft_s
+        return None if self.first_answer_ns is None else (self.first_answer_ns - self.started_ns) / NS_PER_S
+
+    @property
+    def thinking_s(self) -> float | None:
+        """First chunk of the answer - first chunk with text; None where no chunk is reasoning, or no answer came."""
+        if self.first_answer_ns is None or not len(self.chunk_ns):
+            return None
+        return (self.first_answer_ns - int(self.chunk_ns[0])) / NS_PER_S
+
+    @property
+    def answer_tpot_s(self) -> float | None:
+        """
+        Time per output token of the answer: (last - first chunk of it) / (its tokens - 1); None below 2 of them.
+
+        Only of answers with reasoning, which must all be before the answer.
+        """
+        if self.first_answer_ns is None or self.output_tokens is None or self.reasoning_tokens is None:
+            return None
+        tokens, answer_ns = self.output_tokens - self.reasoning_tokens, self.chunk_ns[self.reasoning_chunks :]
+        if tokens < 2 or not len(answer_ns) or answer_ns[0] != self.first_answer_ns:
+            return None
+        return int(answer_ns[-1] - answer_ns[0]) / NS_PER_S / (tokens - 1)
+
+    @property
+    def has_reasoning(self) -> bool:
+        """Whether something was thought, by chunks or by the engine's count."""
+        return bool(self.reasoning_chunks or self.reasoning_tokens)
+
+    @property
+    def hides_reasoning(self) -> bool:
+        """Whether the engine counted reasoning and sent none of it, so that TTFT contains it."""
+        return bool(self.reasoning_tokens) and not self.reasoning_chunks and bool(len(self.chunk_ns))
+
+    @property
+    def only_reasoning(self) -> bool:
+        """Whether it ended without a chunk of an answer."""
+        return bool(self.reasoning_chunks) and self.first_answer_ns is None
 
     @property
     def ttft_wire_s(self) -> float | None:
@@ -337,6 +391,7 @@ class Slo:
     """Limits of a good request, in seconds; None: no limit."""
 
     ttft_s: float | None = None
+    ttfa_s: float | None = None
     tpot_s: float | None = None
     e2e_s: float | None = None
 

@@ -4,6 +4,7 @@ from array import array
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from llmload.client.chunk_fields import finish_of
@@ -16,8 +17,9 @@ from llmload.client.errors import (
     request_error,
 )
 from llmload.client.json_text import UNREADABLE, loads
+from llmload.client.thinking import TaggedText
 from llmload.client.token_counts import TokenCounts, only_counts
-from llmload.record import NO_CHUNKS, ErrorType, RequestError, StampArray, TokenSource
+from llmload.record import NO_CHUNKS, ErrorType, ReasoningSource, RequestError, StampArray, TokenSource
 
 QUOTED_CHARS: Final = 120
 MAX_EVENT_BYTES: Final = 2 << 20
@@ -45,6 +47,8 @@ class StreamState:
     """
 
     __slots__ = (
+        "_switches",
+        "_tagged",
         "_unknown",
         "_words",
         "chunk_ns",
@@ -55,9 +59,11 @@ class StreamState:
         "non_streaming",
         "saw_done",
         "textless_ns",
+        "thinking",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, tagged: TaggedText | None = None) -> None:
+        """Begin; `tagged` is where reasoning is between tags in the text, and not only in fields of its own."""
         self.chunk_ns = array("q")
         self.textless_ns = array("q")
         self.finish_reason: str | None = None
@@ -67,6 +73,11 @@ class StreamState:
         self.non_streaming = False
         self.coalesced_ns: list[int] = []
         """Stamps of text chunks that arrived in the same read as the previous one; `HttpRequest` clears the list."""
+        self.thinking = False
+        """Whether the last chunk with text was in a field of reasoning."""
+        self._switches: list[int] = []
+        """Indices of the chunks with text where this changed."""
+        self._tagged = tagged
         self.error: RequestError | None = None
         self._unknown: dict[str, None] = {}
         """Fields with strings that llmload does not know, of chunks in which it found no text."""
@@ -106,7 +117,11 @@ class StreamState:
     def check_size(self) -> None:
         """Forget the stamps and raise `AttemptError` for more chunks than an answer can have."""
         if len(self.chunk_ns) > MAX_CHUNKS or len(self.textless_ns) > MAX_CHUNKS:
-            del self.chunk_ns[:], self.textless_ns[:]  # in a run's files they would take ten times as much memory
+            del (
+                self.chunk_ns[:],
+                self.textless_ns[:],
+                self._switches[:],
+            )  # in a run's files they would take ten times as much memory
             raise too_large(f"an answer of more than {MAX_CHUNKS} chunks")
 
     def failure(self, broken: RequestError | None, *, ended: bool) -> RequestError | None:
@@ -128,13 +143,41 @@ class StreamState:
 
     def record_fields(self) -> dict[str, Any]:
         """Return the answer's part of a `RequestRecord`."""
+        counts = self.counts()
+        thought = self._switches or self._tagged is not None or counts.reasoning_tokens
         return {
             "chunk_ns": self.stamps(),
             "chunk_tokens": self.chunk_tokens(),
             "textless_ns": self.textless_stamps(),
             "finish_reason": self.finish_reason,
-            **self.counts()._asdict(),
+            **counts._asdict(),
+            **(self._reasoning_fields(counts) if thought else {}),
         }
+
+    def _reasoning_fields(self, counts: TokenCounts) -> dict[str, Any]:
+        """Return what a record says of an answer that has reasoning, by its chunks or by the engine's count alone."""
+        answers = self._answers()
+        thought = len(answers) - int(np.count_nonzero(answers))
+        tokens, source, chunk_tokens = counts.reasoning_tokens, ReasoningSource.USAGE, self.chunk_tokens()
+        if thought and not tokens and chunk_tokens is not None:
+            tokens, source = int(chunk_tokens[~answers].sum()), ReasoningSource.CHUNK_USAGE
+        elif thought and not tokens and counts.output_tokens is not None:
+            tokens, source = round(counts.output_tokens * thought / len(answers)), ReasoningSource.CHUNKS
+        return {
+            "first_answer_ns": self.chunk_ns[int(np.argmax(answers))] if 0 < thought < len(answers) else None,
+            "reasoning_chunks": thought,
+            "reasoning_tokens": tokens,
+            "reasoning_source": source if tokens else None,
+        }
+
+    def _answers(self) -> npt.NDArray[np.bool_]:
+        """Return which chunks with text are the answer's; the others are reasoning."""
+        if self._tagged is not None:
+            return self._tagged.answers()[: len(self.chunk_ns)]
+        switched = np.zeros(len(self.chunk_ns), dtype=np.int64)
+        switched[self._switches] = 1
+        answers: npt.NDArray[np.bool_] = np.cumsum(switched) % 2 == 0
+        return answers
 
     def counts(self) -> TokenCounts:
         """Return the tokens counted so far, by the best source there is."""
@@ -158,9 +201,12 @@ class StreamState:
         """Return the arrivals of chunks with choices but no text, in monotonic ns."""
         return _stamps(self.textless_ns)
 
-    def _take_text(self, arrived_ns: int) -> None:
-        """Note the arrival of a chunk with text."""
+    def _take_text(self, arrived_ns: int, *, thinking: bool = False) -> None:
+        """Note the arrival of a chunk with text, and whether that is reasoning."""
         chunk_ns = self.chunk_ns
+        if thinking is not self.thinking:
+            self.thinking = thinking
+            self._switches.append(len(chunk_ns))
         if chunk_ns and chunk_ns[-1] == arrived_ns:
             self.coalesced_ns.append(arrived_ns)
         chunk_ns.append(arrived_ns)

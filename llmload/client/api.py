@@ -10,6 +10,7 @@ from llmload.client.answer import StreamState
 from llmload.client.chunk_fields import text_in, unknown_fields
 from llmload.client.errors import error_in_object
 from llmload.client.settings import ClientSettings
+from llmload.client.thinking import TaggedText
 from llmload.client.token_counts import TokenCounts, UsageLog, against_chunks, count_in
 from llmload.client.words import Words
 from llmload.prompts.conversation import Message, Prompt
@@ -62,22 +63,27 @@ class ChatApi:
     def new_answer(self, words: Words | None = None) -> "ChatStream":
         """Return the answer to a request, before any of it has arrived; its words are kept only where asked."""
         choices = count_in(self._settings.body, "n") or 1
-        return ChatStream(choices) if words is None else WordyChatStream(choices, words)
+        tagged = TaggedText() if self._settings.reasoning_in_tags else None
+        return ChatStream(choices, tagged) if words is None else WordyChatStream(choices, words, tagged)
 
 
 _MAX_CHOICES: Final = 1024
 _USUAL: Final = frozenset({"role", "content"})
 """The fields of the delta that begins nearly every answer, and of the one that ends it."""
+_THOUGHT: Final = _USUAL | {"reasoning_content", "reasoning"}
+"""The fields of a delta that has reasoning and nothing else."""
 
 
 class ChatStream(StreamState):
     """An answer of `chat.completion.chunk` events, or one `chat.completion`; `choices` were requested."""
 
-    __slots__ = ("_asked", "_by_message", "_ended", "_seen", "_totals", "_usage")
+    __slots__ = ("_asked", "_by_message", "_ended", "_seen", "_thinks", "_totals", "_usage")
 
-    def __init__(self, choices: int = 1) -> None:
-        super().__init__()
+    def __init__(self, choices: int = 1, tagged: TaggedText | None = None) -> None:
+        super().__init__(tagged)
         self._asked = choices
+        self._thinks = False
+        """Whether the text that `_text_of` found last is in a field of reasoning."""
         self._seen: set[Any] = set()
         self._ended: set[Any] = set()
         self._by_message = False
@@ -116,9 +122,12 @@ class ChatStream(StreamState):
         if not text:
             self._take_textless(arrived_ns, chunk)
             return None
-        self._take_text(arrived_ns)
+        self._take_text(arrived_ns, thinking=self._thinks)
         if total is not None:
             self._totals.append(total)
+        if self._tagged is not None:
+            self._tagged.take("" if self._thinks else str(text))
+            return None
         plain = isinstance(text, str) and not (usage or self.finished or self.error)
         return text if plain else None
 
@@ -167,19 +176,22 @@ class ChatStream(StreamState):
         A whole `message` behind the deltas of a stream repeats their text.
         """
         if delta := choice.get("delta"):
-            text = delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
-            if text and type(text) is str:
+            text = delta.get("content")
+            self._thinks = not text
+            text = text or delta.get("reasoning_content") or delta.get("reasoning")
+            if text and type(text) is str and (not self._thinks or delta.keys() <= _THOUGHT):
                 return text
             if not text and delta.keys() <= _USUAL:
                 return None
-            text = text_in(delta)
+            text, self._thinks = text_in(delta)
             if not text:
                 self._take_error_of(delta)
             return text
         if text := choice.get("text"):
-            return text_in({"text": text})
+            text, self._thinks = text_in({"text": text})
+            return text
         if message := choice.get("message"):
-            text = text_in(message)
+            text, self._thinks = text_in(message)
             if text and self.chunk_ns and not self._by_message:
                 return None
             self._by_message = self._by_message or bool(text)
@@ -210,10 +222,11 @@ class WordyChatStream(ChatStream):
 
     __slots__ = ("_said",)
 
-    def __init__(self, choices: int, words: Words) -> None:
-        super().__init__(choices)
+    def __init__(self, choices: int, words: Words, tagged: TaggedText | None = None) -> None:
+        super().__init__(choices, tagged)
         self._said = words
         words.clear()
+        words.in_tags = tagged is not None
 
     def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
         super()._take_chunk(arrived_ns, chunk)
@@ -245,6 +258,7 @@ class TgiApi:
     def __init__(self, settings: ClientSettings) -> None:
         self.path = "/generate_stream" if settings.stream else "/generate"
         self._body = dict(settings.body)
+        self._in_tags = settings.reasoning_in_tags
 
     def encode(self, prompt: Prompt) -> bytes:
         """Return the body of the prompt's request."""
@@ -253,7 +267,8 @@ class TgiApi:
 
     def new_answer(self, words: Words | None = None) -> "TgiStream":
         """Return the answer to a request, before any of it has arrived; its words are kept only where asked."""
-        return TgiStream() if words is None else WordyTgiStream(words)
+        tagged = TaggedText() if self._in_tags else None
+        return TgiStream(tagged) if words is None else WordyTgiStream(words, tagged)
 
 
 class TgiStream(StreamState):
@@ -261,8 +276,8 @@ class TgiStream(StreamState):
 
     __slots__ = ("_details", "_prefill")
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, tagged: TaggedText | None = None) -> None:
+        super().__init__(tagged)
         self._prefill = 0
         self._details: dict[str, Any] = {}
 
@@ -279,6 +294,8 @@ class TgiStream(StreamState):
         token = chunk.get("token")
         if token and token.get("text") and not token.get("special"):
             self._take_text(arrived_ns)
+            if self._tagged is not None:
+                self._tagged.take(str(token["text"]))
         if chunk.get("generated_text") is not None or chunk.get("details"):
             self._take_details(chunk)
         elif token is None and not self.chunk_ns:
@@ -307,10 +324,11 @@ class WordyTgiStream(TgiStream):
 
     __slots__ = ("_said",)
 
-    def __init__(self, words: Words) -> None:
-        super().__init__()
+    def __init__(self, words: Words, tagged: TaggedText | None = None) -> None:
+        super().__init__(tagged)
         self._said = words
         words.clear()
+        words.in_tags = tagged is not None
 
     def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
         super()._take_chunk(arrived_ns, chunk)

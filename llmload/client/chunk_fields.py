@@ -31,14 +31,35 @@ _MESSAGE: Final[dict[str, Any]] = {
 """The fields of a delta or message that are output, and those of what lies in them; None: whatever is not empty."""
 
 
-def text_in(delta: Any) -> Any:
+_REASONING: Final[frozenset[str]] = frozenset(
+    (
+        *("reasoning_content", "reasoning", "reasoning_text", "reasoning_details"),
+        *("thinking", "thinking_blocks", "summary"),
+    )
+)
+_ANSWER_PART: Final[dict[str, Any]] = {}
+for _name in _PART.keys() - _REASONING:
+    _ANSWER_PART[_name] = _ANSWER_PART
+_ANSWER: Final = {
+    name: _ANSWER_PART if inner is _PART else inner for name, inner in _MESSAGE.items() if name not in _REASONING
+}
+"""The fields of a delta or message that are the answer's."""
+
+
+def text_in(delta: Any) -> tuple[Any, bool]:
     """
-    Return the first text in a delta or message, usually a string; falsy if it has none.
+    Return the first text in a delta or message, usually a string, falsy if it has none; and whether it is reasoning.
 
     Text is content, reasoning, a refusal, an audio transcript, and the name or the arguments of a tool call; content
-    may be a list of parts, and a part that is empty is none.
+    may be a list of parts, and a part that is empty is none. All but reasoning is the answer, whose text counts first.
     """
-    return _first_text(delta, _MESSAGE, _DEPTH)
+    if text := _first_text(delta, _ANSWER, _DEPTH):
+        return text, False
+    return (text := _first_text(delta, _MESSAGE, _DEPTH)), bool(text)
+
+
+_THOUGHT_TYPES: Final = ("thinking", "reasoning")
+"""How the type of a part of a content begins that is not the answer's."""
 
 
 def _first_text(part: Any, fields: dict[str, Any] | None, depth: int) -> Any:
@@ -50,7 +71,7 @@ def _first_text(part: Any, fields: dict[str, Any] | None, depth: int) -> Any:
         for each in part:
             if text := _first_text(each, fields, depth - 1):
                 return text
-    elif isinstance(part, dict):
+    elif isinstance(part, dict) and not (fields is _ANSWER_PART and str(part.get("type")).startswith(_THOUGHT_TYPES)):
         for key, inner in fields.items():
             if (value := part.get(key)) and (text := _first_text(value, inner, depth - 1)):
                 return text

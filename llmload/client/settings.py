@@ -264,6 +264,8 @@ class ClientSettings:
     ca_file: str | None = None
     verify_tls: bool = True
     stamps: Stamps = "auto"
+    reasoning_in_tags: bool = False
+    """Whether reasoning stands between `<think>` and `</think>` in the text, and not only in fields of its own."""
 
     @property
     def access(self) -> Access:

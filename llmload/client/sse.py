@@ -248,10 +248,12 @@ class EventsBody(Body):
         return len(pieces)
 
     def _take(self, arrived_ns: int, piece: bytes) -> None:
-        alone = self._decoder.at_boundary
+        alone, thinking = self._decoder.at_boundary, self._answer.thinking
         events = self._decoder.feed(piece)
         for event_type, data in events:
             text = self._answer.take_event(arrived_ns, event_type, data)
+            if self._answer.thinking is not thinking:
+                self._frame_start = b""  # it is of the other kind: reasoning, or the answer
             if text and alone and len(events) == 1 and self._decoder.at_boundary:
                 self._learn_frame(piece, text.encode("utf-8", "surrogatepass"))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llmload.client.answer import too_large
+from llmload.client.thinking import split_reasoning
 
 MAX_CHARACTERS: Final = 4 << 20
 """The longest text that is kept of an answer; a longer answer fails."""
@@ -36,16 +37,20 @@ class Words:
         self._reasoning: list[str] = []
         self._calls: dict[object, dict[str, str]] = {}
         self._length = 0
+        self.in_tags = False
+        """Whether the text has reasoning between `<think>` and `</think>`, too."""
 
     @property
     def text(self) -> str:
         """What the model says."""
-        return "".join(self._text)
+        said = "".join(self._text)
+        return split_reasoning(said)[1] if self.in_tags else said
 
     @property
     def reasoning(self) -> str:
         """What it thinks, where the engine says that apart."""
-        return "".join(self._reasoning)
+        thought = "".join(self._reasoning)
+        return thought + split_reasoning("".join(self._text))[0] if self.in_tags else thought
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:

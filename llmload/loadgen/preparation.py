@@ -198,6 +198,7 @@ def client_settings(scenario: Scenario) -> ClientSettings:
         ca_file=scenario.engine.ca_file,
         verify_tls=scenario.engine.verify_tls,
         stamps=scenario.client.stamps,
+        reasoning_in_tags=scenario.request.reasoning == "tags",
     )
 
 

@@ -188,6 +188,10 @@ class Request(Table):
     """Whether the answer is streamed; without a stream there is no TTFT, TPOT or ITL."""
     include_usage: bool | None = None
     """Whether the stream ends with the engine's token counts (`stream_options.include_usage`); true where absent."""
+    reasoning: Literal["field", "tags"] = "field"
+    """Where a model's reasoning stands: in a field of its own (`reasoning`, `reasoning_content`), or between `<think>`
+    and `</think>` in the text, as engines without a reasoning parser send it. Each chunk is then parsed, which takes
+    longer."""
     max_tokens: Count | None = None
     """Upper limit of output tokens."""
     min_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -222,13 +226,15 @@ class Request(Table):
             raise ValueError(f"extra_body repeats {twice[0]}, which llmload sends already")
         if self.ignore_eos and self.max_tokens is None:
             raise ValueError("ignore_eos = true never ends without max_tokens")
+        if self.reasoning == "tags" and self.extra_body.get("n", 1) != 1:
+            raise ValueError("reasoning = 'tags' needs one answer a request: remove n from extra_body")
         if self.include_usage and not self.stream:
             raise ValueError("include_usage belongs to a stream, but stream = false")
         return self
 
     def sampling(self) -> dict[str, Any]:
         """Return the sampling parameters that are set."""
-        own = {"stream", "include_usage", "extra_body"}
+        own = {"stream", "include_usage", "reasoning", "extra_body"}
         return self.model_dump(exclude=own, exclude_none=True)
 
     def body(self) -> dict[str, Any]:
@@ -244,7 +250,7 @@ def _as_entry_name(name: str) -> str:
 
 def _as_request(keys: dict[str, Any]) -> dict[str, Any]:
     """Return keys of `[request]`; ValueError, with the key, where they are none or must be the same for all."""
-    for key in ("stream", "include_usage"):
+    for key in ("stream", "include_usage", "reasoning"):
         if key in keys:
             raise ValueError(f"{key} belongs to [request]: it is the same for the whole mix")
     try:
@@ -264,7 +270,7 @@ class MixEntry(Table):
     weight: Positive = 1.0
     """How often it is drawn, relative to the weights of the others."""
     request: Annotated[dict[str, Any], AfterValidator(_as_request)] = Field(default_factory=dict)
-    """Keys of `[request]` that differ; `stream` and `include_usage` are those of all."""
+    """Keys of `[request]` that differ; `stream`, `include_usage` and `reasoning` are those of all."""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -321,6 +327,8 @@ class SloLimits(Table):
 
     ttft_s: Positive | None = None
     """Upper limit of the time to the first token."""
+    ttfa_s: Positive | None = None
+    """Upper limit of the time to the first token of the answer, after the reasoning of a model that reasons."""
     tpot_s: Positive | None = None
     """Upper limit of the mean time per output token after the first."""
     e2e_s: Positive | None = None
@@ -380,8 +388,9 @@ class Scenario(Table):
                 f"engine.headers sets {self.client.request_id_header}, which has the request's id: remove it, or set "
                 "client.request_id_header to another name or false"
             )
-        if not self.request.stream and (self.slo.ttft_s is not None or self.slo.tpot_s is not None):
-            raise ValueError("slo.ttft_s and slo.tpot_s are not measurable with request.stream = false")
+        streamed = (self.slo.ttft_s, self.slo.ttfa_s, self.slo.tpot_s)
+        if not self.request.stream and any(limit is not None for limit in streamed):
+            raise ValueError("slo.ttft_s, ttfa_s and tpot_s are not measurable with request.stream = false")
         if self.cost is not None and self.cost.price_per_gpu_hour is not None and not self.deployment.gpus:
             raise ValueError("cost.price_per_gpu_hour needs the number of GPUs in deployment.gpus")
         if self.cost is not None and self.cost.price_per_kwh is not None and self.monitor.dcgm_url is None:
