@@ -201,6 +201,19 @@ def engine() -> None:
     help="Standard deviation of the logarithm of their tokens.",
 )
 @click.option(
+    "--reasoning-tokens",
+    default=0,
+    show_default=True,
+    help="The first tokens of each chat answer, which are reasoning.",
+)
+@click.option(
+    "--reasoning-form",
+    type=click.Choice(["field", "tags", "hidden"]),
+    default="field",
+    show_default=True,
+    help="Where these stand: in reasoning_content, between <think> tags in the text, or nowhere.",
+)
+@click.option(
     "--max-model-len-tokens", default=32768, show_default=True, help="Context length; a longer request gets status 400."
 )
 @click.option("--kv-cache-tokens", default=65536, show_default=True, help="Size of the KV cache, for its gauge.")

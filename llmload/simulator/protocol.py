@@ -58,6 +58,9 @@ class ParsedRequest:
     prompt_hash: int
     token_text: bytes = b""
     cached_tokens: int | None = None
+    reasoning_tokens: int = 0
+    reasoning_form: str = "field"
+    reasoning_counted: bool = True
 
 
 def error_body(api: ApiStyle, status: int, error_type: str, message: str, param: str | None = None) -> bytes:
@@ -91,6 +94,9 @@ def parse_request(settings: SimulationSettings, api: ApiStyle, stream: bool | No
         truncated=truncated,
         prompt_hash=prompt_hash,
         token_text=token_text,
+        reasoning_tokens=min(settings.reasoning_tokens, output_tokens) if api is ApiStyle.CHAT else 0,
+        reasoning_form=settings.reasoning_form,
+        reasoning_counted=settings.reasoning_counted,
     )
 
 
@@ -274,6 +280,7 @@ class OpenAiFormat:
         self._hash = facts.parsed.prompt_hash
         self._stride = self._hash >> 8 | 1
         self._before, _, self._after = self._chunk(_MARK.decode(), None).rpartition(_MARK)
+        self._thought = facts.parsed.reasoning_tokens
 
     def _frame(self, kind: str, choices: list[dict[str, Any]], **more: object) -> dict[str, Any]:
         facts = self._facts
@@ -285,7 +292,7 @@ class OpenAiFormat:
         return "chat.completion.chunk" if self._chat else "text_completion"
 
     def _chunk(self, text: str, finish_reason: str | None, **delta: str) -> bytes:
-        content = {"delta": {**delta, "content": text}} if self._chat else {"text": text}
+        content = {"delta": delta or {"content": text}} if self._chat else {"text": text}
         choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
         return _event(self._frame(self._chunk_kind, [choice]))
 
@@ -293,7 +300,9 @@ class OpenAiFormat:
         parsed = self._facts.parsed
         total = parsed.prompt_tokens + parsed.output_tokens
         cached = {} if parsed.cached_tokens is None else {"cached_tokens": parsed.cached_tokens}
+        thought = {"reasoning_tokens": self._thought} if self._thought and parsed.reasoning_counted else {}
         return {
+            **({"completion_tokens_details": thought} if thought else {}),
             "prompt_tokens": parsed.prompt_tokens,
             "total_tokens": total,
             "completion_tokens": parsed.output_tokens,
@@ -302,11 +311,28 @@ class OpenAiFormat:
 
     def opening(self) -> bytes:
         """Return, for chat, the chunk with only the role."""
-        return self._chunk("", None, role="assistant") if self._chat else b""
+        return self._chunk("", None, role="assistant", content="") if self._chat else b""
 
     def token(self, k: int) -> bytes:
-        """Return token k in one chunk."""
+        """Return token k in one chunk; nothing for one of hidden reasoning."""
+        if k < self._thought:
+            return self._reasoning(k)
         return self._before + WORDS[(self._hash + k * self._stride) & 63] + self._after
+
+    def _reasoning(self, k: int) -> bytes:
+        text, form = word(self._hash, k).decode(), self._facts.parsed.reasoning_form
+        if form == "tags":
+            opened, closed = "<think>" if k == 0 else "", "</think>" if k + 1 == self._thought else ""
+            return self._chunk(f"{opened}{text}{closed}", None)
+        return self._chunk("", None, reasoning_content=text) if form == "field" else b""
+
+    def _parts(self, text: str) -> dict[str, str]:
+        """Return the fields of a message that says this."""
+        thought_chars = self._thought * len(WORDS[0])
+        thought, answer, form = text[:thought_chars], text[thought_chars:], self._facts.parsed.reasoning_form
+        if form == "tags" and thought:
+            return {"content": f"<think>{thought}</think>{answer}"}
+        return {"content": answer, **({"reasoning_content": thought} if form == "field" and thought else {})}
 
     def closing(self) -> bytes:
         """Return the chunk with finish_reason, the chunk with usage if requested, and [DONE]."""
@@ -325,7 +351,8 @@ class OpenAiFormat:
     def complete(self) -> bytes:
         """Return the answer without streaming."""
         text = text_of(self._hash, self._facts.parsed.output_tokens)
-        content = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
+        message = {"role": "assistant", **self._parts(text)}
+        content = {"message": message} if self._chat else {"text": text}
         choice = {"index": 0, **content, "logprobs": None, "finish_reason": self._facts.finish_reason}
         kind = "chat.completion" if self._chat else "text_completion"
         usage = {"usage": self._usage()} if self._facts.usage else {}

@@ -81,6 +81,10 @@ class FaultPicker:
         return None
 
 
+REASONING_FORMS = ("field", "tags", "hidden")
+"""Where the reasoning of an answer stands: in `reasoning_content`, between `<think>` tags in the content, nowhere."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationSettings:
     """
@@ -88,6 +92,8 @@ class SimulationSettings:
 
     `port` 0 picks a free one. `output_tokens` fixes the length of every answer; None draws it around
     `output_tokens_mean` (lognormal; `output_tokens_spread` is the standard deviation of its logarithm).
+    `reasoning_tokens` are the first tokens of each chat answer: in a field of their own, between `<think>` tags, or
+    hidden (`reasoning_form`), counted in usage or not (`reasoning_counted`).
     `prefix_cache_tokens` is how many prompt tokens the prefix cache keeps; 0: no cache.
     `faults` maps a name in `FAULTS` to the share of requests that get it.
     """
@@ -103,6 +109,9 @@ class SimulationSettings:
     output_tokens: int | None = None
     output_tokens_mean: float = 128.0
     output_tokens_spread: float = 0.5
+    reasoning_tokens: int = 0
+    reasoning_form: str = "field"
+    reasoning_counted: bool = True
     max_model_len_tokens: int = 32768
     kv_cache_tokens: int = 65536
     prefix_cache_tokens: int = 0
@@ -121,8 +130,13 @@ class SimulationSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"simulated engine: {name} = {value} must be at least 1")
-        if self.prefix_cache_tokens < 0:
-            raise ConfigError(f"simulated engine: prefix_cache_tokens = {self.prefix_cache_tokens} must be 0 or more")
+        for name in ("prefix_cache_tokens", "reasoning_tokens"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"simulated engine: {name} = {getattr(self, name)} must be 0 or more")
+        if self.reasoning_form not in REASONING_FORMS:
+            raise ConfigError(
+                f"simulated engine: reasoning_form = {self.reasoning_form} must be one of {', '.join(REASONING_FORMS)}"
+            )
         for name in ("ttft_s", "prefill_s_per_token", "itl_s", "itl_load_factor", "output_tokens_spread"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):

@@ -163,3 +163,20 @@ def test_expect_100_continue_is_answered(quick: Client) -> None:
         connection.sendall(body)
 
         assert quick.read(connection).status == 200
+
+
+@pytest.mark.parametrize("form", ["field", "tags", "hidden"])
+def test_reasoning_comes_first_in_its_form_and_is_counted(start: StartEngine, form: str) -> None:
+    client = start(output_tokens=6, reasoning_tokens=4, reasoning_form=form, ttft_s=0, itl_s=0)
+    body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+    events = [json.loads(event) for event in client.events("/v1/chat/completions", body)[:-1]]
+    deltas = [event["choices"][0]["delta"] for event in events[1:-2]]
+    whole = json.loads(client.request("POST", "/v1/chat/completions", CHAT)[2])["choices"][0]["message"]
+
+    content = "".join(delta.get("content", "") for delta in deltas)
+    thought = "".join(delta.get("reasoning_content", "") for delta in deltas)
+    assert events[-1]["usage"]["completion_tokens_details"] == {"reasoning_tokens": 4}
+    assert (whole["content"], whole.get("reasoning_content", "")) == (content, thought)
+    assert len(deltas) == (2 if form == "hidden" else 6)
+    assert len(thought) == (20 if form == "field" else 0)
+    assert (content.find("<think>"), content.find("</think>")) == ((0, 27) if form == "tags" else (-1, -1))

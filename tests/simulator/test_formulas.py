@@ -117,6 +117,8 @@ def test_faults_are_picked_in_their_shares_and_reproducibly() -> None:
         ({"itl_s": -1.0}, "itl_s = -1.0"),
         ({"ttft_s": math.nan}, "ttft_s = nan"),
         ({"output_tokens": 0}, "output_tokens = 0"),
+        ({"reasoning_tokens": -1}, "reasoning_tokens = -1"),
+        ({"reasoning_form": "loud"}, "field, tags, hidden"),
         ({"faults": {"fire": 0.1}}, "'fire'"),
         ({"faults": {"reset": 1.5}}, "reset = 1.5"),
         ({"faults": {"reset": 0.6, "stall": 0.6}}, "1.2"),
