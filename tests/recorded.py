@@ -13,6 +13,7 @@ from llmload.record import (
     AT_ONCE,
     ErrorType,
     Outcome,
+    ReasoningSource,
     RequestError,
     RequestRecord,
     StampSource,
@@ -47,6 +48,7 @@ def _record(index: int, random: np.random.Generator, now_ns: int, lasts_s: float
     chunks = int(random.integers(0, 12))
     gaps_ns = (random.lognormal(-3, 0.6, chunks) * NS_PER_S).astype(np.int64) * (random.random(chunks) > 0.05)
     stamps = stamps_of(started_ns, gaps_ns.tolist())
+    thought = 0 if index % 8 else chunks if index % 3 == 0 else chunks // 2
     done_ns = int(stamps[-1]) + 1_000_000 if chunks else started_ns + 20_000_000
     error = None
     if outcome is Outcome.FAILED:
@@ -63,6 +65,11 @@ def _record(index: int, random: np.random.Generator, now_ns: int, lasts_s: float
         prompt_tokens=None if index % 7 == 0 else int(random.integers(5, 900)),
         output_tokens=None if index % 11 == 0 else int(random.integers(0, 2 * chunks + 1)),
         reasoning_tokens=None if index % 4 else index % 9,
+        reasoning_source=None
+        if index % 4 or not index % 9
+        else [ReasoningSource.USAGE, ReasoningSource.CHUNKS][index % 3 % 2],
+        reasoning_chunks=thought,
+        first_answer_ns=int(stamps[thought]) if 0 < thought < chunks else None,
         cached_tokens=None if index % 3 else int(random.integers(0, 5)),
         token_source=_SOURCES.get(index % 13, TokenSource.USAGE),
         finish_reason=[None, "stop", "length"][index % 3],

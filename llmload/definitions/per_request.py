@@ -62,7 +62,7 @@ def _latency(sample: Sample) -> Section:
     answers = sample.answers
     counts = [answer.record.output_tokens or 0 for answer in answers]
     ttft = _even([(a.first_text_s - _start_s(a)) * MS_PER_S for a in answers])
-    reasoned = any(a.record.reasoning_tokens for a in answers)  # then the first text is not the first output
+    answered = [(a.first_answer_s - _start_s(a)) * MS_PER_S for a in answers if a.first_answer_s is not None]
     several = [(a, n) for a, n in zip(answers, counts, strict=True) if n > 1]
     itl = Weighted(
         values=[(a.last_text_s - a.first_text_s) * MS_PER_S / (n - 1) for a, n in several],
@@ -75,7 +75,7 @@ def _latency(sample: Sample) -> Section:
     figures = [
         *_some("request_latency", "Request Latency", "Sec", _even([a.done_s - _start_s(a) for a in answers])),
         *_some("time_to_first_token_ms", "TTFT", "ms", ttft),
-        *_some("time_to_first_output_token_ms", "TTFOT", "ms", _even([]) if reasoned else ttft),
+        *_some("time_to_first_output_token_ms", "TTFOT", "ms", _even(answered)),
         *_some("inter_token_latency_ms", "ITL", "ms", itl),
         *_some("time_per_output_token_ms", "TPOT", "ms", tpot),
     ]
@@ -178,11 +178,11 @@ def _aiperf_per_request(sample: Sample) -> dict[str, tuple[str, str, Values]]:
     counted = [a for a in answers if a.record.output_tokens is not None]
     prompts = [a.record.prompt_tokens for a in answers if a.record.prompt_tokens is not None]
     ttft_ms = [a.first_text_s * MS_PER_S for a in answers]
-    reasoned = any(a.record.reasoning_tokens for a in answers)  # then the first text is not the first output
+    ttfo_ms = [a.first_answer_s * MS_PER_S for a in answers if a.first_answer_s is not None]
     return {
         "time_to_first_token": ("Time to First Token", "ms", ttft_ms),
         "time_to_second_token": ("Time to Second Token", "ms", _second_text_ms(answers)),
-        "time_to_first_output_token": ("Time to First Output Token", "ms", [] if reasoned else ttft_ms),
+        "time_to_first_output_token": ("Time to First Output Token", "ms", ttfo_ms),
         "request_latency": ("Request Latency", "ms", [a.last_text_s * MS_PER_S for a in answers]),
         "decode_duration": ("Decode Duration", "ms", [(a.last_text_s - a.first_text_s) * MS_PER_S for a in answers]),
         "inter_token_latency": ("Inter Token Latency", "ms", [each * MS_PER_S for each in itl_s]),

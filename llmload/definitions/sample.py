@@ -116,6 +116,11 @@ class Answer:
         return self.since_start_s(self.record.chunk_ns[0])
 
     @property
+    def first_answer_s(self) -> float | None:
+        """From the start to the first chunk with text that is not reasoning; None where there is none."""
+        return self.record.ttfa_s
+
+    @property
     def last_text_s(self) -> float:
         """From the start to the last chunk with text."""
         return self.since_start_s(self.record.chunk_ns[-1])

@@ -9,6 +9,7 @@ import gevent
 from pydantic import BaseModel, ConfigDict
 
 from llmload.loadgen.phases import PhaseTimeline, Span
+from llmload.metrics.checks import OF_REASONING
 from llmload.metrics.doubts import doubts_of, lines_of
 from llmload.metrics.requests import LIVE_QUANTILES
 from llmload.metrics.totals import RunTotals
@@ -115,6 +116,11 @@ class LiveLimit(_Model):
 
 class LiveState(_Latencies):
     """The run so far; counts are of the whole run, rates and quantiles of its window."""
+
+    ttfa_s: Quantiles | None = None
+    """Time to first answer; this and the next two are None where nothing is thought."""
+    thinking_s: Quantiles | None = None
+    answer_tpot_s: Quantiles | None = None
 
     schema_version: Literal[1] = SCHEMA_VERSION
     run_id: str
@@ -316,6 +322,7 @@ class LiveView:
             window_s=window_s,
             **rates(totals, window_s),
             **_latencies(totals),
+            **_of_reasoning(totals),
             request_tokens_per_s=_mean(totals.distributions["request_output_tokens_per_s"]),
             limits=tuple(_limits(scenario)),
             editable=scenario.load.target_key,
@@ -380,6 +387,10 @@ def rates(totals: RunTotals, window_s: float | None) -> dict[str, Any]:
 
 def _latencies(totals: RunTotals) -> dict[str, Any]:
     return {name: Quantiles.of(totals.distributions[name]) for name in _Latencies.model_fields}
+
+
+def _of_reasoning(totals: RunTotals) -> dict[str, Any]:
+    return {name: Quantiles.of(totals.distributions[name]) for name in OF_REASONING if totals.reasoned_answers}
 
 
 _SHOWN: Final = tuple(f"{name} {quantile}" for name in _Latencies.model_fields for quantile in LIVE_QUANTILES)

@@ -48,12 +48,14 @@ class Check:
 
 THROUGHPUT: Final = ("requests_per_min", "goodput_per_min", "output_tokens_per_s")
 SINCE_SCHEDULE: Final = ("ttft_from_schedule_s", "e2e_from_schedule_s")
-LATENCIES: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s", *SINCE_SCHEDULE)
+OF_REASONING: Final = ("ttfa_s", "thinking_s", "answer_tpot_s")
+LATENCIES: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s", *SINCE_SCHEDULE, *OF_REASONING)
 TOKEN_COUNTS: Final = ("output_tokens", "request_output_tokens")
 TOKEN_RATES: Final = ("output_tokens_per_s", "request_output_tokens_per_s")
 OF_A_CACHE: Final = (
     "ttft_s",
     "ttft_from_schedule_s",
+    "ttfa_s",
     "e2e_s",
     "e2e_from_schedule_s",
     "request_output_tokens_per_s",
@@ -139,7 +141,25 @@ CHECKS: Final = (
         invalid_above=None,
         why="the client took no more bytes, so the engine's had to wait; a p99 is of one request in a hundred",
         remedy="--processes 2, or a machine apart from the engine's",
-        figures=("itl_s", "tpot_s", "e2e_s", "e2e_from_schedule_s", "request_output_tokens_per_s"),
+        figures=("itl_s", "tpot_s", *OF_REASONING, "e2e_s", "e2e_from_schedule_s", "request_output_tokens_per_s"),
+    ),
+    Check(
+        name="hidden_reasoning_share",
+        unit="of answers",
+        degraded_above=0.01,
+        invalid_above=None,
+        why="the engine counted reasoning tokens and sent none: TTFT has the time that they took, TPOT does not",
+        remedy="have the engine stream its reasoning (vLLM: include_reasoning, on by default), or read ttfa_s",
+        figures=("ttft_s", "ttft_from_schedule_s", "tpot_s"),
+    ),
+    Check(
+        name="only_reasoning_share",
+        unit="of answers",
+        degraded_above=0.0,
+        invalid_above=None,
+        why="these ended while the model still reasoned, so the time to the answer is that of the others",
+        remedy="--max-tokens with a higher number",
+        figures=OF_REASONING,
     ),
     Check(
         name="contradicted_share",
@@ -148,7 +168,7 @@ CHECKS: Final = (
         invalid_above=None,
         why="the engine counted fewer tokens than it sent chunks with text, so its count is wrong",
         remedy="--set request.include_usage=false counts chunks instead",
-        figures=(*TOKEN_COUNTS, *TOKEN_RATES, "tpot_s"),
+        figures=(*TOKEN_COUNTS, *TOKEN_RATES, "tpot_s", "answer_tpot_s"),
     ),
     Check(
         name="cached_token_share",
@@ -166,7 +186,7 @@ CHECKS: Final = (
         invalid_above=0.5,
         why="answers without a token count are missing from tokens/s",
         remedy="--set request.include_usage=true",
-        figures=(*TOKEN_COUNTS, *TOKEN_RATES, "tpot_s"),
+        figures=(*TOKEN_COUNTS, *TOKEN_RATES, "tpot_s", "answer_tpot_s"),
     ),
     Check(
         name="chunk_counted_share",
@@ -175,7 +195,7 @@ CHECKS: Final = (
         invalid_above=None,
         why="chunks were counted as tokens, and an engine may put several tokens in a chunk or none",
         remedy="--set request.include_usage=true",
-        figures=(*TOKEN_COUNTS, *TOKEN_RATES, "tpot_s"),
+        figures=(*TOKEN_COUNTS, *TOKEN_RATES, "tpot_s", "answer_tpot_s"),
     ),
     Check(
         name="reused_prompt_share",
@@ -268,7 +288,7 @@ def _exceeded(check: Check, figure: float, totals: RunTotals) -> Reason | None:
 def _doubts(reason: Reason, totals: RunTotals) -> Iterator[Doubt]:
     """Yield the figures that a reason spoils; none of the whole run's, whose level says so, or of what has no value."""
     for figure in reason.figures if reason.figures != ALL else ():
-        if figure not in totals.distributions or totals.distributions[figure].count:
+        if figure not in totals.distributions or totals.measures(figure):
             yield Doubt(figure=figure, statistic=None, check=reason.check, text=_CHECKS[reason.check].why)
 
 
@@ -342,6 +362,8 @@ def health(totals: RunTotals) -> dict[str, float | None]:
             totals.client_closed_windows, totals.ended if totals.stamp_sources["packet"] else 0
         ),
         "contradicted_share": _share(totals.contradicted_answers, answers),
+        "hidden_reasoning_share": _share(totals.hidden_reasoning_answers, answers),
+        "only_reasoning_share": _share(totals.only_reasoning_answers, answers),
         "reused_prompt_share": _share(totals.reused_prompts, totals.started),
         "cached_token_share": totals.cached_token_share,
     }

@@ -94,7 +94,7 @@ def few_values(totals: RunTotals) -> Iterator[Doubt]:
     for figure in REQUEST_DISTRIBUTIONS:
         values = totals.distributions[figure]
         count = values.count
-        for name, quantile in QUANTILES.items() if count else ():
+        for name, quantile in QUANTILES.items() if totals.measures(figure) else ():
             if count >= values_needed(quantile):
                 continue
             low, high = quantile_interval(values, quantile)

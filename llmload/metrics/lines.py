@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any, Final
 
 from llmload.metrics.requests import FIELD, FIELDS, LINE_KEYS, LIST_KEYS, Columns, Field, Kind
-from llmload.record import ENGINE_WRITES, RESET_BY, ErrorType, Outcome, StampSource, TokenSource
+from llmload.record import ENGINE_WRITES, RESET_BY, ErrorType, Outcome, ReasoningSource, StampSource, TokenSource
 
 SHOWN: Final = 60
 """Characters of a wrong value that an error has."""
@@ -45,12 +45,14 @@ _NAMES: Final = {
 _NEVER_NULL: Final = frozenset(
     (
         *("request_id", "prompt_id", "outcome", "time_s", "e2e_s", "token_source", "stamp_source", "chunks"),
+        "reasoning_chunks",
         *("coalesced_chunks", "same_segment_chunks", "reconnects", "retries", "started_ns", "done_ns"),
     )
 )
 _CLOSED: Final[Mapping[str, Collection[str]]] = {
     "outcome": frozenset(Outcome),
     "token_source": frozenset(TokenSource),
+    "reasoning_source": frozenset(ReasoningSource),
     "stamp_source": frozenset(StampSource),
     "error_type": frozenset(ErrorType),
     "reset_by": RESET_BY,

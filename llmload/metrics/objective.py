@@ -17,6 +17,9 @@ RATES: Final = ("requests_per_min", "goodput_per_min", "output_tokens_per_s")
 OBJECTIVE_METRICS: Final = (*REQUEST_DISTRIBUTIONS, *SHARES, *RATES)
 LABELS: Final = {
     "ttft_s": "TTFT",
+    "ttfa_s": "time to first answer",
+    "thinking_s": "thinking time",
+    "answer_tpot_s": "TPOT of the answer",
     "itl_s": "ITL",
     "tpot_s": "TPOT",
     "e2e_s": "e2e latency",

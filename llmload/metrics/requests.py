@@ -19,6 +19,7 @@ from llmload.record import (
     NO_CHUNKS,
     ErrorType,
     Outcome,
+    ReasoningSource,
     RequestError,
     RequestRecord,
     StampSource,
@@ -34,6 +35,9 @@ FIELD_OF: Final[Mapping[str, str | None]] = {
     "tpot_s": "tpot_s",
     "itl_s": None,  # a value a gap between chunks
     "e2e_s": "e2e_s",
+    "ttfa_s": "ttfa_s",
+    "thinking_s": "thinking_s",
+    "answer_tpot_s": "answer_tpot_s",
     "ttft_from_schedule_s": "ttft_from_schedule_s",
     "e2e_from_schedule_s": "e2e_from_schedule_s",
     "schedule_lag_s": "schedule_lag_s",
@@ -106,6 +110,9 @@ FIELDS: Final = (
     Field("outcome", Kind.CATEGORY, "", "completed, failed or censored (cut by the run's end)"),
     Field("time_s", Kind.UNIX, "s", "start, unix time"),
     Field("ttft_s", Kind.FLOAT, "s", "first chunk with text (content, reasoning, a refusal, a tool call) - start"),
+    Field("ttfa_s", Kind.FLOAT, "s", "first chunk of the answer - start; `ttft_s` where no chunk is reasoning"),
+    Field("thinking_s", Kind.FLOAT, "s", "first chunk of the answer - first chunk with text; only with reasoning"),
+    Field("answer_tpot_s", Kind.FLOAT, "s", "`tpot_s` of the answer alone, without reasoning; only with reasoning"),
     Field("tpot_s", Kind.FLOAT, "s", "(last - first chunk with text) / (output tokens - 1); unknown below 2 tokens"),
     Field("e2e_s", Kind.FLOAT, "s", "last byte of the answer, or failure - start"),
     Field("output_tokens_per_s", Kind.FLOAT, "tokens/s", "output tokens / e2e latency"),
@@ -113,6 +120,8 @@ FIELDS: Final = (
     Field("output_tokens", Kind.COUNT, "tokens", "by `token_source`"),
     Field("cached_tokens", Kind.COUNT, "tokens", "prompt tokens that the engine took from its prefix cache"),
     Field("reasoning_tokens", Kind.COUNT, "tokens", "output tokens of reasoning, a part of `output_tokens`"),
+    Field("reasoning_source", Kind.CATEGORY, "", "usage, chunk_usage, or chunks: estimated by the share of chunks"),
+    Field("reasoning_chunks", Kind.COUNT, "chunks", "chunks with text that are reasoning"),
     Field("token_source", Kind.CATEGORY, "", "how `output_tokens` were counted: see docs/answers.md"),
     Field("finish_reason", Kind.CATEGORY, "", "in the engine's word, `other` for an uncommon one"),
     Field("stamp_source", Kind.CATEGORY, "", "packet, kernel, user or none: who took the time stamps"),
@@ -144,6 +153,7 @@ FIELDS: Final = (
     Field("connected_ns", Kind.CLOCK, "ns", "a new connection was open; empty where one was reused"),
     Field("sent_ns", Kind.CLOCK, "ns", "the request was written"),
     Field("wire_sent_ns", Kind.CLOCK, "ns", "the request's last segment left, by the packet ring"),
+    Field("first_answer_ns", Kind.CLOCK, "ns", "first chunk of the answer; only where some chunk is reasoning"),
     Field("done_ns", Kind.CLOCK, "ns", "last byte, or failure"),
     Field("chunk_gaps_ns", Kind.LIST, "ns", "start to first chunk, then chunk to chunk"),
     Field("textless_gaps_ns", Kind.LIST, "ns", "the same of chunks without text (the role, the finish)"),
@@ -190,6 +200,7 @@ def record_of(line: Mapping[str, Any]) -> RequestRecord:
         **{name: line[name] for name in _AS_WRITTEN},
         outcome=Outcome(line["outcome"]),
         token_source=TokenSource(line["token_source"]),
+        reasoning_source=None if (source := line["reasoning_source"]) is None else ReasoningSource(source),
         stamp_source=StampSource(line["stamp_source"]),
         error=None if (error := line["error"]) is None else RequestError(**{**error, "type": ErrorType(error["type"])}),
         chunk_ns=stamps_of(started_ns, gaps) if gaps else NO_CHUNKS,
@@ -201,7 +212,7 @@ def record_of(line: Mapping[str, Any]) -> RequestRecord:
 _AS_WRITTEN: Final = tuple(
     name
     for name in (each.name for each in fields(RequestRecord))
-    if name in LINE_KEYS and name not in {"outcome", "token_source", "stamp_source", "error"}
+    if name in LINE_KEYS and name not in {"outcome", "token_source", "reasoning_source", "stamp_source", "error"}
 )
 
 _NUMBERS: Final = tuple(each.name for each in FIELDS if each.kind in {Kind.FLOAT, Kind.COUNT} and not each.key)
@@ -249,7 +260,7 @@ class RequestTable:
     started_ns: Ints
     done_ns: Ints
     numbers: dict[str, Floats]
-    """NaN is unknown; besides the fields: schedule_lag_s, ttft_from_schedule_s, e2e_from_schedule_s."""
+    """NaN is unknown; besides the fields: properties of a record that are none."""
     categories: dict[str, list[str | None]]
     """Text by request, `error_type` and `error_message` among them."""
     gaps: Ints
@@ -365,11 +376,23 @@ class RequestTable:
                 "ttft_from_schedule_s": numbers["ttft_s"] + lag_s,
                 "e2e_from_schedule_s": numbers["e2e_s"] + lag_s,
                 "error_http_status": columns.array("error_http_status"),
+                **_reasoning(numbers, answered=~np.isnan(columns.array("first_answer_ns"))),
             },
             categories={name: list(values[name]) for name in (*_CATEGORIES, "error_type", "error_message")},
             gaps=gaps,
             gaps_ns=columns.joined("chunk_gaps_ns"),
         )
+
+
+def _reasoning(numbers: Mapping[str, Floats], *, answered: Mask) -> dict[str, Floats]:
+    """Return the record's properties of that name as 1 or 0."""
+    by_count, by_chunks = numbers["reasoning_tokens"] > 0, numbers["reasoning_chunks"] > 0
+    flags = {
+        "has_reasoning": by_count | by_chunks,
+        "hides_reasoning": by_count & ~by_chunks & (numbers["chunks"] > 0),
+        "only_reasoning": by_chunks & ~answered,
+    }
+    return {name: flag.astype(np.float64) for name, flag in flags.items()}
 
 
 def _are(values: Sequence[str | None], wanted: str) -> Mask:

@@ -28,7 +28,7 @@ from llmload.metrics.requests import (
     RequestTable,
     compiled,
 )
-from llmload.record import CONTRADICTED, Outcome, RequestRecord, Slo, Window
+from llmload.record import CONTRADICTED, Outcome, ReasoningSource, RequestRecord, Slo, Window
 from llmload.stats.histogram import Exemplar, Histogram, slowest
 from llmload.units import NS_PER_S
 
@@ -161,6 +161,14 @@ class RunTotals:
     """Prompt tokens of answers that report how many of them were cached."""
     output_tokens: int = _sum("output_tokens", _Over.ANSWERS_IN_WINDOW)
     reasoning_tokens: int = _sum("reasoning_tokens", _Over.ANSWERS_IN_WINDOW)
+    reasoned_answers: int = 0
+    """Answers with reasoning, by their chunks or by the engine's count; as the next three, of the window."""
+    hidden_reasoning_answers: int = 0
+    """Those of which the engine counted reasoning and sent none."""
+    only_reasoning_answers: int = 0
+    """Those that ended before their first chunk of an answer."""
+    estimated_reasoning_answers: int = 0
+    """Those whose reasoning tokens are estimated by the share of chunks."""
     chunks: int = _sum("chunks", _Over.ANSWERS_IN_WINDOW)
     coalesced_chunks: int = _sum("coalesced_chunks", _Over.ANSWERS_IN_WINDOW)
     same_segment_chunks: int = _sum("same_segment_chunks", _Over.ANSWERS_IN_WINDOW)
@@ -217,6 +225,10 @@ class RunTotals:
         histogram.merge(*(each[name] for each in (self.distributions, self.out_of_window) if name in each))
         return histogram
 
+    def measures(self, name: str) -> bool:
+        """Return whether a distribution says something; the time to first answer, only where there is reasoning."""
+        return bool(self.distributions[name].count) and (name != "ttfa_s" or bool(self.reasoned_answers))
+
     def cut_in_flight(self) -> None:
         """Count requests in flight as censored: their process is lost, and how they ended is unknown."""
         self.censored += self.in_flight
@@ -268,6 +280,11 @@ class RunTotals:
             if record.output_tokens is None:
                 self.uncounted_answers += 1
             self.contradicted_answers += record.token_source in CONTRADICTED
+            if record.reasoning_chunks or record.reasoning_tokens:
+                self.reasoned_answers += 1
+                self.hidden_reasoning_answers += record.hides_reasoning
+                self.only_reasoning_answers += record.only_reasoning
+                self.estimated_reasoning_answers += record.reasoning_source is ReasoningSource.CHUNKS
         self._add_distributions(record, self.distributions if started_in else self.out_of_window)
 
     def _add_distributions(self, record: RequestRecord, to: Distributions) -> None:
@@ -337,6 +354,11 @@ class RunTotals:
         self.uncounted_answers += _count(answers & np.isnan(output_tokens))
         sources = table.categories["token_source"]
         self.contradicted_answers += sum(sources[index] in CONTRADICTED for index in indices)
+        self.reasoned_answers += _count(answers & (table.numbers["has_reasoning"] > 0))
+        self.hidden_reasoning_answers += _count(answers & (table.numbers["hides_reasoning"] > 0))
+        self.only_reasoning_answers += _count(answers & (table.numbers["only_reasoning"] > 0))
+        estimated = table.categories["reasoning_source"]
+        self.estimated_reasoning_answers += sum(estimated[index] == ReasoningSource.CHUNKS for index in indices)
         gap_s, later = np.maximum(table.gap_s, 0.0), ~table.is_first_gap
         second = np.append(False, table.is_first_gap[:-1]) & later
         read = answers & ~table.stamped_by_packet

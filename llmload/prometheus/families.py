@@ -109,6 +109,16 @@ def _quantiles(name: str, distribution: str) -> Family:
     )
 
 
+def _reasoning_quantiles(name: str, distribution: str) -> Family:
+    return Family(
+        name=f"llmload_{name}_quantile_seconds",
+        kind="gauge",
+        labels=("percentile",),
+        text="Quantile over the measurement window so far, as in summary.json; absent where no answer has reasoning.",
+        read=lambda s: _quantiles_of(s.totals, distribution) if s.totals.reasoned_answers else {},
+    )
+
+
 def _named_quantiles(name: str, distribution: str) -> Family:
     def read(snapshot: Snapshot) -> dict[tuple[str, ...], float]:
         return {
@@ -243,6 +253,9 @@ FAMILIES: Final = (
     _quantiles("inter_token_latency", "itl_s"),
     _quantiles("request_time_per_output_token", "tpot_s"),
     _quantiles("e2e_request_latency", "e2e_s"),
+    _reasoning_quantiles("time_to_first_answer", "ttfa_s"),
+    _reasoning_quantiles("thinking", "thinking_s"),
+    _reasoning_quantiles("answer_time_per_output_token", "answer_tpot_s"),
     _quantiles("time_to_first_token_on_the_wire", "ttft_wire_s"),
     _quantiles("round_trip", "rtt_s"),
     Family(

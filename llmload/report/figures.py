@@ -11,10 +11,30 @@ from llmload.runs.summary import Figures, Summary
 from llmload.units import milliseconds, number, percent
 
 LATENCIES: Final = {LABELS[key]: key for key in ("ttft_s", "itl_s", "tpot_s", "e2e_s")}
+_WITH_REASONING: Final = {
+    LABELS[key]: key for key in ("ttft_s", "ttfa_s", "thinking_s", "itl_s", "tpot_s", "answer_tpot_s", "e2e_s")
+}
 COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
 
 SHOWN: Final = ("request_output_tokens_per_s mean", "requests_per_min", "output_tokens_per_s", *LATENCIES.values())
 """The figures of which the tables of a run's end have statistics."""
+
+
+def latencies_of(*summaries: Summary) -> dict[str, str]:
+    """Return name and key of each latency that these runs' tables have: of reasoning only where a run has some."""
+    return _WITH_REASONING if any(each.reasoning for each in summaries) else LATENCIES
+
+
+def reasoning_rows(summary: Summary) -> list[tuple[str, str]]:
+    """Return title and text of what was thought; nothing where nothing was."""
+    thought = summary.reasoning
+    if thought is None:
+        return []
+    tokens = f"{'about ' if thought.estimated else ''}{number(thought.tokens, 0)}"
+    said = [f"{tokens} tokens, {percent(thought.share)} of the output, in {number(thought.answers, 0)} answers"]
+    said += [f"hidden in {number(thought.hidden, 0)}: TTFT has its time"] if thought.hidden else []
+    said += [f"{number(thought.without_answer, 0)} ended without an answer"] if thought.without_answer else []
+    return [("reasoning", "; ".join(said))]
 
 
 def figure_text(summary: Summary, key: str, statistic: str | None, text: Callable[[float | None], str]) -> str:
@@ -58,4 +78,4 @@ def row_cells(figures: Figures, doubts: Sequence[Doubt]) -> list[str]:
 
 def doubt_lines(summary: Summary) -> list[str]:
     """Return a line for each check that doubts a figure of the tables, with the mark that these have."""
-    return lines_of(summary.verdict, SHOWN)
+    return lines_of(summary.verdict, (*SHOWN, *latencies_of(summary).values()))

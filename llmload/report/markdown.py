@@ -13,7 +13,7 @@ from llmload.metrics.requests import FIELD
 from llmload.metrics.validity import Verdict
 from llmload.report.by_name import NAME_COLUMNS, name_rows
 from llmload.report.checks import Judgement, run_checks
-from llmload.report.figures import COLUMNS, LATENCIES, doubt_lines, figure_text, tenths
+from llmload.report.figures import COLUMNS, doubt_lines, figure_text, latencies_of, reasoning_rows, tenths
 from llmload.report.network import NETWORK_FIGURES, network_rows
 from llmload.report.terminal import prefix_cache_rows
 from llmload.runs.build_summary import cost_rows
@@ -135,6 +135,9 @@ class Definition:
 
 DEFINITIONS: Final = (
     Definition("TTFT", FIELD["ttft_s"].meaning, "s"),
+    Definition("time to first answer", FIELD["ttfa_s"].meaning, "s"),
+    Definition("thinking time", FIELD["thinking_s"].meaning, "s"),
+    Definition("TPOT of the answer", FIELD["answer_tpot_s"].meaning, "s"),
     Definition("ITL", "every gap between neighbouring chunks with text: a distribution over chunks, not tokens", "s"),
     Definition("TPOT", FIELD["tpot_s"].meaning, "s"),
     Definition("e2e latency", "last byte of the answer - start", "s"),
@@ -180,7 +183,7 @@ def groups(summaries: Sequence[Summary]) -> list[Group]:
             Group(
                 f"{name}, ms", tuple(_row(summaries, column, _latency(key, column)) for column in (*COLUMNS, "count"))
             )
-            for name, key in LATENCIES.items()
+            for name, key in latencies_of(*summaries).items()
         ),
         Group("Requests", _rows(summaries, _REQUESTS)),
         *([Group("Network", _rows(summaries, NETWORK_FIGURES))] if any(each.network for each in summaries) else []),
@@ -280,6 +283,7 @@ _REQUESTS: Final[Mapping[str, Callable[[Summary], str]]] = {
     "prompt tokens a request (mean)": _mean("request_prompt_tokens", 1),
     "output tokens a request (mean)": _mean("request_output_tokens", 1),
     "output tokens": _plain("output_tokens", 0),
+    "reasoning tokens": lambda summary: UNKNOWN if summary.reasoning is None else number(summary.reasoning.tokens, 0),
     "tokens counted by": lambda summary: summary.token_source or UNKNOWN,
     "time stamps by": lambda summary: summary.stamp_source or UNKNOWN,
 }
@@ -311,7 +315,7 @@ def job_summary(summary: Summary) -> str:
                 ["latency, ms", *COLUMNS],
                 [
                     [name, *(figure_text(summary, key, column, milliseconds) for column in COLUMNS)]
-                    for name, key in LATENCIES.items()
+                    for name, key in latencies_of(summary).items()
                 ],
             ),
             *([markdown_table(NAME_COLUMNS, names, right=range(1, len(NAME_COLUMNS)))] if names else []),
@@ -341,7 +345,12 @@ def _figures(summary: Summary) -> list[list[str]]:
         ["requests", counts],
         *(
             [title, text]
-            for title, text in (*prefix_cache_rows(summary), *cost_rows(summary.cost), *network_rows(summary))
+            for title, text in (
+                *reasoning_rows(summary),
+                *prefix_cache_rows(summary),
+                *cost_rows(summary.cost),
+                *network_rows(summary),
+            )
         ),
         ["window", f"{number(summary.window_s, 1)} s"],
         *([] if summary.edited is None else [["load", summary.edited.text]]),

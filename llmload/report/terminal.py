@@ -13,7 +13,17 @@ from llmload.capacity.result import capacity_report
 from llmload.metrics.doubts import marks
 from llmload.report.by_name import NAME_COLUMNS, name_rows
 from llmload.report.conclusion import conclusion
-from llmload.report.figures import COLUMNS, LATENCIES, ROW_COLUMNS, doubt_lines, figure_text, row_cells, tenths
+from llmload.report.figures import (
+    COLUMNS,
+    LATENCIES,
+    ROW_COLUMNS,
+    doubt_lines,
+    figure_text,
+    latencies_of,
+    reasoning_rows,
+    row_cells,
+    tenths,
+)
 from llmload.report.network import network_rows
 from llmload.runs.build_summary import cost_rows
 from llmload.runs.summary import Summary
@@ -120,7 +130,12 @@ def _figures(summary: Summary) -> Table:
     if summary.finish_reasons:
         reasons = ", ".join(f"{name} {count}" for name, count in summary.finish_reasons.items())
         table.add_row("finish reasons", reasons)
-    for title, text in (*prefix_cache_rows(summary), *cost_rows(summary.cost), *network_rows(summary)):
+    for title, text in (
+        *reasoning_rows(summary),
+        *prefix_cache_rows(summary),
+        *cost_rows(summary.cost),
+        *network_rows(summary),
+    ):
         table.add_row(title, text)
     table.add_row("window", f"{number(summary.window_s, 1)} s, {summary.load.text}")
     if edited := summary.edited:
@@ -160,7 +175,7 @@ def _latencies(summary: Summary) -> list[Table]:
     table.add_column("latency, ms")
     for column in COLUMNS:
         table.add_column(column, justify="right")
-    for name, key in LATENCIES.items():
+    for name, key in latencies_of(summary).items():
         table.add_row(name, *(figure_text(summary, key, column, milliseconds) for column in COLUMNS))
     return [table]
 

@@ -20,6 +20,7 @@ from llmload.runs.summary import (
     NameSummary,
     NetworkSummary,
     PercentilesWithFailures,
+    Reasoning,
     RequestCounts,
     StageSummary,
     Summary,
@@ -292,6 +293,7 @@ def build_summary(outcome: RunOutcome) -> Summary:
         stamp_source=_one_or_mixed(judged.stamp_sources),
         coalesced_share=judged.coalesced_chunks / judged.chunks if judged.chunks else None,
         network=_network(judged, outcome.totals, by_run=outcome.recomputed is None),
+        reasoning=_reasoning(judged),
         finish_reasons=dict(judged.finish_reasons.most_common()),
         verdict=outcome.verdict,
         stages=tuple(_stage(stage) for stage in outcome.stages),
@@ -329,6 +331,20 @@ def _network(totals: RunTotals, whole: RunTotals, *, by_run: bool) -> NetworkSum
         missed_bytes=totals.missed_bytes,
         resets=dict(totals.resets.most_common()),
         waits_for_acknowledgements=AFTER_ACKNOWLEDGEMENT in totals.engine_writes if totals.engine_writes else None,
+    )
+
+
+def _reasoning(totals: RunTotals) -> Reasoning | None:
+    """Return what was thought; None where nothing was."""
+    if not totals.reasoned_answers:
+        return None
+    return Reasoning(
+        answers=totals.reasoned_answers,
+        hidden=totals.hidden_reasoning_answers,
+        without_answer=totals.only_reasoning_answers,
+        tokens=totals.reasoning_tokens,
+        share=totals.reasoning_tokens / totals.output_tokens if totals.output_tokens else None,
+        estimated=totals.estimated_reasoning_answers > 0,
     )
 
 

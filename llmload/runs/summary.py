@@ -108,6 +108,23 @@ class NetworkSummary(Part):
     """Whether an engine (or a proxy) uses Nagle's algorithm: small writes wait until the last is acknowledged."""
 
 
+class Reasoning(Part):
+    """What answers thought before they said something, of requests that started in the window."""
+
+    answers: Requests
+    """Answers with reasoning, by their chunks or by the engine's count."""
+    hidden: Requests
+    """Those of which the engine counted reasoning tokens and sent none."""
+    without_answer: Requests
+    """Those that ended while the model still reasoned."""
+    tokens: Tokens
+    """Their reasoning tokens."""
+    share: float | None
+    """`tokens` / output tokens of all answers."""
+    estimated: bool
+    """Whether the tokens of some answers are estimated: output tokens x the share of reasoning among the chunks."""
+
+
 class Figures(Part):
     """What was measured in a window: rates, token counts and distributions; `null` is not measured."""
 
@@ -133,6 +150,12 @@ class Figures(Part):
     """Of each request: output tokens / full round trip."""
     ttft_s: Annotated[Distribution | None, in_unit("s")]
     """First chunk with text - start."""
+    ttfa_s: Annotated[Distribution | None, in_unit("s")]
+    """Time to first answer: first chunk that is not reasoning - start; `ttft_s` of an answer without reasoning."""
+    thinking_s: Annotated[Distribution | None, in_unit("s")]
+    """First chunk of the answer - first chunk with text; of answers with reasoning alone."""
+    answer_tpot_s: Annotated[Distribution | None, in_unit("s")]
+    """(Last - first chunk of the answer) / (its tokens - 1), without reasoning; of answers with reasoning alone."""
     itl_s: Annotated[Distribution | None, in_unit("s")]
     """Gaps between neighbouring chunks with text; a distribution over gaps."""
     tpot_s: Annotated[Distribution | None, in_unit("s")]
@@ -281,6 +304,8 @@ class Summary(Figures, _RunHead):
     """Chunks that were read together with the one before, and so share its stamp / all chunks."""
     network: NetworkSummary | None
     """What the packet ring saw besides stamps; `null` where no stamp is from it."""
+    reasoning: Reasoning | None = None
+    """What answers thought before they said something; absent where none did."""
     finish_reasons: dict[str, int]
     """Answers by the engine's finish reason, the most common first."""
     verdict: Verdict
@@ -312,4 +337,4 @@ class Summary(Figures, _RunHead):
         return {key: value for key, value in content.items() if value is not None or key not in _ABSENT_WHEN_NONE}
 
 
-_ABSENT_WHEN_NONE: Final = ("recomputed", "by_name", "edited", "capacity", "other_users")
+_ABSENT_WHEN_NONE: Final = ("recomputed", "reasoning", "by_name", "edited", "capacity", "other_users")

@@ -55,6 +55,8 @@ def request(
         "output_tokens": tokens,
         "cached_tokens": None,
         "reasoning_tokens": None,
+        "reasoning_chunks": 0,
+        **dict.fromkeys(("reasoning_source", "first_answer_ns", "ttfa_s", "thinking_s", "answer_tpot_s")),
         "token_source": "usage",
         "finish_reason": "stop" if ok else None,
         "stamp_source": "kernel",

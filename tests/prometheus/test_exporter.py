@@ -89,6 +89,8 @@ def test_every_series_exists_and_is_0_before_the_first_request() -> None:
 
     absent = {"llmload_run_info", "llmload_gpu_memory_estimate_bytes"}
     absent |= {name for name in sample_names() if name.startswith("llmload_named_")}
+    absent |= {f"llmload_{name}_quantile_seconds" for name in ("time_to_first_answer", "thinking")}
+    absent.add("llmload_answer_time_per_output_token_quantile_seconds")
     assert {name for name, _ in found} == sample_names() - absent
     unknown = {name for (name, _), value in found.items() if value != value}
     assert {value for value in found.values() if value == value} == {0.0}

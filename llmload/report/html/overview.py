@@ -8,7 +8,7 @@ import numpy as np
 from llmload.metrics.doubts import quantile_interval
 from llmload.metrics.requests import QUANTILES
 from llmload.report.by_name import NAME_COLUMNS, name_rows
-from llmload.report.figures import LATENCIES, ROW_COLUMNS, figure_text, row_cells, tenths
+from llmload.report.figures import ROW_COLUMNS, figure_text, latencies_of, reasoning_rows, row_cells, tenths
 from llmload.report.terminal import STAMPS
 from llmload.runs.folder import Manifest
 from llmload.runs.loaded_run import LoadedRun
@@ -34,6 +34,7 @@ def what_was_run(run: LoadedRun) -> list[tuple[str, str]]:
         ("max_tokens", number(request.max_tokens, 0) if request.max_tokens else "not set: the engine's own limit"),
         ("temperature", "" if request.temperature is None else f"{request.temperature:g}"),
         ("seed", str(manifest.seed)),
+        *reasoning_rows(summary),
         ("time stamps", STAMPS.get(summary.stamp_source or "", "")),
         ("sent by", _client(manifest)),
         ("started", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.started_unix_s))),
@@ -96,7 +97,7 @@ def tiles(run: LoadedRun) -> list[dict[str, Any]]:
     found = [
         _tile("requests/min", figure_text(summary, "requests_per_min", None, tenths), ""),
         _tile("request speed", figure_text(summary, "request_output_tokens_per_s", "mean", tenths), "tok/s"),
-        *(_latency_tile(run, name, key) for name, key in LATENCIES.items()),
+        *(_latency_tile(run, name, key) for name, key in latencies_of(summary).items()),
     ]
     found[1]["below"] += ["mean", f"all together {figure_text(summary, 'output_tokens_per_s', None, tenths)}"]
     found[0]["below"] += _between(_rate_interval(run))

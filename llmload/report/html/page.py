@@ -19,7 +19,7 @@ from llmload.errors import RunFolderError
 from llmload.metrics.doubts import marks
 from llmload.metrics.validity import Level
 from llmload.report.conclusion import conclusion
-from llmload.report.figures import COLUMNS, LATENCIES, doubt_lines, figure_text
+from llmload.report.figures import COLUMNS, LATENCIES, doubt_lines, figure_text, latencies_of
 from llmload.report.html.assets import PAGE
 from llmload.report.html.chart import (
     Section,
@@ -104,7 +104,7 @@ def _sections(runs: Sequence[ShownRun]) -> list[Section]:
         Section("Throughput and load over time", time_charts(runs)),
         Section(
             "Latency distributions",
-            [cdf_chart(runs, *each) for each in LATENCIES.items()],
+            [cdf_chart(runs, *each) for each in latencies_of(*(each.run.summary for each in runs)).items()],
             "Share of values at or below each latency, over the measurement window; a curve further left is faster."
             " Dotted lines: the limits of [slo].",
         ),
@@ -255,7 +255,7 @@ def _sources(run: LoadedRun) -> list[str]:
 def _latencies(summary: Summary) -> dict[str, Any] | None:
     """Return a row for each latency that was measured; None without any."""
     rows = []
-    for name, key in LATENCIES.items():
+    for name, key in latencies_of(summary).items():
         if summary.distribution(key) is not None:
             cells = [figure_text(summary, key, column, milliseconds) for column in COLUMNS]
             rows.append((name, [*cells, number(summary.value(key, "count"), 0)]))

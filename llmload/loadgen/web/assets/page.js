@@ -1,7 +1,7 @@
 // Polls the run's state and its new points once a second, and shows them.
 
 import { Charts } from "./charts.js";
-import { LATENCIES, QUANTILES, milliseconds, number } from "./figures.js";
+import { LATENCIES, OF_REASONING, QUANTILES, milliseconds, number } from "./figures.js";
 
 const RUNNING_MS = 1000;
 const IDLE_MS = 3000;
@@ -125,7 +125,8 @@ function showFigures(state) {
   const doubts = state.verdict?.doubts;
   const latency = ([name, key]) =>
     row(name, QUANTILES.map((q) => marked(milliseconds(state[key]?.[q]), doubts, key, q)));
-  at("latencies").replaceChildren(head, ...Object.entries(LATENCIES).map(latency));
+  const reasoning = Object.entries(OF_REASONING).filter(([, key]) => state[key]); // of a model that reasons
+  at("latencies").replaceChildren(head, ...[...Object.entries(LATENCIES), ...reasoning].map(latency));
   const counts = ["started", "completed", "failed", "censored"].map((name) => [name, state[name]]);
   const errors = Object.entries(state.errors).map(([type, count]) => [`failed: ${type.replaceAll("_", " ")}`, count]);
   at("requests").replaceChildren(...[...counts, ...errors].map(([name, count]) => row(name, [number(count, 0)])));

@@ -1,6 +1,11 @@
 // Figures as text, colours and axes, for the live page (which imports this file) and for the report (which contains it).
 
 export const LATENCIES = { TTFT: "ttft_s", ITL: "itl_s", TPOT: "tpot_s", "e2e latency": "e2e_s" };
+export const OF_REASONING = {
+  "time to first answer": "ttfa_s",
+  "thinking time": "thinking_s",
+  "TPOT of the answer": "answer_tpot_s",
+};
 export const QUANTILES = ["p50", "p95", "p99"];
 
 const TIME_STEPS_S = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
