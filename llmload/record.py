@@ -215,11 +215,6 @@ class RequestRecord:
         return int(answer_ns[-1] - answer_ns[0]) / NS_PER_S / (tokens - 1)
 
     @property
-    def has_reasoning(self) -> bool:
-        """Whether something was thought, by chunks or by the engine's count."""
-        return bool(self.reasoning_chunks or self.reasoning_tokens)
-
-    @property
     def hides_reasoning(self) -> bool:
         """Whether the engine counted reasoning and sent none of it, so that TTFT contains it."""
         return bool(self.reasoning_tokens) and not self.reasoning_chunks and bool(len(self.chunk_ns))

@@ -385,7 +385,7 @@ class RequestTable:
 
 
 def _reasoning(numbers: Mapping[str, Floats], *, answered: Mask) -> dict[str, Floats]:
-    """Return the record's properties of that name as 1 or 0."""
+    """Return as 1 or 0 what a record's properties of that name say, and which answers have any reasoning."""
     by_count, by_chunks = numbers["reasoning_tokens"] > 0, numbers["reasoning_chunks"] > 0
     flags = {
         "has_reasoning": by_count | by_chunks,
