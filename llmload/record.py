@@ -158,7 +158,7 @@ class RequestRecord:
     reasoning_tokens: int | None = None  # a part of the output tokens
     reasoning_source: ReasoningSource | None = None  # None where nothing was thought, or it was not counted
     reasoning_chunks: int = 0
-    first_answer_ns: int | None = None  # first chunk with text that is no reasoning; only where some chunk is reasoning
+    first_answer_ns: int | None = None  # first chunk with text that is not reasoning; only where some chunk is
     token_source: TokenSource = TokenSource.NONE
     finish_reason: str | None = None
     error: RequestError | None = None

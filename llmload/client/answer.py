@@ -63,7 +63,7 @@ class StreamState:
     )
 
     def __init__(self, tagged: TaggedText | None = None) -> None:
-        """Begin; `tagged` is where reasoning is between tags in the text, and not only in fields of its own."""
+        """Begin; `tagged` is where reasoning is between tags in the text, and not only in separate fields."""
         self.chunk_ns = array("q")
         self.textless_ns = array("q")
         self.finish_reason: str | None = None

@@ -265,7 +265,7 @@ class ClientSettings:
     verify_tls: bool = True
     stamps: Stamps = "auto"
     reasoning_in_tags: bool = False
-    """Whether reasoning stands between `<think>` and `</think>` in the text, and not only in fields of its own."""
+    """Whether reasoning is between `<think>` and `</think>` in the text, and not only in separate fields."""
 
     @property
     def access(self) -> Access:

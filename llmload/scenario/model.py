@@ -189,7 +189,7 @@ class Request(Table):
     include_usage: bool | None = None
     """Whether the stream ends with the engine's token counts (`stream_options.include_usage`); true where absent."""
     reasoning: Literal["field", "tags"] = "field"
-    """Where a model's reasoning stands: in a field of its own (`reasoning`, `reasoning_content`), or between `<think>`
+    """Where a model's reasoning is: in a separate field (`reasoning`, `reasoning_content`), or between `<think>`
     and `</think>` in the text, as engines without a reasoning parser send it. Each chunk is then parsed, which takes
     longer."""
     max_tokens: Count | None = None

@@ -82,7 +82,7 @@ class FaultPicker:
 
 
 REASONING_FORMS = ("field", "tags", "hidden")
-"""Where the reasoning of an answer stands: in `reasoning_content`, between `<think>` tags in the content, nowhere."""
+"""Where the reasoning of an answer is: in `reasoning_content`, between `<think>` tags in the content, nowhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ class SimulationSettings:
 
     `port` 0 picks a free one. `output_tokens` fixes the length of every answer; None draws it around
     `output_tokens_mean` (lognormal; `output_tokens_spread` is the standard deviation of its logarithm).
-    `reasoning_tokens` are the first tokens of each chat answer: in a field of their own, between `<think>` tags, or
+    `reasoning_tokens` are the first tokens of each chat answer: in a separate field, between `<think>` tags, or
     hidden (`reasoning_form`), counted in usage or not (`reasoning_counted`).
     `prefix_cache_tokens` is how many prompt tokens the prefix cache keeps; 0: no cache.
     `faults` maps a name in `FAULTS` to the share of requests that get it.

@@ -106,7 +106,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "space before": ("\n<think>x</think> a", "x", "a"),
     "something like a tag": ("a < b and <thin", "", "a < b and <thin"),
     "an empty thought": ("<think>\n</think>\n\nyes", "", "yes"),
-    "a second end is no beginning": ("<think>x</think>a</think>b", "x", "ab"),
+    "a second end begins nothing": ("<think>x</think>a</think>b", "x", "ab"),
 }
 
 
@@ -199,7 +199,7 @@ def test_reasoning_tokens_are_counted_or_estimated_and_marked(
     assert (fields["reasoning_tokens"], fields["reasoning_source"]) == (tokens, source)
 
 
-def test_hidden_reasoning_is_told_by_the_count_alone() -> None:
+def test_hidden_reasoning_shows_in_the_count_alone() -> None:
     usage = {"completion_tokens": 40, "completion_tokens_details": {"reasoning_tokens": 33}}
     hidden = record(**counted([said("a"), said("b")], usage))
 
