@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from benchmarks import ROOT
+from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.engine_log import Comparison, compare, read_engine
-from llmload.sizing.engine_memory import find_gpu
 from llmload.sizing.engines import EngineOptions, engine_for
 from llmload.sizing.fit import Deployment, fit
 from llmload.sizing.text import comparison_text

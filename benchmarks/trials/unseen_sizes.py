@@ -16,8 +16,8 @@ import click
 from benchmarks import ROOT
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import ModelSpec
+from llmload.sizing.cards import Gpu, find_gpu
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.engine_memory import Gpu, find_gpu
 from llmload.sizing.engines import EngineOptions
 from llmload.sizing.families import model_from_config
 from llmload.sizing.fit import DeploymentRequest, Fit, fit, plan_deployment, rank_weights

@@ -27,6 +27,20 @@ _precision = click.option(
     help="Format of the weights: bf16, fp8, w4a16 ... [default: as the model comes]",
 )
 
+_gpu = click.option("--gpu", metavar="NAME", help="The GPU, as `llmload vram gpus` names it.")
+_gpu_memory = click.option(
+    "--gpu-memory-gib",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GIB",
+    help="Memory of one GPU as its driver reports it, for any that is not known, or in place of what is known.",
+)
+_gpu_bandwidth = click.option(
+    "--gpu-bandwidth",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GB/S",
+    help="Memory bandwidth of one GPU, likewise.",
+)
+
 
 def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
     """Return several options as one decorator, in the order of the help text."""
@@ -131,7 +145,7 @@ def show(model: str, kv_dtype: str, hub: bool, as_json: bool) -> None:
 
 @vram.command()
 @click.argument("model")
-@click.option("--gpu", required=True, metavar="NAME", help="The GPU, as `llmload vram gpus` names it.")
+@_options(_gpu, _gpu_memory)
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="Number of GPUs.")
 @click.option(
     "--tp",
@@ -148,7 +162,7 @@ def show(model: str, kv_dtype: str, hub: bool, as_json: bool) -> None:
 @click.option("--users", type=click.IntRange(1), metavar="N", help="Requests of that context at the same time.")
 @engine_options
 @_options(_precision, _kv_dtype, _hub, _json)
-def fit(model: str, gpu: str, hub: bool, as_json: bool, **asked: Any) -> None:
+def fit(model: str, gpu: str | None, gpu_memory_gib: float | None, hub: bool, as_json: bool, **asked: Any) -> None:
     """
     Say whether MODEL fits on COUNT GPUs, and how many requests fit then; exit code 1 if it does not fit.
 
@@ -159,15 +173,17 @@ def fit(model: str, gpu: str, hub: bool, as_json: bool, **asked: Any) -> None:
       llmload vram fit llama-2-70b --gpu A100-SXM4-80GB --count 2
       llmload vram fit Qwen3-32B --gpu H100-SXM5 --count 2 --context 16000 --users 8 --kv-dtype fp8
       llmload vram fit gpt-oss-20b --gpu RTX-4090 --engine-version 0.19 --context 32768 --json
+      llmload vram fit Qwen3-8B --gpu "A100-SXM4-80GB MIG 3g.40gb"
+      llmload vram fit Qwen3-8B --gpu-memory-gib 60
     """
+    from llmload.sizing.cards import chosen_gpu
     from llmload.sizing.catalogue import load_model
-    from llmload.sizing.engine_memory import find_gpu
     from llmload.sizing.fit import DeploymentRequest, plan_deployment
     from llmload.sizing.fit import fit as fit_deployment
     from llmload.sizing.text import fit_json, fit_text
 
-    options = taken(asked)
-    request = DeploymentRequest(model=load_model(model, hub=hub), gpu=find_gpu(gpu), options=options, **asked)
+    card = chosen_gpu(gpu, gpu_memory_gib)
+    request = DeploymentRequest(model=load_model(model, hub=hub), gpu=card, options=taken(asked), **asked)
     found = fit_deployment(plan_deployment(request))
     _show(fit_json(found) if as_json else fit_text(found))
     if found.verdict == "does not fit":
@@ -176,7 +192,7 @@ def fit(model: str, gpu: str, hub: bool, as_json: bool, **asked: Any) -> None:
 
 @vram.command()
 @click.argument("model", required=False)
-@click.option("--gpu", metavar="NAME", help="The GPU, as `llmload vram gpus` names it; needed with MODEL.")
+@_options(_gpu, _gpu_bandwidth)
 @click.option(
     "--count", type=click.IntRange(1), default=1, show_default=True, help="GPUs that share one copy of the model."
 )
@@ -200,7 +216,9 @@ def fit(model: str, gpu: str, hub: bool, as_json: bool, **asked: Any) -> None:
     help="A measured speed to compare with the bound.",
 )
 @_options(_precision, _kv_dtype, _hub, _json)
-def bound(model: str | None, gpu: str | None, hub: bool, as_json: bool, **asked: Any) -> None:
+def bound(
+    model: str | None, gpu: str | None, gpu_bandwidth: float | None, hub: bool, as_json: bool, **asked: Any
+) -> None:
     """
     Say how fast MODEL can generate at best, by memory bandwidth, and what fraction of it a measured speed is.
 
@@ -211,11 +229,12 @@ def bound(model: str | None, gpu: str | None, hub: bool, as_json: bool, **asked:
       llmload vram bound
       llmload vram bound vicuna-7b-v1.3 --gpu A100-SXM4-80GB --measured 41.14
       llmload vram bound Qwen3-30B-A3B --gpu H100-SXM5 --context 2000 --batch 1 --batch 64 --json
+      llmload vram bound Qwen3-8B --gpu-bandwidth 1200
     """
     from dataclasses import asdict
 
+    from llmload.sizing.cards import chosen_gpu
     from llmload.sizing.catalogue import load_model
-    from llmload.sizing.engine_memory import find_gpu
     from llmload.sizing.speed import BoundRequest, reference_speed_rows, speed_bounds
     from llmload.sizing.text import bound_json, bound_text, reference_speed_markdown
 
@@ -223,9 +242,9 @@ def bound(model: str | None, gpu: str | None, hub: bool, as_json: bool, **asked:
         rows = reference_speed_rows()
         _show([asdict(row) for row in rows] if as_json else reference_speed_markdown(rows))
         return
-    if gpu is None:
-        raise click.UsageError("--gpu is needed with MODEL")
-    found = speed_bounds(BoundRequest(model=load_model(model, hub=hub), gpu=find_gpu(gpu), **asked))
+    found = speed_bounds(
+        BoundRequest(model=load_model(model, hub=hub), gpu=chosen_gpu(gpu, bandwidth_gb_per_s=gpu_bandwidth), **asked)
+    )
     _show(bound_json(found) if as_json else bound_text(found))
 
 
@@ -233,12 +252,20 @@ def bound(model: str | None, gpu: str | None, hub: bool, as_json: bool, **asked:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--model", metavar="MODEL", help="The served model. [default: as the log names it]")
 @click.option("--gpu", metavar="NAME", help="The GPU, where the log does not state its memory.")
+@_gpu_memory
 @click.option(
     "--tp", type=click.IntRange(1), help="Tensor parallelism, where FILE does not state it: /metrics never does."
 )
 @_options(_precision, _hub, _json)
 def check_log(
-    file: Path, model: str | None, gpu: str | None, tp: int | None, weight_format: str | None, hub: bool, as_json: bool
+    file: Path,
+    model: str | None,
+    gpu: str | None,
+    gpu_memory_gib: float | None,
+    tp: int | None,
+    weight_format: str | None,
+    hub: bool,
+    as_json: bool,
 ) -> None:
     """
     Compare what an engine says about its memory with the estimate: FILE is its start-up log, or what /metrics answers.
@@ -252,14 +279,15 @@ def check_log(
     """
     from dataclasses import asdict
 
+    from llmload.sizing.cards import chosen_gpu
     from llmload.sizing.catalogue import load_served
     from llmload.sizing.engine_log import compare, read_engine
-    from llmload.sizing.engine_memory import find_gpu
     from llmload.sizing.text import comparison_text
 
     facts = read_engine(file.read_text(encoding="utf-8", errors="replace"))
     spec = load_served(model or facts.model, hub=hub)
-    rows = compare(facts, spec, find_gpu(gpu) if gpu else None, weight_format, tp)
+    card = chosen_gpu(gpu, gpu_memory_gib) if gpu or gpu_memory_gib else None
+    rows = compare(facts, spec, card, weight_format, tp)
     found = [asdict(row) | {"difference_percent": row.difference_percent} for row in rows]
     _show({"facts": asdict(facts), "comparison": found} if as_json else comparison_text(facts, rows))
 
@@ -281,7 +309,7 @@ def list_gpus(local: bool, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from llmload.sizing.engine_memory import gpus, local_gpus
+    from llmload.sizing.cards import gpus, local_gpus
     from llmload.sizing.text import gpus_text, local_gpus_text
 
     if local:

@@ -43,8 +43,8 @@ from llmload.runs.summary_parts import (
 )
 from llmload.scenario import Scenario
 from llmload.sizing.architecture import ModelSpec
+from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.engine_memory import find_gpu
 from llmload.sizing.fit import DeploymentRequest, Fit, fit, plan_deployment, pool_warning
 from llmload.sizing.speed import decode_bound_tokens_per_s, implausible, mbu
 from llmload.sizing.weights import default_format

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import ModelSpec, count_parameters
-from llmload.sizing.engine_memory import Gpu
+from llmload.sizing.cards import Gpu
 from llmload.sizing.engines import Engine, EngineOptions, engine_for
 from llmload.sizing.fit import rank_weights
 from llmload.sizing.overhead import overhead

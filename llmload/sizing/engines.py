@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from llmload.errors import ConfigError
-from llmload.sizing.engine_memory import Gpu
+from llmload.sizing.cards import Gpu
 from llmload.units import MIB_PER_GIB
 
 ENGINES: Final = ("vllm", "sglang")

@@ -8,8 +8,8 @@ from typing import Literal
 
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import ModelSpec
+from llmload.sizing.cards import Gpu
 from llmload.sizing.catalogue import hub_id
-from llmload.sizing.engine_memory import Gpu
 from llmload.sizing.engines import Engine, EngineOptions, engine_for, on_more_gpus
 from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate, Overhead, kept_tables_bytes, overhead
 from llmload.sizing.weights import (

@@ -7,8 +7,8 @@ from statistics import median
 
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import Experts, ModelSpec, ParameterCounts, count_parameters
+from llmload.sizing.cards import Gpu, find_gpu
 from llmload.sizing.catalogue import load_model, read_data
-from llmload.sizing.engine_memory import Gpu, find_gpu
 from llmload.sizing.weights import FROM_FILE, KV_ELEMENT_BYTES, WEIGHT_FORMATS, KvCache, default_format, weights_bytes
 from llmload.units import GB, GIB
 
@@ -60,6 +60,8 @@ def decode_bound_tokens_per_s(
 
 
 def _bound_tokens_per_s(model: ModelSpec, gpu: Gpu, gpus: int, batch: int, step_bytes: float) -> float:
+    if gpu.bandwidth_gb_per_s is None:
+        raise ConfigError(f"the bandwidth of {gpu.name} is not known: give --gpu-bandwidth")
     by_memory = batch * gpus * gpu.bandwidth_gb_per_s * GB / step_bytes
     by_arithmetic = prefill_bound_tokens_per_s(model, gpu, gpus=gpus)
     return by_memory if by_arithmetic is None else min(by_memory, by_arithmetic)

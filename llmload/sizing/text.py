@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from llmload.sizing.architecture import ModelSpec, ParameterCounts, count_parameters
+from llmload.sizing.cards import Gpu, LocalGpu
 from llmload.sizing.engine_log import Comparison, EngineFacts
-from llmload.sizing.engine_memory import Gpu, LocalGpu
 from llmload.sizing.fit import Fit, command_line, engine_flags, remedies
 from llmload.sizing.overhead import Estimate
 from llmload.sizing.speed import SpeedBounds, SpeedCell, SpeedRow
@@ -334,15 +334,18 @@ def comparison_text(facts: EngineFacts, rows: list[Comparison]) -> str:
 
 
 def gpus_text(gpus: Sequence[Gpu]) -> str:
-    """Return GPU models as a table for people; a dash is unknown."""
-    header = f"{'GPU':<20}{'memory GiB':>12}{'GB/s':>8}{'TFLOPS':>8}{'NVLink GB/s':>13}"
-    return "\n".join([header, *(_gpu_line(gpu) for gpu in gpus)])
+    """Return GPU models as a table for people, MIG slices below their card; a dash is unknown."""
+    header = f"{'GPU':<23}{'memory GiB':>12}{'GB/s':>8}{'TFLOPS':>8}{'NVLink GB/s':>13}"
+    return "\n".join([header, *(line for gpu in gpus for line in _gpu_lines(gpu))])
 
 
-def _gpu_line(gpu: Gpu) -> str:
+def _gpu_lines(gpu: Gpu) -> list[str]:
     memory = "-" if gpu.total_gib is None else f"{gpu.total_gib:.2f}"
-    speed, link = ("-" if value is None else str(value) for value in (gpu.tensor_16bit_tflops, gpu.nvlink_gb_per_s))
-    return f"{gpu.name:<20}{memory:>12}{gpu.bandwidth_gb_per_s:>8}{speed:>8}{link:>13}"
+    figures = (gpu.bandwidth_gb_per_s, gpu.tensor_16bit_tflops, gpu.nvlink_gb_per_s)
+    bandwidth, speed, link = ("-" if value is None else f"{value:g}" for value in figures)
+    slices = ", ".join(f"{profile} {gib:.2f}" for profile, gib in gpu.mig.items())
+    line = f"{gpu.name:<23}{memory:>12}{bandwidth:>8}{speed:>8}{link:>13}"
+    return [line, f"  MIG: {slices}"] if slices else [line]
 
 
 def local_gpus_text(gpus: Sequence[LocalGpu]) -> str:

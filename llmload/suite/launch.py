@@ -20,7 +20,7 @@ from llmload.client.said import cut, listed
 from llmload.client.settings import EngineInfo, ask_engine, is_ready
 from llmload.errors import EngineError, plain
 from llmload.scenario.reading import free_port
-from llmload.sizing.engine_memory import LocalGpu, local_gpus
+from llmload.sizing.cards import LocalGpu, local_gpus
 from llmload.suite import guard
 from llmload.suite.plan import HOST, DeploymentPlan
 

@@ -17,7 +17,7 @@ from llmload.report.checks import failed
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.runs.summary import Summary
 from llmload.scenario.reading import find_scenario, locust_arguments, locust_command, toml_value
-from llmload.sizing.engine_memory import local_gpus
+from llmload.sizing.cards import local_gpus
 from llmload.suite.launch import POLL_S, RunningDeployment, deployed, launch, log_excerpt, wait_until_memory_is_free
 from llmload.suite.plan import Cell, DeploymentPlan, SuitePlan
 from llmload.suite.state import Status, SuiteProgress, SuiteState, time_left_s

@@ -13,7 +13,10 @@ from click.testing import CliRunner
 
 from llmload.cli.vram import vram
 from llmload.errors import ConfigError
-from llmload.sizing.catalogue import catalogue
+from llmload.sizing.cards import chosen_gpu, gpus
+from llmload.sizing.catalogue import catalogue, load_model
+from llmload.sizing.speed import decode_bound_tokens_per_s
+from llmload.sizing.text import gpus_text
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "locust", "pandas", "datasets", "numpy", "pydantic", "rich", "openai", "gevent")
@@ -98,9 +101,9 @@ def test_show_separates_an_encoders_input_from_the_decoders_context() -> None:
 def test_gpus_and_models_are_listed_in_both_forms() -> None:
     runner = CliRunner()
 
-    assert len(json.loads(runner.invoke(vram, ["gpus", "--json"]).stdout)) == 21
+    assert len(json.loads(runner.invoke(vram, ["gpus", "--json"]).stdout)) == len(gpus())
     assert len(json.loads(runner.invoke(vram, ["models", "--json"]).stdout)) == 60
-    assert len(runner.invoke(vram, ["gpus"]).stdout.splitlines()) == 22
+    assert runner.invoke(vram, ["gpus"]).stdout == gpus_text(gpus()) + "\n"
     assert runner.invoke(vram, ["models"]).stdout.splitlines()[0].split() == ["llama-7b", "huggyllama/llama-7b"]
 
 
@@ -214,7 +217,19 @@ def test_a_measured_speed_is_compared_with_its_bound() -> None:
     assert code == 0
     assert "MBU 103.7%" in text
     assert "implausible: 104% of the bandwidth bound" in text
-    assert run("bound", "vicuna-7b-v1.3")[0] == 2
+    with pytest.raises(ConfigError, match="no GPU is given"):
+        CliRunner().invoke(vram, ["bound", "vicuna-7b-v1.3"], catch_exceptions=False)
+
+
+def test_a_card_that_is_not_known_is_described_by_its_memory_and_bandwidth() -> None:
+    found = json.loads(run("fit", "Qwen3-8B", "--gpu", "Z80", "--gpu-memory-gib", "60", "--json")[1])
+    bounds = json.loads(run("bound", "Qwen3-8B", "--gpu-bandwidth", "1200", "--json")[1])
+
+    assert (found["gpu"], found["gpu_memory_gib"], found["gpu_memory_is_measured"]) == ("Z80", 60, True)
+    assert bounds["decode"][0]["bound_tokens_per_s"] == pytest.approx(1200e9 / 2**30 / bounds["decode"][0]["step_gib"])
+    assert bounds["prefill_bound_tokens_per_s"] is None
+    with pytest.raises(ConfigError, match="bandwidth of GPU as described is not known: give --gpu-bandwidth"):
+        decode_bound_tokens_per_s(load_model("Qwen3-8B"), chosen_gpu(None, 60.0))
 
 
 def test_a_log_is_compared_with_its_estimate(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import ModelSpec
+from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import load_model, load_served
 from llmload.sizing.engine_log import Comparison, EngineFacts, compare, log_weight_format, read_engine
-from llmload.sizing.engine_memory import find_gpu
 from llmload.sizing.text import comparison_text
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from llmload.errors import ConfigError
+from llmload.sizing.cards import find_gpu, gpus
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.engine_memory import find_gpu, gpus
 from llmload.sizing.engines import EngineOptions, engine_for, parse_version
 from llmload.sizing.fit import (
     Deployment,
@@ -216,7 +216,7 @@ def test_engines_that_are_not_known_are_refused(asked: dict[str, Any], problem: 
 
 def test_a_gpu_of_unknown_memory_has_less_than_any_known_one() -> None:
     for gpu in gpus():
-        assert replace(gpu, total_gib=None).usable_gib < (gpu.total_gib or gpu.nominal_gb)
+        assert replace(gpu, total_gib=None).usable_gib < (gpu.total_gib or gpu.nominal_gb or 0)
 
 
 def test_the_command_starts_the_engine_as_it_was_computed() -> None:
@@ -236,12 +236,12 @@ def test_the_command_starts_the_engine_as_it_was_computed() -> None:
 
 
 def test_the_sheet_is_at_most_80_columns_wide_and_json_says_the_same() -> None:
-    found = fit(deployment("gpt-oss-120b", "MI300X", 1, users=4))
+    found = fit(deployment("gpt-oss-120b", "Gaudi3", 1, users=4))
     lines = fit_text(found).splitlines()
     values = fit_json(found)
 
     assert all(len(line) <= 80 for line in lines if not line.startswith(("vllm serve", "Note: ")))
-    assert lines[0] == "gpt-oss-120b on 1 x MI300X-192GB: FITS"
+    assert lines[0] == "gpt-oss-120b on 1 x Gaudi3-128GB: FITS"
     assert values["verdict"] == "fits"
     assert values["gpu_memory_is_measured"] is False
     assert json.loads(json.dumps(values))["max_concurrency"]["best"] == round(found.concurrency.best, 2)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from llmload.sizing.architecture import ModelSpec, count_parameters
+from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import catalogue, load_model
-from llmload.sizing.engine_memory import find_gpu
 from llmload.sizing.engines import EngineOptions, engine_for
 from llmload.sizing.families import model_from_config
 from llmload.sizing.fit import Deployment, Fit, fit, rank_weights

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmload.sizing.engine_memory import local_gpus
+from llmload.sizing.cards import local_gpus
 from llmload.sizing.text import local_gpus_text
 
 GIB = 2**30

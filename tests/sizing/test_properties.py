@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmload.sizing.architecture import ModelSpec, count_parameters
+from llmload.sizing.cards import Gpu, gpus
 from llmload.sizing.catalogue import load_model, model_entries
-from llmload.sizing.engine_memory import Gpu, gpus
 from llmload.sizing.engines import EngineOptions, engine_for
 from llmload.sizing.fit import Deployment, fit
 from llmload.sizing.speed import decode_bound_tokens_per_s, decode_step_bytes

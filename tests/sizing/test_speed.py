@@ -6,8 +6,8 @@ import pytest
 
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import count_parameters
+from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.engine_memory import find_gpu
 from llmload.sizing.speed import (
     decode_bound_tokens_per_s,
     decode_step_bytes,

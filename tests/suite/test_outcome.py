@@ -9,7 +9,7 @@ from rich.console import Console
 
 from llmload.client.settings import EngineInfo
 from llmload.errors import ConfigError
-from llmload.sizing.engine_memory import LocalGpu
+from llmload.sizing.cards import LocalGpu
 from llmload.suite.launch import describe_mismatch, wait_until_memory_is_free
 from llmload.suite.outcome import read_outcome, to_json, to_markdown, write_outcome
 from llmload.suite.plan import SuitePlan, make_plan
