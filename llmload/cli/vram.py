@@ -151,7 +151,13 @@ def show(model: str, kv_dtype: str, hub: bool, as_json: bool) -> None:
     "--tp",
     "tensor",
     type=click.IntRange(1),
-    help="Tensor parallelism. [default: as much as the count and the model allow]",
+    help="Tensor parallelism. [default: as much as the count, the model and a node allow]",
+)
+@click.option(
+    "--gpus-per-node",
+    type=click.IntRange(1),
+    metavar="N",
+    help="GPUs that reach each other without a network; TP goes beyond them only with --tp. [default: the card's]",
 )
 @click.option("--pp", "pipeline", type=click.IntRange(1), help="Pipeline stages. [default: the rest of the count]")
 @click.option("--ep", "expert", is_flag=True, help="Expert parallelism: whole experts on each tensor rank.")

@@ -45,6 +45,7 @@ class DeploymentRequest:
     tensor: int | None = None
     pipeline: int | None = None
     expert: bool = False
+    gpus_per_node: int | None = None
     context_tokens: int | None = None
     users: int | None = None
     engine: str = "vllm"
@@ -63,6 +64,7 @@ class Deployment:
     engine: Engine
     parallelism: Parallelism = ONE_GPU
     copies: int = 1
+    gpus_per_node: int = 8
     weight_format: str = "bf16"
     kv_dtype: str = "bf16"
     context_tokens: int
@@ -76,8 +78,9 @@ def plan_deployment(request: DeploymentRequest) -> Deployment:
     Raises ConfigError for a request that cannot be met, and where neither it nor the model states a context length.
     """
     model, gpu = request.model, request.gpu
+    gpus_per_node = request.gpus_per_node or gpu.gpus_per_node
     parallelism, copies = plan_parallelism(
-        model, request.count, request.tensor, request.pipeline, expert=request.expert
+        model, request.count, request.tensor, request.pipeline, expert=request.expert, gpus_per_node=gpus_per_node
     )
     context_tokens = request.context_tokens or model.max_position_tokens
     if context_tokens is None:
@@ -88,6 +91,7 @@ def plan_deployment(request: DeploymentRequest) -> Deployment:
         engine=engine_for(gpu, request.engine, request.engine_version, gpus=parallelism.gpus, options=request.options),
         parallelism=parallelism,
         copies=copies,
+        gpus_per_node=gpus_per_node,
         weight_format=request.weight_format or default_format(model),
         kv_dtype=request.kv_dtype,
         context_tokens=context_tokens,
@@ -96,17 +100,23 @@ def plan_deployment(request: DeploymentRequest) -> Deployment:
 
 
 def plan_parallelism(
-    model: ModelSpec, gpus: int, tensor: int | None = None, pipeline: int | None = None, *, expert: bool = False
+    model: ModelSpec,
+    gpus: int,
+    tensor: int | None = None,
+    pipeline: int | None = None,
+    *,
+    expert: bool = False,
+    gpus_per_node: int = 8,
 ) -> tuple[Parallelism, int]:
     """
     Return how the model is split over the GPUs, and how many copies of it they serve.
 
-    Where nothing is given: as much tensor parallelism as the model allows, then pipeline stages. Raises ConfigError
-    where the GPUs are too few or cannot be divided evenly.
+    Where nothing is given: as much tensor parallelism as the model and a node allow, then pipeline stages. Raises
+    ConfigError where the GPUs are too few or cannot be divided evenly.
     """
     if tensor is None:
         ranks = gpus // (pipeline or 1)
-        fitting = [n for n in range(1, ranks + 1) if ranks % n == 0]
+        fitting = [n for n in range(1, min(ranks, gpus_per_node) + 1) if ranks % n == 0]
         tensor = next(n for n in reversed(fitting) if n == 1 or not parallel_problems(model, Parallelism(tensor=n)))
         if pipeline is None and gpus // tensor <= len(model.decoder):
             pipeline = gpus // tensor
@@ -313,7 +323,8 @@ def _more_gpus(plan: Deployment) -> Iterator[tuple[str, Deployment]]:
 def _grown(plan: Deployment, tensor_factor: int, copies_factor: int) -> Deployment | None:
     """The deployment on more GPUs, its utilization following the default; None where it cannot be split."""
     cut = replace(plan.parallelism, tensor=plan.parallelism.tensor * tensor_factor)
-    if parallel_problems(plan.model, cut):
+    beyond_node = tensor_factor > 1 and cut.tensor > plan.gpus_per_node
+    if beyond_node or parallel_problems(plan.model, cut):
         return None
     engine = on_more_gpus(plan.engine, plan.gpu, cut.gpus)
     return replace(plan, parallelism=cut, copies=plan.copies * copies_factor, engine=engine)

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 
 from llmload.sizing.architecture import ModelSpec, ParameterCounts, count_parameters
 from llmload.sizing.cards import Gpu, LocalGpu
 from llmload.sizing.engine_log import Comparison, EngineFacts
-from llmload.sizing.fit import Fit, command_line, engine_flags, remedies
+from llmload.sizing.fit import Deployment, Fit, command_line, engine_flags, remedies
 from llmload.sizing.overhead import Estimate
 from llmload.sizing.speed import SpeedBounds, SpeedCell, SpeedRow
 from llmload.sizing.weights import KV_ELEMENT_BYTES, WEIGHT_FORMATS, KvCache, weights_bytes
@@ -233,12 +234,9 @@ def fit_notes(found: Fit) -> list[str]:
         notes.append("vLLM before 0.11 was not measured; its warm-up took other amounts.")
     elif "H100" not in plan.gpu.name:
         notes.append("the overhead was measured on H100 only.")
-    if plan.gpu.total_gib is None:
-        notes.append(f"the memory that {plan.gpu.name} reports is not known: 97 % of its name's is taken.")
+    notes += _gpu_notes(plan)
     if plan.model.uncounted:
         notes.append(f"not counted: {', '.join(plan.model.uncounted)}; up to 2 GiB are subtracted in the low estimate.")
-    if plan.parallelism.tensor > 1 and plan.gpu.nvlink_gb_per_s == 0:
-        notes.append(f"{plan.gpu.name} has no NVLink: tensor parallelism will be bound by PCIe.")
     limit = plan.model.max_position_tokens
     if limit is not None and plan.context_tokens > limit:
         notes.append(f"the model was made for {limit:,} tokens of context.")
@@ -246,6 +244,20 @@ def fit_notes(found: Fit) -> list[str]:
         notes.append(f"the engine admits {plan.engine.max_num_seqs} requests a copy at once: raise --max-num-seqs.")
     if KvCache(model=plan.model).state_bytes:
         notes.append("recurrent states share blocks in other ways from version to version.")
+    return notes
+
+
+def _gpu_notes(plan: Deployment) -> list[str]:
+    """What is not known of the card, and what lies between the GPUs of a tensor-parallel group."""
+    notes = []
+    if plan.gpu.total_gib is None:
+        notes.append(f"the memory that {plan.gpu.name} reports is not known: 97 % of its name's is taken.")
+    if plan.parallelism.tensor > plan.gpus_per_node:
+        notes.append(
+            f"tensor parallelism over nodes of {plan.gpus_per_node} GPUs is bound by the network between them."
+        )
+    elif plan.parallelism.tensor > 1 and plan.gpu.nvlink_gb_per_s == 0:
+        notes.append(f"{plan.gpu.name} has no NVLink: tensor parallelism will be bound by PCIe.")
     return notes
 
 
@@ -334,9 +346,12 @@ def comparison_text(facts: EngineFacts, rows: list[Comparison]) -> str:
 
 
 def gpus_text(gpus: Sequence[Gpu]) -> str:
-    """Return GPU models as a table for people, MIG slices below their card; a dash is unknown."""
-    header = f"{'GPU':<23}{'memory GiB':>12}{'GB/s':>8}{'TFLOPS':>8}{'NVLink GB/s':>13}"
-    return "\n".join([header, *(line for gpu in gpus for line in _gpu_lines(gpu))])
+    """Return GPU models as a table for people, by vendor, MIG slices below their card; a dash is unknown."""
+    lines = []
+    for vendor, cards in groupby(gpus, key=lambda gpu: gpu.vendor):
+        lines.append(f"{vendor or 'GPU':<23}{'memory GiB':>12}{'GB/s':>8}{'TFLOPS':>8}{'link GB/s':>13}")
+        lines += [line for gpu in cards for line in _gpu_lines(gpu)]
+    return "\n".join(lines)
 
 
 def _gpu_lines(gpu: Gpu) -> list[str]:

@@ -184,6 +184,21 @@ def test_gpus_become_tensor_ranks_then_stages_then_copies() -> None:
         plan_parallelism(llama, 8, tensor=3)
 
 
+def test_tensor_parallelism_leaves_a_node_only_when_asked() -> None:
+    model = load_model("DeepSeek-V3")
+
+    assert plan_parallelism(model, 16) == (Parallelism(tensor=8, pipeline=2), 1)
+    assert plan_parallelism(model, 16, gpus_per_node=4) == (Parallelism(tensor=4, pipeline=4), 1)
+    assert plan_parallelism(model, 16, gpus_per_node=72) == (Parallelism(tensor=16), 1)
+    assert plan_parallelism(model, 16, tensor=16) == (Parallelism(tensor=16), 1)
+    assert deployment("DeepSeek-V3", "GB200", 16).parallelism == Parallelism(tensor=16)  # 72 GPUs share NVLink
+    over = fit(deployment("DeepSeek-V3", "H100-SXM5", 16, parallelism=Parallelism(tensor=16)))
+    assert "tensor parallelism over nodes of 8 GPUs is bound by the network between them." in fit_notes(over)
+    small = fit(deployment("DeepSeek-V3", "H100-SXM5", 8, context_tokens=8192))
+    assert small.verdict == "does not fit"
+    assert not [change for change in remedies(small) if "TP 16" in change or "TP 32" in change]
+
+
 def test_engines_defaults_depend_on_gpu_version_and_name() -> None:
     a100, b200 = find_gpu("A100-SXM4-80GB"), find_gpu("B200")
 
