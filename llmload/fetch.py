@@ -1,5 +1,5 @@
 """
-Pages and files from elsewhere: one HTTP GET with a deadline and a limit, TLS contexts, Hugging Face hub files.
+Pages and files from elsewhere: one HTTP request with a deadline and a limit, TLS contexts, Hugging Face hub files.
 
 For requests beside the load, such as an engine's description of itself and its metrics. Prompts go through
 `llmload.client`.
@@ -109,9 +109,10 @@ def http_get(
     max_bytes: int,
     headers: Mapping[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
+    posted: bytes | None = None,
 ) -> HttpAnswer:
     """
-    Return the answer to a GET of an http or https URL, through the environment's proxy if it names one.
+    Return the answer to a GET of an http or https URL, or to a POST of a body, through the environment's proxy if any.
 
     Redirects within the origin (scheme, host, port) are followed; one that leaves it is a `RedirectError`. Raises what
     `urllib.request.urlopen` raises: `HTTPError` (closed) for a status of 400 or more, `URLError` or `TimeoutError`
@@ -129,7 +130,7 @@ def http_get(
         urllib.request.UnknownHandler(),
     ):
         opener.add_handler(handler)
-    request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310 - the opener knows http and https only
+    request = urllib.request.Request(url, data=posted, headers=dict(headers or {}))  # noqa: S310 - the opener knows http and https only
     try:
         with opener.open(request, timeout=timeout_s) as answer:
             body = answer.read(max_bytes + 1)

@@ -13,6 +13,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel
 
 from benchmarks import ROOT
+from llmload.scenario.lengths import TokenLengths
 from llmload.scenario.loads import LOADS
 from llmload.scenario.model import Scenario
 from llmload.scenario.reading import toml_value
@@ -70,9 +71,15 @@ def sections() -> Iterator[Section]:
 
 def _sections_in(model: type[Table], path: str, examples: Mapping[str, Any]) -> Iterator[Section]:
     kinds = {load: kind for kind, load in LOADS.items()}
+    shown: set[type[Table]] = set()
     for key, field in model.model_fields.items():
         for table in _tables_in(field.annotation):
             heading, example = f"[{path}{key}]", examples[key]
+            if table in shown:
+                continue  # several keys may have one kind of table
+            shown.add(table)
+            if table is TokenLengths:
+                example = _merged([examples["input_tokens"], examples["output_tokens"]])
             if table in kinds:
                 heading, example = f'{heading} kind = "{kinds[table]}"', example[kinds[table]]
             elif isinstance(example, list):
@@ -155,7 +162,8 @@ def _type_of(schema: Mapping[str, Any]) -> str:
         return code(toml_value(schema["const"]))
     match schema.get("type"):
         case "array":
-            return f"list of {_type_of(schema['items'])}s"
+            items = _type_of(schema["items"])
+            return f"list of lists{items.removeprefix('list')}" if items.startswith("list ") else f"list of {items}s"
         case "boolean":
             return "`true`, `false`"
         case "integer" | "number":

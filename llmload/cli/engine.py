@@ -93,12 +93,12 @@ def _show_tables(runs: list[Path]) -> None:
 _HELP = """
 Run the embedded simulated engine until Ctrl-C.
 
-It answers /v1/chat/completions, /v1/completions, /generate_stream, /generate, /v1/models, /version, /info, /health and
-/metrics as vLLM and TGI do. No model runs: all times follow from these formulas, and each answer says that it is
-simulated.
+It answers /v1/chat/completions, /v1/completions, /generate_stream, /generate, /v1/models, /version, /info, /health,
+/tokenize and /metrics as vLLM and TGI do. No model runs: all times follow from these formulas, and each answer says
+that it is simulated.
 
 \b
-  prompt tokens  ceil(UTF-8 bytes / 4), plus 4 for each chat message
+  prompt tokens  those of --tokenizer (bytes: UTF-8 bytes / 4, rounded up), plus 4 for each chat message
   TTFT           wait for a slot + ttft-s + prompt tokens * prefill-s-per-token
   gap            itl-s * (1 + itl-load-factor * (running - 1) / slots)
   answer tokens  --output-tokens, else lognormal around --output-tokens-mean,
@@ -222,6 +222,20 @@ def engine() -> None:
     default=0,
     show_default=True,
     help="Prompt tokens in the prefix cache, in blocks of 16; a cached token needs no prefill.",
+)
+@click.option(
+    "--tokenizer",
+    type=click.Choice(["bytes", "words"]),
+    default="bytes",
+    show_default=True,
+    help="What a token is: 4 bytes, or a word or part of it, with merges across spaces as BPE has them.",
+)
+@click.option("--tokenize/--no-tokenize", default=True, show_default=True, help="Whether it has vLLM's /tokenize.")
+@click.option(
+    "--exact-output/--no-exact-output",
+    default=True,
+    show_default=True,
+    help="Whether it takes ignore_eos and min_tokens.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of lengths, words and faults.")
 @click.option(

@@ -65,6 +65,14 @@ class EngineInfo:
         return None
 
     @property
+    def max_model_len(self) -> int | None:
+        """The most tokens that a prompt and its answer may have together; None if it does not say."""
+        info = self.answers.get("/info")
+        said = [row.get("max_model_len") for row in self._rows]
+        said.append(info.get("max_total_tokens") if isinstance(info, dict) else None)
+        return min((each for each in said if type(each) is int and each > 0), default=None)
+
+    @property
     def loaded(self) -> str | None:
         """The model that TGI's `/info` reports as loaded, as it is; None if the engine does not serve it."""
         info = self.answers.get("/info")

@@ -103,6 +103,9 @@ class CoordinatingNode(Node):
             if self.headless:
                 raise
             logger.warning("%s", error)  # with the web UI, the engine may be started later
+        else:
+            if self.headless:
+                self.preparation.calibrate(scenario)
 
     # Totals so far, over all processes that have reported
 
@@ -184,6 +187,7 @@ class CoordinatingNode(Node):
         scenario, file = self.scenario, self.preparation.file
         if scenario.model.name == SERVED_MODEL:
             self.preparation.meet_engine(scenario)  # which says why the model is not known
+        self.preparation.calibrate(scenario)
         workers = self._senders()
         scenario.load.check_workers(len(workers))
         self._check_descriptors(scenario.load, workers)

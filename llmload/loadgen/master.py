@@ -188,6 +188,7 @@ class MasterNode(CoordinatingNode):
             run_id=coordinator.run_id,
             scenario=coordinator.scenario,
             workers=tuple(self._workers.ids),
+            calibration=self.preparation.calibration,
         )
         send(self.runner, plan)  # before Locust's own message that starts users, on the same socket
 

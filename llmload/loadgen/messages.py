@@ -21,6 +21,7 @@ from llmload.loadgen.wire import MAX_FRAME_BYTES, first_fault, unpacked
 from llmload.metrics.by_name import NamedTotals
 from llmload.metrics.received import named_totals_of, totals_of
 from llmload.metrics.totals import COARSEST, RunTotals
+from llmload.prompts.workload import Calibration
 from llmload.scenario import Scenario
 
 # The messages between a master and its workers.
@@ -77,6 +78,8 @@ class WorkerPlan(Message):
     scenario: Scenario
     workers: Annotated[tuple[_Name, ...], Field(max_length=MAX_WORKERS)]
     """The ids of all workers of the run; a worker's index is its shard."""
+    calibration: Calibration | None = None
+    """What the master has learned of the engine, where the scenario asks for lengths."""
 
 
 class Started(Message):

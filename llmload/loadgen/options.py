@@ -17,7 +17,7 @@ from llmload.scenario.load_protocol import Load
 from llmload.scenario.options import GROUPS, LOOPBACK, OPTIONS, Option
 from llmload.scenario.reading import read_setting
 
-SHIPPED: Final = ("builtin", "lima")
+SHIPPED: Final = ("builtin", "synthetic", "lima")
 """Prompts that are known by a name; others are files, or data sets of a hub."""
 FORM: Final = tuple(option for option in OPTIONS if option.is_in_form)
 """The fields of the start form that are not Locust's own."""

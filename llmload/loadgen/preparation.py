@@ -13,8 +13,10 @@ from llmload.client.said import listed
 from llmload.client.settings import ClientSettings, EngineInfo, Timeouts, ask_engine
 from llmload.errors import ConfigError, EngineError, LlmloadError
 from llmload.loadgen import options
+from llmload.loadgen.calibration import asks_lengths, learn
 from llmload.loadgen.session import Session, WorkerShard
-from llmload.prompts.workload import MixedIn, Salts, Workload
+from llmload.prompts.salts import Salts
+from llmload.prompts.workload import Calibration, MixedIn, Workload
 from llmload.prompts.workload import load as load_prompts
 from llmload.runs.build_summary import memory_warning
 from llmload.runs.folder import RunFolder
@@ -35,6 +37,9 @@ class Preparation:
         self.file = file or scenario_without_a_file()
         self.is_default = file is None
         self.deployment: EngineInfo | None = None
+        self.calibration: Calibration | None = None
+        """How the engine counts tokens; None before it was asked, or where the scenario asks for no lengths."""
+        self._calibrated_for: tuple[object, ...] | None = None
         self._served: dict[str, str] = {}
         """The model that each engine says it serves, by its address."""
         self._warned: set[str] = set()
@@ -114,9 +119,9 @@ class Preparation:
     def workload(self, scenario: Scenario, base_dir: Path) -> Workload:
         """Return the scenario's prompts; DataError if they cannot be read."""
         plan = scenario.prompt_plan()
-        key = (plan, base_dir)
+        key = (plan, base_dir, self.calibration)
         if key not in self._workloads:
-            self._workloads = {key: load_prompts(plan, base_dir)}
+            self._workloads = {key: load_prompts(plan, base_dir, self.calibration)}
             for note in self._workloads[key].prompt_set.notes():
                 self._warn(note)
         return self._workloads[key]
@@ -155,6 +160,22 @@ class Preparation:
                     f"the engine at {url} does not serve model {wanted!r} but {listed(served, self.deployment.hide)}: "
                     "set model.served_as in the scenario, or give --model"
                 )
+
+    def calibrate(self, scenario: Scenario) -> None:
+        """
+        Learn how the engine counts tokens, where the scenario asks for lengths; once for an engine and its model.
+
+        EngineError where it does not say, or where a prompt and its answer are longer than it takes.
+        """
+        plan = scenario.prompt_plan()
+        if not asks_lengths(plan):
+            self.calibration = None
+            return
+        wanted = (plan, scenario.engine.model_dump_json(), scenario.model, str(scenario.prompts.exact_output))
+        if wanted != self._calibrated_for:
+            settings = client_settings(scenario)
+            self.calibration = learn(scenario, settings, self.deployment, self.file.parent)
+            self._calibrated_for = wanted
 
 
 def _ask(url: str, scenario: Scenario) -> EngineInfo:
@@ -238,7 +259,7 @@ def open_session(
         log=RequestLog(folder.path / shard.log_name, with_chunks=scenario.run.record_chunks),
         run_id=run_id,
         start_ns=start_ns,
-        salts=_salts(scenario, shard, run_id),
+        salts=_salts(scenario, workload, shard, run_id),
     )
     gc.unfreeze()  # what the run before left behind is garbage now
     gc.collect()
@@ -247,8 +268,8 @@ def open_session(
     return session
 
 
-def _salts(scenario: Scenario, shard: WorkerShard, run_id: str) -> Salts | None:
-    prompts = scenario.prompts
+def _salts(scenario: Scenario, workload: Workload, shard: WorkerShard, run_id: str) -> Salts | None:
+    prompts, text = scenario.prompts, workload.calibration.text
     if prompts.salting is None:
         return None
     return Salts(
@@ -258,4 +279,5 @@ def _salts(scenario: Scenario, shard: WorkerShard, run_id: str) -> Salts | None:
         key=prompts.salt_key or run_id,
         worker_index=shard.index,
         worker_count=shard.count,
+        text=None if text is None else text.salt,
     )

@@ -23,7 +23,8 @@ from llmload.loadgen.phases import FOREVER_NS, Span, StepCommand
 from llmload.metrics.by_name import NamedTotals
 from llmload.metrics.totals import RunTotals
 from llmload.prompts.conversation import Conversation, Prompt
-from llmload.prompts.workload import PromptQueue, Salts
+from llmload.prompts.salts import Salts
+from llmload.prompts.workload import PromptQueue
 from llmload.record import ErrorType, Outcome, RequestRecord
 from llmload.runs.requests import RequestLog
 from llmload.scenario import Scenario

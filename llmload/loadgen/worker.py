@@ -124,6 +124,7 @@ class WorkerNode(SendingNode):
         scenario, base_dir = agreed(plan.scenario, self._own, self.preparation), self.preparation.file.parent
         shard = WorkerShard(index=plan.workers.index(self.runner.client_id), count=len(plan.workers))
         check_descriptors(scenario.load, shard)
+        self.preparation.calibration = plan.calibration
         workload = self.preparation.workload(scenario, base_dir)
         session = self._open_session(scenario, workload, shard, plan.run_id, base_dir=base_dir, start_ns=self._plan_ns)
         self._reports = Reports(session)

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict, overload
 import orjson
 
 from llmload.errors import DataError
+from llmload.prompts.lengths import NOTHING_ASKED, Asked
 
 # Chat messages: a row of a data set, the conversation made of it, and the prompt of one request.
 
@@ -33,6 +34,8 @@ class Prompt:
     """What its request is called in tables by name; None: as all others."""
     fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Fields of its request in place of the scenario's; one that is None is not sent."""
+    asked: Asked = NOTHING_ASKED
+    """The lengths that it and its answer are to have, as the engine counts them."""
 
     def salted(self, salt: str) -> "Prompt":
         """Return the prompt with the salt on its own line before the first message."""

@@ -30,7 +30,7 @@ DEFAULT_SPLIT = "train"
 """The split that is read where a source has several and none is named."""
 
 BUILTIN = "builtin"
-_BUILTIN = Path(__file__).parent / "data" / "builtin.jsonl"
+BUILTIN_FILE = Path(__file__).parent / "data" / "builtin.jsonl"
 _BUILTIN_LICENCE = "Apache-2.0"
 _LIMA = "GAIR/lima"
 _LIMA_SPLITS = ("train", "test")
@@ -120,6 +120,20 @@ def load_prompt_set(source: str, split: str | None, base_dir: Path) -> PromptSet
     )
 
 
+def text_of_builtin(name: str) -> PromptSet:
+    """Return what identifies prompts that are made of the built-in ones' text; it has no separate rows."""
+    return PromptSet(
+        name=name,
+        source=name,
+        split=None,
+        sha256=_sha256((BUILTIN_FILE,)),
+        licence=_BUILTIN_LICENCE,
+        row_count=0,
+        dialogues=Dialogues(),
+        skipped=(),
+    )
+
+
 def _read(located: Located) -> RowsRead:
     if located.source.startswith("hf:") and located.files[0].suffix in _LINES:
         with suppress(DataError):
@@ -149,7 +163,7 @@ def locate(source: str, split: str | None, base_dir: Path) -> Located:
     """
     if source == BUILTIN:
         _refuse_split(source, split)
-        return Located(name=source, source=source, split=None, files=(_BUILTIN,), licence=_BUILTIN_LICENCE)
+        return Located(name=source, source=source, split=None, files=(BUILTIN_FILE,), licence=_BUILTIN_LICENCE)
     if source == "lima":
         split = split or DEFAULT_SPLIT
         if split not in _LIMA_SPLITS:

@@ -1,8 +1,7 @@
 """The workload of a run: which conversations, which one a worker sends next, with which salt, and when."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Final, Literal, NamedTuple, Self
@@ -17,7 +16,9 @@ from llmload.prompts.conversation import (
     Techniques,
     apply,
 )
-from llmload.prompts.sources import PromptSet, load_prompt_set
+from llmload.prompts.lengths import Lengths, Shape, asked_lengths
+from llmload.prompts.sources import PromptSet, load_prompt_set, text_of_builtin
+from llmload.prompts.synthetic import SYNTHETIC, TextCalibration, conversations_of, nominal
 
 # When requests of an open loop are due: drawn arrival processes.
 #
@@ -58,19 +59,7 @@ def _gap(kind: Kind, cv: float, random: Random) -> Callable[[], float]:
     return lambda: random.gammavariate(shape, 1.0 / shape)
 
 
-# Which conversation a worker sends next, and the salt before its first message.
-#
-# Conversations are drawn once with a seed and divided among the workers; a salt is text that no other request has, so
-# that no prefix cache can answer it.
-
-SaltMode = Literal["request", "run"]
-RepeatMode = Literal["salted", "same"]
-SALT_CHARS: Final = 13
-"""Base 32 in lower case: 64 bits."""
-ADDED_CHARS: Final = SALT_CHARS + 1
-"""The salt and a line break."""
-_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
-_MASK: Final = (1 << 64) - 1
+# Which conversation a worker sends next: they are drawn once with a seed and divided among the workers.
 
 
 def draw(rows: int, count: int | None, seed: int) -> tuple[int, ...]:
@@ -132,58 +121,7 @@ def _shuffled(size: int, purpose: str) -> list[int]:
     return Random(purpose).sample(range(size), size)  # noqa: S311 # repeatable on purpose; nothing secret hangs on it
 
 
-class Salts:
-    """
-    One worker's salts, fixed by seed and key; no two requests of a run have the same.
-
-    `key` distinguishes runs of the same seed. In mode `run`, all requests of the run have one salt; without a mode,
-    none. With `repeats`, a request that repeats another has its own salt, whatever the mode.
-    """
-
-    def __init__(
-        self,
-        mode: SaltMode | None,
-        *,
-        seed: int,
-        key: str,
-        worker_index: int,
-        worker_count: int,
-        repeats: bool = False,
-    ) -> None:
-        self._mode, self._repeats = mode, repeats
-        self._next = worker_index + (0 if mode == "request" else worker_count)  # the run's own salt is number 0
-        self._step = worker_count
-        digest = hashlib.blake2b(f"salt {seed} {key}".encode(), digest_size=8).digest()
-        self._offset = int.from_bytes(digest, "little")
-
-    def next(self, *, repeated: bool = False) -> str | None:
-        """Return the next request's salt; None where it has none."""
-        if self._mode == "request" or (repeated and self._repeats):
-            number = self._next
-            self._next += self._step
-        elif self._mode == "run":
-            number = 0
-        else:
-            return None
-        return salt_text(_mixed(number + self._offset & _MASK))
-
-
-def salt_text(number: int) -> str:
-    """Return 64 bits as `SALT_CHARS` letters and digits, the lowest bits first."""
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range(0, 5 * SALT_CHARS, 5))
-
-
-def _mixed(number: int) -> int:
-    """
-    Return a number of 64 bits, different for each input; neighbours differ in about half of their bits.
-
-    Source: the finaliser of splitmix64 (Steele, Lea, Flood 2014), which is invertible.
-    """
-    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-    number = (number ^ number >> 27) * 0x94D049BB133111EB & _MASK
-    return number ^ number >> 31
-
-
+RepeatMode = Literal["salted", "same"]
 Turns = Literal["first", "all"]
 
 
@@ -192,7 +130,7 @@ class PromptPlan:
     """Which prompts a run sends; the same plan and data give the same requests in the same order on every machine."""
 
     source: str = "builtin"
-    """`builtin`, `lima`, `hf:OWNER/NAME/FILE`, or a file or folder."""
+    """`builtin`, `synthetic`, `lima`, `hf:OWNER/NAME/FILE`, or a file or folder."""
     split: str | None = None
     """Which split of a source that has several; None is train."""
     count: int | None = None
@@ -206,6 +144,16 @@ class PromptPlan:
     """Example pairs from the same data before each question."""
     chain_of_thought: bool | str = False
     """True for the usual instruction, or another instruction."""
+    input_tokens: Lengths | None = None
+    """How long synthetic prompts are."""
+    output_tokens: Lengths | None = None
+    """How long answers are to be; None: as the engine and the request's `max_tokens` have it."""
+    shapes: tuple[Shape, ...] = ()
+    """Both, as pairs; empty: none."""
+    salted: bool = False
+    """Whether the length of a synthetic prompt includes a salt's."""
+    template_counts: bool = True
+    """Whether it includes the chat template's."""
 
     def __post_init__(self) -> None:
         """Raise DataError for a value that is out of range."""
@@ -217,11 +165,61 @@ class PromptPlan:
             raise DataError("prompts: chain_of_thought is an empty text: write the instruction, or true or false")
 
     @property
+    def is_synthetic(self) -> bool:
+        """Return whether prompts are made to a length."""
+        return self.source == SYNTHETIC
+
+    @property
+    def asks_outputs(self) -> bool:
+        """Return whether answers are to have a length."""
+        return bool(self.shapes) or self.output_tokens is not None
+
+    def of_shape(self, input_tokens: int, output_tokens: int) -> Self:
+        """Return the same plan with synthetic prompts and answers of one length each, in tokens."""
+        return replace(self, source=SYNTHETIC, shapes=(Shape(input_tokens, output_tokens),))
+
+    @property
+    def synthetic_count(self) -> int:
+        """Return how many prompts are made where `count` does not say so: fewer of long ones, for their memory."""
+        typical = max([1.0, *(s.input_tokens for s in self.shapes)])
+        if not self.shapes and self.input_tokens is not None:
+            typical = max(1.0, self.input_tokens.typical)
+        return self.count or max(_FEWEST_MADE, min(_MOST_MADE, round(_TOKENS_MADE / typical)))
+
+    @property
     def techniques(self) -> Techniques:
         """Return what is done to each prompt before it is sent."""
         thought = self.chain_of_thought
         instruction = thought if isinstance(thought, str) else CHAIN_OF_THOUGHT if thought else None
         return Techniques(n_shot=self.n_shot, chain_of_thought=instruction)
+
+
+_TOKENS_MADE: Final = 4_000_000
+_FEWEST_MADE, _MOST_MADE = 64, 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What was learned of an engine before the load, so that lengths can be kept."""
+
+    text: TextCalibration | None = None
+    """What it counts of synthetic prompts; None where there are none."""
+    counted_by: str = "usage"
+    """Who counted: `usage` of answers of one token, or the path that tokenises, such as `/tokenize`."""
+    output_fields: tuple[str, ...] = ()
+    """The fields of a request that make an answer exactly as long as asked; empty: it takes none of them."""
+
+    def output(self, tokens: int) -> dict[str, Any]:
+        """Return the fields of a request whose answer is to have this many tokens."""
+        return {"max_tokens": tokens, **{name: _EXACT_OUTPUT[name](tokens) for name in self.output_fields}}
+
+
+_EXACT_OUTPUT: Final[Mapping[str, Callable[[int], Any]]] = {
+    "ignore_eos": lambda _: True,
+    "min_tokens": lambda tokens: tokens,
+}
+EXACT_OUTPUT: Final = tuple(_EXACT_OUTPUT)
+"""The fields with which engines write no fewer tokens than `max_tokens`."""
 
 
 class MixedIn(NamedTuple):
@@ -239,6 +237,7 @@ class Workload:
     plan: PromptPlan
     prompt_set: PromptSet
     conversations: tuple[Conversation, ...]
+    calibration: Calibration = field(default_factory=Calibration)
 
     @property
     def request_count(self) -> int:
@@ -256,7 +255,7 @@ class Workload:
         conversations = (
             replace(
                 conversation,
-                prompts=tuple(replace(each, name=entry.name, fields=entry.fields) for each in conversation.prompts),
+                prompts=tuple(_as_entry(each, entry) for each in conversation.prompts),
             )
             for conversation, entry in zip(self.conversations, drawn, strict=True)
         )
@@ -271,6 +270,20 @@ class Workload:
             worker_index=worker_index,
             worker_count=worker_count,
         )
+
+    def _calibrated(self) -> dict[str, Any] | None:
+        """Return what lengths were kept by; None where none were asked."""
+        calibration, plan = self.calibration, self.plan
+        if not (plan.is_synthetic or plan.asks_outputs):
+            return None
+        text = calibration.text
+        return {
+            "counted_by": calibration.counted_by if plan.is_synthetic else None,
+            "template_tokens": None if text is None else text.template_tokens,
+            "least_tokens": None if text is None else text.salted_tokens if plan.salted else text.plain_tokens,
+            "text": None if text is None else "sentences" if text.sentence_tokens else "words",
+            "output_fields": list(calibration.output_fields),
+        }
 
     def manifest(self) -> dict[str, Any]:
         """Return what is needed to send the same requests again, in JSON's types."""
@@ -288,6 +301,7 @@ class Workload:
             "repeat": self.plan.repeat,
             "drawn": [conversation.row for conversation in self.conversations],
             "requests": self.request_count,
+            "calibration": self._calibrated(),
             "techniques": {
                 "n_shot": self.plan.techniques.n_shot,
                 "chain_of_thought": self.plan.techniques.chain_of_thought,
@@ -295,12 +309,57 @@ class Workload:
         }
 
 
-def load(plan: PromptPlan, base_dir: Path) -> Workload:
+def load(plan: PromptPlan, base_dir: Path, calibration: Calibration | None = None) -> Workload:
     """
     Return the plan's conversations; a relative source is looked for in `base_dir`, then in the working directory.
 
-    Raises DataError where the source cannot be read; no other prompts are ever used instead.
+    Without a calibration, synthetic prompts have about their lengths, and answers end as the engine has it. Raises
+    DataError where the source cannot be read, or no prompt has a length; no other prompts are ever used instead.
     """
+    calibration = calibration or Calibration()
+    workload = _synthetic(plan, calibration) if plan.is_synthetic else _of_data(plan, base_dir)
+    if not plan.asks_outputs:
+        return replace(workload, calibration=calibration)
+    rows = len(workload.conversations)
+    asked = asked_lengths(rows, plan.seed, None, plan.output_tokens, plan.shapes)
+    pairs = zip(workload.conversations, asked, strict=True)
+    conversations = tuple(_answered(each, lengths.output_tokens, calibration) for each, lengths in pairs)
+    return replace(workload, conversations=conversations, calibration=calibration)
+
+
+def _answered(conversation: Conversation, tokens: int | None, calibration: Calibration) -> Conversation:
+    """Return the conversation with answers of this length."""
+    if tokens is None:
+        return conversation
+    fields = calibration.output(tokens)
+    prompts = (
+        replace(each, fields={**each.fields, **fields}, asked=each.asked._replace(output_tokens=tokens))
+        for each in conversation.prompts
+    )
+    return replace(conversation, prompts=tuple(prompts))
+
+
+def _as_entry(prompt: Prompt, entry: MixedIn) -> Prompt:
+    """Return the prompt as a mix has it; an answer's own limits in an entry replace the length that it was to have."""
+    if entry.fields.keys() & {"max_tokens", "max_completion_tokens", *EXACT_OUTPUT}:
+        asked = prompt.asked._replace(output_tokens=None)
+        return replace(prompt, name=entry.name, fields=entry.fields, asked=asked)
+    return replace(prompt, name=entry.name, fields={**prompt.fields, **entry.fields})
+
+
+def _synthetic(plan: PromptPlan, calibration: Calibration) -> Workload:
+    asked = asked_lengths(plan.synthetic_count, plan.seed, plan.input_tokens, None, plan.shapes)
+    conversations = conversations_of(
+        asked,
+        plan.seed,
+        calibration.text or nominal(),
+        salted=plan.salted,
+        template_counts=plan.template_counts,
+    )
+    return Workload(plan=plan, prompt_set=text_of_builtin(SYNTHETIC), conversations=conversations)
+
+
+def _of_data(plan: PromptPlan, base_dir: Path) -> Workload:
     prompt_set = load_prompt_set(plan.source, plan.split, base_dir)
     dialogues = prompt_set.dialogues
     pool = ExamplePool(dialogues if plan.n_shot else ())

@@ -24,7 +24,8 @@ from pydantic import BaseModel, Field, ValidationError
 from llmload.errors import RunFolderError, plain
 from llmload.metrics.lines import shown
 from llmload.metrics.validity import Verdict
-from llmload.prompts.workload import ADDED_CHARS, RepeatMode, Workload
+from llmload.prompts.salts import ADDED_CHARS
+from llmload.prompts.workload import RepeatMode, Workload
 from llmload.record import METRICS_VERSION
 from llmload.runs.reading import SMALL_BLOCK_BYTES, is_there, named, read_lines, read_object
 from llmload.runs.summary import SCHEMA_VERSION as SUMMARY_VERSION
@@ -96,8 +97,23 @@ class Salt(Part):
     """`request`: a salt for each request; `run`: one for the whole run; `repeats`: for those that repeat another."""
     key: str
     """What the salts were made from, beside the seed."""
-    added_chars: int
-    """Characters that a salt adds to a prompt."""
+    added_chars: int | None
+    """Characters that a salt adds to a prompt; `null`: it is words, which a synthetic prompt's length includes."""
+
+
+class LengthFacts(Part):
+    """What lengths in tokens were kept by; `null`: unknown, or not requested."""
+
+    counted_by: str | None
+    """Who counted prompts before the load: `usage` (answers of one token), or the engine's `/tokenize`."""
+    template_tokens: int | None
+    """Tokens of the chat template around a message."""
+    least_tokens: int | None
+    """Tokens of the shortest prompt that can be made: template, salt and opening."""
+    text: str | None
+    """What synthetic prompts are made of: `sentences`, filled up with words, or `words` alone."""
+    output_fields: tuple[str, ...]
+    """Fields that each request has so that its answer does not end early."""
 
 
 class PromptFacts(Part):
@@ -129,6 +145,8 @@ class PromptFacts(Part):
     """Rows that were drawn, in the order in which they are sent."""
     requests: int
     """Requests that one pass over them makes."""
+    calibration: LengthFacts | None = None
+    """What lengths in tokens were kept by; `null`: none were requested."""
     techniques: Techniques
     """How prompts were changed."""
     salt: Salt | None
@@ -217,7 +235,8 @@ class Manifest(Part):
         """Return the manifest of a run that starts now, on this machine; its times are not known yet."""
         salt, mode = None, scenario.prompts.salting
         if mode is not None:
-            salt = Salt(mode=mode, key=scenario.prompts.salt_key or run_id, added_chars=ADDED_CHARS)
+            added_chars = None if workload.plan.is_synthetic else ADDED_CHARS
+            salt = Salt(mode=mode, key=scenario.prompts.salt_key or run_id, added_chars=added_chars)
         return cls(
             schema_version=MANIFEST_VERSION,
             run_id=run_id,

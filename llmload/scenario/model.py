@@ -9,9 +9,12 @@ from llmload.access.address import checked_base_url
 from llmload.access.secrecy import Access, masked_command
 from llmload.errors import ConfigError
 from llmload.metrics.by_name import MAX_NAME_CHARACTERS, MAX_NAMES, as_name
-from llmload.prompts.workload import PromptPlan, RepeatMode, SaltMode
+from llmload.prompts.salts import SaltMode
+from llmload.prompts.synthetic import SYNTHETIC
+from llmload.prompts.workload import PromptPlan, RepeatMode
 from llmload.record import Slo
 from llmload.scenario.headers import FromEnvironment, Headers, VariableName, from_environment, mistake_in_name, variable
+from llmload.scenario.lengths import AnyLengths, AnyShape
 from llmload.scenario.loads import AnyLoad
 from llmload.scenario.sections import Compare, Cost, Count, Gates, Monitor, NotNegative, Positive, Table
 
@@ -141,11 +144,13 @@ class Prompts(Table):
     """Which prompts are sent."""
 
     source: str = Field(default="builtin", min_length=1)
-    """`builtin`, `lima` (GAIR/lima), `hf:OWNER/NAME/FILE` (both from the Hugging Face hub), or a file or folder."""
+    """`builtin`, `synthetic` (made to a length of tokens), `lima` (GAIR/lima), `hf:OWNER/NAME/FILE` (both from the
+    Hugging Face hub), or a file or folder."""
     split: str | None = None
     """The split of a source that has several; `train` where absent."""
     count: Count | None = None
-    """Number of rows to draw at random, without replacement; all where absent."""
+    """Number of rows to draw at random, without replacement; all where absent. Of synthetic prompts, how many are made:
+    1,000 where absent, fewer of long ones."""
     turns: Literal["first", "all"] = "first"
     """`first`: each row's first question; `all`: each question of a row, after the data set's own answers."""
     repeat: Annotated[
@@ -163,6 +168,53 @@ class Prompts(Table):
     that the engine's prefix cache cannot answer it; false for none."""
     salt_key: str | None = Field(default=None, min_length=1)
     """Makes this run's salts differ from those of another run with the same seed; the run's id where absent."""
+    input_tokens: AnyLengths | None = None
+    """How many tokens each prompt has, as the engine counts them: a number, or a distribution such as `{dist =
+    "lognormal", mean = 1024, stdev = 512, max = 8192}`; such prompts are synthetic, made of the built-in ones' text."""
+    output_tokens: AnyLengths | None = None
+    """How many tokens each answer is to have, in the same form, in place of `request.max_tokens`. Engines that take
+    `ignore_eos` or `min_tokens` are sent these, so that no answer is shorter."""
+    shapes: list[AnyShape] = Field(default_factory=list)
+    """Pairs of both that each prompt and its answer are drawn from, in place of the two: `[[1024, 128], [8192, 1024]]`;
+    a third number is a pair's weight."""
+    template: Literal["counted", "excluded"] = "counted"
+    """Whether `input_tokens` include those of the engine's chat template."""
+    exact_output: bool | list[Literal["ignore_eos", "min_tokens"]] = True
+    """Whether answers are kept from ending before their length: by the fields of a request that the engine is found to
+    take, or by these; false: they end where the model ends them, or at their length."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _synthetic_by_default(cls, table: Any) -> Any:
+        """Make prompts that are given a length synthetic, and each of these new to a prefix cache."""
+        if not isinstance(table, dict):
+            return table
+        has_length = table.get("input_tokens") is not None or bool(table.get("shapes"))
+        if has_length and table.get("source", "builtin") == "builtin":
+            table = {**table, "source": SYNTHETIC}
+        if table.get("source") != SYNTHETIC:
+            return table
+        table = {"salt": "request", **table}
+        return {"repeat": "salted" if table["salt"] else "same", **table}
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Self:
+        for key in ("input_tokens", "output_tokens"):
+            if self.shapes and getattr(self, key) is not None:
+                raise ValueError(f"shapes has both lengths: remove {key}")
+        if self.source != SYNTHETIC:
+            if self.input_tokens is not None or self.shapes:
+                key = "shapes" if self.shapes else "input_tokens"
+                raise ValueError(f"{key} is of synthetic prompts, and source = {self.source!r}: remove one of them")
+            return self
+        if self.input_tokens is None and not self.shapes:
+            raise ValueError("source = 'synthetic' needs the length of its prompts: input_tokens = 1024, or shapes")
+        set_ones = {"turns": self.turns != "first", "n_shot": self.n_shot, "chain_of_thought": self.chain_of_thought}
+        if changed := [key for key, is_set in set_ones.items() if is_set]:
+            raise ValueError(f"{changed[0]} would change the length of synthetic prompts: remove it")
+        if self.repeat == "salted" and not self.salt:
+            raise ValueError("repeat = 'salted' without salt would change the length of prompts: set repeat = 'same'")
+        return self
 
     @model_validator(mode="after")
     def _key_has_salt(self) -> Self:
@@ -426,7 +478,16 @@ class Scenario(Table):
 
     def prompt_plan(self) -> PromptPlan:
         """Return which prompts are drawn, and how."""
-        return PromptPlan(**self.prompts.model_dump(exclude={"salt", "salt_key"}), seed=self.scenario.seed)
+        prompts = self.prompts
+        return PromptPlan(
+            **prompts.model_dump(include={"source", "split", "count", "turns", "repeat", "n_shot", "chain_of_thought"}),
+            seed=self.scenario.seed,
+            input_tokens=None if prompts.input_tokens is None else prompts.input_tokens.drawn,
+            output_tokens=None if prompts.output_tokens is None else prompts.output_tokens.drawn,
+            shapes=tuple(prompts.shapes),
+            salted=prompts.salt is not None,
+            template_counts=prompts.template == "counted",
+        )
 
     def access(self) -> Access:
         """Return what the engine asks of those who send to it; ConfigError if a variable's value is not usable."""

@@ -172,6 +172,16 @@ GROUPS: Final[Mapping[str, tuple[Option, ...]]] = {
             is_text=True,
         ),
         Option(name="--prompt-count", help="Prompts drawn at random (empty: all)", keys=("prompts.count",)),
+        Option(
+            name="--input-tokens",
+            help="Exact tokens of each prompt, as the engine counts them: 1024, or {mean=1024, range_ratio=0.5}",
+            keys=("prompts.input_tokens",),
+        ),
+        Option(
+            name="--output-tokens",
+            help="Exact tokens of each answer, in the same form, where the engine can be kept from ending it",
+            keys=("prompts.output_tokens",),
+        ),
         Option(name="--max-tokens", help="Maximum output tokens per request", keys=("request.max_tokens",)),
         Option(
             name="--temperature",

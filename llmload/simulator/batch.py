@@ -14,7 +14,8 @@ from typing import Any, Final, Protocol
 from llmload.simulator.connection import ReceivedRequest, ServerConnection
 from llmload.simulator.metrics import BatchGauges, EngineTotals
 from llmload.simulator.protocol import BODY_END, AnswerFormat, ParsedRequest, error_body, http_chunk
-from llmload.simulator.settings import BYTES_PER_TOKEN, MID_ANSWER_FAULTS, SimulationSettings, gap_ns, ttft_ns
+from llmload.simulator.settings import MID_ANSWER_FAULTS, SimulationSettings, gap_ns, ttft_ns
+from llmload.simulator.tokens import BYTES_PER_TOKEN
 from llmload.timerfd import TimerFd
 from llmload.units import NS_PER_S
 

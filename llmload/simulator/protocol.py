@@ -11,14 +11,8 @@ from typing import Any, Protocol
 
 import orjson
 
-from llmload.simulator.settings import (
-    BYTES_PER_TOKEN,
-    TOKENS_PER_MESSAGE,
-    SimulationSettings,
-    hash_prompt,
-    token_bytes,
-    wanted_tokens,
-)
+from llmload.simulator.settings import TOKENS_PER_MESSAGE, SimulationSettings, hash_prompt, wanted_tokens
+from llmload.simulator.tokens import BYTES_PER_TOKEN, token_bytes
 
 TGI_DEFAULT_MAX_NEW_TOKENS = 20  # TGI 1.0.1's default
 
@@ -81,7 +75,7 @@ def parse_request(settings: SimulationSettings, api: ApiStyle, stream: bool | No
     if api is not ApiStyle.TGI:
         _check_model(settings, api, body)
     options = _mapping(api, body, "parameters") if api is ApiStyle.TGI else body
-    prompt, token_text = _prompt(api, body)
+    prompt, token_text = _prompt(settings, api, body)
     prompt_tokens = len(token_text) // BYTES_PER_TOKEN
     prompt_hash = hash_prompt(settings, prompt)
     output_tokens, truncated = _answer_length(settings, api, options, prompt_tokens, prompt_hash)
@@ -98,6 +92,19 @@ def parse_request(settings: SimulationSettings, api: ApiStyle, stream: bool | No
         reasoning_form=settings.reasoning_form,
         reasoning_counted=settings.reasoning_counted,
     )
+
+
+def tokenized(settings: SimulationSettings, raw: bytes) -> dict[str, Any]:
+    """Return vLLM's answer to `/tokenize`, of a `prompt` or of `messages`; raises `RefusedError`."""
+    try:
+        body = orjson.loads(raw)
+        api = ApiStyle.CHAT if "messages" in body else ApiStyle.COMPLETIONS
+        _, token_text = _prompt(settings, api, body)
+    except (orjson.JSONDecodeError, TypeError, AttributeError) as error:
+        raise _refused(ApiStyle.COMPLETIONS, f"the body is not a JSON object: {error}") from None
+    starts = range(0, len(token_text), BYTES_PER_TOKEN)
+    tokens = [int.from_bytes(token_text[at : at + BYTES_PER_TOKEN], "little") for at in starts]
+    return {"count": len(tokens), "max_model_len": settings.max_model_len_tokens, "tokens": tokens}
 
 
 def _refused(api: ApiStyle, message: str, param: str | None = None) -> RefusedError:
@@ -128,16 +135,16 @@ def _include_usage(api: ApiStyle, body: dict[str, Any]) -> bool:
     return bool(_mapping(api, body, "stream_options").get("include_usage"))
 
 
-def _prompt(api: ApiStyle, body: dict[str, Any]) -> tuple[bytes, bytes]:
+def _prompt(settings: SimulationSettings, api: ApiStyle, body: dict[str, Any]) -> tuple[bytes, bytes]:
     """Return the prompt as bytes to hash, and as 4 bytes a token."""
     key = {ApiStyle.CHAT: "messages", ApiStyle.COMPLETIONS: "prompt", ApiStyle.TGI: "inputs"}[api]
     prompt = body.get(key)
     if api is ApiStyle.CHAT:
-        return _messages(api, prompt)
+        return _messages(settings, api, prompt)
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         prompt = prompt[0]
     if isinstance(prompt, str):
-        return prompt.encode("utf-8", "surrogatepass"), token_bytes(prompt)
+        return prompt.encode("utf-8", "surrogatepass"), token_bytes(prompt, settings.tokenizer)
     if (
         api is ApiStyle.COMPLETIONS
         and isinstance(prompt, list)
@@ -151,13 +158,13 @@ def _prompt(api: ApiStyle, body: dict[str, Any]) -> tuple[bytes, bytes]:
     )
 
 
-def _messages(api: ApiStyle, messages: object) -> tuple[bytes, bytes]:
+def _messages(settings: SimulationSettings, api: ApiStyle, messages: object) -> tuple[bytes, bytes]:
     if not isinstance(messages, list) or not messages or not all(isinstance(each, dict) for each in messages):
         raise _refused(api, "messages must be a list of at least one message", "messages")
     head_bytes = TOKENS_PER_MESSAGE * BYTES_PER_TOKEN
     token_text = b"".join(
         str(message.get("role")).encode("utf-8", "surrogatepass")[:head_bytes].ljust(head_bytes, b"\0")
-        + token_bytes(_message_text(message.get("content")))
+        + token_bytes(_message_text(message.get("content")), settings.tokenizer)
         for message in messages
     )
     return orjson.dumps(messages), token_text
@@ -179,10 +186,23 @@ def _answer_length(
         message = f"the context of {settings.max_model_len_tokens} tokens cannot hold {prompt_tokens} prompt tokens"
         raise _refused(api, f"{message} and {max_tokens or 1} of an answer")
     limit_tokens = room_tokens if max_tokens is None else max_tokens
+    least_tokens = _least(settings, api, options)
     if options.get("ignore_eos"):
         return limit_tokens, True
-    wanted = wanted_tokens(settings, prompt_hash)
+    wanted = max(least_tokens, wanted_tokens(settings, prompt_hash))
     return min(wanted, limit_tokens), wanted > limit_tokens
+
+
+def _least(settings: SimulationSettings, api: ApiStyle, options: dict[str, Any]) -> int:
+    """Return the fewest tokens that the answer may have."""
+    if not settings.exact_output:
+        for name in ("ignore_eos", "min_tokens"):
+            if name in options:
+                raise _refused(api, f"this engine has no {name}", name)
+    least = options.get("min_tokens") or 0
+    if type(least) is not int or least < 0:
+        raise _refused(api, f"min_tokens must be a whole number of at least 0, not {least!r}", "min_tokens")
+    return least
 
 
 def _limit(api: ApiStyle, options: dict[str, Any]) -> int | None:

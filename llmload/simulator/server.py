@@ -28,6 +28,7 @@ from llmload.simulator.protocol import (
     error_body,
     format_of,
     parse_request,
+    tokenized,
 )
 from llmload.simulator.settings import FAULT_STATUS, FAULTS, FaultPicker, SimulationSettings
 
@@ -35,6 +36,7 @@ from llmload.simulator.settings import FAULT_STATUS, FAULTS, FaultPicker, Simula
 
 ENGINE_NAME = "llmload simulated engine"
 OWNER = "llmload-simulated"
+TOKENIZE = "/tokenize"
 FAULT_HEADER = "x-simulate-fault"
 
 _GENERATING: dict[str, tuple[ApiStyle, bool | None]] = {
@@ -76,13 +78,16 @@ class Routes:
     def handle(self, request: ReceivedRequest, connection: ServerConnection) -> None:
         """Answer a request, at once or as tokens fall due."""
         generating = request.path in _GENERATING
+        tokenizing = request.path == TOKENIZE and self._settings.tokenize
         if self._unauthorized(request):
             connection.reply(request, 401, b'{"error":"Unauthorized"}')
         elif generating and request.method == "POST":
             self._generate(request, connection)
+        elif tokenizing and request.method == "POST":
+            self._tokenize(request, connection)
         elif request.path in self._pages and request.method == "GET":
             connection.reply(request, 200, *self._pages[request.path]())
-        elif generating or request.path in self._pages:
+        elif generating or tokenizing or request.path in self._pages:
             connection.reply(request, 405, b'{"detail":"Method Not Allowed"}')
         else:
             connection.reply(request, 404, b'{"detail":"Not Found"}')
@@ -105,9 +110,15 @@ class Routes:
 
     def _unauthorized(self, request: ReceivedRequest) -> bool:
         """Return whether the request lacks the key; as in vLLM, health and metrics need none."""
-        guarded = request.path.startswith("/v1/") or request.path in _GENERATING
+        guarded = request.path.startswith("/v1/") or request.path in (*_GENERATING, TOKENIZE)
         key = self._settings.api_key
         return guarded and key is not None and request.headers.get("authorization") != f"Bearer {key}"
+
+    def _tokenize(self, request: ReceivedRequest, connection: ServerConnection) -> None:
+        try:
+            connection.reply(request, 200, *_json(tokenized(self._settings, request.body)))
+        except RefusedError as refused:
+            connection.reply(request, refused.status, refused.body, "application/json")
 
     def _generate(self, request: ReceivedRequest, connection: ServerConnection) -> None:
         fault = self._fault_of(request)

@@ -1,8 +1,9 @@
 """
 Settings and faults of the simulated engine, and its formulas for lengths and times, which can be checked by hand.
 
-    prompt tokens   chat: sum over messages of 4 + ceil(UTF-8 bytes of its text / 4)
-                    completions, TGI: ceil(UTF-8 bytes / 4); a list of token ids: its length
+    prompt tokens   chat: sum over messages of 4 + the tokens of its text
+                    completions, TGI: the tokens of the text; a list of token ids: its length
+                    tokenizer "bytes": ceil(UTF-8 bytes / 4); "words": see llmload.simulator.tokens
     TTFT            wait for a slot + ttft_s + prompt_tokens * prefill_s_per_token
                     with a prefix cache: only prompt tokens that are not cached when the request arrives. Whole blocks
                     of 16 tokens are cached, each known by all text up to its end; a prompt's last token never is
@@ -10,7 +11,8 @@ Settings and faults of the simulated engine, and its formulas for lengths and ti
     token k         due at TTFT + the sum of the k gaps before it: an absolute schedule, late writes move nothing
     answer tokens   output_tokens if fixed, else round(exp(mu + spread * z)), at least 1, z a standard normal
                     number drawn from the prompt and the seed, mu = ln(mean) - spread^2 / 2 (so that it has this mean);
-                    max_tokens truncates it (finish_reason "length"), with ignore_eos it is max_tokens
+                    it is at least min_tokens; max_tokens truncates it (finish_reason "length"), with ignore_eos it is
+                    max_tokens; without `exact_output`, these two fields are refused, as Transformers does
 
 With itl_load_factor 0 and no queue, every time is known beforehand and independent of other requests.
 """
@@ -24,6 +26,7 @@ from pathlib import Path
 
 from llmload.access.address import HIGHEST_PORT
 from llmload.errors import ConfigError
+from llmload.simulator.tokens import Tokenizer
 from llmload.units import NS_PER_S
 
 FAULT_STATUS = {
@@ -94,7 +97,8 @@ class SimulationSettings:
     `output_tokens_mean` (lognormal; `output_tokens_spread` is the standard deviation of its logarithm).
     `reasoning_tokens` are the first tokens of each chat answer: in a separate field, between `<think>` tags, or
     hidden (`reasoning_form`), counted in usage or not (`reasoning_counted`).
-    `prefix_cache_tokens` is how many prompt tokens the prefix cache keeps; 0: no cache.
+    `prefix_cache_tokens` is how many prompt tokens the prefix cache keeps; 0: no cache. `tokenize` is whether it has
+    vLLM's route `/tokenize`, `exact_output` whether it takes `ignore_eos` and `min_tokens`.
     `faults` maps a name in `FAULTS` to the share of requests that get it.
     """
 
@@ -115,6 +119,9 @@ class SimulationSettings:
     max_model_len_tokens: int = 32768
     kv_cache_tokens: int = 65536
     prefix_cache_tokens: int = 0
+    tokenizer: Tokenizer = "bytes"
+    tokenize: bool = True
+    exact_output: bool = True
     seed: int = 0
     faults: Mapping[str, float] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)
@@ -154,19 +161,7 @@ class SimulationSettings:
             raise ConfigError(f"simulated engine: fault shares sum to {sum(self.faults.values()):g}, more than 1")
 
 
-BYTES_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
-
-
-def text_tokens(text: str) -> int:
-    """Return the tokens of a text: ceil(UTF-8 bytes / 4)."""
-    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
-
-
-def token_bytes(text: str) -> bytes:
-    """Return the text as 4 bytes a token, the last one padded."""
-    encoded = text.encode("utf-8", "surrogatepass")
-    return encoded + b"\0" * (-len(encoded) % BYTES_PER_TOKEN)
 
 
 def ttft_ns(settings: SimulationSettings, prompt_tokens: int) -> int:

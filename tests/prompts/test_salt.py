@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmload.prompts.conversation import Conversation, Prompt, as_message
-from llmload.prompts.workload import SALT_CHARS, PromptQueue, SaltMode, Salts, salt_text
+from llmload.prompts.salts import SALT_CHARS, SaltMode, Salts, salt_text
+from llmload.prompts.workload import PromptQueue
 
 WORKERS = st.integers(1, 8)
 

@@ -10,12 +10,13 @@ from llmload.errors import ConfigError
 from llmload.simulator import SimulationSettings
 from llmload.simulator.protocol import ApiStyle, RefusedError, parse_request
 from llmload.simulator.server import from_line, to_line
-from llmload.simulator.settings import FaultPicker, gap_ns, hash_prompt, text_tokens, ttft_ns, wanted_tokens
+from llmload.simulator.settings import FaultPicker, gap_ns, hash_prompt, ttft_ns, wanted_tokens
+from llmload.simulator.tokens import count_tokens
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("", 0), ("a", 1), ("abcd", 1), ("abcde", 2), ("ä" * 4, 2)])
 def test_a_token_is_four_utf8_bytes_rounded_up(text: str, tokens: int) -> None:
-    assert text_tokens(text) == tokens
+    assert count_tokens(text) == tokens
 
 
 def test_each_chat_message_costs_four_tokens_more() -> None:

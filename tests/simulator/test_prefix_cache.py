@@ -7,7 +7,7 @@ import pytest
 from llmload.errors import ConfigError
 from llmload.simulator import SimulationSettings
 from llmload.simulator.batch import BLOCK_TOKENS, PrefixCache
-from llmload.simulator.settings import token_bytes
+from llmload.simulator.tokens import token_bytes
 from tests.simulator.conftest import StartEngine
 
 
