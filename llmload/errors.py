@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
     INVALID = 3
     """Measured, but the figures cannot be trusted; the verdict says why."""
     INCONCLUSIVE = 4
-    """A comparison that can say neither better nor worse."""
+    """A comparison that can say neither better nor worse, or a model that may fit."""
     INTERRUPTED = 130
     """SIGINT, as shells say it: 128 + 2."""
 

@@ -15,7 +15,7 @@ _OPTIONS = (
         default="vllm",
         show_default=True,
         metavar="NAME",
-        help="vllm or sglang; the memory of others is not modelled.",
+        help="vllm, sglang or llama.cpp; the memory of others is not modelled.",
     ),
     click.option("--engine-version", metavar="VERSION", help="The version, such as 0.19. [default: the newest known]"),
     click.option(
@@ -29,6 +29,8 @@ _OPTIONS = (
     click.option(
         "--max-num-seqs",
         "--max-running-requests",
+        "--parallel",
+        "-np",
         "max_num_seqs",
         type=click.IntRange(1),
         metavar="N",
@@ -37,6 +39,8 @@ _OPTIONS = (
     click.option(
         "--max-num-batched-tokens",
         "--chunked-prefill-size",
+        "--ubatch-size",
+        "-ub",
         "max_num_batched_tokens",
         type=click.IntRange(1),
         metavar="TOKENS",
@@ -49,6 +53,47 @@ _OPTIONS = (
         is_flag=True,
         default=None,
         help="The engine captures no CUDA graphs.",
+    ),
+    click.option(
+        "--enable-prefix-caching/--no-enable-prefix-caching",
+        "prefix_caching",
+        default=None,
+        help="Whether prefixes are kept; models with recurrent layers then take two states a request.",
+    ),
+    click.option(
+        "--drafter",
+        metavar="METHOD",
+        help="Speculative decoding by eagle, eagle3 or mtp: its weights, and one layer more in the KV cache.",
+    ),
+    click.option(
+        "--draft-tokens", type=click.IntRange(1), metavar="N", help="Tokens that it drafts at a time. [default: 3]"
+    ),
+    click.option("--max-loras", type=click.IntRange(1), metavar="N", help="LoRA adapters on the GPU at once."),
+    click.option("--max-lora-rank", type=click.IntRange(1), metavar="RANK", help="Their largest rank. [default: 16]"),
+    click.option(
+        "--cpu-offload-gib",
+        "--cpu-offload-gb",
+        "cpu_offload_gib",
+        type=click.FloatRange(0, min_open=True),
+        metavar="GIB",
+        help="Weights of each GPU that stay in the host's memory.",
+    ),
+    click.option(
+        "--n-gpu-layers",
+        "--gpu-layers",
+        "-ngl",
+        "gpu_layers",
+        type=click.IntRange(0),
+        metavar="N",
+        help="llama.cpp: layers on the GPU, the output counting as one. [default: all]",
+    ),
+    click.option(
+        "--cache-type",
+        "--cache-type-k",
+        "-ctk",
+        "cache_type",
+        metavar="TYPE",
+        help="llama.cpp: type of keys and values, such as f16, q8_0 or q4_0. [default: f16]",
     ),
 )
 

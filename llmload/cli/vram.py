@@ -170,9 +170,10 @@ def show(model: str, kv_dtype: str, hub: bool, as_json: bool) -> None:
 @_options(_precision, _kv_dtype, _hub, _json)
 def fit(model: str, gpu: str | None, gpu_memory_gib: float | None, hub: bool, as_json: bool, **asked: Any) -> None:
     """
-    Say whether MODEL fits on COUNT GPUs, and how many requests fit then; exit code 1 if it does not fit.
+    Say whether MODEL fits on COUNT GPUs, and how many requests fit then.
 
-    FITS: even by the low estimate. MAY FIT: only by the best estimate.
+    FITS, exit code 0: even by the low estimate. MAY FIT, exit code 4: between low and high.
+    DOES NOT FIT, exit code 1: not even by the high estimate.
 
     \b
     Examples:
@@ -192,8 +193,7 @@ def fit(model: str, gpu: str | None, gpu_memory_gib: float | None, hub: bool, as
     request = DeploymentRequest(model=load_model(model, hub=hub), gpu=card, options=taken(asked), **asked)
     found = fit_deployment(plan_deployment(request))
     _show(fit_json(found) if as_json else fit_text(found))
-    if found.verdict == "does not fit":
-        sys.exit(ExitCode.FAILED)
+    sys.exit({"fits": ExitCode.GOOD, "may fit": ExitCode.INCONCLUSIVE}.get(found.verdict, ExitCode.FAILED))
 
 
 @vram.command()

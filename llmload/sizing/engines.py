@@ -9,11 +9,15 @@ from llmload.errors import ConfigError
 from llmload.sizing.cards import Gpu
 from llmload.units import MIB_PER_GIB
 
-ENGINES: Final = ("vllm", "sglang")
+ENGINES: Final = ("vllm", "sglang", "llama.cpp")
 _NOT_MODELLED: Final[Mapping[str, str]] = {"tgi": "TGI", "tensorrt-llm": "TensorRT-LLM", "trtllm": "TensorRT-LLM"}
 
-# The newest version whose memory is known to differ, where none is given.
-_LATEST: Final[Mapping[str, tuple[int, int]]] = {"vllm": (0, 21), "sglang": (0, 5)}
+DRAFTERS: Final = ("eagle", "eagle3", "mtp")
+
+# The newest version whose memory is known to differ, where none is given; llama.cpp counts builds, not versions.
+_LATEST: Final[Mapping[str, tuple[int, int]]] = {"vllm": (0, 21), "sglang": (0, 5), "llama.cpp": (0, 0)}
+_USUAL_DRAFT_TOKENS: Final = 3
+USUAL_LORA_RANK: Final = 16  # vLLM's default
 _GRAPHS_COUNTED_SINCE: Final = (
     0,
     21,
@@ -28,6 +32,14 @@ class EngineOptions:
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     enforce_eager: bool | None = None
+    prefix_caching: bool | None = None
+    drafter: str | None = None
+    draft_tokens: int | None = None
+    max_loras: int | None = None
+    max_lora_rank: int | None = None
+    cpu_offload_gib: float | None = None
+    gpu_layers: int | None = None
+    cache_type: str | None = None
 
     @property
     def given(self) -> set[str]:
@@ -42,12 +54,26 @@ FLAGS: Final[Mapping[str, Mapping[str, str]]] = {
         "max_num_seqs": "--max-num-seqs",
         "max_num_batched_tokens": "--max-num-batched-tokens",
         "enforce_eager": "--enforce-eager",
+        "prefix_caching": "--enable-prefix-caching",
+        "drafter": "--speculative-config",
+        "draft_tokens": "--speculative-config",
+        "max_loras": "--max-loras",
+        "max_lora_rank": "--max-lora-rank",
+        "cpu_offload_gib": "--cpu-offload-gb",
     },
     "sglang": {
         "utilization": "--mem-fraction-static",
         "max_num_seqs": "--max-running-requests",
         "max_num_batched_tokens": "--chunked-prefill-size",
         "enforce_eager": "--disable-cuda-graph",
+        "drafter": "--speculative-algorithm",
+        "draft_tokens": "--speculative-num-draft-tokens",
+    },
+    "llama.cpp": {
+        "max_num_seqs": "--parallel",
+        "max_num_batched_tokens": "--ubatch-size",
+        "gpu_layers": "--n-gpu-layers",
+        "cache_type": "--cache-type-k",
     },
 }
 
@@ -64,6 +90,7 @@ class Engine:
     max_num_batched_tokens: int
     block_tokens: int = 16
     graphs: bool = True  # CUDA graphs are captured
+    draft_tokens: int = 0
 
     @property
     def counts_graphs(self) -> bool:
@@ -78,7 +105,7 @@ def engine_for(
     Return the engine with its defaults on that GPU; `gpus` are those of one copy of the model.
 
     Raises ConfigError for an unknown engine, version or utilization, and for an option that the engine does not have
-    or whose memory is not known. Sources: vLLM engine/arg_utils.py; SGLang server_args.py.
+    or whose memory is not known. Sources: vLLM engine/arg_utils.py; SGLang server_args.py; llama.cpp common/arg.cpp.
     """
     options = options or EngineOptions()
     _check(name, options)
@@ -97,10 +124,11 @@ def _engine(gpu: Gpu, name: str, version: tuple[int, int], gpus: int, options: E
         name=name,
         version=version,
         options=options,
-        utilization=options.utilization or _default_utilization(gpu, name, version, gpus, batched),
+        utilization=options.utilization or _default_utilization(gpu, name, version, gpus, batched, options.drafter),
         max_num_seqs=options.max_num_seqs or seqs,
         max_num_batched_tokens=batched,
         graphs=not options.enforce_eager,
+        draft_tokens=(options.draft_tokens or _USUAL_DRAFT_TOKENS) if options.drafter else 0,
     )
 
 
@@ -115,6 +143,11 @@ def _check(name: str, options: EngineOptions) -> None:
         raise ConfigError(f"{name} with {', '.join(not_modelled)} is not modelled, so nothing is said: leave it out")
     if options.utilization is not None and not 0 < options.utilization <= 1:
         raise ConfigError(f"utilization = {options.utilization} is not a fraction above 0 and up to 1")
+    if options.drafter not in (None, *DRAFTERS):
+        raise ConfigError(f"drafter {options.drafter!r} is not modelled; modelled: {', '.join(DRAFTERS)}")
+    for needed, by in (("drafter", "draft_tokens"), ("max_loras", "max_lora_rank")):
+        if by in options.given and needed not in options.given:
+            raise ConfigError(f"{by} says nothing without {needed}")
 
 
 def parse_version(text: str) -> tuple[int, int]:
@@ -135,7 +168,7 @@ class _Tier:
 
 
 # SGLang 0.5, server_args.py. Neither for weights nor cache: 1.5 MiB a token of a step, 2 MiB a request of the largest
-# graph, an eighth of a GiB a GPU; on large cards 10 GiB at least.
+# graph, an eighth of a GiB a GPU; on large cards 10 GiB at least; and 2 GiB for a drafter.
 _SGLANG_TIERS: Final = (
     _Tier(20, 2048, (8, 8)),
     _Tier(35, 2048, (24, 80)),
@@ -146,11 +179,14 @@ _SGLANG_TIERS: Final = (
 _SGLANG_MAX_RUNNING: Final = 2048  # at least; more only where the cache holds thousands of whole contexts
 # SGLang 0.4: the fraction by the GPUs of one copy.
 _SGLANG_0_4_FRACTIONS: Final[Mapping[int, float]] = {16: 0.79, 8: 0.81, 4: 0.85, 2: 0.87, 1: 0.88}
+_LLAMA_CPP_UBATCH: Final = 512
 
 
 def _batch_defaults(gpu: Gpu, name: str) -> tuple[int, int]:
     """Requests at once and tokens of a step of an engine's API server on that GPU."""
     total_gib = gpu.usable_gib
+    if name == "llama.cpp":
+        return 1, _LLAMA_CPP_UBATCH
     if name == "sglang":
         return _SGLANG_MAX_RUNNING, _sglang_tier(gpu).max_num_batched_tokens
     if total_gib >= 160:
@@ -164,8 +200,12 @@ def _sglang_tier(gpu: Gpu) -> _Tier:
     return next(tier for tier in _SGLANG_TIERS if gpu.usable_gib < tier.below_gib)
 
 
-def _default_utilization(gpu: Gpu, name: str, version: tuple[int, int], gpus: int, batched_tokens: int) -> float:
+def _default_utilization(
+    gpu: Gpu, name: str, version: tuple[int, int], gpus: int, batched_tokens: int, drafter: str | None
+) -> float:
     """The engine's default; vLLM raised it when it began to count its graphs."""
+    if name == "llama.cpp":
+        return 1.0
     if name == "vllm":
         return 0.92 if version >= _GRAPHS_COUNTED_SINCE else 0.9
     if version < (0, 5):
@@ -175,4 +215,5 @@ def _default_utilization(gpu: Gpu, name: str, version: tuple[int, int], gpus: in
     kept_mib = 512 + 1.5 * max(batched_tokens, 2048) + 2 * graphs + gpus / 8 * MIB_PER_GIB
     if gpu.usable_gib > 60:
         kept_mib = max(kept_mib, 10 * MIB_PER_GIB)
+    kept_mib += 2 * MIB_PER_GIB if drafter else 0
     return round(1 - kept_mib / total_mib, 3)

@@ -7,20 +7,29 @@ from math import floor
 from typing import Literal
 
 from llmload.errors import ConfigError
+from llmload.sizing.additions import (
+    drafter_bytes,
+    drafter_layer,
+    layers_on_gpu,
+    llama_cpp_fraction,
+    lora_bytes,
+    offloaded_bytes,
+    repacked_bytes,
+    with_drafter,
+)
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.cards import Gpu
 from llmload.sizing.catalogue import hub_id
-from llmload.sizing.engines import Engine, EngineOptions, engine_for, on_more_gpus
+from llmload.sizing.engine_pools import RequestPool, longest_request, request_pool
+from llmload.sizing.engines import FLAGS, Engine, EngineOptions, engine_for, on_more_gpus
 from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate, Overhead, kept_tables_bytes, overhead
 from llmload.sizing.weights import (
     FROM_FILE,
     KV_ELEMENT_BYTES,
     ONE_GPU,
     WEIGHT_FORMATS,
-    BlockPool,
     KvCache,
     Parallelism,
-    block_pool,
     check_parallelism,
     default_format,
     parallel_problems,
@@ -78,9 +87,14 @@ def plan_deployment(request: DeploymentRequest) -> Deployment:
     Raises ConfigError for a request that cannot be met, and where neither it nor the model states a context length.
     """
     model, gpu = request.model, request.gpu
+    tensor, pipeline = request.tensor, request.pipeline
+    if request.engine == "llama.cpp":
+        if (tensor or 1) > 1 or request.expert:
+            raise ConfigError("llama.cpp splits layers among GPUs; its other split modes are not modelled")
+        tensor, pipeline = 1, pipeline or min(request.count, len(model.decoder))
     gpus_per_node = request.gpus_per_node or gpu.gpus_per_node
     parallelism, copies = plan_parallelism(
-        model, request.count, request.tensor, request.pipeline, expert=request.expert, gpus_per_node=gpus_per_node
+        model, request.count, tensor, pipeline, expert=request.expert, gpus_per_node=gpus_per_node
     )
     context_tokens = request.context_tokens or model.max_position_tokens
     if context_tokens is None:
@@ -132,10 +146,16 @@ def plan_parallelism(
 class StageFit:
     """What one rank of a pipeline stage spends its memory on, in bytes."""
 
-    weights_bytes: Estimate
+    weights_bytes: Estimate  # of the model, on this GPU
+    drafter_bytes: Estimate
+    lora_bytes: Estimate
     overhead: Overhead
     pool_bytes: Estimate  # what is left for the KV cache; negative where weights alone are too much
-    blocks: BlockPool
+    pool: RequestPool
+
+    def requests(self, context_tokens: int) -> Estimate:
+        """Return how many requests of that context the cache holds at once."""
+        return Estimate(*(self.pool.requests(figure, context_tokens) for figure in self.pool_bytes.figures))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,16 +171,21 @@ class Fit:
 
     @property
     def tightest(self) -> StageFit:
-        """The stage with the fewest blocks, which limits all."""
-        return min(self.stages, key=lambda stage: stage.pool_bytes.best / stage.blocks.block_bytes)
+        """The stage whose cache holds the fewest requests, which limits all."""
+        return min(self.stages, key=lambda stage: stage.requests(self.deployment.context_tokens).best)
+
+    @property
+    def wanted(self) -> int:
+        """Requests at once that have to fit: the users', llama.cpp's slots, or one."""
+        plan = self.deployment
+        return plan.users or (plan.engine.max_num_seqs if plan.engine.name == "llama.cpp" else 1)
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the users' requests fit: even by the low estimate, by the best one only, or not."""
-        wanted = self.deployment.users or 1
-        if self.concurrency.low >= wanted:
+        """Whether the users' requests fit: even by the low estimate, by the high one at most, or not even by that."""
+        if self.concurrency.low >= self.wanted:
             return "fits"
-        return "may fit" if self.concurrency.best >= wanted else "does not fit"
+        return "may fit" if self.concurrency.high >= self.wanted else "does not fit"
 
 
 def fit(deployment: Deployment) -> Fit:
@@ -172,43 +197,53 @@ def fit(deployment: Deployment) -> Fit:
     check_parallelism(deployment.model, deployment.parallelism)
     usable = deployment.gpu.usable_gib * GIB * deployment.engine.utilization
     stages = tuple(_stage_fit(deployment, i, usable) for i in range(deployment.parallelism.pipeline))
-    blocks = _fewest_blocks(stages)
-    pool = stages[0].blocks
-    engine, context = deployment.engine, deployment.context_tokens
-    one_request = pool.blocks_per_request(context, engine.max_num_batched_tokens)
-    concurrency = Estimate(*(deployment.copies * count / one_request for count in blocks))
-    return Fit(
+    context = deployment.context_tokens
+    held = [stage.requests(context) for stage in stages]
+    fewest = (min(each.low for each in held), min(each.best for each in held), min(each.high for each in held))
+    concurrency = Estimate(*(deployment.copies * requests for requests in fewest))
+    found = Fit(
         deployment=deployment,
         usable_bytes=usable,
         stages=stages,
         concurrency=concurrency,
         pool_tokens=Estimate(*(floor(requests * context) for requests in concurrency.figures)),
-        max_context_tokens=_longest(pool, blocks[1], deployment),
+        max_context_tokens=0,
     )
+    tight = found.tightest
+    limit = deployment.model.max_position_tokens or max(context, int(10 * found.pool_tokens.best))
+    return replace(found, max_context_tokens=longest_request(tight.pool, tight.pool_bytes.best, limit))
 
 
 def _stage_fit(deployment: Deployment, stage: int, usable: float) -> StageFit:
-    part = rank_model(deployment.model, deployment.parallelism, stage)
-    weights = rank_weights(deployment.model, deployment.weight_format, deployment.parallelism, stage)
-    extra = overhead(
-        deployment.model,
-        deployment.engine,
-        deployment.parallelism,
-        stage=stage,
-        weight_format=deployment.weight_format,
-    )
-    if deployment.engine.name == "sglang":  # its share is for weights and cache alone
-        pool = weights.left_of(usable)
-        pool = Estimate(pool.low - extra.non_torch_bytes.high, pool.best, pool.high)
-    else:
-        pool = (weights + extra.total_bytes).left_of(usable)
+    model, engine, cut = deployment.model, deployment.engine, deployment.parallelism
+    weights = _loaded_weights(deployment, stage)
+    layer = drafter_layer(model, engine) if stage == cut.pipeline - 1 else None
+    drafter = drafter_bytes(model, engine, cut) if layer else Estimate(0.0, 0.0, 0.0)
+    lora = lora_bytes(model, engine, cut)
+    extra = overhead(model, engine, cut, stage=stage, weight_format=deployment.weight_format)
+    loaded = (weights + drafter + lora).less(offloaded_bytes(engine, weights))
+    part = with_drafter(rank_model(layers_on_gpu(model, engine), cut, stage), layer, cut)
     cache = KvCache(model=part, element_bytes=KV_ELEMENT_BYTES[deployment.kv_dtype])
     return StageFit(
-        weights_bytes=weights,
+        weights_bytes=weights.less(offloaded_bytes(engine, weights)),
+        drafter_bytes=drafter,
+        lora_bytes=lora,
         overhead=extra,
-        pool_bytes=pool,
-        blocks=block_pool(cache, deployment.engine.block_tokens),
+        pool_bytes=(loaded + extra.total_bytes).left_of(usable),
+        pool=request_pool(cache, engine),
     )
+
+
+def _loaded_weights(deployment: Deployment, stage: int) -> Estimate:
+    model, engine, cut = deployment.model, deployment.engine, deployment.parallelism
+    if engine.name != "llama.cpp":
+        stored = rank_weights(model, deployment.weight_format, cut, stage)
+        if deployment.weight_format != "mxfp4":
+            return stored
+        return stored + repacked_bytes(model, deployment.gpu, engine, cut, stage)
+    fraction = llama_cpp_fraction(model, engine, cut, stage)
+    whole = rank_weights(model, deployment.weight_format)
+    return Estimate(*(figure * fraction for figure in whole.figures))
 
 
 def rank_weights(model: ModelSpec, weight_format: str, parallelism: Parallelism = ONE_GPU, stage: int = 0) -> Estimate:
@@ -234,28 +269,6 @@ def rank_weights(model: ModelSpec, weight_format: str, parallelism: Parallelism 
 def _rank_fraction(model: ModelSpec, parallelism: Parallelism, stage: int) -> float:
     """A rank's fraction of all parameters, taken for its fraction of the bytes."""
     return rank_counts(model, parallelism, stage).total / rank_counts(model, ONE_GPU).total
-
-
-def _fewest_blocks(stages: tuple[StageFit, ...]) -> tuple[int, int, int]:
-    """Blocks of the stage that has the fewest, for low, best and high; vLLM gives every stage that many."""
-    low = min(stage.blocks.blocks(max(0, int(stage.pool_bytes.low))) for stage in stages)
-    best = min(stage.blocks.blocks(max(0, int(stage.pool_bytes.best))) for stage in stages)
-    high = min(stage.blocks.blocks(max(0, int(stage.pool_bytes.high))) for stage in stages)
-    return low, best, high
-
-
-def _longest(pool: BlockPool, blocks: int, deployment: Deployment) -> int:
-    """The longest request in tokens that fits into the blocks, by bisection; 0 without a block."""
-    limit = deployment.model.max_position_tokens
-    batched = deployment.engine.max_num_batched_tokens
-    shortest, longest = 0, limit or (blocks + 1) * pool.block_tokens
-    while shortest < longest:
-        middle = (shortest + longest + 1) // 2
-        if pool.blocks_per_request(middle, batched) <= blocks:
-            shortest = middle
-        else:
-            longest = middle - 1
-    return shortest
 
 
 def pool_warning(found: Fit, users: int, tokens: int) -> str | None:
@@ -292,14 +305,15 @@ def _changes(found: Fit) -> Iterator[tuple[str, Deployment]]:
         yield f"a context of {shorter:,} tokens", replace(plan, context_tokens=shorter)
     if plan.users and (fewer := int(found.concurrency.low)) > 0:
         yield f"{fewer:,} users at once", replace(plan, users=fewer)
-    if plan.kv_dtype != "fp8":
+    if plan.kv_dtype != "fp8" and plan.engine.name != "llama.cpp":
         yield _NARROW_KV, replace(plan, kv_dtype="fp8")
     if plan.engine.utilization < 0.95 and plan.engine.name == "vllm":
         yield "a utilisation of 0.95", replace(plan, engine=replace(plan.engine, utilization=0.95))
-    for form in _NARROWER if plan.weight_format not in _NARROW else ():
+    narrower = ("q8_0", "q4_K") if plan.engine.name == "llama.cpp" else _NARROWER
+    for form in narrower if plan.weight_format not in _NARROW else ():
         if form != plan.weight_format:
             yield f"{form} weights", replace(plan, weight_format=form)
-    if plan.kv_dtype != "fp8" and plan.weight_format not in _NARROW:
+    if plan.kv_dtype != "fp8" and plan.weight_format not in _NARROW and plan.engine.name != "llama.cpp":
         yield _BOTH, replace(plan, kv_dtype="fp8", weight_format="w4a16")
     yield from _more_gpus(plan)
 
@@ -315,7 +329,8 @@ def _more_gpus(plan: Deployment) -> Iterator[tuple[str, Deployment]]:
             if bigger is not None and _fits(bigger):
                 cut = bigger.parallelism
                 each = f", {bigger.copies} copies" if bigger.copies > 1 else ""
-                yield f"{cut.gpus * bigger.copies} x {plan.gpu.name}: TP {cut.tensor}{each}", bigger
+                split = f"TP {cut.tensor}" if cut.tensor > 1 else f"PP {cut.pipeline}"
+                yield f"{cut.gpus * bigger.copies} x {plan.gpu.name}: {split}{each}", bigger
                 return
         factor *= 2
 
@@ -323,6 +338,8 @@ def _more_gpus(plan: Deployment) -> Iterator[tuple[str, Deployment]]:
 def _grown(plan: Deployment, tensor_factor: int, copies_factor: int) -> Deployment | None:
     """The deployment on more GPUs, its utilization following the default; None where it cannot be split."""
     cut = replace(plan.parallelism, tensor=plan.parallelism.tensor * tensor_factor)
+    if plan.engine.name == "llama.cpp":
+        cut = Parallelism(pipeline=plan.parallelism.pipeline * tensor_factor)
     beyond_node = tensor_factor > 1 and cut.tensor > plan.gpus_per_node
     if beyond_node or parallel_problems(plan.model, cut):
         return None
@@ -349,23 +366,40 @@ def engine_flags(found: Fit) -> list[str]:
     plan = found.deployment
     model = hub_id(plan.model.name)
     engine, cut = plan.engine, plan.parallelism
+    flags = FLAGS[engine.name]
+    if engine.name == "llama.cpp":
+        slots = plan.users or engine.max_num_seqs
+        line = ["llama-server", "--hf-repo", model, "--ctx-size", str(slots * plan.context_tokens)]
+        line += [flags["max_num_seqs"], str(slots), flags["max_num_batched_tokens"], str(engine.max_num_batched_tokens)]
+        kind = engine.options.cache_type
+        return line + (["--cache-type-k", kind, "--cache-type-v", kind] if kind else []) + _said(engine, "gpu_layers")
     if engine.name == "sglang":
         line = ["python", "-m", "sglang.launch_server", "--model-path", model]
-        line += ["--context-length", str(plan.context_tokens), "--mem-fraction-static", f"{engine.utilization:g}"]
+        line += ["--context-length", str(plan.context_tokens), flags["utilization"], f"{engine.utilization:g}"]
+        line += _said(engine, "max_num_seqs", "max_num_batched_tokens")
         names = ("--tp-size", "--pp-size", "--dp-size")
         fp8 = "fp8_e5m2"
     else:
         line = ["vllm", "serve", model, "--max-model-len", str(plan.context_tokens)]
-        line += ["--gpu-memory-utilization", f"{engine.utilization:g}"]
-        line += ["--max-num-seqs", str(engine.max_num_seqs)]
-        line += ["--max-num-batched-tokens", str(engine.max_num_batched_tokens)]
+        line += [flags["utilization"], f"{engine.utilization:g}"]
+        line += [flags["max_num_seqs"], str(engine.max_num_seqs)]
+        line += [flags["max_num_batched_tokens"], str(engine.max_num_batched_tokens)]
+        line += ["--enable-lora"] if engine.options.max_loras else []
+        line += _said(engine, "max_loras", "max_lora_rank", "cpu_offload_gib")
         names = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
         fp8 = "fp8"
+    line += [flags["enforce_eager"]] if engine.options.enforce_eager else []
     for name, value in zip(names, (cut.tensor, cut.pipeline, plan.copies), strict=True):
         line += [name, str(value)] if value > 1 else []
     if cut.expert:
         line += ["--enable-expert-parallel"] if engine.name == "vllm" else ["--ep-size", str(cut.tensor)]
     return line + (["--kv-cache-dtype", fp8] if plan.kv_dtype == "fp8" else [])
+
+
+def _said(engine: Engine, *names: str) -> list[str]:
+    """The flags of options that were given and have a value."""
+    given = [(FLAGS[engine.name][name], getattr(engine.options, name)) for name in names]
+    return [word for flag, value in given if value is not None for word in (flag, f"{value:g}")]
 
 
 def command_line(words: list[str]) -> str:

@@ -26,6 +26,10 @@ class Estimate:
         """Return the sum of two parts whose errors may have the same direction, as when both follow one setting."""
         return Estimate(self.low + other.low, self.best + other.best, self.high + other.high)
 
+    def less(self, part: "Estimate") -> "Estimate":
+        """Return what is left when a part is taken away: its high bound leaves the low one."""
+        return Estimate(self.low - part.high, self.best - part.best, self.high - part.low)
+
     @property
     def figures(self) -> tuple[float, float, float]:
         """Low, best and high."""
@@ -44,6 +48,14 @@ _LEAN_SAMPLER_SINCE = (0, 17)
 _FAT_LOGIT_BYTES = 37.51  # of the sampler's warm-up, for each entry of its logits, before that version
 _LOGIT_BYTES_BESIDE_OWN = 12  # since then, beside the logit itself
 MXFP4_EXPERT_STEP = 256  # vLLM pads the width of MXFP4 experts to a multiple of it: 2880 becomes 3072
+
+
+# How far activations were from their formula, a fraction and bytes at least: in versions that were measured part by
+# part, and in older ones, of which a few whole pools are known.
+_MEASURED_SINCE = (0, 11)
+_SEEN = (0.1, 0.15 * GIB)
+_SEEN_AFAR = (0.4, 0.3 * GIB)
+_NOTHING = Estimate(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,18 +81,51 @@ def overhead(
     weight_format: str = "bf16",
 ) -> Overhead:
     """
-    Return what vLLM takes on one rank of a pipeline stage.
+    Return what an engine takes on one rank of a pipeline stage, of the memory that it may use.
 
     Formulas: fitted to the parts that vLLM 0.19 logged in 45 runs on H100, and checked against 8 runs of vLLM 0.11
     (llm-d planner, results_raw.csv and empirical-vllm-memory-results.md); bounds are the largest errors there.
     """
+    if engine.name == "sglang":
+        return _sglang_overhead(engine, parallelism)
     last = stage == parallelism.pipeline - 1
+    if engine.name == "llama.cpp":
+        return _llama_cpp_overhead(model, engine, last_stage=last)
     peak = activation_peak_bytes(model, engine, parallelism, last_stage=last, weight_format=weight_format)
-    graphs = Estimate(0.4, 0.85, 1.95) if engine.counts_graphs else Estimate(0.0, 0.0, 0.0)
+    graphs = Estimate(0.4, 0.85, 1.95) if engine.counts_graphs else _NOTHING
     return Overhead(
-        activation_bytes=Estimate.around(peak, 0.1, 0.15 * GIB),
+        activation_bytes=Estimate.around(peak, *(_SEEN_AFAR if engine.version < _MEASURED_SINCE else _SEEN)),
         non_torch_bytes=_gib(_libraries_gib(engine, parallelism)),
         graph_bytes=_gib(graphs),
+    )
+
+
+def _sglang_overhead(engine: Engine, parallelism: Parallelism) -> Overhead:
+    """SGLang's fraction is of what is free before the weights; activations and graphs have the rest of the memory."""
+    started = Estimate(0.4, 0.6, 1.2) if parallelism.tensor == 1 else Estimate(0.6, 1.8, 2.8)
+    return Overhead(
+        activation_bytes=_NOTHING,
+        non_torch_bytes=Estimate(*(figure * engine.utilization * GIB for figure in started.figures)),
+        graph_bytes=_NOTHING,
+    )
+
+
+def _llama_cpp_overhead(model: ModelSpec, engine: Engine, *, last_stage: bool) -> Overhead:
+    """
+    The CUDA context, and the compute buffer: 32-bit logits and hidden states of a step, or the widest layer's.
+
+    Builds since late 2025 keep the logits of the last token alone. Flash attention is on, as it is by default.
+    """
+    step = 4 * engine.max_num_batched_tokens
+    hidden = model.hidden_size
+    widths = [layer.feed_forward.intermediate_size for layer in model.decoder if isinstance(layer.feed_forward, Dense)]
+    layer = step * (4 * max(widths, default=0) + 2 * hidden)
+    logits = step * (model.vocab_size + hidden) if last_stage else 0
+    best = max(layer, logits)
+    return Overhead(
+        activation_bytes=Estimate(min(layer, best) / 4, best, 1.5 * best + 0.25 * GIB),
+        non_torch_bytes=_gib(Estimate(0.2, 0.4, 0.8)),
+        graph_bytes=_NOTHING,
     )
 
 
@@ -130,7 +175,7 @@ def _libraries_gib(engine: Engine, parallelism: Parallelism) -> Estimate:
     """GiB of CUDA, NCCL and other libraries: with tensor parallelism, with pipeline stages, with neither."""
     lean = engine.version >= _LEAN_SAMPLER_SINCE
     if parallelism.tensor > 1:
-        return Estimate(2.0, 2.1, 2.25) if lean else Estimate(0.5, 0.55, 0.7)
+        return Estimate(2.0, 2.1, 2.25) if lean else Estimate(0.25, 0.55, 2.25)
     if parallelism.pipeline > 1:
         return Estimate(0.05, 0.2, 0.4)
     return Estimate(0.2, 0.25, 0.5) if lean else Estimate(0.08, 0.13, 0.3)

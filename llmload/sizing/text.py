@@ -7,6 +7,7 @@ from itertools import groupby
 from llmload.sizing.architecture import ModelSpec, ParameterCounts, count_parameters
 from llmload.sizing.cards import Gpu, LocalGpu
 from llmload.sizing.engine_log import Comparison, EngineFacts
+from llmload.sizing.engines import FLAGS
 from llmload.sizing.fit import Deployment, Fit, command_line, engine_flags, remedies
 from llmload.sizing.overhead import Estimate
 from llmload.sizing.speed import SpeedBounds, SpeedCell, SpeedRow
@@ -168,7 +169,10 @@ def fit_json(found: Fit) -> dict[str, object]:
         "context_tokens": plan.context_tokens,
         "users": plan.users,
         "usable_gib": round(found.usable_bytes / GIB, 3),
+        "engine_options": {name: getattr(plan.engine.options, name) for name in sorted(plan.engine.options.given)},
         "weights_gib": _gib(tight.weights_bytes).rounded(3),
+        "drafter_gib": _gib(tight.drafter_bytes).rounded(3),
+        "lora_gib": _gib(tight.lora_bytes).rounded(3),
         "activation_gib": _gib(tight.overhead.activation_bytes).rounded(3),
         "non_torch_gib": _gib(tight.overhead.non_torch_bytes).rounded(3),
         "cuda_graphs_gib": _gib(tight.overhead.graph_bytes).rounded(3),
@@ -191,21 +195,24 @@ def fit_text(found: Fit) -> str:
     copies = f", {plan.copies} copies" if plan.copies > 1 else ""
     gpus = plan.parallelism.gpus * plan.copies
     product = f"{plan.gpu.usable_gib:.2f} x {plan.engine.utilization:g}"
-    load = f"{plan.users:,} requests" if plan.users else "one request"
+    load = f"{found.wanted:,} requests" if found.wanted > 1 else "one request"
     lines = [
         f"{plan.model.name} on {gpus} x {plan.gpu.name}: {found.verdict.upper()}",
         f"  for {load} of {plan.context_tokens:,} tokens; {parallelism}{copies},",
-        f"  weights {plan.weight_format}, KV cache {plan.kv_dtype}",
+        f"  weights {plan.weight_format}, KV cache {plan.engine.options.cache_type or plan.kv_dtype}",
         "",
         f"{'GiB on each GPU':<28}{'low':>11}{'best':>11}{'high':>11}",
         f"  {'usable':<26}{'':>11}{found.usable_bytes / GIB:>11.2f}   {product}",
         _row("weights", _gib(tight.weights_bytes), 2),
     ]
-    if plan.engine.name == "vllm":
-        lines.append(_row("activations", _gib(tight.overhead.activation_bytes), 2))
-        lines.append(_row("CUDA, NCCL, libraries", _gib(tight.overhead.non_torch_bytes), 2))
-    if plan.engine.counts_graphs:
-        lines.append(_row("CUDA graphs", _gib(tight.overhead.graph_bytes), 2))
+    beside = {
+        "drafter": tight.drafter_bytes,
+        "LoRA slots": tight.lora_bytes,
+        "activations": tight.overhead.activation_bytes,
+        "CUDA, NCCL, libraries": tight.overhead.non_torch_bytes,
+        "CUDA graphs": tight.overhead.graph_bytes,
+    }
+    lines += [_row(name, _gib(part), 2) for name, part in beside.items() if part.high]
     lines += [
         _row("left for the KV cache", _gib(tight.pool_bytes), 2),
         "",
@@ -227,21 +234,15 @@ def fit_text(found: Fit) -> str:
 def fit_notes(found: Fit) -> list[str]:
     """Return what the figures leave out or rest on, a sentence each."""
     plan = found.deployment
-    notes = []
-    if plan.engine.name == "sglang":
-        notes.append("SGLang's utilization is for weights and cache alone; its figures were not measured.")
-    elif plan.engine.version < (0, 11):
-        notes.append("vLLM before 0.11 was not measured; its warm-up took other amounts.")
-    elif "H100" not in plan.gpu.name:
-        notes.append("the overhead was measured on H100 only.")
-    notes += _gpu_notes(plan)
+    notes = _engine_notes(plan) + _gpu_notes(plan)
     if plan.model.uncounted:
         notes.append(f"not counted: {', '.join(plan.model.uncounted)}; up to 2 GiB are subtracted in the low estimate.")
     limit = plan.model.max_position_tokens
     if limit is not None and plan.context_tokens > limit:
         notes.append(f"the model was made for {limit:,} tokens of context.")
     if plan.users and plan.users > plan.engine.max_num_seqs * plan.copies:
-        notes.append(f"the engine admits {plan.engine.max_num_seqs} requests a copy at once: raise --max-num-seqs.")
+        flag = FLAGS[plan.engine.name]["max_num_seqs"]
+        notes.append(f"the engine admits {plan.engine.max_num_seqs} requests a copy at once: raise {flag}.")
     if KvCache(model=plan.model).state_bytes:
         notes.append("recurrent states share blocks in other ways from version to version.")
     return notes
@@ -259,6 +260,16 @@ def _gpu_notes(plan: Deployment) -> list[str]:
     elif plan.parallelism.tensor > 1 and plan.gpu.nvlink_gb_per_s == 0:
         notes.append(f"{plan.gpu.name} has no NVLink: tensor parallelism will be bound by PCIe.")
     return notes
+
+
+def _engine_notes(plan: Deployment) -> list[str]:
+    if plan.engine.name == "sglang":
+        return ["SGLang's utilization is for weights and cache alone; activations and graphs have the rest."]
+    if plan.engine.name == "llama.cpp":
+        return ["llama.cpp splits layers among GPUs, and each request has a slot of that context from the start."]
+    if plan.engine.version < (0, 11):
+        return ["vLLM before 0.11 was not measured; its warm-up took other amounts."]
+    return [] if "H100" in plan.gpu.name else ["the overhead was measured on H100 only."]
 
 
 def _row(name: str, estimate: Estimate, digits: int) -> str:

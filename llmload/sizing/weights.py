@@ -304,6 +304,7 @@ class LayerGroup:
     window_tokens: int | None
     block_tokens: int
     recurrent: bool = False
+    states: int = 1  # blocks of state that a request takes in a recurrent group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,9 +350,11 @@ class _Kind:
     block_tokens: int
 
 
-def block_pool(cache: KvCache, block_tokens: int = 16) -> BlockPool:
+def block_pool(cache: KvCache, block_tokens: int = 16, states: int = 1) -> BlockPool:
     """
     Return the blocks that vLLM divides a model's cache into; block_tokens is its --block-size.
+
+    `states` are the blocks of recurrent state that a request takes in each group of such layers.
 
     Raises ConfigError for encoder-decoder models, models without attention, and layer widths that vLLM cannot combine.
     """
@@ -377,6 +380,7 @@ def block_pool(cache: KvCache, block_tokens: int = 16) -> BlockPool:
             layers=len(range(i, layers, ceil(layers / size))),
             window_tokens=kind.window_tokens,
             recurrent=kind.recurrent,
+            states=states,
             block_tokens=kind.block_tokens,
         )
         for kind, layers in kinds.items()
@@ -415,7 +419,7 @@ def _group_size(layers_of_kind: Collection[int]) -> int:
 
 def _group_blocks(group: LayerGroup, length_tokens: int, batched_tokens: int) -> int:
     if group.recurrent:
-        return 1
+        return group.states
     if group.window_tokens is None:
         return ceil(length_tokens / group.block_tokens)
     # A window rarely begins at a block's edge, hence one block more.

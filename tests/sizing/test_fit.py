@@ -112,13 +112,15 @@ def test_for_users_beyond_the_pool_fewer_users_a_shorter_context_or_copies_are_s
     assert any("L40S-48GB: TP" in change for change in changes)
 
 
-def test_between_the_low_and_the_best_estimate_a_model_may_fit() -> None:
+def test_between_the_low_and_the_high_estimate_a_model_may_fit() -> None:
     plan = deployment("Qwen2.5-72B-Instruct", "H100-SXM5-80GB", 2, context_tokens=8192)
     plan = replace(plan, engine=engine_for(H100, version="0.19", options=EngineOptions(utilization=0.95)))
-    best = fit(plan).concurrency.best
+    held = fit(plan).concurrency
 
-    assert fit(replace(plan, users=int(best))).verdict == "may fit"
-    assert fit(replace(plan, users=int(best) + 1)).verdict == "does not fit"
+    assert fit(replace(plan, users=int(held.low))).verdict == "fits"
+    assert fit(replace(plan, users=int(held.low) + 1)).verdict == "may fit"
+    assert fit(replace(plan, users=int(held.high))).verdict == "may fit"
+    assert fit(replace(plan, users=int(held.high) + 1)).verdict == "does not fit"
     assert fit(plan).verdict == "fits"
 
 

@@ -1,0 +1,139 @@
+"""What an engine loads beside the model, a drafter and slots for LoRA adapters, and what it leaves on the host."""
+
+from dataclasses import replace
+from math import ceil
+
+from llmload.errors import ConfigError
+from llmload.sizing.architecture import Attention, Dense, Layer, ModelSpec
+from llmload.sizing.cards import Gpu
+from llmload.sizing.engines import USUAL_LORA_RANK, Engine
+from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate
+from llmload.sizing.weights import ONE_GPU, WEIGHT_FORMATS, Parallelism, rank_counts, rank_model
+from llmload.units import GIB
+
+_EAGLE3_VOCABULARY = 32_000  # its own head, over the tokens that are drafted most
+_EXTRA_TOKENS = 256  # vLLM's lora_extra_vocab_size, of versions up to 0.11
+
+
+def drafter_layer(model: ModelSpec, engine: Engine) -> Layer | None:
+    """
+    Return the layer that drafts, None without a drafter; it keeps keys and values as the model's own layers do.
+
+    EAGLE drafters have one dense layer of the model's widths, multi-token prediction one more of its last layers.
+    Raises ConfigError where the drafter's widths do not follow from the model's.
+    """
+    method = engine.options.drafter
+    if method is None:
+        return None
+    last = model.decoder[-1]
+    widths_follow = isinstance(last.mixer, Attention) and isinstance(last.feed_forward, Dense)
+    if method != "mtp" and not widths_follow:
+        raise ConfigError(f"the widths of an {method} drafter for {model.name} do not follow from its config")
+    return last
+
+
+def with_drafter(part: ModelSpec, layer: Layer | None, parallelism: Parallelism) -> ModelSpec:
+    """Return a rank's part of a model with the layer that drafts behind its own, for the KV cache."""
+    if layer is None:
+        return part
+    alone = rank_model(replace(part, decoder=(layer,)), Parallelism(tensor=parallelism.tensor))
+    return replace(part, decoder=(*part.decoder, *alone.decoder))
+
+
+def drafter_bytes(model: ModelSpec, engine: Engine, parallelism: Parallelism = ONE_GPU) -> Estimate:
+    """
+    Return the bytes of a drafter's weights on one rank, 16 bits wide; embedding and head are the model's.
+
+    Each puts hidden states together by a projection: EAGLE and multi-token prediction two of them, EAGLE-3 three; the
+    attention of EAGLE-3 sees two, and its head is its own.
+    """
+    layer = drafter_layer(model, engine)
+    if layer is None:
+        return Estimate(0.0, 0.0, 0.0)
+    hidden = model.hidden_size
+    counts = rank_counts(replace(model, decoder=(layer,), encoder=()), Parallelism(tensor=parallelism.tensor))
+    elements = counts.layers + 2 * hidden * hidden
+    if engine.options.drafter == "eagle3" and isinstance(layer.mixer, Attention):
+        mixer = layer.mixer
+        seen = hidden * (mixer.heads + 2 * mixer.kv_heads) * mixer.head_dim
+        elements += hidden * hidden + (seen + _EAGLE3_VOCABULARY * hidden) // parallelism.tensor
+    best = 2.0 * elements
+    return Estimate(best / 2, best, best + 2.0 * model.vocab_size * hidden / parallelism.tensor)
+
+
+def lora_bytes(model: ModelSpec, engine: Engine, parallelism: Parallelism = ONE_GPU) -> Estimate:
+    """
+    Return the bytes that vLLM reserves on one rank for its LoRA slots, whether they are used or not.
+
+    A slot has two matrices of the rank's width for each projection; the first of those that are split by columns, and
+    the second of those that are split by rows, are whole on every rank. Raises ConfigError for experts and others.
+    """
+    slots, rank = engine.options.max_loras or 0, engine.options.max_lora_rank or USUAL_LORA_RANK
+    if not slots:
+        return Estimate(0.0, 0.0, 0.0)
+    tensor, hidden = parallelism.tensor, model.hidden_size
+    widths = 0
+    for layer in model.decoder:
+        mixer, block = layer.mixer, layer.feed_forward
+        if not (isinstance(mixer, Attention) and isinstance(block, Dense)):
+            raise ConfigError(f"LoRA slots are modelled for dense models with attention, and {model.name} is another")
+        query, keys = mixer.heads * mixer.head_dim, 2 * mixer.kv_heads * mixer.head_dim
+        inner, into = block.intermediate_size, 1 + block.gated
+        widths += 3 * hidden + (query + keys) // tensor  # queries, keys and values
+        widths += query // tensor + hidden
+        widths += into * (hidden + inner // tensor) + inner // tensor + hidden
+    tables = 2 * (model.vocab_size // tensor + hidden)  # embedding and head
+    extra = 2 * _EXTRA_TOKENS * hidden * (1 + slots) if engine.version < (0, 12) else 0
+    best = 2.0 * (slots * rank * (widths + tables) + extra)
+    return Estimate(2.0 * slots * rank * widths, best, 1.1 * best)
+
+
+def layers_on_gpu(model: ModelSpec, engine: Engine) -> ModelSpec:
+    """Return the model with the layers that llama.cpp keeps on the GPUs: the last ones; ConfigError for none."""
+    layers = engine.options.gpu_layers
+    if layers is None or layers >= len(model.decoder):
+        return model
+    if not layers:
+        raise ConfigError("--n-gpu-layers 0 leaves no layer to the GPU: there is nothing to fit")
+    return replace(model, decoder=model.decoder[-layers:])
+
+
+def llama_cpp_fraction(model: ModelSpec, engine: Engine, parallelism: Parallelism, stage: int) -> float:
+    """Return the fraction of the parameters on one GPU; the embedding stays on the host, unless it is the head too."""
+    counts = rank_counts(layers_on_gpu(model, engine), parallelism, stage)
+    layers = engine.options.gpu_layers
+    last = stage == parallelism.pipeline - 1
+    output = counts.embed if model.tied_embeddings and last else counts.lm_head
+    if layers is not None and layers <= len(model.decoder):
+        output = 0
+    return (counts.layers + output) / rank_counts(model, ONE_GPU).total
+
+
+_STORED_FP4 = ("H100", "H200", "H20-", "H800", "GH200", "B100", "B200", "B300", "GB200", "GB300")
+_MARLIN_STEPS = (128, 256)  # of the experts' width, of the hidden size
+
+
+def repacked_bytes(model: ModelSpec, gpu: Gpu, engine: Engine, parallelism: Parallelism, stage: int) -> Estimate:
+    """
+    Return the bytes that vLLM's Marlin kernels add to MXFP4 experts, which they pad to their own steps.
+
+    Cards without kernels for 4-bit floats have them; on Hopper it depends on what is installed (gpt-oss-120b took
+    64.4 GiB there, and 66.0).
+    """
+    step = _MARLIN_STEPS[0]
+    narrow = rank_counts(model, parallelism, stage, step).experts
+    stored = rank_counts(model, parallelism, stage, MXFP4_EXPERT_STEP).experts
+    padded = narrow * ceil(model.hidden_size / _MARLIN_STEPS[1]) * _MARLIN_STEPS[1] / model.hidden_size
+    added = max(0.0, (padded - stored) * WEIGHT_FORMATS["mxfp4"].bits / 8)
+    if engine.name != "vllm":
+        return Estimate(0.0, 0.0, 0.0)
+    return Estimate(0.0, 0.0 if gpu.name.startswith(_STORED_FP4) else added, added)
+
+
+def offloaded_bytes(engine: Engine, weights: Estimate) -> Estimate:
+    """Return the bytes of a rank's weights that stay on the host, at most the weights; whole matrices are moved."""
+    wanted = engine.options.cpu_offload_gib or 0.0
+    if not wanted:
+        return Estimate(0.0, 0.0, 0.0)
+    moved = min(wanted * GIB, weights.best)
+    return Estimate(max(0.0, 0.98 * moved - 0.25 * GIB), moved, moved + 0.25 * GIB)

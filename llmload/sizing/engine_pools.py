@@ -1,0 +1,162 @@
+"""How many requests an engine's cache holds: vLLM's blocks, SGLang's tokens and states, llama.cpp's slots."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import ceil, inf
+from typing import Final, Protocol
+
+from llmload.errors import ConfigError
+from llmload.sizing.engines import Engine
+from llmload.sizing.weights import BlockPool, KvCache, block_pool, window_tokens
+
+
+class RequestPool(Protocol):
+    """The cache of one GPU, as its engine divides it."""
+
+    def requests(self, pool_bytes: float, context_tokens: int) -> float:
+        """Return how many requests of that context a pool holds at once; 0 for a negative pool."""
+
+
+def longest_request(pool: RequestPool, pool_bytes: float, limit_tokens: int) -> int:
+    """Return the tokens of the longest single request that a pool holds, at most the limit, by bisection."""
+    shortest, longest = 0, limit_tokens
+    while shortest < longest:
+        middle = (shortest + longest + 1) // 2
+        if pool.requests(pool_bytes, middle) >= 1:
+            shortest = middle
+        else:
+            longest = middle - 1
+    return shortest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmPool:
+    """Blocks of equal bytes that layer groups share."""
+
+    blocks: BlockPool
+    max_num_batched_tokens: int
+
+    def requests(self, pool_bytes: float, context_tokens: int) -> float:
+        """Return the "Maximum concurrency" that vLLM logs."""
+        blocks = self.blocks.blocks(max(0, int(pool_bytes)))
+        return self.blocks.max_concurrency(blocks, context_tokens, self.max_num_batched_tokens)
+
+
+# SGLang 0.5: a pool for windows with 0.8 of the other one's tokens (swa_full_tokens_ratio); 0.9 / 1.9 of what the
+# weights leave are states (mamba_full_memory_ratio), of which a request takes 3 or, with its buffers, 5.
+_WINDOW_SHARE: Final = 0.8
+_STATE_SHARE: Final = 0.9 / 1.9
+_STATES_A_REQUEST: Final = 5
+_WINDOWS_SINCE: Final = (0, 5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SglangPool:
+    """
+    Single tokens of every layer, and states of recurrent layers beside them.
+
+    Source: SGLang model_executor/pool_configurator.py and model_runner_kv_cache_mixin.py.
+    """
+
+    token_bytes: float
+    state_bytes: int  # of one sequence; 0: no layer is recurrent
+
+    def tokens(self, pool_bytes: float) -> int:
+        """Return the "max_total_num_tokens" that SGLang logs."""
+        share = 1 - _STATE_SHARE if self.state_bytes else 1.0
+        return int(max(0.0, pool_bytes) * share / self.token_bytes)
+
+    def requests(self, pool_bytes: float, context_tokens: int) -> float:
+        """Return how many requests have both their tokens and their states."""
+        states = inf
+        if self.state_bytes:
+            states = max(0.0, pool_bytes) * _STATE_SHARE // self.state_bytes / _STATES_A_REQUEST
+        return min(self.tokens(pool_bytes) / context_tokens, states)
+
+
+# Bytes of one element of llama.cpp's cache types, the scales of quantised ones included: ggml's blocks of 32.
+CACHE_TYPE_BYTES: Final[Mapping[str, float]] = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 34 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_1": 20 / 32,
+    "q4_0": 18 / 32,
+}
+_CELLS: Final = 256  # llama.cpp pads a cache to a multiple of this
+_STATE_ELEMENT_BYTES: Final = 4  # states and convolutions are 32 bits wide whatever the cache's type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaCppPool:
+    """
+    One piece of cache a slot, allocated whole at the start; windows have cells for a step beyond them.
+
+    Source: llama.cpp src/llama-kv-cache.cpp and llama-kv-cache-iswa.cpp, without --swa-full and --kv-unified.
+    """
+
+    cache: KvCache  # of one byte an element
+    element_bytes: float
+    max_num_batched_tokens: int
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of recurrent states of one slot."""
+        return self.cache.state_bytes // 2 * _STATE_ELEMENT_BYTES
+
+    def slot_bytes(self, context_tokens: int) -> float:
+        """Return the bytes of one slot of that context."""
+        cells = _padded(context_tokens)
+        grown = 0.0
+        for layer in self.cache.model.decoder:
+            window = window_tokens(layer.mixer)
+            kept = cells if window is None else min(cells, _padded(window + self.max_num_batched_tokens))
+            grown += kept * self.cache.layer_bytes_per_token(layer.mixer)
+        return grown * self.element_bytes + self.state_bytes
+
+    def requests(self, pool_bytes: float, context_tokens: int) -> float:
+        """Return how many slots of that context fit."""
+        return max(0.0, pool_bytes) / self.slot_bytes(context_tokens)
+
+
+def _padded(tokens: int) -> int:
+    return ceil(tokens / _CELLS) * _CELLS
+
+
+def request_pool(cache: KvCache, engine: Engine) -> RequestPool:
+    """
+    Return how an engine divides the cache of one rank.
+
+    Raises ConfigError for layers or a cache type whose layout is not known.
+    """
+    if engine.name == "vllm":
+        blocks = block_pool(cache, engine.block_tokens, states_of_request(engine))
+        return VllmPool(blocks=blocks, max_num_batched_tokens=engine.max_num_batched_tokens)
+    if cache.model.encoder:
+        raise ConfigError(f"{cache.model.source}: the cache of encoder-decoder models is not known for {engine.name}")
+    if engine.name == "sglang":
+        return SglangPool(token_bytes=_sglang_token_bytes(cache, engine), state_bytes=cache.state_bytes)
+    if cache.element_bytes == 1:
+        raise ConfigError("llama.cpp has no fp8 KV cache: give --cache-type q8_0")
+    kind = engine.options.cache_type or "f16"
+    if kind not in CACHE_TYPE_BYTES:
+        raise ConfigError(f"cache type {kind!r} is not known for llama.cpp; known: {', '.join(CACHE_TYPE_BYTES)}")
+    return LlamaCppPool(
+        cache=replace(cache, element_bytes=1),
+        element_bytes=CACHE_TYPE_BYTES[kind],
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+    )
+
+
+def states_of_request(engine: Engine) -> int:
+    """Blocks of recurrent state that vLLM reserves a request: two where prefixes are kept, and one a drafted token."""
+    return (2 if engine.options.prefix_caching else 1) + engine.draft_tokens
+
+
+def _sglang_token_bytes(cache: KvCache, engine: Engine) -> float:
+    if engine.version < _WINDOWS_SINCE:
+        return cache.bytes_per_token
+    whole = cache.bytes_per_token_beyond_windows
+    return whole + _WINDOW_SHARE * (cache.bytes_per_token - whole) if whole else cache.bytes_per_token

@@ -1,0 +1,135 @@
+"""What options of an engine do to the memory that is left, and that none is ignored."""
+
+from typing import Any
+
+import pytest
+
+from llmload.errors import ConfigError
+from llmload.sizing.cards import find_gpu
+from llmload.sizing.catalogue import load_model
+from llmload.sizing.engine_pools import SglangPool, VllmPool
+from llmload.sizing.engines import FLAGS, EngineOptions
+from llmload.sizing.fit import DeploymentRequest, Fit, engine_flags, fit, plan_deployment
+from llmload.units import GIB
+
+VALUES = EngineOptions(
+    utilization=0.8,
+    max_num_seqs=8,
+    max_num_batched_tokens=1024,
+    enforce_eager=True,
+    prefix_caching=True,
+    drafter="eagle",
+    draft_tokens=4,
+    max_loras=2,
+    max_lora_rank=8,
+    cpu_offload_gib=4.0,
+    gpu_layers=16,
+    cache_type="q8_0",
+)
+NEEDS = {"draft_tokens": ("drafter",), "max_lora_rank": ("max_loras",)}
+
+
+def fitted(engine: str = "vllm", model: str = "Llama-3.1-8B-Instruct", count: int = 1, **options: Any) -> Fit:
+    version = options.pop("version", None)
+    return fit(
+        plan_deployment(
+            DeploymentRequest(
+                model=load_model(model),
+                gpu=find_gpu("A100-SXM4-40GB"),
+                count=count,
+                context_tokens=8192,
+                engine=engine,
+                engine_version=version,
+                options=EngineOptions(**options),
+            )
+        )
+    )
+
+
+@pytest.mark.parametrize("engine", FLAGS)
+@pytest.mark.parametrize("name", sorted(VALUES.given))
+def test_an_option_moves_the_answer_or_is_refused(engine: str, name: str) -> None:
+    asked = {each: getattr(VALUES, each) for each in (name, *NEEDS.get(name, ()))}
+    if name not in FLAGS[engine]:
+        with pytest.raises(ConfigError, match=f"{engine} with .*{name}.* is not modelled"):
+            fitted(engine, **asked)
+        return
+    if (engine, name) in {("vllm", "prefix_caching"), ("vllm", "draft_tokens"), ("sglang", "draft_tokens")}:
+        fitted(engine, **asked)  # moves only models with recurrent layers
+        return
+    usual, changed = fitted(engine), fitted(engine, **asked)
+
+    assert (usual.tightest.pool_bytes, usual.concurrency) != (changed.tightest.pool_bytes, changed.concurrency) or (
+        engine in ("sglang", "llama.cpp") and name in ("max_num_seqs", "enforce_eager")  # beside the cache
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"drafter": "medusa"}, "drafter 'medusa' is not modelled; modelled: eagle, eagle3, mtp"),
+        ({"draft_tokens": 4}, "draft_tokens says nothing without drafter"),
+        ({"max_lora_rank": 64}, "max_lora_rank says nothing without max_loras"),
+        ({"max_loras": 2, "model": "gpt-oss-20b"}, "LoRA slots are modelled for dense models"),
+        ({"drafter": "eagle3", "model": "Qwen3-30B-A3B"}, "do not follow from its config"),
+        ({"engine": "llama.cpp", "cache_type": "fp8"}, "cache type 'fp8' is not known for llama.cpp; known: f32, f16"),
+        ({"engine": "llama.cpp", "gpu_layers": 0}, "leaves no layer to the GPU"),
+    ],
+)
+def test_what_cannot_be_derived_is_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        fitted(**options)
+
+
+def test_an_eagle_drafter_has_a_layers_weights_and_one_layer_in_the_cache() -> None:
+    found = fitted(drafter="eagle")
+    pool, usual = found.tightest.pool, fitted().tightest.pool
+    assert isinstance(pool, VllmPool)
+    assert isinstance(usual, VllmPool)
+
+    assert pool.blocks.block_bytes * 32 == usual.blocks.block_bytes * 33
+    assert found.tightest.drafter_bytes.best == 2 * (218_112_000 + 4096 + 2 * 4096**2)  # a layer, a norm, 2 h -> h
+
+
+def test_lora_slots_are_reserved_by_number_and_rank() -> None:
+    two = fitted(version="0.8", max_loras=2).tightest.lora_bytes.best
+    four = fitted(version="0.19", max_loras=4).tightest.lora_bytes.best
+    wide = fitted(version="0.19", max_loras=2, max_lora_rank=32).tightest.lora_bytes.best
+
+    assert two / GIB == pytest.approx(0.186, abs=0.01)  # vLLM 0.8.2 took 15.1749 GiB instead of 14.9889
+    assert four == wide
+
+
+def test_weights_on_the_host_are_not_on_the_gpu() -> None:
+    found = fitted(cpu_offload_gib=8.0).tightest
+
+    assert fitted().tightest.weights_bytes.best - found.weights_bytes.best == 8 * GIB
+    assert fitted(cpu_offload_gib=99.0).tightest.weights_bytes.best == 0
+
+
+def test_llama_cpp_has_the_last_layers_on_the_gpu_and_the_embedding_on_the_host() -> None:
+    whole, half, all_but_head = (fitted("llama.cpp", gpu_layers=n).tightest.weights_bytes.best for n in (33, 16, 32))
+
+    assert whole == pytest.approx(2 * (8_030_261_248 - 128_256 * 4096), rel=0.01)
+    assert whole - all_but_head == pytest.approx(2 * 128_256 * 4096, rel=0.01)
+    assert half == pytest.approx(all_but_head / 2, rel=0.01)
+
+
+def test_llama_cpp_splits_layers_and_has_to_hold_every_slot() -> None:
+    found = fitted("llama.cpp", count=2, max_num_seqs=4, cache_type="q8_0")
+
+    assert found.deployment.parallelism.pipeline == 2
+    assert found.wanted == 4
+    assert " ".join(engine_flags(found)) == (
+        "llama-server --hf-repo meta-llama/Llama-3.1-8B-Instruct --ctx-size 32768 --parallel 4 --ubatch-size 512 "
+        "--cache-type-k q8_0 --cache-type-v q8_0"
+    )
+
+
+def test_sglang_keeps_windows_in_a_smaller_pool() -> None:
+    older, newer = (fitted("sglang", "gemma-3-12b-it", version=v).tightest.pool for v in ("0.4", "0.5"))
+    assert isinstance(older, SglangPool)
+    assert isinstance(newer, SglangPool)
+    whole, windows = 8, 40
+
+    assert newer.token_bytes / older.token_bytes == pytest.approx((whole + 0.8 * windows) / (whole + windows))
