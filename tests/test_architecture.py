@@ -29,6 +29,7 @@ FLOORS = {
     "scenario": 3,
     "runs": 4,
     "capacity": 5,
+    "sweep": 5,
     "compare": 7,
     "definitions": 7,
     "client": 5,

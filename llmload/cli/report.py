@@ -46,6 +46,7 @@ class Exclusive(click.Option):
     help="One self-contained page, several runs side by side; without FILE in the run's folder.",
 )
 @click.option("--csv", "csv_file", type=FILE, metavar="FILE", help="One row per request.")
+@click.option("--points", type=FILE, metavar="FILE", help="Sweeps: one row per point, as CSV.")
 @click.option("--parquet", type=FILE, metavar="FILE", help="One row per request, with the times of its chunks.")
 @click.option("--junit", type=FILE, metavar="FILE", help="Verdicts and gates as JUnit XML.")
 @click.option(
@@ -83,6 +84,7 @@ def report(
     *,
     html: str | None,
     csv_file: Path | None,
+    points: Path | None,
     parquet: Path | None,
     junit: Path | None,
     markdown: bool,
@@ -98,7 +100,8 @@ def report(
     crashed or still runs, or whose folder has lost lines since, is INVALID. A page or an export alone: 0 if it has
     every request of its runs, 3 if some are in no file.
 
-    --html, --csv, --parquet and --junit write files; the first three print nothing else unless another form is named.
+    --html, --csv, --points, --parquet and --junit write files; all but the last print nothing else unless another form
+    is named.
 
     \b
     Examples:
@@ -106,6 +109,7 @@ def report(
       llmload report runs/RUN --html
       llmload report runs/* --html report.html
       llmload report runs/* --csv requests.csv
+      llmload report runs/* --points points.csv
       llmload report runs/* --parquet requests.parquet
       llmload report runs/* --markdown
       llmload report runs/* --reference-tables > tables.md
@@ -118,7 +122,9 @@ def report(
     runs = [RunFolder(run) for folder in folders for run in runs_in(folder)]
     if junit is not None:
         _write_junit(junit, runs)
-    wrote = _write_files(runs, html, csv_file, parquet)
+    if points is not None:
+        _write_points(points, runs)
+    wrote = _write_files(runs, html, csv_file, parquet) or points is not None
     if definitions is not None:
         _print_definitions(runs, definitions, as_json=as_json, svg=svg)
     elif reference_tables:
@@ -161,6 +167,13 @@ def _write_junit(file: Path, runs: list[RunFolder]) -> None:
 
     pairs = zip(runs, _summaries(runs), strict=True)
     write_junit(file, [run_suite(summary.run_id, summary, run.manifest()) for run, summary in pairs])
+
+
+def _write_points(file: Path, runs: list[RunFolder]) -> None:
+    from llmload.report.sweep import write_points
+
+    write_points(file, _summaries(runs))
+    click.echo(f"wrote {file}", err=True)
 
 
 def _write_files(runs: list[RunFolder], html: str | None, csv_file: Path | None, parquet: Path | None) -> bool:

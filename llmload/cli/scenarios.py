@@ -96,7 +96,7 @@ def scenario_text(name: str) -> str:
     return cells[name].toml() if name in cells else scenario_file(name).read_text(encoding="utf-8")
 
 
-FIRST: Final = ("chat", "lima-speed", "lima-throughput", "capacity", "demo", "demo-open-loop", "demo-staged")
+FIRST: Final = ("chat", "lima-speed", "lima-throughput", "capacity", "sweep", "demo", "demo-open-loop", "demo-staged")
 """What most people need, in the order in which they do; the others are listed with `--all`."""
 
 

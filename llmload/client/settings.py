@@ -103,7 +103,7 @@ def ask_engine(
 
     An engine that answers but serves none of the paths is not an error.
     """
-    (root, query), context = root_of(base_url), _context(base_url, ca_file, verify_tls)
+    (root, query), context = root_of(base_url), context_of(base_url, ca_file, verify_tls)
     answers = {}
     for path in PATHS:
         answer = _get(root, path, query, access, context)
@@ -128,7 +128,7 @@ def is_ready(
 
     `if_it_does_not_say` is the answer where it has neither, as some gateways. `EngineError` if it refuses the key.
     """
-    (root, query), context = root_of(base_url), _context(base_url, ca_file, verify_tls)
+    (root, query), context = root_of(base_url), context_of(base_url, ca_file, verify_tls)
     status: int | None = HTTPStatus.NOT_FOUND
     for path in ("/health", "/v1/models"):
         if status in _UNKNOWN_PATH:
@@ -147,7 +147,8 @@ def _status(url: str, headers: Mapping[str, str], tls: ssl.SSLContext | None) ->
         return None
 
 
-def _context(base_url: str, ca_file: str | None, verify_tls: bool) -> ssl.SSLContext | None:
+def context_of(base_url: str, ca_file: str | None, verify_tls: bool) -> ssl.SSLContext | None:
+    """Return how an https server is to prove who it is; None for http, EngineError for a file that cannot be used."""
     if not base_url.startswith("https:"):
         return None
     try:

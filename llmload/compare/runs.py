@@ -248,7 +248,7 @@ def _differences(base: Sequence[FinishedRun], candidate: Sequence[FinishedRun]) 
 def _mixtures(run: FinishedRun) -> Iterator[str]:
     """Yield why a run has more than one load."""
     if run.summary.load.measures_steps:
-        yield f"{run.name} searched for a capacity, so its figures are of many loads"
+        yield f"{run.name} is a {run.summary.load.text}, so its figures are of one of many loads"
     if edited := run.summary.edited:
         yield f"{run.name} is a mixture: {edited.text}"
 

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import ClassVar, Final
 
 import gevent
 
@@ -13,22 +13,16 @@ from llmload.capacity.judge import StepJudge, StepLimits, StepVerdict
 from llmload.capacity.result import StepResult, best_step, capacity_summary
 from llmload.capacity.search import CapacitySearch, NextStep, StepOutcome
 from llmload.loadgen.commanded import StepTimeline
-from llmload.loadgen.phases import PhaseTimeline, StepCommand
+from llmload.loadgen.phases import StepCommand
+from llmload.loadgen.step_driver import FIRST_ANSWERS, PERIOD_S, Found, StepDriver, StepHost, copied
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals
-from llmload.record import Window
+from llmload.metrics.validity import NOTHING_MEASURED, Level, Reason
+from llmload.runs.build_summary import RunOutcome
 from llmload.runs.summary_parts import CapacityResult
-from llmload.scenario import Scenario
 from llmload.scenario.loads import Capacity
-from llmload.stats.histogram import Histogram
 from llmload.units import counted
 
-PERIOD_S: Final = 0.25
-"""How often a step is sampled and judged."""
-REPORT_S: Final = 0.5
-"""How often workers report during a search: Locust's three seconds are a third of a short step."""
-FIRST_ANSWERS: Final = 3
-"""Minimum number of requests of an open-loop step that end before its window opens."""
 CONFIRMATIONS: Final = 2
 """In most searches both bounds are confirmed at the end."""
 INVALID_LAG_S: Final = 0.05
@@ -41,73 +35,41 @@ INVALID_RETRIES: Final = 2
 """How often a load is tried again after an invalidated step; then its verdict counts, but is not significant."""
 
 
-class SearchHost(Protocol):
-    """What a search is driven through."""
-
-    def command_step(self, command: StepCommand) -> None:
-        """Send the current step to every process."""
-
-    def counts(self) -> tuple[int, int]:
-        """How many requests have ended, and how many are in flight."""
-
-    def step_totals(self, name: str) -> RunTotals:
-        """The totals of a step so far."""
-
-    def users(self) -> int:
-        """How many users run."""
-
-    def loop_lag(self) -> Histogram:
-        """How late the event loops of all processes ran so far."""
-
-
-class CapacityDriver:
+class CapacityDriver(StepDriver):
     """
-    Tries one load after the other; `run` returns when the search is over, `next_users` is what the shape calls.
+    Tries one load after the other; `run` returns when the search is over.
 
     Each step waits until the requests of an overload are answered, warms up until the requests in flight have been
     replaced once, and is then sampled until it is decided.
     """
 
+    noun: ClassVar[str] = "search"
+
     def __init__(self, load: Capacity, objectives: tuple[Objective, ...], clock: StepTimeline, drain_s: float) -> None:
-        self.load, self.objectives, self.clock = load, objectives, clock
+        super().__init__(clock, first=load.locust_users, limit_s=load.duration_s, drain_s=drain_s)
+        self.load, self.objectives = load, objectives
         self.steps: list[StepResult] = []
         self.plan: CapacitySearch = CapacitySearch.of(load)
-        self.phase = "warm-up"
-        self.finished = False
         self.unreached: dict[str, int] = {}
         """The steps whose window opened before all their users ran, with the users that did."""
-        self.max_users = int(load.start) if load.has_users else 1
-        self._drain_s = drain_s
-        self._started_s = time.monotonic()
-        self._begun_s = self._started_s
-
-    @property
-    def elapsed_s(self) -> float:
-        """How long the current phase of the step has lasted."""
-        return time.monotonic() - self._begun_s
 
     @property
     def target_users(self) -> int:
         """The current step's number of users; 1, idle, in an open loop."""
         return int(self.steps[-1].load) if self.load.has_users and self.steps else 1
 
-    def run(self, driven: SearchHost) -> None:
+    def run(self, driven: StepHost) -> None:
         """Search until the highest load that passes is found, or the time is over."""
         while not self._out_of_time and (following := self.plan.next()) is not None:
             self._take(driven, following)
         self.phase = "over"
         self.finished = True
 
-    @property
-    def _out_of_time(self) -> bool:
-        limit_s = self.load.duration_s
-        return limit_s is not None and time.monotonic() - self._started_s >= limit_s
-
-    def _take(self, driven: SearchHost, asked: NextStep) -> None:
+    def _take(self, driven: StepHost, asked: NextStep) -> None:
         index, load = len(self.steps), asked.load
         if self.load.has_users:
             self.max_users = max(self.max_users, int(load))
-        self._settle(driven, index, load)
+        self._settle_after_failure(driven, index, load)
         driven.command_step(StepCommand(index=index, load=load))
         step = StepResult(
             name=self.clock.name_of(index), load=load, judge=StepJudge(self.objectives, StepLimits.of(self.load, load))
@@ -123,17 +85,13 @@ class CapacityDriver:
             confirmed = asked.confirm or decision.significant
             self.plan.record(StepOutcome(load=load, passed=decision.passed, confirmed=confirmed))
 
-    def _settle(self, driven: SearchHost, index: int, load: float) -> None:
-        """After an open-loop step that failed, send nothing until its queue is answered or `drain_s` is over."""
+    def _settle_after_failure(self, driven: StepHost, index: int, load: float) -> None:
+        """After an open-loop step that failed, send nothing until its queue is answered."""
         last = self.steps[-1].verdict if self.steps else None
-        if self.load.has_users or last is None or last.decision.passed:
-            return
-        self._enter("settling")
-        driven.command_step(StepCommand(index=index, load=load, paused=True))
-        while driven.counts()[1] and self.elapsed_s < self._drain_s and not self._out_of_time:
-            gevent.sleep(PERIOD_S)
+        if not (self.load.has_users or last is None or last.decision.passed):
+            self._settle(driven, index, load)
 
-    def _warm_up(self, driven: SearchHost, load: float) -> None:
+    def _warm_up(self, driven: StepHost, load: float) -> None:
         self._enter("warm-up")
         ended, in_flight = driven.counts()
         turnover = ended + (max(int(load), in_flight) if self.load.has_users else in_flight + FIRST_ANSWERS)
@@ -144,10 +102,9 @@ class CapacityDriver:
             if here and self.elapsed_s >= self.load.warmup_s and driven.counts()[0] >= turnover:
                 return
 
-    def _watch(self, driven: SearchHost, step: StepResult, *, confirm: bool) -> StepVerdict | None:
+    def _watch(self, driven: StepHost, step: StepResult, *, confirm: bool) -> StepVerdict | None:
         self._enter("measuring")
-        lag_before = Histogram()
-        lag_before.merge(driven.loop_lag())
+        lag_before = copied(driven.loop_lag())
         step.judge.evidence.open(driven.counts()[1])
         while not self._out_of_time:
             gevent.sleep(PERIOD_S)
@@ -165,9 +122,6 @@ class CapacityDriver:
         if sum(each.invalidated is not None for each in self.steps if each.load == step.load) < INVALID_RETRIES:
             step.invalidated = f"invalidated: {late}"
         return replace(verdict, decision=Decision.SEEMS_TO_FAIL, reason=f"{verdict.reason}, but {late}")
-
-    def _enter(self, phase: str) -> None:
-        self.phase, self._begun_s = phase, time.monotonic()
 
     # Results
 
@@ -198,22 +152,30 @@ class CapacityDriver:
         a_step_s = (time.monotonic() - self._started_s) / len(self.steps)
         return (math.ceil(halvings) + CONFIRMATIONS) * a_step_s
 
-    def found(self, stages: Mapping[str, RunTotals]) -> tuple[RunTotals | None, Window]:
-        """Return the totals of the step that the search found, and its window; None and no window without one."""
+    def found(self, stages: Mapping[str, RunTotals]) -> Found:
+        """Return the step that the search found."""
         step = best_step(self.steps, self.plan.passes_at, stages)
         if step is None:
-            return None, Window(start_ns=None)
-        return stages.get(step.name, RunTotals()), self.clock.window(self.steps.index(step))
+            return Found(None)
+        window = self.clock.window(self.steps.index(step))
+        return Found(stages.get(step.name, RunTotals()), window.length_s, window.start_ns)
+
+    def unmeasured(self) -> Iterator[Reason]:
+        """Yield why the search decided nothing, and which of its steps were measured before all users ran."""
+        decided = {step.name: step.load for step in self.steps if step.verdict is not None}
+        if not decided:
+            text = "nothing was measured in any step: the search ended before it could decide one: give it more time"
+            yield Reason(check=NOTHING_MEASURED, level=Level.INVALID, text=text)
+        for name, users in self.unreached.items():
+            if name in decided:
+                text = f"{name} was measured before all users ran: {users} of {decided[name]:g} did"
+                yield Reason(check="users_reached", level=Level.INVALID, text=f"{text}: give --processes 2 or more")
+
+    def complete(self, outcome: RunOutcome, stages: Mapping[str, RunTotals]) -> RunOutcome:
+        """Return the outcome with the curve of its steps."""
+        return replace(outcome, capacity=self.summary(stages))
 
     def summary(self, stages: Mapping[str, RunTotals]) -> CapacityResult:
         """Return what the search found, and the curve of its steps."""
         windows = {step.name: self.clock.window_s(step.name) for step in self.steps}
         return capacity_summary(self.load, self.objectives, self.steps, self.plan, stages=stages, windows_s=windows)
-
-
-def search_of(timeline: PhaseTimeline | None, scenario: Scenario) -> CapacityDriver | None:
-    """Return the driver of the timeline's search; None for a load that is not a search."""
-    if not isinstance(timeline, StepTimeline):
-        return None
-    objectives = timeline.load.all_objectives(limits=bool(scenario.slo_limits().limits))
-    return CapacityDriver(timeline.load, objectives, timeline, scenario.run.drain_timeout_s)

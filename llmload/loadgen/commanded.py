@@ -15,6 +15,7 @@ from llmload.loadgen.phases import (
 from llmload.record import Window
 from llmload.scenario.load_protocol import Load
 from llmload.scenario.loads import Capacity, Spike, Staged
+from llmload.scenario.sweep import Sweep
 
 
 @dataclass(slots=True)
@@ -22,6 +23,7 @@ class _Commanded:
     load: float
     begin_ns: int
     measured_ns: int | None = None
+    closed_ns: int | None = None
 
 
 class CommandedTimeline(PhaseTimeline):
@@ -63,6 +65,8 @@ class CommandedTimeline(PhaseTimeline):
         begun = self._begun[self.index]
         if command.measured and begun.measured_ns is None:
             begun.measured_ns = now_ns
+        if command.closed and begun.closed_ns is None:
+            begun.closed_ns = now_ns
 
     def name_of(self, index: int) -> str:
         """Return the name of the phase at an index."""
@@ -83,19 +87,19 @@ class CommandedTimeline(PhaseTimeline):
 
     def window(self, index: int) -> Window:
         """Return the window of a phase, as far as it is known; a phase that is not measured has none."""
-        measured_ns = self._begun[index].measured_ns if index <= self.index else None
-        if measured_ns is None:
+        begun = self._begun[index] if index <= self.index else None
+        if begun is None or begun.measured_ns is None:
             return Window(start_ns=None)
         end_ns = self._end_ns if index == self.index else self._begun[index + 1].begin_ns
-        return Window(start_ns=measured_ns, end_ns=end_ns)
+        return Window(start_ns=begun.measured_ns, end_ns=begun.closed_ns or end_ns)
 
 
 class StepTimeline(CommandedTimeline):
-    """The steps of a search."""
+    """The steps of a search, or of a sweep."""
 
     prefix = "step"
 
-    def __init__(self, load: Capacity, start_ns: int) -> None:
+    def __init__(self, load: Capacity | Sweep, start_ns: int) -> None:
         super().__init__(start_ns, load.start, of_users=load.has_users)
         self.load = load
 
@@ -121,7 +125,7 @@ def timeline_of(load: Load, start_ns: int) -> PhaseTimeline | None:
             return StageTimeline(load, start_ns)
         case Spike():
             return SpikeTimeline(load, start_ns)
-        case Capacity():
+        case Capacity() | Sweep():
             return StepTimeline(load, start_ns)
         case _:
             return None

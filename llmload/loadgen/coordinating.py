@@ -14,7 +14,6 @@ from gevent.event import Event
 
 from llmload.errors import EngineError, ExitCode
 from llmload.loadgen import terminal
-from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.edits import LoadEdits
 from llmload.loadgen.ending import fault_text, leave_at_once, say, say_fault
@@ -36,6 +35,7 @@ from llmload.loadgen.other_users import other_users
 from llmload.loadgen.own_users import check_load
 from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.preparation import Preparation
+from llmload.loadgen.step_driver import StepDriver
 from llmload.metrics.by_name import NamedTotals
 from llmload.metrics.totals import RunTotals
 from llmload.scenario import Scenario
@@ -143,8 +143,8 @@ class CoordinatingNode(Node):
 
     def busy_users(self) -> int:
         """Return how many users run and do not rest: in a search, at most those of the step."""
-        search = None if self.coordinator is None else self.coordinator.search
-        return self.users() if search is None else min(self.users(), search.target_users)
+        driver = None if self.coordinator is None else self.coordinator.driver
+        return self.users() if driver is None else min(self.users(), driver.target_users)
 
     # Processes: users at work, and their CPU
 
@@ -200,12 +200,14 @@ class CoordinatingNode(Node):
             limit_is_option=limit_is_option(file, self.options),
             users_vary=has_own_tasks(self.environment) or has_own_shape(self.environment),
         )
+        if coordinator.driver is not None:
+            coordinator.driver.prepare()
         coordinator.open_folder()
         coordinator.engine_scraper.begin()
         self.spawn("reading the engine's metrics", coordinator.engine_scraper.watch)
         self._start_senders(coordinator, workers)
-        if coordinator.search is not None:
-            self.spawn("the search", self._search, coordinator.search)
+        if coordinator.driver is not None:
+            self.spawn(f"the {coordinator.driver.noun}", self._drive, coordinator.driver)
         self.edits.begin(coordinator)
         self.live = LiveView(coordinator, self, lambda: coordinator.rate_per_s)
         self.spawn("the live view", self.live.watch)
@@ -221,9 +223,9 @@ class CoordinatingNode(Node):
         gevent.sleep(max(0.0, coordinator.span.left_s(limit_s)))
         gevent.spawn(self.end)  # not in this greenlet, which ends with the run
 
-    def _search(self, search: CapacityDriver) -> None:
-        """Drive a search from its first step to its end."""
-        search.run(self)
+    def _drive(self, driver: StepDriver) -> None:
+        """Drive a search or a sweep from its first step to its end."""
+        driver.run(self)
 
     def _cancel_start(self) -> None:
         coordinator, self.coordinator = self.coordinator, None

@@ -10,11 +10,11 @@ from llmload.access.secrecy import masked
 from llmload.client.packet_ring import why_unavailable
 from llmload.client.settings import EngineInfo
 from llmload.errors import ExitCode
-from llmload.loadgen.capacity_driver import search_of
 from llmload.loadgen.commanded import EditTimeline, timeline_of
+from llmload.loadgen.drivers import driver_of
 from llmload.loadgen.judged import edited_load, found_step, stage_totals, whole_run
 from llmload.loadgen.phases import PhaseTimeline, Span
-from llmload.loadgen.unmeasured import Conditions, rejections, undecided_steps, unmeasured_load
+from llmload.loadgen.unmeasured import Conditions, rejections, unmeasured_load
 from llmload.metrics.checks import failed_requests, health, judge
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level, Reason, Verdict
@@ -59,7 +59,7 @@ class RunCoordinator:
         self.span = Span(scenario.load)
         self.summary: Summary | None = None
         self.timeline = timeline_of(scenario.load, self.span.start_ns)
-        self.search = search_of(self.timeline, scenario)
+        self.driver = driver_of(self.timeline, scenario)
         self.ending = False
         """Whether the load has ended, so that nothing of it can be edited any more."""
         self.current = scenario
@@ -123,14 +123,14 @@ class RunCoordinator:
         window, now_ns = self.span.window, time.monotonic_ns()
         if self.ending or window.end_ns is not None:
             return "draining"
-        if self.search is not None and self.search.finished:
+        if self.driver is not None and self.driver.finished:
             return "draining"
         if self.timeline is not None:
             name = self.timeline.name_of(self.timeline.index)
             if self.is_edited:
                 opened = self.timeline.window(self.timeline.index).start_ns is not None
                 return f"{name}, {self.current.load.brief}{'' if opened else ', warm-up'}"
-            return name if self.search is None else f"{name}, {self.search.text}"
+            return name if self.driver is None else f"{name}, {self.driver.text}"
         return "measuring" if window.start_ns is not None and now_ns >= window.start_ns else "warm-up"
 
     @property
@@ -192,8 +192,8 @@ class RunCoordinator:
         return self._headline(totals, stages()) if self.is_edited else whole_run(self.span, totals, self.scenario)
 
     def _headline(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Headline:
-        if self.search is not None:
-            return found_step(self.search, totals, stages, self.scenario, self._unix_s)
+        if self.driver is not None:
+            return found_step(self.driver, totals, stages, self.scenario, self._unix_s)
         if isinstance(self.timeline, EditTimeline):
             return edited_load(self.timeline, totals, stages, self.scenario, self._unix_s)
         return whole_run(self.span, totals, self.scenario)
@@ -232,8 +232,8 @@ class RunCoordinator:
         return verdict if headline.window_s is not None else verdict.model_copy(update={"doubts": ()})
 
     def _unmeasured(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Iterator[Reason]:
-        if self.search is not None:
-            return undecided_steps(self.search)
+        if self.driver is not None:
+            return self.driver.unmeasured()
         return unmeasured_load(self.scenario.load, self.span, self.conditions, self.timeline, totals, stages)
 
     def ended_early(self, totals: RunTotals) -> str | None:
@@ -244,8 +244,8 @@ class RunCoordinator:
             by, ended_s = ("--run-time", 0.0) if ended_s > limit_s - LIMIT_MARGIN_S else (None, None)
         if by is None or ended_s is None:
             return None
-        if self.search is not None:
-            undone = self.search.undone
+        if self.driver is not None:
+            undone = self.driver.undone
         else:
             sent, answered = totals.started, totals.completed + totals.failed
             is_edited = self.ends_s != self.scenario.load.ends_after_s
@@ -332,14 +332,13 @@ class RunCoordinator:
             names=names or {},
             names_window_s=self.span.length_s(totals),
             edited=judged.edited,
-            capacity=None if self.search is None else self.search.summary(stages),
             other_users=other_users,
             engine_metrics=engine_metrics,
             gpu_metrics=gpu_metrics,
             request_files=self.folder.measured(lines),
             cut=self.ended_early(totals) is not None,
         )
-        self.summary = build_summary(outcome)
+        self.summary = build_summary(outcome if self.driver is None else self.driver.complete(outcome, stages))
         self.folder.keep(SUMMARY, self.summary)
         return self.note_unwritten()
 
@@ -386,7 +385,7 @@ class RunCoordinator:
 
     def _window_unix_s(self) -> tuple[float | None, float | None]:
         """Return start and end of the window; where a part of the run is judged, none before the end says which."""
-        if self.search is None and not self.is_edited:
+        if self.driver is None and not self.is_edited:
             return self._unix_s(self.span.window.start_ns), self._unix_s(self.span.window.end_ns)
         if self._judged is None or self._judged.opened_unix_s is None:
             return None, None

@@ -79,8 +79,8 @@ def _most_in_flight(coordinator: RunCoordinator) -> int | None:
         return None
     if load.is_open_loop:
         return load.in_flight_limit
-    if coordinator.search is not None:
-        return coordinator.search.max_users
+    if coordinator.driver is not None:
+        return coordinator.driver.max_users
     if timeline is None:
         return load.most_users
     return sum(phase.users or 0 for phase in timeline.phases)  # users that a phase stops still have their last request

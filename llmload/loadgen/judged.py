@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.commanded import EditTimeline
 from llmload.loadgen.phases import PhaseTimeline, Span
+from llmload.loadgen.step_driver import StepDriver
 from llmload.metrics.totals import RunTotals
 from llmload.runs.build_summary import StageTotals
 from llmload.runs.headline import Headline, counts_of_the_part, counts_of_the_run, of_phases
@@ -23,23 +23,23 @@ def whole_run(span: Span, totals: RunTotals, scenario: Scenario) -> Headline:
 
 
 def found_step(
-    search: CapacityDriver,
+    driver: StepDriver,
     totals: RunTotals,
     stages: Mapping[str, RunTotals],
     scenario: Scenario,
     unix_s: Callable[[int | None], float | None],
 ) -> Headline:
     """
-    Return the headline of a search: the step that it found.
+    Return the headline of a search or a sweep: the step that it found.
 
     Without such a step there are only counts, and the verdict is of the whole run.
     """
-    part, window = search.found(stages)
+    part, window_s, opened_ns = driver.found(stages)
     return Headline(
         totals=counts_of_the_run(part, totals),
         health=totals if part is None else counts_of_the_part(part, totals),
-        window_s=window.length_s,
-        opened_unix_s=unix_s(window.start_ns),
+        window_s=window_s,
+        opened_unix_s=unix_s(opened_ns),
         scenario=scenario,
     )
 

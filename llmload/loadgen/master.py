@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import gevent
 
-from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.cluster import warn_if_open
 from llmload.loadgen.coordinating import CoordinatingNode
 from llmload.loadgen.coordinator import RunCoordinator
@@ -35,6 +34,7 @@ from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import ABORT_GRACE_S, WorkerShard
 from llmload.loadgen.sockets import MASTER_DOOR
+from llmload.loadgen.step_driver import StepDriver
 from llmload.loadgen.wire import printable
 from llmload.loadgen.workers import Workers
 from llmload.metrics.by_name import NamedTotals
@@ -215,10 +215,10 @@ class MasterNode(CoordinatingNode):
         started = self._workers is None or not self._workers.started.missing
         return super().load_time_s(run_time_s) if started else 0.0
 
-    def _search(self, search: CapacityDriver) -> None:
+    def _drive(self, driver: StepDriver) -> None:
         if self._workers is not None:
             self._workers.started.wait()
-        super()._search(search)
+        super()._drive(driver)
 
     def _send_opening(self, coordinator: RunCoordinator) -> None:
         send(self.runner, OpenWindow(run_id=coordinator.run_id))

@@ -29,8 +29,8 @@ from llmload.scenario import Scenario
 #     master --PLAN--> worker             the run that Locust's next start begins
 #     worker --STARTED--> master          its session is open, and its users run
 #     master --WINDOW--> worker           all workers have started: the window opens, and the first phase begins
-#     master --STAGE | STEP--> worker     a later stage begins; a step of a search, or what an edit makes of the load,
-#                                         begins or is measured
+#     master --STAGE | STEP--> worker     a later stage begins; a step of a search or a sweep, or what an edit makes of
+#                                         the load, begins or is measured
 #     worker --TOTALS--> master           all that the worker has counted so far
 #     worker --EXHAUSTED--> master        nothing more to send, and nothing in flight
 #     worker --FAULT--> master            something of llmload's failed there, so the run is to end
@@ -109,13 +109,14 @@ class BeginStage(Message):
 
 
 class Step(Message):
-    """A `StepCommand` of a capacity search, or of an edit."""
+    """A `StepCommand` of a capacity search or a sweep, or of an edit."""
 
     name = "llmload_step"
     index: NonNegativeInt
     load: Annotated[FiniteFloat, Field(ge=0, le=MAX_LOAD)]
     paused: bool
     measured: bool
+    closed: bool
 
     @classmethod
     def of(cls, run_id: str, command: StepCommand) -> Self:
@@ -125,7 +126,7 @@ class Step(Message):
     @property
     def command(self) -> StepCommand:
         """The command that it carries."""
-        return StepCommand(index=self.index, load=self.load, paused=self.paused, measured=self.measured)
+        return StepCommand(**self.model_dump(exclude={"run_id"}))
 
 
 class Exhausted(Message):

@@ -397,8 +397,8 @@ class SpikeTimeline(PhaseTimeline):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCommand:
     """
-    What the master commands every process: the current phase (a step of a search, or what an edit begins), its load,
-    and whether its window is open.
+    What the master commands every process: the current phase (a step of a search or a sweep, or what an edit begins),
+    its load, and whether its window is open.
 
     Each command is complete, so one that arrives twice changes nothing.
     """
@@ -406,6 +406,8 @@ class StepCommand:
     index: int
     load: float
     paused: bool = False
-    """Nothing is sent in an open loop until the requests that the step before left in flight are answered."""
+    """Nothing is sent until the requests that the step before left in flight are answered."""
     measured: bool = False
     """Whether the step's window is open."""
+    closed: bool = False
+    """Whether it has closed, so that what began in it is answered under the step's load."""

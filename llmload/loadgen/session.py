@@ -284,7 +284,7 @@ class Session:
         if self.timeline is not None:
             self.timeline.apply(command)
         if self._limit is not None:
-            self._limit.resize(self.shard.of(int(command.load)) or 0)
+            self._limit.resize(0 if command.paused else self.shard.of(int(command.load)) or 0)
 
     def _divide(self) -> None:
         """

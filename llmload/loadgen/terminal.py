@@ -37,6 +37,8 @@ from llmload.units import S_PER_MIN, milliseconds, number
 
 REDRAW_S: Final = 0.5
 BAR_COLUMNS: Final = 24
+STEPS_SHOWN: Final = 8
+"""Points of a sweep above what is redrawn: as many as leave room on a small terminal."""
 AUTO, OFF = "auto", "off"
 
 
@@ -77,6 +79,8 @@ class Moment:
     """The checks that did not pass."""
     failure: str | None = None
     """The most frequent failure, in words; None before the first."""
+    steps: tuple[str, ...] = ()
+    """A line for each point of a sweep that has been measured."""
 
     @property
     def share(self) -> float | None:
@@ -126,6 +130,7 @@ def read_moment(coordinator: RunCoordinator, live: LiveView, source: RunSource) 
         level=None if verdict is None else verdict.level.value,
         checks=() if verdict is None else tuple(reason.check for reason in verdict.reasons),
         failure=next((f"{each.count} {each}" for each in totals.failures.most_common(1)), None),
+        steps=() if coordinator.driver is None else tuple(coordinator.driver.measured),
     )
 
 
@@ -154,7 +159,7 @@ def _left(coordinator: RunCoordinator, totals: RunTotals, point: LivePoint | Non
         return None, True
     ends_s = load.ends_after_s
     by_time_s = None if ends_s is None else max(0.0, coordinator.span.left_s(ends_s))
-    guess_s = coordinator.search.left_s if coordinator.search is not None else _left_by_count(load, totals, point)
+    guess_s = coordinator.driver.left_s if coordinator.driver is not None else _left_by_count(load, totals, point)
     if guess_s is None or (by_time_s is not None and by_time_s <= guess_s):
         return by_time_s, False
     return guess_s, True
@@ -197,7 +202,7 @@ def drawn(moment: Moment) -> RenderableType:
     lines = [Text(moment.verdict, style=style, no_wrap=True, overflow="ellipsis")]
     if moment.failure:
         lines.append(Text(f"failed: {moment.failure}", style="red", no_wrap=True, overflow="ellipsis"))
-    return Group(head, table, *lines)
+    return Group(head, *(Text(step, style="dim", no_wrap=True) for step in moment.steps[-STEPS_SHOWN:]), table, *lines)
 
 
 def interval_s(mode: str) -> float | None:
@@ -223,11 +228,14 @@ def show(coordinator: RunCoordinator, live: LiveView, source: RunSource, mode: s
     def now() -> Moment:
         return read_moment(coordinator, live, source)
 
-    every_s = interval_s(mode)
+    every_s, said = interval_s(mode), 0
     while every_s is not None:
         gevent.sleep(every_s)
-        sys.stderr.write(log_line(now()) + "\n")
+        moment = now()
+        lines = [*(f"{moment.scenario}: {step}" for step in moment.steps[said:]), log_line(moment)]
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
         sys.stderr.flush()
+        said = len(moment.steps)
     console = Console(stderr=True, highlight=False)
     if mode == AUTO and console.is_terminal and not console.is_dumb_terminal:
         _redraw(console, now)

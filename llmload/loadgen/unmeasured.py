@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from llmload.loadgen.capacity_driver import CapacityDriver
 from llmload.loadgen.phases import PhaseTimeline, Span
 from llmload.metrics.totals import RunTotals
-from llmload.metrics.validity import NOTHING_MEASURED, Level, Reason, nothing_measured
+from llmload.metrics.validity import Level, Reason, nothing_measured
 from llmload.scenario.load_protocol import Load
 from llmload.units import NS_PER_S
 
@@ -67,18 +66,6 @@ def rejections(conditions: Conditions) -> Iterator[Reason]:
 
 REJECTED_WORKERS: Final = "rejected_workers"
 """The check whose reason says that a worker sent what cannot be true, or no message at all."""
-
-
-def undecided_steps(search: CapacityDriver) -> Iterator[Reason]:
-    """Yield why a search decided nothing, and which of its steps were measured before all users ran."""
-    decided = {step.name: step.load for step in search.steps if step.verdict is not None}
-    if not decided:
-        text = "nothing was measured in any step: the search ended before it could decide one: give it more time"
-        yield Reason(check=NOTHING_MEASURED, level=Level.INVALID, text=text)
-    for name, users in search.unreached.items():
-        if name in decided:
-            text = f"{name} was measured before all users ran: {users} of {decided[name]:g} did"
-            yield Reason(check="users_reached", level=Level.INVALID, text=f"{text}: give --processes 2 or more")
 
 
 def unmeasured_load(

@@ -32,8 +32,7 @@ from llmload.loadgen.sockets import guard_sockets
 from llmload.loadgen.web import pages
 from llmload.loadgen.worker import WorkerNode
 from llmload.scenario import Scenario
-from llmload.scenario.load_protocol import Load, UsersOfPhase
-from llmload.scenario.loads import MAX_SPAWN_RATE_PER_S
+from llmload.scenario.load_protocol import MAX_SPAWN_RATE_PER_S, Load, UsersOfPhase
 from llmload.scenario.reading import scenario_without_a_file
 
 __all__ = [
@@ -43,6 +42,7 @@ __all__ = [
     "LlmUser",
     "RequestFailed",
     "StagedShape",
+    "SweepShape",
     "ToolCall",
     "between",
     "constant",
@@ -232,28 +232,41 @@ class StagedShape(_Shape):
         return now
 
 
-class CapacityShape(_Shape):
+class _StepShape(_Shape):
     """
-    The steps of a search, one after the other, until the highest load that passes is found.
+    The steps of a search or a sweep, one after the other, until it is over.
 
     The number of users never falls: those beyond the step's number rest, since Locust would cut their requests.
     """
 
     abstract = True
-    load_kind = "capacity"
 
     def _users_now(self, node: CoordinatingNode) -> tuple[int, float] | None:
-        """Return users and spawn rate of this moment; None when the search is over."""
+        """Return users and spawn rate of this moment; None when it is over."""
         coordinator = node.coordinator
-        search = None if coordinator is None or coordinator.summary is not None else coordinator.search
-        if search is None:  # the run is about to start
+        driver = None if coordinator is None or coordinator.summary is not None else coordinator.driver
+        if driver is None:  # the run is about to start
             users = node.scenario.load.locust_users
-        elif search.finished:
+        elif driver.finished:
             return None
         else:
-            users = search.max_users
+            users = driver.max_users
         users = _for_each_sender(users, node.sender_count)
         return users, float(min(users, MAX_SPAWN_RATE_PER_S))
+
+
+class CapacityShape(_StepShape):
+    """The steps of a search, one after the other, until the highest load that passes is found."""
+
+    abstract = True
+    load_kind = "capacity"
+
+
+class SweepShape(_StepShape):
+    """The points of a sweep, one after the other, as often as the scenario says."""
+
+    abstract = True
+    load_kind = "sweep"
 
 
 def _for_each_sender(users: int, senders: int) -> int:

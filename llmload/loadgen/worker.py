@@ -14,7 +14,6 @@ import msgpack
 
 from llmload.errors import ExitCode
 from llmload.loadgen.agreed import agreed
-from llmload.loadgen.capacity_driver import REPORT_S
 from llmload.loadgen.descriptors import check_descriptors
 from llmload.loadgen.ending import fault_text, leave_at_once, say, say_fault
 from llmload.loadgen.forks import PARENT_GONE
@@ -42,6 +41,7 @@ from llmload.loadgen.messages import (
 from llmload.loadgen.node import SendingNode
 from llmload.loadgen.preparation import Preparation
 from llmload.loadgen.session import Session, WorkerShard
+from llmload.loadgen.step_driver import REPORT_S
 
 SILENCE_S: Final = 4.25
 """

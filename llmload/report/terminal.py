@@ -25,6 +25,7 @@ from llmload.report.figures import (
     tenths,
 )
 from llmload.report.network import network_rows
+from llmload.report.sweep import shown_columns, sweep_notes, sweep_rows
 from llmload.runs.build_summary import cost_rows
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
@@ -75,6 +76,7 @@ def run_report(summary: Summary) -> RenderableType:
     shown: list[RenderableType] = [_title(summary)]
     for table in (
         *_stages(summary),
+        *_points(summary),
         _figures(summary),
         *_latencies(summary),
         *_by_name(summary),
@@ -96,7 +98,7 @@ def _title(summary: Summary) -> Text:
 
 def _stages(summary: Summary) -> list[Table]:
     """Return a table with a row for each stage, step or phase; none of a run of one load."""
-    if not summary.stages or summary.capacity is not None:  # a search has its own table
+    if not summary.stages or summary.capacity is not None or summary.sweep is not None:  # these have their own tables
         return []
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("\nstage", no_wrap=True)
@@ -106,6 +108,21 @@ def _stages(summary: Summary) -> list[Table]:
     for stage in summary.stages:
         table.add_row(Text(stage.name), stage.load_text, *row_cells(stage, stage.doubts))
     return [table]
+
+
+def _points(summary: Summary) -> list[RenderableType]:
+    """Return a table with a row for each point of a sweep, and what one has to know of them."""
+    if summary.sweep is None:
+        return []
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("\npoint", no_wrap=True)
+    for column in shown_columns(summary.sweep):
+        table.add_column(column.header, justify="right", no_wrap=True)
+    table.add_column("\nverdict", overflow="fold")
+    for (name, cells, verdict), point in zip(sweep_rows(summary.sweep), summary.sweep.points, strict=True):
+        style = "bold" if summary.sweep.on_front(point) else "dim"
+        table.add_row(Text(name, style=style), *cells, Text(verdict, style=STYLES[point.verdict.level]))
+    return [table, Text("\n".join(f"  {note}" for note in sweep_notes(summary.sweep)), style="dim")]
 
 
 def _figures(summary: Summary) -> Table:

@@ -41,6 +41,7 @@ from llmload.runs.summary_parts import (
     OtherUsers,
     RequestFile,
 )
+from llmload.runs.sweep import SweepResult
 from llmload.scenario import Scenario
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.cards import find_gpu
@@ -258,6 +259,7 @@ class RunOutcome:
     """The length of the whole run's window, which they are of."""
     edited: EditedLoad | None = None
     capacity: CapacityResult | None = None
+    sweep: SweepResult | None = None
     other_users: OtherUsers | None = None
     engine_metrics: EngineMetrics | None = None
     gpu_metrics: GpuMetrics | None = None
@@ -301,6 +303,7 @@ def build_summary(outcome: RunOutcome) -> Summary:
         edited=outcome.edited,
         other_users=outcome.other_users,
         capacity=outcome.capacity,
+        sweep=outcome.sweep,
         engine_metrics=outcome.engine_metrics,
         gpu_metrics=outcome.gpu_metrics,
         bandwidth=bandwidth_use(scenario, measured.value("request_output_tokens_per_s", "mean")),

@@ -27,6 +27,7 @@ from llmload.runs.summary_parts import (
     UnixSeconds,
     in_unit,
 )
+from llmload.runs.sweep import SweepResult
 from llmload.scenario.loads import AnyLoad
 from llmload.units import counted
 
@@ -197,7 +198,7 @@ class _StageLoad(Part):
     """Which load a stage had."""
 
     name: str
-    """The stage's name, the search's step, or the phase that an edit began."""
+    """The stage's name, the step of a search or a sweep, or the phase that an edit began."""
     users: int | None
     """Users of a closed loop."""
     rate_per_s: PerSecond | None
@@ -215,7 +216,7 @@ def load_text(users: int | None, rate_per_s: float | None) -> str:
 
 
 class StageSummary(Figures, _StageLoad):
-    """A stage of a staged load, a step of a search, or a phase of an edited load; with the figures of its window."""
+    """A stage of a load, step of a search or sweep, or phase of an edited load, with the figures of its window."""
 
     doubts: tuple[Doubt, ...] = ()
     """The figures of the stage that may be off."""
@@ -311,13 +312,16 @@ class Summary(Figures, _RunHead):
     verdict: Verdict
     """How far the figures can be trusted."""
     stages: tuple[StageSummary, ...]
-    """Each stage of a staged load, step of a search, or phase of a load that was edited during the run."""
+    """Each stage of a staged load, step of a search or a sweep, or phase of a load that was edited during the run."""
     by_name: tuple[NameSummary, ...] | None = None
     """Requests by their names, in the order in which they came; absent where requests have no names."""
     edited: EditedLoad | None = None
     """How the load was edited during the run; absent where it was not."""
     capacity: CapacityResult | None = None
     """What a search found (docs/capacity.md); all figures are then of that step. Absent for other loads."""
+    sweep: SweepResult | None = None
+    """What a sweep measured (docs/sweep.md); all figures are then of the last round of its point with the most output
+    tokens/s that misses no gate. Absent for other loads."""
     other_users: OtherUsers | None = None
     """What users that are not llmload's did, where there were any; their failures make the exit code 1."""
     engine_metrics: EngineMetrics | None
@@ -337,4 +341,4 @@ class Summary(Figures, _RunHead):
         return {key: value for key, value in content.items() if value is not None or key not in _ABSENT_WHEN_NONE}
 
 
-_ABSENT_WHEN_NONE: Final = ("recomputed", "reasoning", "by_name", "edited", "capacity", "other_users")
+_ABSENT_WHEN_NONE: Final = ("recomputed", "reasoning", "by_name", "edited", "capacity", "sweep", "other_users")

@@ -50,6 +50,8 @@ OPEN_LOOP_HEADLINE: Final = (
     *_headline("ttft_from_schedule_s", "e2e_from_schedule_s"),
 )
 
+MAX_SPAWN_RATE_PER_S: Final = 100
+"""At which rate a search or a sweep starts users at most: Locust warns of more."""
 LEAST_RUN_S: Final = 10.0
 """What a command that a refusal proposes leaves to measure, at least."""
 
@@ -268,8 +270,12 @@ class Load(Table):
 
     # What it cannot be run with
 
-    def check_scenario(self, *, slo: bool, stream: bool, repeat: bool) -> None:
-        """Raise ValueError where the load does not fit `[slo]`, `request.stream` or `prompts.repeat`."""
+    def check_scenario(self, *, slo: bool, stream: bool, repeat: bool, new_to_cache: bool) -> None:
+        """
+        Raise ValueError where the load does not fit `[slo]`, `request.stream` or `prompts`.
+
+        `new_to_cache` says whether a prompt that is sent again is new to a prefix cache.
+        """
 
     def check_window(self) -> None:
         """Raise ValueError, with a remedy, where the load is over before its window opens, whatever the engine does."""

@@ -12,6 +12,7 @@ from llmload.errors import ConfigError
 from llmload.metrics.objective import Objective
 from llmload.prompts.trace import Unit, read_trace, trace_of_worker
 from llmload.scenario.load_protocol import (
+    MAX_SPAWN_RATE_PER_S,
     Arrivals,
     Bounded,
     Load,
@@ -22,6 +23,7 @@ from llmload.scenario.load_protocol import (
     run_time_for,
 )
 from llmload.scenario.sections import Count, NotNegative, ObjectiveText, Positive, Table
+from llmload.scenario.sweep import Sweep
 from llmload.units import counted
 
 _ROUNDING: Final = 1e-9
@@ -427,8 +429,6 @@ class Staged(Arrivals):
         return f"{len(self.stages)} stages"
 
 
-MAX_SPAWN_RATE_PER_S: Final = 100
-"""At which rate a search starts users at most: Locust warns of more."""
 DEFAULT_ERROR_OBJECTIVE: Final = "error_share <= 0.01"
 """Added where no objective limits failures: a load whose requests fail must not pass because the others are fast."""
 DEFAULT_GOODPUT_OBJECTIVE: Final = "goodput_share >= 0.95"
@@ -589,7 +589,7 @@ class Capacity(Arrivals):
         """The figures that decide its steps."""
         return tuple(objective.name for objective in self.all_objectives(limits=True))
 
-    def check_scenario(self, *, slo: bool, stream: bool, repeat: bool) -> None:
+    def check_scenario(self, *, slo: bool, stream: bool, repeat: bool, new_to_cache: bool) -> None:  # noqa: ARG002 - a sweep's
         """Refuse a search without objectives, with objectives that cannot be measured, or whose prompts run out."""
         if not self.objectives and not slo:
             raise ValueError(
@@ -604,7 +604,7 @@ class Capacity(Arrivals):
             raise ValueError("load.kind = 'capacity' needs prompts.repeat = true: a search may need any number of them")
 
 
-AnyLoad = Annotated[ClosedLoop | OpenLoop | Spike | Replay | Staged | Capacity, Field(discriminator="kind")]
+AnyLoad = Annotated[ClosedLoop | OpenLoop | Spike | Replay | Staged | Capacity | Sweep, Field(discriminator="kind")]
 LOADS: Final[Mapping[str, type[Load]]] = {
     get_args(load.model_fields["kind"].annotation)[0]: load for load in get_args(get_args(AnyLoad)[0])
 }

@@ -464,7 +464,12 @@ class Scenario(Table):
     @model_validator(mode="after")
     def _load_fits(self) -> Self:
         slo = bool(self.slo_limits().limits)
-        self.load.check_scenario(slo=slo, stream=self.request.stream, repeat=bool(self.prompts.repeat))
+        self.load.check_scenario(
+            slo=slo,
+            stream=self.request.stream,
+            repeat=bool(self.prompts.repeat),
+            new_to_cache=self.prompts.repeats_are_new,
+        )
         return self
 
     def slo_limits(self) -> Slo:

@@ -38,6 +38,7 @@ ENGINE_NAME = "llmload simulated engine"
 OWNER = "llmload-simulated"
 TOKENIZE = "/tokenize"
 FAULT_HEADER = "x-simulate-fault"
+RESET_PREFIX_CACHE = "/reset_prefix_cache"
 
 _GENERATING: dict[str, tuple[ApiStyle, bool | None]] = {
     "/v1/chat/completions": (ApiStyle.CHAT, None),
@@ -87,7 +88,10 @@ class Routes:
             self._tokenize(request, connection)
         elif request.path in self._pages and request.method == "GET":
             connection.reply(request, 200, *self._pages[request.path]())
-        elif generating or tokenizing or request.path in self._pages:
+        elif request.path == RESET_PREFIX_CACHE and request.method == "POST":
+            self._cache = PrefixCache(self._settings.prefix_cache_tokens) if self._cache is not None else None
+            connection.reply(request, 200, *_json({"success": True}))
+        elif generating or tokenizing or request.path in {*self._pages, RESET_PREFIX_CACHE}:
             connection.reply(request, 405, b'{"detail":"Method Not Allowed"}')
         else:
             connection.reply(request, 404, b'{"detail":"Not Found"}')

@@ -159,6 +159,15 @@ class Histogram:
         count = self.count
         return self.total / count if count else None
 
+    @property
+    def inverse_total(self) -> float | None:
+        """The sum of 1/value, within 0.18 %; None where a value is below a microsecond: its inverse says nothing."""
+        used = np.flatnonzero(self._counts)
+        if len(used) and used[0] == 0:
+            return None
+        middles = np.clip(_MIN_VALUE * RATIO ** (used - 0.5), self.min_value, self.max_value)
+        return float(np.sum(self._counts[used] / middles))
+
     def add(self, value: float) -> None:
         """Add one value; ValueError if it is negative or not finite."""
         if not 0 <= value < math.inf:

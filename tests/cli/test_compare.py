@@ -165,7 +165,7 @@ def test_a_capacity_search_is_refused(runs: Path) -> None:
     result = compare(runs / "base", runs / "same")
 
     assert result.exit_code == 2
-    assert "load: same searched for a capacity" in result.stderr
+    assert "load: same is a search over users, so its figures are of one of many loads" in result.stderr
 
 
 def test_another_engine_or_version_is_stated_but_not_within_one_side(runs: Path) -> None:

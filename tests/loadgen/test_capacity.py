@@ -210,6 +210,9 @@ class MadeUp:
     def users(self) -> int:
         return 1_000_000
 
+    def sender_cpu_usage(self) -> float:
+        return 0.0
+
     def loop_lag(self) -> Histogram:
         self.lag.add_many(np.full(5, self.lag_s))
         return self.lag

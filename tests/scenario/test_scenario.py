@@ -87,7 +87,7 @@ def test_a_scenario_with_defaults_sends_only_what_it_sets(tmp_path: Path) -> Non
         (('[model]\nname = "m"', ""), "x.toml: model: is missing"),
         (
             ("closed_loop", "open_lop"),
-            "input should be 'closed_loop', 'open_loop', 'spike', 'replay', 'staged', 'capacity', got 'open_lop'",
+            "'closed_loop', 'open_loop', 'spike', 'replay', 'staged', 'capacity', 'sweep', got 'open_lop'",
         ),
         (("[load]", "[slo]\nttft_s = 1\n[request]\nstream = false\n[load]"), "not measurable with request.stream"),
         (("[load]", "[request]\nignore_eos = true\n[load]"), "ignore_eos = true never ends without max_tokens"),
@@ -171,6 +171,15 @@ requests = 8
         ("kind = 'capacity'\narrivals = 'constant'", "arrivals belongs to search = 'rate_per_s'"),
         ("kind = 'capacity'\nsearch = 'rate_per_s'\ncv = 2", "cv = 2 belongs to arrivals = 'gamma'"),
         ("kind = 'capacity'\nrequests = 5", "load.requests: unknown key"),
+        ("kind = 'sweep'", "either users = [...] or rates_per_s = [...]"),
+        ("kind = 'sweep'\nusers = [1]\nrates_per_s = [1]", "either users = [...] or rates_per_s = [...]"),
+        ("kind = 'sweep'\nusers = [1, 4, 2]", "users = [1, 4, 2] must be in ascending order, each value once"),
+        ("kind = 'sweep'\nrates_per_s = [1, 1]", "rates_per_s = [1.0, 1.0] must be in ascending order"),
+        ("kind = 'sweep'\nusers = [0]", "load.users.0: input should be greater than or equal to 1"),
+        ("kind = 'sweep'\nusers = [2]\ncv = 2", "cv = 2 belongs to arrivals = 'gamma'"),
+        ("kind = 'sweep'\nusers = [2]\narrivals = 'constant'", "arrivals belongs to rates_per_s, an open loop"),
+        ("kind = 'sweep'\nusers = [2]\npoint_max_s = 5", "point_max_s = 5 is less than point_min_s = 10"),
+        ("kind = 'sweep'\nusers = [2]", "needs prompts.repeat = true"),
     ],
 )
 def test_an_impossible_load_is_refused(tmp_path: Path, load: str, says: str) -> None:

@@ -1,0 +1,150 @@
+"""The points of a sweep as rows of text and as CSV, for terminal, Markdown, the report and other programs."""
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from llmload.errors import RunFolderError
+from llmload.metrics.validity import Level
+from llmload.runs.summary import Summary
+from llmload.runs.sweep import USER_SPEEDS, SpeedName, SweepPoint, SweepResult
+from llmload.units import UNKNOWN, counted, milliseconds, number
+
+COUNTED_FROM: Final = {
+    "scenario": "deployment.gpus",
+    "engine": "the engine's parallel sizes",
+    "dcgm": "DCGM's exporter, which shows every GPU of its host",
+}
+FRONT: Final = "●"
+"""The mark of a point on the Pareto front."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A figure of a point: its header on two lines, and its text."""
+
+    header: str
+    text: Callable[[SweepPoint], str]
+
+
+def _speed(name: SpeedName) -> Callable[[SweepPoint], str]:
+    return lambda point: number(point.tokens_per_s_per_user.value(name), 1)
+
+
+COLUMNS: Final = (
+    Column("\nanswers", lambda point: number(point.completed, 0)),
+    Column("requests\n/min", lambda point: number(point.requests_per_min, 1)),
+    Column("output\ntok/s", lambda point: number(point.output_tokens_per_s, 1)),
+    Column("95 %\ninterval", lambda point: _interval(point.output_tokens_per_s_interval)),
+    Column("tok/s\n/GPU", lambda point: number(point.output_tokens_per_s_per_gpu, 1)),
+    Column("req/min\n/GPU", lambda point: number(point.requests_per_min_per_gpu, 1)),
+    Column("tok/s/user\nmean 1/TPOT", _speed("mean")),
+    Column("tok/s/user\n1/P90 TPOT", _speed("p90")),
+    Column("tok/s/user\ntok/s / users", _speed("share")),
+    Column("TTFT\np50, ms", lambda point: milliseconds(point.ttft_p50_s)),
+    Column("TTFT\np95, ms", lambda point: milliseconds(point.ttft_p95_s)),
+    Column("TPOT\np50, ms", lambda point: milliseconds(point.tpot_p50_s)),
+    Column("e2e\np50, ms", lambda point: milliseconds(point.e2e_p50_s)),
+    Column("tokens\nin, out", lambda point: _tokens(point)),
+)
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return UNKNOWN if interval is None else f"{number(interval[0], 1)} to {number(interval[1], 1)}"
+
+
+def _tokens(point: SweepPoint) -> str:
+    means = (point.prompt_tokens_mean, point.output_tokens_mean)
+    return UNKNOWN if None in means else ", ".join(number(mean, 0) for mean in means)
+
+
+def shown_columns(result: SweepResult) -> list[Column]:
+    """Return the columns that any point has a figure for."""
+    return [column for column in COLUMNS if any(column.text(point) != UNKNOWN for point in result.points)]
+
+
+def verdict_text(point: SweepPoint) -> str:
+    """Return how far a point can be trusted, with the first reason and the gates that it misses."""
+    parts = ["" if point.verdict.level is Level.VALID else f"{point.verdict.level}: {point.verdict.reasons[0].text}"]
+    parts += ["may be limited by the load generator"] if point.client_bound else []
+    parts += [f"misses {gate}" for gate in point.missed_gates]
+    return "; ".join(part for part in parts if part) or "VALID"
+
+
+def sweep_notes(result: SweepResult) -> list[str]:
+    """Return what one has to know of the points: GPUs, intervals, definitions, why the ladder ended."""
+    if result.gpus is None or result.gpus_counted_from is None:
+        gpus = (
+            "per GPU: n/a, since the number of GPUs is not known: --set deployment.gpus=N, with every GPU of the "
+            "deployment, idle ones and those of prefill too"
+        )
+    else:
+        gpus = f"per GPU: {counted(result.gpus, 'GPU')} by {COUNTED_FROM[result.gpus_counted_from]}"
+    by = f"{result.rounds} rounds" if result.interval_from == "rounds" else "parts of its window"
+    return [
+        f"{FRONT} on the Pareto front: no other point has more tok/s a user (mean of 1/TPOT) and more output tok/s",
+        gpus,
+        f"tok/s/user by three definitions, not to be compared with each other: {'; '.join(USER_SPEEDS.values())}",
+        f"intervals of a point are by {by}",
+        *([] if result.ended is None else [f"the ladder ended before its last load: {result.ended}"]),
+        *([] if result.complete else ["the sweep was ended before all points were measured"]),
+    ]
+
+
+def sweep_rows(result: SweepResult) -> Iterator[tuple[str, list[str], str]]:
+    """Yield for each point its name with the mark of the front, its figures by `shown_columns`, and its verdict."""
+    columns = shown_columns(result)
+    for point in result.points:
+        mark = FRONT if result.on_front(point) else " "
+        yield f"{mark} {point.name}", [column.text(point) for column in columns], verdict_text(point)
+
+
+# One row a point, for spreadsheets and scripts.
+
+
+def write_points(file: Path, summaries: Sequence[Summary]) -> None:
+    """Write the points of sweeps as CSV, a row a point; RunFolderError where there is none, or it cannot be written."""
+    rows = [
+        {**_of_run(summary), **_flat(point), **_places(summary.sweep, point)}
+        for summary in summaries
+        if summary.sweep is not None
+        for point in summary.sweep.points
+    ]
+    if not rows:
+        raise RunFolderError("--points: no run is a sweep: its scenario has load.kind = 'sweep'")
+    try:
+        with file.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise RunFolderError(f"{file}: cannot be written: {error.strerror}") from None
+
+
+def _of_run(summary: Summary) -> dict[str, Any]:
+    return {"run_id": summary.run_id, "engine": summary.engine, "model": summary.model, "simulated": summary.simulated}
+
+
+def _flat(point: SweepPoint) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in point.model_dump(exclude={"stages", "verdict", "missed_gates"}).items():
+        if key == "tokens_per_s_per_user":
+            found |= {f"{key}_{name}": value[name] for name in USER_SPEEDS}
+        elif key.endswith("_interval"):
+            found[f"{key}_low"], found[f"{key}_high"] = value or (None, None)
+        else:
+            found[key] = value
+    return found
+
+
+def _places(result: SweepResult, point: SweepPoint) -> dict[str, Any]:
+    return {
+        "gpus": result.gpus,
+        "gpus_counted_from": result.gpus_counted_from,
+        **{f"on_front_{name}": point.name in getattr(result.front, name) for name in USER_SPEEDS},
+        "missed_gates": "; ".join(point.missed_gates),
+        "verdict": str(point.verdict.level),
+        "reasons": "; ".join(reason.text for reason in point.verdict.reasons),
+    }

@@ -1,0 +1,75 @@
+"""Which point of a sweep comes next, and when a ladder of loads has nothing more to show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from llmload.scenario.sweep import Sweep
+from llmload.units import percent
+
+FLAT_POINTS: Final = 2
+"""A ladder ends after this many loads in a row that hardly bring more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextPoint:
+    """A load to measure, and in which pass over the ladder."""
+
+    load: float
+    round: int
+    """Counted from 1."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Ladder:
+    """
+    The loads of a sweep in ascending order, measured once each and then again as often as `repeat` asks.
+
+    The first pass ends early where throughput grows no more or a gate is missed; later passes have its points.
+    """
+
+    loads: tuple[float, ...]
+    repeat: int
+    least_growth: float
+    ended: str | None = None
+    """Why the ladder ended before its last load; None where it did not."""
+    _tried: int = 0
+    _best: float = 0.0
+    _flat: int = 0
+    _climbed: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, load: Sweep) -> Self:
+        """Return the ladder of a load before its first point."""
+        return cls(loads=load.loads, repeat=load.repeat, least_growth=load.least_growth)
+
+    def next(self) -> NextPoint | None:
+        """Return what to measure next; None when the sweep is over."""
+        climbed = self._climbed if self._is_climbed else self.loads
+        done, at = divmod(self._tried, len(climbed))
+        return None if done >= self.repeat else NextPoint(load=climbed[at], round=done + 1)
+
+    @property
+    def left(self) -> int:
+        """How many points are left at most."""
+        return len(self._climbed if self._is_climbed else self.loads) * self.repeat - self._tried
+
+    def record(self, point: NextPoint, output_tokens_per_s: float | None, missed: Sequence[str] = ()) -> None:
+        """Add what a point brought, and the gates that it missed."""
+        self._tried += 1
+        if point.round > 1:
+            return
+        self._climbed.append(point.load)
+        throughput = output_tokens_per_s or 0.0
+        self._flat = self._flat + 1 if self._best and throughput < self._best * (1 + self.least_growth) else 0
+        self._best = max(self._best, throughput)
+        if missed:
+            self.ended = f"it missed {', '.join(missed)}"
+        elif self._flat >= FLAT_POINTS:
+            self.ended = f"{FLAT_POINTS} loads in a row brought less than {percent(self.least_growth, 0)} more tok/s"
+        if len(self._climbed) == len(self.loads):
+            self.ended = None
+
+    @property
+    def _is_climbed(self) -> bool:
+        return self.ended is not None or len(self._climbed) == len(self.loads)

@@ -1,0 +1,28 @@
+"""The Pareto front: points that no other beats in both."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmload.sweep.front import pareto_front
+
+Points = list[tuple[float, float]]
+
+
+def test_a_point_that_another_beats_in_both_is_not_on_the_front() -> None:
+    assert pareto_front([(50, 100), (40, 300), (39, 299), (20, 500), (20, 400), (10, 500)]) == [3, 1, 0]
+
+
+def test_equal_points_are_both_on_the_front_and_no_points_have_none() -> None:
+    assert sorted(pareto_front([(5, 5), (5, 5), (5, 4)])) == [0, 1]
+    assert pareto_front([]) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)), max_size=30))
+def test_it_is_what_comparing_each_with_each_gives(points: Points) -> None:
+    def beaten(point: tuple[float, float]) -> bool:
+        return any(x >= point[0] and y >= point[1] and (x, y) != point for x, y in points)
+
+    front = pareto_front(points)
+
+    assert sorted(front) == [index for index, point in enumerate(points) if not beaten(point)]
+    assert [points[index][0] for index in front] == sorted(points[index][0] for index in front)
