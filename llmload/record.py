@@ -159,6 +159,12 @@ class RequestRecord:
     reasoning_source: ReasoningSource | None = None  # None where nothing was thought, or it was not counted
     reasoning_chunks: int = 0
     first_answer_ns: int | None = None  # first chunk with text that is not reasoning; only where some chunk is
+    engine_queue_s: float | None = None  # by the engine's own account: it waited, its prompt was computed, then its
+    engine_prefill_s: float | None = None  # tokens after the first
+    engine_decode_s: float | None = None
+    drafts: int | None = None  # steps of speculative decoding
+    draft_tokens: int | None = None  # tokens drafted in them
+    accepted_tokens: int | None = None  # those of them that the model took
     token_source: TokenSource = TokenSource.NONE
     finish_reason: str | None = None
     error: RequestError | None = None
@@ -192,6 +198,14 @@ class RequestRecord:
         if not self.reasoning_chunks:
             return self.ttft_s
         return None if self.first_answer_ns is None else (self.first_answer_ns - self.started_ns) / NS_PER_S
+
+    @property
+    def ttft_rest_s(self) -> float | None:
+        """TTFT - the engine's queue and prefill: network, proxies, tokenising; the queue too where it is not known."""
+        if self.engine_prefill_s is None or not len(self.chunk_ns):
+            return None
+        arrived_s = (int(self.chunk_ns[0]) - self.started_ns) / NS_PER_S
+        return arrived_s - self.engine_prefill_s - (self.engine_queue_s or 0.0)
 
     @property
     def thinking_s(self) -> float | None:

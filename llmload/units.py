@@ -8,6 +8,7 @@ from typing import Final
 
 NS_PER_S: Final = 1_000_000_000
 MS_PER_S: Final = 1000
+NS_PER_MS: Final = 1_000_000
 S_PER_MIN: Final = 60
 S_PER_H: Final = 3600
 J_PER_KWH: Final = 3_600_000

@@ -69,6 +69,12 @@ def _record(index: int, random: np.random.Generator, now_ns: int, lasts_s: float
         if index % 4 or not index % 9
         else [ReasoningSource.USAGE, ReasoningSource.CHUNKS][index % 3 % 2],
         reasoning_chunks=thought,
+        engine_queue_s=None if index % 6 else 0.001 * (index % 5),
+        engine_prefill_s=None if index % 6 else 0.002,
+        engine_decode_s=None if index % 6 else 0.1,
+        drafts=None if index % 6 else 5,
+        draft_tokens=None if index % 6 else 10,
+        accepted_tokens=None if index % 6 else 7,
         first_answer_ns=int(stamps[thought]) if 0 < thought < chunks else None,
         cached_tokens=None if index % 3 else int(random.integers(0, 5)),
         token_source=_SOURCES.get(index % 13, TokenSource.USAGE),

@@ -214,6 +214,11 @@ def engine() -> None:
     help="Where these stand: in reasoning_content, between <think> tags in the text, or nowhere.",
 )
 @click.option(
+    "--per-request-metrics",
+    is_flag=True,
+    help="Each answer's usage has its queue, TTFT and decode, as vLLM's can have.",
+)
+@click.option(
     "--max-model-len-tokens", default=32768, show_default=True, help="Context length; a longer request gets status 400."
 )
 @click.option("--kv-cache-tokens", default=65536, show_default=True, help="Size of the KV cache, for its gauge.")

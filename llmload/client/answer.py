@@ -18,6 +18,7 @@ from llmload.client.errors import (
 )
 from llmload.client.json_text import UNREADABLE, loads
 from llmload.client.thinking import TaggedText
+from llmload.client.timings import NOTHING, Said
 from llmload.client.token_counts import TokenCounts, only_counts
 from llmload.record import NO_CHUNKS, ErrorType, ReasoningSource, RequestError, StampArray, TokenSource
 
@@ -60,6 +61,7 @@ class StreamState:
         "saw_done",
         "textless_ns",
         "thinking",
+        "timings",
     )
 
     def __init__(self, tagged: TaggedText | None = None) -> None:
@@ -78,6 +80,8 @@ class StreamState:
         self._switches: list[int] = []
         """Indices of the chunks with text where this changed."""
         self._tagged = tagged
+        self.timings: Said = NOTHING
+        """What the engine said of its own times, by the fields of a record."""
         self.error: RequestError | None = None
         self._unknown: dict[str, None] = {}
         """Fields with strings that llmload does not know, of chunks in which it found no text."""
@@ -151,6 +155,7 @@ class StreamState:
             "textless_ns": self.textless_stamps(),
             "finish_reason": self.finish_reason,
             **counts._asdict(),
+            **self.timings,
             **(self._reasoning_fields(counts) if thought else {}),
         }
 

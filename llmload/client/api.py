@@ -11,6 +11,7 @@ from llmload.client.chunk_fields import text_in, unknown_fields
 from llmload.client.errors import error_in_object
 from llmload.client.settings import ClientSettings
 from llmload.client.thinking import TaggedText
+from llmload.client.timings import timings_in
 from llmload.client.token_counts import TokenCounts, UsageLog, against_chunks, count_in
 from llmload.client.words import Words
 from llmload.prompts.conversation import Message, Prompt
@@ -132,6 +133,8 @@ class ChatStream(StreamState):
         return text if plain else None
 
     def _take_textless(self, arrived_ns: int, chunk: dict[str, Any]) -> None:
+        if "metrics" in chunk or "timings" in chunk:
+            self.timings = timings_in(chunk)
         choices = chunk.get("choices")
         if choices:
             self.textless_ns.append(arrived_ns)
@@ -155,6 +158,7 @@ class ChatStream(StreamState):
             self._take_error_of(choice)
 
     def _take_whole(self, answer: dict[str, Any]) -> None:
+        self.timings = timings_in(answer)
         choices = answer["choices"]
         ended = [self._note_finish(choice.get("finish_reason")) for choice in choices]
         for choice in choices:

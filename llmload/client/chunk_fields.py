@@ -114,7 +114,17 @@ def finish_of(reason: Any) -> tuple[str | None, str]:
 _CHUNK_FIELDS: Final = frozenset(
     (
         *("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"),
-        *("provider", "type", "event", "status", "timings", "obfuscation", "prompt_filter_results", "x_groq"),
+        *(
+            "provider",
+            "type",
+            "event",
+            "status",
+            "timings",
+            "metrics",
+            "obfuscation",
+            "prompt_filter_results",
+            "x_groq",
+        ),
         *("request_id", "index", "sequence_number", "nonce", "error", "code", "p", "time_info", "metadata"),
         *("citations",),
     )

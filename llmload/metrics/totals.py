@@ -161,6 +161,9 @@ class RunTotals:
     """Prompt tokens of answers that report how many of them were cached."""
     output_tokens: int = _sum("output_tokens", _Over.ANSWERS_IN_WINDOW)
     reasoning_tokens: int = _sum("reasoning_tokens", _Over.ANSWERS_IN_WINDOW)
+    drafts: int = _sum("drafts", _Over.ANSWERS_IN_WINDOW)
+    draft_tokens: int = _sum("draft_tokens", _Over.ANSWERS_IN_WINDOW)
+    accepted_tokens: int = _sum("accepted_tokens", _Over.ANSWERS_IN_WINDOW)
     reasoned_answers: int = 0
     """Answers with reasoning, by their chunks or by the engine's count; as the next three, of the window."""
     hidden_reasoning_answers: int = 0

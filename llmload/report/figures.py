@@ -11,9 +11,9 @@ from llmload.runs.summary import Figures, Summary
 from llmload.units import milliseconds, number, percent
 
 LATENCIES: Final = {LABELS[key]: key for key in ("ttft_s", "itl_s", "tpot_s", "e2e_s")}
-_WITH_REASONING: Final = {
-    LABELS[key]: key for key in ("ttft_s", "ttfa_s", "thinking_s", "itl_s", "tpot_s", "answer_tpot_s", "e2e_s")
-}
+_REASONING: Final = ("ttfa_s", "thinking_s", "answer_tpot_s")
+_BY_THE_ENGINE: Final = ("engine_queue_s", "engine_prefill_s", "ttft_rest_s")
+_LATENCY_ROWS: Final = ("ttft_s", *_BY_THE_ENGINE, "ttfa_s", "thinking_s", "itl_s", "tpot_s", "answer_tpot_s", "e2e_s")
 COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
 
 SHOWN: Final = ("request_output_tokens_per_s mean", "requests_per_min", "output_tokens_per_s", *LATENCIES.values())
@@ -21,8 +21,15 @@ SHOWN: Final = ("request_output_tokens_per_s mean", "requests_per_min", "output_
 
 
 def latencies_of(*summaries: Summary) -> dict[str, str]:
-    """Return name and key of each latency that these runs' tables have: of reasoning only where a run has some."""
-    return _WITH_REASONING if any(each.reasoning for each in summaries) else LATENCIES
+    """
+    Return name and key of each latency that these runs' tables have.
+
+    Those of reasoning only where a run has some, the parts of TTFT only where an engine says them.
+    """
+    reasoning = any(each.reasoning for each in summaries)
+    said = {name for name in _BY_THE_ENGINE if any(each.distribution(name) for each in summaries)}
+    keys = {*LATENCIES.values(), *(_REASONING if reasoning else ()), *said}
+    return {LABELS[key]: key for key in _LATENCY_ROWS if key in keys}
 
 
 def reasoning_rows(summary: Summary) -> list[tuple[str, str]]:

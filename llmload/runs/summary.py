@@ -157,6 +157,14 @@ class Figures(Part):
     """First chunk of the answer - first chunk with text; of answers with reasoning alone."""
     answer_tpot_s: Annotated[Distribution | None, in_unit("s")]
     """(Last - first chunk of the answer) / (its tokens - 1), without reasoning; of answers with reasoning alone."""
+    engine_queue_s: Annotated[Distribution | None, in_unit("s")]
+    """The part of TTFT in the engine's queue, by its own account of each request (docs/timings.md)."""
+    engine_prefill_s: Annotated[Distribution | None, in_unit("s")]
+    """The part of TTFT in which the engine computed the prompt, by its own account of each request."""
+    ttft_rest_s: Annotated[Distribution | None, in_unit("s")]
+    """`ttft_s` - queue and prefill of each request: network, proxies, tokenising; the queue where it is not known."""
+    engine_decode_s: Annotated[Distribution | None, in_unit("s")]
+    """First to last token of each request, by the engine's own account."""
     itl_s: Annotated[Distribution | None, in_unit("s")]
     """Gaps between neighbouring chunks with text; a distribution over gaps."""
     tpot_s: Annotated[Distribution | None, in_unit("s")]

@@ -17,7 +17,7 @@ from llmload.simulator.protocol import BODY_END, AnswerFormat, ParsedRequest, er
 from llmload.simulator.settings import MID_ANSWER_FAULTS, SimulationSettings, gap_ns, ttft_ns
 from llmload.simulator.tokens import BYTES_PER_TOKEN
 from llmload.timerfd import TimerFd
-from llmload.units import NS_PER_S
+from llmload.units import NS_PER_MS, NS_PER_S
 
 
 class WakeTimer(Protocol):
@@ -126,7 +126,7 @@ class Generation:
     __slots__ = (
         *("admitted_ns", "parsed", "break_after", "chunk_ns", "connection", "fault", "finish", "first_due_ns"),
         *("first_write_ns", "format", "last_write_ns", "max_late_ns", "output_tokens", "request", "stream"),
-        *("status", "tokens", "totals"),
+        *("metered", "status", "tokens", "totals"),
     )
 
     def __init__(
@@ -156,6 +156,8 @@ class Generation:
         self.last_write_ns: int | None = None
         self.max_late_ns = 0
         self.chunk_ns: list[int] | None = None
+        self.metered = False
+        """Whether the answer ends with the request's own times."""
 
     def open(self) -> None:
         """Write the response head of a stream at once, as vLLM does, unless the fault allows no byte."""
@@ -186,7 +188,18 @@ class Generation:
         data = self.format.token(k)
         if k == 0:
             data = self.format.opening() + data
-        return data + self.format.closing() if last else data
+        return data + self.format.closing(self._metrics()) if last else data
+
+    def _metrics(self) -> dict[str, float] | None:
+        """Return the request's own times in vLLM's words; TTFT begins there once it is admitted, as in vLLM 0.32."""
+        admitted_ns, first_ns, last_ns = self.admitted_ns, self.first_write_ns, self.last_write_ns
+        if not self.metered or admitted_ns is None or first_ns is None or last_ns is None:
+            return None
+        return {
+            "time_to_first_token_ms": (first_ns - admitted_ns) / NS_PER_MS,
+            "generation_time_ms": (last_ns - first_ns) / NS_PER_MS,
+            "queue_time_ms": (admitted_ns - self.request.received_ns) / NS_PER_MS,
+        }
 
     def _count(self, due_ns: int, written_ns: int) -> None:
         totals = self.totals

@@ -5,6 +5,7 @@ The part of a chunk that does not change is encoded once a request, so a token c
 words have the same length.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -257,8 +258,8 @@ class AnswerFormat(Protocol):
     def token(self, k: int) -> bytes:
         """Return token k, from 0."""
 
-    def closing(self) -> bytes:
-        """Return what is sent with the last token, after it, and the end of the body."""
+    def closing(self, metrics: Mapping[str, float] | None) -> bytes:
+        """Return what is sent with the last token, after it, with the request's own metrics; and the body's end."""
 
     def error(self, message: str) -> bytes:
         """Return an error event, and the end of the body."""
@@ -354,11 +355,12 @@ class OpenAiFormat:
             return {"content": f"<think>{thought}</think>{answer}"}
         return {"content": answer, **({"reasoning_content": thought} if form == "field" and thought else {})}
 
-    def closing(self) -> bytes:
+    def closing(self, metrics: Mapping[str, float] | None) -> bytes:
         """Return the chunk with finish_reason, the chunk with usage if requested, and [DONE]."""
         parts = [self._chunk("", self._facts.finish_reason)]
         if self._facts.usage and self._facts.parsed.include_usage:
-            parts.append(_event(self._frame(self._chunk_kind, [], usage=self._usage())))
+            own = {} if metrics is None else {"metrics": dict(metrics)}
+            parts.append(_event(self._frame(self._chunk_kind, [], usage=self._usage(), **own)))
         if self._facts.done:
             parts.append(http_chunk(b"data: [DONE]\n\n"))
         return b"".join([*parts, BODY_END])
@@ -410,7 +412,7 @@ class TgiFormat:
         event = {"index": k + 1, "token": self._token(k), "generated_text": text, "details": details}
         return http_chunk(b"data:" + orjson.dumps(event) + b"\n\n")
 
-    def closing(self) -> bytes:
+    def closing(self, metrics: Mapping[str, float] | None) -> bytes:  # noqa: ARG002 - TGI says nothing of them
         """Return the end of the body."""
         return BODY_END
 

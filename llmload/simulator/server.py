@@ -140,6 +140,7 @@ class Routes:
         generation = Generation(request, connection, parsed, answer_format, fault, self._totals)
         if self._settings.log_chunks:
             generation.chunk_ns = []
+        generation.metered = self._settings.per_request_metrics
         self._generating[connection] = generation
         generation.open()
         self._batch.submit(generation)

@@ -97,6 +97,7 @@ class SimulationSettings:
     `output_tokens_mean` (lognormal; `output_tokens_spread` is the standard deviation of its logarithm).
     `reasoning_tokens` are the first tokens of each chat answer: in a separate field, between `<think>` tags, or
     hidden (`reasoning_form`), counted in usage or not (`reasoning_counted`).
+    `per_request_metrics`: usage has the times of each request, as vLLM's with `--enable-per-request-metrics`.
     `prefix_cache_tokens` is how many prompt tokens the prefix cache keeps; 0: no cache. `tokenize` is whether it has
     vLLM's route `/tokenize`, `exact_output` whether it takes `ignore_eos` and `min_tokens`.
     `faults` maps a name in `FAULTS` to the share of requests that get it.
@@ -116,6 +117,7 @@ class SimulationSettings:
     reasoning_tokens: int = 0
     reasoning_form: str = "field"
     reasoning_counted: bool = True
+    per_request_metrics: bool = False
     max_model_len_tokens: int = 32768
     kv_cache_tokens: int = 65536
     prefix_cache_tokens: int = 0

@@ -56,6 +56,8 @@ def request(
         "cached_tokens": None,
         "reasoning_tokens": None,
         "reasoning_chunks": 0,
+        **dict.fromkeys(("engine_queue_s", "engine_prefill_s", "ttft_rest_s", "engine_decode_s")),
+        **dict.fromkeys(("drafts", "draft_tokens", "accepted_tokens")),
         **dict.fromkeys(("reasoning_source", "first_answer_ns", "ttfa_s", "thinking_s", "answer_tpot_s")),
         "token_source": "usage",
         "finish_reason": "stop" if ok else None,
