@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from llmload.metrics.requests import LINE_KEYS
 from llmload.prompts.workload import PromptPlan
 from llmload.prompts.workload import load as load_prompts
 from llmload.runs.folder import MANIFEST, Manifest, RunFolder, RunTimes
@@ -82,6 +83,7 @@ def _lines(
         failed = index % 100 == 0
         e2e_ns = last_ns + 200_000
         yield {
+            **dict.fromkeys(LINE_KEYS),
             "request_id": f"20250615-150640-long-0000-{worker}-{first + index}",
             "prompt_id": str(index % 300),
             "outcome": "failed" if failed else "completed",
@@ -100,18 +102,7 @@ def _lines(
             "chunks": 32,
             "coalesced_chunks": 0,
             "same_segment_chunks": 0,
-            **dict.fromkeys(("ttft_wire_s", "departure_delay_s", "rtt_s", "wire_sent_ns")),
-            **dict.fromkeys(
-                (
-                    "retransmissions",
-                    "engine_closed_windows",
-                    "client_closed_windows",
-                    "late_segments",
-                    "missed_bytes",
-                    "reset_by",
-                    "engine_writes",
-                )
-            ),
+            "reasoning_chunks": 0,
             "reconnects": 0,
             "retries": 0,
             "error": {"type": "reset", "message": "by peer", "http_status": None, "retry_after_s": None}

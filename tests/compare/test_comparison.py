@@ -40,7 +40,8 @@ def few_replicates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def line(time_s: float, e2e_s: float = 1.0, **changes: Any) -> dict[str, Any]:
     gaps = [round(e2e_s * 1e8)] * 10
-    counts = dict.fromkeys(("chunks", "coalesced_chunks", "same_segment_chunks", "reconnects", "retries"), 0)
+    counted = ("chunks", "coalesced_chunks", "same_segment_chunks", "reasoning_chunks", "reconnects", "retries")
+    counts = dict.fromkeys(counted, 0)
     return (
         dict.fromkeys(LINE_KEYS)
         | {

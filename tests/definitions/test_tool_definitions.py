@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from llmload.cli.main import main
 from llmload.definitions.catalogue import TOOL_DEFINITIONS, definitions_json
 from llmload.definitions.sample import Weighted, linear, read_sample
+from llmload.metrics.requests import LINE_KEYS
 from llmload.record import Outcome, RequestRecord
 from llmload.runs.folder import RunFolder
 from llmload.runs.requests import RequestLog, read_records
@@ -40,6 +41,7 @@ def request(
     ok = outcome == "completed"
     error = {"type": "reset", "message": "gone", "http_status": None, "retry_after_s": None}
     return {
+        **dict.fromkeys(LINE_KEYS),
         "request_id": f"r{start_ms}",
         "prompt_id": "1",
         "outcome": outcome,
@@ -56,16 +58,9 @@ def request(
         "cached_tokens": None,
         "reasoning_tokens": None,
         "reasoning_chunks": 0,
-        **dict.fromkeys(("engine_queue_s", "engine_prefill_s", "ttft_rest_s", "engine_decode_s")),
-        **dict.fromkeys(("drafts", "draft_tokens", "accepted_tokens")),
-        **dict.fromkeys(("reasoning_source", "first_answer_ns", "ttfa_s", "thinking_s", "answer_tpot_s")),
         "token_source": "usage",
         "finish_reason": "stop" if ok else None,
         "stamp_source": "kernel",
-        **dict.fromkeys(("ttft_wire_s", "departure_delay_s", "rtt_s", "wire_sent_ns", "reset_by", "engine_writes")),
-        **dict.fromkeys(
-            ("retransmissions", "engine_closed_windows", "client_closed_windows", "late_segments", "missed_bytes")
-        ),
         "ttft_s": None,
         "tpot_s": None,
         "e2e_s": done_ms / 1000,
