@@ -81,7 +81,7 @@ class StreamState:
         """Indices of the chunks with text where this changed."""
         self._tagged = tagged
         self.timings: Said = NOTHING
-        """What the engine said of its own times, by the fields of a record."""
+        """What the engine said about its own times, by the fields of a record."""
         self.error: RequestError | None = None
         self._unknown: dict[str, None] = {}
         """Fields with strings that llmload does not know, of chunks in which it found no text."""

@@ -76,7 +76,7 @@ def test_llama_cpps_timings_as_it_sent_them(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "8", True, -1.0, float("nan"), 1e12, {}])
-def test_what_is_no_duration_is_unknown(value: Any) -> None:
+def test_anything_but_a_duration_is_unknown(value: Any) -> None:
     assert timings_in({"metrics": {"queue_time_ms": value}})["engine_queue_s"] is None
 
 
