@@ -28,8 +28,10 @@ class Forks:
         self._parent: int | None = None
         self._only_waits = False
         self._held: socket.socket | None = None
+        self._port: int | None = None
+        """The run's own; the web UI reads the options again with every page, after Locust has bound it."""
         self._looked = False
-        """Whether the master's port was found free; the web UI reads the options again once Locust has bound it."""
+        """Whether the master's port was found free, before Locust has bound it."""
 
     def prepare(self, parser: LocustArgumentParser) -> None:
         """
@@ -75,11 +77,11 @@ class Forks:
 
     def _own_port(self) -> int:
         """Return a port that the kernel gives to nobody else until Locust has bound it."""
-        if self._held is None:
+        if self._port is None:
             self._held = _reusable()
             self._held.bind((LOOPBACK, 0))
-        port: int = self._held.getsockname()[1]
-        return port
+            self._port = int(self._held.getsockname()[1])
+        return self._port
 
 
 def _to_children(number: int, _: FrameType | None) -> None:

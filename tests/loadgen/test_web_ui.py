@@ -91,9 +91,11 @@ def test_a_signal_during_a_run_ends_it_early_and_then_the_web_ui(
     port = free_port()
     process = locust.start("--config", str(scenario), "--web-port", str(port), "--autostart", *processes)
     until_log_holds(log, 6)
+    page = get(f"http://127.0.0.1:{port}/")
     process.send_signal(number)
     ended = locust.finish(process, 20.0)
 
+    assert '"max_tokens": {' in page, "the start form lacks llmload's fields"
     first, requests = ended.summary["verdict"]["reasons"][0], ended.summary["requests"]
     assert ended.code == 130, ended.err
     assert "Traceback" not in ended.err
