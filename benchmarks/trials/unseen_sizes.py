@@ -18,7 +18,7 @@ from llmload.errors import ConfigError
 from llmload.sizing.additions import drafter_layer, with_drafter
 from llmload.sizing.architecture import Layer, ModelSpec
 from llmload.sizing.cards import Gpu, find_gpu
-from llmload.sizing.catalogue import load_model
+from llmload.sizing.catalogue import catalogue, load_model
 from llmload.sizing.engine_pools import LlamaCppPool, RequestPool, SglangPool, VllmPool, request_pool
 from llmload.sizing.engines import EngineOptions
 from llmload.sizing.families import model_from_config
@@ -44,9 +44,11 @@ def document() -> dict[str, Any]:
 
 
 def model_of(run: Mapping[str, Any]) -> ModelSpec:
-    """Return the model of a run, from the catalogue or its own config."""
-    name = run["model"]
+    """Return the model of a run: from the catalogue or its own config, with what its checkpoint declares."""
+    name, declared = run["model"], run.get("declares")
     config = document()["configs"].get(name)
+    if declared:
+        config = {**catalogue()[name.lower()]["config"], **declared}
     return load_model(name) if config is None else model_from_config(HfConfig(config, name), name)
 
 

@@ -46,8 +46,10 @@ from llmload.scenario import Scenario
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import load_model
+from llmload.sizing.engines import is_version
 from llmload.sizing.fit import DeploymentRequest, Fit, fit, plan_deployment, pool_warning
 from llmload.sizing.speed import decode_bound_tokens_per_s, implausible, mbu
+from llmload.sizing.start_command import engine_of, options_of
 from llmload.sizing.weights import default_format
 from llmload.stats.histogram import Histogram
 from llmload.units import J_PER_KWH, S_PER_H, S_PER_MIN, significant
@@ -207,11 +209,15 @@ def _fit_of(scenario: Scenario) -> Fit | None:
     deployment = scenario.deployment
     if not deployment.gpu:
         return None
+    command = deployment.command or ""
     request = DeploymentRequest(
         model=_model_of(scenario),
         gpu=find_gpu(deployment.gpu),
         count=deployment.gpus or 1,
         tensor=deployment.tensor_parallel,
+        engine=engine_of(command),
+        engine_version=deployment.engine_version if command and is_version(deployment.engine_version) else None,
+        options=options_of(command),
         weight_format=FORMATS[deployment.precision] if deployment.precision else None,
     )
     return fit(plan_deployment(request))

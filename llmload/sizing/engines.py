@@ -150,6 +150,11 @@ def _check(name: str, options: EngineOptions) -> None:
             raise ConfigError(f"{by} says nothing without {needed}")
 
 
+def is_version(text: str | None) -> bool:
+    """Return whether a text begins with two numbers, as a version does."""
+    return text is not None and re.match(r"v?\d+\.\d+", text.strip()) is not None
+
+
 def parse_version(text: str) -> tuple[int, int]:
     """Return the first two numbers of a version such as 0.19.0 or v0.8.5.post1; ConfigError where it has none."""
     found = re.match(r"v?(\d+)\.(\d+)", text.strip())

@@ -56,6 +56,17 @@ def test_the_memory_estimate_fills_the_engines_share_of_the_gpu() -> None:
     assert memory_estimate(scenario("vllm-vicuna-7b-v1.3-speed", **{"deployment.gpu": "Nonesuch 1"})) is None
 
 
+def test_the_estimate_follows_the_command_that_starts_the_engine() -> None:
+    def started_by(command: str) -> float | None:
+        parts = memory_estimate(scenario("vllm-vicuna-7b-v1.3-speed", **{"deployment.command": command}))
+        return sum(parts.values()) / 2**30 if parts else None
+
+    assert started_by("vllm serve lmsys/vicuna-7b-v1.3 --gpu-memory-utilization=0.5") == pytest.approx(39.6, abs=0.1)
+    assert started_by("python -m sglang.launch_server --mem-fraction-static 0.7") == pytest.approx(55.4, abs=0.1)
+    assert started_by("llama-server -m vicuna.gguf") == pytest.approx(79.15, abs=0.01)
+    assert started_by("text-generation-launcher --model-id lmsys/vicuna-7b-v1.3") is None  # not modelled
+
+
 def test_weights_that_do_not_fit_give_no_estimate() -> None:
     one_card = {"deployment.gpus": 1, "deployment.tensor_parallel": 1}
 

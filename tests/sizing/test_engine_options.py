@@ -10,6 +10,7 @@ from llmload.sizing.catalogue import load_model
 from llmload.sizing.engine_pools import SglangPool, VllmPool
 from llmload.sizing.engines import FLAGS, EngineOptions
 from llmload.sizing.fit import DeploymentRequest, Fit, engine_flags, fit, plan_deployment
+from llmload.sizing.start_command import options_of
 from llmload.units import GIB
 
 VALUES = EngineOptions(
@@ -79,6 +80,16 @@ def test_an_option_moves_the_answer_or_is_refused(engine: str, name: str) -> Non
 def test_what_cannot_be_derived_is_refused(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         fitted(**options)
+
+
+def test_a_start_command_says_what_moves_the_memory() -> None:
+    command = "vllm serve X --max-num-seqs=64 --enforce-eager --swap-space 4 --max-num-batched-tokens many"
+
+    assert options_of(command) == EngineOptions(max_num_seqs=64, enforce_eager=True)
+    assert options_of("llama-server --n-gpu-layers 20 --cache-type-k q8_0") == EngineOptions(
+        gpu_layers=20, cache_type="q8_0"
+    )
+    assert options_of("vllm serve 'X") == EngineOptions()
 
 
 def test_an_eagle_drafter_has_a_layers_weights_and_one_layer_in_the_cache() -> None:

