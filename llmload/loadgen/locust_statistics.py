@@ -95,6 +95,14 @@ def send_statistics(worker: Worker) -> None:
 class WholeCsv(stats.StatsCSVFileWriter):
     """The files of `--csv`, with a last state: Locust writes one each second, and at the end only closes them."""
 
+    def stats_writer(self) -> None:
+        """Write a state each second, until the files are closed: Locust's own writer fails then, by a traceback."""
+        try:
+            super().stats_writer()
+        except ValueError:
+            if not self.requests_csv_filehandle.closed:
+                raise
+
     def close_files(self) -> None:
         """Write the last state and close; one line and an exit code that is not 0 where the disk has no room."""
         try:
@@ -123,7 +131,9 @@ def exceptions_of(environment: Environment) -> Iterator[tuple[str, int]]:
     runner: Any = environment.runner
     for row in runner.exceptions.values():
         lines: list[str] = row["traceback"].strip().splitlines()
-        yield row["msg"] or (lines[-1] if lines else "an exception"), row["count"]
+        said: list[str] = row["msg"].splitlines()
+        named = (line for line in reversed(lines) if not said or line.endswith(said[0]))  # with the exception's type
+        yield next(named, row["msg"] or "an exception"), row["count"]
 
 
 def silence_tables() -> None:

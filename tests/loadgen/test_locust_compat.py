@@ -325,3 +325,14 @@ def test_the_page_polls_on_while_a_run_drains() -> None:
     locust_compat.keep_polling(figures)
 
     assert figures == {"state": "running"}
+
+
+def test_the_writer_of_csv_files_ends_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "CSV_STATS_INTERVAL_SEC", 0.001)  # a process that ends in time hides what Locust does
+    writer = locust_statistics.WholeCsv(Environment(user_classes=[]), [0.5], str(tmp_path / "l"))
+    written = gevent.spawn(writer.stats_writer)
+    gevent.sleep(0.01)
+    writer.close_files()
+
+    written.join(5.0)
+    assert written.successful()
