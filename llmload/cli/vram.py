@@ -254,6 +254,39 @@ def bound(
     _show(bound_json(found) if as_json else bound_text(found))
 
 
+@vram.command()
+@click.argument("model")
+@click.option(
+    "--gib", "pool_gib", required=True, type=click.FloatRange(0, min_open=True), metavar="GIB",
+    help="Memory that each GPU has for the KV cache.",
+)  # fmt: skip
+@click.option("--tp", "tensor", type=click.IntRange(1), default=1, show_default=True, help="Tensor parallelism.")
+@click.option(
+    "--context", "context_tokens", type=click.IntRange(1), metavar="TOKENS",
+    help="Tokens of one request. [default: the model's limit]",
+)  # fmt: skip
+@click.option("--block-size", "block_tokens", type=click.IntRange(1), default=16, show_default=True, metavar="TOKENS")
+@click.option("--max-num-batched-tokens", type=click.IntRange(1), default=8192, show_default=True, metavar="TOKENS")
+@_options(_kv_dtype, _hub, _json)
+def pool(model: str, hub: bool, as_json: bool, **asked: Any) -> None:
+    """
+    Say what GIB of KV cache hold: blocks, tokens, requests at once, the longest request. No GPU is asked for.
+
+    The rules are vLLM's: layers that differ (windows, recurrent states) share its blocks in groups.
+
+    \b
+    Examples:
+      llmload vram pool --gib 12.3 Qwen3-8B
+      llmload vram pool --gib 30 --tp 2 --context 16000 --kv-dtype fp8 Llama-3.1-70B-Instruct
+      llmload vram pool --gib 12.3 gpt-oss-20b --json
+    """
+    from llmload.sizing.catalogue import load_model
+    from llmload.sizing.pool import PoolRequest, pool_json, pool_sheet, pool_text
+
+    sheet = pool_sheet(PoolRequest(model=load_model(model, hub=hub), **asked))
+    _show(pool_json(sheet) if as_json else pool_text(sheet))
+
+
 @vram.command("check-log")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--model", metavar="MODEL", help="The served model. [default: as the log names it]")
