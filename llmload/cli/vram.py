@@ -1,6 +1,7 @@
 """`llmload vram`: how much GPU memory a model needs, whether it fits, how fast it can be, all from its config."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,10 @@ _gpu_bandwidth = click.option(
     help="Memory bandwidth of one GPU, likewise.",
 )
 
+_html = click.option(
+    "--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the picture as a page too."
+)
+
 
 def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
     """Return several options as one decorator, in the order of the help text."""
@@ -53,9 +58,16 @@ def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
     return decorate
 
 
+# The signs of a memory bar (sizing/picture.py) in colours; click leaves them out where no terminal reads.
+_COLOURS = {"█": "blue", "▙": "red", "▓": "yellow", "▒": "magenta", "▚": "cyan", "░": "green", "·": "bright_black"}
+
+
 def _show(content: object) -> None:
-    """Print text as it is, other content as JSON."""
-    click.echo(content if isinstance(content, str) else json.dumps(content, indent=2))
+    """Print text, its memory bars in colours at a terminal, other content as JSON."""
+    if not isinstance(content, str):
+        click.echo(json.dumps(content, indent=2))
+        return
+    click.echo(re.sub(f"([{''.join(_COLOURS)}])\\1*", lambda run: click.style(run[0], _COLOURS[run[1]]), content))
 
 
 @click.group()
@@ -167,8 +179,16 @@ def show(model: str, kv_dtype: str, hub: bool, as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--users", type=click.IntRange(1), metavar="N", help="Requests of that context at the same time.")
 @engine_options
-@_options(_precision, _kv_dtype, _hub, _json)
-def fit(model: str, gpu: str | None, gpu_memory_gib: float | None, hub: bool, as_json: bool, **asked: Any) -> None:
+@_options(_precision, _kv_dtype, _hub, _html, _json)
+def fit(
+    model: str,
+    gpu: str | None,
+    gpu_memory_gib: float | None,
+    hub: bool,
+    html: Path | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
     """
     Say whether MODEL fits on COUNT GPUs, and how many requests fit then.
 
@@ -181,7 +201,7 @@ def fit(model: str, gpu: str | None, gpu_memory_gib: float | None, hub: bool, as
       llmload vram fit Qwen3-32B --gpu H100-SXM5 --count 2 --context 16000 --users 8 --kv-dtype fp8
       llmload vram fit gpt-oss-20b --gpu RTX-4090 --engine-version 0.19 --context 32768 --json
       llmload vram fit Qwen3-8B --gpu "A100-SXM4-80GB MIG 3g.40gb"
-      llmload vram fit Qwen3-8B --gpu-memory-gib 60
+      llmload vram fit Qwen3-8B --gpu-memory-gib 60 --html memory.html
     """
     from llmload.sizing.cards import chosen_gpu
     from llmload.sizing.catalogue import load_model
@@ -193,6 +213,10 @@ def fit(model: str, gpu: str | None, gpu_memory_gib: float | None, hub: bool, as
     request = DeploymentRequest(model=load_model(model, hub=hub), gpu=card, options=taken(asked), **asked)
     found = fit_deployment(plan_deployment(request))
     _show(fit_json(found) if as_json else fit_text(found))
+    if html is not None:
+        from llmload.report.html.memory import write_memory_page
+
+        write_memory_page(html, [found])
     sys.exit({"fits": ExitCode.GOOD, "may fit": ExitCode.INCONCLUSIVE}.get(found.verdict, ExitCode.FAILED))
 
 
@@ -252,6 +276,63 @@ def bound(
         BoundRequest(model=load_model(model, hub=hub), gpu=chosen_gpu(gpu, bandwidth_gb_per_s=gpu_bandwidth), **asked)
     )
     _show(bound_json(found) if as_json else bound_text(found))
+
+
+@vram.command()
+@click.argument("model")
+@click.option("--gpus", "names", required=True, metavar="A,B,C", help="Cards, as `llmload vram gpus` names them.")
+@click.option(
+    "--count", type=click.IntRange(1), help="GPUs of each. [default: the fewest of 1, 2, 4 to 32 on which it fits]"
+)
+@click.option(
+    "--price", "prices", multiple=True, metavar="CARD=PRICE", help="Price of one GPU for an hour; may be repeated."
+)
+@click.option(
+    "--context", "context_tokens", type=click.IntRange(1), metavar="TOKENS",
+    help="Tokens of one request. [default: the model's limit]",
+)  # fmt: skip
+@click.option("--users", type=click.IntRange(1), metavar="N", help="Requests of that context at the same time.")
+@engine_options
+@_options(_precision, _kv_dtype, _hub, _html, _json)
+def compare(
+    model: str,
+    names: str,
+    count: int | None,
+    prices: tuple[str, ...],
+    hub: bool,
+    html: Path | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """
+    Set cards side by side: how many MODEL takes, requests at once, speed at most, and the price of a month.
+
+    \b
+    Examples:
+      llmload vram compare Qwen3-32B --gpus L40S,H100-SXM5,MI300X --context 16000 --users 8
+      llmload vram compare Qwen3-8B --gpus L4,A10G --price L4=0.7 --price A10G=1.0 --context 8000 --json
+    """
+    from llmload.sizing.cards import find_gpu
+    from llmload.sizing.catalogue import load_model
+    from llmload.sizing.compare_cards import compare_cards, compare_json, compare_text
+    from llmload.sizing.fit import DeploymentRequest
+
+    cards = [find_gpu(name.strip()) for name in names.split(",")]
+    request = DeploymentRequest(model=load_model(model, hub=hub), gpu=cards[0], options=taken(asked), **asked)
+    rows = compare_cards(request, cards, count, dict(_price(text) for text in prices))
+    _show(compare_json(rows) if as_json else compare_text(rows))
+    if html is not None:
+        from llmload.report.html.memory import write_memory_page
+
+        write_memory_page(html, [row.found for row in rows], rows)
+
+
+def _price(text: str) -> tuple[str, float]:
+    name, _, price = text.rpartition("=")
+    try:
+        return name, float(price)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not CARD=PRICE, as L4=0.7 is", param_hint="--price") from None
 
 
 @vram.command()

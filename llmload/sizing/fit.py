@@ -181,6 +181,12 @@ class Fit:
         return plan.users or (plan.engine.max_num_seqs if plan.engine.name == "llama.cpp" else 1)
 
     @property
+    def requests_at_once(self) -> tuple[int, int, int]:
+        """Whole requests of the deployment's context that fit at the same time: low, best and high."""
+        low, best, high = (floor(max(0.0, requests)) for requests in self.concurrency.figures)
+        return low, best, high
+
+    @property
     def verdict(self) -> Verdict:
         """Whether the users' requests fit: even by the low estimate, by the high one at most, or not even by that."""
         if self.concurrency.low >= self.wanted:
@@ -276,7 +282,7 @@ def pool_warning(found: Fit, users: int, tokens: int) -> str | None:
     wider = fit(replace(found.deployment, context_tokens=tokens, users=users))
     if wider.verdict == "fits":
         return None
-    least, best = floor(max(0.0, wider.concurrency.low)), floor(max(0.0, wider.concurrency.best))
+    least, best, _ = wider.requests_at_once
     fitting = f"{best:,}" if least == best else f"{least:,} to {best:,}"
     return (
         f"{users:,} users x {tokens:,} tokens are {users * tokens:,} tokens of KV cache; {found.deployment.gpu.name} "

@@ -10,6 +10,7 @@ from llmload.sizing.engine_log import Comparison, EngineFacts
 from llmload.sizing.engines import FLAGS
 from llmload.sizing.fit import Deployment, Fit, command_line, engine_flags, remedies
 from llmload.sizing.overhead import Estimate
+from llmload.sizing.picture import memory_picture
 from llmload.sizing.speed import SpeedBounds, SpeedCell, SpeedRow
 from llmload.sizing.weights import KV_ELEMENT_BYTES, WEIGHT_FORMATS, KvCache, weights_bytes
 from llmload.units import GIB, KIB, markdown_table
@@ -178,6 +179,7 @@ def fit_json(found: Fit) -> dict[str, object]:
         "cuda_graphs_gib": _gib(tight.overhead.graph_bytes).rounded(3),
         "kv_pool_gib": _gib(tight.pool_bytes).rounded(3),
         "pool_tokens": found.pool_tokens.rounded(0),
+        "requests_at_once": dict(zip(("low", "best", "high"), found.requests_at_once, strict=True)),
         "max_concurrency": found.concurrency.rounded(2),
         "max_context_tokens": found.max_context_tokens,
         "would_make_it_fit": remedies(found),
@@ -189,17 +191,14 @@ def fit_json(found: Fit) -> dict[str, object]:
 def fit_text(found: Fit) -> str:
     """Return the fit for people, at most 80 columns wide except for the command line."""
     plan, tight = found.deployment, found.tightest
-    parallelism = f"TP {plan.parallelism.tensor}" + (
-        f", PP {plan.parallelism.pipeline}" if plan.parallelism.pipeline > 1 else ""
-    )
+    load, *formats = fit_terms(found)
     copies = f", {plan.copies} copies" if plan.copies > 1 else ""
     gpus = plan.parallelism.gpus * plan.copies
     product = f"{plan.gpu.usable_gib:.2f} x {plan.engine.utilization:g}"
-    load = f"{found.wanted:,} requests" if found.wanted > 1 else "one request"
     lines = [
         f"{plan.model.name} on {gpus} x {plan.gpu.name}: {found.verdict.upper()}",
-        f"  for {load} of {plan.context_tokens:,} tokens; {parallelism}{copies},",
-        f"  weights {plan.weight_format}, KV cache {plan.engine.options.cache_type or plan.kv_dtype}",
+        f"  for {load}; {plan.parallelism.text}{copies},",
+        f"  {', '.join(formats)}",
         "",
         f"{'GiB on each GPU':<28}{'low':>11}{'best':>11}{'high':>11}",
         f"  {'usable':<26}{'':>11}{found.usable_bytes / GIB:>11.2f}   {product}",
@@ -216,8 +215,10 @@ def fit_text(found: Fit) -> str:
     lines += [
         _row("left for the KV cache", _gib(tight.pool_bytes), 2),
         "",
+        *memory_picture(found),
+        "",
         _row("KV cache, tokens", found.pool_tokens, 0),
-        _row("requests at once", found.concurrency, 2),
+        _row("requests at once", Estimate(*found.requests_at_once), 0),
         f"  {'longest single request':<26}{'':>11}{found.max_context_tokens:>11,}",
     ]
     if changes := remedies(found):
@@ -229,6 +230,14 @@ def fit_text(found: Fit) -> str:
     if found.verdict != "does not fit":
         lines += ["", command_line(engine_flags(found))]
     return "\n".join(lines)
+
+
+def fit_terms(found: Fit) -> list[str]:
+    """Return what was asked: the load, then the formats of weights and cache."""
+    plan = found.deployment
+    load = f"{found.wanted:,} requests" if found.wanted > 1 else "one request"
+    cache = plan.engine.options.cache_type or plan.kv_dtype
+    return [f"{load} of {plan.context_tokens:,} tokens", f"weights {plan.weight_format}", f"KV cache {cache}"]
 
 
 def fit_notes(found: Fit) -> list[str]:

@@ -97,6 +97,11 @@ class Parallelism:
         """GPUs of one copy of the model."""
         return self.tensor * self.pipeline
 
+    @property
+    def text(self) -> str:
+        """The split as people write it."""
+        return f"TP {self.tensor}" + (f", PP {self.pipeline}" if self.pipeline > 1 else "")
+
 
 ONE_GPU = Parallelism()
 

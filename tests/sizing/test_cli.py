@@ -245,7 +245,8 @@ def test_a_log_is_compared_with_its_estimate(tmp_path: Path) -> None:
 def test_a_verb_takes_less_than_0_3_s_of_processor_time() -> None:
     """Processor time, since a machine that is busy with something else says nothing about this program."""
     program = [sys.executable, "-m", "llmload.cli.main", "vram"]
-    for verb in (["fit", "gpt-oss-120b", "--gpu", "H100-SXM5"], ["table"], ["bound"], ["show", "DeepSeek-V3"]):
+    compare = ["compare", "Qwen3-32B", "--gpus", "L40S,H100-SXM5,MI300X", "--users", "8"]
+    for verb in (["fit", "gpt-oss-120b", "--gpu", "H100-SXM5"], ["table"], ["bound"], ["show", "DeepSeek-V3"], compare):
         took_s = []
         for _ in range(3):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -256,7 +257,14 @@ def test_a_verb_takes_less_than_0_3_s_of_processor_time() -> None:
 
 
 def test_no_verb_imports_anything_heavy() -> None:
-    verbs = (["fit", "gpt-oss-120b", "--gpu", "H100-SXM5"], ["bound"], ["gpus", "--local"], ["show", "DeepSeek-V3"])
+    verbs = (
+        ["fit", "gpt-oss-120b", "--gpu", "H100-SXM5"],
+        ["bound"],
+        ["gpus", "--local"],
+        ["show", "DeepSeek-V3"],
+        ["pool", "--gib", "12", "Qwen3-8B"],
+        ["compare", "Qwen3-8B", "--gpus", "L4,A10G"],
+    )
     program = (
         "import sys; from llmload.cli.vram import vram;"
         "[vram(verb, standalone_mode=False) for verb in " + repr(verbs) + "];"
