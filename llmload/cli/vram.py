@@ -174,6 +174,14 @@ def show(model: str, kv_dtype: str, hub: bool, as_json: bool) -> None:
 @click.option("--pp", "pipeline", type=click.IntRange(1), help="Pipeline stages. [default: the rest of the count]")
 @click.option("--ep", "expert", is_flag=True, help="Expert parallelism: whole experts on each tensor rank.")
 @click.option(
+    "--dp-attention", "data", type=click.IntRange(1), default=1, metavar="N",
+    help="Groups of TP GPUs with their own attention and cache; the experts are divided among all.",
+)  # fmt: skip
+@click.option(
+    "--dcp", "context", type=click.IntRange(1), default=1, metavar="N",
+    help="Decode context parallelism: ranks that would hold the same cache divide it.",
+)  # fmt: skip
+@click.option(
     "--context", "context_tokens", type=click.IntRange(1), metavar="TOKENS",
     help="Tokens of one request. [default: the model's limit]",
 )  # fmt: skip
@@ -200,6 +208,7 @@ def fit(
       llmload vram fit llama-2-70b --gpu A100-SXM4-80GB --count 2
       llmload vram fit Qwen3-32B --gpu H100-SXM5 --count 2 --context 16000 --users 8 --kv-dtype fp8
       llmload vram fit gpt-oss-20b --gpu RTX-4090 --engine-version 0.19 --context 32768 --json
+      llmload vram fit DeepSeek-V3 --gpu H200 --count 8 --tp 1 --dp-attention 8 --ep --context 16000
       llmload vram fit Qwen3-8B --gpu "A100-SXM4-80GB MIG 3g.40gb"
       llmload vram fit Qwen3-8B --gpu-memory-gib 60 --html memory.html
     """
@@ -351,7 +360,7 @@ def _price(text: str) -> tuple[str, float]:
 @_options(_kv_dtype, _hub, _json)
 def pool(model: str, hub: bool, as_json: bool, **asked: Any) -> None:
     """
-    Say what GIB of KV cache hold: blocks, tokens, requests at once, the longest request. No GPU is asked for.
+    Say what GIB of KV cache hold: blocks, tokens, requests at once, the longest request. No GPU is named.
 
     The rules are vLLM's: layers that differ (windows, recurrent states) share its blocks in groups.
 

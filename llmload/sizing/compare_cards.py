@@ -17,7 +17,7 @@ _COUNTS = (1, 2, 4, 8, 16, 32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardRow:
-    """One card: the fewest GPUs on which the load fits, or the number asked for; None is unknown."""
+    """One card: the fewest GPUs on which the load fits, or the number that is wanted; None is unknown."""
 
     found: Fit
     bound_tokens_per_s: float | None  # one sequence, without context

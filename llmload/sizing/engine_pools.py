@@ -125,14 +125,14 @@ def _padded(tokens: int) -> int:
     return ceil(tokens / _CELLS) * _CELLS
 
 
-def request_pool(cache: KvCache, engine: Engine) -> RequestPool:
+def request_pool(cache: KvCache, engine: Engine, context_ranks: int = 1) -> RequestPool:
     """
-    Return how an engine divides the cache of one rank.
+    Return how an engine divides the cache of one rank, of `context_ranks` that share each context.
 
     Raises ConfigError for layers or a cache type whose layout is not known.
     """
     if engine.name == "vllm":
-        blocks = block_pool(cache, engine.block_tokens, states_of_request(engine))
+        blocks = block_pool(cache, engine.block_tokens, states_of_request(engine)).divided(context_ranks)
         return VllmPool(blocks=blocks, max_num_batched_tokens=engine.max_num_batched_tokens)
     if cache.model.encoder:
         raise ConfigError(f"{cache.model.source}: the cache of encoder-decoder models is not known for {engine.name}")

@@ -54,6 +54,8 @@ class DeploymentRequest:
     tensor: int | None = None
     pipeline: int | None = None
     expert: bool = False
+    data: int = 1
+    context: int = 1
     gpus_per_node: int | None = None
     context_tokens: int | None = None
     users: int | None = None
@@ -79,6 +81,11 @@ class Deployment:
     context_tokens: int
     users: int | None = None  # requests of full context at once; None: one
 
+    @property
+    def cache_groups(self) -> int:
+        """Groups of GPUs, each with its own KV cache."""
+        return self.copies * self.parallelism.data
+
 
 def plan_deployment(request: DeploymentRequest) -> Deployment:
     """
@@ -89,12 +96,17 @@ def plan_deployment(request: DeploymentRequest) -> Deployment:
     model, gpu = request.model, request.gpu
     tensor, pipeline = request.tensor, request.pipeline
     if request.engine == "llama.cpp":
-        if (tensor or 1) > 1 or request.expert:
+        if (tensor or 1) > 1 or request.expert or request.data > 1:
             raise ConfigError("llama.cpp splits layers among GPUs; its other split modes are not modelled")
         tensor, pipeline = 1, pipeline or min(request.count, len(model.decoder))
     gpus_per_node = request.gpus_per_node or gpu.gpus_per_node
     parallelism, copies = plan_parallelism(
-        model, request.count, tensor, pipeline, expert=request.expert, gpus_per_node=gpus_per_node
+        model,
+        request.count,
+        tensor,
+        pipeline,
+        within=Parallelism(expert=request.expert, data=request.data, context=request.context),
+        gpus_per_node=gpus_per_node,
     )
     context_tokens = request.context_tokens or model.max_position_tokens
     if context_tokens is None:
@@ -119,25 +131,26 @@ def plan_parallelism(
     tensor: int | None = None,
     pipeline: int | None = None,
     *,
-    expert: bool = False,
+    within: Parallelism = ONE_GPU,
     gpus_per_node: int = 8,
 ) -> tuple[Parallelism, int]:
     """
-    Return how the model is split over the GPUs, and how many copies of it they serve.
+    Return how the model is split over the GPUs, and how many copies of it they serve; all but TP and PP as in `within`.
 
     Where nothing is given: as much tensor parallelism as the model and a node allow, then pipeline stages. Raises
     ConfigError where the GPUs are too few or cannot be divided evenly.
     """
     if tensor is None:
-        ranks = gpus // (pipeline or 1)
+        ranks = gpus // (pipeline or 1) // within.data
         fitting = [n for n in range(1, min(ranks, gpus_per_node) + 1) if ranks % n == 0]
         tensor = next(n for n in reversed(fitting) if n == 1 or not parallel_problems(model, Parallelism(tensor=n)))
-        if pipeline is None and gpus // tensor <= len(model.decoder):
-            pipeline = gpus // tensor
-    found = Parallelism(tensor=tensor, pipeline=pipeline or 1, expert=expert)
+        if pipeline is None and ranks // tensor <= len(model.decoder):
+            pipeline = max(1, ranks // tensor)
+    found = replace(within, tensor=tensor, pipeline=pipeline or 1)
     if gpus % found.gpus:
         raise ConfigError(
             f"{gpus} GPUs cannot be divided evenly into copies of TP {found.tensor} x PP {found.pipeline}"
+            + (f" x DP {found.data}" if found.data > 1 else "")
         )
     return found, gpus // found.gpus
 
@@ -201,12 +214,14 @@ def fit(deployment: Deployment) -> Fit:
     Raises ConfigError for a split that engines refuse, an unknown format, or layers whose blocks are unknown.
     """
     check_parallelism(deployment.model, deployment.parallelism)
+    if deployment.parallelism.context > 1 and deployment.engine.name != "vllm":
+        raise ConfigError(f"DCP of {deployment.engine.name} is not modelled: leave --dcp out")
     usable = deployment.gpu.usable_gib * GIB * deployment.engine.utilization
     stages = tuple(_stage_fit(deployment, i, usable) for i in range(deployment.parallelism.pipeline))
     context = deployment.context_tokens
     held = [stage.requests(context) for stage in stages]
     fewest = (min(each.low for each in held), min(each.best for each in held), min(each.high for each in held))
-    concurrency = Estimate(*(deployment.copies * requests for requests in fewest))
+    concurrency = Estimate(*(deployment.cache_groups * requests for requests in fewest))
     found = Fit(
         deployment=deployment,
         usable_bytes=usable,
@@ -236,7 +251,7 @@ def _stage_fit(deployment: Deployment, stage: int, usable: float) -> StageFit:
         lora_bytes=lora,
         overhead=extra,
         pool_bytes=(loaded + extra.total_bytes).left_of(usable),
-        pool=request_pool(cache, engine),
+        pool=request_pool(cache, engine, cut.context),
     )
 
 
@@ -384,6 +399,8 @@ def engine_flags(found: Fit) -> list[str]:
         line += ["--context-length", str(plan.context_tokens), flags["utilization"], f"{engine.utilization:g}"]
         line += _said(engine, "max_num_seqs", "max_num_batched_tokens")
         names = ("--tp-size", "--pp-size", "--dp-size")
+        tensor = cut.tensor * cut.data  # SGLang's TP counts the groups of DP attention too
+        line += ["--enable-dp-attention"] if cut.data > 1 else []
         fp8 = "fp8_e5m2"
     else:
         line = ["vllm", "serve", model, "--max-model-len", str(plan.context_tokens)]
@@ -393,12 +410,15 @@ def engine_flags(found: Fit) -> list[str]:
         line += ["--enable-lora"] if engine.options.max_loras else []
         line += _said(engine, "max_loras", "max_lora_rank", "cpu_offload_gib")
         names = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
+        tensor = cut.tensor
+        line += ["--decode-context-parallel-size", str(cut.context)] if cut.context > 1 else []
         fp8 = "fp8"
     line += [flags["enforce_eager"]] if engine.options.enforce_eager else []
-    for name, value in zip(names, (cut.tensor, cut.pipeline, plan.copies), strict=True):
+    # Copies of a model with DP attention are separate engines: their experts are not shared.
+    for name, value in zip(names, (tensor, cut.pipeline, cut.data if cut.data > 1 else plan.copies), strict=True):
         line += [name, str(value)] if value > 1 else []
     if cut.expert:
-        line += ["--enable-expert-parallel"] if engine.name == "vllm" else ["--ep-size", str(cut.tensor)]
+        line += ["--enable-expert-parallel"] if engine.name == "vllm" else ["--ep-size", str(tensor)]
     return line + (["--kv-cache-dtype", fp8] if plan.kv_dtype == "fp8" else [])
 
 

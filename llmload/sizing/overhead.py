@@ -102,7 +102,7 @@ def overhead(
 
 def _sglang_overhead(engine: Engine, parallelism: Parallelism) -> Overhead:
     """SGLang's fraction is of what is free before the weights; activations and graphs have the rest of the memory."""
-    started = Estimate(0.4, 0.6, 1.2) if parallelism.tensor == 1 else Estimate(0.6, 1.8, 2.8)
+    started = Estimate(0.4, 0.6, 1.2) if parallelism.tensor * parallelism.data == 1 else Estimate(0.6, 1.8, 2.8)
     return Overhead(
         activation_bytes=_NOTHING,
         non_torch_bytes=Estimate(*(figure * engine.utilization * GIB for figure in started.figures)),
@@ -172,9 +172,9 @@ def kept_tables_bytes(model: ModelSpec, parallelism: Parallelism = ONE_GPU) -> i
 
 
 def _libraries_gib(engine: Engine, parallelism: Parallelism) -> Estimate:
-    """GiB of CUDA, NCCL and other libraries: with tensor parallelism, with pipeline stages, with neither."""
+    """GiB of CUDA, NCCL and other libraries: with TP or DP attention, with pipeline stages, with none."""
     lean = engine.version >= _LEAN_SAMPLER_SINCE
-    if parallelism.tensor > 1:
+    if parallelism.tensor * parallelism.data > 1:
         return Estimate(2.0, 2.1, 2.25) if lean else Estimate(0.25, 0.55, 2.25)
     if parallelism.pipeline > 1:
         return Estimate(0.05, 0.2, 0.4)

@@ -7,7 +7,7 @@ from typing import Final
 from llmload.sizing.fit import Fit
 from llmload.units import GIB
 
-# The sign of each part in a bar, told apart without colours.
+# The sign of each part in a bar, which differ without colours too.
 SIGNS: Final = {
     "weights": "█", "additions": "▙", "activations": "▓", "libraries": "▒", "graphs": "▚", "kv_cache": "░", "free": "·",
 }  # fmt: skip

@@ -159,6 +159,8 @@ def fit_json(found: Fit) -> dict[str, object]:
         "tensor_parallel": plan.parallelism.tensor,
         "pipeline_parallel": plan.parallelism.pipeline,
         "expert_parallel": plan.parallelism.expert,
+        "data_parallel_attention": plan.parallelism.data,
+        "decode_context_parallel": plan.parallelism.context,
         "copies": plan.copies,
         "engine": plan.engine.name,
         "engine_version": ".".join(map(str, plan.engine.version)),
@@ -249,7 +251,7 @@ def fit_notes(found: Fit) -> list[str]:
     limit = plan.model.max_position_tokens
     if limit is not None and plan.context_tokens > limit:
         notes.append(f"the model was made for {limit:,} tokens of context.")
-    if plan.users and plan.users > plan.engine.max_num_seqs * plan.copies:
+    if plan.users and plan.users > plan.engine.max_num_seqs * plan.cache_groups:
         flag = FLAGS[plan.engine.name]["max_num_seqs"]
         notes.append(f"the engine admits {plan.engine.max_num_seqs} requests a copy at once: raise {flag}.")
     if KvCache(model=plan.model).state_bytes:
@@ -258,8 +260,10 @@ def fit_notes(found: Fit) -> list[str]:
 
 
 def _gpu_notes(plan: Deployment) -> list[str]:
-    """What is not known of the card, and what lies between the GPUs of a tensor-parallel group."""
+    """What is not known of the card, and what lies between the GPUs that share a model."""
     notes = []
+    if plan.parallelism.data > 1:
+        notes.append("DP attention was not measured: the buffers that exchange tokens between experts are not counted.")
     if plan.gpu.total_gib is None:
         notes.append(f"the memory that {plan.gpu.name} reports is not known: 97 % of its name's is taken.")
     if plan.parallelism.tensor > plan.gpus_per_node:

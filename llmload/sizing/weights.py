@@ -86,21 +86,24 @@ _VOCAB_STEP = 64  # vLLM pads the vocabulary to a multiple of this before it spl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parallelism:
-    """How many GPUs share one copy of a model: tensor x pipeline of them."""
+    """How many GPUs share one copy of a model: tensor x pipeline x data of them."""
 
     tensor: int = 1
     pipeline: int = 1
     expert: bool = False  # each tensor rank has whole experts instead of a slice of each
+    data: int = 1  # groups, each with its own attention and cache, among which the experts are divided: DP attention
+    context: int = 1  # tensor ranks among which a cached context is divided, where each would hold it whole: DCP
 
     @property
     def gpus(self) -> int:
         """GPUs of one copy of the model."""
-        return self.tensor * self.pipeline
+        return self.tensor * self.pipeline * self.data
 
     @property
     def text(self) -> str:
         """The split as people write it."""
-        return f"TP {self.tensor}" + (f", PP {self.pipeline}" if self.pipeline > 1 else "")
+        parts = {"PP": self.pipeline, "DP attention": self.data, "DCP": self.context}
+        return ", ".join([f"TP {self.tensor}", *(f"{name} {size}" for name, size in parts.items() if size > 1)])
 
 
 ONE_GPU = Parallelism()
@@ -114,9 +117,28 @@ def parallel_problems(model: ModelSpec, parallelism: Parallelism) -> list[str]:
         problems += _mixer_problems(mixer, tensor)
     if parallelism.pipeline > len(model.decoder):
         problems.append(f"{len(model.decoder)} layers cannot make {parallelism.pipeline} pipeline stages")
-    if parallelism.expert and not any(isinstance(layer.feed_forward, Experts) for layer in model.decoder):
+    has_experts = any(isinstance(layer.feed_forward, Experts) for layer in model.decoder)
+    if parallelism.expert and not has_experts:
         problems.append("the model has no experts to distribute")
+    if parallelism.data > 1 and not has_experts:
+        problems.append("DP attention divides experts, and the model has none: copies of it do the same")
+    if parallelism.context > 1:
+        problems += _context_problems(model, parallelism)
     return list(dict.fromkeys(problems))
+
+
+def _context_problems(model: ModelSpec, parallelism: Parallelism) -> list[str]:
+    """Ranks that would hold the same of a context divide it. Source: vLLM, `--decode-context-parallel-size`."""
+    mixers = {layer.mixer for layer in model.layers}
+    if len(mixers) > 1 or not all(isinstance(mixer, Attention | LatentAttention) for mixer in mixers):
+        return ["DCP is not known for layers that differ in what they keep"]
+    (mixer,) = mixers
+    if isinstance(mixer, Attention) and mixer.window_tokens is not None:
+        return ["DCP is not known for sliding windows"]
+    same = parallelism.tensor // mixer.kv_heads if isinstance(mixer, Attention) else parallelism.tensor
+    if same % parallelism.context:
+        return [f"DCP {parallelism.context}: only {max(1, same)} of the {parallelism.tensor} ranks hold the same cache"]
+    return []
 
 
 def check_parallelism(model: ModelSpec, parallelism: Parallelism) -> None:
@@ -222,10 +244,11 @@ def _rank_feed_forward(block: FeedForward, parallelism: Parallelism, expert_step
     if isinstance(block, Dense):
         return replace(block, intermediate_size=ceil(block.intermediate_size / tensor))
     shared = block.shared and replace(block.shared, intermediate_size=ceil(block.shared.intermediate_size / tensor))
+    ranks = tensor * parallelism.data
     if parallelism.expert:
-        count, width = ceil(block.count / tensor), block.intermediate_size
+        count, width = ceil(block.count / ranks), block.intermediate_size
     else:
-        count, width = block.count, ceil(block.intermediate_size / tensor)
+        count, width = block.count, ceil(block.intermediate_size / ranks)
     width = ceil(width / expert_step) * expert_step
     return replace(block, count=count, router_outputs=block.outputs, intermediate_size=width, shared=shared)
 
@@ -339,6 +362,11 @@ class BlockPool:
     def blocks_per_request(self, max_model_len_tokens: int, max_num_batched_tokens: int) -> int:
         """Return the blocks that vLLM reserves for one request of full length."""
         return sum(_group_blocks(group, max_model_len_tokens, max_num_batched_tokens) for group in self.groups)
+
+    def divided(self, ranks: int) -> "BlockPool":
+        """Return the pool of one of several ranks that divide the tokens of a context: DCP."""
+        groups = tuple(replace(group, block_tokens=group.block_tokens * ranks) for group in self.groups)
+        return replace(self, groups=groups)
 
     def max_concurrency(self, blocks: int, max_model_len_tokens: int, max_num_batched_tokens: int) -> float:
         """Return the "Maximum concurrency" that vLLM logs: requests of full length that fit at once."""

@@ -201,6 +201,44 @@ def test_tensor_parallelism_leaves_a_node_only_when_asked() -> None:
     assert not [change for change in remedies(small) if "TP 16" in change or "TP 32" in change]
 
 
+def test_dp_attention_divides_experts_among_all_and_gives_each_group_a_cache() -> None:
+    model = load_model("DeepSeek-V3")
+    groups = Parallelism(tensor=2, data=4, expert=True)
+    whole, tensor, rank = (rank_counts(model, cut) for cut in (Parallelism(), Parallelism(tensor=2), groups))
+
+    assert groups.gpus == 8
+    assert rank.experts == whole.experts // 8
+    assert (rank.attention, rank.mlp, rank.router) == (tensor.attention, tensor.mlp, tensor.router)
+    request = DeploymentRequest(
+        model=model, gpu=find_gpu("H200"), count=8, tensor=2, data=4, expert=True, context_tokens=16000
+    )
+    found = fit(plan_deployment(request))
+    assert found.concurrency.best == 4 * found.stages[0].requests(16000).best
+    assert found.deployment.parallelism.text == "TP 2, DP attention 4"
+    assert "--tensor-parallel-size 2 --data-parallel-size 4 --enable-expert-parallel" in " ".join(engine_flags(found))
+    sglang = " ".join(engine_flags(fit(plan_deployment(replace(request, engine="sglang")))))
+    assert "--enable-dp-attention --tp-size 8 --dp-size 4 --ep-size 8" in sglang
+    with pytest.raises(ConfigError, match="DP attention divides experts, and the model has none"):
+        fit(plan_deployment(replace(request, model=load_model("Qwen3-32B"), expert=False)))
+
+
+def test_dcp_divides_a_cache_that_ranks_would_hold_in_common() -> None:
+    request = DeploymentRequest(
+        model=load_model("DeepSeek-V3"), gpu=find_gpu("H200"), count=8, tensor=8, context_tokens=16000
+    )
+    alone, divided = (fit(plan_deployment(replace(request, context=n))) for n in (1, 8))
+
+    assert divided.concurrency.best == pytest.approx(8 * alone.concurrency.best, rel=0.001)
+    assert "--decode-context-parallel-size 8" in " ".join(engine_flags(divided))
+    llama = replace(request, model=load_model("Llama-3.1-70B-Instruct"))
+    with pytest.raises(ConfigError, match="DCP 2: only 1 of the 8 ranks hold the same cache"):
+        fit(plan_deployment(replace(llama, context=2)))
+    with pytest.raises(ConfigError, match="DCP is not known for layers that differ"):
+        fit(plan_deployment(replace(request, model=load_model("gpt-oss-120b"), context=2)))
+    with pytest.raises(ConfigError, match="DCP of sglang is not modelled"):
+        fit(plan_deployment(replace(request, engine="sglang", context=2)))
+
+
 def test_engines_defaults_depend_on_gpu_version_and_name() -> None:
     a100, b200 = find_gpu("A100-SXM4-80GB"), find_gpu("B200")
 
