@@ -17,9 +17,7 @@ _hub = click.option("--hub", is_flag=True, help="Read a config that is not in th
 _kv_dtype = click.option(
     "--kv-dtype",
     type=click.Choice(["bf16", "fp16", "fp8", "fp32"]),
-    default="bf16",
-    show_default=True,
-    help="Format of the KV cache.",
+    help="Format of the KV cache. [default: as the model declares, else bf16]",
 )
 _precision = click.option(
     "--precision",

@@ -1,8 +1,26 @@
 """What a model is made of, layer by layer, and how many parameters that is: counted, never read from its name."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Part = Literal["embed", "attention", "mlp", "experts", "router", "norms", "lm_head"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """One weight of a layer, named within the layer as checkpoints name it; only matrices are stored in fewer bits."""
+
+    name: str
+    part: Part
+    elements: int
+    columns: int = 0  # inputs of a matrix; 0: a vector, or a matrix that no format narrows
+    whole: bool = False  # every tensor rank has all of it
+
+    def cut(self, tensor: int) -> "Weight":
+        """Return what one of `tensor` ranks has of it."""
+        return self if self.whole else replace(self, elements=-(-self.elements // tensor))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +37,14 @@ class Attention:
     sinks: bool = False  # one learned logit a head
     relative_buckets: int = 0  # T5: learned distance bias, buckets x heads
     gated_output: bool = False  # the query projection also yields a gate
+    v_head_dim: int | None = None  # None: values are as wide as keys
+    shares_cache: bool = False  # reads the keys and values of an earlier layer and keeps none
+    key_is_value: bool = False  # one projection gives both, which are both kept
+
+    @property
+    def value_dim(self) -> int:
+        """The width of a value head."""
+        return self.head_dim if self.v_head_dim is None else self.v_head_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +58,19 @@ class LatentAttention:
     qk_rope_head_dim: int
     v_head_dim: int
     bias: bool = False
+    index_heads: int = 0  # of a lightning indexer, which chooses the tokens that are attended to
+    index_head_dim: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinearAttention:
-    """A gated delta rule: its memory is a state of fixed size a sequence, not a cache that grows."""
+class Recurrent:
+    """A mixer whose memory is a state of fixed size a sequence: a gated delta rule, Mamba, a short convolution."""
 
-    key_heads: int
-    value_heads: int
-    key_dim: int
-    value_dim: int
-    conv_kernel: int
+    heads: tuple[int, ...]  # every count that tensor ranks divide among them
+    weights: tuple[Weight, ...]
+    convolution_elements: int  # of the state, in the cache's 16 bits
+    state_elements: int
+    state_element_bytes: int = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +94,8 @@ class Experts:
     router_bias: bool = False
     shared: Dense | None = None
     router_outputs: int | None = None  # None: one an expert; a rank with some of the experts has the whole router
+    gated: bool = True
+    latent_size: int | None = None  # Nemotron 3: experts see a projection of the hidden state this wide
 
     @property
     def outputs(self) -> int:
@@ -73,18 +103,26 @@ class Experts:
         return self.count if self.router_outputs is None else self.router_outputs
 
 
-Mixer = Attention | LatentAttention | LinearAttention
+Mixer = Attention | LatentAttention | Recurrent
 FeedForward = Dense | Experts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One transformer layer; `cross` is the decoder's view of an encoder's output."""
+    """One layer; `cross` is the decoder's view of an encoder's output. Hybrids have layers without one of its parts."""
 
-    mixer: Mixer
-    feed_forward: FeedForward
+    mixer: Mixer | None
+    feed_forward: FeedForward | None
     cross: Attention | None = None
+    beside: Recurrent | None = None  # runs side by side with the mixer
     norms: int = 2
+    extra: tuple[Weight, ...] = ()  # what only this family has
+    stored_bits: tuple[tuple[str, float], ...] = ()  # of weights that a checkpoint stores narrower than 16 bits
+
+    @property
+    def mixers(self) -> tuple[Mixer, ...]:
+        """What mixes tokens in this layer."""
+        return tuple(each for each in (self.mixer, self.beside) if each is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +153,10 @@ class ModelSpec:
     norm_bias: bool = False  # layer norms carry a bias, RMS norms do not
     quantisation: str | None = None  # the method that the config declares
     weight_format: str | None = "bf16"  # a name in WEIGHT_FORMATS; None: the quantisation is unknown
+    unread: str | None = None  # why it is unknown
+    stored_bits: tuple[tuple[str, float], ...] = ()  # of "embed" and "lm_head", where these are narrow
+    kv_dtype: str | None = None  # the KV cache's type that the checkpoint declares
+    extra: tuple[Weight, ...] = ()  # outside the layers
     uncounted: tuple[str, ...] = ()  # parts of a multimodal config outside the language model
     checkpoint: Checkpoint | None = None  # None: no weight files were read
 
@@ -123,6 +165,12 @@ class ModelSpec:
         """All layers, the encoder's first."""
         yield from self.encoder
         yield from self.decoder
+
+    @property
+    def mixers(self) -> Iterator[Mixer]:
+        """What mixes tokens in the decoder, a layer's together."""
+        for layer in self.decoder:
+            yield from layer.mixers
 
     @property
     def final_norms(self) -> int:
@@ -142,6 +190,19 @@ class ParameterCounts:
     norms: int
     lm_head: int  # 0 where the output is tied to the input embedding
     idle_experts: int  # routed experts that one token does not pass through
+
+    @property
+    def parts(self) -> Mapping[Part, int]:
+        """Parameters by part; their sum is the total."""
+        return {
+            "embed": self.embed,
+            "attention": self.attention,
+            "mlp": self.mlp,
+            "experts": self.experts,
+            "router": self.router,
+            "norms": self.norms,
+            "lm_head": self.lm_head,
+        }
 
     @property
     def layers(self) -> int:
@@ -177,78 +238,130 @@ def count_parameters(model: ModelSpec) -> ParameterCounts:
     """
     hidden = model.hidden_size
     norm = hidden * (1 + model.norm_bias)
+    parts: Counter[Part] = Counter({each.part: each.elements for each in model.extra})
+    idle = 0
     kinds = Counter(model.layers)
-    routed = sum(n * _routed(layer.feed_forward, hidden) for layer, n in kinds.items())
+    for layer, layers in kinds.items():
+        for weight in layer_weights(layer, hidden):
+            parts[weight.part] += layers * weight.elements
+        idle += layers * _idle(layer.feed_forward, hidden)
     return ParameterCounts(
-        embed=(model.vocab_size + model.learned_positions) * hidden,
-        attention=sum(n * _attention(layer, hidden) for layer, n in kinds.items()),
-        mlp=sum(n * _dense(layer.feed_forward, hidden) for layer, n in kinds.items()),
-        experts=routed,
-        router=sum(n * _router(layer.feed_forward, hidden) for layer, n in kinds.items()),
-        norms=norm * (sum(n * layer.norms for layer, n in kinds.items()) + model.final_norms),
+        embed=(model.vocab_size + model.learned_positions) * hidden + parts["embed"],
+        attention=parts["attention"],
+        mlp=parts["mlp"],
+        experts=parts["experts"],
+        router=parts["router"],
+        norms=norm * (sum(n * layer.norms for layer, n in kinds.items()) + model.final_norms) + parts["norms"],
         lm_head=0 if model.tied_embeddings else model.vocab_size * (hidden + model.lm_head_bias),
-        idle_experts=routed - sum(n * _chosen(layer.feed_forward, hidden) for layer, n in kinds.items()),
+        idle_experts=idle,
     )
 
 
-def _attention(layer: Layer, hidden: int) -> int:
-    cross = _mixer(layer.cross, hidden) if layer.cross else 0
-    return _mixer(layer.mixer, hidden) + cross
+def layer_weights(layer: Layer, hidden: int) -> Iterator[Weight]:
+    """Yield a layer's weights but for its norms as wide as the hidden state, in checkpoints' usual names."""
+    for mixer in layer.mixers:
+        yield from _mixer(mixer, hidden, "self_attn")
+    if layer.cross:
+        yield from _mixer(layer.cross, hidden, "cross_attn")
+    if isinstance(layer.feed_forward, Dense):
+        yield from _dense(layer.feed_forward, hidden, "mlp")
+    elif layer.feed_forward:
+        yield from _experts(layer.feed_forward, hidden)
+    yield from layer.extra
 
 
-def _mixer(mixer: Mixer, hidden: int) -> int:
+def _mixer(mixer: Mixer, hidden: int, name: str) -> Iterator[Weight]:
     if isinstance(mixer, Attention):
-        return _head_attention(mixer, hidden)
+        return _head_attention(mixer, hidden, name)
     if isinstance(mixer, LatentAttention):
-        return _latent_attention(mixer, hidden)
-    return _linear_attention(mixer, hidden)
+        return _latent_attention(mixer, hidden, name)
+    return iter(mixer.weights)
 
 
-def _head_attention(mixer: Attention, hidden: int) -> int:
-    inner = mixer.heads * mixer.head_dim
-    projected = inner * (1 + mixer.gated_output) + 2 * mixer.kv_heads * mixer.head_dim
-    weights = hidden * (projected + inner)
-    biases = projected * mixer.qkv_bias + hidden * mixer.out_bias
-    return weights + biases + mixer.norm_elements + mixer.heads * (mixer.sinks + mixer.relative_buckets)
+def _matrix(name: str, part: Part, rows: int, columns: int) -> Weight:
+    return Weight(name=name, part=part, elements=rows * columns, columns=columns)
 
 
-def _latent_attention(mixer: LatentAttention, hidden: int) -> int:
+def _vectors(name: str, part: Part, elements: int) -> Weight:
+    return Weight(name=f"{name}.vectors", part=part, elements=elements)
+
+
+def _head_attention(mixer: Attention, hidden: int, name: str) -> Iterator[Weight]:
+    query = mixer.heads * mixer.head_dim * (1 + mixer.gated_output)
+    key, value = mixer.kv_heads * mixer.head_dim, mixer.kv_heads * mixer.value_dim
+    value = 0 if mixer.key_is_value else value
+    if mixer.shares_cache:
+        key = value = 0
+    out = mixer.heads * mixer.value_dim
+    yield _matrix(f"{name}.q_proj", "attention", query, hidden)
+    yield _matrix(f"{name}.k_proj", "attention", key, hidden)
+    yield _matrix(f"{name}.v_proj", "attention", value, hidden)
+    yield _matrix(f"{name}.o_proj", "attention", hidden, out)
+    biases = (query + key + value) * mixer.qkv_bias + hidden * mixer.out_bias
+    by_head = mixer.heads * (mixer.sinks + mixer.relative_buckets)
+    yield _vectors(name, "attention", biases + mixer.norm_elements + by_head)
+
+
+def _latent_attention(mixer: LatentAttention, hidden: int, name: str) -> Iterator[Weight]:
     query_width = mixer.heads * (mixer.qk_nope_head_dim + mixer.qk_rope_head_dim)
     rank = mixer.q_lora_rank
-    query = hidden * query_width if rank is None else rank * (hidden + query_width + 1 + mixer.bias)
     kept = mixer.kv_lora_rank + mixer.qk_rope_head_dim
-    expanded = mixer.kv_lora_rank * mixer.heads * (mixer.qk_nope_head_dim + mixer.v_head_dim)
-    out = mixer.heads * mixer.v_head_dim * hidden
-    return query + hidden * kept + mixer.kv_lora_rank + expanded + out + mixer.bias * (kept + hidden)
+    if rank is None:
+        yield _matrix(f"{name}.q_proj", "attention", query_width, hidden)
+    else:
+        yield _matrix(f"{name}.q_a_proj", "attention", rank, hidden)
+        yield _matrix(f"{name}.q_b_proj", "attention", query_width, rank)
+    expanded = mixer.heads * (mixer.qk_nope_head_dim + mixer.v_head_dim)
+    yield _matrix(f"{name}.kv_a_proj_with_mqa", "attention", kept, hidden)
+    yield _matrix(f"{name}.kv_b_proj", "attention", expanded, mixer.kv_lora_rank)
+    yield _matrix(f"{name}.o_proj", "attention", hidden, mixer.heads * mixer.v_head_dim)
+    norms = mixer.kv_lora_rank + (rank or 0)
+    biases = mixer.bias * (kept + hidden + (rank or 0))
+    yield _vectors(name, "attention", norms + biases)
+    if mixer.index_heads:
+        yield from _indexer(mixer, hidden, f"{name}.indexer")
 
 
-def _linear_attention(mixer: LinearAttention, hidden: int) -> int:
-    keys, values = mixer.key_heads * mixer.key_dim, mixer.value_heads * mixer.value_dim
-    projected = 2 * keys + 2 * values + 2 * mixer.value_heads  # q, k, v, z; then beta and alpha
-    convolution = (2 * keys + values) * mixer.conv_kernel
-    decay = 2 * mixer.value_heads
-    return hidden * projected + convolution + decay + mixer.value_dim + values * hidden
+def _indexer(mixer: LatentAttention, hidden: int, name: str) -> Iterator[Weight]:
+    """DeepSeek's lightning indexer; the norm of its keys has a bias."""
+    width = mixer.index_heads * mixer.index_head_dim
+    yield _matrix(f"{name}.wq_b", "attention", width, mixer.q_lora_rank or hidden)
+    yield _matrix(f"{name}.wk", "attention", mixer.index_head_dim, hidden)
+    yield _matrix(f"{name}.weights_proj", "attention", mixer.index_heads, hidden)
+    yield _vectors(name, "attention", 2 * mixer.index_head_dim)
 
 
-def _dense(block: FeedForward, hidden: int) -> int:
-    if isinstance(block, Experts):
-        return _dense(block.shared, hidden) if block.shared else 0
-    weights = hidden * block.intermediate_size * (3 if block.gated else 2)
-    biases = block.intermediate_size * (2 if block.gated else 1) + hidden
-    return weights + biases * block.bias + hidden * block.output_gate
+def _dense(block: Dense, hidden: int, name: str) -> Iterator[Weight]:
+    width = block.intermediate_size
+    if block.gated:
+        yield _matrix(f"{name}.gate_proj", "mlp", width, hidden)
+    yield _matrix(f"{name}.up_proj", "mlp", width, hidden)
+    yield _matrix(f"{name}.down_proj", "mlp", hidden, width)
+    biases = (width * (1 + block.gated) + hidden) * block.bias
+    yield _vectors(name, "mlp", biases + hidden * block.output_gate)
 
 
-def _routed(block: FeedForward, hidden: int) -> int:
-    return block.count * _expert(block, hidden) if isinstance(block, Experts) else 0
+def _experts(block: Experts, hidden: int) -> Iterator[Weight]:
+    width, seen = block.intermediate_size, block.latent_size or hidden
+    if block.gated:
+        yield _matrix("mlp.experts.0.gate_proj", "experts", block.count * width, seen)
+    yield _matrix("mlp.experts.0.up_proj", "experts", block.count * width, seen)
+    yield _matrix("mlp.experts.0.down_proj", "experts", block.count * seen, width)
+    biases = width * (1 + block.gated) + seen
+    yield _vectors("mlp.experts", "experts", block.count * biases * block.bias)
+    yield Weight(name="mlp.gate", part="router", elements=block.outputs * (hidden + block.router_bias))
+    if block.latent_size:
+        yield _matrix("mlp.fc1_latent_proj", "mlp", seen, hidden)
+        yield _matrix("mlp.fc2_latent_proj", "mlp", hidden, seen)
+    if block.shared:
+        yield from _dense(block.shared, hidden, "mlp.shared_experts")
 
 
-def _chosen(block: FeedForward, hidden: int) -> int:
-    return min(block.per_token, block.count) * _expert(block, hidden) if isinstance(block, Experts) else 0
-
-
-def _expert(block: Experts, hidden: int) -> int:
-    return _dense(Dense(intermediate_size=block.intermediate_size, bias=block.bias), hidden)
-
-
-def _router(block: FeedForward, hidden: int) -> int:
-    return block.outputs * (hidden + block.router_bias) if isinstance(block, Experts) else 0
+def _idle(block: FeedForward | None, hidden: int) -> int:
+    """Parameters of the experts that one token does not pass through."""
+    if not isinstance(block, Experts):
+        return 0
+    chosen = min(block.per_token, block.count)
+    return sum(
+        w.elements // block.count * (block.count - chosen) for w in _experts(block, hidden) if w.part == "experts"
+    )

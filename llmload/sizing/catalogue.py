@@ -263,6 +263,9 @@ def load_served(name: str | None, *, hub: bool = False) -> ModelSpec:
     return load_model(name, hub=hub)
 
 
+_MODELOPT_CONFIG = "hf_quant_config.json"  # where ModelOptimizer says what config.json may leave out
+
+
 def _load_file(path: Path) -> ModelSpec:
     if path.suffix == ".gguf":
         header = read_gguf(path)
@@ -276,7 +279,11 @@ def _load_file(path: Path) -> ModelSpec:
         checkpoint, config = index_checkpoint(path), path.with_name("config.json")
     elif path.suffix == ".safetensors":
         checkpoint, config = file_checkpoint(path), path.with_name("config.json")
-    model = model_from_config(HfConfig(_read(config), str(config)), config.parent.name or str(config))
+    values = {**_read(config)}
+    beside = config.with_name(_MODELOPT_CONFIG)
+    if "quantization_config" not in values and beside.is_file():
+        values["quantization_config"] = _read(beside)
+    model = model_from_config(HfConfig(values, str(config)), config.parent.name or str(config))
     return replace(model, checkpoint=checkpoint)
 
 
@@ -335,9 +342,13 @@ def _parsed(path: Path, text: bytes, kind: str) -> Any:
 def _hub_config(model_id: str) -> Mapping[str, Any]:
     need("hub", f"hub model '{model_id}'")
     try:
-        return _read(fetch(model_id, "config.json", "model"))
+        values = {**_read(fetch(model_id, "config.json", "model"))}
     except ConfigError as error:
         raise ConfigError(f"hub model '{model_id}': {error}") from None
+    if "quantization_config" not in values:
+        with suppress(ConfigError):  # most models have none
+            values["quantization_config"] = _read(fetch(model_id, _MODELOPT_CONFIG, "model"))
+    return values
 
 
 def _unknown(name: str) -> str:

@@ -13,11 +13,11 @@ from llmload.sizing.fit import rank_weights
 from llmload.sizing.overhead import overhead
 from llmload.sizing.weights import (
     KV_ELEMENT_BYTES,
-    WEIGHT_FORMATS,
     BlockPool,
     KvCache,
     Parallelism,
     block_pool,
+    format_of,
     rank_model,
     weights_bytes,
 )
@@ -268,23 +268,23 @@ def log_weight_format(facts: EngineFacts, model: ModelSpec) -> str:
     Raises ConfigError where none of these has it.
     """
     method = (facts.quantization or "").removesuffix("_marlin")
+    if method and model.weight_format and model.quantisation:
+        return model.weight_format
     if method in _QUANTISED:
         return _QUANTISED[method]
     if method:
-        if model.weight_format and model.quantisation:
-            return model.weight_format
         raise ConfigError(f"quantization={method} may be several formats: say which with --precision")
     if facts.dtype == "float32":
         return "fp32"
     if model.weight_format is None:
-        raise ConfigError(f"{model.source}: quantisation {model.quantisation!r} is not known: give --precision")
+        raise ConfigError(f"{model.source}: {model.unread}: give --precision")
     return model.weight_format
 
 
 def _weights(facts: EngineFacts, model: ModelSpec, form: str, parallelism: Parallelism) -> list[Comparison]:
     rows = []
     if facts.checkpoint_gib is not None:
-        whole = weights_bytes(count_parameters(model), WEIGHT_FORMATS[form]) / GIB
+        whole = weights_bytes(count_parameters(model), format_of(model, form)) / GIB
         rows.append(
             Comparison(quantity="checkpoint_gib", logged=facts.checkpoint_gib, estimated=whole, given=f"config, {form}")
         )
@@ -324,7 +324,7 @@ def _cache(facts: EngineFacts, model: ModelSpec, parallelism: Parallelism) -> li
         return []
     pool_bytes = int(facts.pool_gib * GIB)
     if facts.engine == "sglang":
-        cache = KvCache(model=model, element_bytes=_width(facts), tensor_parallel=parallelism.tensor)
+        cache = KvCache(model=model, element_bytes=_width(facts, model), tensor_parallel=parallelism.tensor)
         token_bytes = cache.bytes_per_token
         return [
             Comparison(quantity="tokens", logged=facts.tokens, estimated=pool_bytes // token_bytes, given="its pool")
@@ -347,12 +347,13 @@ def _pool(facts: EngineFacts, model: ModelSpec, parallelism: Parallelism) -> Blo
     block_tokens = facts.block_tokens or (_CPU_BLOCK_TOKENS if facts.on_cpu else 16)
     cut = Parallelism(tensor=parallelism.tensor, pipeline=parallelism.pipeline)
     part = rank_model(model, cut, parallelism.pipeline - 1)
-    return block_pool(KvCache(model=part, element_bytes=_width(facts)), block_tokens)
+    return block_pool(KvCache(model=part, element_bytes=_width(facts, model)), block_tokens)
 
 
-def _width(facts: EngineFacts) -> int:
-    named = _KV_DTYPES.get(facts.kv_dtype or "auto") or ("fp32" if facts.dtype == "float32" else "bf16")
-    return KV_ELEMENT_BYTES[named]
+def _width(facts: EngineFacts, model: ModelSpec) -> int:
+    unnamed = model.kv_dtype or ("fp32" if facts.dtype == "float32" else "bf16")
+    named = _KV_DTYPES.get(facts.kv_dtype or "auto") or unnamed
+    return KV_ELEMENT_BYTES.get(named, 2)
 
 
 def _card_of(facts: EngineFacts) -> Gpu | None:

@@ -110,10 +110,10 @@ class LlamaCppPool:
         """Return the bytes of one slot of that context."""
         cells = _padded(context_tokens)
         grown = 0.0
-        for layer in self.cache.model.decoder:
-            window = window_tokens(layer.mixer)
+        for mixer in self.cache.model.mixers:
+            window = window_tokens(mixer)
             kept = cells if window is None else min(cells, _padded(window + self.max_num_batched_tokens))
-            grown += kept * self.cache.layer_bytes_per_token(layer.mixer)
+            grown += kept * self.cache.layer_bytes_per_token(mixer)
         return grown * self.element_bytes + self.state_bytes
 
     def requests(self, pool_bytes: float, context_tokens: int) -> float:

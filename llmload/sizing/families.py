@@ -13,11 +13,12 @@ from llmload.sizing.architecture import (
     FeedForward,
     LatentAttention,
     Layer,
-    LinearAttention,
     Mixer,
     ModelSpec,
 )
-from llmload.sizing.hf_config import HfConfig, declared_format
+from llmload.sizing.hf_config import HfConfig
+from llmload.sizing.quantisation import with_quantisation
+from llmload.sizing.recurrent import gated_delta_rule
 
 Reach = int | Literal["state"] | None  # a window in tokens, a recurrent state, or None for the whole context
 Reaches = tuple[Reach, ...]
@@ -222,13 +223,7 @@ def stated_head_dim(config: HfConfig, default: int | None = None) -> int:
 
 def _mixer(config: HfConfig, traits: Traits, reach: Reach) -> Mixer:
     if reach == "state":
-        return LinearAttention(
-            key_heads=config.count("linear_num_key_heads"),
-            value_heads=config.count("linear_num_value_heads"),
-            key_dim=config.count("linear_key_head_dim"),
-            value_dim=config.count("linear_value_head_dim"),
-            conv_kernel=config.count("linear_conv_kernel_dim"),
-        )
+        return gated_delta_rule(config)
     heads = config.count("num_attention_heads", traits.defaults.get("num_attention_heads"))
     if config.has("kv_lora_rank"):
         return _latent_attention(config, traits, heads)
@@ -326,10 +321,7 @@ def model_from_config(config: HfConfig, name: str) -> ModelSpec:
         raise config.refusal(
             f"model_type = {shown(config.model_type)} is not an architecture llmload can size; known: {known}"
         )
-    declared = config.values.get("quantization_config")
-    method = declared.get("quant_method") if isinstance(declared, Mapping) else None
-    form = declared_format(config.values)
-    return replace(build(config, name), uncounted=uncounted, quantisation=method, weight_format=form)
+    return with_quantisation(replace(build(config, name), uncounted=uncounted), config)
 
 
 class _Identity(TypedDict):

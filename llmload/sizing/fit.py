@@ -27,11 +27,12 @@ from llmload.sizing.weights import (
     FROM_FILE,
     KV_ELEMENT_BYTES,
     ONE_GPU,
-    WEIGHT_FORMATS,
     KvCache,
     Parallelism,
     check_parallelism,
     default_format,
+    default_kv_dtype,
+    format_of,
     parallel_problems,
     rank_counts,
     rank_model,
@@ -63,7 +64,7 @@ class DeploymentRequest:
     engine_version: str | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
     weight_format: str | None = None
-    kv_dtype: str = "bf16"
+    kv_dtype: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,7 @@ def plan_deployment(request: DeploymentRequest) -> Deployment:
         copies=copies,
         gpus_per_node=gpus_per_node,
         weight_format=request.weight_format or default_format(model),
-        kv_dtype=request.kv_dtype,
+        kv_dtype=request.kv_dtype or default_kv_dtype(model),
         context_tokens=context_tokens,
         users=request.users,
     )
@@ -278,12 +279,10 @@ def rank_weights(model: ModelSpec, weight_format: str, parallelism: Parallelism 
     if weight_format == FROM_FILE and model.checkpoint is not None:
         fraction = _rank_fraction(model, parallelism, stage)
         return Estimate.around(model.checkpoint.tensor_bytes * fraction + tables, 0.005, 0.2 * GIB)
-    if weight_format not in WEIGHT_FORMATS:
-        known = ", ".join(WEIGHT_FORMATS)
-        raise ConfigError(f"precision {weight_format!r} is not known for {model.name}; known: {known}, and file")
     step = MXFP4_EXPERT_STEP if weight_format == "mxfp4" else 1
     counts = rank_counts(model, parallelism, stage, step)
-    around = Estimate.around(weights_bytes(counts, WEIGHT_FORMATS[weight_format]) + tables, 0.005, 0.2 * GIB)
+    form = format_of(rank_model(model, parallelism, stage, step), weight_format)
+    around = Estimate.around(weights_bytes(counts, form) + tables, 0.005, 0.2 * GIB)
     return replace(around, high=around.high + _UNCOUNTED_GIB * GIB) if model.uncounted else around
 
 

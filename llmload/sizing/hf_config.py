@@ -18,6 +18,7 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _MAX_COUNT = 2**32
 _MAX_LAYERS = 10_000
 _LAYERS = frozenset({"num_hidden_layers", "num_decoder_layers"})
@@ -93,6 +94,13 @@ class HfConfig:
             raise self.refusal(f"{key} = {shown(value)} is not a fraction between 0 and 1")
         return float(value)
 
+    def element_bytes(self, key: str, default: int) -> int:
+        """Return the bytes of one element of the dtype under key; ConfigError for one that is not known."""
+        dtype = self.text(key, "")
+        if dtype and dtype not in _DTYPE_BYTES:
+            raise self.refusal(f"{key} = {shown(dtype)} is not one of {', '.join(_DTYPE_BYTES)}")
+        return _DTYPE_BYTES.get(dtype, default)
+
     def refusal(self, problem: str) -> ConfigError:
         """Return a ConfigError that names this config and the problem."""
         return ConfigError(f"{self.source}: {problem}")
@@ -103,46 +111,3 @@ class HfConfig:
             if value is not None:
                 return name, value
         return key, None
-
-
-_BY_BITS: Mapping[tuple[str, int], str] = {
-    ("int", 4): "w4a16",
-    ("int", 8): "int8",
-    ("float", 8): "fp8",
-    ("float", 4): "nvfp4",
-}
-_BY_METHOD: Mapping[str, str] = {"mxfp4": "mxfp4", "fp8": "fp8", "fbgemm_fp8": "fp8"}
-_BY_DTYPE: Mapping[str, str] = {"float32": "fp32", "float16": "bf16", "bfloat16": "bf16"}
-
-
-def declared_format(values: Mapping[str, Any]) -> str | None:
-    """
-    Return the name in WEIGHT_FORMATS that a config declares: "bf16" without any, None for an unknown quantisation.
-
-    Sources: the quantization_config of Transformers, compressed-tensors and ModelOptimizer.
-    """
-    declared = values.get("quantization_config")
-    if not isinstance(declared, Mapping):
-        return _BY_DTYPE.get(str(values.get("dtype") or values.get("torch_dtype") or "bfloat16"), "bf16")
-    method = str(declared.get("quant_method"))
-    if method in _BY_METHOD:
-        return _BY_METHOD[method]
-    if method == "bitsandbytes":
-        return "nf4" if declared.get("load_in_4bit") else "int8"
-    if method == "compressed-tensors":
-        return _compressed(declared)
-    if method == "modelopt":
-        return {"FP8": "fp8", "NVFP4": "nvfp4"}.get(str(declared.get("quant_algo")))
-    if method in ("awq", "gptq", "auto-round", "autoround"):
-        return _BY_BITS.get(("int", declared.get("bits", 4)))
-    return None
-
-
-def _compressed(declared: Mapping[str, Any]) -> str | None:
-    """The format of the first group of layers: a file with several is rare, and its header says more."""
-    groups = declared.get("config_groups")
-    group = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
-    weights = group.get("weights") if isinstance(group, Mapping) else None
-    if not isinstance(weights, Mapping):
-        return None
-    return _BY_BITS.get((str(weights.get("type")), int(weights.get("num_bits", 0))))

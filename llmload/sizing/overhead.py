@@ -165,7 +165,7 @@ def kept_tables_bytes(model: ModelSpec, parallelism: Parallelism = ONE_GPU) -> i
     rotary = 2 * (model.max_position_tokens or 0) * model.rotary_dim
     absorbed = sum(
         2 * mixer.kv_lora_rank * (mixer.heads // parallelism.tensor) * (mixer.qk_nope_head_dim + mixer.v_head_dim)
-        for mixer in (layer.mixer for layer in model.decoder)
+        for mixer in model.mixers
         if isinstance(mixer, LatentAttention)
     )
     return rotary + absorbed // parallelism.pipeline

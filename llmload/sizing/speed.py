@@ -9,7 +9,15 @@ from llmload.errors import ConfigError
 from llmload.sizing.architecture import Experts, ModelSpec, ParameterCounts, count_parameters
 from llmload.sizing.cards import Gpu, find_gpu
 from llmload.sizing.catalogue import load_model, read_data
-from llmload.sizing.weights import FROM_FILE, KV_ELEMENT_BYTES, WEIGHT_FORMATS, KvCache, default_format, weights_bytes
+from llmload.sizing.weights import (
+    FROM_FILE,
+    KV_ELEMENT_BYTES,
+    KvCache,
+    default_format,
+    default_kv_dtype,
+    format_of,
+    weights_bytes,
+)
 from llmload.units import GB, GIB
 
 _PEERS_NEEDED = 4
@@ -104,9 +112,7 @@ def _weights_read(model: ModelSpec, read: ParameterCounts, weight_format: str) -
     if weight_format == FROM_FILE and model.checkpoint is not None:
         language_bytes = model.checkpoint.tensor_bytes - model.checkpoint.beside_language_bytes
         return language_bytes * read.total / count_parameters(model).total
-    if weight_format not in WEIGHT_FORMATS:
-        raise ConfigError(f"precision {weight_format!r} is not known; known: {', '.join(WEIGHT_FORMATS)}")
-    return weights_bytes(read, WEIGHT_FORMATS[weight_format])
+    return weights_bytes(read, format_of(model, weight_format))
 
 
 def _experts_read_fraction(model: ModelSpec, batch: int) -> float:
@@ -128,7 +134,7 @@ class BoundRequest:
     gpu: Gpu
     count: int = 1  # GPUs
     weight_format: str | None = None  # None: as the model comes
-    kv_dtype: str = "bf16"
+    kv_dtype: str | None = None  # None: as the model declares
     context_tokens: int = 0  # of each sequence
     batches: tuple[int, ...] = ()  # none: 1, 8 and 64 sequences, or the one that was measured
     measured_tokens_per_s: float | None = None
@@ -149,6 +155,7 @@ class SpeedBounds:
 
     request: BoundRequest
     weight_format: str
+    kv_dtype: str
     decode: tuple[DecodeBound, ...]
     prefill_bound_tokens_per_s: float | None
     mbu: float | None
@@ -159,13 +166,14 @@ def speed_bounds(request: BoundRequest) -> SpeedBounds:
     """Return the bounds of each batch and the measured fraction of the first; ConfigError for an unknown format."""
     model, gpu, measured = request.model, request.gpu, request.measured_tokens_per_s
     weight_format = request.weight_format or default_format(model)
+    kv_dtype = request.kv_dtype or default_kv_dtype(model)
 
     rows = []
     for batch in request.batches or ((1,) if measured else (1, 8, 64)):
         step_bytes = decode_step_bytes(
             model,
             weight_format=weight_format,
-            kv_dtype=request.kv_dtype,
+            kv_dtype=kv_dtype,
             context_tokens=request.context_tokens,
             batch=batch,
         )
@@ -175,6 +183,7 @@ def speed_bounds(request: BoundRequest) -> SpeedBounds:
     return SpeedBounds(
         request=request,
         weight_format=weight_format,
+        kv_dtype=kv_dtype,
         decode=tuple(rows),
         prefill_bound_tokens_per_s=prefill_bound_tokens_per_s(model, gpu, gpus=request.count),
         mbu=used,

@@ -12,7 +12,7 @@ from llmload.sizing.fit import Deployment, Fit, command_line, engine_flags, reme
 from llmload.sizing.overhead import Estimate
 from llmload.sizing.picture import memory_picture
 from llmload.sizing.speed import SpeedBounds, SpeedCell, SpeedRow
-from llmload.sizing.weights import KV_ELEMENT_BYTES, WEIGHT_FORMATS, KvCache, weights_bytes
+from llmload.sizing.weights import KV_ELEMENT_BYTES, WEIGHT_FORMATS, KvCache, default_kv_dtype, weights_bytes
 from llmload.units import GIB, KIB, markdown_table
 
 _CONTEXTS_TOKENS = (2048, 8192, 32768, 131072)
@@ -33,8 +33,9 @@ class ModelSheet:
     sequence_bytes: dict[int, int]  # by context, without the encoder's input
 
 
-def model_sheet(model: ModelSpec, kv_dtype: str = "bf16") -> ModelSheet:
-    """Return the data sheet of a model whose cache is stored as kv_dtype, one of KV_ELEMENT_BYTES."""
+def model_sheet(model: ModelSpec, kv_dtype: str | None = None) -> ModelSheet:
+    """Return the data sheet of a model whose cache is stored as kv_dtype, one of KV_ELEMENT_BYTES; None: its own."""
+    kv_dtype = kv_dtype or default_kv_dtype(model)
     counts = count_parameters(model)
     cache = KvCache(model=model, element_bytes=KV_ELEMENT_BYTES[kv_dtype])
     longest = model.max_position_tokens
@@ -302,7 +303,7 @@ def bound_json(found: SpeedBounds) -> dict[str, object]:
         "gpu": request.gpu.name,
         "gpus": request.count,
         "precision": found.weight_format,
-        "kv_dtype": request.kv_dtype,
+        "kv_dtype": found.kv_dtype,
         "context_tokens": request.context_tokens,
         "decode": [asdict(row) for row in found.decode],
         "prefill_bound_tokens_per_s": found.prefill_bound_tokens_per_s,
@@ -318,7 +319,7 @@ def bound_text(found: SpeedBounds) -> str:
     request = found.request
     lines = [
         f"{request.model.name} on {request.count} x {request.gpu.name}: at best",
-        f"  weights {found.weight_format}, KV cache {request.kv_dtype}, {request.context_tokens:,} tokens of context",
+        f"  weights {found.weight_format}, KV cache {found.kv_dtype}, {request.context_tokens:,} tokens of context",
         "",
         f"{'sequences':>11}{'GiB a step':>12}{'tokens/s':>12}{'each':>10}",
     ]

@@ -1,6 +1,6 @@
 """What weights and KV cache take on each GPU: formats, sharding, blocks and pools."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
@@ -13,11 +13,13 @@ from llmload.sizing.architecture import (
     FeedForward,
     LatentAttention,
     Layer,
-    LinearAttention,
     Mixer,
     ModelSpec,
     ParameterCounts,
+    Part,
+    Recurrent,
     count_parameters,
+    layer_weights,
 )
 
 # The bytes of a model's weights by format, and the part of them that one rank of a parallel deployment holds.
@@ -30,6 +32,7 @@ class WeightFormat:
     bits: float
     embeddings_too: bool = False  # whether embedding and head are stored in it as well
     experts_only: bool = False  # in a mixture of experts, attention and shared blocks stay 16 bits wide
+    part_bits: Mapping[Part, float] | None = None  # of one model: bits by part, whatever the other fields say
 
 
 # Bits beside the weight itself. w4a16, AWQ, GPTQ: a 16-bit scale and a 4-bit zero point for each group of 128.
@@ -61,6 +64,9 @@ def weights_bytes(counts: ParameterCounts, weight_format: WeightFormat) -> int:
 
     Sources: the format's block layout (ggml; AWQ and GPTQ with groups of 128; OCP Microscaling v1.0 for MXFP4).
     """
+    if weight_format.part_bits is not None:
+        bits = weight_format.part_bits
+        return ceil(sum(count * bits.get(part, _KEPT_BITS) for part, count in counts.parts.items()) / 8)
     narrow = (
         counts.experts
         if weight_format.experts_only and counts.experts
@@ -72,12 +78,39 @@ def weights_bytes(counts: ParameterCounts, weight_format: WeightFormat) -> int:
     return ceil((narrow * weight_format.bits + (counts.total - narrow) * kept_bits) / 8)
 
 
+def format_of(model: ModelSpec, name: str) -> WeightFormat:
+    """
+    Return a model's (or a rank's) format by name: its own as its checkpoint declares it, others by WEIGHT_FORMATS.
+
+    Raises ConfigError for an unknown name.
+    """
+    if name == model.weight_format and any(layer.stored_bits for layer in model.layers):
+        return WeightFormat(bits=_KEPT_BITS, part_bits=_declared_bits(model))
+    if name not in WEIGHT_FORMATS:
+        raise ConfigError(f"precision {name!r} is not known for {model.name}; known: {', '.join(WEIGHT_FORMATS)}")
+    return WEIGHT_FORMATS[name]
+
+
+def _declared_bits(model: ModelSpec) -> Mapping[Part, float]:
+    """Mean bits of a parameter in each part, weighted by what each weight is stored in."""
+    elements: defaultdict[Part, int] = defaultdict(int)
+    bits: defaultdict[Part, float] = defaultdict(float)
+    for layer, layers in Counter(model.layers).items():
+        stored = dict(layer.stored_bits)
+        for weight in layer_weights(layer, model.hidden_size):
+            elements[weight.part] += layers * weight.elements
+            bits[weight.part] += layers * weight.elements * stored.get(weight.name, _KEPT_BITS)
+    own: dict[Part, float] = {part: bits[part] / count for part, count in elements.items() if count}
+    outside = dict(model.stored_bits)
+    return own | {"embed": outside.get("embed", _KEPT_BITS), "lm_head": outside.get("lm_head", _KEPT_BITS)}
+
+
 def default_format(model: ModelSpec) -> str:
     """Return the format of a model's files, else that of its config; raises ConfigError where it is unknown."""
     if model.checkpoint is not None:
         return FROM_FILE
     if model.weight_format is None:
-        raise ConfigError(f"{model.source}: quantisation {model.quantisation!r} is not known: give --precision")
+        raise ConfigError(f"{model.source}: {model.unread}: give --precision, or a directory with the weight files")
     return model.weight_format
 
 
@@ -113,7 +146,7 @@ def parallel_problems(model: ModelSpec, parallelism: Parallelism) -> list[str]:
     """Return why engines refuse to split the model this way, a sentence each; empty where they accept it."""
     tensor = parallelism.tensor
     problems = []
-    for mixer in dict.fromkeys(layer.mixer for layer in model.layers):
+    for mixer in dict.fromkeys(mixer for layer in model.layers for mixer in layer.mixers):
         problems += _mixer_problems(mixer, tensor)
     if parallelism.pipeline > len(model.decoder):
         problems.append(f"{len(model.decoder)} layers cannot make {parallelism.pipeline} pipeline stages")
@@ -181,6 +214,7 @@ def rank_model(model: ModelSpec, parallelism: Parallelism, stage: int = 0, exper
         vocab_size=ceil(vocab / parallelism.tensor),
         encoder=tuple(cut[layer] for layer in model.encoder),
         decoder=tuple(cut[model.decoder[i]] for i in own),
+        extra=tuple(weight.cut(parallelism.tensor) for weight in model.extra),
     )
 
 
@@ -213,7 +247,7 @@ def _mixer_problems(mixer: Mixer, tensor: int) -> list[str]:
                 f"{mixer.kv_heads} KV heads can be neither divided among nor copied onto {tensor} GPUs evenly"
             )
         return problems
-    return _indivisible(mixer.key_heads, "key heads", tensor) + _indivisible(mixer.value_heads, "value heads", tensor)
+    return [problem for heads in mixer.heads for problem in _indivisible(heads, "heads of a recurrent layer", tensor)]
 
 
 def _indivisible(count: int, what: str, tensor: int) -> list[str]:
@@ -223,8 +257,15 @@ def _indivisible(count: int, what: str, tensor: int) -> list[str]:
 def _rank_layer(layer: Layer, parallelism: Parallelism, expert_step: int) -> Layer:
     tensor = parallelism.tensor
     cross = _rank_attention(layer.cross, tensor) if layer.cross else None
-    feed_forward = _rank_feed_forward(layer.feed_forward, parallelism, expert_step)
-    return replace(layer, mixer=_rank_mixer(layer.mixer, tensor), feed_forward=feed_forward, cross=cross)
+    block = layer.feed_forward
+    return replace(
+        layer,
+        mixer=layer.mixer and _rank_mixer(layer.mixer, tensor),
+        beside=layer.beside and _rank_recurrent(layer.beside, tensor),
+        feed_forward=block and _rank_feed_forward(block, parallelism, expert_step),
+        cross=cross,
+        extra=tuple(weight.cut(tensor) for weight in layer.extra),
+    )
 
 
 def _rank_mixer(mixer: Mixer, tensor: int) -> Mixer:
@@ -232,7 +273,17 @@ def _rank_mixer(mixer: Mixer, tensor: int) -> Mixer:
         return _rank_attention(mixer, tensor)
     if isinstance(mixer, LatentAttention):
         return replace(mixer, heads=mixer.heads // tensor)
-    return replace(mixer, key_heads=mixer.key_heads // tensor, value_heads=mixer.value_heads // tensor)
+    return _rank_recurrent(mixer, tensor)
+
+
+def _rank_recurrent(mixer: Recurrent, tensor: int) -> Recurrent:
+    return replace(
+        mixer,
+        heads=tuple(heads // tensor for heads in mixer.heads),
+        weights=tuple(weight.cut(tensor) for weight in mixer.weights),
+        convolution_elements=mixer.convolution_elements // tensor,
+        state_elements=mixer.state_elements // tensor,
+    )
 
 
 def _rank_attention(mixer: Attention, tensor: int) -> Attention:
@@ -254,7 +305,18 @@ def _rank_feed_forward(block: FeedForward, parallelism: Parallelism, expert_step
 
 
 KV_ELEMENT_BYTES: Mapping[str, int] = {"bf16": 2, "fp16": 2, "fp8": 1, "fp32": 4}
-_STATE_ELEMENT_BYTES = 2  # recurrent states stay in the model's 16 bits when the KV cache is stored in fewer
+
+
+def default_kv_dtype(model: ModelSpec) -> str:
+    """Return the KV cache's type that a model's checkpoint declares, else bf16; ConfigError for one that is unknown."""
+    declared = model.kv_dtype or "bf16"
+    if declared not in KV_ELEMENT_BYTES:
+        raise ConfigError(f"{model.source}: declares a KV cache of {declared!r}, which is not known: give --kv-dtype")
+    return declared
+
+
+_CONVOLUTION_ELEMENT_BYTES = 2  # states stay in the model's 16 bits when the KV cache is stored in fewer
+_SPARSE_FP8_LATENT_BYTES = 656  # vLLM's fp8_ds_mla: 512 in 8 bits, four 32-bit scales, 64 rotated in 16 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,28 +335,33 @@ class KvCache:
     def layer_bytes_per_token(self, mixer: Mixer) -> int:
         """Return the bytes that one token adds to one layer; 0 for a layer whose memory does not grow."""
         if isinstance(mixer, Attention):
-            return 2 * self._kv_heads(mixer) * mixer.head_dim * self.element_bytes
+            kept = self._kv_heads(mixer) * (mixer.head_dim + mixer.value_dim) * self.element_bytes
+            return 0 if mixer.shares_cache else kept
         if isinstance(mixer, LatentAttention):
-            return (mixer.kv_lora_rank + mixer.qk_rope_head_dim) * self.element_bytes
+            latent = (mixer.kv_lora_rank + mixer.qk_rope_head_dim) * self.element_bytes
+            if not mixer.index_heads:
+                return latent
+            # The indexer's keys: 8 bits each, and a 32-bit scale for each 128.
+            index = mixer.index_head_dim + 4 * ceil(mixer.index_head_dim / 128)
+            return index + (_SPARSE_FP8_LATENT_BYTES if self.element_bytes == 1 else latent)
         return 0
 
     def layer_state_bytes(self, mixer: Mixer) -> int:
         """Return the bytes of recurrent state that one layer keeps for a sequence; 0 for attention."""
-        if not isinstance(mixer, LinearAttention):
+        if not isinstance(mixer, Recurrent):
             return 0
-        keys, values = mixer.key_heads * mixer.key_dim, mixer.value_heads * mixer.value_dim
-        convolution = (mixer.conv_kernel - 1) * (2 * keys + values)
-        return (convolution + values * mixer.key_dim) // self.tensor_parallel * _STATE_ELEMENT_BYTES
+        convolution = mixer.convolution_elements // self.tensor_parallel * _CONVOLUTION_ELEMENT_BYTES
+        return convolution + mixer.state_elements // self.tensor_parallel * mixer.state_element_bytes
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes that one token adds before any sliding window is full."""
-        return sum(self.layer_bytes_per_token(layer.mixer) for layer in self.model.decoder)
+        return sum(self.layer_bytes_per_token(mixer) for mixer in self.model.mixers)
 
     @property
     def bytes_per_token_beyond_windows(self) -> int:
         """Bytes that one more token adds once every sliding window is full."""
-        return sum(self.layer_bytes_per_token(x.mixer) for x in self.model.decoder if window_tokens(x.mixer) is None)
+        return sum(self.layer_bytes_per_token(each) for each in self.model.mixers if window_tokens(each) is None)
 
     @property
     def bytes_per_input_token(self) -> int:
@@ -304,13 +371,13 @@ class KvCache:
     @property
     def state_bytes(self) -> int:
         """Bytes of recurrent state of a sequence of any length."""
-        return sum(self.layer_state_bytes(layer.mixer) for layer in self.model.decoder)
+        return sum(self.layer_state_bytes(mixer) for mixer in self.model.mixers)
 
     def sequence_bytes(self, context_tokens: int, input_tokens: int = 0) -> int:
         """Return the bytes of one sequence, without rounding to blocks; input_tokens are the encoder's."""
         grown = sum(
-            self.layer_bytes_per_token(layer.mixer) * min(context_tokens, window_tokens(layer.mixer) or context_tokens)
-            for layer in self.model.decoder
+            self.layer_bytes_per_token(mixer) * min(context_tokens, window_tokens(mixer) or context_tokens)
+            for mixer in self.model.mixers
         )
         return grown + self.bytes_per_input_token * input_tokens + self.state_bytes
 
@@ -394,11 +461,11 @@ def block_pool(cache: KvCache, block_tokens: int = 16, states: int = 1) -> Block
     source = cache.model.source
     if cache.model.encoder:
         raise ConfigError(f"{source}: vLLM's block pool is not known for encoder-decoder models")
-    mixers = Counter(layer.mixer for layer in cache.model.decoder)
-    widest = max(cache.layer_bytes_per_token(mixer) for mixer in mixers)
+    mixers = _keeping(cache)
+    widest = max((cache.layer_bytes_per_token(mixer) for mixer in mixers), default=0)
     if not widest:
         raise ConfigError(f"{source}: no layer keeps keys and values: vLLM's pool is not known for it")
-    reaches = {(window_tokens(mixer), isinstance(mixer, LinearAttention)) for mixer in mixers}
+    reaches = {(window_tokens(mixer), isinstance(mixer, Recurrent)) for mixer in mixers}
     if len(reaches) == 1:
         return _one_group(cache, block_tokens)
     # A recurrent state must fit into one block, so hybrid models get blocks of hundreds of tokens.
@@ -422,10 +489,16 @@ def block_pool(cache: KvCache, block_tokens: int = 16, states: int = 1) -> Block
     return BlockPool(groups=groups, block_bytes=block_tokens * widest * size)
 
 
+def _keeping(cache: KvCache) -> Counter[Mixer]:
+    """The mixers that keep anything of a sequence: those that read an earlier layer's keys and values do not."""
+    return Counter(m for m in cache.model.mixers if cache.layer_bytes_per_token(m) or cache.layer_state_bytes(m))
+
+
 def _one_group(cache: KvCache, block_tokens: int) -> BlockPool:
     """Layers with the same window share one table, whatever their widths."""
-    layers = cache.model.decoder
-    group = LayerGroup(layers=len(layers), window_tokens=window_tokens(layers[0].mixer), block_tokens=block_tokens)
+    mixers = _keeping(cache)
+    window = window_tokens(next(iter(mixers)))
+    group = LayerGroup(layers=mixers.total(), window_tokens=window, block_tokens=block_tokens)
     return BlockPool(groups=(group,), block_bytes=block_tokens * cache.bytes_per_token)
 
 

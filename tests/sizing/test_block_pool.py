@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import Attention, Dense, LatentAttention, Layer, LinearAttention
+from llmload.sizing.architecture import Attention, Dense, LatentAttention, Layer
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.weights import KV_ELEMENT_BYTES, BlockPool, KvCache, block_pool
+from tests.sizing.recurrent_layers import delta_rule
 
 GROUPS = json.loads((Path(__file__).parent / "data" / "vllm_groups.json").read_text())["cases"]
 RUNS = json.loads((Path(__file__).parent / "data" / "vllm_pools.json").read_text())["runs"]
@@ -59,7 +60,7 @@ def test_a_group_that_is_not_full_is_padded() -> None:
 def test_a_recurrent_state_takes_one_block_and_widens_all_blocks_to_hold_it() -> None:
     model = load_model("Llama-3.2-1B-Instruct")  # 16 layers of 2048 bytes a token
     recurrent = Layer(
-        mixer=LinearAttention(key_heads=16, value_heads=32, key_dim=128, value_dim=128, conv_kernel=4),
+        mixer=delta_rule(key_heads=16, value_heads=32, key_dim=128, value_dim=128),
         feed_forward=Dense(intermediate_size=8),
     )
     pool = block_pool(KvCache(model=replace(model, decoder=model.decoder + (recurrent,) * 48)))
@@ -106,7 +107,7 @@ def test_latents_that_do_not_divide_the_widest_layer_are_refused() -> None:
 
 
 def test_a_model_without_attention_has_no_block_pool() -> None:
-    state = LinearAttention(key_heads=2, value_heads=2, key_dim=8, value_dim=8, conv_kernel=4)
+    state = delta_rule(key_heads=2, value_heads=2, key_dim=8, value_dim=8)
     layer = Layer(mixer=state, feed_forward=Dense(intermediate_size=8))
 
     with pytest.raises(ConfigError, match="no layer keeps keys and values"):

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from llmload.sizing.architecture import Dense, Layer, LinearAttention
+from llmload.sizing.architecture import Dense, Layer
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.families import model_from_config
 from llmload.sizing.hf_config import HfConfig
 from llmload.sizing.weights import KvCache
+from tests.sizing.recurrent_layers import delta_rule
 
 COUNTS = json.loads((Path(__file__).parent / "data" / "model_counts.json").read_text())
 WITH_KV = sorted(name for name, counts in COUNTS.items() if counts["kv_bytes_per_token_bf16"])
@@ -97,7 +98,7 @@ def test_a_decoder_keeps_the_encoders_input_too() -> None:
 def test_a_recurrent_layer_keeps_a_state_that_does_not_grow() -> None:
     model = load_model("Llama-3.2-1B-Instruct")
     recurrent = Layer(
-        mixer=LinearAttention(key_heads=2, value_heads=4, key_dim=8, value_dim=16, conv_kernel=4),
+        mixer=delta_rule(key_heads=2, value_heads=4, key_dim=8, value_dim=16),
         feed_forward=Dense(intermediate_size=8),
     )
     cache = KvCache(model=replace(model, decoder=(*model.decoder, recurrent)))

@@ -1,0 +1,115 @@
+"""Lists of modules as checkpoints write them: names, parts of names, globs and regular expressions."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from fnmatch import translate
+from functools import cache
+from itertools import product
+
+from llmload.errors import ConfigError
+from llmload.sizing.architecture import Weight
+
+# What families call the same block; the first is what `layer_weights` calls it.
+_BLOCKS: tuple[tuple[str, ...], ...] = (
+    ("mlp.shared_experts", "mlp.shared_expert", "mlp.shared_mlp", "feed_forward.shared_expert", "mixer.shared_experts"),
+    ("mlp.experts.0", "mlp.experts", "block_sparse_moe.experts.0", "feed_forward.experts", "mixer.experts.0"),
+    ("mlp.experts", "block_sparse_moe.experts", "feed_forward.experts", "mixer.experts"),
+    ("mlp", "block_sparse_moe", "feed_forward", "mixer"),
+    ("self_attn", "attn", "attention", "mixer"),
+    ("mamba", "mixer"),
+)  # fmt: skip
+_LEAVES = {
+    "q_proj": ("qkv_proj",), "k_proj": ("qkv_proj",), "v_proj": ("qkv_proj",), "o_proj": ("out_proj", "dense"),
+    "gate_proj": ("w1", "gate_up_proj"), "up_proj": ("w3", "gate_up_proj"), "down_proj": ("w2",),
+    "in_proj_qkv": ("in_proj_qkvz",), "in_proj_z": ("in_proj_qkvz",), "in_proj_ba": ("in_proj_a", "in_proj_b"),
+    "q_a_proj": ("fused_qkv_a_proj",), "gate": ("router", "gate.wg"),
+}  # fmt: skip
+_ROOTS = ("model.", "", "model.language_model.", "language_model.model.")
+_ROOT_NAMES = {"model", "language_model", "transformer", "backbone", "thinker"}
+# Modules that may be listed and are not a weight of the language model's layers, or never narrow.
+_OUTSIDE = re.compile(
+    r"vision|visual|vit|image|video|audio|speech|talker|code2wav|projector|connector|aligner|merger|mtp|eh_proj|"
+    r"nextn|shared_head|norm|embed|wte|lm_head|head$|gate|router|score|classifier|rotary|conv|altup|laurel|per_layer"
+)
+_LAYER = re.compile(r"layers\.(\d+)")
+
+
+class Selection:
+    """The modules that a list of names and patterns chooses; it remembers which of these never chose one."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        """Raises ConfigError for a regular expression that is none."""
+        self._unfound = dict.fromkeys(patterns)
+        self._by_layer: defaultdict[int | None, list[tuple[str, re.Pattern[str]]]] = defaultdict(list)
+        for pattern in self._unfound:
+            plain = _rootless(pattern)
+            layer = re.match(r"layers\.(\d+)(?:\.|$)", plain)  # others may choose several
+            self._by_layer[int(layer[1]) if layer else None].append((pattern, _compiled(pattern)))
+
+    def has(self, name: str, layer: int | None) -> bool:
+        """Return whether a weight of a layer, by its name within it, is chosen; of no layer: by its whole name."""
+        aliases = _aliases(name) if layer is None else [f"layers.{layer}.{alias}" for alias in _aliases(name)]
+        found = False
+        for pattern, compiled in self._by_layer[layer] if layer is not None else ():
+            found |= self._matches(pattern, compiled, aliases)
+        for pattern, compiled in self._by_layer[None]:
+            found |= self._matches(pattern, compiled, aliases)
+        return found
+
+    def never_found(self, layers: int) -> str | None:
+        """Return a pattern that chose nothing and names no part outside the decoder's `layers`; None without one."""
+        for pattern in self._unfound:
+            layer = _LAYER.search(pattern)
+            if not _OUTSIDE.search(pattern) and not (layer and int(layer[1]) >= layers):
+                return pattern
+        return None
+
+    def _matches(self, pattern: str, compiled: re.Pattern[str], aliases: list[str]) -> bool:
+        roots = _ROOTS if pattern.startswith("re:") else ("",)
+        if any(compiled.match(root + alias) for alias in aliases for root in roots):
+            self._unfound.pop(pattern, None)
+            return True
+        return False
+
+
+def alone(name: str) -> Weight:
+    """Return a stand-in for a weight outside the layers."""
+    return Weight(name=name, part="lm_head", elements=0)
+
+
+def _rootless(pattern: str) -> str:
+    """A name or glob without the modules that hold the layers, which differ from class to class."""
+    parts = pattern.split(".")
+    while len(parts) > 1 and parts[0] in _ROOT_NAMES:
+        del parts[0]
+    return ".".join(parts)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """
+    A regular expression (re:) as it is; a name, or a glob, for whole components anywhere in a module's name.
+
+    Sources: compressed-tensors `match_name`; vLLM `is_layer_skipped`; Transformers `should_convert_module`.
+    """
+    try:
+        if pattern.startswith("re:"):
+            return re.compile(pattern.removeprefix("re:"))
+        glob = translate(_rootless(pattern)).removesuffix(r"\Z").removesuffix(r"\z")
+        return re.compile(rf"(?:.*\.)?{glob}(?:\..*)?$")
+    except re.error as error:
+        raise ConfigError(f"quantization_config has the pattern {pattern[:80]!r}, which is not one: {error}") from None
+
+
+@cache
+def _aliases(name: str) -> list[str]:
+    """A weight's name and what other families would call it."""
+    block, _, leaf = name.rpartition(".")
+    blocks: tuple[str, ...] = (block,)
+    for names in _BLOCKS:
+        first = names[0]
+        if block == first or block.startswith(first + "."):
+            blocks = tuple(each + block.removeprefix(first) for each in names)
+            break
+    leaves = (leaf, *_LEAVES.get(leaf, ()))
+    return [".".join(filter(None, each)) for each in product(blocks, leaves)]
