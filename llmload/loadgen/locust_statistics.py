@@ -131,9 +131,7 @@ def exceptions_of(environment: Environment) -> Iterator[tuple[str, int]]:
     runner: Any = environment.runner
     for row in runner.exceptions.values():
         lines: list[str] = row["traceback"].strip().splitlines()
-        said: list[str] = row["msg"].splitlines()
-        named = (line for line in reversed(lines) if not said or line.endswith(said[0]))  # with the exception's type
-        yield next(named, row["msg"] or "an exception"), row["count"]
+        yield row["msg"] or (lines[-1] if lines else "an exception"), row["count"]
 
 
 def silence_tables() -> None:

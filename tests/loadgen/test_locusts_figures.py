@@ -170,7 +170,7 @@ def test_what_fails_of_other_users_is_named_and_makes_the_exit_code_1(
     assert others["exceptions"] > 0
     texts = {each["text"] for each in others["most_frequent"]}
     assert any("GET /page: " in text and "no such page" in text for text in texts)
-    assert any(re.fullmatch("a task raised [A-Z][A-Za-z]+: 'lost'", text) for text in texts)
+    assert "a task raised 'lost'" in texts
     assert "other users" in ended.out
 
 
