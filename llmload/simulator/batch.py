@@ -124,7 +124,18 @@ class Generation:
     """A request from its arrival to its last byte; `tokens` are written so far, a fault strikes at `break_after`."""
 
     __slots__ = (
-        *("admitted_ns", "parsed", "break_after", "chunk_ns", "connection", "fault", "finish", "first_due_ns"),
+        *(
+            "admitted_ns",
+            "arrived_ns",
+            "order",
+            "parsed",
+            "break_after",
+            "chunk_ns",
+            "connection",
+            "fault",
+            "finish",
+            "first_due_ns",
+        ),
         *("first_write_ns", "format", "last_write_ns", "max_late_ns", "output_tokens", "request", "stream"),
         *("metered", "status", "tokens", "totals"),
     )
@@ -139,6 +150,10 @@ class Generation:
         totals: EngineTotals,
     ) -> None:
         self.request = request
+        self.arrived_ns = request.received_ns
+        """When it reached the engine: later than it was received, behind a slow proxy."""
+        self.order = -1
+        """Of its entry in the schedule; an entry of another order is no longer its own."""
         self.connection = connection
         self.parsed = parsed
         self.format = answer_format
@@ -198,7 +213,7 @@ class Generation:
         return {
             "time_to_first_token_ms": (first_ns - admitted_ns) / NS_PER_MS,
             "generation_time_ms": (last_ns - first_ns) / NS_PER_MS,
-            "queue_time_ms": (admitted_ns - self.request.received_ns) / NS_PER_MS,
+            "queue_time_ms": (admitted_ns - self.arrived_ns) / NS_PER_MS,
         }
 
     def _count(self, due_ns: int, written_ns: int) -> None:
@@ -208,7 +223,7 @@ class Generation:
             self.first_due_ns = due_ns
             self.first_write_ns = written_ns
             totals.prompt_tokens += self.parsed.prompt_tokens
-            totals.ttft.add(written_ns - self.request.received_ns)
+            totals.ttft.add(written_ns - self.arrived_ns)
         else:
             totals.itl.add(written_ns - self.last_write_ns)
         self.last_write_ns = written_ns
@@ -287,8 +302,8 @@ class Batch:
 
     def submit(self, generation: Generation) -> None:
         """Run the request if a slot is free, else queue it."""
-        if len(self._running) < self._settings.slots:
-            self._admit(generation, generation.request.received_ns)
+        if len(self._running) < self._settings.slots and self._has_room_for(generation):
+            self._admit(generation, generation.arrived_ns)
             self._set_timer()
         else:
             self._waiting.append(generation)
@@ -307,8 +322,7 @@ class Batch:
 
     def gauges(self) -> BatchGauges:
         """Return running and waiting requests, and tokens of running requests / kv_cache_tokens."""
-        held_tokens = sum(generation.parsed.prompt_tokens + generation.tokens for generation in self._running)
-        usage = min(1.0, held_tokens / self._settings.kv_cache_tokens)
+        usage = min(1.0, self._held_tokens() / self._settings.kv_cache_tokens)
         return BatchGauges(len(self._running), len(self._waiting), usage)
 
     def close(self) -> None:
@@ -317,20 +331,41 @@ class Batch:
             self.abort(generation)
         self._timer.close()
 
+    def _held_tokens(self) -> int:
+        return sum(generation.parsed.prompt_tokens + generation.tokens for generation in self._running)
+
+    def _has_room_for(self, generation: Generation) -> bool:
+        """Return whether the KV cache can take the request's prompt and its next token; it always takes one request."""
+        if not self._settings.keeps_kv_cache or not self._running:
+            return True
+        needed = generation.parsed.prompt_tokens + generation.tokens + 1
+        return self._held_tokens() + needed <= self._settings.kv_cache_tokens
+
+    def _preempt(self) -> None:
+        """Put back the youngest requests until the KV cache holds the tokens of the others."""
+        while len(self._running) > 1 and self._held_tokens() > self._settings.kv_cache_tokens:
+            youngest = max(self._running, key=lambda generation: generation.order)
+            self._running.discard(youngest)
+            youngest.order = -1
+            youngest.totals.preemptions += 1
+            self._waiting.appendleft(youngest)
+
     def _admit(self, generation: Generation, free_ns: int) -> None:
-        generation.admitted_ns = max(free_ns, generation.request.received_ns)
+        begun_ns = max(free_ns, generation.arrived_ns)
+        generation.admitted_ns = generation.admitted_ns or begun_ns
         self._running.add(generation)
         self._gap_ns = gap_ns(self._settings, len(self._running))
         if generation.fault != "stall_first":
             parsed = generation.parsed
-            to_compute = parsed.prompt_tokens - (parsed.cached_tokens or 0)
-            due_ns = generation.admitted_ns + ttft_ns(self._settings, to_compute)
-            heappush(self._due, (due_ns, next(self._order), generation))
+            to_compute = parsed.prompt_tokens + generation.tokens - (parsed.cached_tokens or 0)
+            generation.order = next(self._order)
+            due_ns = begun_ns + ttft_ns(self._settings, to_compute)
+            heappush(self._due, (due_ns, generation.order, generation))
 
     def _release(self, generation: Generation, free_ns: int) -> None:
         self._running.discard(generation)
         self._gap_ns = gap_ns(self._settings, len(self._running))
-        if self._waiting:
+        while self._waiting and len(self._running) < self._settings.slots and self._has_room_for(self._waiting[0]):
             self._admit(self._waiting.popleft(), free_ns)
         self._on_ended(generation)
 
@@ -340,12 +375,14 @@ class Batch:
         now_ns = monotonic_ns()
         while due and due[0][0] <= now_ns:
             due_ns, order, generation = due[0]
-            if generation.finish is not None:
+            if generation.finish is not None or generation.order != order:
                 heappop(due)
                 continue
             step = generation.emit(due_ns)
             if step is AfterToken.MORE:
                 heapreplace(due, (due_ns + self._gap_ns, order, generation))
+                if self._settings.keeps_kv_cache:
+                    self._preempt()
                 continue
             heappop(due)
             if step is AfterToken.ENDED:

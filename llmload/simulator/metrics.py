@@ -75,7 +75,7 @@ class EngineTotals:
 
     __slots__ = (
         *("e2e", "finished", "generation_tokens", "itl", "prefix_cache_hits", "prefix_cache_queries"),
-        *("prompt_tokens", "ttft"),
+        *("decode", "drafts", "preemptions", "prefill", "prompt_tokens", "queue", "ttft"),
     )
 
     def __init__(self) -> None:
@@ -87,6 +87,10 @@ class EngineTotals:
         self.ttft = DurationHistogram(_TTFT_BOUNDS_S)
         self.itl = DurationHistogram(_ITL_BOUNDS_S)
         self.e2e = DurationHistogram(_E2E_BOUNDS_S)
+        self.queue, self.prefill, self.decode = (DurationHistogram(_E2E_BOUNDS_S) for _ in range(3))
+        self.preemptions = 0
+        self.drafts = 0
+        """Steps of speculative decoding."""
 
 
 class BatchGauges:
@@ -103,8 +107,11 @@ class BatchGauges:
 class EngineCollector(Collector):
     """Converts totals and gauges to metric families at each scrape."""
 
-    def __init__(self, model: str, totals: EngineTotals, gauges: Callable[[], BatchGauges]) -> None:
+    def __init__(
+        self, model: str, totals: EngineTotals, gauges: Callable[[], BatchGauges], draft_tokens: int, accepted: int
+    ) -> None:
         self._model = model
+        self._draft_tokens, self._accepted = draft_tokens, accepted
         self._totals = totals
         self._gauges = gauges
 
@@ -115,6 +122,11 @@ class EngineCollector(Collector):
         totals, model = self._totals, self._model
         yield totals.ttft.family("vllm:time_to_first_token_seconds", "Time to first token in seconds.", model)
         yield totals.itl.family("vllm:inter_token_latency_seconds", "Inter-token latency in seconds.", model)
+        yield totals.queue.family("vllm:request_queue_time_seconds", "Time in the queue.", model)
+        yield totals.prefill.family("vllm:request_prefill_time_seconds", "Time of prefill.", model)
+        yield totals.decode.family("vllm:request_decode_time_seconds", "Time of decode.", model)
+        if self._draft_tokens:
+            yield from self._drafted()
         yield totals.e2e.family("vllm:e2e_request_latency_seconds", "E2e request latency in seconds.", model)
 
     def _now(self) -> Iterator[Metric]:
@@ -134,7 +146,7 @@ class EngineCollector(Collector):
             ("vllm:generation_tokens", "Tokens generated.", self._totals.generation_tokens),
             ("vllm:prefix_cache_queries", "Prompt tokens looked for in the cache.", self._totals.prefix_cache_queries),
             ("vllm:prefix_cache_hits", "Prompt tokens found in the cache.", self._totals.prefix_cache_hits),
-            ("vllm:num_preemptions", "Always 0: the simulated engine does not preempt.", 0),
+            ("vllm:num_preemptions", "Requests that were put back.", self._totals.preemptions),
         ):
             family = CounterMetricFamily(name, text, labels=["model_name"])
             family.add_metric([self._model], value)
@@ -145,6 +157,22 @@ class EngineCollector(Collector):
         for reason, count in self._totals.finished.items():
             ended.add_metric([self._model, reason], count)
         yield ended
+
+    def _drafted(self) -> Iterator[Metric]:
+        drafts = self._totals.drafts
+        for name, text, value in (
+            ("vllm:spec_decode_num_drafts", "Steps of speculative decoding.", drafts),
+            ("vllm:spec_decode_num_draft_tokens", "Tokens drafted.", drafts * self._draft_tokens),
+            ("vllm:spec_decode_num_accepted_tokens", "Drafted tokens accepted.", drafts * self._accepted),
+        ):
+            family = CounterMetricFamily(name, text, labels=["model_name"])
+            family.add_metric([self._model], value)
+            yield family
+        name, labels = "vllm:spec_decode_num_accepted_tokens_per_pos", ["model_name", "position"]
+        by_position = CounterMetricFamily(name, "The same, by position.", labels=labels)
+        for position in range(self._draft_tokens):
+            by_position.add_metric([self._model, str(position)], drafts if position < self._accepted else 0)
+        yield by_position
 
 
 def registry_of(collector: EngineCollector) -> CollectorRegistry:

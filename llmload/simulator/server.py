@@ -31,6 +31,7 @@ from llmload.simulator.protocol import (
     tokenized,
 )
 from llmload.simulator.settings import FAULT_STATUS, FAULTS, FaultPicker, SimulationSettings
+from llmload.units import NS_PER_S
 
 # The answer to each path.
 
@@ -62,7 +63,15 @@ class Routes:
         self._batch = batch
         self._log = log
         self._totals = EngineTotals()
-        self._registry = registry_of(EngineCollector(settings.model, self._totals, batch.gauges))
+        self._registry = registry_of(
+            EngineCollector(
+                settings.model,
+                self._totals,
+                batch.gauges,
+                settings.draft_tokens,
+                settings.accepted_draft_tokens,
+            )
+        )
         self._cache = PrefixCache(settings.prefix_cache_tokens) if settings.prefix_cache_tokens else None
         self._fault_picker = FaultPicker(settings.faults, settings.seed)
         self._generating: dict[ServerConnection, Generation] = {}
@@ -107,10 +116,20 @@ class Routes:
         finish = str(generation.finish)
         self._totals.finished[finish] += 1
         if generation.last_write_ns is not None and finish in ("stop", "length"):
-            self._totals.e2e.add(generation.last_write_ns - generation.request.received_ns)
+            self._totals.e2e.add(generation.last_write_ns - generation.arrived_ns)
+            self._count_parts(generation)
         if self._generating.get(generation.connection) is generation:
             del self._generating[generation.connection]
         self._log.write(generation.truth_line())
+
+    def _count_parts(self, generation: Generation) -> None:
+        admitted_ns, first_ns, last_ns = generation.admitted_ns, generation.first_write_ns, generation.last_write_ns
+        if admitted_ns is None or first_ns is None or last_ns is None:
+            return
+        self._totals.queue.add(admitted_ns - generation.arrived_ns)
+        self._totals.prefill.add(first_ns - admitted_ns)
+        self._totals.decode.add(last_ns - first_ns)
+        self._totals.drafts += round((generation.tokens - 1) / (1 + self._settings.accepted_draft_tokens))
 
     def _unauthorized(self, request: ReceivedRequest) -> bool:
         """Return whether the request lacks the key; as in vLLM, health and metrics need none."""
@@ -141,6 +160,7 @@ class Routes:
         if self._settings.log_chunks:
             generation.chunk_ns = []
         generation.metered = self._settings.per_request_metrics
+        generation.arrived_ns += round(self._settings.proxy_s * NS_PER_S)
         self._generating[connection] = generation
         generation.open()
         self._batch.submit(generation)

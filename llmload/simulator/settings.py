@@ -97,6 +97,10 @@ class SimulationSettings:
     `output_tokens_mean` (lognormal; `output_tokens_spread` is the standard deviation of its logarithm).
     `reasoning_tokens` are the first tokens of each chat answer: in a separate field, between `<think>` tags, or
     hidden (`reasoning_form`), counted in usage or not (`reasoning_counted`).
+    `proxy_s` passes before a request reaches the engine, as at a slow proxy: its own series do not have it.
+    `keeps_kv_cache`: a request waits until the KV cache has room for its prompt, and the youngest is put back (a
+    preemption) when there is none for the next token; its prompt and its tokens so far are then computed again.
+    `draft_tokens` are drafted a step, of which `accepted_draft_tokens` are accepted: counters alone, no time changes.
     `per_request_metrics`: usage has the times of each request, as vLLM's with `--enable-per-request-metrics`.
     `prefix_cache_tokens` is how many prompt tokens the prefix cache keeps; 0: no cache. `tokenize` is whether it has
     vLLM's route `/tokenize`, `exact_output` whether it takes `ignore_eos` and `min_tokens`.
@@ -118,6 +122,10 @@ class SimulationSettings:
     reasoning_form: str = "field"
     reasoning_counted: bool = True
     per_request_metrics: bool = False
+    proxy_s: float = 0.0
+    keeps_kv_cache: bool = False
+    draft_tokens: int = 0
+    accepted_draft_tokens: int = 0
     max_model_len_tokens: int = 32768
     kv_cache_tokens: int = 65536
     prefix_cache_tokens: int = 0
@@ -139,14 +147,19 @@ class SimulationSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"simulated engine: {name} = {value} must be at least 1")
-        for name in ("prefix_cache_tokens", "reasoning_tokens"):
+        for name in ("prefix_cache_tokens", "reasoning_tokens", "draft_tokens", "accepted_draft_tokens"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"simulated engine: {name} = {getattr(self, name)} must be 0 or more")
+        if self.accepted_draft_tokens > self.draft_tokens:
+            text = (
+                f"accepted_draft_tokens = {self.accepted_draft_tokens} is more than draft_tokens = {self.draft_tokens}"
+            )
+            raise ConfigError(f"simulated engine: {text}")
         if self.reasoning_form not in REASONING_FORMS:
             raise ConfigError(
                 f"simulated engine: reasoning_form = {self.reasoning_form} must be one of {', '.join(REASONING_FORMS)}"
             )
-        for name in ("ttft_s", "prefill_s_per_token", "itl_s", "itl_load_factor", "output_tokens_spread"):
+        for name in ("ttft_s", "prefill_s_per_token", "itl_s", "itl_load_factor", "output_tokens_spread", "proxy_s"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ConfigError(f"simulated engine: {name} = {value} must be a number of at least 0")

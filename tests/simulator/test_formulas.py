@@ -119,6 +119,8 @@ def test_faults_are_picked_in_their_shares_and_reproducibly() -> None:
         ({"ttft_s": math.nan}, "ttft_s = nan"),
         ({"output_tokens": 0}, "output_tokens = 0"),
         ({"reasoning_tokens": -1}, "reasoning_tokens = -1"),
+        ({"draft_tokens": 2, "accepted_draft_tokens": 3}, "more than draft_tokens = 2"),
+        ({"proxy_s": -1.0}, "proxy_s = -1.0"),
         ({"reasoning_form": "loud"}, "field, tags, hidden"),
         ({"faults": {"fire": 0.1}}, "'fire'"),
         ({"faults": {"reset": 1.5}}, "reset = 1.5"),
