@@ -22,7 +22,8 @@ from llmload.prompts.workload import PromptPlan, load
 from llmload.runs import folder as run_folder
 from llmload.runs import loaded_run, reading
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS, USERS, RunFolder
-from llmload.runs.loaded_run import load_run, read_samples
+from llmload.runs.loaded_run import load_run
+from llmload.runs.samples import read_samples
 from llmload.scenario.reading import load_scenario, scenario_folder, shipped_suites
 from llmload.sizing.catalogue import load_model, model_entries
 from llmload.suite.file import load_suite

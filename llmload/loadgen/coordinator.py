@@ -1,15 +1,17 @@
 """A run as the node that coordinates it sees it."""
 
+import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from llmload.access.secrecy import masked
 from llmload.client.packet_ring import why_unavailable
 from llmload.client.settings import EngineInfo
-from llmload.errors import ExitCode
+from llmload.errors import ExitCode, RunFolderError
 from llmload.loadgen.commanded import EditTimeline, timeline_of
 from llmload.loadgen.drivers import driver_of
 from llmload.loadgen.judged import edited_load, found_step, stage_totals, whole_run
@@ -22,9 +24,11 @@ from llmload.portable import carried
 from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.workload import Workload
 from llmload.report.checks import exit_code_of
-from llmload.runs.build_summary import RunOutcome, build_summary, memory_estimate
-from llmload.runs.folder import SUMMARY, LoadEdit, Manifest, RunFolder, RunTimes, StageTimes, new_run_id
+from llmload.runs.build_summary import RunOutcome, StageTotals, Watched, build_summary, memory_estimate
+from llmload.runs.folder import ENGINE_METRICS, SUMMARY, LoadEdit, Manifest, RunFolder, RunTimes, StageTimes, new_run_id
 from llmload.runs.headline import Headline, unmeasured_phase
+from llmload.runs.limits import watched
+from llmload.runs.samples import SampledPart, read_samples
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import OtherUsers
 from llmload.runs.writing import with_unwritten, write_reasons
@@ -37,6 +41,13 @@ LIMIT_MARGIN_S: Final = 1.0
 """How much earlier than its time limit a load may seem to end: Locust's clock starts a little before ours."""
 INTERNAL_ERROR: Final = "internal_error"
 """The check whose reason says that something of llmload or of the locustfile failed beside requests."""
+
+
+logger = logging.getLogger(__name__)
+
+
+def _span(start_s: float | None, length_s: float | None) -> tuple[float, float] | None:
+    return None if start_s is None or length_s is None else (start_s, start_s + length_s)
 
 
 class RunCoordinator:
@@ -319,6 +330,7 @@ class RunCoordinator:
         self.folder.settle()
         self.note_times()
         engine_metrics, gpu_metrics = self.engine_scraper.summary(totals, self.memory_estimate)
+        engines = self._engine_samples()
         outcome = RunOutcome(
             run_id=self.run_id,
             scenario=judged.scenario,
@@ -328,7 +340,8 @@ class RunCoordinator:
             window_s=judged.window_s,
             window_started_unix_s=judged.opened_unix_s,
             verdict=self._verdict(judged, totals, stages),
-            stages=() if self.timeline is None else stage_totals(self.timeline, stages),
+            stages=() if self.timeline is None else tuple(self._watched_stages(self.timeline, stages, engines)),
+            watched=self._watched_run(judged, totals, engines),
             names=names or {},
             names_window_s=self.span.length_s(totals),
             edited=judged.edited,
@@ -341,6 +354,36 @@ class RunCoordinator:
         self.summary = build_summary(outcome if self.driver is None else self.driver.complete(outcome, stages))
         self.folder.keep(SUMMARY, self.summary)
         return self.note_unwritten()
+
+    def _engine_samples(self) -> list[SampledPart]:
+        """Return what the engines said of themselves, in unix time; nothing where that cannot be read."""
+        try:
+            return read_samples(self.folder.path, ENGINE_METRICS, 0.0)
+        except RunFolderError as error:
+            logger.warning("what the engine said in the window is not known: %s", error)
+            return []
+
+    def _watched(
+        self, engines: Sequence[SampledPart], spans: Sequence[tuple[float, float] | None], totals: RunTotals
+    ) -> Watched:
+        known = [span for span in spans if span is not None]
+        return watched(engines, known, totals, self.scenario, self.conditions.figures()["worker_cpu_share"])
+
+    def _watched_run(self, judged: Headline, totals: RunTotals, engines: Sequence[SampledPart]) -> Watched:
+        """Return what was seen in the window of what is judged; several stages together have no limit."""
+        found = self._watched(engines, [_span(judged.opened_unix_s, judged.window_s)], judged.totals)
+        several = self.timeline is not None and judged.totals is totals
+        return replace(found, limit=None) if several else found
+
+    def _watched_stages(
+        self, timeline: PhaseTimeline, stages: Mapping[str, RunTotals], engines: Sequence[SampledPart]
+    ) -> Iterator[StageTotals]:
+        spans: dict[str, list[tuple[float, float]]] = {}
+        for times in self._stage_times(timeline):
+            if times.window_start_unix_s is not None and times.end_unix_s is not None:
+                spans.setdefault(times.name, []).append((times.window_start_unix_s, times.end_unix_s))
+        for stage in stage_totals(timeline, stages):
+            yield replace(stage, watched=self._watched(engines, spans.get(stage.name, []), stage.totals))
 
     def note_unwritten(self) -> Summary:
         """Return the summary of a run that has ended, with what could not be written by now; written again if new."""

@@ -17,6 +17,8 @@ class ScrapedFigure:
     series: tuple[str, ...]
     use_max: bool = False
     """Take the maximum over the label sets instead of the sum: ratios do not add up."""
+    position: str = ""
+    """Take only label sets with this position, of a drafted token."""
 
 
 def _durations(name: str, *series: str) -> tuple[ScrapedFigure, ScrapedFigure]:
@@ -26,6 +28,9 @@ def _durations(name: str, *series: str) -> tuple[ScrapedFigure, ScrapedFigure]:
     )
 
 
+DRAFT_POSITIONS: Final = 8
+"""As many drafted tokens of a step are read one by one."""
+_PER_POSITION: Final = "vllm:spec_decode_num_accepted_tokens_per_pos_total"
 ENGINE: Final = (
     ScrapedFigure(
         name="running",
@@ -72,6 +77,16 @@ ENGINE: Final = (
         name="prefix_cache_hits",
         series=("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total", "sglang:cached_tokens_total"),
     ),
+    *_durations("queue", "vllm:request_queue_time_seconds"),
+    *_durations("prefill", "vllm:request_prefill_time_seconds"),
+    *_durations("decode", "vllm:request_decode_time_seconds"),
+    ScrapedFigure(name="drafts", series=("vllm:spec_decode_num_drafts_total",)),
+    ScrapedFigure(name="draft_tokens", series=("vllm:spec_decode_num_draft_tokens_total",)),
+    ScrapedFigure(name="accepted_tokens", series=("vllm:spec_decode_num_accepted_tokens_total",)),
+    *(
+        ScrapedFigure(name=f"accepted_at_{position + 1}", series=(_PER_POSITION,), position=str(position))
+        for position in range(DRAFT_POSITIONS)
+    ),
     *_durations("ttft", "vllm:time_to_first_token_seconds", "sglang:time_to_first_token_seconds"),
     *_durations(
         "itl",
@@ -106,6 +121,8 @@ MAX_PART_CHARS: Final = 100
 _UNKNOWN_FROM: Final = 2.0**62
 """DCGM writes a number near 2^63 for an unknown value; NaN and infinity fail the same comparison."""
 _Sample = tuple[str, dict[str, str], float]
+_Series = tuple[str, str]
+"""A series' name, and its label `position`."""
 
 
 @dataclass(slots=True)
@@ -131,7 +148,7 @@ def read_page(text: str, figures: Iterable[ScrapedFigure], by: str = "", hide: C
     a series that is there twice the first line counts, as for Prometheus. `hide` removes keys from a part's name.
     """
     figures, page = tuple(figures), Page()
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[_Series, list[float]]] = {}
     seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
     for name, labels, value in _samples(text, tuple(name for figure in figures for name in figure.series), page):
         series = name, frozenset(labels.items())
@@ -142,7 +159,7 @@ def read_page(text: str, figures: Iterable[ScrapedFigure], by: str = "", hide: C
         if len(part) > MAX_PART_CHARS:
             page.lose(f"its label {by} has more than {MAX_PART_CHARS} characters")
             continue
-        found.setdefault(part, {}).setdefault(name, []).append(value)
+        found.setdefault(part, {}).setdefault((name, labels.get("position", "")), []).append(value)
     page.parts = {part: _combined(values, figures) for part, values in found.items()}
     return page
 
@@ -187,10 +204,10 @@ def _sample(line: str) -> _Sample | None:
         return None
 
 
-def _combined(values: Mapping[str, list[float]], figures: Iterable[ScrapedFigure]) -> dict[str, float]:
+def _combined(values: Mapping[_Series, list[float]], figures: Iterable[ScrapedFigure]) -> dict[str, float]:
     combined = {}
     for figure in figures:
-        name = next((name for name in figure.series if name in values), None)
-        if name is not None:
-            combined[figure.name] = max(values[name]) if figure.use_max else sum(values[name])
+        found = next((values[key] for name in figure.series if (key := (name, figure.position)) in values), None)
+        if found is not None:
+            combined[figure.name] = max(found) if figure.use_max else sum(found)
     return combined

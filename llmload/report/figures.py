@@ -7,8 +7,9 @@ from typing import Final
 from llmload.metrics.doubts import lines_of, marked
 from llmload.metrics.objective import LABELS
 from llmload.metrics.validity import Doubt
-from llmload.runs.summary import Figures, Summary
-from llmload.units import milliseconds, number, percent
+from llmload.runs.summary import Figures, StageSummary, Summary
+from llmload.runs.summary_parts import Limit
+from llmload.units import UNKNOWN, milliseconds, number, percent
 
 LATENCIES: Final = {LABELS[key]: key for key in ("ttft_s", "itl_s", "tpot_s", "e2e_s")}
 _REASONING: Final = ("ttfa_s", "thinking_s", "answer_tpot_s")
@@ -44,6 +45,34 @@ def reasoning_rows(summary: Summary) -> list[tuple[str, str]]:
     return [("reasoning", "; ".join(said))]
 
 
+def limit_text(limit: Limit | None) -> str:
+    """Return what limited a load, in words, with what moves it; empty where it is not known."""
+    return "" if limit is None else f"{limit.name}: {limit.text}: {limit.remedy}"
+
+
+def engine_rows(summary: Summary) -> list[tuple[str, str]]:
+    """
+    Return title and text of what limited the load, and of speculative decoding; nothing of what is not known.
+
+    Of stages, each limit once, where it came first.
+    """
+    limits = [
+        ("limited by", summary.limited_by),
+        *((f"{each.name}, limited by", each.limited_by) for each in summary.stages),
+    ]
+    shown: dict[str, tuple[str, str]] = {}
+    for title, limit in limits:
+        if limit is not None and (limit.limit != "nothing" or not summary.stages):
+            shown.setdefault(limit.limit, (title, limit_text(limit)))
+    rows = [*shown.values()]
+    if found := summary.speculation:
+        length = "" if found.accept_length is None else f", {number(found.accept_length)} tokens a step"
+        by = "".join(f", {percent(share, 0)} at {place}" for place, share in enumerate(found.by_position, start=1))
+        said = {"requests": "the answers", "engine": "the engine's counters"}[found.source]
+        rows.append(("speculative decoding", f"{percent(found.acceptance_rate)} accepted{by}{length}, by {said}"))
+    return rows
+
+
 def figure_text(summary: Summary, key: str, statistic: str | None, text: Callable[[float | None], str]) -> str:
     """Return a figure's text, marked where it is in doubt."""
     return marked(text(summary.value(key, statistic)), summary.verdict.doubts, key, statistic)
@@ -73,6 +102,13 @@ ROW_COLUMNS: Final = (
     Column("TPOT\np50, ms", "tpot_s", "p50", milliseconds),
     Column("\nfailed", "error_share", None, percent),
 )
+
+
+def limits_of(stages: Sequence[StageSummary]) -> list[str]:
+    """Return the last column of a table of stages, what limited each; nothing where no stage's limit is known."""
+    if not any(stage.limited_by for stage in stages):
+        return []
+    return [UNKNOWN if stage.limited_by is None else stage.limited_by.name for stage in stages]
 
 
 def row_cells(figures: Figures, doubts: Sequence[Doubt]) -> list[str]:

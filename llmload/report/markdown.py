@@ -13,7 +13,16 @@ from llmload.metrics.requests import FIELD
 from llmload.metrics.validity import Verdict
 from llmload.report.by_name import NAME_COLUMNS, name_rows
 from llmload.report.checks import Judgement, run_checks
-from llmload.report.figures import COLUMNS, doubt_lines, figure_text, latencies_of, reasoning_rows, tenths
+from llmload.report.figures import (
+    COLUMNS,
+    doubt_lines,
+    engine_rows,
+    figure_text,
+    latencies_of,
+    limit_text,
+    reasoning_rows,
+    tenths,
+)
 from llmload.report.network import NETWORK_FIGURES, network_rows
 from llmload.report.sweep import shown_columns, sweep_notes, sweep_rows
 from llmload.report.terminal import prefix_cache_rows
@@ -281,6 +290,7 @@ _THROUGHPUT: Final[Mapping[str, Callable[[Summary], str]]] = {
     "requests/min": _plain("requests_per_min", 1),
     "goodput, requests/min": _plain("goodput_per_min", 1),
     "system output tokens/s": _plain("output_tokens_per_s", 1),
+    "limited by": lambda summary: limit_text(summary.limited_by) or UNKNOWN,
     "memory bandwidth use (MBU)": lambda summary: percent(
         None if summary.bandwidth is None else summary.bandwidth.mbu, 2
     ),
@@ -359,6 +369,7 @@ def _figures(summary: Summary) -> list[list[str]]:
         *(
             [title, text]
             for title, text in (
+                *engine_rows(summary),
                 *reasoning_rows(summary),
                 *prefix_cache_rows(summary),
                 *cost_rows(summary.cost),

@@ -18,8 +18,10 @@ from llmload.report.figures import (
     LATENCIES,
     ROW_COLUMNS,
     doubt_lines,
+    engine_rows,
     figure_text,
     latencies_of,
+    limits_of,
     reasoning_rows,
     row_cells,
     tenths,
@@ -105,8 +107,11 @@ def _stages(summary: Summary) -> list[Table]:
     table.add_column("\nload", no_wrap=True)
     for column in ROW_COLUMNS:
         table.add_column(column.header, justify="right", no_wrap=True)
-    for stage in summary.stages:
-        table.add_row(Text(stage.name), stage.load_text, *row_cells(stage, stage.doubts))
+    limits = limits_of(summary.stages)
+    if limits:
+        table.add_column("\nlimited by", no_wrap=True)
+    for index, stage in enumerate(summary.stages):
+        table.add_row(Text(stage.name), stage.load_text, *row_cells(stage, stage.doubts), *limits[index : index + 1])
     return [table]
 
 
@@ -148,6 +153,7 @@ def _figures(summary: Summary) -> Table:
         reasons = ", ".join(f"{name} {count}" for name, count in summary.finish_reasons.items())
         table.add_row("finish reasons", reasons)
     for title, text in (
+        *engine_rows(summary),
         *reasoning_rows(summary),
         *prefix_cache_rows(summary),
         *cost_rows(summary.cost),

@@ -36,10 +36,13 @@ from llmload.runs.summary_parts import (
     EditedLoad,
     EnergyCost,
     EngineMetrics,
+    EngineWindow,
     FailedRequests,
     GpuMetrics,
+    Limit,
     OtherUsers,
     RequestFile,
+    Speculation,
 )
 from llmload.runs.sweep import SweepResult
 from llmload.scenario import Scenario
@@ -152,20 +155,29 @@ def _priced(part: CostShares, cost: CostSummary) -> str:
 FORMATS: Final = {"fp32": "fp32", "fp16": "bf16", "bf16": "bf16", "fp8": "fp8", "int8": "int8", "int4": "w4a16"}
 
 
+def decode_bound(scenario: Scenario) -> float | None:
+    """Return the decode steps/s that the GPUs' memory bandwidth allows; None if GPU or model is not known."""
+    deployment = scenario.deployment
+    if not deployment.gpu:
+        return None
+    try:
+        model, gpu = _model_of(scenario), find_gpu(deployment.gpu)
+        weight_format = FORMATS[deployment.precision] if deployment.precision else default_format(model)
+        return decode_bound_tokens_per_s(model, gpu, gpus=deployment.gpus or 1, weight_format=weight_format)
+    except ConfigError:
+        return None
+
+
 def bandwidth_use(scenario: Scenario, request_output_tokens_per_s: float | None) -> BandwidthUse | None:
     """
     Return a single request's speed as a fraction of the bound by the GPU's memory bandwidth (MBU).
 
     None without a speed, with several users at a time, or for a GPU or model that is not in the catalogue.
     """
-    deployment = scenario.deployment
-    if request_output_tokens_per_s is None or scenario.load.constant_users != 1 or not deployment.gpu:
+    if request_output_tokens_per_s is None or scenario.load.constant_users != 1:
         return None
-    try:
-        model, gpu = _model_of(scenario), find_gpu(deployment.gpu)
-        weight_format = FORMATS[deployment.precision] if deployment.precision else default_format(model)
-        bound = decode_bound_tokens_per_s(model, gpu, gpus=deployment.gpus or 1, weight_format=weight_format)
-    except ConfigError:
+    bound = decode_bound(scenario)
+    if bound is None:
         return None
     used = mbu(request_output_tokens_per_s, bound)
     return BandwidthUse(mbu=used, bound_tokens_per_s=bound, implausible=implausible(used))
@@ -234,6 +246,18 @@ def _model_of(scenario: Scenario) -> ModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What the engine said of itself in a window, and what limited the load there; None is not known."""
+
+    engine: EngineWindow | None = None
+    speculation: Speculation | None = None
+    limit: Limit | None = None
+
+
+NOT_WATCHED: Final = Watched()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageTotals:
     """A stage's load, the totals of its requests, and the length of its window."""
 
@@ -242,6 +266,7 @@ class StageTotals:
     rate_per_s: float | None
     totals: RunTotals
     window_s: float | None
+    watched: Watched = NOT_WATCHED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +295,7 @@ class RunOutcome:
     engine_metrics: EngineMetrics | None = None
     gpu_metrics: GpuMetrics | None = None
     request_files: Mapping[str, RequestFile] | None = None
+    watched: Watched = NOT_WATCHED
     cut: bool = False
     """Whether the run was ended before it had done what it was to do; then no gate is judged."""
     recomputed: str | None = None
@@ -310,6 +336,9 @@ def build_summary(outcome: RunOutcome) -> Summary:
         other_users=outcome.other_users,
         capacity=outcome.capacity,
         sweep=outcome.sweep,
+        limited_by=outcome.watched.limit,
+        engine_window=outcome.watched.engine,
+        speculation=outcome.watched.speculation,
         engine_metrics=outcome.engine_metrics,
         gpu_metrics=outcome.gpu_metrics,
         bandwidth=bandwidth_use(scenario, measured.value("request_output_tokens_per_s", "mean")),
@@ -450,6 +479,9 @@ def _stage(stage: StageTotals) -> StageSummary:
         users=stage.users,
         rate_per_s=stage.rate_per_s,
         **dict(measured),
+        limited_by=stage.watched.limit,
+        engine_window=stage.watched.engine,
+        speculation=stage.watched.speculation,
         doubts=doubts_of(stage.totals),
     )
 

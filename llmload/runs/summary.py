@@ -12,8 +12,10 @@ from llmload.runs.summary_parts import (
     Distribution,
     EditedLoad,
     EngineMetrics,
+    EngineWindow,
     FailedRequests,
     GpuMetrics,
+    Limit,
     OtherUsers,
     Part,
     PerMinute,
@@ -22,6 +24,7 @@ from llmload.runs.summary_parts import (
     RequestFileName,
     Requests,
     Seconds,
+    Speculation,
     Tokens,
     TokensPerSecond,
     UnixSeconds,
@@ -228,6 +231,12 @@ class StageSummary(Figures, _StageLoad):
 
     doubts: tuple[Doubt, ...] = ()
     """The figures of the stage that may be off."""
+    limited_by: Limit | None = None
+    """What limited the load; `null` where the engine says nothing of itself."""
+    engine_window: EngineWindow | None = None
+    """What the engine's own series said of the stage's window."""
+    speculation: Speculation | None = None
+    """What speculative decoding did in it."""
 
 
 class _NameCounts(Part):
@@ -332,6 +341,12 @@ class Summary(Figures, _RunHead):
     tokens/s that misses no gate. Absent for other loads."""
     other_users: OtherUsers | None = None
     """What users that are not llmload's did, where there were any; their failures make the exit code 1."""
+    limited_by: Limit | None = None
+    """What limited the load in the window (docs/timings.md); absent where the engine says nothing of itself."""
+    engine_window: EngineWindow | None = None
+    """What the engine's own series said of the window, if `[monitor]` names its address; else absent."""
+    speculation: Speculation | None = None
+    """What speculative decoding did in the window; absent where the engine has none."""
     engine_metrics: EngineMetrics | None
     """What the engine said of itself, if `[monitor]` names its address (docs/monitoring.md)."""
     gpu_metrics: GpuMetrics | None
@@ -349,4 +364,15 @@ class Summary(Figures, _RunHead):
         return {key: value for key, value in content.items() if value is not None or key not in _ABSENT_WHEN_NONE}
 
 
-_ABSENT_WHEN_NONE: Final = ("recomputed", "reasoning", "by_name", "edited", "capacity", "sweep", "other_users")
+_ABSENT_WHEN_NONE: Final = (
+    "recomputed",
+    "reasoning",
+    "by_name",
+    "edited",
+    "capacity",
+    "sweep",
+    "other_users",
+    "limited_by",
+    "engine_window",
+    "speculation",
+)

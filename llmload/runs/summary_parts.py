@@ -300,6 +300,78 @@ class CostSummary(Part):
     """By the GPUs' energy."""
 
 
+class Speculation(Part):
+    """What speculative decoding did in a window."""
+
+    source: str
+    """`requests` (the engine's account of each answer), or `engine` (its counters)."""
+    drafts: float | None
+    """Steps; `null` where the engine does not count them."""
+    draft_tokens: CountedTokens
+    """Tokens that were drafted."""
+    accepted_tokens: CountedTokens
+    """Those of them that the model took."""
+    acceptance_rate: float
+    """`accepted_tokens` / `draft_tokens`."""
+    accept_length: float | None
+    """Tokens a step: 1 + `accepted_tokens` / `drafts`."""
+    by_position: tuple[float, ...]
+    """Of the first, second, ... drafted token: in which part of the steps it was accepted; empty where not known."""
+
+
+class EngineWindow(Part):
+    """What the engine's own series said of a window: counters from its start to its end, gauges within it."""
+
+    samples: int
+    """Reads within the window."""
+    running_mean: Annotated[float | None, in_unit("requests")]
+    """Requests at work, the mean."""
+    running_max: Annotated[float | None, in_unit("requests")]
+    """The most at a time."""
+    waiting_mean: Annotated[float | None, in_unit("requests")]
+    """Requests in the engine's queue, the mean."""
+    waiting_max: Annotated[float | None, in_unit("requests")]
+    """The most at a time."""
+    kv_cache_usage_mean: float | None
+    """Share of the KV cache in use, the mean."""
+    kv_cache_usage_max: float | None
+    """The greatest."""
+    preemptions: float | None
+    """Requests that the engine put back."""
+    prompt_tokens: CountedTokens | None
+    """Prompt tokens, by the engine."""
+    output_tokens: CountedTokens | None
+    """Output tokens, by the engine."""
+    prefix_cache_hit_share: float | None
+    """Prompt tokens that the prefix cache answered / prompt tokens looked up in it."""
+    ttft_mean_s: Seconds | None
+    """Mean time to first token, by the engine."""
+    itl_mean_s: Seconds | None
+    """Mean gap between tokens, by the engine."""
+    queue_mean_s: Seconds | None
+    """Mean time of a request in the engine's queue."""
+    prefill_mean_s: Seconds | None
+    """Mean time of a request's prefill."""
+    decode_mean_s: Seconds | None
+    """Mean time from a request's first token to its last."""
+
+
+class Limit(Part):
+    """What limits a load, by what was seen in its window (docs/timings.md)."""
+
+    limit: str
+    """`client`, `kv_cache`, `max_num_seqs`, `network`, `prefill`, `bandwidth` or `nothing`."""
+    text: str
+    """What shows it."""
+    remedy: str
+    """What moves it: the engine's option, where there is one."""
+
+    @property
+    def name(self) -> str:
+        """The limit in words."""
+        return {"kv_cache": "KV cache", "max_num_seqs": "max-num-seqs"}.get(self.limit, self.limit)
+
+
 class EngineMetrics(Part):
     """What the engine's own series said over the whole run, warm-up included, beside the client's figures."""
 

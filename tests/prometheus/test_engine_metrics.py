@@ -107,7 +107,8 @@ def test_the_metrics_of_real_engines_are_read() -> None:
     assert (vllm["prompt_tokens"], vllm["output_tokens"], vllm["ttft_count"]) == (1498, 2482, 43)
     assert vllm["itl_count"] == 2482 - 43
     assert vllm["ttft_sum_s"] / vllm["ttft_count"] == pytest.approx(0.11301, rel=1e-4)
-    assert {figure.name for figure in ENGINE} == vllm.keys()
+    drafted = {figure.name for figure in ENGINE if figure.name.startswith(("draft", "accepted_"))}
+    assert {figure.name for figure in ENGINE} - drafted == vllm.keys()  # it had no speculative decoding
     assert (llama["prompt_tokens"], llama["output_tokens"], llama["running"]) == (35, 32, 0)
 
 
@@ -117,6 +118,28 @@ def test_counts_of_several_ranks_add_up_and_shares_do_not() -> None:
     text += 'vllm:num_requests_waiting{engine="0"} NaN\n'
 
     assert parse_figures(text, ENGINE) == {"": {"running": 7, "kv_cache_usage": 0.7}}
+
+
+def test_accepted_drafts_are_read_in_all_and_by_position() -> None:
+    text = "".join(
+        f'vllm:spec_decode_num_{name}_total{{engine="{engine}"}} {value}\n'
+        for name, value in (("drafts", 10), ("draft_tokens", 30), ("accepted_tokens", 15))
+        for engine in (0, 1)
+    )
+    name = "vllm:spec_decode_num_accepted_tokens_per_pos_total"
+    text += "".join(f'{name}{{engine="{e}",position="{p}"}} {v}\n' for e in (0, 1) for p, v in enumerate((8, 5, 2)))
+    text += f'{name}_created{{position="0"}} 1.7e9\n'
+
+    assert parse_figures(text, ENGINE) == {
+        "": {
+            "drafts": 20,
+            "draft_tokens": 60,
+            "accepted_tokens": 30,
+            "accepted_at_1": 16,
+            "accepted_at_2": 10,
+            "accepted_at_3": 4,
+        }
+    }
 
 
 def test_text_without_known_series_gives_no_figures() -> None:

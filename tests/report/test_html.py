@@ -260,7 +260,7 @@ class TestOrigins:
         assert loaded.summary.requests.completed == sum(r.ok for r in records(200))
         assert loaded.summary.verdict.level == "INVALID"
         assert "it left no summary.json, so these figures are counted from the requests" in text
-        assert re.search(r"TTFT( [\d.,]+~){6} \d+ time to first answer", text)
+        assert re.search(r"TTFT( [\d.,]+~){6} \d+ TTFT: queue", text)
         assert "p90 needs 200, p95 needs 400, p99 needs 2,000" in text
         assert "Built from 200 requests in requests.jsonl (200)." in text
 

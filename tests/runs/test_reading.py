@@ -13,8 +13,8 @@ from llmload.cli.main import main
 from llmload.errors import RunFolderError, plain
 from llmload.record import ErrorType, Outcome, RequestError
 from llmload.runs.folder import RunFolder
-from llmload.runs.loaded_run import read_samples
 from llmload.runs.reading import MAX_LINE_BYTES, opened, read_columns
+from llmload.runs.samples import read_samples
 from tests.recorded import records, write_folder
 
 

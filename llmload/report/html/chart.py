@@ -8,7 +8,8 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from llmload.runs.folder import ENGINE_METRICS, GPU_METRICS
-from llmload.runs.loaded_run import LoadedRun, SampledPart, read_samples
+from llmload.runs.loaded_run import LoadedRun
+from llmload.runs.samples import SampledPart, read_samples
 from llmload.runs.timeline import Stage
 from llmload.units import GB, MIB_PER_GIB, S_PER_MIN
 

@@ -8,7 +8,16 @@ import numpy as np
 from llmload.metrics.doubts import quantile_interval
 from llmload.metrics.requests import QUANTILES
 from llmload.report.by_name import NAME_COLUMNS, name_rows
-from llmload.report.figures import ROW_COLUMNS, figure_text, latencies_of, reasoning_rows, row_cells, tenths
+from llmload.report.figures import (
+    ROW_COLUMNS,
+    engine_rows,
+    figure_text,
+    latencies_of,
+    limits_of,
+    reasoning_rows,
+    row_cells,
+    tenths,
+)
 from llmload.report.terminal import STAMPS
 from llmload.runs.folder import Manifest
 from llmload.runs.loaded_run import LoadedRun
@@ -34,6 +43,7 @@ def what_was_run(run: LoadedRun) -> list[tuple[str, str]]:
         ("max_tokens", number(request.max_tokens, 0) if request.max_tokens else "not set: the engine's own limit"),
         ("temperature", "" if request.temperature is None else f"{request.temperature:g}"),
         ("seed", str(manifest.seed)),
+        *engine_rows(summary),
         *reasoning_rows(summary),
         ("time stamps", STAMPS.get(summary.stamp_source or "", "")),
         ("sent by", _client(manifest)),
@@ -148,9 +158,14 @@ def stage_table(summary: Summary) -> dict[str, Any] | None:
     """Return the table with a row for each stage, step or phase; None for a run of one load."""
     if not summary.stages:
         return None
+    limits = limits_of(summary.stages)
+    columns = [column.header.replace("\n/", "/").replace("\n", " ").strip() for column in ROW_COLUMNS]
     return {
-        "columns": [column.header.replace("\n/", "/").replace("\n", " ").strip() for column in ROW_COLUMNS],
-        "rows": [(stage.name, stage.load_text, row_cells(stage, stage.doubts)) for stage in summary.stages],
+        "columns": [*columns, *(["limited by"] if limits else [])],
+        "rows": [
+            (stage.name, stage.load_text, [*row_cells(stage, stage.doubts), *limits[index : index + 1]])
+            for index, stage in enumerate(summary.stages)
+        ],
     }
 
 
