@@ -1,15 +1,21 @@
 """An engine's series over a window: counters from edge to edge, gauges within, over several spans and engines."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from llmload.runs.engine_window import engine_speculation, engine_window
 from llmload.runs.samples import SampledPart
 
 
-def engine(*, first: float = 0.0, **series: list[float | None]) -> SampledPart:
+def engine(*, first: float = 0.0, **series: Sequence[float | None]) -> SampledPart:
     """An engine that was read each second from `first` on."""
     count = max(map(len, series.values()))
-    return SampledPart("e", t_s=[first + index for index in range(count)], values=dict(series))
+    return SampledPart(
+        "e",
+        t_s=[first + index for index in range(count)],
+        values={name: list(values) for name, values in series.items()},
+    )
 
 
 STEADY = engine(
@@ -32,8 +38,9 @@ def test_counters_count_from_edge_to_edge_and_gauges_within() -> None:
     assert found.samples == 5
     assert found.output_tokens == pytest.approx(475)
     assert found.preemptions == 3
-    assert (found.running_mean, found.running_max) == (pytest.approx((4 + 4 * 8) / 5), 8)
-    assert (found.waiting_mean, found.waiting_max) == (pytest.approx(8 / 5), 2)
+    assert found.running_mean == pytest.approx((4 + 4 * 8) / 5)
+    assert found.waiting_mean == pytest.approx(8 / 5)
+    assert (found.running_max, found.waiting_max) == (8, 2)
     assert found.kv_cache_usage_max == pytest.approx(0.7)
     assert found.ttft_mean_s == pytest.approx(0.25)
     assert found.prefix_cache_hit_share == pytest.approx(0.3)

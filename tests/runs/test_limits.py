@@ -111,18 +111,19 @@ def test_bandwidth_is_that_of_a_step_of_decode_and_counts_accepted_drafts() -> N
         model={"name": "m", "catalogue": "Llama-3.1-8B-Instruct"},
         engine={"name": "vllm", "base_url": ["http://127.0.0.1:1"]},
     )
-    fast = {"chunk_ns": np.arange(100, 161, 6, dtype=np.int64) * MS}  # 6 ms a token, 4.5 at best
+    fast: dict[str, Any] = {"chunk_ns": np.arange(100, 161, 6, dtype=np.int64) * MS}  # 6 ms a token, 4.5 at best
     drafted = {**fast, "drafts": 10, "draft_tokens": 30, "accepted_tokens": 20}
 
     def bound(**changes: Any) -> str | None:
         found = watched([], [], totals_of(**changes), on_a_gpu).limit
-        return found and found.limit
+        return None if found is None else found.limit
 
     assert bound(**fast) == "bandwidth"
     assert bound(**drafted) is None
     found = watched([], [], totals_of(**drafted), on_a_gpu).speculation
     assert found is not None
-    assert (found.source, found.accept_length, found.acceptance_rate) == ("requests", 3.0, pytest.approx(2 / 3))
+    assert (found.source, found.accept_length) == ("requests", 3.0)
+    assert found.acceptance_rate == pytest.approx(2 / 3)
 
 
 def test_nothing_is_said_of_a_window_without_answers() -> None:
