@@ -53,6 +53,8 @@ FIELD_OF: Final[Mapping[str, str | None]] = {
     "request_output_tokens": "output_tokens",
 }
 """Each distribution over requests, and the field of a request that it is of."""
+SELDOM: Final = ("thinking_s", "answer_tpot_s", "engine_queue_s", "engine_prefill_s", "ttft_rest_s", "engine_decode_s")
+"""Those that only answers with reasoning have, or an engine's own account of its times."""
 REQUEST_DISTRIBUTIONS: Final = tuple(FIELD_OF)
 DISTRIBUTIONS: Final = (*REQUEST_DISTRIBUTIONS, "event_loop_lag_s")
 LATENCIES: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s")

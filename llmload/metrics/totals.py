@@ -21,6 +21,7 @@ from llmload.metrics.requests import (
     DISTRIBUTIONS,
     FIELD_OF,
     LATENCIES,
+    SELDOM,
     WITH_EXEMPLARS,
     WITH_FAILURES,
     Floats,
@@ -292,6 +293,9 @@ class RunTotals:
 
     def _add_distributions(self, record: RequestRecord, to: Distributions) -> None:
         values = _values_of(record)
+        own_times = (record.engine_queue_s, record.engine_prefill_s, record.engine_decode_s)
+        if record.reasoning_chunks or own_times != _NO_TIMES:
+            values |= _seldom_values_of(record)
         for name, value in values.items():
             if value is not None:
                 to.of(name).add(value if value > 0 else 0.0)
@@ -357,11 +361,14 @@ class RunTotals:
         self.uncounted_answers += _count(answers & np.isnan(output_tokens))
         sources = table.categories["token_source"]
         self.contradicted_answers += sum(sources[index] in CONTRADICTED for index in indices)
-        self.reasoned_answers += _count(answers & (table.numbers["has_reasoning"] > 0))
+        reasoned = answers & (table.numbers["has_reasoning"] > 0)
+        self.reasoned_answers += _count(reasoned)
         self.hidden_reasoning_answers += _count(answers & (table.numbers["hides_reasoning"] > 0))
         self.only_reasoning_answers += _count(answers & (table.numbers["only_reasoning"] > 0))
         estimated = table.categories["reasoning_source"]
-        self.estimated_reasoning_answers += sum(estimated[index] == ReasoningSource.CHUNKS for index in indices)
+        self.estimated_reasoning_answers += sum(
+            estimated[index] == ReasoningSource.CHUNKS for index in np.flatnonzero(reasoned)
+        )
         gap_s, later = np.maximum(table.gap_s, 0.0), ~table.is_first_gap
         second = np.append(False, table.is_first_gap[:-1]) & later
         read = answers & ~table.stamped_by_packet
@@ -424,9 +431,17 @@ _SUMS: Final[Mapping[_Over, Sequence[tuple[str, str]]]] = {
 _TALLIED: Final = _Over.ANSWERS_IN_WINDOW
 _TALLIES: Final = tuple((f.name, f.metadata["tally"]) for f in fields(RunTotals) if "tally" in f.metadata)
 
-_values_of: Final[Callable[[RequestRecord], dict[str, float | None]]] = compiled(
-    "record", f"return {{{', '.join(f'{name!r}: record.{of}' for name, of in _ONE_A_REQUEST)}}}"
-)
+_NO_TIMES: Final = (None, None, None)
+
+
+def _reader(names: Iterable[str]) -> Callable[[RequestRecord], dict[str, float | None]]:
+    items = (f"{name!r}: record.{FIELD_OF[name]}" for name in names)
+    read: Callable[[RequestRecord], dict[str, float | None]] = compiled("record", f"return {{{', '.join(items)}}}")
+    return read
+
+
+_values_of: Final = _reader(name for name, _ in _ONE_A_REQUEST if name not in SELDOM)
+_seldom_values_of: Final = _reader(SELDOM)
 _ADD_SUMS: Final[Mapping[_Over, Callable[[RunTotals, RequestRecord], None]]] = {
     over: compiled(
         "totals, record",
