@@ -134,6 +134,17 @@ def test_sglang_counts_texts_and_ends_with_the_stream(run: RunFolder) -> None:
     assert own["max_output_tokens_per_s"] == 7
 
 
+def test_the_first_output_token_is_the_first_after_reasoning(tmp_path: Path) -> None:
+    """One answer without reasoning, first text after 100 ms; one with two chunks of it, its answer after 280 ms."""
+    thought = SECOND | {"reasoning_chunks": 2, "reasoning_tokens": 2, "reasoning_source": "usage"}
+    start_ns = thought["started_ns"]
+    run = folder(tmp_path / "run", FIRST, thought | {"first_answer_ns": start_ns + 280 * MS})
+
+    assert figures(run, "aiperf")["time_to_first_token.avg"] == pytest.approx((100 + 200) / 2)
+    assert figures(run, "aiperf")["time_to_first_output_token.avg"] == pytest.approx((100 + 280) / 2)
+    assert figures(run, "guidellm")["time_to_first_output_token_ms.successful.mean"] == pytest.approx((100 + 280) / 2)
+
+
 def test_aiperf_ends_a_request_with_its_last_text(run: RunFolder) -> None:
     own = figures(run, "aiperf")
     itl_ms = (140 - 100) / 2, (320 - 200) / 4
