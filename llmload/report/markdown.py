@@ -19,7 +19,6 @@ from llmload.report.figures import (
     engine_rows,
     figure_text,
     latencies_of,
-    limit_text,
     reasoning_rows,
     tenths,
 )
@@ -290,7 +289,7 @@ _THROUGHPUT: Final[Mapping[str, Callable[[Summary], str]]] = {
     "requests/min": _plain("requests_per_min", 1),
     "goodput, requests/min": _plain("goodput_per_min", 1),
     "system output tokens/s": _plain("output_tokens_per_s", 1),
-    "limited by": lambda summary: limit_text(summary.limited_by) or UNKNOWN,
+    "limited by": lambda summary: UNKNOWN if summary.limited_by is None else summary.limited_by.name,
     "memory bandwidth use (MBU)": lambda summary: percent(
         None if summary.bandwidth is None else summary.bandwidth.mbu, 2
     ),
