@@ -145,8 +145,10 @@ def _slots_mib(run: Mapping[str, Any]) -> float:
 
 def _states(run: Mapping[str, Any]) -> float:
     pool = pool_of(run)
-    a_slot = pool.state_bytes if isinstance(pool, SglangPool) else _kind(pool, LlamaCppPool).state_bytes
-    return a_slot * float(run["given"].get("slots", 1)) / GIB
+    slots = float(run["given"].get("slots", 1))
+    if isinstance(pool, SglangPool):  # which keeps one slot more than it says
+        return pool.state_bytes * (slots + 1) / GIB
+    return _kind(pool, LlamaCppPool).state_bytes * slots / GIB
 
 
 def _drafter_cache(run: Mapping[str, Any]) -> float:

@@ -238,7 +238,9 @@ def count_parameters(model: ModelSpec) -> ParameterCounts:
     """
     hidden = model.hidden_size
     norm = hidden * (1 + model.norm_bias)
-    parts: Counter[Part] = Counter({each.part: each.elements for each in model.extra})
+    parts: Counter[Part] = Counter()
+    for weight in model.extra:
+        parts[weight.part] += weight.elements
     idle = 0
     kinds = Counter(model.layers)
     for layer, layers in kinds.items():
@@ -252,7 +254,7 @@ def count_parameters(model: ModelSpec) -> ParameterCounts:
         experts=parts["experts"],
         router=parts["router"],
         norms=norm * (sum(n * layer.norms for layer, n in kinds.items()) + model.final_norms) + parts["norms"],
-        lm_head=0 if model.tied_embeddings else model.vocab_size * (hidden + model.lm_head_bias),
+        lm_head=model.vocab_size * (hidden * (not model.tied_embeddings) + model.lm_head_bias),
         idle_experts=idle,
     )
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llmload.errors import ConfigError, shown
-from llmload.extras import need
-from llmload.fetch import fetch
 from llmload.sizing.architecture import Checkpoint, ModelSpec
 from llmload.sizing.families import model_from_config
 from llmload.sizing.hf_config import HfConfig
@@ -340,6 +338,10 @@ def _parsed(path: Path, text: bytes, kind: str) -> Any:
 
 
 def _hub_config(model_id: str) -> Mapping[str, Any]:
+    # Imported here: HTTP and TLS take 0.1 s, and only the hub needs them.
+    from llmload.extras import need
+    from llmload.fetch import fetch
+
     need("hub", f"hub model '{model_id}'")
     try:
         values = {**_read(fetch(model_id, "config.json", "model"))}

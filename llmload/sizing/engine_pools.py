@@ -86,6 +86,7 @@ CACHE_TYPE_BYTES: Final[Mapping[str, float]] = {
     "q4_0": 18 / 32,
 }
 _CELLS: Final = 256  # llama.cpp pads a cache to a multiple of this
+_PREFIXES_KEPT_SINCE: Final = (0, 17)
 _STATE_ELEMENT_BYTES: Final = 4  # states and convolutions are 32 bits wide whatever the cache's type
 
 
@@ -104,7 +105,7 @@ class LlamaCppPool:
     @property
     def state_bytes(self) -> int:
         """Bytes of recurrent states of one slot."""
-        return self.cache.state_bytes // 2 * _STATE_ELEMENT_BYTES
+        return self.cache.state_elements * _STATE_ELEMENT_BYTES
 
     def slot_bytes(self, context_tokens: int) -> float:
         """Return the bytes of one slot of that context."""
@@ -151,8 +152,14 @@ def request_pool(cache: KvCache, engine: Engine, context_ranks: int = 1) -> Requ
 
 
 def states_of_request(engine: Engine) -> int:
-    """Blocks of recurrent state that vLLM reserves a request: two where prefixes are kept, and one a drafted token."""
-    return (2 if engine.options.prefix_caching else 1) + engine.draft_tokens
+    """
+    Return the blocks of recurrent state that vLLM reserves a request: two where prefixes are kept, one a drafted token.
+
+    Since 0.17 prefixes are kept unless they are switched off (MambaSpec in vLLM's kv_cache_interface.py, and four logs
+    of Qwen3.5 and 3.6 by 0.17 and 0.24).
+    """
+    kept = engine.options.prefix_caching or engine.version >= _PREFIXES_KEPT_SINCE
+    return (2 if kept else 1) + engine.draft_tokens
 
 
 def _sglang_token_bytes(cache: KvCache, engine: Engine) -> float:

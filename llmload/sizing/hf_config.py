@@ -65,9 +65,19 @@ class HfConfig:
             raise self.refusal(f"{name} has {len(str(value))} digits; no model has more than {most:,}")
         return value
 
+    def of_layer(self, key: str, layer: int, default: int | None = None) -> int:
+        """Return the positive whole number under key, where it is a list the layer's; ConfigError for another value."""
+        name, value = self._find(key)
+        if isinstance(value, list):
+            if layer >= len(value):
+                raise self.refusal(f"{name} has {len(value)} entries, none for layer {layer}")
+            return HfConfig({key: value[layer]}, self.source).count(key)
+        return self.count(key, default)
+
     def whole(self, key: str, default: int) -> int:
         """Return the whole number under key, which may be 0; ConfigError for another value."""
-        return 0 if self.values.get(key) == 0 else self.count(key, default) if self.has(key) else default
+        value = self._find(key)[1]
+        return default if value is None else 0 if value == 0 else self.count(key)
 
     def optional_count(self, key: str) -> int | None:
         """Return the positive whole number under key, or None where the config has none."""
@@ -100,6 +110,13 @@ class HfConfig:
         if dtype and dtype not in _DTYPE_BYTES:
             raise self.refusal(f"{key} = {shown(dtype)} is not one of {', '.join(_DTYPE_BYTES)}")
         return _DTYPE_BYTES.get(dtype, default)
+
+    def renamed(self, names: Mapping[str, str], defaults: Mapping[str, int]) -> "HfConfig":
+        """Return a config that also has what it states under other names, and defaults for what it does not state."""
+        named = {key: self.values[own] for key, own in names.items() if own in self.values and not self.has(key)}
+        found = HfConfig({**self.values, **named}, self.source)
+        missing = {key: value for key, value in defaults.items() if not found.has(key)}
+        return HfConfig({**found.values, **missing}, self.source) if missing else found
 
     def refusal(self, problem: str) -> ConfigError:
         """Return a ConfigError that names this config and the problem."""

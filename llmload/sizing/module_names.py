@@ -30,8 +30,9 @@ _ROOT_NAMES = {"model", "language_model", "transformer", "backbone", "thinker"}
 # Modules that may be listed and are not a weight of the language model's layers, or never narrow.
 _OUTSIDE = re.compile(
     r"vision|visual|vit|image|video|audio|speech|talker|code2wav|projector|connector|aligner|merger|mtp|eh_proj|"
-    r"nextn|shared_head|norm|embed|wte|lm_head|head$|gate|router|score|classifier|rotary|conv|altup|laurel|per_layer"
+    r"nextn|shared_head|norm|embed|wte|lm_head|head$|gate|router|score|classifier|rotary|conv|indexers_proj|altup|laurel|per_layer"
 )
+_EXPERT = re.compile(r"experts\.\d+")  # a list that names one expert names all of its layer
 _LAYER = re.compile(r"layers\.(\d+)")
 
 
@@ -41,20 +42,26 @@ class Selection:
     def __init__(self, patterns: Iterable[str]) -> None:
         """Raises ConfigError for a regular expression that is none."""
         self._unfound = dict.fromkeys(patterns)
-        self._by_layer: defaultdict[int | None, list[tuple[str, re.Pattern[str]]]] = defaultdict(list)
+        self._plain: defaultdict[str, list[str]] = defaultdict(list)
+        self._patterns: defaultdict[int | None, list[tuple[str, re.Pattern[str]]]] = defaultdict(list)
         for pattern in self._unfound:
-            plain = _rootless(pattern)
-            layer = re.match(r"layers\.(\d+)(?:\.|$)", plain)  # others may choose several
-            self._by_layer[int(layer[1]) if layer else None].append((pattern, _compiled(pattern)))
+            if pattern.startswith("re:") or any(each in pattern for each in "*?["):
+                layer = re.match(r"layers\.(\d+)\.", _rootless(pattern))
+                self._patterns[int(layer[1]) if layer else None].append((pattern, _compiled(pattern)))
+            else:
+                self._plain[_EXPERT.sub("experts.0", _rootless(pattern))].append(pattern)
 
     def has(self, name: str, layer: int | None) -> bool:
         """Return whether a weight of a layer, by its name within it, is chosen; of no layer: by its whole name."""
-        aliases = _aliases(name) if layer is None else [f"layers.{layer}.{alias}" for alias in _aliases(name)]
         found = False
-        for pattern, compiled in self._by_layer[layer] if layer is not None else ():
-            found |= self._matches(pattern, compiled, aliases)
-        for pattern, compiled in self._by_layer[None]:
-            found |= self._matches(pattern, compiled, aliases)
+        own = () if layer is None else self._patterns.get(layer, ())
+        for alias in _aliases(name):
+            whole = alias if layer is None else f"layers.{layer}.{alias}"
+            found |= any(self._found(self._plain[run]) for run in _runs(whole) if run in self._plain)
+            for pattern, compiled in (*self._patterns.get(None, ()), *own):
+                roots = _ROOTS if pattern.startswith("re:") else ("",)
+                if any(compiled.match(root + whole) for root in roots):
+                    found = self._found([pattern])
         return found
 
     def never_found(self, layers: int) -> str | None:
@@ -65,12 +72,16 @@ class Selection:
                 return pattern
         return None
 
-    def _matches(self, pattern: str, compiled: re.Pattern[str], aliases: list[str]) -> bool:
-        roots = _ROOTS if pattern.startswith("re:") else ("",)
-        if any(compiled.match(root + alias) for alias in aliases for root in roots):
+    def _found(self, patterns: list[str]) -> bool:
+        for pattern in patterns:
             self._unfound.pop(pattern, None)
-            return True
-        return False
+        return True
+
+
+def _runs(name: str) -> list[str]:
+    """Every run of a name's components: a list may give a module whole, by its parents, or by its last parts."""
+    parts = name.split(".")
+    return [".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)]
 
 
 def alone(name: str) -> Weight:
@@ -88,7 +99,7 @@ def _rootless(pattern: str) -> str:
 
 def _compiled(pattern: str) -> re.Pattern[str]:
     """
-    A regular expression (re:) as it is; a name, or a glob, for whole components anywhere in a module's name.
+    A regular expression (re:) as it is; a glob for whole components anywhere in a module's name.
 
     Sources: compressed-tensors `match_name`; vLLM `is_layer_skipped`; Transformers `should_convert_module`.
     """

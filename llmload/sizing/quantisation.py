@@ -1,5 +1,6 @@
 """Which weights a checkpoint stores in fewer bits, and its KV cache's type, from all places where it may say so."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -288,7 +289,10 @@ def _modelopt(declared: Mapping[str, Any]) -> Declared:
         layers = declared.get("quantized_layers")
         if not isinstance(layers, Mapping):
             raise _UnreadError("quant_algo MIXED_PRECISION without quantized_layers is not known")
-        schemes = tuple(((name,), _modelopt_scheme(own)) for name, own in layers.items())
+        by_scheme: defaultdict[Scheme, list[str]] = defaultdict(list)
+        for name, own in layers.items():
+            by_scheme[_modelopt_scheme(own)].append(name)
+        schemes = tuple((tuple(names), scheme) for scheme, names in by_scheme.items())
     elif algorithm == "NONE" and "config_groups" in declared:
         schemes = _groups(declared)
     else:

@@ -369,6 +369,12 @@ class KvCache:
         return sum(self.layer_bytes_per_token(layer.cross) for layer in self.model.decoder if layer.cross)
 
     @property
+    def state_elements(self) -> int:
+        """Elements of recurrent state of a sequence of any length, whatever their width."""
+        states = (mixer for mixer in self.model.mixers if isinstance(mixer, Recurrent))
+        return sum(each.convolution_elements + each.state_elements for each in states) // self.tensor_parallel
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of recurrent state of a sequence of any length."""
         return sum(self.layer_state_bytes(mixer) for mixer in self.model.mixers)
