@@ -136,7 +136,7 @@ def table(models: tuple[str, ...], rule: str, precisions: tuple[str, ...], as_cs
 @vram.command()
 @click.argument("model")
 @_options(_kv_dtype, _hub, _json)
-def show(model: str, kv_dtype: str, hub: bool, as_json: bool) -> None:
+def show(model: str, kv_dtype: str | None, hub: bool, as_json: bool) -> None:
     """
     Show a model's parameters, its weights in each format, and its KV cache by token and by context.
 

@@ -6,7 +6,15 @@ from math import floor
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.engine_pools import VllmPool, longest_request
-from llmload.sizing.weights import KV_ELEMENT_BYTES, BlockPool, KvCache, Parallelism, block_pool, rank_model
+from llmload.sizing.weights import (
+    KV_ELEMENT_BYTES,
+    BlockPool,
+    KvCache,
+    Parallelism,
+    block_pool,
+    default_kv_dtype,
+    rank_model,
+)
 from llmload.units import GIB
 
 _BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens on cards of 70 GiB and more
@@ -19,7 +27,7 @@ class PoolRequest:
     model: ModelSpec
     pool_gib: float
     tensor: int = 1
-    kv_dtype: str = "bf16"
+    kv_dtype: str | None = None  # None: as the model declares, else bf16
     block_tokens: int = 16
     context_tokens: int | None = None
     max_num_batched_tokens: int = _BATCHED_TOKENS
@@ -30,6 +38,7 @@ class PoolSheet:
     """What the pool holds, by vLLM's rules; requests are of the whole context, all at once."""
 
     request: PoolRequest
+    kv_dtype: str
     layout: BlockPool
     context_tokens: int
     blocks: int
@@ -56,7 +65,8 @@ def pool_sheet(request: PoolRequest) -> PoolSheet:
     if context_tokens is None:
         raise ConfigError(f"{model.name} states no longest context: give --context")
     part = rank_model(model, Parallelism(tensor=request.tensor))
-    cache = KvCache(model=part, element_bytes=KV_ELEMENT_BYTES[request.kv_dtype])
+    kv_dtype = request.kv_dtype or default_kv_dtype(model)
+    cache = KvCache(model=part, element_bytes=KV_ELEMENT_BYTES[kv_dtype])
     layout = block_pool(cache, request.block_tokens)
     blocks = layout.blocks(floor(request.pool_gib * GIB))
     pool = VllmPool(blocks=layout, max_num_batched_tokens=request.max_num_batched_tokens)
@@ -64,6 +74,7 @@ def pool_sheet(request: PoolRequest) -> PoolSheet:
     each = layout.blocks_per_request(context_tokens, request.max_num_batched_tokens)
     return PoolSheet(
         request=request,
+        kv_dtype=kv_dtype,
         layout=layout,
         context_tokens=context_tokens,
         blocks=blocks,
@@ -81,7 +92,7 @@ def pool_json(sheet: PoolSheet) -> dict[str, object]:
         "model": request.model.name,
         "pool_gib": request.pool_gib,
         "tensor_parallel": request.tensor,
-        "kv_dtype": request.kv_dtype,
+        "kv_dtype": sheet.kv_dtype,
         "block_bytes": sheet.layout.block_bytes,
         "block_tokens": sheet.layout.block_tokens,
         "groups": [asdict(group) for group in sheet.layout.groups],
@@ -110,7 +121,7 @@ def pool_text(sheet: PoolSheet) -> str:
         ("requests at once", f"{sheet.requests_at_once:,}", f"vLLM logs {sheet.max_concurrency:,.2f}x"),
         ("longest request", f"{sheet.longest_request_tokens:,} tokens", _longest_is(sheet)),
     )
-    title = f"{request.model.name}: {request.pool_gib:g} GiB of KV cache in {request.kv_dtype}{each}"
+    title = f"{request.model.name}: {request.pool_gib:g} GiB of KV cache in {sheet.kv_dtype}{each}"
     return "\n".join([title, *(f"  {name:<18}{value:>20}  {note}".rstrip() for name, value, note in rows)])
 
 
