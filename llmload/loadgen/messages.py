@@ -48,6 +48,7 @@ MAX_TEXT: Final = 4096
 MAX_WORKERS: Final = 1_000
 MAX_LOAD: Final = 1_000_000
 """Of a step: users, or requests a second."""
+MAX_SHAPES: Final = 1_000
 _Name = Annotated[str, Field(max_length=256)]
 _RunId = Annotated[str, Field(max_length=256, pattern=r"^\w[\w.-]*$")]
 """A name without a path in it, since it becomes a folder's; text before a point, so that it is not hidden."""
@@ -117,6 +118,7 @@ class Step(Message):
     paused: bool
     measured: bool
     closed: bool
+    shape: Annotated[int, Field(ge=0, lt=MAX_SHAPES)] | None
 
     @classmethod
     def of(cls, run_id: str, command: StepCommand) -> Self:

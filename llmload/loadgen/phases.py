@@ -411,3 +411,5 @@ class StepCommand:
     """Whether the step's window is open."""
     closed: bool = False
     """Whether it has closed, so that what began in it is answered under the step's load."""
+    shape: int | None = None
+    """Which of `prompts.shapes` its prompts have, by index; None: all of the prompts."""

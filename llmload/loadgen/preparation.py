@@ -256,6 +256,7 @@ def open_session(
         shard=shard,
         client=client,
         queue=workload.queue(shard.index, shard.count),
+        shape_queues=[workload.of_shape(each).queue(shard.index, shard.count) for each in scenario.swept_shapes],
         log=RequestLog(folder.path / shard.log_name, with_chunks=scenario.run.record_chunks),
         run_id=run_id,
         start_ns=start_ns,

@@ -5,7 +5,7 @@ One process's part in a run: which prompts it sends, what is in flight, what end
 from locust.env import Environment
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
@@ -122,6 +122,7 @@ class Session:
         shard: WorkerShard,
         client: ChatClient,
         queue: PromptQueue,
+        shape_queues: Sequence[PromptQueue] = (),
         log: RequestLog,
         run_id: str,
         start_ns: int | None = None,
@@ -136,6 +137,8 @@ class Session:
         self.idle.set()
         self.closed = False
         self._client, self._queue, self._log, self._salts = client, queue, log, salts
+        self._queues = (queue, *shape_queues)
+        """Of all prompts, and of those of each shape."""
         self.shard, self._request_prefix = shard, f"{run_id}-{shard.index}"
         self._budget, limit = shard.of(load.ends_after_requests), shard.of(load.concurrency_limit)
         self._limit = None if limit is None else ConcurrencyLimit(limit)
@@ -250,7 +253,7 @@ class Session:
                 for name, window in self.timeline.touched(record.started_ns, record.done_ns):
                     stage = self._stages.setdefault(name, RunTotals())
                     stage.add(record, window=window, slo=self._slo, run_start_ns=self.span.start_ns)
-        self._totals.reused_prompts = self._queue.reused
+        self._totals.reused_prompts = sum(queue.reused for queue in self._queues)
         self._log.append(ended)
         self._totals.lost_lines = self._log.lost
 
@@ -283,6 +286,8 @@ class Session:
             self._divide()
         if self.timeline is not None:
             self.timeline.apply(command)
+        if command.shape is not None:
+            self._queue = self._queues[command.shape + 1]
         if self._limit is not None:
             self._limit.resize(0 if command.paused else self.shard.of(int(command.load)) or 0)
 

@@ -18,7 +18,7 @@ from llmload.runs.summary import load_text
 from llmload.runs.sweep import SweepResult
 from llmload.scenario import Scenario
 from llmload.scenario.sweep import Sweep
-from llmload.sweep.ladder import Ladder, NextPoint
+from llmload.sweep.ladder import Ladder, NextPoint, next_of
 from llmload.sweep.points import (
     GpuCount,
     Measured,
@@ -27,6 +27,7 @@ from llmload.sweep.points import (
     best_point,
     mean_speed,
     missed_gates,
+    shape_text,
     sweep_result,
 )
 from llmload.units import counted, milliseconds, number
@@ -49,7 +50,8 @@ class SweepDriver(StepDriver):
     def __init__(self, load: Sweep, scenario: Scenario, clock: StepTimeline, engine: EngineControl) -> None:
         super().__init__(clock, first=load.locust_users, limit_s=load.duration_s, drain_s=scenario.run.drain_timeout_s)
         self.load, self.scenario = load, scenario
-        self.ladder = Ladder.of(load)
+        shapes = range(len(scenario.swept_shapes)) if scenario.swept_shapes else (None,)
+        self.ladders = [Ladder.of(load, shape) for shape in shapes]
         self.rounds: list[Round] = []
         self.gpus = GpuCount()
         self._engine, self._gates = engine, scenario.gates.parsed()
@@ -67,31 +69,31 @@ class SweepDriver(StepDriver):
 
     def run(self, host: StepHost) -> None:
         """Measure every point, or those that the time allows."""
-        while not self._out_of_time and (asked := self.ladder.next()) is not None:
-            self._take(host, asked)
+        while not self._out_of_time and (following := next_of(self.ladders)) is not None:
+            self._take(host, *following)
         self._enter("over")
         self.finished = True
 
-    def _take(self, host: StepHost, asked: NextPoint) -> None:
-        index, load = len(self.rounds), asked.load
+    def _take(self, host: StepHost, ladder: Ladder, asked: NextPoint) -> None:
+        index, load, shape = len(self.rounds), asked.load, asked.shape
         if self.load.has_users:
             self.max_users = max(self.max_users, int(load))
-        this = Round(stage=self.clock.name_of(index), load=load, number=asked.round)
-        if index:
+        this = Round(stage=self.clock.name_of(index), load=load, shape=shape, number=asked.round)
+        if index or shape is not None:  # what has begun has prompts of any shape
             self._settle(host, index, load)
             if self.load.between == "reset_prefix_cache":
                 this.not_reset = self._engine.reset_prefix_cache()
         self.rounds.append(this)
-        host.command_step(StepCommand(index=index, load=load))
+        host.command_step(StepCommand(index=index, load=load, shape=shape))
         self._warm_up(host, load)
         if self.load.has_users and (running := host.users()) < load:
             this.users_short = running
-        host.command_step(StepCommand(index=index, load=load, measured=True))
+        host.command_step(StepCommand(index=index, load=load, shape=shape, measured=True))
         self._watch(host, this)
-        host.command_step(StepCommand(index=index, load=load, measured=True, closed=True))
+        host.command_step(StepCommand(index=index, load=load, shape=shape, measured=True, closed=True))
         totals, window_s = host.step_totals(this.stage), this.samples[-1].at_s
         own = figures(totals, window_s or None)
-        self.ladder.record(asked, own.output_tokens_per_s, tuple(missed_gates(self._gates, own)))
+        ladder.record(asked, own.output_tokens_per_s, tuple(missed_gates(self._gates, own)))
         self._lines.append(self._line(this, totals, window_s))
         self._cool_down(host, load)
 
@@ -144,22 +146,38 @@ class SweepDriver(StepDriver):
     def text(self) -> str:
         """The state of the sweep, in words."""
         if not self.rounds:
-            return f"{self.phase}, {counted(self.ladder.left, 'point')} to go"
+            return f"{self.phase}, {counted(self._left, 'point')} to go"
         this = self.rounds[-1]
         again = f", round {this.number} of {self.load.repeat}" if self.load.repeat > 1 else ""
         state = self.phase
         if this.samples and not this.complete:
             state += f" {this.samples[-1].completed} of {self.load.answers_wanted(this.load)} answers"
-        return f"{self._load_text(this.load)}{again}, {state}, {counted(self.ladder.left, 'point')} to go"
+        return f"{self._name(this)}{again}, {state}, {counted(self._left, 'point')} to go"
 
-    def _load_text(self, load: float) -> str:
-        return load_text(int(load), None) if self.load.has_users else load_text(None, load)
+    def _name(self, this: Round) -> str:
+        load = load_text(int(this.load), None) if self.load.has_users else load_text(None, this.load)
+        return load if this.shape is None else f"{shape_text(self.scenario.swept_shapes[this.shape])}, {load}"
+
+    @property
+    def _left(self) -> int:
+        return sum(ladder.left for ladder in self.ladders)
+
+    @property
+    def _ended(self) -> str | None:
+        """Why ladders ended before their last load, each with its shape."""
+        shapes = self.scenario.swept_shapes
+        texts = [
+            each.ended if each.shape is None else f"{shape_text(shapes[each.shape])}: {each.ended}"
+            for each in self.ladders
+            if each.ended is not None
+        ]
+        return "; ".join(texts) or None
 
     def _line(self, this: Round, totals: RunTotals, window_s: float) -> str:
         own = figures(totals, window_s or None)
         again = f" (round {this.number})" if self.load.repeat > 1 else ""
         return (
-            f"{self._load_text(this.load)}{again}: {number(own.output_tokens_per_s, 1)} tok/s, "
+            f"{self._name(this)}{again}: {number(own.output_tokens_per_s, 1)} tok/s, "
             f"{number(mean_speed(totals), 1)} tok/s a user, TTFT p95 {milliseconds(own.value('ttft_s', 'p95'))} ms"
         )
 
@@ -178,7 +196,7 @@ class SweepDriver(StepDriver):
     def left_s(self) -> float | None:
         """About how long the sweep will still take, by the points so far; None before the first."""
         done = len(self._lines)
-        return (time.monotonic() - self._started_s) / done * self.ladder.left if done else None
+        return (time.monotonic() - self._started_s) / done * self._left if done else None
 
     def found(self, stages: Mapping[str, RunTotals]) -> Found:
         """Return the last round of the point with the most output tokens/s that misses no gate."""
@@ -213,4 +231,4 @@ class SweepDriver(StepDriver):
             gpus=gpus,
         )
         complete = self.finished and all(each.complete for each in self.rounds)
-        return sweep_result(measured, ended=self.ladder.ended, complete=complete)
+        return sweep_result(measured, ended=self._ended, complete=complete)

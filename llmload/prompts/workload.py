@@ -16,7 +16,7 @@ from llmload.prompts.conversation import (
     Techniques,
     apply,
 )
-from llmload.prompts.lengths import Lengths, Shape, asked_lengths
+from llmload.prompts.lengths import Asked, Lengths, Shape, asked_lengths
 from llmload.prompts.sources import PromptSet, load_prompt_set, text_of_builtin
 from llmload.prompts.synthetic import SYNTHETIC, TextCalibration, conversations_of, nominal
 
@@ -243,6 +243,16 @@ class Workload:
     def request_count(self) -> int:
         """Return the number of requests when each conversation is sent once."""
         return sum(len(conversation.prompts) for conversation in self.conversations)
+
+    def of_shape(self, shape: Shape) -> Self:
+        """Return the conversations that are to have these lengths; DataError where there is none."""
+        asked = Asked(shape.input_tokens, shape.output_tokens)
+        kept = tuple(each for each in self.conversations if each.prompts[0].asked == asked)
+        if not kept:
+            raise DataError(
+                f"prompts: none of {len(self.conversations)} is of shape {shape[:2]}: set a greater prompts.count"
+            )
+        return replace(self, conversations=kept)
 
     def named(self, name: str) -> Self:
         """Return the same with this name for each request."""

@@ -3,7 +3,7 @@
 from typing import Annotated, Final, Literal
 
 from llmload.metrics.validity import Verdict
-from llmload.runs.summary_parts import Interval, Part, PerMinute, PerSecond, Requests, TokensPerSecond, in_unit
+from llmload.runs.summary_parts import Interval, Part, PerMinute, PerSecond, Requests, Tokens, TokensPerSecond, in_unit
 
 USER_SPEEDS: Final = {
     "mean": "mean of 1/TPOT",
@@ -42,9 +42,13 @@ class SweepPoint(Part):
     """A load of a sweep, over all rounds in which it was measured; `stages` has the figures of each."""
 
     name: str
-    """Its load in few words."""
+    """Its shape, if any, and its load in few words: `1024/128, 8 users`."""
     stages: tuple[str, ...]
     """The names of its rounds among the summary's `stages`."""
+    input_tokens: Tokens | None
+    """Tokens that each prompt was to have, where each of `prompts.shapes` has its own ladder."""
+    output_tokens: Tokens | None
+    """The same of each answer."""
     users: int | None
     """Users of a closed loop."""
     rate_per_s: PerSecond | None
@@ -93,13 +97,18 @@ class SweepPoint(Part):
     """How far its figures can be trusted; an INVALID point is on no front."""
 
     @property
+    def shape(self) -> str:
+        """The lengths of its prompts and answers, as the field writes them; empty where it has no shape."""
+        return "" if self.input_tokens is None else f"{self.input_tokens}/{self.output_tokens}"
+
+    @property
     def load(self) -> float:
         """Its users, or its rate."""
         return float(self.users or self.rate_per_s or 0.0)
 
 
 class SweepFront(Part):
-    """The points that no other beats in both what a user gets and what the deployment gives."""
+    """The points that no other of their shape beats in both what a user gets and what the deployment gives."""
 
     mean: tuple[str, ...]
     """With the mean of 1/TPOT as what a user gets; names of points, the fastest for a user last."""
@@ -113,7 +122,7 @@ class SweepResult(Part):
     """What a sweep measured."""
 
     points: tuple[SweepPoint, ...]
-    """Every point, in ascending order of load."""
+    """Every point, shape by shape, in ascending order of load."""
     front: SweepFront
     """The Pareto fronts."""
     gpus: int | None

@@ -138,6 +138,11 @@ class Load(Table):
         return False
 
     @property
+    def sweeps_shapes(self) -> bool:
+        """Whether each of `prompts.shapes` is measured by itself."""
+        return False
+
+    @property
     def think_s(self) -> float:
         """How long a user rests between conversations."""
         return 0.0

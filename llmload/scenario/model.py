@@ -9,6 +9,7 @@ from llmload.access.address import checked_base_url
 from llmload.access.secrecy import Access, masked_command
 from llmload.errors import ConfigError
 from llmload.metrics.by_name import MAX_NAME_CHARACTERS, MAX_NAMES, as_name
+from llmload.prompts.lengths import Shape
 from llmload.prompts.salts import SaltMode
 from llmload.prompts.synthetic import SYNTHETIC
 from llmload.prompts.workload import PromptPlan, RepeatMode
@@ -480,6 +481,11 @@ class Scenario(Table):
     def relied_on(self) -> tuple[str, ...]:
         """The figures that decide, beside those of gates, how far the run can be trusted: its load's and `[slo]`'s."""
         return (*self.load.headline, *(("goodput_per_min", "goodput_share") if self.slo_limits().limits else ()))
+
+    @property
+    def swept_shapes(self) -> tuple[Shape, ...]:
+        """The shapes of which each has its own ladder; none where the load does not sweep over them."""
+        return tuple(self.prompts.shapes) if self.load.sweeps_shapes else ()
 
     def prompt_plan(self) -> PromptPlan:
         """Return which prompts are drawn, and how."""

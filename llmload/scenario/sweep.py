@@ -51,6 +51,8 @@ class Sweep(Arrivals):
     """What keeps the engine's prefix cache from answering one point with what it has of another. `salt`: prompts that
     are sent again are new to it (`prompts.repeat = true` or `prompts.salt`); `reset_prefix_cache`: vLLM's and SGLang's
     caches are emptied between points; `nothing`: the cache is a part of what is measured."""
+    each_shape: bool = True
+    """Whether each of `prompts.shapes` has its own ladder; false: every point has all of them, by their weights."""
     least_growth: NotNegative = 0.02
     """The ladder ends after two loads in a row that give less than this fraction more output tokens/s than the best
     before; 0 measures every load that does not bring less."""
@@ -94,6 +96,11 @@ class Sweep(Arrivals):
                 "load.between = 'salt' needs prompts that are new when they are sent again: set prompts.repeat = true "
                 "or prompts.salt = 'request', or load.between = 'nothing'"
             )
+
+    @property
+    def sweeps_shapes(self) -> bool:
+        """Whether each of `prompts.shapes` is measured by itself."""
+        return self.each_shape
 
     @property
     def has_users(self) -> bool:

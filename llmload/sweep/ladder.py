@@ -18,6 +18,8 @@ class NextPoint:
     load: float
     round: int
     """Counted from 1."""
+    shape: int | None = None
+    """Which of `prompts.shapes`, by index; None where the sweep is not over them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,6 +33,7 @@ class Ladder:
     loads: tuple[float, ...]
     repeat: int
     least_growth: float
+    shape: int | None = None
     ended: str | None = None
     """Why the ladder ended before its last load; None where it did not."""
     _tried: int = 0
@@ -39,15 +42,15 @@ class Ladder:
     _climbed: list[float] = field(default_factory=list)
 
     @classmethod
-    def of(cls, load: Sweep) -> Self:
-        """Return the ladder of a load before its first point."""
-        return cls(loads=load.loads, repeat=load.repeat, least_growth=load.least_growth)
+    def of(cls, load: Sweep, shape: int | None = None) -> Self:
+        """Return the ladder of a load, of one shape of prompts, before its first point."""
+        return cls(loads=load.loads, repeat=load.repeat, least_growth=load.least_growth, shape=shape)
 
     def next(self) -> NextPoint | None:
         """Return what to measure next; None when the sweep is over."""
         climbed = self._climbed if self._is_climbed else self.loads
         done, at = divmod(self._tried, len(climbed))
-        return None if done >= self.repeat else NextPoint(load=climbed[at], round=done + 1)
+        return None if done >= self.repeat else NextPoint(load=climbed[at], round=done + 1, shape=self.shape)
 
     @property
     def left(self) -> int:
@@ -73,3 +76,9 @@ class Ladder:
     @property
     def _is_climbed(self) -> bool:
         return self.ended is not None or len(self._climbed) == len(self.loads)
+
+
+def next_of(ladders: Sequence[Ladder]) -> tuple[Ladder, NextPoint] | None:
+    """Return the next point of several ladders, and whose it is: a whole round of each before the next round."""
+    following = ((each, point) for each in ladders if (point := each.next()) is not None)
+    return min(following, key=lambda one: one[1].round, default=None)

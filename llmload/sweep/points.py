@@ -8,6 +8,7 @@ from llmload.metrics.checks import failed_requests, health, judge
 from llmload.metrics.objective import Objective
 from llmload.metrics.totals import RunTotals, merged
 from llmload.metrics.validity import Level, Reason, Verdict, nothing_measured
+from llmload.prompts.lengths import Shape
 from llmload.runs.build_summary import figures
 from llmload.runs.headline import counts_of_the_part
 from llmload.runs.summary import Figures, load_text
@@ -56,6 +57,8 @@ class Round:
 
     stage: str
     load: float
+    shape: int | None = None
+    """Which of `prompts.shapes`, by index."""
     number: int
     """Which pass over the ladder it is of, from 1."""
     samples: list[Sample] = field(default_factory=list)
@@ -94,9 +97,9 @@ class Measured:
     """Of the whole run."""
     gpus: GpuCount = GpuCount()
 
-    def of(self, load: float) -> list[Round]:
-        """Return the rounds of a load."""
-        return [each for each in self.rounds if each.load == load]
+    def of(self, shape: int | None, load: float) -> list[Round]:
+        """Return the rounds of a load with prompts of a shape."""
+        return [each for each in self.rounds if each.load == load and each.shape == shape]
 
     def totals(self, rounds: Sequence[Round]) -> RunTotals:
         """Return the totals of some rounds together."""
@@ -109,8 +112,8 @@ class Measured:
 
 def sweep_result(measured: Measured, *, ended: str | None, complete: bool) -> SweepResult:
     """Return the `sweep` of a summary."""
-    loads = dict.fromkeys(sorted(each.load for each in measured.rounds))
-    points = tuple(point_of(measured, load) for load in loads)
+    keys = sorted({(each.shape or 0, each.load): each for each in measured.rounds}.items())
+    points = tuple(point_of(measured, of.shape, of.load) for _, of in keys)
     repeat = measured.load.repeat
     return SweepResult(
         points=points,
@@ -126,6 +129,14 @@ def sweep_result(measured: Measured, *, ended: str | None, complete: bool) -> Sw
 
 
 def _front(points: Sequence[SweepPoint], name: SpeedName) -> tuple[str, ...]:
+    """Return the names of the points on the front of each shape: one of longer answers beats none of shorter ones."""
+    shapes = dict.fromkeys(point.shape for point in points)
+    return tuple(
+        each for shape in shapes for each in _front_of([point for point in points if point.shape == shape], name)
+    )
+
+
+def _front_of(points: Sequence[SweepPoint], name: SpeedName) -> tuple[str, ...]:
     known = [
         (point.name, (speed, point.output_tokens_per_s))
         for point in points
@@ -143,9 +154,10 @@ def best_point(points: Sequence[SweepPoint]) -> SweepPoint | None:
     return max(known, key=lambda each: each.output_tokens_per_s or 0.0, default=None)
 
 
-def point_of(measured: Measured, load: float) -> SweepPoint:
+def point_of(measured: Measured, shape: int | None, load: float) -> SweepPoint:
     """Return a point over all of its rounds."""
-    rounds, sweep = measured.of(load), measured.load
+    rounds, sweep = measured.of(shape, load), measured.load
+    asked = None if shape is None else measured.scenario.swept_shapes[shape]
     totals, window_s = measured.totals(rounds), measured.window_s(rounds)
     own = figures(totals, window_s)
     users, rate = (int(load), None) if sweep.has_users else (None, load)
@@ -155,7 +167,9 @@ def point_of(measured: Measured, load: float) -> SweepPoint:
     spread = _Spread(measured, rounds)
     tokens_interval = spread.of("output_tokens_per_s")
     return SweepPoint(
-        name=load_text(users, rate),
+        name=load_text(users, rate) if asked is None else f"{shape_text(asked)}, {load_text(users, rate)}",
+        input_tokens=None if asked is None else asked.input_tokens,
+        output_tokens=None if asked is None else asked.output_tokens,
         stages=tuple(each.stage for each in rounds),
         users=users,
         rate_per_s=rate,
@@ -181,6 +195,11 @@ def point_of(measured: Measured, load: float) -> SweepPoint:
         missed_gates=tuple(missed_gates(measured.scenario.gates.parsed(), own)),
         verdict=verdict,
     )
+
+
+def shape_text(shape: Shape) -> str:
+    """Return a pair of lengths as the field writes it: `1024/128`."""
+    return f"{shape.input_tokens}/{shape.output_tokens}"
 
 
 def missed_gates(gates: Collection[Objective], own: Figures) -> Iterator[str]:

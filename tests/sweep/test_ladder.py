@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from llmload.sweep.ladder import Ladder
+from llmload.sweep.ladder import Ladder, next_of
 
 
 def climbed(brought: Sequence[float | None], *, repeat: int = 1, missed_at: float | None = None) -> list[float]:
@@ -59,3 +59,14 @@ def test_a_ladder_that_is_flat_at_its_last_load_was_not_cut() -> None:
         ladder.record(point, 10.0)
 
     assert ladder.ended is None
+
+
+def test_each_shape_has_its_ladder_and_a_round_of_all_comes_before_the_next() -> None:
+    ladders = [Ladder(loads=(1, 2), repeat=2, least_growth=0, shape=shape) for shape in (0, 1)]
+    taken = []
+    while (following := next_of(ladders)) is not None:
+        ladder, point = following
+        taken.append((point.round, point.shape, point.load))
+        ladder.record(point, 10 * point.load, ("a gate",) if point.shape == 1 else ())
+
+    assert taken == [(1, 0, 1), (1, 0, 2), (1, 1, 1), (2, 0, 1), (2, 0, 2), (2, 1, 1)]
