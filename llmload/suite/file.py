@@ -304,6 +304,8 @@ class SuiteHead(Table):
     """Sent to each deployment before the first measurement, one at a time."""
     skip: list[Shown] = Field(default_factory=list)
     """Patterns of cells to leave out: engine/model/protocol, with * for any."""
+    vary: dict[str, Annotated[list[Words], Field(min_length=1)]] = Field(default_factory=dict)
+    """By `engines.NAME.options`: lists of words, each of which makes a variant of that engine with them appended."""
 
 
 class SuiteFile(Table):
@@ -322,6 +324,8 @@ class SuiteFile(Table):
                     _known(f"{kind}.{name}.{key}", getattr(entry, key), self.engines)
         for name, protocol in self.protocols.items():
             _known(f"protocols.{name}.models", protocol.models, self.models)
+        for key in self.suite.vary:
+            self._check_varied(key)
         for name, engine in self.engines.items():
             template = TEMPLATES.get(self.engine_of(name))
             needs = engine.kind == "docker" and not engine.image and not (template and template.image)
@@ -331,6 +335,48 @@ class SuiteFile(Table):
                 raise ValueError(f"engines.{name}: llmload has no image for this engine; give image")
         return self
 
+    def _check_varied(self, key: str) -> None:
+        found = _VARIED.fullmatch(key)
+        if found is None:
+            raise ValueError(f"suite.vary: {key!r} is not engines.NAME.options, which is all that can be varied")
+        _known("suite.vary", [found[1]], self.engines)
+        if self.engines[found[1]].kind == "running":
+            raise ValueError(f"suite.vary: engines.{found[1]} is running already, so its options cannot be varied")
+        names = [_variant(found[1], words) for words in self.suite.vary[key]]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"suite.vary: {key} has two variants that would both be called {twice}")
+
+    def with_variants(self) -> Self:
+        """Return the suite with each varied engine replaced by its variants, named after their options."""
+        variants: dict[str, list[str]] = {}
+        engines: dict[str, EngineEntry] = {}
+        for name, entry in self.engines.items():
+            lists = self.suite.vary.get(f"engines.{name}.options", [[]])
+            variants[name] = [_variant(name, words) for words in lists]
+            for variant, words in zip(variants[name], lists, strict=True):
+                engines[variant] = entry if not words else self._variant_of(name, words)
+
+        def by_variant(keys: Mapping[str, Any]) -> dict[str, Any]:
+            return {variant: value for name, value in keys.items() for variant in variants[name]}
+
+        models = {
+            name: model.model_copy(update={"ids": by_variant(model.ids), "options": by_variant(model.options)})
+            for name, model in self.models.items()
+        }
+        protocols = {
+            name: protocol
+            if protocol.engines is None
+            else protocol.model_copy(update={"engines": [v for each in protocol.engines for v in variants[each]]})
+            for name, protocol in self.protocols.items()
+        }
+        return self.model_copy(update={"engines": engines, "models": models, "protocols": protocols})
+
+    def _variant_of(self, name: str, words: Sequence[Any]) -> EngineEntry:
+        entry = self.engines[name]
+        label = f"{entry.label or name} {' '.join(_flat(words))}"
+        options = [*entry.options, *words]
+        return entry.model_copy(update={"options": options, "engine": self.engine_of(name), "label": label})
+
     def engine_of(self, name: str) -> EngineName:
         """Return the type of an engine: its `engine`, or else its name if that is a type."""
         given = self.engines[name].engine
@@ -338,6 +384,19 @@ class SuiteFile(Table):
             return given
         known: dict[str, EngineName] = {each: each for each in _ENGINE_NAMES}
         return known.get(name, "other")
+
+
+_VARIED: Final = re.compile(r"engines\.(.+)\.options")
+
+
+def _flat(words: Sequence[Any]) -> list[str]:
+    return [part for word in words for part in ([word] if isinstance(word, str) else word)]
+
+
+def _variant(name: str, words: Sequence[Any]) -> str:
+    """Return the name of an engine with these options: `vllm.max-num-seqs-128`; its own without any."""
+    slug = re.sub(r"[^A-Za-z0-9_.]+", "-", " ".join(_flat(words))).strip("-.")
+    return f"{name}.{slug}" if slug else name
 
 
 _ENGINE_NAMES: Final[tuple[EngineName, ...]] = (
@@ -357,7 +416,7 @@ def load_suite(path: Path) -> SuiteFile:
     tables = read_toml(path, "suite")
     _check_quotes(path, tables)
     try:
-        return SuiteFile.model_validate(tables)
+        return SuiteFile.model_validate(tables).with_variants()
     except ValidationError as error:
         raise ConfigError(explain(path, error, {}, SuiteFile)) from None
 

@@ -13,7 +13,7 @@ from llmload.sizing.catalogue import load_model
 from llmload.sizing.size_table import REFERENCE_RULE, ReferenceRow, reference_json, reference_markdown, reference_row
 from llmload.suite.plan import Cell, SuitePlan
 from llmload.suite.state import Status, SuiteState
-from llmload.units import UNKNOWN, escaped, markdown_table, percent
+from llmload.units import UNKNOWN, escaped, markdown_table, number, percent
 
 NOT_DONE = "not done"
 
@@ -38,6 +38,8 @@ class CellOutcome:
     """Completed requests."""
     engine_version: str | None
     """As the engine reports it."""
+    ready_s: float | None
+    """How long its engine took from the start command until it was ready; None where the suite did not start it."""
     run_folder: str | None
 
 
@@ -130,6 +132,7 @@ def _read_cell(plan: SuitePlan, state: SuiteState, cell: Cell, *, done: bool) ->
         requests=RunFolder(folder).summary().requests.completed if folder is not None else None,
         engine_version=found.engine_version if found is not None else None,
         run_folder=found.run_folder if found is not None else None,
+        ready_s=state.ready_s.get(cell.deployment) if found is not None else None,
     )
     return outcome, figure
 
@@ -173,8 +176,10 @@ def _cell_table(cells: Iterable[CellOutcome]) -> str:
         verdict = cell.verdict if cell.verdict and cell.status != Status.FAILED else cell.status
         mbu = percent(cell.mbu) + (" (implausible)" if cell.mbu is not None and cell.implausible else "")
         requests = UNKNOWN if cell.requests is None else str(cell.requests)
-        rows.append((cell.cell, figure, verdict, mbu, requests, cell.engine_version or UNKNOWN))
-    return markdown_table(("Cell", "Figure", "Verdict", "MBU", "Requests", "Engine version"), rows, padded=True)
+        ready = number(cell.ready_s, 1)
+        rows.append((cell.cell, figure, verdict, mbu, requests, ready, cell.engine_version or UNKNOWN))
+    header = ("Cell", "Figure", "Verdict", "MBU", "Requests", "Ready after, s", "Engine version")
+    return markdown_table(header, rows, padded=True)
 
 
 def _failures(cells: Iterable[CellOutcome]) -> Iterable[str]:

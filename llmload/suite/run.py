@@ -230,6 +230,8 @@ class SuiteRun:
         begun, before = time.monotonic(), len(left)
         self._show(f"{deployment.name}: starting")
         with deployed(deployment, self._log_of(deployment)) as running:
+            if deployment.entry.kind != "running":
+                self.state.ready_s[deployment.name] = time.monotonic() - begun
             self._show(f"{deployment.name}: warming up")
             warm_up(deployment, running, self.plan.folder, self.plan.suite.suite.warmup_requests)
             self.state.starts_s[deployment.name] = time.monotonic() - begun

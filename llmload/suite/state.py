@@ -77,6 +77,7 @@ class _StateFile(BaseModel):
 
     cells: dict[str, CellState]
     starts_s: dict[str, Seconds]
+    ready_s: dict[str, Seconds] = Field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -87,6 +88,8 @@ class SuiteState:
     cells: dict[str, CellState] = field(default_factory=dict)
     starts_s: dict[str, float] = field(default_factory=dict)
     """Seconds from the start command to the end of the warm-up, by deployment."""
+    ready_s: dict[str, float] = field(default_factory=dict)
+    """Seconds from the start command until the engine said that it is ready, by deployment."""
     faults: WriteFaults = field(default_factory=WriteFaults)
     """Which files of the suite could not be written."""
 
@@ -102,13 +105,13 @@ class SuiteState:
             raise ConfigError(
                 f"{folder / STATE}: cannot be read ({why}); --restart starts from the beginning"
             ) from None
-        return cls(folder, content.cells, content.starts_s)
+        return cls(folder, content.cells, content.starts_s, content.ready_s)
 
     def write(self) -> None:
         """Write the file whole or not at all; a fault is logged once, and the suite continues."""
         cells = {name: asdict(cell) for name, cell in self.cells.items()}
         with self.faults.tolerated(self.folder / STATE, "what it needs to continue if it is stopped"):
-            RunFolder(self.folder).write(STATE, {"cells": cells, "starts_s": self.starts_s})
+            RunFolder(self.folder).write(STATE, {"cells": cells, "starts_s": self.starts_s, "ready_s": self.ready_s})
 
     def forget(self, names: Collection[str]) -> None:
         """Remove these cells from the state; their runs stay. ConfigError if the state cannot be written at all."""
