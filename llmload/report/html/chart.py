@@ -41,9 +41,16 @@ class Series:
     x: Numbers
     y: Numbers
     colour: str
-    style: Literal["line", "step", "bars", "points", "area"] = "line"
+    style: Literal["line", "step", "bars", "points", "area", "front"] = "line"
     dash: bool = False
     width: float = 1.75
+    low: Numbers = ()
+    """Of points: the lower ends of their intervals; empty for none, as `high`."""
+    high: Numbers = ()
+    labels: Sequence[str] = ()
+    """What is written beside points."""
+    hollow: bool = False
+    """Whether points are rings, around others."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the series as the script reads it."""
@@ -55,6 +62,10 @@ class Series:
             "style": self.style,
             "dash": self.dash,
             "width": self.width,
+            "low": rounded(self.low),
+            "high": rounded(self.high),
+            "labels": list(self.labels),
+            "hollow": self.hollow,
         }
 
 

@@ -18,6 +18,8 @@ from llmload.report.figures import (
     row_cells,
     tenths,
 )
+from llmload.report.html.chart import ShownRun
+from llmload.report.sweep import shown_columns, sweep_notes, sweep_rows
 from llmload.report.terminal import STAMPS
 from llmload.runs.folder import Manifest
 from llmload.runs.loaded_run import LoadedRun
@@ -167,6 +169,15 @@ def stage_table(summary: Summary) -> dict[str, Any] | None:
             for index, stage in enumerate(summary.stages)
         ],
     }
+
+
+def point_table(shown: ShownRun) -> dict[str, Any]:
+    """Return the points of a run's sweep as a table, with what one has to know of them."""
+    result = shown.run.summary.sweep
+    if result is None:
+        raise ValueError(f"{shown.name} is not a sweep")
+    columns = [column.header.replace("\n/", "/").replace("\n", " ").strip() for column in shown_columns(result)]
+    return {"run": shown.name, "columns": columns, "rows": list(sweep_rows(result)), "notes": sweep_notes(result)}
 
 
 def name_table(summary: Summary) -> dict[str, Any] | None:

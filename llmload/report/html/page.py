@@ -29,8 +29,9 @@ from llmload.report.html.chart import (
     time_charts,
     why_not_drawn,
 )
+from llmload.report.html.front_charts import front_sections
 from llmload.report.html.load_charts import cdf_chart, latency_over_time, load_sections, token_chart
-from llmload.report.html.overview import name_table, stage_table, tiles, what_was_run
+from llmload.report.html.overview import name_table, point_table, stage_table, tiles, what_was_run
 from llmload.report.markdown import DEFINITIONS, groups
 from llmload.report.terminal import FAILURE_COLUMNS
 from llmload.runs.folder import PromptFacts, RunFolder
@@ -79,7 +80,8 @@ def render(loaded: Sequence[LoadedRun]) -> str:
         about=[] if alone is None else what_was_run(loaded[0]),
         command=None if alone is None else " ".join(map(shlex.quote, loaded[0].manifest.command)),
         tiles=[] if alone is None else tiles(loaded[0]),
-        stages=None if alone is None else stage_table(alone),
+        stages=None if alone is None or alone.sweep is not None else stage_table(alone),
+        points=[point_table(run) for run in runs if run.run.summary.sweep is not None],
         by_name=None if alone is None else name_table(alone),
         latencies=None if alone is None else _latencies(alone),
         groups=_groups(loaded),
@@ -101,6 +103,7 @@ def _sections(runs: Sequence[ShownRun]) -> list[Section]:
         "drawn at random where there are many."
     )
     found = [
+        *front_sections(runs),
         Section("Throughput and load over time", time_charts(runs)),
         Section(
             "Latency distributions",

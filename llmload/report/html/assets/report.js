@@ -53,7 +53,7 @@ function scales(chart) {
     const room = (last - first) * 0.06 || last * 0.1 || 1;
     x.range = (plot, from, to) => (from > first || to < last ? [from, to] : [Math.max(0, first - room), last + room]);
   } else x.range = (_, from, to) => [from ?? first, to ?? last];
-  const values = [...chart.series.flatMap((each) => each.y), ...chart.dots[1]].filter((value) => value !== null);
+  const values = [...chart.series.flatMap((each) => [...each.y, ...each.high]), ...chart.dots[1]].filter((value) => value !== null);
   const marks = chart.marks.filter((mark) => mark.axis === "y").map((mark) => mark.at);
   const most = Math.max(...values, ...marks, 0);
   const y = { distr: chart.y === "log" ? 3 : 1 };
@@ -121,6 +121,12 @@ function foreground(plot, chart) {
     const low = band.kind === "stage" ? 0 : 13 * ratio * chart.bands.some(({ kind }) => kind === "stage");
     say(band.label, from + 3 * ratio, bbox.top + 2 * ratio + low, to - from - 4 * ratio);
   }
+  for (const each of chart.series) {
+    each.labels.forEach((label, at) => {
+      const [x, y] = [plot.valToPos(each.x[at], "x", true), plot.valToPos(each.y[at], "y", true)];
+      say(label, x + 6 * ratio, y - 15 * ratio);
+    });
+  }
   ctx.setLineDash([2 * ratio, 3 * ratio]);
   for (const mark of chart.marks) {
     const at = toPixel(mark.at, mark.axis);
@@ -138,10 +144,35 @@ function foreground(plot, chart) {
   ctx.restore();
 }
 
-// Points of an x-y curve are joined in the order given: past its knee a curve of throughput turns back.
+// Points of an x-y curve are joined in the order given: past its knee a curve of throughput turns back. A front is a step:
+// left of a point, down to the next slower one, its own throughput is what is available.
 function trails(plot, chart) {
   const { ctx } = plot;
   ctx.save();
+  for (const each of chart.series.filter(({ style }) => style === "front")) {
+    ctx.strokeStyle = colour(each.colour);
+    ctx.lineWidth = each.width * devicePixelRatio;
+    ctx.beginPath();
+    each.x.forEach((x, at) => {
+      const [toX, toY] = [plot.valToPos(x, "x", true), plot.valToPos(each.y[at], "y", true)];
+      if (at > 0) ctx.lineTo(plot.valToPos(each.x[at - 1], "x", true), toY);
+      ctx.lineTo(toX, toY);
+    });
+    ctx.stroke();
+  }
+  for (const each of chart.series) {
+    ctx.strokeStyle = colour(each.colour);
+    ctx.lineWidth = devicePixelRatio;
+    each.low.forEach((low, at) => {
+      if (low === null || each.high[at] === null) return;
+      const x = Math.round(plot.valToPos(each.x[at], "x", true)) + 0.5;
+      const [from, to] = [low, each.high[at]].map((value) => plot.valToPos(value, "y", true));
+      const reach = 3 * devicePixelRatio;
+      line(ctx, x, from, x, to);
+      line(ctx, x - reach, from, x + reach, from);
+      line(ctx, x - reach, to, x + reach, to);
+    });
+  }
   for (const each of chart.series.filter(({ style, width }) => style === "points" && width)) {
     ctx.strokeStyle = colour(each.colour);
     ctx.lineWidth = each.width * devicePixelRatio;
@@ -162,8 +193,9 @@ function curve(each) {
   if (each.style === "bars") {
     Object.assign(own, { paths: uPlot.paths.bars({ size: [0.86, 60] }), width: 0, fill: () => colour(each.colour) });
   }
-  if (each.style === "points") {
-    own.points = { show: true, size: 7, width: 1.5, stroke: () => colour(each.colour), fill: () => colour(each.colour) };
+  if (each.style === "points" || each.style === "front") {
+    const fill = () => (each.hollow ? "transparent" : colour(each.colour));
+    own.points = { show: true, size: each.hollow ? 15 : 7, width: 1.5, stroke: () => colour(each.colour), fill };
     own.paths = () => null; // `trails` joins them, in the order in which the load rose
   }
   if (each.style === "line" && each.x.length < 3) own.points = { show: true, size: 5 };

@@ -1,0 +1,126 @@
+"""What is shown of a sweep: rows with their verdicts, fronts as steps by shape and definition, CSV."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmload.errors import RunFolderError
+from llmload.metrics.validity import Level, Reason, Verdict
+from llmload.report.html.chart import ShownRun
+from llmload.report.html.front_charts import front_sections
+from llmload.report.html.page import render
+from llmload.report.markdown import as_markdown
+from llmload.report.sweep import sweep_notes, sweep_rows, write_points
+from llmload.report.terminal import console, run_report
+from llmload.runs.folder import RunFolder
+from llmload.runs.loaded_run import load_run
+from llmload.runs.summary import Summary
+from llmload.runs.sweep import SweepFront, SweepPoint, SweepResult, UserSpeed
+from tests.recorded import records, write_folder
+from tests.run_files import summary_of
+
+LATE = Reason(check="event_loop_lag_p99_s", level=Level.DEGRADED, text="llmload was late")
+
+
+def point(users: int, speed: float, tokens_per_s: float, **changes: Any) -> SweepPoint:
+    unknown = dict.fromkeys(SweepPoint.model_fields)
+    known = {
+        "name": f"{users} users",
+        "stages": ("step-1",),
+        "users": users,
+        "completed": 10,
+        "wanted": 10,
+        "output_tokens_per_s": tokens_per_s,
+        "output_tokens_per_s_interval": (tokens_per_s - 5, tokens_per_s + 5),
+        "tokens_per_s_per_user": UserSpeed(mean=speed, mean_interval=None, p90=None, share=None, share_interval=None),
+        "client_bound": False,
+        "missed_gates": (),
+        "verdict": Verdict.of(),
+    }
+    return SweepPoint.model_validate({**unknown, **known, **changes})
+
+
+def sweep(**changes: Any) -> SweepResult:
+    known = {
+        "points": (
+            point(2, 50, 100),
+            point(4, 40, 160, client_bound=True, verdict=Verdict.of([LATE])),
+            point(8, 30, 150, missed_gates=("ttft_s p95 2, required < 1",)),
+        ),
+        "front": SweepFront(mean=("4 users", "2 users"), p90=(), share=()),
+        "gpus": 2,
+        "gpus_counted_from": "engine",
+        "between": "salt",
+        "rounds": 1,
+        "interval_from": "window",
+        "ended": None,
+        "complete": True,
+    }
+    return SweepResult.model_validate({**known, **changes})
+
+
+def summary(result: SweepResult) -> Summary:
+    return summary_of().model_copy(update={"sweep": result})
+
+
+def test_rows_have_the_mark_of_the_front_and_what_speaks_against_a_point() -> None:
+    assert [(name, verdict) for name, _, verdict in sweep_rows(sweep())] == [
+        ("● 2 users", "VALID"),
+        ("● 4 users", "DEGRADED: llmload was late; may be limited by the load generator"),
+        ("  8 users", "misses ttft_s p95 2, required < 1"),
+    ]
+
+
+def test_a_number_of_gpus_that_is_not_known_is_said_with_its_remedy() -> None:
+    assert "per GPU: 2 GPUs by the engine's parallel sizes" in sweep_notes(sweep())
+    assert any("n/a" in note and "--set deployment.gpus=N" in note for note in sweep_notes(sweep(gpus=None)))
+
+
+def test_terminal_and_markdown_have_every_point() -> None:
+    terminal = console()
+    with terminal.capture() as captured:
+        terminal.print(run_report(summary(sweep())))
+    for text in (captured.get(), as_markdown([summary(sweep())])):
+        assert all(each.name in text for each in sweep().points)
+        assert "not to be compared with each other" in text
+
+
+def test_csv_has_a_row_a_point(tmp_path: Path) -> None:
+    write_points(tmp_path / "points.csv", [summary_of(), summary(sweep())])
+    rows = list(csv.DictReader((tmp_path / "points.csv").read_text().splitlines()))
+
+    assert [(row["users"], row["on_front_mean"], row["gpus"]) for row in rows] == [
+        ("2", "True", "2"),
+        ("4", "True", "2"),
+        ("8", "False", "2"),
+    ]
+    assert rows[0]["output_tokens_per_s_interval_low"] == "95.0"
+    with pytest.raises(RunFolderError, match="no run is a sweep"):
+        write_points(tmp_path / "none.csv", [summary_of()])
+
+
+def test_the_page_draws_the_front_as_a_step_beaten_points_grey_and_client_bound_ones_as_rings(tmp_path: Path) -> None:
+    run = load_run(RunFolder(write_folder(tmp_path / "run", records(50))))
+    swept = ShownRun("a", "run1", _with(run, sweep()))
+    (section,) = front_sections([swept])
+    front, beaten, rings = section.charts[0].series
+
+    assert section.charts[0].unit == "tok/s/GPU"
+    assert (front.style, list(front.x), list(front.y), list(front.labels)) == ("front", [40, 50], [80, 50], ["4", "2"])
+    assert (list(front.low), list(front.high)) == ([77.5, 47.5], [82.5, 52.5])
+    assert (beaten.colour, list(beaten.x)) == ("quiet", [30])
+    assert (rings.hollow, list(rings.x)) == (True, [40])
+    assert "Points, each measured on its own" in render([_with(run, sweep())])
+
+    unknown = ShownRun("b", "run2", _with(run, sweep(gpus=None)))
+    (both,) = front_sections([swept, unknown])
+    assert both.charts[0].unit == "tok/s", "not per GPU where a run's GPUs are not known"
+    assert [each.name for each in both.charts[0].series if each.style == "front"] == ["a", "b"]
+    assert front_sections([ShownRun("c", "run3", run)]) == []
+
+
+def _with(run: Any, result: SweepResult) -> Any:
+    return replace(run, summary=run.summary.model_copy(update={"sweep": result}))
