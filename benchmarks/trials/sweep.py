@@ -23,7 +23,7 @@ from llmload.units import NS_PER_S, S_PER_MIN
 
 TOLERANCE: Final = 0.02
 USERS: Final = (1, 2, 4, 8, 16)
-SHAPES: Final = ((64, 64), (512, 64), (64, 192))
+SHAPES: Final = ((64, 64), (512, 128), (64, 192))
 ENGINE: Final = SimulationSettings(slots=32, ttft_s=0.05, prefill_s_per_token=0.0005, itl_s=0.01, itl_load_factor=1.5)
 READY_S: Final = 300.0
 
