@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -337,9 +338,12 @@ def compare(
 def _price(text: str) -> tuple[str, float]:
     name, _, price = text.rpartition("=")
     try:
-        return name, float(price)
+        figure = float(price)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not CARD=PRICE, as L4=0.7 is", param_hint="--price") from None
+        figure = nan
+    if not 0 <= figure < inf:
+        raise click.BadParameter(f"{text!r} is not CARD=PRICE, as L4=0.7 is", param_hint="--price")
+    return name, figure
 
 
 @vram.command()

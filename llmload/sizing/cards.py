@@ -29,6 +29,7 @@ class Gpu:
     gpus_per_node: int = 8  # GPUs that reach each other without a network
     mig: Mapping[str, float] = field(default_factory=dict, hash=False)  # GiB of a slice by its profile
     source: str
+    is_slice: bool = False  # of a card, by MIG: engines do not join several
 
     @property
     def usable_gib(self) -> float:
@@ -136,8 +137,9 @@ def _slice(gpu: Gpu, profile: str) -> Gpu:
         bandwidth_gb_per_s=None if bandwidth is None else bandwidth * eighths / 8,
         tensor_16bit_tflops=None if speed is None else speed * sevenths / 7,
         nvlink_gb_per_s=0,
-        gpus_per_node=1,  # engines do not join slices of a card
+        gpus_per_node=1,
         mig={},
+        is_slice=True,
     )
 
 

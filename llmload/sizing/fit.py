@@ -100,6 +100,10 @@ def plan_deployment(request: DeploymentRequest) -> Deployment:
         if (tensor or 1) > 1 or request.expert or request.data > 1:
             raise ConfigError("llama.cpp splits layers among GPUs; its other split modes are not modelled")
         tensor, pipeline = 1, pipeline or min(request.count, len(model.decoder))
+    if gpu.is_slice:
+        if (tensor or 1) * (pipeline or 1) * request.data > 1:
+            raise ConfigError(f"engines do not join MIG slices as {gpu.name}: leave --tp, --pp, --dp-attention out")
+        tensor = pipeline = 1
     gpus_per_node = request.gpus_per_node or gpu.gpus_per_node
     parallelism, copies = plan_parallelism(
         model,

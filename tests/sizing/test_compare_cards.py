@@ -90,8 +90,9 @@ def test_text_and_json_say_the_same_of_the_cards() -> None:
 def test_a_wrong_price_is_refused() -> None:
     with pytest.raises(ConfigError, match="a price is given for L4-24GB, which --gpus does not name"):
         compare_cards(QWEN, CARDS, prices={"L4": 0.7})
-    refused = CliRunner().invoke(vram, ["compare", "Qwen3-8B", "--gpus", "L4", "--price", "L4=cheap"])
-    assert (refused.exit_code, "'L4=cheap' is not CARD=PRICE" in refused.stderr) == (2, True)
+    for price in ("L4=cheap", "L4=-1", "L4=nan", "L4"):
+        refused = CliRunner().invoke(vram, ["compare", "Qwen3-8B", "--gpus", "L4", "--price", price])
+        assert (refused.exit_code, f"'{price}' is not CARD=PRICE" in refused.stderr) == (2, True)
 
 
 def test_the_page_has_a_bar_and_a_verdict_for_each_card_and_loads_nothing(tmp_path: Path) -> None:

@@ -201,6 +201,33 @@ def test_tensor_parallelism_leaves_a_node_only_when_asked() -> None:
     assert not [change for change in remedies(small) if "TP 16" in change or "TP 32" in change]
 
 
+def test_a_model_of_671b_parameters_on_eight_h20_holds_one_request_and_not_an_h200s_twenty() -> None:
+    found = fit(deployment("DeepSeek-V3", "H20", 8, context_tokens=32_768))
+
+    assert (found.deployment.gpu.name, found.verdict, found.requests_at_once) == ("H20-96GB", "may fit", (0, 1, 1))
+
+
+def test_slices_of_a_card_serve_copies_and_are_not_joined() -> None:
+    request = DeploymentRequest(model=load_model("Qwen3-8B"), gpu=find_gpu("A100-SXM4-80GB MIG 3g.40gb"), count=2)
+    plan = plan_deployment(request)
+
+    assert (plan.parallelism, plan.copies) == (Parallelism(), 2)
+    with pytest.raises(ConfigError, match="engines do not join MIG slices"):
+        plan_deployment(replace(request, tensor=2))
+
+
+def test_the_keys_of_json_that_programs_read_are_there() -> None:
+    values = fit_json(fit(deployment("Qwen3-8B", "L40S")))
+
+    assert values.keys() >= {
+        "verdict", "model", "gpu", "gpu_memory_gib", "gpu_memory_is_measured", "gpus", "tensor_parallel",
+        "pipeline_parallel", "expert_parallel", "data_parallel_attention", "decode_context_parallel", "copies",
+        "engine", "engine_version", "utilization", "precision", "kv_dtype", "context_tokens", "users", "usable_gib",
+        "weights_gib", "activation_gib", "non_torch_gib", "cuda_graphs_gib", "kv_pool_gib", "pool_tokens",
+        "requests_at_once", "max_concurrency", "max_context_tokens", "would_make_it_fit", "command", "notes",
+    }  # fmt: skip
+
+
 def test_dp_attention_divides_experts_among_all_and_gives_each_group_a_cache() -> None:
     model = load_model("DeepSeek-V3")
     groups = Parallelism(tensor=2, data=4, expert=True)
