@@ -106,6 +106,7 @@ def test_the_page_has_a_bar_and_a_verdict_for_each_card_and_loads_nothing(tmp_pa
     assert "@media (prefers-color-scheme: dark) { :root {" in page
     too_small = memory_page([fitted("A10G")])
     assert '<i style="left:' in too_small
+    assert "the card ends at <b>22.06</b> GiB" in too_small
     assert "Would make it fit: " in too_small
     out = tmp_path / "memory.html"
     done = CliRunner().invoke(vram, ["fit", "Qwen3-8B", "--gpu", "L4", "--context", "8000", "--html", str(out)])

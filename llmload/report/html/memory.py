@@ -67,6 +67,7 @@ def _card(found: Fit) -> dict[str, Any]:
             {"key": part.key, "name": part.name, "gib": f"{part.gib:,.2f}", "percent": round(100 * part.gib / whole, 3)}
             for part in parts
         ],
+        "memory": f"{memory:,.2f}",
         "end_percent": round(100 * memory / whole, 3) if whole > memory * 1.001 else None,
         "command": command_line(engine_flags(found)) if found.verdict != "does not fit" else None,
         "remarks": [*(f"Would make it fit: {change}" for change in changes), *fit_notes(found)],
