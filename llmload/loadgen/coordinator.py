@@ -24,6 +24,7 @@ from llmload.portable import carried
 from llmload.prometheus.scrape import EngineScraper
 from llmload.prompts.workload import Workload
 from llmload.report.checks import exit_code_of
+from llmload.report.conclusion import conclusion
 from llmload.runs.build_summary import RunOutcome, StageTotals, Watched, build_summary, memory_estimate
 from llmload.runs.folder import ENGINE_METRICS, SUMMARY, LoadEdit, Manifest, RunFolder, RunTimes, StageTimes, new_run_id
 from llmload.runs.headline import Headline, unmeasured_phase
@@ -208,6 +209,11 @@ class RunCoordinator:
         if isinstance(self.timeline, EditTimeline):
             return edited_load(self.timeline, totals, stages, self.scenario, self._unix_s)
         return whole_run(self.span, totals, self.scenario)
+
+    @property
+    def conclusion(self) -> str | None:
+        """What the run found, in a sentence; None until it has ended."""
+        return None if self.summary is None else conclusion(self.summary)
 
     def verdict_so_far(self, headline: Headline) -> Verdict:
         """Judge the run as far as it has come: nothing need be measured yet."""

@@ -159,6 +159,8 @@ class LiveState(_Latencies):
     """Requests by their names; empty where requests have no names."""
     edited: str | None = None
     """How the load was edited, and which of its phases the figures are of; None where it was not."""
+    conclusion: str | None = None
+    """What the run found, in a sentence; None until it has ended."""
     verdict: Verdict | None
     """None until a request has ended: nothing can have been measured, which is not a fault."""
     footnotes: tuple[str, ...]
@@ -210,6 +212,10 @@ class LiveRun(Protocol):
     @property
     def elapsed_s(self) -> float:
         """Seconds since the run's start."""
+
+    @property
+    def conclusion(self) -> str | None:
+        """What the run found, in a sentence; None until it has ended."""
 
     @property
     def timeline(self) -> PhaseTimeline | None:
@@ -329,6 +335,7 @@ class LiveView:
             schedule_lag_s=Quantiles.of(totals.distributions["schedule_lag_s"]),
             stages=() if run.timeline is None else tuple(self._stages(run.timeline)),
             by_name=tuple(self._names()),
+            conclusion=run.conclusion,
             verdict=verdict,
             footnotes=() if verdict is None else tuple(lines_of(verdict, _SHOWN)),
             edited=None if edited is None else edited.text,

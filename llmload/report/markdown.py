@@ -143,11 +143,14 @@ class Definition:
     unit: str
 
 
-DEFINITIONS: Final = (
-    Definition("TTFT", FIELD["ttft_s"].meaning, "s"),
+DEFINITIONS_OF_REASONING: Final = (
     Definition("time to first answer", FIELD["ttfa_s"].meaning, "s"),
     Definition("thinking time", FIELD["thinking_s"].meaning, "s"),
     Definition("TPOT of the answer", FIELD["answer_tpot_s"].meaning, "s"),
+)
+DEFINITIONS: Final = (
+    Definition("TTFT", FIELD["ttft_s"].meaning, "s"),
+    *DEFINITIONS_OF_REASONING,
     Definition("ITL", "every gap between neighbouring chunks with text: a distribution over chunks, not tokens", "s"),
     Definition("TPOT", FIELD["tpot_s"].meaning, "s"),
     Definition("e2e latency", "last byte of the answer - start", "s"),

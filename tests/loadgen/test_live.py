@@ -35,6 +35,7 @@ class Run:
 
     simulated = True
     run_id = "run"
+    conclusion = None
 
     def __init__(self, load: Load, timeline: StageTimeline | None = None) -> None:
         self.scenario, self.timeline = scenario_of(load=load), timeline

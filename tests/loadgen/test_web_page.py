@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from llmload.report.conclusion import conclusion
+from llmload.runs.summary import Summary
 from tests.loadgen.browsing import OPEN, PASSWORD, Page, Served, browser, serve, until
 from tests.loadgen.conftest import Locust
 
@@ -170,6 +172,7 @@ class TestBrowser:
         (folder,) = locust.out.iterdir()
         summary = (folder / "summary.json").read_bytes()
         until(lambda: page.text("#level") == json.loads(summary)["verdict"]["level"])
+        assert page.text("#conclusion") == conclusion(Summary.model_validate_json(summary))
         page.find("#summary").click()
         (fetched,) = until(lambda: list((tmp_path / "downloads").glob("*-summary.json")))
         assert fetched.read_bytes() == summary

@@ -32,7 +32,7 @@ from llmload.report.html.chart import (
 from llmload.report.html.front_charts import front_sections
 from llmload.report.html.load_charts import cdf_chart, latency_over_time, load_sections, token_chart
 from llmload.report.html.overview import name_table, point_table, stage_table, tiles, what_was_run
-from llmload.report.markdown import DEFINITIONS, groups
+from llmload.report.markdown import DEFINITIONS, DEFINITIONS_OF_REASONING, groups
 from llmload.report.terminal import FAILURE_COLUMNS
 from llmload.runs.folder import PromptFacts, RunFolder
 from llmload.runs.loaded_run import LoadedRun, load_run
@@ -72,6 +72,7 @@ def render(loaded: Sequence[LoadedRun]) -> str:
     shown = _sections(runs)
     charts = [chart for section in shown for chart in section.charts]
     alone = loaded[0].summary if len(loaded) == 1 else None
+    reasons = any(run.summary.ttfa_s is not None for run in loaded)
     return _ENVIRONMENT.get_template("report.html.j2").render(
         **_assets(),
         title=_title(loaded),
@@ -87,7 +88,7 @@ def render(loaded: Sequence[LoadedRun]) -> str:
         groups=_groups(loaded),
         failure_columns=FAILURE_COLUMNS,
         sections=_numbered(shown),
-        definitions=DEFINITIONS,
+        definitions=[each for each in DEFINITIONS if reasons or each not in DEFINITIONS_OF_REASONING],
         marks=marks,
         version=version("llmload"),
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),

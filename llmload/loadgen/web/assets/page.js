@@ -38,6 +38,7 @@ function showVerdict(state) {
   at("level").textContent = verdict ? verdict.level + (ended ? "" : " so far") : "No verdict yet";
   at("simulated").hidden = !state.simulated;
   const window = state.window_s === null ? "nothing measured yet" : `${number(state.window_s)} s measured`;
+  at("conclusion").textContent = state.conclusion ?? "";
   const now = ended ? `ended, ${window}` : `${stage}, ${number(state.elapsed_s, 0)} s, ${window}`;
   at("stage").textContent = state.edited ? `${now}; ${state.edited}` : now;
   const reasons = (verdict?.reasons ?? []).map(({ level, text, figures }) =>
