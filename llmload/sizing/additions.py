@@ -12,6 +12,8 @@ from llmload.sizing.weights import ONE_GPU, WEIGHT_FORMATS, Parallelism, rank_co
 from llmload.units import GIB
 
 _EAGLE3_VOCABULARY = 32_000  # its own head, over the tokens that are drafted most
+# Families whose checkpoints have one.
+_WITH_MTP = ("deepseek_v3", "deepseek_v4", "ernie4_5_moe", "glm4_moe", "glm_moe", "mimo", "qwen3_5", "qwen3_next")
 _EXTRA_TOKENS = 256  # vLLM's lora_extra_vocab_size, of versions up to 0.11
 
 
@@ -26,6 +28,8 @@ def drafter_layer(model: ModelSpec, engine: Engine) -> Layer | None:
     if method is None:
         return None
     last = model.decoder[-1]
+    if method == "mtp" and not model.model_type.startswith(_WITH_MTP):
+        raise ConfigError(f"{model.name} ({model.model_type}) has no layer for multi-token prediction that is known")
     widths_follow = isinstance(last.mixer, Attention) and isinstance(last.feed_forward, Dense)
     if method != "mtp" and not widths_follow:
         raise ConfigError(f"the widths of an {method} drafter for {model.name} do not follow from its config")
@@ -40,9 +44,13 @@ def with_drafter(part: ModelSpec, layer: Layer | None, parallelism: Parallelism)
     return replace(part, decoder=(*part.decoder, *alone.decoder))
 
 
-def drafter_bytes(model: ModelSpec, engine: Engine, parallelism: Parallelism = ONE_GPU) -> Estimate:
+def drafter_bytes(
+    model: ModelSpec, engine: Engine, parallelism: Parallelism = ONE_GPU, weight_format: str = "bf16"
+) -> Estimate:
     """
-    Return the bytes of a drafter's weights on one rank, 16 bits wide; embedding and head are the model's.
+    Return the bytes of a drafter's weights on one rank; embedding and head are the model's.
+
+    An EAGLE drafter is 16 bits wide, a layer for multi-token prediction as the model or 16 bits.
 
     Each puts hidden states together by a projection: EAGLE and multi-token prediction two of them, EAGLE-3 three; the
     attention of EAGLE-3 sees two, and its head is its own.
@@ -57,8 +65,10 @@ def drafter_bytes(model: ModelSpec, engine: Engine, parallelism: Parallelism = O
         mixer = layer.mixer
         seen = hidden * (mixer.heads + 2 * mixer.kv_heads) * mixer.head_dim
         elements += hidden * hidden + (seen + _EAGLE3_VOCABULARY * hidden) // parallelism.tensor
-    best = 2.0 * elements
-    return Estimate(best / 2, best, best + 2.0 * model.vocab_size * hidden / parallelism.tensor)
+    form = WEIGHT_FORMATS.get(weight_format) if engine.options.drafter == "mtp" else None
+    narrow = min(16.0, form.bits) / 8 if form else 2.0
+    table = 2.0 * model.vocab_size * hidden / parallelism.tensor
+    return Estimate(0.95 * narrow * elements, narrow * elements, 2.0 * elements + table)
 
 
 def lora_bytes(model: ModelSpec, engine: Engine, parallelism: Parallelism = ONE_GPU) -> Estimate:

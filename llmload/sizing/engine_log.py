@@ -41,6 +41,7 @@ class EngineFacts:
     tensor_parallel: int | None = None
     pipeline_parallel: int | None = None
     expert_parallel: bool = False
+    enforce_eager: bool = False
     dtype: str | None = None
     kv_dtype: str | None = None
     quantization: str | None = None
@@ -152,6 +153,7 @@ def read_engine(text: str) -> EngineFacts:
         engine="sglang" if sglang else "vllm",
         on_cpu=bool(re.search(r"CPU KV cache size|GiB for KV cache on node|device_config=cpu", text)),
         expert_parallel=bool(re.search(r"'enable_expert_parallel': True|enable_expert_parallel=True", text)),
+        enforce_eager=bool(re.search(r"'?enforce_eager'?[:=] ?True|disable_cuda_graph=True", text)),
         one_line_tokens=bool(re.search(r"KV cache size: [\d,]+ tokens, Maximum concurrency", text)),
         **found,
     )
@@ -379,5 +381,6 @@ def _engine(facts: EngineFacts, card: Gpu) -> Engine:
             utilization=facts.utilization,
             max_num_seqs=facts.max_num_seqs,
             max_num_batched_tokens=facts.max_num_batched_tokens,
+            enforce_eager=facts.enforce_eager or None,
         ),
     )

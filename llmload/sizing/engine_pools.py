@@ -151,6 +151,13 @@ def request_pool(cache: KvCache, engine: Engine, context_ranks: int = 1) -> Requ
     )
 
 
+def keeping_prefixes(engine: Engine) -> Engine:
+    """Return vLLM as it keeps prefixes, where nothing is said: its default for recurrent layers moves with versions."""
+    if engine.name != "vllm" or engine.options.prefix_caching is not None:
+        return engine
+    return replace(engine, options=replace(engine.options, prefix_caching=True))
+
+
 def states_of_request(engine: Engine) -> int:
     """
     Return the blocks of recurrent state that vLLM reserves a request: two where prefixes are kept, one a drafted token.

@@ -20,7 +20,7 @@ from llmload.sizing.additions import (
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.cards import Gpu
 from llmload.sizing.catalogue import hub_id
-from llmload.sizing.engine_pools import RequestPool, longest_request, request_pool
+from llmload.sizing.engine_pools import RequestPool, keeping_prefixes, longest_request, request_pool
 from llmload.sizing.engines import FLAGS, Engine, EngineOptions, engine_for, on_more_gpus
 from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate, Overhead, kept_tables_bytes, overhead
 from llmload.sizing.weights import (
@@ -170,10 +170,16 @@ class StageFit:
     overhead: Overhead
     pool_bytes: Estimate  # what is left for the KV cache; negative where weights alone are too much
     pool: RequestPool
+    pool_at_worst: RequestPool  # where the engine's default is not known
 
     def requests(self, context_tokens: int) -> Estimate:
         """Return how many requests of that context the cache holds at once."""
-        return Estimate(*(self.pool.requests(figure, context_tokens) for figure in self.pool_bytes.figures))
+        low, best, high = self.pool_bytes.figures
+        return Estimate(
+            self.pool_at_worst.requests(low, context_tokens),
+            self.pool.requests(best, context_tokens),
+            self.pool.requests(high, context_tokens),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +250,7 @@ def _stage_fit(deployment: Deployment, stage: int, usable: float) -> StageFit:
     model, engine, cut = deployment.model, deployment.engine, deployment.parallelism
     weights = _loaded_weights(deployment, stage)
     layer = drafter_layer(model, engine) if stage == cut.pipeline - 1 else None
-    drafter = drafter_bytes(model, engine, cut) if layer else Estimate(0.0, 0.0, 0.0)
+    drafter = drafter_bytes(model, engine, cut, deployment.weight_format) if layer else Estimate(0.0, 0.0, 0.0)
     lora = lora_bytes(model, engine, cut)
     extra = overhead(model, engine, cut, stage=stage, weight_format=deployment.weight_format)
     loaded = (weights + drafter + lora).less(offloaded_bytes(engine, weights))
@@ -257,6 +263,7 @@ def _stage_fit(deployment: Deployment, stage: int, usable: float) -> StageFit:
         overhead=extra,
         pool_bytes=(loaded + extra.total_bytes).left_of(usable),
         pool=request_pool(cache, engine, cut.context),
+        pool_at_worst=request_pool(cache, keeping_prefixes(engine), cut.context),
     )
 
 

@@ -9,9 +9,13 @@ from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.engine_pools import SglangPool, VllmPool
 from llmload.sizing.engines import FLAGS, EngineOptions
+from llmload.sizing.families import model_from_config
 from llmload.sizing.fit import DeploymentRequest, Fit, engine_flags, fit, plan_deployment
+from llmload.sizing.hf_config import HfConfig
+from llmload.sizing.overhead import Estimate
 from llmload.sizing.start_command import options_of
 from llmload.units import GIB
+from tests.sizing.test_families import BUILT
 
 VALUES = EngineOptions(
     utilization=0.8,
@@ -74,6 +78,7 @@ def test_an_option_moves_the_answer_or_is_refused(engine: str, name: str) -> Non
         ({"max_loras": 2, "model": "gpt-oss-20b"}, "LoRA slots are modelled for dense models"),
         ({"drafter": "eagle3", "model": "Qwen3-30B-A3B"}, "do not follow from its config"),
         ({"engine": "llama.cpp", "cache_type": "fp8"}, "cache type 'fp8' is not known for llama.cpp; known: f32, f16"),
+        ({"drafter": "mtp"}, "has no layer for multi-token prediction"),
         ({"engine": "llama.cpp", "gpu_layers": 0}, "leaves no layer to the GPU"),
     ],
 )
@@ -100,6 +105,32 @@ def test_an_eagle_drafter_has_a_layers_weights_and_one_layer_in_the_cache() -> N
 
     assert pool.blocks.block_bytes * 32 == usual.blocks.block_bytes * 33
     assert found.tightest.drafter_bytes.best == 2 * (218_112_000 + 4096 + 2 * 4096**2)  # a layer, a norm, 2 h -> h
+
+
+def test_multi_token_prediction_has_one_more_of_the_last_layers() -> None:
+    usual = fitted(model="DeepSeek-V3", count=8).tightest
+    found = fitted(model="DeepSeek-V3", count=8, drafter="mtp").tightest
+    assert isinstance(found.pool, VllmPool)
+    assert isinstance(usual.pool, VllmPool)
+
+    assert found.pool.blocks.block_bytes * 61 == usual.pool.blocks.block_bytes * 62
+    assert found.drafter_bytes.best * 8 == pytest.approx(11.6e9, rel=0.08)  # 256 experts of 8 bits, and what is copied
+    assert found.drafter_bytes.high > 2 * found.drafter_bytes.best
+
+
+def test_recurrent_layers_take_two_states_where_prefixes_are_kept_and_the_low_estimate_takes_them() -> None:
+    config = next(built["config"] for built in BUILT if built["config"]["model_type"] == "qwen3_next")
+    model = model_from_config(HfConfig(config, "built"), "built")
+
+    def held(**options: Any) -> Estimate:
+        request = DeploymentRequest(
+            model=model, gpu=find_gpu("L40S"), context_tokens=4096, options=EngineOptions(**options)
+        )
+        return fit(plan_deployment(request)).concurrency
+
+    unsaid, without, kept = held(), held(prefix_caching=False), held(prefix_caching=True)
+    assert kept.best < without.best == unsaid.best
+    assert unsaid.low == kept.low < without.low
 
 
 def test_lora_slots_are_reserved_by_number_and_rank() -> None:
