@@ -203,7 +203,8 @@ class Judged:
         if self.estimate is None:
             return "refused"
         percent = FIT_PERCENT if self.bounded else ARITHMETIC_PERCENT
-        near = abs(self.estimate.best - self.logged) <= abs(self.logged) * percent / 100
+        rounded_off = 0.01 if self.quantity.endswith("_gib") else 0.0  # two figures of two digits
+        near = abs(self.estimate.best - self.logged) <= max(abs(self.logged) * percent / 100, rounded_off)
         return "held" if near or (self.bounded and self.inside) else "off"
 
 

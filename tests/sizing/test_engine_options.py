@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.trials.unseen_sizes import document
 from llmload.errors import ConfigError
 from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import load_model
@@ -131,6 +132,19 @@ def test_recurrent_layers_take_two_states_where_prefixes_are_kept_and_the_low_es
     unsaid, without, kept = held(), held(prefix_caching=False), held(prefix_caching=True)
     assert kept.best < without.best == unsaid.best
     assert unsaid.low == kept.low < without.low
+
+
+def test_vllm_0_19_without_kept_prefixes_holds_what_it_logged() -> None:
+    config = document()["configs"]["Qwen3.5-27B"]
+    request = DeploymentRequest(
+        model=model_from_config(HfConfig(config, "27B"), "27B"), gpu=find_gpu("H200"), engine_version="0.19",
+        context_tokens=32768, options=EngineOptions(max_num_batched_tokens=16384),
+    )  # fmt: skip
+    pool = fit(plan_deployment(request)).tightest.pool
+    assert isinstance(pool, VllmPool)
+
+    assert pool.blocks.tokens(1487) == 290_864  # vllm-project/vllm issue 40691
+    assert pool.requests(1487 * pool.blocks.block_bytes, 32768) == pytest.approx(33.04, abs=0.01)
 
 
 def test_lora_slots_are_reserved_by_number_and_rank() -> None:
