@@ -24,7 +24,7 @@ _precision = click.option(
     "--precision",
     "weight_format",
     metavar="FORMAT",
-    help="Format of the weights: bf16, fp8, w4a16 ... [default: as the model comes]",
+    help="Format of the weights: bf16, fp8, w4a16, Q4_K_M ... [default: as the model comes]",
 )
 
 _gpu = click.option("--gpu", metavar="NAME", help="The GPU, as `llmload vram gpus` names it.")

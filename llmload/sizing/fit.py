@@ -22,6 +22,7 @@ from llmload.sizing.cards import Gpu
 from llmload.sizing.catalogue import hub_id
 from llmload.sizing.engine_pools import RequestPool, keeping_prefixes, longest_request, request_pool
 from llmload.sizing.engines import FLAGS, Engine, EngineOptions, engine_for, on_more_gpus
+from llmload.sizing.gguf_mix import MIXES
 from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate, Overhead, kept_tables_bytes, overhead
 from llmload.sizing.weights import (
     FROM_FILE,
@@ -316,7 +317,7 @@ def pool_warning(found: Fit, users: int, tokens: int) -> str | None:
 
 
 _NARROWER = ("fp8", "w4a16")
-_NARROW = {"w4a16", "nf4", "nvfp4", "mxfp4", "q4_K", "q3_K", "q2_K"}
+_NARROW = {"w4a16", "nf4", "nvfp4", "mxfp4", "q4_K", "q3_K", "q2_K", *MIXES}
 _NARROW_KV, _BOTH = "an fp8 KV cache", "w4a16 weights and an fp8 KV cache"
 _CONTEXT_STEP = 1024
 _MOST_GPUS = 64

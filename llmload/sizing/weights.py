@@ -21,6 +21,7 @@ from llmload.sizing.architecture import (
     count_parameters,
     layer_weights,
 )
+from llmload.sizing.gguf_mix import MIXES, mix_bits
 
 # The bytes of a model's weights by format, and the part of them that one rank of a parallel deployment holds.
 
@@ -86,9 +87,12 @@ def format_of(model: ModelSpec, name: str) -> WeightFormat:
     """
     if name == model.weight_format and any(layer.stored_bits for layer in model.layers):
         return WeightFormat(bits=_KEPT_BITS, part_bits=_declared_bits(model))
-    if name not in WEIGHT_FORMATS:
-        raise ConfigError(f"precision {name!r} is not known for {model.name}; known: {', '.join(WEIGHT_FORMATS)}")
-    return WEIGHT_FORMATS[name]
+    if name in WEIGHT_FORMATS:
+        return WEIGHT_FORMATS[name]
+    if name.upper() in MIXES:
+        return WeightFormat(bits=_KEPT_BITS, part_bits=mix_bits(model, name.upper()))
+    known = ", ".join((*WEIGHT_FORMATS, *MIXES))
+    raise ConfigError(f"precision {name!r} is not known for {model.name}; known: {known}")
 
 
 def _declared_bits(model: ModelSpec) -> Mapping[Part, float]:

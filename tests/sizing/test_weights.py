@@ -4,7 +4,8 @@ import pytest
 
 from llmload.sizing.architecture import ParameterCounts, count_parameters
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
+from llmload.sizing.gguf_mix import mix_bits
+from llmload.sizing.weights import WEIGHT_FORMATS, format_of, weights_bytes
 
 GIB = 2**30
 SMALL = ParameterCounts(
@@ -45,3 +46,37 @@ def test_a_real_4_bit_layout_of_an_8b_model_is_far_above_half_a_byte_a_parameter
     """The reference rule says 3.74 GiB before its factor; a w4a16 checkpoint was measured at 5.38."""
     assert count_parameters(load_model("Llama-3.1-8B-Instruct")).total / 2 / GIB == pytest.approx(3.74, abs=0.005)
     assert size_gib("Llama-3.1-8B-Instruct", "w4a16") == pytest.approx(5.38, rel=0.01)
+
+
+# GiB of Llama 3 8B by llama.cpp's tools/quantize/quantize.cpp, of Llama 2 7B by its table of k-quants (with the
+# tokenizer, some MiB); of Qwen3-30B-A3B by https://github.com/ggml-org/llama.cpp/issues/14235.
+MIXED = {
+    "Llama-3-8B-Instruct": {
+        "Q2_K": 2.96, "Q3_K_S": 3.41, "Q3_K_M": 3.74, "Q3_K_L": 4.03, "Q4_0": 4.34, "Q4_K_S": 4.37, "Q4_K_M": 4.58,
+        "Q5_0": 5.21, "Q5_K_S": 5.21, "Q5_K_M": 5.33, "Q6_K": 6.14, "Q8_0": 7.96,
+    },
+    "llama-2-7b": {
+        "Q2_K": 2.36, "Q3_K_S": 2.75, "Q3_K_M": 3.07, "Q3_K_L": 3.35, "Q4_K_S": 3.59, "Q4_K_M": 3.80, "Q5_K_S": 4.33,
+        "Q5_K_M": 4.45, "Q6_K": 5.15,
+    },
+    "Llama-3.1-70B-Instruct": {"Q4_K_M": 39.59},
+    "Qwen3-30B-A3B": {"Q4_K_M": 17.28},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "mix", "gib"), [(name, mix, gib) for name, sizes in MIXED.items() for mix, gib in sizes.items()]
+)
+def test_a_mix_of_llama_cpp_has_the_size_of_its_file(name: str, mix: str, gib: float) -> None:
+    model = load_model(name)
+
+    assert weights_bytes(count_parameters(model), format_of(model, mix)) / GIB == pytest.approx(gib, rel=0.004)
+    assert weights_bytes(count_parameters(model), format_of(model, mix.lower())) / GIB == pytest.approx(gib, rel=0.004)
+
+
+def test_rows_that_blocks_of_256_do_not_fill_get_smaller_blocks_with_more_bits() -> None:
+    small = load_model("Qwen2.5-0.5B-Instruct")  # 896 wide
+    bits = mix_bits(small, "Q4_K_M")
+
+    assert bits["embed"] == 8.5
+    assert bits["attention"] == pytest.approx(5.5, abs=0.25)
