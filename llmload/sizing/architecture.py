@@ -132,6 +132,13 @@ class Checkpoint:
     tensor_bytes: int
     bytes_by_type: tuple[tuple[str, int], ...] = ()  # empty: an index has only the sum
     beside_language_bytes: int = 0  # towers for images and sound, and their projections
+    draft_bytes: int = 0  # layers that only propose tokens, which engines load when asked to
+    part_bytes: tuple[tuple[Part, int], ...] = ()  # the language model's by part; empty where a name is not known
+
+    @property
+    def language_bytes(self) -> int:
+        """Bytes of the language model alone."""
+        return self.tensor_bytes - self.beside_language_bytes - self.draft_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

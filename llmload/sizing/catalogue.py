@@ -16,6 +16,7 @@ from llmload.errors import ConfigError, shown
 from llmload.sizing.architecture import Checkpoint, ModelSpec
 from llmload.sizing.families import model_from_config
 from llmload.sizing.hf_config import HfConfig
+from llmload.sizing.tensor_names import placed
 
 # The headers of weight files: a GGUF file's config and tensors, the tensors of safetensors; no weight is read.
 
@@ -89,6 +90,7 @@ def _read_gguf_header(file: BinaryIO, path: Path) -> GgufHeader:
         metadata[key] = _value(file, _scalar(file, "<I"), path)
     sizes: Counter[str] = Counter()
     shapes: dict[str, list[int]] = {}
+    by_name: dict[str, int] = {}
     for _ in range(tensors):
         name = _string(file)
         shapes[name] = [_scalar(file, "<Q") for _ in range(_scalar(file, "<I"))]
@@ -96,9 +98,9 @@ def _read_gguf_header(file: BinaryIO, path: Path) -> GgufHeader:
         if kind not in _TENSOR_TYPES:
             raise ConfigError(f"{path}: tensor {name} has the unknown type {kind}")
         label, block, size = _TENSOR_TYPES[kind]
-        sizes[label] += prod(shapes[name]) // block * size
-    checkpoint = Checkpoint(tensor_bytes=sum(sizes.values()), bytes_by_type=tuple(sorted(sizes.items())))
-    return GgufHeader(config=_config(metadata, shapes, path), checkpoint=checkpoint)
+        by_name[name] = prod(shapes[name]) // block * size
+        sizes[label] += by_name[name]
+    return GgufHeader(config=_config(metadata, shapes, path), checkpoint=placed(by_name, sizes, None))
 
 
 def _config(metadata: Mapping[str, Any], shapes: Mapping[str, list[int]], path: Path) -> dict[str, Any]:
@@ -152,24 +154,23 @@ def _string(file: BinaryIO) -> str:
 INDEX = "model.safetensors.index.json"
 _MAX_JSON_BYTES = 64 * 2**20  # of an index and a header: the largest are of some megabytes
 _MAX_TENSOR_BYTES = 2**60
-_BESIDE_LANGUAGE = ("vision", "visual", "multi_modal", "mm_projector", "audio", "image_newline", "patch_merger")
 
 
-def folder_checkpoint(folder: Path) -> Checkpoint | None:
+def folder_checkpoint(folder: Path, layers: int | None = None) -> Checkpoint | None:
     """
     Return the bytes of a model directory's safetensors files; None where it has none.
 
-    Where a file that the index names is missing, the index's sum is taken. Raises ConfigError for a file whose header
-    cannot be read.
+    Layers from `layers` on are drafts. Where a file that the index names is missing, the index's sum is taken. Raises
+    ConfigError for a file whose header cannot be read.
     """
     index = folder / INDEX
     if index.is_file():
-        return index_checkpoint(index)
+        return index_checkpoint(index, layers)
     files = sorted(folder.glob("*.safetensors"))
-    return _checkpoint(files) if files else None
+    return _checkpoint(files, layers) if files else None
 
 
-def index_checkpoint(index: Path) -> Checkpoint:
+def index_checkpoint(index: Path, layers: int | None = None) -> Checkpoint:
     """Return the bytes of the files that an index names, else its sum; raises ConfigError where it has neither."""
     content = _read(index, "a safetensors index")
     named = content.get("weight_map")
@@ -179,7 +180,7 @@ def index_checkpoint(index: Path) -> Checkpoint:
     files = [index.parent / Path(name).name for name in sorted(set(names))]
     with suppress(OSError):  # of a name that no file can have
         if all(path.is_file() for path in files):
-            return _checkpoint(files)
+            return _checkpoint(files, layers)
     metadata = content.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     if not isinstance(total, int | float) or not 0 < total < _MAX_TENSOR_BYTES:
@@ -187,14 +188,14 @@ def index_checkpoint(index: Path) -> Checkpoint:
     return Checkpoint(tensor_bytes=int(total))
 
 
-def file_checkpoint(path: Path) -> Checkpoint:
+def file_checkpoint(path: Path, layers: int | None = None) -> Checkpoint:
     """Return the bytes of one file's tensors; raises ConfigError for a header that cannot be read."""
-    return _checkpoint([path])
+    return _checkpoint([path], layers)
 
 
-def _checkpoint(files: list[Path]) -> Checkpoint:
+def _checkpoint(files: list[Path], layers: int | None) -> Checkpoint:
     sizes: Counter[str] = Counter()
-    beside = 0
+    by_name: dict[str, int] = {}
     for path in files:
         for name, tensor in _header(path).items():
             if name == "__metadata__":
@@ -204,15 +205,12 @@ def _checkpoint(files: list[Path]) -> Checkpoint:
                     0 <= start <= end < _MAX_TENSOR_BYTES
                 ):
                     sizes[dtype] += end - start
+                    by_name[name] = end - start
                 case _:
                     raise ConfigError(
                         f"{path}: is not a safetensors file: tensor {name[:80]!r} has no dtype and offsets"
                     )
-            if any(part.startswith(_BESIDE_LANGUAGE) for part in name.split(".")[:2]):
-                beside += end - start
-    return Checkpoint(
-        tensor_bytes=sum(sizes.values()), bytes_by_type=tuple(sorted(sizes.items())), beside_language_bytes=beside
-    )
+    return placed(by_name, sizes, layers)
 
 
 def _header(path: Path) -> Mapping[str, Any]:
@@ -269,20 +267,33 @@ def _load_file(path: Path) -> ModelSpec:
         header = read_gguf(path)
         model = model_from_config(HfConfig(header.config, str(path)), path.stem)
         return replace(model, weight_format=None, quantisation="gguf", checkpoint=header.checkpoint)
-    config = path / "config.json" if path.is_dir() else path
-    checkpoint = None
-    if path.is_dir():
-        checkpoint = folder_checkpoint(path)
-    elif path.name.endswith(".safetensors.index.json"):
-        checkpoint, config = index_checkpoint(path), path.with_name("config.json")
-    elif path.suffix == ".safetensors":
-        checkpoint, config = file_checkpoint(path), path.with_name("config.json")
+    beside = path.name.endswith((".safetensors.index.json", ".safetensors"))
+    config = path / "config.json" if path.is_dir() else path.with_name("config.json") if beside else path
+    checkpoint = _files(path, _stated_layers(config))
     values = {**_read(config)}
-    beside = config.with_name(_MODELOPT_CONFIG)
-    if "quantization_config" not in values and beside.is_file():
-        values["quantization_config"] = _read(beside)
+    own = config.with_name(_MODELOPT_CONFIG)
+    if "quantization_config" not in values and own.is_file():
+        values["quantization_config"] = _read(own)
     model = model_from_config(HfConfig(values, str(config)), config.parent.name or str(config))
     return replace(model, checkpoint=checkpoint)
+
+
+def _stated_layers(config: Path) -> int | None:
+    """The layers that a config states, None where it does not or cannot be read: its own reader says so."""
+    with suppress(ConfigError):
+        values = _read(config)
+        inner = values.get("text_config")
+        layers = (inner if isinstance(inner, dict) else values).get("num_hidden_layers")
+        return layers if isinstance(layers, int) else None
+    return None
+
+
+def _files(path: Path, layers: int | None) -> Checkpoint | None:
+    if path.is_dir():
+        return folder_checkpoint(path, layers)
+    if path.name.endswith(".safetensors.index.json"):
+        return index_checkpoint(path, layers)
+    return file_checkpoint(path, layers) if path.suffix == ".safetensors" else None
 
 
 @cache

@@ -33,6 +33,7 @@ from llmload.sizing.weights import (
     check_parallelism,
     default_format,
     default_kv_dtype,
+    file_bytes,
     format_of,
     parallel_problems,
     rank_counts,
@@ -289,18 +290,14 @@ def rank_weights(model: ModelSpec, weight_format: str, parallelism: Parallelism 
     """
     tables = kept_tables_bytes(model, parallelism)
     if weight_format == FROM_FILE and model.checkpoint is not None:
-        fraction = _rank_fraction(model, parallelism, stage)
-        return Estimate.around(model.checkpoint.tensor_bytes * fraction + tables, 0.005, 0.2 * GIB)
+        counts = rank_counts(model, parallelism, stage)
+        towers = model.checkpoint.beside_language_bytes / parallelism.gpus
+        return Estimate.around(file_bytes(model, counts) + towers + tables, 0.005, 0.2 * GIB)
     step = MXFP4_EXPERT_STEP if weight_format == "mxfp4" else 1
     counts = rank_counts(model, parallelism, stage, step)
     form = format_of(rank_model(model, parallelism, stage, step), weight_format)
     around = Estimate.around(weights_bytes(counts, form) + tables, 0.005, 0.2 * GIB)
     return replace(around, high=around.high + _UNCOUNTED_GIB * GIB) if model.uncounted else around
-
-
-def _rank_fraction(model: ModelSpec, parallelism: Parallelism, stage: int) -> float:
-    """A rank's fraction of all parameters, taken for its fraction of the bytes."""
-    return rank_counts(model, parallelism, stage).total / rank_counts(model, ONE_GPU).total
 
 
 def pool_warning(found: Fit, users: int, tokens: int) -> str | None:

@@ -41,8 +41,8 @@ def with_quantisation(model: ModelSpec, config: HfConfig) -> ModelSpec:
     """
     Return a model with the bits of each weight as its config declares them, and its KV cache's type.
 
-    Where the quantisation is not understood, weight_format is None and `unread` says why. Raises ConfigError for a
-    quantization_config that is not an object, and for modules kept that the model does not have.
+    Where the quantisation is not understood, or modules are listed that the model does not have, weight_format is None
+    and `unread` says why. Raises ConfigError for a quantization_config that is not an object.
     """
     declared = config.values.get("quantization_config") or config.values.get("compression_config")
     if declared is None:
@@ -57,7 +57,7 @@ def with_quantisation(model: ModelSpec, config: HfConfig) -> ModelSpec:
     if method == "mxfp4":  # experts and nothing else, whatever it lists: what this name means in WEIGHT_FORMATS
         return replace(model, weight_format="mxfp4")
     try:
-        return _stored(model, _read(method, declared), config)
+        return _stored(model, _read(method, declared))
     except _UnreadError as unread:
         return replace(model, weight_format=None, unread=str(unread))
 
@@ -69,7 +69,7 @@ def _read(method: str, declared: Mapping[str, Any]) -> Declared:
     return reader(declared)
 
 
-def _stored(model: ModelSpec, declared: Declared, config: HfConfig) -> ModelSpec:
+def _stored(model: ModelSpec, declared: Declared) -> ModelSpec:
     """The model with the bits of every weight that is stored in fewer than 16."""
     kept = Selection(declared.kept)
     groups = [(None if names is None else Selection(names), scheme) for names, scheme in declared.schemes]
@@ -90,9 +90,9 @@ def _stored(model: ModelSpec, declared: Declared, config: HfConfig) -> ModelSpec
     for selection in (kept, *(names for names, _ in groups if names is not None)):
         unknown = selection.never_found(len(model.decoder))
         if unknown is not None:
-            raise config.refusal(
+            raise _UnreadError(
                 f"quantization_config.{declared.kept_key} names {shown(unknown)}, which llmload does not know in "
-                f"{model.model_type}: give a directory with the weight files, whose headers decide"
+                f"{model.model_type}"
             )
     named = next((scheme.name for _, scheme in declared.schemes if scheme), "bf16")
     encoder = tuple(layer_bits(layer, i) for i, layer in enumerate(model.encoder))

@@ -15,6 +15,7 @@ from llmload.sizing.weights import (
     KvCache,
     default_format,
     default_kv_dtype,
+    file_bytes,
     format_of,
     weights_bytes,
 )
@@ -110,8 +111,7 @@ def implausible(utilization: float, peers: Sequence[float] = ()) -> str | None:
 def _weights_read(model: ModelSpec, read: ParameterCounts, weight_format: str) -> float:
     """The bytes of these parameters; of weight files, their fraction of all parameters."""
     if weight_format == FROM_FILE and model.checkpoint is not None:
-        language_bytes = model.checkpoint.tensor_bytes - model.checkpoint.beside_language_bytes
-        return language_bytes * read.total / count_parameters(model).total
+        return file_bytes(model, read)
     return weights_bytes(read, format_of(model, weight_format))
 
 

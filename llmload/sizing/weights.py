@@ -118,6 +118,22 @@ def default_format(model: ModelSpec) -> str:
     return model.weight_format
 
 
+def file_bytes(model: ModelSpec, counts: ParameterCounts) -> float:
+    """
+    Return the bytes of some of a model's parameters as its files store them, each part with its own mean width.
+
+    Where the files' names are not known, the parameters' fraction of all is taken for that of the bytes. Raises
+    ConfigError where no files were read.
+    """
+    if model.checkpoint is None:
+        raise ConfigError(f"{model.source}: no weight files were read")
+    whole = count_parameters(model)
+    stored = dict(model.checkpoint.part_bytes)
+    if not stored:
+        return model.checkpoint.language_bytes * counts.total / whole.total
+    return sum(stored.get(part, 0) * n / whole.parts[part] for part, n in counts.parts.items() if whole.parts[part])
+
+
 _VOCAB_STEP = 64  # vLLM pads the vocabulary to a multiple of this before it splits it
 
 

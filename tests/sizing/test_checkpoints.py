@@ -95,6 +95,46 @@ def test_ranks_share_the_weights_of_the_files(tmp_path: Path) -> None:
     assert by_file == pytest.approx(rank_weights(model, "bf16", Parallelism(tensor=4)).best, rel=1e-6)
 
 
+def test_headers_decide_what_each_part_takes_and_ranks_split_it_part_by_part(tmp_path: Path) -> None:
+    """Experts have 4 bits and attention 16, so a rank's fraction of the bytes is not that of the parameters."""
+    config = dict(catalogue()["mixtral-8x7b-instruct-v0.1"]["config"])
+    counts = count_parameters(load_model("Mixtral-8x7B-Instruct-v0.1"))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = {
+        "model.embed_tokens.weight": ("BF16", 2 * counts.embed),
+        "model.layers.0.self_attn.q_proj.weight": ("BF16", 2 * counts.attention),
+        "model.layers.0.block_sparse_moe.experts.0.w1.weight_packed": ("I32", counts.experts // 2),
+        "model.layers.0.block_sparse_moe.gate.weight": ("BF16", 2 * counts.router),
+        "model.layers.0.input_layernorm.weight": ("BF16", 2 * counts.norms),
+        "lm_head.weight": ("BF16", 2 * counts.lm_head),
+    }
+    drafts = {"model.layers.32.mlp.down_proj.weight": ("BF16", 1000), "mtp.layers.0.fc.weight": ("BF16", 500)}
+    write_safetensors(tmp_path / "model.safetensors", tensors | drafts)
+    model = load_model(str(tmp_path))
+    tables = kept_tables_bytes(model)
+
+    assert model.checkpoint is not None
+    assert model.checkpoint.draft_bytes == 1500
+    assert dict(model.checkpoint.part_bytes)["experts"] == counts.experts // 2
+    assert rank_weights(model, "file").best - tables == model.checkpoint.language_bytes
+    eighth = rank_weights(model, "file", Parallelism(tensor=8)).best - tables
+    assert eighth == pytest.approx(
+        (model.checkpoint.language_bytes - 2 * (counts.router + counts.norms)) / 8, rel=0.001
+    )
+
+
+def test_a_list_of_modules_that_is_not_understood_does_not_matter_where_the_files_are(tmp_path: Path) -> None:
+    config = LLAMA | {"quantization_config": {"quant_method": "fp8", "modules_to_not_convert": ["strange"]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ConfigError, match="names 'strange', which llmload does not know in llama: give --precision, or"
+    ):
+        default_format(load_model(str(tmp_path)))
+
+    write_safetensors(tmp_path / "model.safetensors", {"model.norm.weight": ("BF16", 1000)})
+    assert default_format(load_model(str(tmp_path))) == "file"
+
+
 def test_an_index_is_followed_to_its_files_and_else_gives_its_sum(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     index = tmp_path / INDEX
