@@ -152,6 +152,8 @@ class RequestRecord:
     chunk_ns: StampArray = field(default_factory=lambda: NO_CHUNKS)
     chunk_tokens: StampArray | None = None
     textless_ns: StampArray | None = None
+    asked_prompt_tokens: int | None = None  # that the prompt was to have, by the engine's count; None: not asked
+    asked_output_tokens: int | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None

@@ -62,8 +62,10 @@ def _record(index: int, random: np.random.Generator, now_ns: int, lasts_s: float
         outcome=outcome,
         scheduled_ns=started_ns - int(random.integers(0, 50_000_000)) if open_loop else None,
         chunk_ns=stamps,
-        prompt_tokens=None if index % 7 == 0 else int(random.integers(5, 900)),
-        output_tokens=None if index % 11 == 0 else int(random.integers(0, 2 * chunks + 1)),
+        prompt_tokens=(prompt_tokens := None if index % 7 == 0 else int(random.integers(5, 900))),
+        output_tokens=(output_tokens := None if index % 11 == 0 else int(random.integers(0, 2 * chunks + 1))),
+        asked_prompt_tokens=None if index % 6 else prompt_tokens,
+        asked_output_tokens=None if index % 10 else output_tokens or None,
         reasoning_tokens=None if index % 4 else index % 9,
         reasoning_source=None
         if index % 4 or not index % 9

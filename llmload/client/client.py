@@ -65,6 +65,8 @@ class RequestInfo(NamedTuple):
     scheduled_ns: int | None
     started_ns: int
     name: str | None = None
+    asked_prompt_tokens: int | None = None
+    asked_output_tokens: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,6 +133,8 @@ class ChatClient(ABC):
             scheduled_ns=scheduled_ns,
             started_ns=started_ns,
             name=prompt.name,
+            asked_prompt_tokens=prompt.asked.input_tokens,
+            asked_output_tokens=prompt.asked.output_tokens,
         )
         due_ns = started_ns if scheduled_ns is None else scheduled_ns
         deadline = Deadline(settings.timeouts, due_ns, stream=settings.stream)

@@ -180,6 +180,9 @@ SAME: Final[Mapping[str, Callable[[FinishedRun], dict[str, Any]]]] = {
     "model": lambda run: {"name": run.summary.model},
     "data": lambda run: {"sha256": run.manifest.prompts.sha256},
     "prompts": _prompts,
+    "lengths": lambda run: run.manifest.scenario.prompts.model_dump(
+        include={"input_tokens", "output_tokens", "shapes", "template", "exact_output"}
+    ),
     "sampling": lambda run: run.manifest.scenario.request.model_dump(exclude={"max_tokens"}),
     "max_tokens": lambda run: {"max_tokens": run.manifest.scenario.request.max_tokens},
     "load": lambda run: run.summary.load.model_dump(),

@@ -21,6 +21,7 @@ from llmload.loadgen.node import REQUEST_NAME, SendingNode, sending_node
 from llmload.loadgen.session import ABSENT, ABSENT_PAUSE_S, Session, fire_request_event
 from llmload.metrics.by_name import as_name
 from llmload.prompts.conversation import Message, Prompt
+from llmload.prompts.workload import EXACT_OUTPUT
 from llmload.record import Outcome, RequestError, RequestRecord
 from llmload.scenario.load_protocol import Load
 
@@ -175,11 +176,16 @@ class Llm:
         if "max_completion_tokens" in own:
             own.setdefault("max_tokens", None)  # engines take one of the two names
         asked = _prompt(ask, session)
+        lengths, given_fields = asked.asked, asked.fields
+        if lengths.output_tokens is not None and "max_tokens" in own:  # the task's own limit, in place of that length
+            given_fields = {key: value for key, value in given_fields.items() if key not in EXACT_OUTPUT}
+            lengths = lengths._replace(output_tokens=None)
         prompt = Prompt(
             asked.prompt_id,
             asked.messages,
             name=as_name(name),
-            fields={**asked.fields, **own},
+            fields={**given_fields, **own},
+            asked=lengths,
         )
         session.check(prompt)
         words = Words()

@@ -144,6 +144,22 @@ CHECKS: Final = (
         figures=("itl_s", "tpot_s", *OF_REASONING, "e2e_s", "e2e_from_schedule_s", "request_output_tokens_per_s"),
     ),
     Check(
+        name="missed_length_share",
+        unit="of requests",
+        degraded_above=0.01,
+        invalid_above=None,
+        why="their prompts or answers do not have the tokens that were requested, so the workload is another",
+        remedy="see requested and counted tokens; answers keep to theirs on engines that take ignore_eos or min_tokens",
+    ),
+    Check(
+        name="missed_token_share",
+        unit="of the requested tokens",
+        degraded_above=0.005,
+        invalid_above=0.05,
+        why="prompts or answers are so much longer or shorter than requested, so the workload is another",
+        remedy="see requested and counted tokens; answers keep to theirs on engines that take ignore_eos or min_tokens",
+    ),
+    Check(
         name="hidden_reasoning_share",
         unit="of answers",
         degraded_above=0.01,
@@ -350,6 +366,7 @@ def _limit_text(check: Check, limit: float | None) -> str:
 def health(totals: RunTotals) -> dict[str, float | None]:
     """Return the figures of the checks that need only totals; None is unknown."""
     answers = sum(totals.token_sources.values())
+    kept = [each for each in totals.lengths_kept if each is not None]
     return {
         "error_share": _share(totals.failed, totals.ended),
         "censored_share": _share(totals.censored, totals.ended),
@@ -364,6 +381,8 @@ def health(totals: RunTotals) -> dict[str, float | None]:
         "contradicted_share": _share(totals.contradicted_answers, answers),
         "hidden_reasoning_share": _share(totals.hidden_reasoning_answers, answers),
         "only_reasoning_share": _share(totals.only_reasoning_answers, answers),
+        "missed_length_share": max((each.missed_share for each in kept), default=None),
+        "missed_token_share": max((each.off_share for each in kept), default=None),
         "reused_prompt_share": _share(totals.reused_prompts, totals.started),
         "cached_token_share": totals.cached_token_share,
     }

@@ -126,6 +126,8 @@ FIELDS: Final = (
     Field("tpot_s", Kind.FLOAT, "s", "(last - first chunk with text) / (output tokens - 1); unknown below 2 tokens"),
     Field("e2e_s", Kind.FLOAT, "s", "last byte of the answer, or failure - start"),
     Field("output_tokens_per_s", Kind.FLOAT, "tokens/s", "output tokens / e2e latency"),
+    Field("asked_prompt_tokens", Kind.COUNT, "tokens", "the prompt was to have; null where no length was requested"),
+    Field("asked_output_tokens", Kind.COUNT, "tokens", "the answer was to have; null where no length was requested"),
     Field("prompt_tokens", Kind.COUNT, "tokens", "by the engine's count"),
     Field("output_tokens", Kind.COUNT, "tokens", "by `token_source`"),
     Field("cached_tokens", Kind.COUNT, "tokens", "prompt tokens that the engine took from its prefix cache"),

@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from llmload.metrics.asked import LengthsKept, add_length, add_lengths
 from llmload.metrics.failures import Failures
 from llmload.metrics.requests import (
     DISTRIBUTIONS,
@@ -193,6 +194,13 @@ class RunTotals:
     """Answers whose output tokens the engine counted at odds with its own total or with the chunks that came."""
     uncounted_answers: int = 0
     """Answers with no known count of output tokens."""
+    prompt_lengths: Counter[str] = field(default_factory=Counter)
+    """Of answers whose prompt was to have a length: see `llmload.metrics.asked`."""
+    output_lengths: Counter[str] = field(default_factory=Counter)
+    """The same of the answers' own."""
+    prompt_length_off_max: int | None = _optional(max)
+    output_length_off_max: int | None = _optional(max)
+    """The most tokens that one is off its length."""
     finish_reasons: Counter[str] = field(default_factory=Counter, metadata={"tally": "finish_reason"})
     token_sources: Counter[str] = field(default_factory=Counter, metadata={"tally": "token_source"})
     stamp_sources: Counter[str] = field(default_factory=Counter, metadata={"tally": "stamp_source"})
@@ -284,12 +292,22 @@ class RunTotals:
             if record.output_tokens is None:
                 self.uncounted_answers += 1
             self.contradicted_answers += record.token_source in CONTRADICTED
+            if record.asked_prompt_tokens is not None or record.asked_output_tokens is not None:
+                self._add_asked(record)
             if record.reasoning_chunks or record.reasoning_tokens:
                 self.reasoned_answers += 1
                 self.hidden_reasoning_answers += record.hides_reasoning
                 self.only_reasoning_answers += record.only_reasoning
                 self.estimated_reasoning_answers += record.reasoning_source is ReasoningSource.CHUNKS
         self._add_distributions(record, self.distributions if started_in else self.out_of_window)
+
+    def _add_asked(self, record: RequestRecord) -> None:
+        if record.asked_prompt_tokens is not None and record.prompt_tokens is not None:
+            off = add_length(self.prompt_lengths, record.asked_prompt_tokens, record.prompt_tokens)
+            self.prompt_length_off_max = max(off, self.prompt_length_off_max or 0)
+        if record.asked_output_tokens is not None and record.output_tokens is not None:
+            off = add_length(self.output_lengths, record.asked_output_tokens, record.output_tokens)
+            self.output_length_off_max = max(off, self.output_length_off_max or 0)
 
     def _add_distributions(self, record: RequestRecord, to: Distributions) -> None:
         values = _values_of(record)
@@ -361,6 +379,7 @@ class RunTotals:
         self.uncounted_answers += _count(answers & np.isnan(output_tokens))
         sources = table.categories["token_source"]
         self.contradicted_answers += sum(sources[index] in CONTRADICTED for index in indices)
+        self._add_asked_of(table, answers)
         reasoned = answers & (table.numbers["has_reasoning"] > 0)
         self.reasoned_answers += _count(reasoned)
         self.hidden_reasoning_answers += _count(answers & (table.numbers["hides_reasoning"] > 0))
@@ -378,6 +397,19 @@ class RunTotals:
                 values = table.numbers[of][which]
                 to.of(name).add_many(np.maximum(values[~np.isnan(values)], 0.0))
             to.of("itl_s").add_many(gap_s[later & which[table.owners]])
+
+    def _add_asked_of(self, table: RequestTable, answers: Mask) -> None:
+        for of in ("prompt", "output"):
+            asked, counted = table.numbers[f"asked_{of}_tokens"][answers], table.numbers[f"{of}_tokens"][answers]
+            off = add_lengths(getattr(self, f"{of}_lengths"), asked, counted)
+            if off is not None:
+                name = f"{of}_length_off_max"
+                setattr(self, name, max(off, getattr(self, name) or 0))
+
+    @property
+    def lengths_kept(self) -> tuple[LengthsKept | None, LengthsKept | None]:
+        """How far prompts and answers have the lengths that were requested; None where none were."""
+        return LengthsKept.of(self.prompt_lengths), LengthsKept.of(self.output_lengths)
 
     def merge(self, *others: Self) -> None:
         """Add the other totals to these."""

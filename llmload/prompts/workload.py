@@ -150,6 +150,8 @@ class PromptPlan:
     """How long answers are to be; None: as the engine and the request's `max_tokens` have it."""
     shapes: tuple[Shape, ...] = ()
     """Both, as pairs; empty: none."""
+    holds_outputs: bool = True
+    """Whether answers are to have these lengths, not only to be no longer."""
     salted: bool = False
     """Whether the length of a synthetic prompt includes a salt's."""
     template_counts: bool = True
@@ -333,17 +335,19 @@ def load(plan: PromptPlan, base_dir: Path, calibration: Calibration | None = Non
     rows = len(workload.conversations)
     asked = asked_lengths(rows, plan.seed, None, plan.output_tokens, plan.shapes)
     pairs = zip(workload.conversations, asked, strict=True)
-    conversations = tuple(_answered(each, lengths.output_tokens, calibration) for each, lengths in pairs)
+    conversations = tuple(
+        _answered(each, lengths.output_tokens, calibration, holds=plan.holds_outputs) for each, lengths in pairs
+    )
     return replace(workload, conversations=conversations, calibration=calibration)
 
 
-def _answered(conversation: Conversation, tokens: int | None, calibration: Calibration) -> Conversation:
-    """Return the conversation with answers of this length."""
+def _answered(conversation: Conversation, tokens: int | None, calibration: Calibration, *, holds: bool) -> Conversation:
+    """Return the conversation with answers of this length, or only none longer."""
     if tokens is None:
         return conversation
-    fields = calibration.output(tokens)
+    fields, asked = calibration.output(tokens), tokens if holds else None
     prompts = (
-        replace(each, fields={**each.fields, **fields}, asked=each.asked._replace(output_tokens=tokens))
+        replace(each, fields={**each.fields, **fields}, asked=each.asked._replace(output_tokens=asked))
         for each in conversation.prompts
     )
     return replace(conversation, prompts=tuple(prompts))

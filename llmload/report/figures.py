@@ -7,7 +7,7 @@ from typing import Final
 from llmload.metrics.doubts import lines_of, marked
 from llmload.metrics.objective import LABELS
 from llmload.metrics.validity import Doubt
-from llmload.runs.summary import Figures, StageSummary, Summary
+from llmload.runs.summary import AskedLengths, Figures, StageSummary, Summary
 from llmload.runs.summary_parts import Limit
 from llmload.units import UNKNOWN, milliseconds, number, percent
 
@@ -71,6 +71,21 @@ def engine_rows(summary: Summary) -> list[tuple[str, str]]:
         said = {"requests": "the answers", "engine": "the engine's counters"}[found.source]
         rows.append(("speculative decoding", f"{percent(found.acceptance_rate)} accepted{by}{length}, by {said}"))
     return rows
+
+
+def length_rows(summary: Summary) -> list[tuple[str, str]]:
+    """Return title and text of asked and counted lengths; nothing where none were requested."""
+    lengths = summary.lengths
+    if lengths is None:
+        return []
+    parts = {"input": lengths.input, "output": lengths.output}
+    return [(f"{name} lengths", _length_text(kept)) for name, kept in parts.items() if kept is not None]
+
+
+def _length_text(kept: AskedLengths) -> str:
+    asked, counted = tenths(kept.asked_mean), tenths(kept.counted_mean)
+    text = f"{asked} tokens requested, {counted} counted (mean), exact in {percent(kept.exact_share)}"
+    return text if not kept.deviation_max else f"{text}, at most {number(kept.deviation_max, 0)} off"
 
 
 def figure_text(summary: Summary, key: str, statistic: str | None, text: Callable[[float | None], str]) -> str:

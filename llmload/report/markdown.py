@@ -19,6 +19,7 @@ from llmload.report.figures import (
     engine_rows,
     figure_text,
     latencies_of,
+    length_rows,
     reasoning_rows,
     tenths,
 )
@@ -372,6 +373,7 @@ def _figures(summary: Summary) -> list[list[str]]:
             [title, text]
             for title, text in (
                 *engine_rows(summary),
+                *length_rows(summary),
                 *reasoning_rows(summary),
                 *prefix_cache_rows(summary),
                 *cost_rows(summary.cost),

@@ -21,6 +21,7 @@ from llmload.report.figures import (
     engine_rows,
     figure_text,
     latencies_of,
+    length_rows,
     limits_of,
     reasoning_rows,
     row_cells,
@@ -154,6 +155,7 @@ def _figures(summary: Summary) -> Table:
         table.add_row("finish reasons", reasons)
     for title, text in (
         *engine_rows(summary),
+        *length_rows(summary),
         *reasoning_rows(summary),
         *prefix_cache_rows(summary),
         *cost_rows(summary.cost),

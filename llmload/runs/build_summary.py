@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from llmload.errors import ConfigError
+from llmload.metrics.asked import LengthsKept
 from llmload.metrics.doubts import doubt_of, doubts_of
 from llmload.metrics.objective import Objective
 from llmload.metrics.requests import QUANTILES, REQUEST_DISTRIBUTIONS
@@ -14,9 +15,11 @@ from llmload.record import AFTER_ACKNOWLEDGEMENT, StampSource
 from llmload.runs.reading import plained
 from llmload.runs.summary import (
     SCHEMA_VERSION,
+    AskedLengths,
     Figures,
     GateResult,
     IncludingFailures,
+    LengthsSummary,
     NameSummary,
     NetworkSummary,
     PercentilesWithFailures,
@@ -328,6 +331,7 @@ def build_summary(outcome: RunOutcome) -> Summary:
         coalesced_share=judged.coalesced_chunks / judged.chunks if judged.chunks else None,
         network=_network(judged, outcome.totals, by_run=outcome.recomputed is None),
         reasoning=_reasoning(judged),
+        lengths=_lengths(scenario, judged),
         finish_reasons=dict(judged.finish_reasons.most_common()),
         verdict=outcome.verdict,
         stages=tuple(_stage(stage) for stage in outcome.stages),
@@ -369,6 +373,31 @@ def _network(totals: RunTotals, whole: RunTotals, *, by_run: bool) -> NetworkSum
         missed_bytes=totals.missed_bytes,
         resets=dict(totals.resets.most_common()),
         waits_for_acknowledgements=AFTER_ACKNOWLEDGEMENT in totals.engine_writes if totals.engine_writes else None,
+    )
+
+
+def _lengths(scenario: Scenario, totals: RunTotals) -> LengthsSummary | None:
+    """Return asked and counted lengths; None where none were requested."""
+    prompts, outputs = totals.lengths_kept
+    if prompts is None and outputs is None:
+        return None
+    return LengthsSummary(
+        input=_asked(prompts, totals.prompt_length_off_max),
+        output=_asked(outputs, totals.output_length_off_max),
+        template=scenario.prompts.template,
+    )
+
+
+def _asked(kept: LengthsKept | None, deviation_max: int | None) -> AskedLengths | None:
+    if kept is None:
+        return None
+    return AskedLengths(
+        requests=kept.requests,
+        asked_mean=kept.asked_mean,
+        counted_mean=kept.counted_mean,
+        deviation_max=deviation_max or 0,
+        exact_share=kept.exact_share,
+        missed_share=kept.off_share,
     )
 
 

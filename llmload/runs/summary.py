@@ -129,6 +129,34 @@ class Reasoning(Part):
     """Whether the tokens of some answers are estimated: output tokens x the share of reasoning among the chunks."""
 
 
+class AskedLengths(Part):
+    """Requested lengths beside those that the engine counted, of requests that started in the window."""
+
+    requests: Requests
+    """Answers whose length is known."""
+    asked_mean: float
+    """Requested tokens, a request."""
+    counted_mean: float
+    """Tokens that the engine counted, a request."""
+    deviation_max: Tokens
+    """The most tokens that one is longer or shorter than requested."""
+    exact_share: float
+    """Requests with exactly their length / requests."""
+    missed_share: float
+    """Tokens missing or too many, of each request / requested tokens."""
+
+
+class LengthsSummary(Part):
+    """Whether prompts and answers have the lengths that the scenario requests; `null`: none were requested."""
+
+    input: AskedLengths | None
+    """Of prompts, the chat template included."""
+    output: AskedLengths | None
+    """Of answers."""
+    template: Literal["counted", "excluded"]
+    """Whether the scenario's `input_tokens` include the chat template; here they always do."""
+
+
 class Figures(Part):
     """What was measured in a window: rates, token counts and distributions; `null` is not measured."""
 
@@ -324,6 +352,8 @@ class Summary(Figures, _RunHead):
     """What the packet ring saw besides stamps; `null` where no stamp is from it."""
     reasoning: Reasoning | None = None
     """What answers thought before they said something; absent where none did."""
+    lengths: LengthsSummary | None = None
+    """The lengths that were requested, and those that the engine counted; absent where none were requested."""
     finish_reasons: dict[str, int]
     """Answers by the engine's finish reason, the most common first."""
     verdict: Verdict

@@ -496,6 +496,7 @@ class Scenario(Table):
             input_tokens=None if prompts.input_tokens is None else prompts.input_tokens.drawn,
             output_tokens=None if prompts.output_tokens is None else prompts.output_tokens.drawn,
             shapes=tuple(prompts.shapes),
+            holds_outputs=prompts.exact_output is not False,
             salted=prompts.salt is not None,
             template_counts=prompts.template == "counted",
         )

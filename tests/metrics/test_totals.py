@@ -63,6 +63,8 @@ def record(draw: st.DrawFn) -> RequestRecord:
         outcome=outcome,
         scheduled_ns=started_ns - draw(st.integers(0, NS_PER_S)) if draw(st.booleans()) else None,
         chunk_ns=chunk_ns,
+        asked_prompt_tokens=draw(st.none() | st.integers(1, 30)),
+        asked_output_tokens=draw(st.none() | st.integers(1, 30)),
         prompt_tokens=draw(counts),
         output_tokens=draw(counts),
         cached_tokens=draw(counts),

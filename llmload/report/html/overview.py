@@ -7,12 +7,14 @@ import numpy as np
 
 from llmload.metrics.doubts import quantile_interval
 from llmload.metrics.requests import QUANTILES
+from llmload.prompts.synthetic import SYNTHETIC
 from llmload.report.by_name import NAME_COLUMNS, name_rows
 from llmload.report.figures import (
     ROW_COLUMNS,
     engine_rows,
     figure_text,
     latencies_of,
+    length_rows,
     limits_of,
     reasoning_rows,
     row_cells,
@@ -24,6 +26,7 @@ from llmload.report.terminal import STAMPS
 from llmload.runs.folder import Manifest
 from llmload.runs.loaded_run import LoadedRun
 from llmload.runs.summary import Summary
+from llmload.scenario import Scenario
 from llmload.stats.intervals import CONFIDENCE, batches_of, ratio_interval
 from llmload.units import S_PER_MIN, UNKNOWN, counted, milliseconds, number, percent
 
@@ -42,10 +45,11 @@ def what_was_run(run: LoadedRun) -> list[tuple[str, str]]:
         ("load", summary.load.text if summary.edited is None else f"{summary.load.text}; {summary.edited.text}"),
         ("measured", _measured(summary)),
         ("prompts", _prompts(manifest)),
-        ("max_tokens", number(request.max_tokens, 0) if request.max_tokens else "not set: the engine's own limit"),
+        ("max_tokens", _max_tokens(scenario)),
         ("temperature", "" if request.temperature is None else f"{request.temperature:g}"),
         ("seed", str(manifest.seed)),
         *engine_rows(summary),
+        *length_rows(summary),
         *reasoning_rows(summary),
         ("time stamps", STAMPS.get(summary.stamp_source or "", "")),
         ("sent by", _client(manifest)),
@@ -53,6 +57,15 @@ def what_was_run(run: LoadedRun) -> list[tuple[str, str]]:
         ("run", summary.run_id),
     ]
     return [(title, text) for title, text in rows if text]
+
+
+def _max_tokens(scenario: Scenario) -> str:
+    prompts, limit = scenario.prompts, scenario.request.max_tokens
+    if prompts.shapes:
+        return ", ".join(f"{shape.output_tokens:,} where input is {shape.input_tokens:,}" for shape in prompts.shapes)
+    if prompts.output_tokens is not None:
+        return str(prompts.output_tokens)
+    return number(limit, 0) if limit else "not set: the engine's own limit"
 
 
 def _engine(summary: Summary, manifest: Manifest) -> str:
@@ -80,8 +93,12 @@ def _measured(summary: Summary) -> str:
 
 
 def _prompts(manifest: Manifest) -> str:
-    prompts = manifest.prompts
-    parts = [f"{len(prompts.drawn):,} of {counted(prompts.rows, 'row')} of {prompts.dataset}"]
+    prompts, asked = manifest.prompts, manifest.scenario.prompts
+    if asked.source == SYNTHETIC:
+        lengths = f"{asked.input_tokens} tokens each" if asked.input_tokens else f"of {len(asked.shapes)} shapes"
+        parts = [f"{len(prompts.drawn):,} synthetic, {lengths}"]
+    else:
+        parts = [f"{len(prompts.drawn):,} of {counted(prompts.rows, 'row')} of {prompts.dataset}"]
     parts += ["all turns"] if prompts.turns == "all" else []
     parts += [f"{prompts.techniques.n_shot}-shot"] if prompts.techniques.n_shot else []
     parts += [f"repeated ({prompts.repeat})"] if prompts.repeat else []
