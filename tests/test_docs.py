@@ -40,6 +40,8 @@ ELSEWHERE = {
     "python -m benchmarks.trials.folders": "tests/benchmarks/test_folders.py",
     "python -m benchmarks.trials.limits": "tests/benchmarks/test_limits.py",
     "python -m benchmarks.trials.gpu_sizing": "tests/sizing/test_gpu_sizing.py",
+    "python -m benchmarks.trials.lengths": "tests/loadgen/test_lengths.py",
+    "llmload run chat --base-url http://127.0.0.1:8000 --input-tokens": "tests/loadgen/test_lengths.py",
     "python -m benchmarks.trials.network": "tests/benchmarks/test_network.py",
     "python -m benchmarks.trials.report": "tests/benchmarks/test_report.py",
     "python -m benchmarks.trials.runs": "tests/benchmarks/test_whole_runs.py",
