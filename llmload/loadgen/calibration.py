@@ -42,8 +42,7 @@ def learn(scenario: Scenario, settings: ClientSettings, engine: EngineInfo | Non
     counter = PromptCounter(settings)
     try:
         text = _text(counter) if plan.is_synthetic else None
-        fields = _output_fields(scenario, plan, counter)
-        calibration = Calibration(text=text, counted_by=counter.counted_by, output_fields=fields)
+        calibration = Calibration(text=text, counted_by=counter.counted_by)
         asked = [
             prompt.asked
             for conversation in load(plan, base_dir, calibration).conversations
@@ -52,6 +51,7 @@ def learn(scenario: Scenario, settings: ClientSettings, engine: EngineInfo | Non
         _check_room(asked, engine)
         if text is not None and not all(_differences(text, asked, plan, counter)):
             calibration = replace(calibration, text=_of_words(text, asked, plan, counter))
+        calibration = replace(calibration, output_fields=_output_fields(scenario, plan, counter))
     finally:
         counter.close()
     return calibration

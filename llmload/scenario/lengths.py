@@ -74,6 +74,9 @@ class TokenLengths(Table):
 def _as_table(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"dist": "fixed", "mean": value}
+    if not isinstance(value, dict | TokenLengths):
+        hint = "a length is a number of tokens, or a table such as {mean = 1024, range_ratio = 0.5}"
+        raise ValueError(hint)  # noqa: TRY004 - pydantic reports no other as a fault of the file
     return value
 
 

@@ -50,6 +50,7 @@ def test_a_length_makes_prompts_synthetic_and_each_new_to_a_cache() -> None:
         ({"shapes": [[5, 0]]}, "tokens are whole numbers of at least 1"),
         ({"shapes": [[5, 5, 0]]}, "the weight of a shape is a number above 0"),
         ({"input_tokens": 3.5}, "tokens are whole"),
+        ({"input_tokens": "many"}, "a length is a number of tokens, or a table such as {mean = 1024"),
         ({"input_tokens": {"dist": "normal", "mean": 5}}, r"is given by mean, stdev \(min and max may be given\)"),
         ({"input_tokens": {"mean": 5}}, "is given by max, min or mean, range_ratio, not by mean"),
         ({"input_tokens": {"min": 9, "max": 5}}, "min = 9 is more than max = 5"),
