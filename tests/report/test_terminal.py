@@ -88,6 +88,16 @@ def test_in_a_pipe_a_line_is_as_long_as_its_text() -> None:
     assert not [line for line in shown.splitlines() if line.endswith(" ")]
 
 
+def test_requested_lengths_are_beside_the_counted_ones() -> None:
+    kept = {"requests": 8, "asked_mean": 64.0, "counted_mean": 63.5, "deviation_max": 3, "exact_share": 0.75}
+    lengths = {"input": {**kept, "missed_share": 0.01}, "output": None, "template": "counted"}
+    shown = printed(summary_of(**MEASURED | {"lengths": lengths}))
+
+    (row,) = (line for line in shown.splitlines() if line.startswith("input lengths"))
+    assert row.endswith("64.0 tokens requested, 63.5 counted (mean), exact in 75.0%, at most 3 off")
+    assert "output lengths" not in shown
+
+
 def failure(words: str) -> dict[str, Any]:
     return {"type": "http_5xx", "http_status": 500, "words": words, "count": 1, "share": 0.1}
 
