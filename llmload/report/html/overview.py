@@ -95,7 +95,7 @@ def _measured(summary: Summary) -> str:
 def _prompts(manifest: Manifest) -> str:
     prompts, asked = manifest.prompts, manifest.scenario.prompts
     if asked.source == SYNTHETIC:
-        lengths = f"{asked.input_tokens} tokens each" if asked.input_tokens else f"of {len(asked.shapes)} shapes"
+        lengths = f"input_tokens = {asked.input_tokens}" if asked.input_tokens else f"{len(asked.shapes)} shapes"
         parts = [f"{len(prompts.drawn):,} synthetic, {lengths}"]
     else:
         parts = [f"{len(prompts.drawn):,} of {counted(prompts.rows, 'row')} of {prompts.dataset}"]
