@@ -38,7 +38,10 @@ _FAMILIES: Mapping[str, str] = {
     "llama": "llama", "qwen2": "qwen2", "qwen2moe": "qwen2_moe", "qwen3": "qwen3", "qwen3moe": "qwen3_moe",
     "gemma": "gemma", "gemma2": "gemma2", "gemma3": "gemma3_text", "phi3": "phi3", "gpt2": "gpt2",
     "starcoder2": "starcoder2", "gpt-oss": "gpt_oss", "granite": "granite", "olmo2": "olmo2", "exaone4": "exaone4",
+    "command-r": "cohere", "glm4": "glm4", "seed_oss": "seed_oss", "smollm3": "smollm3", "minimax-m2": "minimax_m2",
+    "hunyuan-moe": "hunyuan_v1_moe",
 }  # fmt: skip
+_BIASED_BY_FILE = ("llama", "seed_oss", "glm4")  # families whose configs say whether they have biases
 _KEYS: Mapping[str, str] = {
     "hidden_size": "embedding_length",
     "num_hidden_layers": "block_count",
@@ -125,7 +128,7 @@ def _config(metadata: Mapping[str, Any], shapes: Mapping[str, list[int]], path: 
     if len(shape) > 1:
         config["vocab_size"] = shape[1]
     biased = any(key.endswith(("attn_q.bias", "attn_qkv.bias")) for key in shapes)
-    return config | {"model_type": family} | ({"attention_bias": True} if biased and family == "llama" else {})
+    return config | {"model_type": family} | ({"attention_bias": biased} if family in _BIASED_BY_FILE else {})
 
 
 def _value(file: BinaryIO, kind: int, path: Path) -> Any:

@@ -12,7 +12,7 @@ from llmload.sizing.fit import Deployment, Fit, command_line, engine_flags, reme
 from llmload.sizing.overhead import Estimate
 from llmload.sizing.picture import memory_picture
 from llmload.sizing.speed import SpeedBounds, SpeedCell, SpeedRow
-from llmload.sizing.weights import KV_ELEMENT_BYTES, WEIGHT_FORMATS, KvCache, default_kv_dtype, weights_bytes
+from llmload.sizing.weights import KV_ELEMENT_BYTES, WEIGHT_FORMATS, KvCache, default_kv_dtype, format_of, weights_bytes
 from llmload.units import GIB, KIB, markdown_table
 
 _CONTEXTS_TOKENS = (2048, 8192, 32768, 131072)
@@ -46,7 +46,7 @@ def model_sheet(model: ModelSpec, kv_dtype: str | None = None) -> ModelSheet:
         model=model,
         counts=counts,
         kv_dtype=kv_dtype,
-        weights_bytes={name: weights_bytes(counts, form) for name, form in WEIGHT_FORMATS.items()},
+        weights_bytes={name: weights_bytes(counts, format_of(model, name)) for name in WEIGHT_FORMATS},
         kv_bytes_per_token=cache.bytes_per_token,
         kv_bytes_per_token_beyond_windows=cache.bytes_per_token_beyond_windows,
         kv_bytes_per_input_token=cache.bytes_per_input_token,
@@ -100,7 +100,8 @@ def _heading(model: ModelSpec) -> list[str]:
     if model.uncounted:
         lines.append(f"Language model only, not counted: {', '.join(model.uncounted)}")
     if model.quantisation:
-        lines.append(f"The config declares quantised weights: {model.quantisation}")
+        own = f", below as {model.weight_format}" if model.weight_format in WEIGHT_FORMATS else ""
+        lines.append(f"The config declares quantised weights: {model.quantisation}{own}")
     if model.checkpoint:
         types = ", ".join(f"{name} {size / GIB:,.3f}" for name, size in model.checkpoint.bytes_by_type)
         lines.append(f"Its files hold {model.checkpoint.tensor_bytes / GIB:,.3f} GiB{f': {types}' if types else ''}")

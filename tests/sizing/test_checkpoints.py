@@ -205,6 +205,15 @@ def test_a_gguf_with_experts_is_a_mixtral_and_with_a_head_is_not_tied(tmp_path: 
     assert count_parameters(model).idle_experts * 4 == count_parameters(model).experts * 3
 
 
+@pytest.mark.parametrize("name", ["command-r", "glm4", "seed_oss", "smollm3"])
+def test_ggufs_of_newer_families_are_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "new.gguf"
+    metadata = {key.replace("llama", name): name if key == "general.architecture" else SMOL[key] for key in SMOL}
+    write_gguf(path, metadata | {f"{name}.attention.key_length": 64}, SMOL_TENSORS)
+
+    assert KvCache(model=load_model(str(path))).bytes_per_token == 30 * 2 * 3 * 64 * 2
+
+
 @pytest.mark.parametrize(
     ("metadata", "tensors", "problem"),
     [

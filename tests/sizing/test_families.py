@@ -11,7 +11,7 @@ from llmload.sizing.architecture import count_parameters
 from llmload.sizing.families import families, model_from_config
 from llmload.sizing.hf_config import HfConfig
 from llmload.sizing.own_families import OWN_FAMILIES
-from llmload.sizing.weights import KvCache
+from llmload.sizing.weights import KvCache, block_pool
 
 BUILT = json.loads((Path(__file__).parent / "data" / "transformers_counts.json").read_text())["models"]
 OPT = {
@@ -103,3 +103,56 @@ def test_a_rotary_fraction_is_read_from_either_key_and_must_be_one() -> None:
     assert model_from_config(HfConfig({**bare, "partial_rotary_factor": 1.0}, "here"), "m").rotary_dim == 16
     with pytest.raises(ConfigError, match="partial_rotary_factor = 2 is not a fraction"):
         model_from_config(HfConfig({**bare, "partial_rotary_factor": 2}, "here"), "m")
+
+
+QWEN = dict(next(built["config"] for built in BUILT if built["config"]["model_type"] == "qwen2"))
+
+
+@pytest.mark.parametrize(
+    ("outer", "uncounted"),
+    [
+        ({"model_type": "internvl_chat", "llm_config": QWEN, "vision_config": {"depth": 1}}, ("vision_config",)),
+        (
+            {
+                "model_type": "qwen3_omni_moe",
+                "thinker_config": {"model_type": "thinker", "text_config": QWEN, "audio_config": {"depth": 1}},
+                "talker_config": {"depth": 1},
+            },
+            ("talker_config", "audio_config"),
+        ),
+    ],
+)
+def test_a_language_model_is_found_where_multimodal_configs_have_it(
+    outer: dict[str, Any], uncounted: tuple[str, ...]
+) -> None:
+    found = model_from_config(HfConfig(outer, "here"), "m")
+
+    assert found.decoder == model_from_config(HfConfig(QWEN, "here"), "m").decoder
+    assert found.uncounted == uncounted
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["deepseek_v4", "minimax_m3", "kimi_k3", "zamba2", "mllama", "phi4mm", "rwkv7"],
+)
+def test_an_architecture_that_could_not_be_compared_with_a_model_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"model_type = '{name}' is not an architecture llmload can size"):
+        model_from_config(HfConfig({**QWEN, "model_type": name}, "here"), "m")
+
+
+def test_layers_that_read_an_earlier_layers_cache_keep_none() -> None:
+    gemma = next(built["config"] for built in BUILT if built["config"]["model_type"] == "gemma4_text")
+    shared = model_from_config(HfConfig(gemma, "here"), "m")
+    alone = model_from_config(HfConfig({**gemma, "num_kv_shared_layers": 0}, "here"), "m")
+
+    assert KvCache(model=shared).bytes_per_token < KvCache(model=alone).bytes_per_token
+    assert len(block_pool(KvCache(model=shared)).groups) <= len(block_pool(KvCache(model=alone)).groups)
+
+
+def test_an_indexer_keeps_132_bytes_a_token_and_narrow_latents_656() -> None:
+    sizes = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "index_head_dim": 128}
+    config = next(built["config"] for built in BUILT if built["config"]["model_type"] == "deepseek_v32")
+    model = model_from_config(HfConfig({**config, **sizes}, "here"), "m")
+
+    assert KvCache(model=model).bytes_per_token == 6 * (2 * 576 + 132)
+    assert KvCache(model=model, element_bytes=1).bytes_per_token == 6 * (656 + 132)
