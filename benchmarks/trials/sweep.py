@@ -107,7 +107,7 @@ def simulated(out: Path | None, point_min_s: float) -> None:
         settings = {
             "load.users": USERS,
             "prompts.shapes": SHAPES,
-            "load.repeat": 1,
+            "load.rounds": 1,
             "load.least_growth": 0,
             "load.point_min_s": point_min_s,
             "deployment.gpus": 4,
@@ -151,8 +151,8 @@ def real(out: Path, port: int) -> None:
         settings = {
             "load.users": [1, 2, 4, 8, 16],
             "prompts.shapes": [[64, 32], [256, 32]],
-            "load.repeat": 1,
-            "load.requests_per_user": 6,
+            "load.rounds": 1,
+            "load.requests_per_user": 5,
             "load.point_min_s": 8,
             "deployment.gpus": 0,
         }

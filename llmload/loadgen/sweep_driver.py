@@ -148,7 +148,7 @@ class SweepDriver(StepDriver):
         if not self.rounds:
             return f"{self.phase}, {counted(self._left, 'point')} to go"
         this = self.rounds[-1]
-        again = f", round {this.number} of {self.load.repeat}" if self.load.repeat > 1 else ""
+        again = f", round {this.number} of {self.load.rounds}" if self.load.rounds > 1 else ""
         state = self.phase
         if this.samples and not this.complete:
             state += f" {this.samples[-1].completed} of {self.load.answers_wanted(this.load)} answers"
@@ -175,7 +175,7 @@ class SweepDriver(StepDriver):
 
     def _line(self, this: Round, totals: RunTotals, window_s: float) -> str:
         own = figures(totals, window_s or None)
-        again = f" (round {this.number})" if self.load.repeat > 1 else ""
+        again = f" (round {this.number})" if self.load.rounds > 1 else ""
         return (
             f"{self._name(this)}{again}: {number(own.output_tokens_per_s, 1)} tok/s, "
             f"{number(mean_speed(totals), 1)} tok/s a user, TTFT p95 {milliseconds(own.value('ttft_s', 'p95'))} ms"

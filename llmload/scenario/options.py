@@ -264,6 +264,16 @@ GROUPS: Final[Mapping[str, tuple[Option, ...]]] = {
         ),
         Option(name="--requests", help="Stop after this many requests (empty: no limit)", keys=("load.requests",)),
         Option(
+            name="--rounds",
+            help="Rounds over all points of a sweep; three or more give intervals",
+            keys=("load.rounds",),
+        ),
+        Option(
+            name="--requests-per-user",
+            help="Answers for each user in the window of a sweep's point",
+            keys=("load.requests_per_user",),
+        ),
+        Option(
             name="--warmup", help="Seconds of warm-up, before the window opens", keys=("load.warmup_s",), metavar="S"
         ),
         Option(

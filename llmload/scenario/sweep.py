@@ -44,7 +44,7 @@ class Sweep(Arrivals):
     """A point's window is open for at least this long."""
     point_max_s: Positive = 600.0
     """A point that lacks answers after this time ends, and its verdict says so."""
-    repeat: Annotated[int, Field(ge=1, le=100)] = 3
+    rounds: Annotated[int, Field(ge=1, le=100)] = 3
     """How often the whole ladder is measured; the interval of a point that was measured three times or more is by
     these, of others by parts of its window."""
     between: Literal["salt", "reset_prefix_cache", "nothing"] = "salt"
@@ -169,7 +169,7 @@ class Sweep(Arrivals):
     def text(self) -> str:
         """The load in words."""
         of = "numbers of users" if self.has_users else "rates"
-        times = "" if self.repeat == 1 else f", {counted(self.repeat, 'time')} each"
+        times = "" if self.rounds == 1 else f", {counted(self.rounds, 'time')} each"
         return f"sweep over {len(self.loads)} {of}{times}"
 
     @property

@@ -25,13 +25,13 @@ class NextPoint:
 @dataclass(slots=True, kw_only=True)
 class Ladder:
     """
-    The loads of a sweep in ascending order, measured once each and then again as often as `repeat` asks.
+    The loads of a sweep in ascending order, measured once each and then again as often as `rounds` asks.
 
     The first pass ends early where throughput grows no more or a gate is missed; later passes have its points.
     """
 
     loads: tuple[float, ...]
-    repeat: int
+    rounds: int
     least_growth: float
     shape: int | None = None
     ended: str | None = None
@@ -44,18 +44,18 @@ class Ladder:
     @classmethod
     def of(cls, load: Sweep, shape: int | None = None) -> Self:
         """Return the ladder of a load, of one shape of prompts, before its first point."""
-        return cls(loads=load.loads, repeat=load.repeat, least_growth=load.least_growth, shape=shape)
+        return cls(loads=load.loads, rounds=load.rounds, least_growth=load.least_growth, shape=shape)
 
     def next(self) -> NextPoint | None:
         """Return what to measure next; None when the sweep is over."""
         climbed = self._climbed if self._is_climbed else self.loads
         done, at = divmod(self._tried, len(climbed))
-        return None if done >= self.repeat else NextPoint(load=climbed[at], round=done + 1, shape=self.shape)
+        return None if done >= self.rounds else NextPoint(load=climbed[at], round=done + 1, shape=self.shape)
 
     @property
     def left(self) -> int:
         """How many points are left at most."""
-        return len(self._climbed if self._is_climbed else self.loads) * self.repeat - self._tried
+        return len(self._climbed if self._is_climbed else self.loads) * self.rounds - self._tried
 
     def record(self, point: NextPoint, output_tokens_per_s: float | None, missed: Sequence[str] = ()) -> None:
         """Add what a point brought, and the gates that it missed."""

@@ -114,15 +114,15 @@ def sweep_result(measured: Measured, *, ended: str | None, complete: bool) -> Sw
     """Return the `sweep` of a summary."""
     keys = sorted({(each.shape or 0, each.load): each for each in measured.rounds}.items())
     points = tuple(point_of(measured, of.shape, of.load) for _, of in keys)
-    repeat = measured.load.repeat
+    rounds = measured.load.rounds
     return SweepResult(
         points=points,
         front=SweepFront(**{name: _front(points, name) for name in get_args(SpeedName)}),
         gpus=measured.gpus.gpus,
         gpus_counted_from=measured.gpus.counted_from,
         between=measured.load.between,
-        rounds=repeat,
-        interval_from="rounds" if repeat >= ROUNDS_FOR_INTERVAL else "window",
+        rounds=rounds,
+        interval_from="rounds" if rounds >= ROUNDS_FOR_INTERVAL else "window",
         ended=ended,
         complete=complete,
     )

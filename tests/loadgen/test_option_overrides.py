@@ -19,6 +19,7 @@ OPEN = 'kind = "open_loop"\nrate_per_s = 2.5\narrivals = "gamma"\ncv = 2\ndurati
 CLOSED = 'kind = "closed_loop"\nusers = 4\nrequests = 40\nthink_time_s = 0.5'
 STAGED = 'kind = "staged"\nstages = [{rate_per_s = 2, duration_s = 5}, {rate_per_s = 4, duration_s = 5}]'
 SPIKE = 'kind = "spike"\nbase_rate_per_s = 2\nburst_rate_per_s = 9\nburst_s = 3\nperiod_s = 10\nduration_s = 60'
+SWEEP = 'kind = "sweep"\nusers = [1, 8]\nrounds = 2'
 REPLAY = 'kind = "replay"\ntrace = "trace.csv"'
 
 
@@ -62,6 +63,8 @@ def test_the_form_begins_with_the_scenarios_values(scenario: Any) -> None:
         "engine": "vllm",
         "prompts": "builtin",
         "prompt_count": "",
+        "input_tokens": "",
+        "output_tokens": "",
         "max_tokens": "64",
         "temperature": "",
         "requests": "",
@@ -76,7 +79,7 @@ def test_the_form_begins_with_the_scenarios_values(scenario: Any) -> None:
 
 
 def test_only_what_the_load_has_is_in_the_form(scenario: Any) -> None:
-    closed, staged, replay, spike = (shown(scenario(load)) for load in (CLOSED, STAGED, REPLAY, SPIKE))
+    closed, staged, replay, spike, sweep = (shown(scenario(load)) for load in (CLOSED, STAGED, REPLAY, SPIKE, SWEEP))
 
     assert closed["think_time"] == "0.5"
     assert not {"rate", "arrivals", "cv", "speed", "max_in_flight"} & closed.keys()
@@ -89,7 +92,8 @@ def test_only_what_the_load_has_is_in_the_form(scenario: Any) -> None:
         "period": "10",
     }
     assert not {"rate", "requests", "think_time"} & spike.keys()
-    assert {name for fields in (closed, staged, replay, spike, shown(scenario(OPEN))) for name in fields} == {
+    assert (sweep["rounds"], sweep["requests_per_user"]) == ("2", "10")
+    assert {name for fields in (closed, staged, replay, spike, sweep, shown(scenario(OPEN))) for name in fields} == {
         option.dest for option in FORM
     }, "each option fits some load"
 

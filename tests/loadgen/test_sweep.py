@@ -83,7 +83,7 @@ def control(monkeypatch: pytest.MonkeyPatch) -> Callable[[Resets], EngineControl
     return of
 
 
-SHORT: dict[str, Any] = {"kind": "sweep", "point_min_s": 0.01, "requests_per_user": 2, "repeat": 1}
+SHORT: dict[str, Any] = {"kind": "sweep", "point_min_s": 0.01, "requests_per_user": 2, "rounds": 1}
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_a_gate_that_is_missed_ends_the_ladder_and_its_point_is_not_the_best(swe
 
 
 def test_three_rounds_give_an_interval_by_their_spread(swept: Callable[..., Any]) -> None:
-    _, host, result = swept(users=[1, 2], repeat=3)
+    _, host, result = swept(users=[1, 2], rounds=3)
     point = by_load(result)[2]
 
     assert point.stages == ("step-2", "step-4", "step-6")
@@ -243,7 +243,7 @@ def test_a_real_sweep_has_a_stage_for_each_round_and_the_figures_of_its_best_poi
 ) -> None:
     shapes = "[prompts]\nshapes = [[32, 8], [48, 4]]"
     url = engine(slots=8, ttft_s=0.02, prefill_s_per_token=0.0, itl_s=0.01, itl_load_factor=1.0, output_tokens=8).url
-    file = write_scenario(url, "requests_per_user = 4\nusers = [1, 4]\nrepeat = 1\npoint_min_s = 0.4", shapes)
+    file = write_scenario(url, "requests_per_user = 4\nusers = [1, 4]\nrounds = 1\npoint_min_s = 0.4", shapes)
     text = file.read_text().replace('kind = "closed_loop"', 'kind = "sweep"')
     file.write_text(text.replace("chat.py", "chat_sweep.py"))
 

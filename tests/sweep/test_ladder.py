@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from llmload.sweep.ladder import Ladder, next_of
 
 
-def climbed(brought: Sequence[float | None], *, repeat: int = 1, missed_at: float | None = None) -> list[float]:
+def climbed(brought: Sequence[float | None], *, rounds: int = 1, missed_at: float | None = None) -> list[float]:
     """The loads that are measured where the loads 1, 2, 4... bring these tok/s, in the order of measurement."""
     loads = tuple(2.0**index for index in range(len(brought)))
-    ladder = Ladder(loads=loads, repeat=repeat, least_growth=0.02)
+    ladder = Ladder(loads=loads, rounds=rounds, least_growth=0.02)
     found = []
     while (point := ladder.next()) is not None:
         found.append(point.load)
@@ -36,11 +36,11 @@ def test_a_missed_gate_ends_the_ladder_at_once() -> None:
 
 
 def test_rounds_repeat_what_the_first_has_climbed() -> None:
-    assert climbed([10, 20, 20, 20, 90], repeat=3) == [1, 2, 4, 8] * 3
+    assert climbed([10, 20, 20, 20, 90], rounds=3) == [1, 2, 4, 8] * 3
 
 
 def test_it_says_why_it_ended_and_how_many_points_are_left() -> None:
-    ladder = Ladder(loads=(1, 2, 4, 8), repeat=2, least_growth=0.02)
+    ladder = Ladder(loads=(1, 2, 4, 8), rounds=2, least_growth=0.02)
     left = []
     for tokens_per_s in (10.0, 10.0, 10.0):
         point = ladder.next()
@@ -54,7 +54,7 @@ def test_it_says_why_it_ended_and_how_many_points_are_left() -> None:
 
 
 def test_a_ladder_that_is_flat_at_its_last_load_was_not_cut() -> None:
-    ladder = Ladder(loads=(1, 2, 4), repeat=1, least_growth=0.02)
+    ladder = Ladder(loads=(1, 2, 4), rounds=1, least_growth=0.02)
     while (point := ladder.next()) is not None:
         ladder.record(point, 10.0)
 
@@ -62,7 +62,7 @@ def test_a_ladder_that_is_flat_at_its_last_load_was_not_cut() -> None:
 
 
 def test_each_shape_has_its_ladder_and_a_round_of_all_comes_before_the_next() -> None:
-    ladders = [Ladder(loads=(1, 2), repeat=2, least_growth=0, shape=shape) for shape in (0, 1)]
+    ladders = [Ladder(loads=(1, 2), rounds=2, least_growth=0, shape=shape) for shape in (0, 1)]
     taken = []
     while (following := next_of(ladders)) is not None:
         ladder, point = following
