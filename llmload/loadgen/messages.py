@@ -128,7 +128,14 @@ class Step(Message):
     @property
     def command(self) -> StepCommand:
         """The command that it carries."""
-        return StepCommand(**self.model_dump(exclude={"run_id"}))
+        return StepCommand(
+            index=self.index,
+            load=self.load,
+            paused=self.paused,
+            measured=self.measured,
+            closed=self.closed,
+            shape=self.shape,
+        )
 
 
 class Exhausted(Message):

@@ -178,7 +178,7 @@ def test_an_open_loop_rests_while_it_is_paused() -> None:
 
 
 def test_a_command_is_the_same_after_its_message() -> None:
-    command = StepCommand(index=3, load=7.5, paused=False, measured=True)
+    command = StepCommand(index=3, load=7.5, paused=False, measured=True, closed=True, shape=2)
 
     assert Step.model_validate(Step.of("run", command).to_wire()).command == command
 
