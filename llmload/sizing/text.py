@@ -264,6 +264,8 @@ def fit_notes(found: Fit) -> list[str]:
 def _gpu_notes(plan: Deployment) -> list[str]:
     """What is not known of the card, and what lies between the GPUs that share a model."""
     notes = []
+    if plan.gpu.vendor not in ("NVIDIA", None):
+        notes.append(f"activations and libraries are those of NVIDIA's cards, not measured on {plan.gpu.vendor}'s.")
     if plan.parallelism.data > 1:
         notes.append("DP attention was not measured: the buffers that exchange tokens between experts are not counted.")
     if plan.gpu.total_gib is None:

@@ -207,6 +207,14 @@ def test_a_model_of_671b_parameters_on_eight_h20_holds_one_request_and_not_an_h2
     assert (found.deployment.gpu.name, found.verdict, found.requests_at_once) == ("H20-96GB", "may fit", (0, 1, 1))
 
 
+def test_what_engines_take_on_other_vendors_cards_is_said_to_be_nvidias() -> None:
+    said = {gpu: " ".join(fit_notes(fit(deployment("Qwen3-8B", gpu)))) for gpu in ("MI300X", "TPU-v6e", "L40S")}
+
+    assert "are those of NVIDIA's cards, not measured on AMD's." in said["MI300X"]
+    assert "not measured on Google's." in said["TPU-v6e"]
+    assert "NVIDIA's" not in said["L40S"]
+
+
 def test_slices_of_a_card_serve_copies_and_are_not_joined() -> None:
     request = DeploymentRequest(model=load_model("Qwen3-8B"), gpu=find_gpu("A100-SXM4-80GB MIG 3g.40gb"), count=2)
     plan = plan_deployment(request)
