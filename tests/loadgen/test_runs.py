@@ -144,6 +144,8 @@ def test_every_shipped_kind_of_scenario_runs(engine: StartEngine, locust: Locust
     if "staged" in name:
         stages = "load.stages=[{users=2, duration_s=1.5}, {users=4, duration_s=1.5}]"
         shorter = ["--set", stages, "--set", "load.warmup_s=0.5"]
+    if name.endswith("1k"):
+        shorter += ["--output-tokens", "4", "--prompt-count", "20"]
     if "spike" in name:
         shorter += ["--set", "load.period_s=1.5", "--set", "load.burst_s=0.5"]
 
