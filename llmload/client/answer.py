@@ -1,7 +1,7 @@
 """What an answer says, in the terms of a record, while it arrives; the same for every API and every client."""
 
 from array import array
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,9 @@ class StreamState:
         "timings",
     )
 
+    keeps_words: ClassVar[bool] = False
+    """Whether `take_words` is to be called for texts that are counted without being parsed."""
+
     def __init__(self, tagged: TaggedText | None = None) -> None:
         """Begin; `tagged` is where reasoning is between tags in the text, and not only in separate fields."""
         self.chunk_ns = array("q")
@@ -106,6 +109,10 @@ class StreamState:
                 self.saw_done = True
                 return None
         return self._take_json(arrived_ns, data)
+
+    def take_words(self, text: bytes) -> None:
+        """Take the text of chunks that were counted without being parsed, of the kind that came last."""
+        raise NotImplementedError
 
     def take_whole(self, body: bytes) -> None:
         """Take an answer that is one JSON object instead of a stream."""

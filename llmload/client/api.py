@@ -1,6 +1,7 @@
 """The APIs that engines serve (OpenAI's chat, TGI's own): how a prompt is sent, and what the chunks of answers say."""
 
 from array import array
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -222,9 +223,10 @@ class ChatStream(StreamState):
 
 
 class WordyChatStream(ChatStream):
-    """The same with its words kept: each event is parsed, for none comes in a frame whose text is only counted."""
+    """The same with its words kept."""
 
     __slots__ = ("_said",)
+    keeps_words = True
 
     def __init__(self, choices: int, words: Words, tagged: TaggedText | None = None) -> None:
         super().__init__(choices, tagged)
@@ -233,9 +235,13 @@ class WordyChatStream(ChatStream):
         words.in_tags = tagged is not None
 
     def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
-        super()._take_chunk(arrived_ns, chunk)
+        text = super()._take_chunk(arrived_ns, chunk)
         self._keep(chunk)
-        return None
+        return text if text and _is_plain_text(chunk["choices"]) else None
+
+    def take_words(self, text: bytes) -> None:
+        """Keep the text of chunks in a known frame: all of them are reasoning, or none."""
+        (self._said.take_reasoning if self.thinking else self._said.take_text)(text.decode())
 
     def _take_whole(self, answer: dict[str, Any]) -> None:
         super()._take_whole(answer)
@@ -245,6 +251,11 @@ class WordyChatStream(ChatStream):
         for choice in answer.get("choices") or ():
             if choice.get("index", 0) == 0:
                 self._said.take_choice(choice)
+
+
+def _is_plain_text(choices: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a chunk has a piece of the first choice's content or reasoning, and nothing else."""
+    return len(choices) == 1 and choices[0].get("index", 0) == 0 and choices[0].get("delta", {}).keys() <= _THOUGHT
 
 
 _SPEAKER: Final = {"user": "User: ", "assistant": "Assistant: ", "system": ""}

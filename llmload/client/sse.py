@@ -210,6 +210,8 @@ class EventsBody(Body):
         whole = b"".join(texts)
         if b"" in texts or not whole.isascii() or whole.translate(None, _NOT_PLAIN) != whole:
             texts = list(takewhile(_is_plain, texts))
+        if self._answer.keeps_words:
+            self._answer.take_words(b"".join(texts))
         self._chunk_ns.extend(stamps[: len(texts)])
         if len(self._chunk_ns) > MAX_CHUNKS:
             self._answer.check_size()

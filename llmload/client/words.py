@@ -78,10 +78,14 @@ class Words:
         """Take a piece of text; AttemptError where an answer is longer than any can be."""
         self._keep(self._text, text)
 
+    def take_reasoning(self, text: object) -> None:
+        """Take a piece of reasoning, likewise."""
+        self._keep(self._reasoning, text)
+
     def _take_part(self, part: Mapping[str, Any]) -> None:
         self.take_text(part.get("content"))
         self.take_text(part.get("refusal"))
-        self._keep(self._reasoning, next((part[key] for key in _REASONING if part.get(key)), None))
+        self.take_reasoning(next((part[key] for key in _REASONING if part.get(key)), None))
         calls = part.get("tool_calls")
         for position, call in enumerate(calls if isinstance(calls, list) else ()):
             if isinstance(call, dict):

@@ -10,6 +10,7 @@ from llmload.client.api import ChatApi, TgiApi
 from llmload.client.errors import AttemptError
 from llmload.client.settings import ClientSettings
 from llmload.client.words import MAX_CHARACTERS, ToolCall, Words
+from tests.client.test_answers import by_frames
 
 SETTINGS = ClientSettings(base_urls=("http://e",), model="m")
 
@@ -35,6 +36,20 @@ STREAMS: dict[str, tuple[list[dict[str, Any]], tuple[str, str, tuple[ToolCall, .
     "reasoning": (
         [chunk({"reasoning_content": "x"}), chunk({"reasoning": "y"}), chunk({"content": "z"}, "stop")],
         ("z", "xy", ()),
+    ),
+    "many pieces, of which some are thoughts": (
+        [
+            *(chunk({"reasoning": text}) for text in "abcdefgh"),
+            *(chunk({"content": text}) for text in ["i", "j", 'k"', "l\n", "ü", "m", "n", "o", "\\", "p", "q"]),
+            *(chunk({"reasoning": text}) for text in "rstuv"),
+            *(chunk({"content": text}) for text in "wxyz"),
+            chunk({}, "stop"),
+        ],
+        ('ijk"l\nümno\\pqwxyz', "abcdefghrstuv", ()),
+    ),
+    "two choices in turn": (
+        [chunk({"content": text}, index=index) for text in "abcdefgh" for index in (0, 1)] + [chunk({}, "stop")],
+        ("abcdefgh", "", ()),
     ),
     "a refusal": ([chunk({"refusal": "no"}, "stop")], ("no", "", ())),
     "parts": ([chunk({"content": [{"type": "text", "text": "a"}, {"text": "b"}]}, "stop")], ("ab", "", ())),
@@ -74,21 +89,40 @@ def said(words: Words) -> tuple[str, str, tuple[ToolCall, ...]]:
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_the_words_of_a_stream_and_the_same_count_without_them(name: str) -> None:
+@pytest.mark.parametrize("at_a_time", [1, 1_000])
+def test_the_words_of_a_stream_and_the_same_count_without_them(name: str, at_a_time: int) -> None:
     events, expected = STREAMS[name]
-    words, api = Words(), ChatApi(SETTINGS)
-    wordy, plain = api.new_answer(words), api.new_answer()
+    words, framed, api = Words(), Words(), ChatApi(SETTINGS)
+    wordy, wordy_by_frames, plain = api.new_answer(words), api.new_answer(framed), api.new_answer()
 
-    texts = taken(wordy, events)
+    taken(wordy, events)
+    by_frames(wordy_by_frames, [b"data: " + orjson.dumps(event) + b"\n\n" for event in events], at_a_time)
     taken(plain, events)
 
-    assert said(words) == expected
-    assert not any(texts), "an event of a known frame would be counted and not read"
+    assert said(words) == said(framed) == expected
     for answer in (wordy, plain):
         answer.take_event(99, b"", b"[DONE]")
     assert [str(value) for value in wordy.record_fields().values()] == [
         str(value) for value in plain.record_fields().values()
     ]
+
+
+def test_words_in_known_frames_are_kept_without_being_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    words, parsed = Words(), list[bytes]()
+    take_json = StreamState._take_json
+
+    def noted(self: StreamState, arrived_ns: int, data: bytes) -> str | None:
+        parsed.append(data)
+        return take_json(self, arrived_ns, data)
+
+    monkeypatch.setattr(StreamState, "_take_json", noted)
+    texts = [f"{number} " for number in range(100, 200)]
+    reads = [b"data: " + orjson.dumps(chunk({"content": text})) + b"\n\n" for text in texts]
+
+    by_frames(ChatApi(SETTINGS).new_answer(words), reads, at_a_time=10)
+
+    assert words.text == "".join(texts)
+    assert len(parsed) < 20
 
 
 def test_the_words_of_an_answer_in_one_piece() -> None:
