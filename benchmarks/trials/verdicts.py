@@ -42,6 +42,8 @@ class Measurement:
     options: tuple[str, ...] = ()
 
 
+SHORT: Final = ("load.duration_s=20", "load.warmup_s=4", "load.users=4", "prompts.output_tokens=32")
+"""Answers of the simulated engine that take less than seconds."""
 MEASUREMENTS: Final = (
     Measurement(name="make demo: speed", scenario="lima-speed", engine=DEMO),
     Measurement(name="make demo: throughput", scenario="demo", engine=DEMO),
@@ -68,6 +70,14 @@ MEASUREMENTS: Final = (
             "load.step_max_s=15",
             "request.max_tokens=32",
         ),
+    ),
+    Measurement(name="1k-1k", scenario="1k-1k", settings=SHORT),
+    Measurement(name="8k-1k", scenario="8k-1k", settings=SHORT),
+    Measurement(
+        name="sweep",
+        scenario="sweep",
+        engine=EIGHT_SLOTS,
+        settings=("load.users=[1, 4, 8]", "load.rounds=1", "load.point_min_s=5", "request.max_tokens=32"),
     ),
 )
 

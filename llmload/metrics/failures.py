@@ -23,7 +23,7 @@ WORDS: Final = 32
 CHARACTERS: Final = 200
 """Characters of a failure's words, a number or id counted as one."""
 WORD_CHARACTERS: Final = 60
-SENT: Final = (64, 16, 8, 8, 4, 4, 3, 3)
+SENT: Final = (64, 16, 8, 8, 4, 4, 3, 3, 3)
 """How many failures a message has, the most frequent ones, per level of coarseness."""
 _MORE: Final = "\u2026"
 

@@ -35,7 +35,7 @@ from llmload.stats.histogram import Exemplar, Histogram, slowest
 from llmload.units import NS_PER_S
 
 _ONE_A_REQUEST: Final = tuple((name, of) for name, of in FIELD_OF.items() if of is not None)
-MERGE_FACTORS: Final = ((1, 1), (1, 3), (3, 3), (3, 9), (9, 9), (9, 27), (27, 27), (81, 81))
+MERGE_FACTORS: Final = ((1, 1), (1, 3), (3, 3), (3, 9), (9, 9), (9, 27), (27, 27), (81, 81), (81, 243))
 """Histogram buckets that become one in a message, per level of coarseness: (`LATENCIES`, other distributions)."""
 COARSEST: Final = len(MERGE_FACTORS) - 1
 

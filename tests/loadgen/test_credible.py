@@ -151,7 +151,7 @@ def test_users_that_an_edit_stops_are_still_in_flight(
     coordinator: Any = SimpleNamespace(
         users_vary=False,
         scenario=scenario.model_copy(update={"load": kind(**load)}),
-        search=None,
+        driver=None,
         timeline=timeline,
         elapsed_s=1.0,
     )

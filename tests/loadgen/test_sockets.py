@@ -107,7 +107,7 @@ class Master:
             scenario=scenario,
             timeline=None,
             elapsed_s=60.0,
-            search=None,
+            driver=None,
             users_vary=False,
         )
         node: Any = MasterNode.__new__(MasterNode)

@@ -289,7 +289,9 @@ def test_the_reference_deployments_are_all_there() -> None:
 def test_an_unknown_name_is_answered_with_the_nearest_or_with_what_there_is() -> None:
     with pytest.raises(ConfigError, match="no shipped scenario of that name; did you mean lima-speed"):
         find_scenario("lima-sped")
-    with pytest.raises(ConfigError, match="no shipped scenario of that name; shipped are capacity, chat, "):
+    with pytest.raises(
+        ConfigError, match="no shipped scenario of that name; shipped are 1k-1k, 8k-1k, capacity, chat, "
+    ):
         find_scenario("xyz")
     with pytest.raises(
         ConfigError, match="no shipped scenario of that name; did you mean reference/vllm-oasst-30b-speed"

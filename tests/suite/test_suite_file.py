@@ -338,7 +338,7 @@ DOCS = (Path(__file__).parents[2] / "docs" / "suite.md").read_text(encoding="utf
 
 
 def test_the_documented_file_is_valid(tmp_path: Path) -> None:
-    (example,) = re.findall(r"^```toml\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)
+    example, *_ = re.findall(r"^```toml\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)
     file = tmp_path / "my-suite.toml"
     file.write_text(example, encoding="utf-8")
 
