@@ -148,9 +148,8 @@ def test_each_edit_is_noted_and_begins_a_phase(serve: Callable[..., WebRun], pro
     assert [most_in_flight(ended, name) for name in ("phase-1", "phase-2", "phase-3")] == [2, 6, 4]
     assert all(stage["ttft_s"]["count"] > 0 for stage in summary["stages"])
     last = summary["stages"][-1]
-    assert {key: summary[key] for key in last.keys() & summary.keys()} == {
-        key: last[key] for key in last.keys() & summary.keys()
-    }
+    shared = (last.keys() & summary.keys()) - {"limited_by"}  # a client that was late at any time limits the run
+    assert {key: summary[key] for key in shared} == {key: last[key] for key in shared}
     assert summary["requests"]["censored"] == 0, "users that an edit stops get their answers"
     balanced(ended)
 
