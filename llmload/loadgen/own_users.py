@@ -6,7 +6,7 @@ from locust.exception import RescheduleTask
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
@@ -21,7 +21,7 @@ from llmload.loadgen.node import REQUEST_NAME, SendingNode, sending_node
 from llmload.loadgen.session import ABSENT, ABSENT_PAUSE_S, Session, fire_request_event
 from llmload.metrics.by_name import as_name
 from llmload.prompts.conversation import Message, Prompt
-from llmload.prompts.workload import EXACT_OUTPUT
+from llmload.prompts.workload import with_fields
 from llmload.record import Outcome, RequestError, RequestRecord
 from llmload.scenario.load_protocol import Load
 
@@ -162,9 +162,9 @@ class Llm:
         Send a chat request and return its answer; `name` is its row in every table.
 
         `max_tokens`, `tools` and further fields of the request replace those of the scenario; a further field that is
-        None is not sent. An engine's failure is an answer that is not `ok`; with `catch=False` it raises
-        `RequestFailed`. ValueError for what cannot be sent, or a field that llmload sends itself. When the run takes no
-        more requests, the user rests until its end.
+        None is not sent. Where answers are to have a length, `max_tokens` is that of this one. An engine's failure is
+        an answer that is not `ok`; with `catch=False` it raises `RequestFailed`. ValueError for what cannot be sent, or
+        a field that llmload sends itself. When the run takes no more requests, the user rests until its end.
         """
         if twice := sorted(_SENT_BY_LLMLOAD & fields.keys()):
             raise ValueError(f"chat({twice[0]}=...): llmload sends this field itself, by the scenario")
@@ -173,20 +173,7 @@ class Llm:
             self._user.rest_or_end()
         given = {"max_tokens": max_tokens, "tools": tools}
         own = fields | {key: value for key, value in given.items() if value is not None}
-        if "max_completion_tokens" in own:
-            own.setdefault("max_tokens", None)  # engines take one of the two names
-        asked = _prompt(ask, session)
-        lengths, given_fields = asked.asked, asked.fields
-        if lengths.output_tokens is not None and "max_tokens" in own:  # the task's own limit, in place of that length
-            given_fields = {key: value for key, value in given_fields.items() if key not in EXACT_OUTPUT}
-            lengths = lengths._replace(output_tokens=None)
-        prompt = Prompt(
-            asked.prompt_id,
-            asked.messages,
-            name=as_name(name),
-            fields={**given_fields, **own},
-            asked=lengths,
-        )
+        prompt = replace(with_fields(_prompt(ask, session), own), name=as_name(name))
         session.check(prompt)
         words = Words()
         record = session.send(prompt, self._count, words=words)

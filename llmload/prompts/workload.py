@@ -267,7 +267,9 @@ class Workload:
         conversations = (
             replace(
                 conversation,
-                prompts=tuple(_as_entry(each, entry) for each in conversation.prompts),
+                prompts=tuple(
+                    replace(with_fields(each, entry.fields), name=entry.name) for each in conversation.prompts
+                ),
             )
             for conversation, entry in zip(self.conversations, drawn, strict=True)
         )
@@ -353,12 +355,25 @@ def _answered(conversation: Conversation, tokens: int | None, calibration: Calib
     return replace(conversation, prompts=tuple(prompts))
 
 
-def _as_entry(prompt: Prompt, entry: MixedIn) -> Prompt:
-    """Return the prompt as a mix has it; an answer's own limits in an entry replace the length that it was to have."""
-    if entry.fields.keys() & {"max_tokens", "max_completion_tokens", *EXACT_OUTPUT}:
-        asked = prompt.asked._replace(output_tokens=None)
-        return replace(prompt, name=entry.name, fields=entry.fields, asked=asked)
-    return replace(prompt, name=entry.name, fields={**prompt.fields, **entry.fields})
+def with_fields(prompt: Prompt, fields: Mapping[str, Any]) -> Prompt:
+    """
+    Return the prompt with fields of its request in place of those that it has.
+
+    Where its answer is to have a length, a limit among them is that length instead; with `ignore_eos` or `min_tokens`
+    among them, there is none.
+    """
+    if "max_completion_tokens" in fields:
+        fields = {"max_tokens": None, **fields}  # engines take one of the two names
+    has, asked = dict(prompt.fields), prompt.asked
+    if asked.output_tokens is not None:
+        limit = fields.get("max_tokens") or fields.get("max_completion_tokens")
+        if not fields.keys().isdisjoint(EXACT_OUTPUT):
+            has = {name: value for name, value in has.items() if name not in EXACT_OUTPUT}
+            asked = asked._replace(output_tokens=None)
+        elif limit is not None:
+            has |= {name: of(limit) for name, of in _EXACT_OUTPUT.items() if name in has}
+            asked = asked._replace(output_tokens=limit)
+    return replace(prompt, fields={**has, **fields}, asked=asked)
 
 
 def _synthetic(plan: PromptPlan, calibration: Calibration) -> Workload:

@@ -29,6 +29,8 @@ from llmload.loadgen.own_users import Answer, Llm, LlmUser, MeasuredUser, Prompt
 from llmload.loadgen.session import ABSENT_PAUSE_S, Session
 from llmload.loadgen.users import ChatUser
 from llmload.prompts.conversation import Conversation, Prompt, as_message
+from llmload.prompts.lengths import NOTHING_ASKED, Asked
+from llmload.prompts.workload import EXACT_OUTPUT, Calibration
 from llmload.record import ErrorType, Outcome, RequestError, RequestRecord
 from llmload.scenario import load_scenario
 from llmload.scenario.reading import find_scenario
@@ -110,6 +112,38 @@ def test_a_field_that_is_none_is_not_sent() -> None:
     assert own["max_completion_tokens"] == 5
     assert own.keys() & {"max_tokens", "stop"} == set()
     assert scenarios["max_tokens"] == 64
+
+
+@pytest.mark.parametrize(
+    ("own", "sent", "asked"),
+    [
+        ({}, {"max_tokens": 128, "ignore_eos": True, "min_tokens": 128}, 128),
+        ({"top_p": 0.5}, {"max_tokens": 128, "ignore_eos": True, "min_tokens": 128, "top_p": 0.5}, 128),
+        ({"max_tokens": 8}, {"max_tokens": 8, "ignore_eos": True, "min_tokens": 8}, 8),
+        (
+            {"max_completion_tokens": 8},
+            {"max_tokens": None, "max_completion_tokens": 8, "ignore_eos": True, "min_tokens": 8},
+            8,
+        ),
+        ({"max_tokens": 8, "ignore_eos": False}, {"max_tokens": 8, "ignore_eos": False}, None),
+        ({"min_tokens": 4}, {"max_tokens": 128, "min_tokens": 4}, None),
+    ],
+)
+def test_an_answers_requested_length_is_the_one_that_is_sent(
+    own: dict[str, Any], sent: dict[str, Any], asked: int | None
+) -> None:
+    engine, calibration = Engine(["a"]), Calibration(output_fields=EXACT_OUTPUT)
+    given = Prompt("7", (as_message("user", "x"),), fields=calibration.output(128), asked=Asked(64, 128))
+    user_of(engine)[0].chat(given, **own)
+
+    assert (engine.sent[0].fields, engine.sent[0].asked) == (sent, Asked(64, asked))
+
+
+def test_a_limit_leaves_an_answer_without_a_length_where_none_was_requested() -> None:
+    engine = Engine(["a"])
+    user_of(engine)[0].chat("x", max_tokens=8)
+
+    assert engine.sent[0].asked == NOTHING_ASKED
 
 
 @pytest.mark.parametrize(

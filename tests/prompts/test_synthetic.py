@@ -112,7 +112,7 @@ def test_answers_are_kept_to_their_length_by_the_fields_that_the_engine_takes() 
         assert prompt.fields == {"max_tokens": tokens, "ignore_eos": True, "min_tokens": tokens}
 
 
-def test_a_mix_keeps_lengths_except_where_an_entry_has_its_own_limit() -> None:
+def test_a_mix_keeps_lengths_and_an_entrys_own_limit_is_the_length_of_its_answers() -> None:
     plan = PromptPlan(output_tokens=Lengths(mean=7), count=40)
     entries = [MixedIn("cool", 1.0, {"temperature": 0.1}), MixedIn("short", 1.0, {"max_tokens": 2})]
 
@@ -121,8 +121,8 @@ def test_a_mix_keeps_lengths_except_where_an_entry_has_its_own_limit() -> None:
 
     assert by_name["cool"].fields == {"max_tokens": 7, "ignore_eos": True, "temperature": 0.1}
     assert by_name["cool"].asked.output_tokens == 7
-    assert by_name["short"].fields == {"max_tokens": 2}
-    assert by_name["short"].asked.output_tokens is None
+    assert by_name["short"].fields == {"max_tokens": 2, "ignore_eos": True}
+    assert by_name["short"].asked.output_tokens == 2
 
 
 @pytest.mark.parametrize(
