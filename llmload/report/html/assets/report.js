@@ -213,13 +213,18 @@ function valueAt(plot, index, at) {
   return null;
 }
 
+function swatchOf(each) {
+  if (each.style === "points" && !each.width) return each.hollow ? "ring" : "dot";
+  return each.dash ? "dash" : each.style === "bars" ? "block" : "";
+}
+
 function legend(chart) {
   const entries = element("div", "legend");
   const where = element("span", "");
   const values = chart.series.map((each) => {
     const entry = element("span", "");
-    const swatch = element("i", each.dash ? "dash" : each.style === "bars" ? "block" : "");
-    swatch.style.setProperty("--line", `var(--${lineOf(each)})`);
+    const swatch = element("i", swatchOf(each));
+    swatch.style.setProperty("--line", `var(--${swatch.className === "dot" ? each.colour : lineOf(each)})`);
     const value = element("b", "");
     entry.append(swatch, `${each.name} `, value);
     entries.append(entry);
