@@ -30,7 +30,6 @@ from llmload.runs.build_summary import cost_rows
 from llmload.runs.folder import RunFolder
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import BandwidthUse
-from llmload.runs.sweep import SweepResult
 from llmload.units import UNKNOWN, Markdown, bold, code, escaped, markdown_table, milliseconds, number, percent
 
 # The two measured tables of the reference document: engines as columns, models as rows, the best in bold.
@@ -212,7 +211,7 @@ def as_markdown(summaries: Sequence[Summary]) -> str:
         prefix = f"{group.title.partition(',')[0]} " if group.title.endswith(", ms") else ""
         unit = ", ms" if prefix else ""
         rows += [[f"{prefix}{row.name}{unit if row.name != 'count' else ''}", *row.cells] for row in shown]
-    points = [part for summary in summaries if summary.sweep for part in ("", _points(summary.run_id, summary.sweep))]
+    points = [part for summary in summaries if summary.sweep for part in ("", _points(summary.run_id, summary))]
     notes = [
         f"- {escaped(summary.run_id)}: {marks(reason)}{reason.level}: {escaped(reason.text)}"
         for summary in summaries
@@ -231,12 +230,14 @@ def as_markdown(summaries: Sequence[Summary]) -> str:
     return "\n".join([table, *points, *(["", *notes] if notes else [])]) + "\n"
 
 
-def _points(run_id: str, result: SweepResult) -> str:
-    """Return the points of a sweep as a table, and what one has to know of them."""
-    columns = [column.header.strip().replace("\n", " ") for column in shown_columns(result)]
-    header = [run_id, *columns, "verdict"]
-    rows = [[name.strip(), *cells, verdict] for name, cells, verdict in sweep_rows(result)]
-    notes = [f"- {escaped(note)}" for note in sweep_notes(result)]
+def _points(title: str, summary: Summary) -> str:
+    """Return the points of a sweep as a table, and what one has to know of them; nothing of another run."""
+    if summary.sweep is None:
+        return ""
+    columns = [column.header.strip().replace("\n", " ") for column in shown_columns(summary)]
+    header = [title, *columns, "verdict"]
+    rows = [[name.strip(), *cells, verdict] for name, cells, verdict in sweep_rows(summary)]
+    notes = [f"- {escaped(note)}" for note in sweep_notes(summary.sweep)]
     return "\n".join([markdown_table(header, rows, right=range(1, len(columns) + 1)), "", *notes])
 
 
@@ -343,7 +344,7 @@ def job_summary(summary: Summary) -> str:
                     for name, key in latencies_of(summary).items()
                 ],
             ),
-            *([_points("point", summary.sweep)] if summary.sweep else []),
+            *([_points("point", summary)] if summary.sweep else []),
             *([markdown_table(NAME_COLUMNS, names, right=range(1, len(NAME_COLUMNS)))] if names else []),
             *(escaped(line) for line in doubt_lines(summary)),
             f"Run `{summary.run_id}`\n",

@@ -60,9 +60,17 @@ def _tokens(point: SweepPoint) -> str:
     return UNKNOWN if None in means else ", ".join(number(mean, 0) for mean in means)
 
 
-def shown_columns(result: SweepResult) -> list[Column]:
-    """Return the columns that any point has a figure for."""
-    return [column for column in COLUMNS if any(column.text(point) != UNKNOWN for point in result.points)]
+def shown_columns(summary: Summary) -> list[Column]:
+    """Return the columns that any point of a summary's sweep has a figure for, and what limited each."""
+    points = () if summary.sweep is None else summary.sweep.points
+    columns = (*COLUMNS, Column("\nlimited by", lambda point: limit_text(summary, point) or UNKNOWN))
+    return [column for column in columns if any(column.text(point) != UNKNOWN for point in points)]
+
+
+def limit_text(summary: Summary, point: SweepPoint) -> str | None:
+    """Return what limited a point, or each of its rounds where they differ; None where that is not known."""
+    limits = {stage.name: stage.limited_by.name for stage in summary.stages if stage.limited_by is not None}
+    return ", ".join(dict.fromkeys(limits[stage] for stage in point.stages if stage in limits)) or None
 
 
 def verdict_text(point: SweepPoint) -> str:
@@ -93,11 +101,13 @@ def sweep_notes(result: SweepResult) -> list[str]:
     ]
 
 
-def sweep_rows(result: SweepResult) -> Iterator[tuple[str, list[str], str]]:
+def sweep_rows(summary: Summary) -> Iterator[tuple[str, list[str], str]]:
     """Yield for each point its name with the mark of the front, its figures by `shown_columns`, and its verdict."""
-    columns = shown_columns(result)
-    for point in result.points:
-        mark = FRONT if result.on_front(point) else " "
+    if summary.sweep is None:
+        return
+    columns = shown_columns(summary)
+    for point in summary.sweep.points:
+        mark = FRONT if summary.sweep.on_front(point) else " "
         yield f"{mark} {point.name}", [column.text(point) for column in columns], verdict_text(point)
 
 
@@ -107,7 +117,7 @@ def sweep_rows(result: SweepResult) -> Iterator[tuple[str, list[str], str]]:
 def write_points(file: Path, summaries: Sequence[Summary]) -> None:
     """Write the points of sweeps as CSV, a row a point; RunFolderError where there is none, or it cannot be written."""
     rows = [
-        {**_of_run(summary), **_flat(point), **_places(summary.sweep, point)}
+        {**_of_run(summary), **_flat(point), "limited_by": limit_text(summary, point), **_places(summary.sweep, point)}
         for summary in summaries
         if summary.sweep is not None
         for point in summary.sweep.points

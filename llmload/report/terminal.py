@@ -122,10 +122,10 @@ def _points(summary: Summary) -> list[RenderableType]:
         return []
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("\npoint", no_wrap=True)
-    for column in shown_columns(summary.sweep):
+    for column in shown_columns(summary):
         table.add_column(column.header, justify="right", no_wrap=True)
     table.add_column("\nverdict", overflow="fold")
-    for (name, cells, verdict), point in zip(sweep_rows(summary.sweep), summary.sweep.points, strict=True):
+    for (name, cells, verdict), point in zip(sweep_rows(summary), summary.sweep.points, strict=True):
         style = "bold" if summary.sweep.on_front(point) else "dim"
         table.add_row(Text(name, style=style), *cells, Text(verdict, style=STYLES[point.verdict.level]))
     return [table, Text("\n".join(f"  {note}" for note in sweep_notes(summary.sweep)), style="dim")]

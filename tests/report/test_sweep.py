@@ -13,7 +13,7 @@ from llmload.report.html.chart import ShownRun
 from llmload.report.html.front_charts import front_sections
 from llmload.report.html.page import render
 from llmload.report.markdown import as_markdown
-from llmload.report.sweep import sweep_notes, sweep_rows, write_points
+from llmload.report.sweep import shown_columns, sweep_notes, sweep_rows, write_points
 from llmload.report.terminal import console, run_report
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import load_run
@@ -67,7 +67,7 @@ def summary(result: SweepResult) -> Summary:
 
 
 def test_rows_have_the_mark_of_the_front_and_what_speaks_against_a_point() -> None:
-    assert [(name, verdict) for name, _, verdict in sweep_rows(sweep())] == [
+    assert [(name, verdict) for name, _, verdict in sweep_rows(summary(sweep()))] == [
         ("● 2 users", "VALID"),
         ("● 4 users", "DEGRADED: llmload was late; may be limited by the load generator"),
         ("  8 users", "misses ttft_s p95 2, required < 1"),
@@ -86,6 +86,21 @@ def test_terminal_and_markdown_have_every_point() -> None:
     for text in (captured.get(), as_markdown([summary(sweep())])):
         assert all(each.name in text for each in sweep().points)
         assert "not to be compared with each other" in text
+
+
+def test_what_limited_a_point_is_in_its_row_where_any_is_known(tmp_path: Path) -> None:
+    full, nothing = ({"limit": each, "text": "t", "remedy": "r"} for each in ("kv_cache", "nothing"))
+    stages = [{"name": "a", "limited_by": full}, {"name": "b", "limited_by": nothing}, {"name": "c"}]
+    points = (point(2, 50, 100, stages=("a", "b")), point(4, 40, 160, stages=("a", "a")), point(8, 9, 9, stages=("c",)))
+    limited = summary_of(stages=stages).model_copy(update={"sweep": sweep(points=points)})
+
+    assert shown_columns(limited)[-1].header == "\nlimited by"
+    assert [cells[-1] for _, cells, _ in sweep_rows(limited)] == ["KV cache, nothing", "KV cache", "n/a"]
+    assert "| limited by | verdict |" in as_markdown([limited])
+    write_points(tmp_path / "points.csv", [limited])
+    rows = csv.DictReader((tmp_path / "points.csv").read_text().splitlines())
+    assert [row["limited_by"] for row in rows] == ["KV cache, nothing", "KV cache", ""]
+    assert "limited by" not in {column.header.strip() for column in shown_columns(summary(sweep()))}
 
 
 def test_csv_has_a_row_a_point(tmp_path: Path) -> None:

@@ -190,11 +190,12 @@ def stage_table(summary: Summary) -> dict[str, Any] | None:
 
 def point_table(shown: ShownRun) -> dict[str, Any]:
     """Return the points of a run's sweep as a table, with what one has to know of them."""
-    result = shown.run.summary.sweep
-    if result is None:
+    summary = shown.run.summary
+    if summary.sweep is None:
         raise ValueError(f"{shown.name} is not a sweep")
-    columns = [column.header.replace("\n/", "/").replace("\n", " ").strip() for column in shown_columns(result)]
-    return {"run": shown.name, "columns": columns, "rows": list(sweep_rows(result)), "notes": sweep_notes(result)}
+    columns = [column.header.replace("\n/", "/").replace("\n", " ").strip() for column in shown_columns(summary)]
+    rows, notes = list(sweep_rows(summary)), sweep_notes(summary.sweep)
+    return {"run": shown.name, "columns": columns, "rows": rows, "notes": notes}
 
 
 def name_table(summary: Summary) -> dict[str, Any] | None:
