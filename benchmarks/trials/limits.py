@@ -2,20 +2,23 @@
 Whether the limit of a deployment is named: `python -m benchmarks.trials.limits`.
 
 Ten simulated deployments, each with one limit that is known beforehand. Each is loaded for some seconds, and
-`limited_by` in its summary must name that limit.
+`limited_by` in its summary must name that limit. With `--vllm` it is a real vLLM on the CPU instead, which may
+run 4 requests at a time and has 8 users.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from benchmarks.trials.watched_engines import serving
 from llmload.scenario.reading import find_scenario, locust_command
 from llmload.simulator import SimulationSettings, spawn
 
@@ -49,7 +52,8 @@ class Planted:
 
     name: str
     limit: str
-    engine: SimulationSettings
+    engine: SimulationSettings | Sequence[str]
+    """Of the simulated engine; or options of vLLM, with SmolLM2-135M."""
     users: int
     settings: Mapping[str, str] = field(default_factory=dict)
     locustfile: str = ""
@@ -88,15 +92,33 @@ PLANTED: Final = (
     Planted(name="the bandwidth of an H100", limit="bandwidth", engine=_engine(itl_s=0.006), users=1, settings=H100),
     Planted(name="nothing", limit="nothing", engine=_engine(), users=2),
 )
+REAL: Final = Planted(
+    name="vLLM on the CPU, --max-num-seqs 4, 8 users",
+    limit="max_num_seqs",
+    engine=["--max-num-seqs", "4"],
+    users=8,
+    settings={"request.max_tokens": "64"},
+)
+
+
+@contextmanager
+def served(planted: Planted) -> Iterator[tuple[str, str]]:
+    """Run the deployment while the context lasts; yield its address and model."""
+    if isinstance(planted.engine, SimulationSettings):
+        with spawn(planted.engine) as engine:
+            yield engine.url, "simulated"
+    else:
+        with serving("vllm", "smollm2", *planted.engine) as url:
+            yield url, "smollm2"
 
 
 def run(planted: Planted, folder: Path, length_s: int) -> dict[str, Any] | None:
     """Return what the run's summary says of its limit; None where there is none."""
-    with spawn(planted.engine) as engine, tempfile.TemporaryDirectory() as scratch:
-        arguments = ["--config", str(find_scenario("chat")), "--host", engine.url, "--headless", "--summary", "json"]
-        arguments += ["--model", "simulated", "--engine", "vllm", "--users", str(planted.users)]
+    with served(planted) as (url, model), tempfile.TemporaryDirectory() as scratch:
+        arguments = ["--config", str(find_scenario("chat")), "--host", url, "--headless", "--summary", "json"]
+        arguments += ["--model", model, "--engine", "vllm", "--users", str(planted.users)]
         arguments += ["--run-time", f"{length_s}s", "--out", str(folder), "--metrics-port", "off"]
-        watched = {"monitor.engine_metrics_url": f"{engine.url}/metrics", "monitor.interval_s": "0.25"}
+        watched = {"monitor.engine_metrics_url": f"{url}/metrics", "monitor.interval_s": "0.25"}
         for key, value in {**watched, **planted.settings}.items():
             arguments += ["--set", f"{key}={value}"]
         if planted.locustfile:
@@ -115,9 +137,10 @@ def run(planted: Planted, folder: Path, length_s: int) -> dict[str, Any] | None:
 @click.command(help=__doc__)
 @click.option("--length-s", default=6, show_default=True, help="Seconds of each run.")
 @click.option("--only", default="", help="Only deployments whose name has this.")
-def main(length_s: int, only: str) -> None:
+@click.option("--vllm", is_flag=True, help="A real vLLM instead: 30 s and more, until each batch size has run once.")
+def main(length_s: int, only: str, vllm: bool) -> None:
     """Run each deployment and say which limits were named."""
-    right, tried = 0, [planted for planted in PLANTED if only in planted.name]
+    right, tried = 0, [planted for planted in ((REAL,) if vllm else PLANTED) if only in planted.name]
     if not tried:
         raise click.BadParameter(f"no deployment is called {only}", param_hint="--only")
     with tempfile.TemporaryDirectory() as folder:

@@ -55,10 +55,10 @@ HEADER: Final = (
 
 
 @contextmanager
-def serving(engine: str, model: str) -> Iterator[str]:
-    """Serve the model with the engine while the context lasts, and yield its address."""
+def serving(engine: str, model: str, *options: str) -> Iterator[str]:
+    """Serve the model with the engine and its options while the context lasts, and yield its address."""
     port, program = str(free_port()), [sys.executable, "-m", "benchmarks.tools.cpu_engines"]
-    command = [*program, "serve", engine, "--model", model, "--port", port]
+    command = [*program, "serve", engine, "--model", model, "--port", port, *options]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
