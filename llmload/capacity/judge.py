@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from llmload.capacity.evidence import Decision, ObjectiveEvidence, StepEvidence
 from llmload.metrics.objective import Objective
-from llmload.scenario.loads import Capacity
+from llmload.scenario.capacity import Capacity
 
 HOPELESS_CONFIDENCE: Final = 0.999
 """

@@ -16,7 +16,7 @@ from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Doubt
 from llmload.runs.build_summary import figures
 from llmload.runs.summary_parts import CapacityResult, CurvePoint, Distribution, Interval, ObjectiveResult
-from llmload.scenario.loads import Capacity
+from llmload.scenario.capacity import Capacity
 from llmload.units import MS_PER_S, S_PER_MIN, number
 
 # What a search found, as the object `capacity` of summary.json.

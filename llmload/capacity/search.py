@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-from llmload.scenario.loads import Capacity
+from llmload.scenario.capacity import Capacity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import NOTHING_MEASURED, Level, Reason
 from llmload.runs.build_summary import RunOutcome
 from llmload.runs.summary_parts import CapacityResult
-from llmload.scenario.loads import Capacity
+from llmload.scenario.capacity import Capacity
 from llmload.units import counted
 
 CONFIRMATIONS: Final = 2

@@ -13,8 +13,9 @@ from llmload.loadgen.phases import (
     StepCommand,
 )
 from llmload.record import Window
+from llmload.scenario.capacity import Capacity
 from llmload.scenario.load_protocol import Load
-from llmload.scenario.loads import Capacity, Spike, Staged
+from llmload.scenario.loads import Spike, Staged
 from llmload.scenario.sweep import Sweep
 
 
@@ -100,7 +101,7 @@ class StepTimeline(CommandedTimeline):
     prefix = "step"
 
     def __init__(self, load: Capacity | Sweep, start_ns: int) -> None:
-        super().__init__(start_ns, load.start, of_users=load.has_users)
+        super().__init__(start_ns, load.first_load, of_users=load.has_users)
         self.load = load
 
 

@@ -5,20 +5,19 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llmload.scenario.load_protocol import MAX_SPAWN_RATE_PER_S, Arrivals, Ramp
 from llmload.scenario.sections import Count, NotNegative, Positive
+from llmload.scenario.stepped import Stepped
 from llmload.units import counted
 
 MAX_POINTS: Final = 200
 """Loads of a sweep, each of which has totals on every process."""
-_OPEN_LOOP_ONLY: Final = {"arrivals": "poisson", "cv": 1.0, "max_in_flight": 10_000}
 
 
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-class Sweep(Arrivals):
+class Sweep(Stepped):
     """A ladder of `users` (closed loop) or `rates_per_s` (open loop), each load a point with its own window."""
 
     kind: Literal["sweep"]
@@ -61,8 +60,6 @@ class Sweep(Arrivals):
 
     locustfile: ClassVar[str] = "chat_sweep.py"
     shape: ClassVar[str | None] = "sweep"
-    editable: ClassVar[frozenset[str]] = frozenset()
-    measures_steps: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _one_ladder(self) -> Self:
@@ -71,8 +68,7 @@ class Sweep(Arrivals):
         key = "users" if self.has_users else "rates_per_s"
         if any(before >= after for before, after in pairwise(self.loads)):
             raise ValueError(f"{key} = {getattr(self, key)} must be in ascending order, each value once")
-        foreign = [key for key, default in _OPEN_LOOP_ONLY.items() if getattr(self, key) != default]
-        if self.has_users and foreign:
+        if foreign := self.foreign_keys():
             raise ValueError(f"{foreign[0]} belongs to rates_per_s, an open loop")
         if self.point_max_s < self.point_min_s:
             raise ValueError(f"point_max_s = {self.point_max_s:g} is less than point_min_s = {self.point_min_s:g}")
@@ -80,7 +76,7 @@ class Sweep(Arrivals):
 
     def check_window(self) -> None:
         """Refuse a time that is over before the first point can be measured."""
-        first_s = self.ramp_to(self.start).length_s + self.warmup_s + self.point_min_s
+        first_s = self.ramp_to(self.first_load).length_s + self.warmup_s + self.point_min_s
         if self.duration_s is not None and first_s >= self.duration_s:
             raise ValueError(
                 f"duration_s = {self.duration_s:g} leaves no whole point: warmup_s = {self.warmup_s:g} and "
@@ -113,8 +109,8 @@ class Sweep(Arrivals):
         return tuple(map(float, self.users or self.rates_per_s))
 
     @property
-    def start(self) -> float:
-        """The first load."""
+    def first_load(self) -> float:
+        """The load of the first point."""
         return self.loads[0]
 
     def answers_wanted(self, load: float) -> int:
@@ -125,45 +121,15 @@ class Sweep(Arrivals):
         """Return how many answers come before a point's window opens."""
         return self.warmup_per_user * int(load) if self.has_users else 0
 
-    def ramp_to(self, load: float) -> Ramp:
-        """Return the users that a point needs, as the sweep starts them; none where it has a rate."""
-        users = int(load) if self.has_users else 0
-        return Ramp(users=users, spawn_rate_per_s=float(min(max(users, 1), MAX_SPAWN_RATE_PER_S)))
-
     @property
     def most_users(self) -> int | None:
         """The users of the last point."""
         return self.users[-1] if self.has_users else None
 
     @property
-    def is_open_loop(self) -> bool:
-        """Whether the points have rates."""
-        return not self.has_users
-
-    @property
-    def concurrency_limit(self) -> int | None:
-        """The first point's users: those that Locust has started beyond a point's number rest."""
-        return int(self.start) if self.has_users else None
-
-    @property
     def ends_after_s(self) -> float | None:
         """How long the sweep may take."""
         return self.duration_s
-
-    @property
-    def is_timed(self) -> bool:
-        """The run as a whole has no window: each point has its own."""
-        return False
-
-    @property
-    def window_warmup_s(self) -> float:
-        """The run as a whole has no warm-up: each point has its own."""
-        return 0.0
-
-    @property
-    def locust_users(self) -> int:
-        """The users of the first point."""
-        return int(self.start) if self.has_users else 1
 
     @property
     def text(self) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.trials.capacity import KINDS, Kind, engine_of, load_of
-from llmload.scenario.loads import Capacity
+from llmload.scenario.capacity import Capacity
 
 
 @pytest.mark.parametrize("kind", KINDS)

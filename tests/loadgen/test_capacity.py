@@ -15,7 +15,7 @@ from llmload.loadgen.phases import StepCommand
 from llmload.loadgen.session import ConcurrencyLimit
 from llmload.metrics.totals import RunTotals
 from llmload.scenario import load_scenario
-from llmload.scenario.loads import Capacity
+from llmload.scenario.capacity import Capacity
 from llmload.scenario.reading import find_scenario
 from llmload.stats.histogram import Histogram
 from tests.loadgen.conftest import Ended, Locust, StartEngine, WriteScenario

@@ -38,7 +38,7 @@ def test_the_page_has_the_keys_of_the_models_and_no_others() -> None:
 
     assert page == {f"`{each.heading}`": [*each.model.model_fields] for each in SECTIONS}
     of_scenarios = {each for each in subclasses(Table) if each.__module__.startswith("llmload.scenario.")}
-    without_own_table = {"Table", "Scenario", "Load", "Bounded", "Arrivals"}
+    without_own_table = {"Table", "Scenario", "Load", "Bounded", "Arrivals", "Stepped"}
     assert {each.model for each in SECTIONS} == {
         each for each in of_scenarios if each.__name__ not in without_own_table
     }
