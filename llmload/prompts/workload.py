@@ -176,10 +176,6 @@ class PromptPlan:
         """Return whether answers are to have a length."""
         return bool(self.shapes) or self.output_tokens is not None
 
-    def of_shape(self, input_tokens: int, output_tokens: int) -> Self:
-        """Return the same plan with synthetic prompts and answers of one length each, in tokens."""
-        return replace(self, source=SYNTHETIC, shapes=(Shape(input_tokens, output_tokens),))
-
     @property
     def synthetic_count(self) -> int:
         """Return how many prompts are made where `count` does not say so: fewer of long ones, for their memory."""
@@ -248,8 +244,9 @@ class Workload:
 
     def of_shape(self, shape: Shape) -> Self:
         """Return the conversations that are to have these lengths; DataError where there is none."""
+        drawn = asked_lengths(len(self.conversations), self.plan.seed, None, None, self.plan.shapes)
         asked = Asked(shape.input_tokens, shape.output_tokens)
-        kept = tuple(each for each in self.conversations if each.prompts[0].asked == asked)
+        kept = tuple(each for each, lengths in zip(self.conversations, drawn, strict=True) if lengths == asked)
         if not kept:
             raise DataError(
                 f"prompts: none of {len(self.conversations)} is of shape {shape[:2]}: set a greater prompts.count"

@@ -3,13 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from llmload.errors import DataError, EngineError
 from llmload.prompts.lengths import Lengths, Shape
 from llmload.prompts.salts import Salts
-from llmload.prompts.synthetic import OPENING, calibrate, salt_of_words, sentences
+from llmload.prompts.synthetic import OPENING, calibrate, nominal, salt_of_words, sentences
 from llmload.prompts.workload import Calibration, MixedIn, PromptPlan, load
 from llmload.simulator.tokens import Tokenizer, count_tokens
 
@@ -150,8 +151,23 @@ def test_lengths_stay_within_their_limits() -> None:
     assert (min(drawn), max(drawn)) == (30, 300)
 
 
-def test_a_plan_of_one_shape_is_that_of_a_sweeps_point() -> None:
-    plan = PromptPlan(source="builtin", seed=5, salted=True).of_shape(1024, 128)
+def test_fewer_of_long_prompts_are_made() -> None:
+    plans = [PromptPlan(source="synthetic", shapes=(Shape(tokens, 1),)) for tokens in (1024, 100_000)]
 
-    assert plan == replace(PromptPlan(source="synthetic", seed=5, salted=True), shapes=(Shape(1024, 128),))
-    assert (plan.synthetic_count, plan.of_shape(100_000, 1).synthetic_count) == (1000, 64)
+    assert [plan.synthetic_count for plan in plans] == [1000, 64]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"template_counts": False}, {"holds_outputs": False}], ids=["all", "template excluded", "a limit"]
+)
+def test_each_shape_of_a_sweep_has_its_prompts_however_lengths_are_kept(changes: dict[str, Any]) -> None:
+    plan = PromptPlan(source="synthetic", shapes=SHAPES, count=30, **changes)
+    workload = load(plan, Path(), Calibration(text=replace(nominal(), template_tokens=TEMPLATE_TOKENS)))
+    mixed = workload.mixed([MixedIn("short", 1.0, {"max_tokens": 2})])
+
+    for whole in (workload, mixed):
+        parts = [whole.of_shape(shape).conversations for shape in SHAPES]
+        assert sorted(each.row for part in parts for each in part) == sorted(each.row for each in whole.conversations)
+        assert all(parts)
+    with pytest.raises(DataError, match=r"none of 30 is of shape \(1, 1\): set a greater prompts.count"):
+        workload.of_shape(Shape(1, 1))
