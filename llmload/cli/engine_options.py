@@ -2,13 +2,32 @@
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 if TYPE_CHECKING:
     from llmload.sizing.engines import EngineOptions
 
+
+class _Amount(click.FloatRange):
+    """A number above 0 and within reason: `nan` is beyond no limit, so click takes it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; BadParameter for any other text."""
+        amount: float = super().convert(value, param, ctx)
+        if not isfinite(amount):
+            self.fail(f"{value} is not a number above 0", param, ctx)
+        return amount
+
+
+MOST: Final = 1_000_000_000
+"""More than any card or request has: what is computed of it is still finite."""
+AMOUNT: Final = _Amount(0, MOST, min_open=True)
+COUNT: Final = click.IntRange(1, MOST)
+"""Requests, or tokens."""
+GPUS: Final = click.IntRange(1, 100_000)
 _OPTIONS = (
     click.option(
         "--engine",
@@ -32,7 +51,7 @@ _OPTIONS = (
         "--parallel",
         "-np",
         "max_num_seqs",
-        type=click.IntRange(1),
+        type=COUNT,
         metavar="N",
         help="Requests that the engine admits at once. [default: the engine's]",
     ),
@@ -42,7 +61,7 @@ _OPTIONS = (
         "--ubatch-size",
         "-ub",
         "max_num_batched_tokens",
-        type=click.IntRange(1),
+        type=COUNT,
         metavar="TOKENS",
         help="Tokens of one step. [default: the engine's]",
     ),
@@ -65,16 +84,14 @@ _OPTIONS = (
         metavar="METHOD",
         help="Speculative decoding by eagle, eagle3 or mtp: its weights, and one layer more in the KV cache.",
     ),
-    click.option(
-        "--draft-tokens", type=click.IntRange(1), metavar="N", help="Tokens that it drafts at a time. [default: 3]"
-    ),
-    click.option("--max-loras", type=click.IntRange(1), metavar="N", help="LoRA adapters on the GPU at once."),
-    click.option("--max-lora-rank", type=click.IntRange(1), metavar="RANK", help="Their largest rank. [default: 16]"),
+    click.option("--draft-tokens", type=COUNT, metavar="N", help="Tokens that it drafts at a time. [default: 3]"),
+    click.option("--max-loras", type=COUNT, metavar="N", help="LoRA adapters on the GPU at once."),
+    click.option("--max-lora-rank", type=COUNT, metavar="RANK", help="Their largest rank. [default: 16]"),
     click.option(
         "--cpu-offload-gib",
         "--cpu-offload-gb",
         "cpu_offload_gib",
-        type=click.FloatRange(0, min_open=True),
+        type=AMOUNT,
         metavar="GIB",
         help="Weights of each GPU that stay in the host's memory.",
     ),
@@ -83,7 +100,7 @@ _OPTIONS = (
         "--gpu-layers",
         "-ngl",
         "gpu_layers",
-        type=click.IntRange(0),
+        type=click.IntRange(0, MOST),
         metavar="N",
         help="llama.cpp: layers on the GPU, the output counting as one. [default: all]",
     ),

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from llmload.cli.engine_options import engine_options, taken
+from llmload.cli.engine_options import AMOUNT, COUNT, GPUS, MOST, engine_options, taken
 from llmload.errors import ExitCode
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, units in the keys.")
@@ -30,13 +30,13 @@ _precision = click.option(
 _gpu = click.option("--gpu", metavar="NAME", help="The GPU, as `llmload vram gpus` names it.")
 _gpu_memory = click.option(
     "--gpu-memory-gib",
-    type=click.FloatRange(0, min_open=True),
+    type=AMOUNT,
     metavar="GIB",
     help="Memory of one GPU as its driver reports it, for any that is not known, or in place of what is known.",
 )
 _gpu_bandwidth = click.option(
     "--gpu-bandwidth",
-    type=click.FloatRange(0, min_open=True),
+    type=AMOUNT,
     metavar="GB/S",
     help="Memory bandwidth of one GPU, likewise.",
 )
@@ -157,34 +157,34 @@ def show(model: str, kv_dtype: str | None, hub: bool, as_json: bool) -> None:
 @vram.command()
 @click.argument("model")
 @_options(_gpu, _gpu_memory)
-@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="Number of GPUs.")
+@click.option("--count", type=GPUS, default=1, show_default=True, help="Number of GPUs.")
 @click.option(
     "--tp",
     "tensor",
-    type=click.IntRange(1),
+    type=GPUS,
     help="Tensor parallelism. [default: as much as the count, the model and a node allow]",
 )
 @click.option(
     "--gpus-per-node",
-    type=click.IntRange(1),
+    type=GPUS,
     metavar="N",
     help="GPUs that reach each other without a network; TP goes beyond them only with --tp. [default: the card's]",
 )
-@click.option("--pp", "pipeline", type=click.IntRange(1), help="Pipeline stages. [default: the rest of the count]")
+@click.option("--pp", "pipeline", type=GPUS, help="Pipeline stages. [default: the rest of the count]")
 @click.option("--ep", "expert", is_flag=True, help="Expert parallelism: whole experts on each tensor rank.")
 @click.option(
-    "--dp-attention", "data", type=click.IntRange(1), default=1, metavar="N",
+    "--dp-attention", "data", type=GPUS, default=1, metavar="N",
     help="Groups of TP GPUs with their own attention and cache; the experts are divided among all.",
 )  # fmt: skip
 @click.option(
-    "--dcp", "context", type=click.IntRange(1), default=1, metavar="N",
+    "--dcp", "context", type=GPUS, default=1, metavar="N",
     help="Decode context parallelism: ranks that would hold the same cache divide it.",
 )  # fmt: skip
 @click.option(
-    "--context", "context_tokens", type=click.IntRange(1), metavar="TOKENS",
+    "--context", "context_tokens", type=COUNT, metavar="TOKENS",
     help="Tokens of one request. [default: the model's limit]",
 )  # fmt: skip
-@click.option("--users", type=click.IntRange(1), metavar="N", help="Requests of that context at the same time.")
+@click.option("--users", type=COUNT, metavar="N", help="Requests of that context at the same time.")
 @engine_options
 @_options(_precision, _kv_dtype, _hub, _html, _json)
 def fit(
@@ -231,25 +231,21 @@ def fit(
 @vram.command()
 @click.argument("model", required=False)
 @_options(_gpu, _gpu_bandwidth)
-@click.option(
-    "--count", type=click.IntRange(1), default=1, show_default=True, help="GPUs that share one copy of the model."
-)
+@click.option("--count", type=GPUS, default=1, show_default=True, help="GPUs that share one copy of the model.")
 @click.option(
     "--context",
     "context_tokens",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST),
     default=0,
     show_default=True,
     metavar="TOKENS",
     help="Tokens of each sequence.",
 )
-@click.option(
-    "--batch", "batches", type=click.IntRange(1), multiple=True, help="Sequences at the same time; may be repeated."
-)
+@click.option("--batch", "batches", type=COUNT, multiple=True, help="Sequences at the same time; may be repeated.")
 @click.option(
     "--measured",
     "measured_tokens_per_s",
-    type=click.FloatRange(0, min_open=True),
+    type=AMOUNT,
     metavar="TOKENS/S",
     help="A measured speed to compare with the bound.",
 )
@@ -289,17 +285,15 @@ def bound(
 @vram.command()
 @click.argument("model")
 @click.option("--gpus", "names", required=True, metavar="A,B,C", help="Cards, as `llmload vram gpus` names them.")
-@click.option(
-    "--count", type=click.IntRange(1), help="GPUs of each. [default: the fewest of 1, 2, 4 to 32 on which it fits]"
-)
+@click.option("--count", type=GPUS, help="GPUs of each. [default: the fewest of 1, 2, 4 to 32 on which it fits]")
 @click.option(
     "--price", "prices", multiple=True, metavar="CARD=PRICE", help="Price of one GPU for an hour; may be repeated."
 )
 @click.option(
-    "--context", "context_tokens", type=click.IntRange(1), metavar="TOKENS",
+    "--context", "context_tokens", type=COUNT, metavar="TOKENS",
     help="Tokens of one request. [default: the model's limit]",
 )  # fmt: skip
-@click.option("--users", type=click.IntRange(1), metavar="N", help="Requests of that context at the same time.")
+@click.option("--users", type=COUNT, metavar="N", help="Requests of that context at the same time.")
 @engine_options
 @_options(_precision, _kv_dtype, _hub, _html, _json)
 def compare(
@@ -349,16 +343,16 @@ def _price(text: str) -> tuple[str, float]:
 @vram.command()
 @click.argument("model")
 @click.option(
-    "--gib", "pool_gib", required=True, type=click.FloatRange(0, min_open=True), metavar="GIB",
+    "--gib", "pool_gib", required=True, type=AMOUNT, metavar="GIB",
     help="Memory that each GPU has for the KV cache.",
 )  # fmt: skip
-@click.option("--tp", "tensor", type=click.IntRange(1), default=1, show_default=True, help="Tensor parallelism.")
+@click.option("--tp", "tensor", type=GPUS, default=1, show_default=True, help="Tensor parallelism.")
 @click.option(
-    "--context", "context_tokens", type=click.IntRange(1), metavar="TOKENS",
+    "--context", "context_tokens", type=COUNT, metavar="TOKENS",
     help="Tokens of one request. [default: the model's limit]",
 )  # fmt: skip
-@click.option("--block-size", "block_tokens", type=click.IntRange(1), default=16, show_default=True, metavar="TOKENS")
-@click.option("--max-num-batched-tokens", type=click.IntRange(1), default=8192, show_default=True, metavar="TOKENS")
+@click.option("--block-size", "block_tokens", type=COUNT, default=16, show_default=True, metavar="TOKENS")
+@click.option("--max-num-batched-tokens", type=COUNT, default=8192, show_default=True, metavar="TOKENS")
 @_options(_kv_dtype, _hub, _json)
 def pool(model: str, hub: bool, as_json: bool, **asked: Any) -> None:
     """
@@ -384,9 +378,7 @@ def pool(model: str, hub: bool, as_json: bool, **asked: Any) -> None:
 @click.option("--model", metavar="MODEL", help="The served model. [default: as the log names it]")
 @click.option("--gpu", metavar="NAME", help="The GPU, where the log does not state its memory.")
 @_gpu_memory
-@click.option(
-    "--tp", type=click.IntRange(1), help="Tensor parallelism, where FILE does not state it: /metrics never does."
-)
+@click.option("--tp", type=GPUS, help="Tensor parallelism, where FILE does not state it: /metrics never does.")
 @_options(_precision, _hub, _json)
 def check_log(
     file: Path,

@@ -103,7 +103,14 @@ def _read_gguf_header(file: BinaryIO, path: Path) -> GgufHeader:
         label, block, size = _TENSOR_TYPES[kind]
         by_name[name] = prod(shapes[name]) // block * size
         sizes[label] += by_name[name]
-    return GgufHeader(config=_config(metadata, shapes, path), checkpoint=placed(by_name, sizes, None))
+    return GgufHeader(config=_config(metadata, shapes, path), checkpoint=_weights(path, by_name, sizes, None))
+
+
+def _weights(path: Path, by_name: Mapping[str, int], by_type: Mapping[str, int], layers: int | None) -> Checkpoint:
+    """The weights of a file or folder; ConfigError where it has none, so that nothing fits because it is nothing."""
+    if not any(by_type.values()):
+        raise ConfigError(f"{path}: has no weights: give a config.json to size the model without them")
+    return placed(by_name, by_type, layers)
 
 
 def _config(metadata: Mapping[str, Any], shapes: Mapping[str, list[int]], path: Path) -> dict[str, Any]:
@@ -213,7 +220,7 @@ def _checkpoint(files: list[Path], layers: int | None) -> Checkpoint:
                     raise ConfigError(
                         f"{path}: is not a safetensors file: tensor {name[:80]!r} has no dtype and offsets"
                     )
-    return placed(by_name, sizes, layers)
+    return _weights(files[0] if len(files) == 1 else files[0].parent, by_name, sizes, layers)
 
 
 def _header(path: Path) -> Mapping[str, Any]:

@@ -139,15 +139,20 @@ def _check(name: str, options: EngineOptions) -> None:
         )
     if name not in ENGINES:
         raise ConfigError(f"engine {name!r} is not known; known: {', '.join(ENGINES)}")
-    if not_modelled := sorted(options.given - FLAGS[name].keys()):
+    if not_modelled := sorted(map(_typed, options.given - FLAGS[name].keys())):
         raise ConfigError(f"{name} with {', '.join(not_modelled)} is not modelled, so nothing is said: leave it out")
     if options.utilization is not None and not 0 < options.utilization <= 1:
-        raise ConfigError(f"utilization = {options.utilization} is not a fraction above 0 and up to 1")
+        raise ConfigError(f"--utilization {options.utilization:g} is not a fraction above 0 and up to 1")
     if options.drafter not in (None, *DRAFTERS):
         raise ConfigError(f"drafter {options.drafter!r} is not modelled; modelled: {', '.join(DRAFTERS)}")
     for needed, by in (("drafter", "draft_tokens"), ("max_loras", "max_lora_rank")):
         if by in options.given and needed not in options.given:
-            raise ConfigError(f"{by} says nothing without {needed}")
+            raise ConfigError(f"{_typed(by)} says nothing without {_typed(needed)}")
+
+
+def _typed(name: str) -> str:
+    """An option as `llmload vram` takes it."""
+    return "--enable-prefix-caching" if name == "prefix_caching" else f"--{name.replace('_', '-')}"
 
 
 def is_version(text: str | None) -> bool:
@@ -221,4 +226,4 @@ def _default_utilization(
     if gpu.usable_gib > 60:
         kept_mib = max(kept_mib, 10 * MIB_PER_GIB)
     kept_mib += 2 * MIB_PER_GIB if drafter else 0
-    return round(1 - kept_mib / total_mib, 3)
+    return max(0.0, round(1 - kept_mib / total_mib, 3))  # nothing, where the card has less than that

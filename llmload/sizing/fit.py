@@ -99,6 +99,8 @@ def plan_deployment(request: DeploymentRequest) -> Deployment:
     model, gpu = request.model, request.gpu
     tensor, pipeline = request.tensor, request.pipeline
     if request.engine == "llama.cpp":
+        if request.kv_dtype is not None:
+            raise ConfigError("llama.cpp takes --cache-type in place of --kv-dtype")
         if (tensor or 1) > 1 or request.expert or request.data > 1:
             raise ConfigError("llama.cpp splits layers among GPUs; its other split modes are not modelled")
         tensor, pipeline = 1, pipeline or min(request.count, len(model.decoder))

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from math import inf
 from typing import Any, Final
 
 from llmload.sizing.engines import FLAGS, EngineOptions
@@ -13,6 +14,14 @@ _OF_PROGRAM: Final[Mapping[str, str]] = {
     "text-generation-launcher": "tgi",
     "trtllm-serve": "tensorrt-llm",
 }
+_ALIASES: Final[Mapping[str, str]] = {
+    "-np": "--parallel",
+    "-ub": "--ubatch-size",
+    "-ngl": "--n-gpu-layers",
+    "--gpu-layers": "--n-gpu-layers",
+    "-ctk": "--cache-type-k",
+}
+"""Other names of llama.cpp's options."""
 _READ: Final[Mapping[str, Callable[[str], Any]]] = {
     "utilization": float,
     "max_num_seqs": int,
@@ -35,7 +44,7 @@ def options_of(command: str) -> EngineOptions:
     flags = {flag: name for name, flag in FLAGS.get(engine_of(command), {}).items()}
     found: dict[str, Any] = {}
     for word, following in pairwise([*_words(command), ""]):
-        name = flags.get(word, "")
+        name = flags.get(_ALIASES.get(word, word), "")
         if name == "enforce_eager":
             found[name] = True
         elif name in _READ:
@@ -49,11 +58,19 @@ def _words(command: str) -> list[str]:
         words = shlex.split(command)
     except ValueError:
         return []
-    return [part for word in words for part in (word.split("=", 1) if word.startswith("--") else (word,))]
+    parts = (word.partition("=") if word.startswith("--") else (word, "", "") for word in words)
+    return [each for flag, _, value in parts for each in (_dashed(flag), value) if each]
+
+
+def _dashed(word: str) -> str:
+    """A long option with dashes: vLLM takes `--max_num_seqs` too."""
+    return word.replace("_", "-") if word.startswith("--") else word
 
 
 def _value(read: Callable[[str], Any], text: str) -> Any:
+    """Return a value as it is read; None where it is none, or says "the default" by a negative number."""
     try:
-        return read(text)
+        value = read(text)
     except ValueError:
         return None
+    return value if isinstance(value, str) or 0 <= value < inf else None

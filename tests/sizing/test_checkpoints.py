@@ -163,6 +163,7 @@ def test_a_directory_without_weights_is_sized_by_its_config(tmp_path: Path) -> N
         (b"\xff" * 40, "its header would be"),
         ((4).to_bytes(8, "little") + b"oops", "is not a safetensors file"),
         ((2).to_bytes(8, "little") + b"[]", "its header is not an object"),
+        ((2).to_bytes(8, "little") + b"{}", "has no weights: give a config.json"),
     ],
 )
 def test_damaged_safetensors_are_refused(content: bytes, problem: str, tmp_path: Path) -> None:
@@ -239,6 +240,13 @@ def test_damaged_ggufs_are_refused(content: bytes, problem: str, tmp_path: Path)
 
     with pytest.raises(ConfigError, match=problem):
         load_model(str(path))
+
+
+def test_a_gguf_that_is_a_vocabulary_alone_is_refused(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", SMOL, {})
+
+    with pytest.raises(ConfigError, match=r"m.gguf: has no weights"):
+        load_model(str(tmp_path / "m.gguf"))
 
 
 class StandIn(BaseHTTPRequestHandler):

@@ -157,6 +157,40 @@ def test_what_does_not_fit_ends_with_exit_code_1_and_says_what_would() -> None:
     assert "  - w4a16 weights" in text
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        "fit Qwen3-8B --gpu-memory-gib nan",
+        "fit Qwen3-8B --gpu-memory-gib inf",
+        "fit Qwen3-8B --gpu-memory-gib 1e300",
+        "fit Qwen3-8B --gpu-memory-gib -1",
+        "fit Qwen3-8B --gpu L4 --cpu-offload-gib nan",
+        "fit Qwen3-8B --gpu L4 --count 1000000000 --gpus-per-node 1000000000",
+        f"fit Qwen3-8B --gpu L4 --context 1{'0' * 400}",
+        f"fit Qwen3-8B --gpu L4 --users 1{'0' * 400}",
+        "pool Qwen3-8B --gib nan",
+        "pool Qwen3-8B --gib 1e308",
+        f"pool Qwen3-8B --gib 1 --block-size 1{'0' * 400}",
+        "bound Qwen3-8B --gpu-bandwidth inf",
+        f"bound Qwen3-8B --gpu L4 --context 1{'0' * 400}",
+    ],
+)
+def test_numbers_that_no_machine_has_are_refused_by_the_option(args: str) -> None:
+    result = CliRunner().invoke(vram, args.split())
+
+    assert result.exit_code == 2
+    assert "Error: Invalid value for '--" in result.stderr
+
+
+@pytest.mark.parametrize("gib", ["1e-9", "1e9"])
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "llama.cpp"])
+def test_the_least_and_the_most_memory_have_an_answer(gib: str, engine: str, tmp_path: Path) -> None:
+    page = str(tmp_path / "page.html")
+    code, text = run("fit", "Qwen3-8B", "--gpu-memory-gib", gib, "--engine", engine, "--html", page)
+
+    assert (code, text.splitlines()[0].rpartition(": ")[2]) == ((1, "DOES NOT FIT") if "-" in gib else (0, "FITS"))
+
+
 def test_fit_takes_every_setting_and_gives_json() -> None:
     code, text = run(
         "fit", "Qwen3-30B-A3B", "--gpu", "H100-SXM5", "--count", "4", "--tp", "2", "--ep", "--precision", "fp8",

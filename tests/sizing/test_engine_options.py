@@ -57,7 +57,7 @@ def fitted(engine: str = "vllm", model: str = "Llama-3.1-8B-Instruct", count: in
 def test_an_option_moves_the_answer_or_is_refused(engine: str, name: str) -> None:
     asked = {each: getattr(VALUES, each) for each in (name, *NEEDS.get(name, ()))}
     if name not in FLAGS[engine]:
-        with pytest.raises(ConfigError, match=f"{engine} with .*{name}.* is not modelled"):
+        with pytest.raises(ConfigError, match=f"{engine} with .*{name.replace('_', '-')}.* is not modelled"):
             fitted(engine, **asked)
         return
     if (engine, name) in {("vllm", "prefix_caching"), ("vllm", "draft_tokens"), ("sglang", "draft_tokens")}:
@@ -74,8 +74,8 @@ def test_an_option_moves_the_answer_or_is_refused(engine: str, name: str) -> Non
     ("options", "problem"),
     [
         ({"drafter": "medusa"}, "drafter 'medusa' is not modelled; modelled: eagle, eagle3, mtp"),
-        ({"draft_tokens": 4}, "draft_tokens says nothing without drafter"),
-        ({"max_lora_rank": 64}, "max_lora_rank says nothing without max_loras"),
+        ({"draft_tokens": 4}, "--draft-tokens says nothing without --drafter"),
+        ({"max_lora_rank": 64}, "--max-lora-rank says nothing without --max-loras"),
         ({"max_loras": 2, "model": "gpt-oss-20b"}, "LoRA slots are modelled for dense models"),
         ({"drafter": "eagle3", "model": "Qwen3-30B-A3B"}, "do not follow from its config"),
         ({"engine": "llama.cpp", "cache_type": "fp8"}, "cache type 'fp8' is not known for llama.cpp; known: f32, f16"),
@@ -88,12 +88,25 @@ def test_what_cannot_be_derived_is_refused(options: dict[str, Any], problem: str
         fitted(**options)
 
 
+def test_llama_cpp_is_told_the_type_of_its_cache_by_its_own_option() -> None:
+    request = DeploymentRequest(model=load_model("Qwen3-8B"), gpu=find_gpu("L40S"), engine="llama.cpp", kv_dtype="fp32")
+    with pytest.raises(ConfigError, match=r"llama.cpp takes --cache-type in place of --kv-dtype"):
+        plan_deployment(request)
+
+
 def test_a_start_command_says_what_moves_the_memory() -> None:
     command = "vllm serve X --max-num-seqs=64 --enforce-eager --swap-space 4 --max-num-batched-tokens many"
 
     assert options_of(command) == EngineOptions(max_num_seqs=64, enforce_eager=True)
     assert options_of("llama-server --n-gpu-layers 20 --cache-type-k q8_0") == EngineOptions(
         gpu_layers=20, cache_type="q8_0"
+    )
+    assert options_of("llama-server -ngl 20 -np 8 -ub 256 -ctk q4_0") == EngineOptions(
+        gpu_layers=20, max_num_seqs=8, max_num_batched_tokens=256, cache_type="q4_0"
+    )
+    assert options_of("llama-server --gpu-layers -1") == EngineOptions(), "all of them, as without it"
+    assert options_of("vllm serve org/my_model --max_num_seqs=32 --gpu_memory_utilization inf") == EngineOptions(
+        max_num_seqs=32
     )
     assert options_of("vllm serve 'X") == EngineOptions()
 

@@ -295,7 +295,7 @@ def test_engines_defaults_depend_on_gpu_version_and_name() -> None:
         ({"name": "TensorRT-LLM"}, "the memory of TensorRT-LLM is not modelled"),
         ({"name": "lmdeploy"}, "engine 'lmdeploy' is not known"),
         ({"version": "newest"}, "does not begin with two numbers"),
-        ({"options": EngineOptions(utilization=1.2)}, "utilization = 1.2 is not a fraction"),
+        ({"options": EngineOptions(utilization=1.2)}, "--utilization 1.2 is not a fraction"),
     ],
 )
 def test_engines_that_are_not_known_are_refused(asked: dict[str, Any], problem: str) -> None:
