@@ -124,18 +124,19 @@ class ChatStream(StreamState):
         if not text:
             self._take_textless(arrived_ns, chunk)
             return None
+        if self._tagged is not None:  # first, since it may refuse the chunk
+            self._tagged.take("" if self._thinks else str(text))
         self._take_text(arrived_ns, thinking=self._thinks)
         if total is not None:
             self._totals.append(total)
         if self._tagged is not None:
-            self._tagged.take("" if self._thinks else str(text))
             return None
         plain = isinstance(text, str) and not (usage or self.finished or self.error)
         return text if plain else None
 
     def _take_textless(self, arrived_ns: int, chunk: dict[str, Any]) -> None:
         if "metrics" in chunk or "timings" in chunk:
-            self.timings = timings_in(chunk)
+            self.timings = timings_in(chunk) or self.timings
         choices = chunk.get("choices")
         if choices:
             self.textless_ns.append(arrived_ns)
@@ -308,9 +309,9 @@ class TgiStream(StreamState):
     def _take_chunk(self, arrived_ns: int, chunk: dict[str, Any]) -> str | None:
         token = chunk.get("token")
         if token and token.get("text") and not token.get("special"):
-            self._take_text(arrived_ns)
             if self._tagged is not None:
                 self._tagged.take(str(token["text"]))
+            self._take_text(arrived_ns)
         if chunk.get("generated_text") is not None or chunk.get("details"):
             self._take_details(chunk)
         elif token is None and not self.chunk_ns:

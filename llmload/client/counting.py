@@ -90,7 +90,7 @@ class PromptCounter:
         if record.prompt_tokens is None:
             raise EngineError(
                 f"the engine at {self._url} does not say how many tokens a prompt has (usage), so none can be made to "
-                "a length: give --prompts builtin"
+                "a length: remove prompts.input_tokens and shapes"
             )
         return record.prompt_tokens
 
@@ -135,5 +135,5 @@ class PromptCounter:
                 max_bytes=_MAX_BYTES,
             )
             return answered(json.loads(answer.body))
-        except (OSError, ValueError, HTTPException, LookupError, TypeError, AttributeError):
+        except (OSError, ValueError, HTTPException, LookupError, TypeError, ArithmeticError, RecursionError):
             return None

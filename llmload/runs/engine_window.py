@@ -4,10 +4,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from statistics import fmean
+from typing import Final
 
 from llmload.runs.samples import SampledPart
 from llmload.runs.summary_parts import EngineWindow, Speculation
 
+_LEAST_READS: Final = 2
+"""One read of a counter says nothing of how much it increased."""
 Spans = Sequence[tuple[float, float]]
 """Begin and end of each part of a window, on the clock of the samples."""
 
@@ -107,10 +110,11 @@ def _between(engine: SampledPart, begin_s: float, end_s: float) -> range:
 
 def _increase(engine: SampledPart, name: str, begin_s: float, end_s: float) -> float | None:
     values = engine.values.get(name)
-    if values is None:
+    first, last = bisect_left(engine.t_s, begin_s), bisect_left(engine.t_s, end_s)
+    one_side = last == 0 or first == len(engine.t_s)  # no read after its start, or none before its end
+    if values is None or one_side or len(values) < _LEAST_READS:
         return None
     begun, ended = _value_at(engine.t_s, values, begin_s), _value_at(engine.t_s, values, end_s)
-    first, last = bisect_left(engine.t_s, begin_s), bisect_left(engine.t_s, end_s)
     around = [value for value in values[max(0, first - 1) : last + 1] if value is not None]
     started_again = any(new < old for old, new in pairwise(around))
     return None if begun is None or ended is None or started_again else ended - begun

@@ -12,7 +12,7 @@ from llmload.runs.samples import SampledPart
 from llmload.runs.summary_parts import EngineWindow, Limit, Speculation
 from llmload.scenario import Scenario
 from llmload.sizing.speed import mbu
-from llmload.units import amount, milliseconds, number, percent
+from llmload.units import amount, counted, milliseconds, number, percent
 
 FULL: Final = 0.95
 """Share of the KV cache from which on it is full: a request needs some blocks at once."""
@@ -127,7 +127,8 @@ def _kv_cache(seen: Seen) -> str | None:
         return None
     usage, preempted = engine.kv_cache_usage_max or 0.0, engine.preemptions or 0.0
     if preempted >= 1:
-        return f"the KV cache was too small: {number(preempted, 0)} requests were put back, {percent(usage, 0)} in use"
+        used = "" if engine.kv_cache_usage_max is None else f", {percent(usage, 0)} in use"
+        return f"the KV cache was too small: {counted(round(preempted), 'request')} put back{used}"
     return f"the KV cache was full: {percent(usage, 0)} in use" if usage > FULL else None
 
 
@@ -179,10 +180,9 @@ def _nothing(seen: Seen) -> str | None:
     engine = seen.engine
     if engine is None or engine.running_mean is None:
         return None
-    usage = percent(engine.kv_cache_usage_max, 0)
-    return (
-        f"nothing shows: {number(engine.running_mean, 1)} requests ran in the mean, {usage} of the KV cache was in use"
-    )
+    usage = engine.kv_cache_usage_max
+    used = "" if usage is None else f", {percent(usage, 0)} of the KV cache was in use"
+    return f"nothing shows: {number(engine.running_mean, 1)} requests ran in the mean{used}"
 
 
 _RULES: Final = (

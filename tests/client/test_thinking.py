@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llmload.client.answer import StreamState
 from llmload.client.api import ChatApi, ChatStream, TgiApi, WordyChatStream
+from llmload.client.errors import AttemptError
 from llmload.client.settings import ClientSettings
 from llmload.client.thinking import TaggedText, split_reasoning
 from llmload.client.words import Words
@@ -135,6 +136,16 @@ def test_a_tag_in_a_known_frame_is_not_skipped_and_calls_of_tools_are_answers() 
 
     assert (fields["reasoning_chunks"], len(fields["chunk_ns"])) == (7, 10)
     assert fields["first_answer_ns"] == fields["chunk_ns"][7]
+
+
+def test_a_chunk_that_is_too_much_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmload.client.thinking.MAX_TAGGED_CHARACTERS", 4)
+    answer = ChatApi(TAGGED).new_answer()
+    events = [chat_event(said("x"), usage={"completion_tokens": number + 1}) for number in range(5)]
+
+    with pytest.raises(AttemptError):
+        by_decoding(answer, events)
+    assert len(answer.record_fields()["chunk_ns"]) == 4
 
 
 def test_tags_and_a_field_of_reasoning_in_one_answer() -> None:

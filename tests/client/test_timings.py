@@ -98,3 +98,10 @@ def test_the_rest_of_ttft_is_what_the_engine_does_not_account_for(queue_s: float
     )
 
     assert record.ttft_rest_s == pytest.approx(rest_s)
+
+
+def test_a_later_chunk_that_says_nothing_takes_nothing_back() -> None:
+    answer = ChatStream()
+    by_decoding(answer, [chat_event({"content": "a"}), usage_chunk(metrics=VLLM), usage_chunk(metrics=None)])
+
+    assert answer.record_fields()["engine_prefill_s"] == 0.0415

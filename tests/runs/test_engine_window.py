@@ -107,3 +107,17 @@ def test_speculative_decoding_by_counters_and_by_position() -> None:
     assert found.accept_length == 1 + 225 / 150
     assert found.by_position == pytest.approx((0.8, 0.5, 0.2))
     assert engine_speculation([STEADY], [(0.0, 9.0)]) is None
+
+
+@pytest.mark.parametrize(
+    ("reads", "span"),
+    [([7.0], (-1.0, 1.0)), ([7.0, 9.0], (3.0, 4.0)), ([7.0, 9.0], (-4.0, -3.0))],
+    ids=["one read", "all before it", "all after it"],
+)
+def test_a_counter_that_was_not_read_around_a_window_is_unknown_not_0(
+    reads: list[float], span: tuple[float, float]
+) -> None:
+    found = engine_window([STEADY, engine(output_tokens=reads)], [span, (2.0, 4.0)])
+
+    assert found is not None
+    assert found.output_tokens is None

@@ -128,3 +128,18 @@ def test_bandwidth_is_that_of_a_step_of_decode_and_counts_accepted_drafts() -> N
 
 def test_nothing_is_said_of_a_window_without_answers() -> None:
     assert watched([], [], RunTotals(), scenario_of()).limit is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        ({"preemptions": 1.0}, "the KV cache was too small: 1 request put back, 20% in use"),
+        ({"preemptions": 2.4, "kv_cache_usage_max": None}, "the KV cache was too small: 2 requests put back"),
+        ({"kv_cache_usage_max": None}, "nothing shows: 2.0 requests ran in the mean"),
+    ],
+)
+def test_what_the_engine_does_not_say_is_not_said(seen: dict[str, Any], says: str) -> None:
+    limit = limit_of(Seen(totals=totals_of(), engine=engine(**seen), mbu=None), "vllm")
+
+    assert limit is not None
+    assert limit.text == says

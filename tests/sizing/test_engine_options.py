@@ -88,7 +88,7 @@ def test_what_cannot_be_derived_is_refused(options: dict[str, Any], problem: str
         fitted(**options)
 
 
-def test_llama_cpp_is_told_the_type_of_its_cache_by_its_own_option() -> None:
+def test_llama_cpp_takes_the_type_of_its_cache_by_its_own_option() -> None:
     request = DeploymentRequest(model=load_model("Qwen3-8B"), gpu=find_gpu("L40S"), engine="llama.cpp", kv_dtype="fp32")
     with pytest.raises(ConfigError, match=r"llama.cpp takes --cache-type in place of --kv-dtype"):
         plan_deployment(request)
