@@ -54,9 +54,9 @@ class LengthsKept:
 
     @classmethod
     def of(cls, tally: Counter[str]) -> Self | None:
-        """Return it of a tally; None where no length was requested."""
+        """Return it of a tally; None where no length was requested; nobody can request one of no tokens."""
         requests = tally[REQUESTS]
-        if not requests:
+        if not requests or not tally[ASKED]:
             return None
         return cls(
             requests=requests,

@@ -7,6 +7,7 @@ from llmload.capacity.result import capacity_text
 from llmload.metrics.doubts import marked
 from llmload.metrics.validity import Doubt
 from llmload.runs.summary import Figures, StageSummary, Summary
+from llmload.sweep.points import best_point
 from llmload.units import counted, percent, rounded, rounded_ms
 
 SPEED: Final = "speed"
@@ -22,6 +23,11 @@ def conclusion(summary: Summary) -> str:
 def _found(summary: Summary) -> str:
     if summary.capacity is not None:
         return f"capacity {capacity_text(summary.capacity)}"
+    if summary.sweep is not None and (best := best_point(summary.sweep.points)) is not None:
+        speed = best.tokens_per_s_per_user.mean
+        each = "" if speed is None else f" ({rounded(speed)} a user)"
+        tokens = rounded(best.output_tokens_per_s or 0.0)
+        return f"{summary.load.brief}: at most {tokens} output tokens/s at {best.name}{each}"
     most = _busiest(summary.stages)
     if most is not None and summary.edited is None:
         figures = headline(most, most.doubts, summary.protocol)

@@ -397,6 +397,7 @@ class Summary(Figures, _RunHead):
 _ABSENT_WHEN_NONE: Final = (
     "recomputed",
     "reasoning",
+    "lengths",
     "by_name",
     "edited",
     "capacity",

@@ -18,7 +18,8 @@ class UserSpeed(Part):
     """Output tokens a second of one user, by three definitions that differ: none is to be compared with another."""
 
     mean: TokensPerSecond | None
-    """Mean of 1/TPOT over requests, by the histogram of TPOT (each value within 0.18 %)."""
+    """Mean of 1/TPOT over requests, by the histogram of TPOT (each value within 0.18 %); `null` where tokens of an
+    answer came together."""
     mean_interval: Annotated[Interval | None, in_unit("tokens/s")]
     """Its confidence interval."""
     p90: TokensPerSecond | None

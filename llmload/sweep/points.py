@@ -22,6 +22,8 @@ from llmload.units import S_PER_MIN
 
 ROUNDS_FOR_INTERVAL: Final = 3
 """With fewer rounds their spread says little, and intervals are by parts of the window."""
+MOST_FASTER: Final = 10.0
+"""How many times faster than usual an engine writes an answer; one beyond it was held back, and came at once."""
 OF_THE_CLIENT: Final = (
     *("event_loop_lag_p99_s", "schedule_lag_p99_s", "worker_cpu_share", "concurrency_shortfall"),
     *("client_closed_window_share", "dropped_share", "users_reached"),
@@ -218,9 +220,10 @@ def _speed(
     own: Figures, totals: RunTotals, concurrency: float | None, tokens: Interval | None, spread: "_Spread"
 ) -> UserSpeed:
     p90_s = own.value("tpot_s", "p90")
+    mean = mean_speed(totals)
     return UserSpeed(
-        mean=mean_speed(totals),
-        mean_interval=spread.of_speeds(),
+        mean=mean,
+        mean_interval=None if mean is None else spread.of_speeds(),
         p90=1 / p90_s if p90_s else None,
         share=_over(own.output_tokens_per_s, concurrency),
         share_interval=None
@@ -230,8 +233,15 @@ def _speed(
 
 
 def mean_speed(totals: RunTotals) -> float | None:
-    """Return the mean of 1/TPOT over requests, in tokens/s; None where no TPOT is known."""
+    """
+    Return the mean of 1/TPOT over requests, in tokens/s; None where no TPOT is known.
+
+    None also where an answer's tokens came together, after a stall: its inverse alone would be most of the mean.
+    """
     tpot = totals.distributions["tpot_s"]
+    usual_s = tpot.quantile(0.5)
+    if usual_s is None or tpot.min_value < usual_s / MOST_FASTER:
+        return None
     return _over(tpot.inverse_total, tpot.count)
 
 

@@ -72,3 +72,7 @@ def test_missed_lengths_are_in_the_verdict(missed: int, off: int, checks: list[s
 
     assert [reason.check for reason in verdict.reasons] == checks
     assert verdict.level == level
+
+
+def test_a_request_for_no_tokens_is_none() -> None:
+    assert totals_of(answer((0, 0), (5, 5))).lengths_kept == (None, None)

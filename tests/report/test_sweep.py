@@ -9,6 +9,7 @@ import pytest
 
 from llmload.errors import RunFolderError
 from llmload.metrics.validity import Level, Reason, Verdict
+from llmload.report.conclusion import conclusion
 from llmload.report.html.chart import ShownRun
 from llmload.report.html.front_charts import front_sections
 from llmload.report.html.page import render
@@ -101,6 +102,11 @@ def test_what_limited_a_point_is_in_its_row_where_any_is_known(tmp_path: Path) -
     rows = csv.DictReader((tmp_path / "points.csv").read_text().splitlines())
     assert [row["limited_by"] for row in rows] == ["KV cache, nothing", "KV cache", ""]
     assert "limited by" not in {column.header.strip() for column in shown_columns(summary(sweep()))}
+
+
+def test_the_conclusion_is_of_the_point_that_brings_the_most_and_misses_no_gate() -> None:
+    assert conclusion(summary(sweep())).endswith(": at most 160 output tokens/s at 4 users (40.0 a user); VALID")
+    assert "at most" not in conclusion(summary(sweep(points=())))
 
 
 def test_csv_has_a_row_a_point(tmp_path: Path) -> None:

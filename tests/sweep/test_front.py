@@ -1,9 +1,13 @@
-"""The Pareto front: points that no other beats in both."""
+"""The Pareto front: points that no other beats in both; and what a user of a point gets."""
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmload.metrics.totals import RunTotals
 from llmload.sweep.front import pareto_front
+from llmload.sweep.points import mean_speed
 
 Points = list[tuple[float, float]]
 
@@ -26,3 +30,11 @@ def test_it_is_what_comparing_each_with_each_gives(points: Points) -> None:
 
     assert sorted(front) == [index for index, point in enumerate(points) if not beaten(point)]
     assert [points[index][0] for index in front] == sorted(points[index][0] for index in front)
+
+
+@pytest.mark.parametrize(("fastest_s", "mean"), [(0.01, 100.0), (0.002, 119.0), (1e-5, None)])
+def test_an_answer_that_came_at_once_is_not_most_of_the_mean_speed(fastest_s: float, mean: float | None) -> None:
+    totals = RunTotals()
+    totals.distributions["tpot_s"].add_many(np.array([0.01] * 20 + [fastest_s]))
+
+    assert mean_speed(totals) == (None if mean is None else pytest.approx(mean, rel=0.003))
