@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from llmload.metrics.checks import OF_REASONING
 from llmload.metrics.doubts import lines_of, marked
 from llmload.metrics.objective import LABELS
 from llmload.metrics.validity import Doubt
@@ -12,7 +13,6 @@ from llmload.runs.summary_parts import Limit
 from llmload.units import UNKNOWN, milliseconds, number, percent
 
 LATENCIES: Final = {LABELS[key]: key for key in ("ttft_s", "itl_s", "tpot_s", "e2e_s")}
-_REASONING: Final = ("ttfa_s", "thinking_s", "answer_tpot_s")
 _BY_THE_ENGINE: Final = ("engine_queue_s", "engine_prefill_s", "ttft_rest_s")
 _LATENCY_ROWS: Final = ("ttft_s", *_BY_THE_ENGINE, "ttfa_s", "thinking_s", "itl_s", "tpot_s", "answer_tpot_s", "e2e_s")
 COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
@@ -29,7 +29,7 @@ def latencies_of(*summaries: Summary) -> dict[str, str]:
     """
     reasoning = any(each.reasoning for each in summaries)
     said = {name for name in _BY_THE_ENGINE if any(each.distribution(name) for each in summaries)}
-    keys = {*LATENCIES.values(), *(_REASONING if reasoning else ()), *said}
+    keys = {*LATENCIES.values(), *(OF_REASONING if reasoning else ()), *said}
     return {LABELS[key]: key for key in _LATENCY_ROWS if key in keys}
 
 

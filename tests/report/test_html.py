@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,12 @@ class TestFigures:
         assert definitions.markdown() in (ROOT / "docs" / "concepts" / "latencies.md").read_text(encoding="utf-8")
         text = words(page_of(run))
         assert all(f"{each.name} {each.formula} {each.unit}" in text for each in definitions.DEFINITIONS)
+
+    def test_what_no_answer_did_is_not_defined(self, run: Path) -> None:
+        loaded = load_run(RunFolder(run))
+        text = words(render([replace(loaded, summary=loaded.summary.model_copy(update={"reasoning": None}))]))
+
+        assert not any(each.formula in text for each in definitions.DEFINITIONS_OF_REASONING)
 
     def test_the_manifest_is_there_folded(self, run: Path) -> None:
         page = page_of(run)

@@ -72,7 +72,7 @@ def render(loaded: Sequence[LoadedRun]) -> str:
     shown = _sections(runs)
     charts = [chart for section in shown for chart in section.charts]
     alone = loaded[0].summary if len(loaded) == 1 else None
-    reasons = any(run.summary.ttfa_s is not None for run in loaded)
+    reasons = any(run.summary.reasoning is not None for run in loaded)
     return _ENVIRONMENT.get_template("report.html.j2").render(
         **_assets(),
         title=_title(loaded),
