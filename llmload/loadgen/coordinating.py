@@ -86,8 +86,12 @@ class CoordinatingNode(Node):
     def _assumed(self, scenario: Scenario) -> str:
         """Return what a run without a scenario does, in a line."""
         model = "the engine's model" if scenario.model.name == SERVED_MODEL else f"model {scenario.model.name}"
-        does = f"{model}, {scenario.prompts.source} prompts"
-        if scenario.request.max_tokens is not None:
+        prompts = scenario.prompts
+        does = f"{model}, {prompts.source} prompts"
+        does += "" if prompts.input_tokens is None else f" of {prompts.input_tokens} tokens"
+        if prompts.output_tokens is not None:
+            does += f", answers of {prompts.output_tokens} tokens"
+        elif scenario.request.max_tokens is not None and not prompts.shapes:
             does += f", max_tokens = {scenario.request.max_tokens}"
         if self.headless:
             load = scenario.load

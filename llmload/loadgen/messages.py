@@ -23,6 +23,7 @@ from llmload.metrics.received import named_totals_of, totals_of
 from llmload.metrics.totals import COARSEST, RunTotals
 from llmload.prompts.workload import Calibration
 from llmload.scenario import Scenario
+from llmload.scenario.lengths import MAX_SHAPES
 
 # The messages between a master and its workers.
 #
@@ -48,7 +49,6 @@ MAX_TEXT: Final = 4096
 MAX_WORKERS: Final = 1_000
 MAX_LOAD: Final = 1_000_000
 """Of a step: users, or requests a second."""
-MAX_SHAPES: Final = 1_000
 _Name = Annotated[str, Field(max_length=256)]
 _RunId = Annotated[str, Field(max_length=256, pattern=r"^\w[\w.-]*$")]
 """A name without a path in it, since it becomes a folder's; text before a point, so that it is not hidden."""

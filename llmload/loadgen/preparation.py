@@ -15,6 +15,7 @@ from llmload.errors import ConfigError, EngineError, LlmloadError
 from llmload.loadgen import options
 from llmload.loadgen.calibration import asks_lengths, learn
 from llmload.loadgen.session import Session, WorkerShard
+from llmload.prompts.conversation import Prompt
 from llmload.prompts.salts import Salts
 from llmload.prompts.workload import Calibration, MixedIn, Workload
 from llmload.prompts.workload import load as load_prompts
@@ -103,10 +104,8 @@ class Preparation:
 
     def _warn_of_memory(self, scenario: Scenario, workload: Workload) -> None:
         """Warn once where users x tokens may exceed the KV cache: the engine would then queue or preempt."""
-        longest = max(
-            (len(m["content"]) for c in workload.conversations for p in c.prompts for m in p.messages), default=0
-        )
-        tokens = longest // CHARACTERS_A_TOKEN + (scenario.request.max_tokens or 0)
+        prompts = (prompt for conversation in workload.conversations for prompt in conversation.prompts)
+        tokens = max((_tokens_of(prompt, scenario.request.max_tokens or 0) for prompt in prompts), default=0)
         warning = memory_warning(scenario, tokens)
         if warning is not None:
             self._warn(warning)
@@ -169,13 +168,21 @@ class Preparation:
         """
         plan = scenario.prompt_plan()
         if not asks_lengths(plan):
-            self.calibration = None
+            self.calibration = self._calibrated_for = None
             return
         wanted = (plan, scenario.engine.model_dump_json(), scenario.model, str(scenario.prompts.exact_output))
         if wanted != self._calibrated_for:
             settings = client_settings(scenario)
             self.calibration = learn(scenario, settings, self.deployment, self.file.parent)
             self._calibrated_for = wanted
+
+
+def _tokens_of(prompt: Prompt, max_tokens: int) -> int:
+    """Return about how many tokens a request takes: those that it is to have, else by its longest message."""
+    longest = max((len(message["content"]) for message in prompt.messages), default=0)
+    sent = prompt.asked.input_tokens or longest // CHARACTERS_A_TOKEN
+    answered: int = prompt.fields.get("max_tokens") or max_tokens
+    return sent + answered
 
 
 def _ask(url: str, scenario: Scenario) -> EngineInfo:

@@ -165,7 +165,7 @@ CHECKS: Final = (
         degraded_above=0.01,
         invalid_above=None,
         why="the engine counted reasoning tokens and sent none: TTFT has the time that they took, TPOT does not",
-        remedy="have the engine stream its reasoning (vLLM: include_reasoning, on by default), or read ttfa_s",
+        remedy="have the engine stream its reasoning (vLLM: include_reasoning, on by default)",
         figures=("ttft_s", "ttft_from_schedule_s", "tpot_s"),
     ),
     Check(

@@ -159,8 +159,8 @@ def _words_of_one_token(added: Callable[..., int]) -> tuple[str, ...]:
             break
     if len(words) < _FEWEST_WORDS:
         raise EngineError(
-            "this engine's tokenizer has no common words of one token each, so no prompt can be made to a length: give "
-            "--prompts builtin"
+            "this engine's tokenizer has no common words of one token each, so no prompt can be made to a length: "
+            "remove prompts.input_tokens and shapes"
         )
     return tuple(words)
 

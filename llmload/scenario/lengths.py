@@ -6,9 +6,10 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from llmload.prompts.lengths import Lengths, Shape
-from llmload.scenario.sections import NotNegative, Positive, Table
+from llmload.scenario.sections import NotNegative, Table
 
 _MOST_TOKENS: Final = 10_000_000
+MAX_SHAPES: Final = 1_000
 Tokens = Annotated[int, Field(ge=1, le=_MOST_TOKENS)]
 _KEYS: Final = {
     "fixed": ({"mean"},),
@@ -24,7 +25,7 @@ class TokenLengths(Table):
 
     dist: Literal["fixed", "uniform", "normal", "lognormal"] = "uniform"
     """`uniform` (by `min` and `max`, or `mean` and `range_ratio`), `normal`, `lognormal`, or `fixed` (by `mean`)."""
-    mean: Positive | None = None
+    mean: Annotated[float, Field(gt=0, le=_MOST_TOKENS)] | None = None
     """The mean, before `min` and `max` cut it."""
     stdev: NotNegative | None = None
     """The standard deviation of a normal or lognormal one, before `min` and `max` cut it."""

@@ -15,7 +15,7 @@ from llmload.prompts.synthetic import SYNTHETIC
 from llmload.prompts.workload import PromptPlan, RepeatMode
 from llmload.record import Slo
 from llmload.scenario.headers import FromEnvironment, Headers, VariableName, from_environment, mistake_in_name, variable
-from llmload.scenario.lengths import AnyLengths, AnyShape
+from llmload.scenario.lengths import MAX_SHAPES, AnyLengths, AnyShape
 from llmload.scenario.loads import AnyLoad
 from llmload.scenario.sections import Compare, Cost, Count, Gates, Monitor, NotNegative, Positive, Table
 
@@ -175,7 +175,7 @@ class Prompts(Table):
     output_tokens: AnyLengths | None = None
     """How many tokens each answer is to have, in the same form, in place of `request.max_tokens`. Engines that take
     `ignore_eos` or `min_tokens` are sent these, so that no answer is shorter."""
-    shapes: list[AnyShape] = Field(default_factory=list)
+    shapes: list[AnyShape] = Field(default_factory=list, max_length=MAX_SHAPES)
     """Pairs of both that each prompt and its answer are drawn from, in place of the two: `[[1024, 128], [8192, 1024]]`;
     a third number is a pair's weight."""
     template: Literal["counted", "excluded"] = "counted"
@@ -203,6 +203,9 @@ class Prompts(Table):
         for key in ("input_tokens", "output_tokens"):
             if self.shapes and getattr(self, key) is not None:
                 raise ValueError(f"shapes has both lengths: remove {key}")
+        pairs = [shape[:2] for shape in self.shapes]
+        if twice := next((pair for pair in pairs if pairs.count(pair) > 1), None):
+            raise ValueError(f"shapes has {list(twice)} twice: give it once, with the sum of its weights")
         if self.source != SYNTHETIC:
             if self.input_tokens is not None or self.shapes:
                 key = "shapes" if self.shapes else "input_tokens"

@@ -10,7 +10,7 @@ import pytest
 from llmload.client.settings import ask_engine
 from llmload.errors import EngineError, LlmloadError
 from llmload.loadgen.calibration import learn
-from llmload.loadgen.preparation import client_settings
+from llmload.loadgen.preparation import Preparation, client_settings
 from llmload.prompts.workload import Calibration
 from llmload.scenario import load_scenario
 from llmload.scenario.reading import find_scenario
@@ -82,6 +82,18 @@ def test_fields_are_as_stated(plain: SpawnedEngine) -> None:
 def test_lengths_that_cannot_be_are_refused(plain: SpawnedEngine, keys: dict[str, Any], says: str) -> None:
     with pytest.raises(LlmloadError, match=says.replace("+", r"\+")):
         learned(plain.url, **keys)
+
+
+def test_an_engine_is_asked_again_after_a_run_without_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmload.loadgen.preparation.learn", lambda *_: Calibration(output_fields=("ignore_eos",)))
+    file = find_scenario("chat")
+    preparation, found = Preparation(file), []
+    for tokens in (5, None, 5):
+        preparation.calibrate(load_scenario(file, {"prompts.output_tokens": tokens} if tokens else {}))
+        found.append(preparation.calibration)
+
+    assert found[0] == found[2] == Calibration(output_fields=("ignore_eos",))
+    assert found[1] is None
 
 
 def test_an_engine_that_does_not_count_is_refused() -> None:
