@@ -48,16 +48,17 @@ def test_a_real_4_bit_layout_of_an_8b_model_is_far_above_half_a_byte_a_parameter
     assert size_gib("Llama-3.1-8B-Instruct", "w4a16") == pytest.approx(5.38, rel=0.01)
 
 
-# GiB of Llama 3 8B by llama.cpp's tools/quantize/quantize.cpp, of Llama 2 7B by its table of k-quants (with the
-# tokenizer, some MiB); of Qwen3-30B-A3B by https://github.com/ggml-org/llama.cpp/issues/14235.
+# GiB of Llama 3 8B by llama.cpp's tools/quantize/quantize.cpp (commit 03161a4); of Llama 7B by what that program printed
+# in 2024 (stored file index id 24409430293; version 1 has the shapes of 2); of Llama 3.1 70B by llama-bench (id
+# 63601380422); of Qwen3-30B-A3B by https://github.com/ggml-org/llama.cpp/issues/14235.
 MIXED = {
     "Llama-3-8B-Instruct": {
         "Q2_K": 2.96, "Q3_K_S": 3.41, "Q3_K_M": 3.74, "Q3_K_L": 4.03, "Q4_0": 4.34, "Q4_K_S": 4.37, "Q4_K_M": 4.58,
         "Q5_0": 5.21, "Q5_K_S": 5.21, "Q5_K_M": 5.33, "Q6_K": 6.14, "Q8_0": 7.96,
     },
     "llama-2-7b": {
-        "Q2_K": 2.36, "Q3_K_S": 2.75, "Q3_K_M": 3.07, "Q3_K_L": 3.35, "Q4_K_S": 3.59, "Q4_K_M": 3.80, "Q5_K_S": 4.33,
-        "Q5_K_M": 4.45, "Q6_K": 5.15,
+        "Q3_K_S": 2.75, "Q3_K_M": 3.07, "Q3_K_L": 3.35, "Q4_K_S": 3.59, "Q4_K_M": 3.80, "Q5_K_S": 4.33, "Q5_K_M": 4.45,
+        "Q6_K": 5.15,
     },
     "Llama-3.1-70B-Instruct": {"Q4_K_M": 39.59},
     "Qwen3-30B-A3B": {"Q4_K_M": 17.28},
