@@ -48,9 +48,9 @@ def test_a_real_4_bit_layout_of_an_8b_model_is_far_above_half_a_byte_a_parameter
     assert size_gib("Llama-3.1-8B-Instruct", "w4a16") == pytest.approx(5.38, rel=0.01)
 
 
-# GiB of Llama 3 8B by llama.cpp's tools/quantize/quantize.cpp (commit 03161a4); of Llama 7B by what that program printed
-# in 2024 (stored file index id 24409430293; version 1 has the shapes of 2); of Llama 3.1 70B by llama-bench (id
-# 63601380422); of Qwen3-30B-A3B by https://github.com/ggml-org/llama.cpp/issues/14235.
+# GiB of Llama 3 8B by llama.cpp's tools/quantize/quantize.cpp (commit 03161a4); of Llama 7B by what that program
+# printed in 2024 (stored file index id 24409430293; version 1 has the shapes of 2); of Llama 3.1 70B by llama-bench
+# (id 63601380422); of Qwen3-30B-A3B by https://github.com/ggml-org/llama.cpp/issues/14235.
 MIXED = {
     "Llama-3-8B-Instruct": {
         "Q2_K": 2.96, "Q3_K_S": 3.41, "Q3_K_M": 3.74, "Q3_K_L": 4.03, "Q4_0": 4.34, "Q4_K_S": 4.37, "Q4_K_M": 4.58,
