@@ -124,7 +124,7 @@ def _concurrency(run: Mapping[str, Any]) -> float:
 
 def _weights(run: Mapping[str, Any]) -> Estimate:
     tight = fit(plan_of(run)).tightest
-    loaded = tight.weights_bytes + tight.drafter_bytes + tight.lora_bytes
+    loaded = tight.weights_bytes + tight.tower_bytes + tight.drafter_bytes + tight.lora_bytes
     return Estimate(*(figure / GIB for figure in loaded.figures))
 
 

@@ -213,7 +213,7 @@ def memory_estimate(scenario: Scenario) -> dict[str, float] | None:
         return None
     stage = found.tightest
     return {
-        "weights": stage.weights_bytes.best,
+        "weights": stage.weights_bytes.best + stage.tower_bytes.best,
         "overhead": stage.overhead.total_bytes.best,
         "kv_cache": stage.pool_bytes.best,
     }

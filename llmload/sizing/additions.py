@@ -1,4 +1,4 @@
-"""What an engine loads beside the model, a drafter and slots for LoRA adapters, and what it leaves on the host."""
+"""What an engine loads beside the language model, and what it leaves on the host."""
 
 from dataclasses import replace
 from math import ceil
@@ -8,7 +8,7 @@ from llmload.sizing.architecture import Attention, Dense, Layer, ModelSpec
 from llmload.sizing.cards import Gpu
 from llmload.sizing.engines import USUAL_LORA_RANK, Engine
 from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate
-from llmload.sizing.weights import ONE_GPU, WEIGHT_FORMATS, Parallelism, rank_counts, rank_model
+from llmload.sizing.weights import FROM_FILE, ONE_GPU, WEIGHT_FORMATS, Parallelism, rank_counts, rank_model
 from llmload.units import GIB
 
 _EAGLE3_VOCABULARY = 32_000  # its own head, over the tokens that are drafted most
@@ -69,6 +69,23 @@ def drafter_bytes(
     narrow = min(16.0, form.bits) / 8 if form else 2.0
     table = 2.0 * model.vocab_size * hidden / parallelism.tensor
     return Estimate(0.95 * narrow * elements, narrow * elements, 2.0 * elements + table)
+
+
+_MOST_BESIDE_TOWER_GIB = 0.75  # 0.1 to 0.6 were seen
+
+
+def tower_bytes(model: ModelSpec, engine: Engine, parallelism: Parallelism, stage: int, weight_format: str) -> Estimate:
+    """
+    Return the bytes of a tower for images on one rank of a stage: the first has it, divided among its ranks.
+
+    By the high estimate each rank has all of it, and what engines were seen to take beside. llama.cpp loads it only
+    where it is told to. Of weight files, it is among the weights.
+    """
+    if stage or weight_format == FROM_FILE or not model.image_tower:
+        return Estimate(0.0, 0.0, 0.0)
+    whole = model.image_tower * (4.0 if weight_format == "fp32" else 2.0)
+    shared = 0.0 if engine.name == "llama.cpp" else whole / parallelism.tensor
+    return Estimate(shared, shared, whole + _MOST_BESIDE_TOWER_GIB * GIB)
 
 
 def lora_bytes(model: ModelSpec, engine: Engine, parallelism: Parallelism = ONE_GPU) -> Estimate:

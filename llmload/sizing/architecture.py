@@ -164,7 +164,8 @@ class ModelSpec:
     stored_bits: tuple[tuple[str, float], ...] = ()  # of "embed" and "lm_head", where these are narrow
     kv_dtype: str | None = None  # the KV cache's type that the checkpoint declares
     extra: tuple[Weight, ...] = ()  # outside the layers
-    uncounted: tuple[str, ...] = ()  # parts of a multimodal config outside the language model
+    image_tower: int = 0  # parameters of a tower for images and its projector
+    uncounted: tuple[str, ...] = ()  # other parts of a multimodal config outside the language model
     checkpoint: Checkpoint | None = None  # None: no weight files were read
 
     @property

@@ -15,6 +15,7 @@ from llmload.sizing.layer_parts import Traits, identity, layer
 from llmload.sizing.own_families import OWN_FAMILIES
 from llmload.sizing.quantisation import with_quantisation
 from llmload.sizing.special_families import SPECIAL
+from llmload.sizing.towers import image_tower_parameters
 
 # Model types whose language model is another family's, layer for layer.
 TWINS: Mapping[str, str] = {
@@ -45,10 +46,12 @@ def families() -> Mapping[str, Traits]:
 
 def model_from_config(config: HfConfig, name: str) -> ModelSpec:
     """
-    Return the model that a config describes; a multimodal config gives its language model and names what is left out.
+    Return the model that a config describes: of a multimodal one the language model, its tower for images where that
+    can be counted, and the names of what is left out.
 
     Raises ConfigError, naming file, key and value, for an architecture that is not known.
     """
+    whole = config
     beside = [key for key in _BESIDE_KEYS if config.values.get(key)]
     for key in _LANGUAGE_KEYS:
         inner = config.values.get(key)
@@ -63,8 +66,10 @@ def model_from_config(config: HfConfig, name: str) -> ModelSpec:
         raise config.refusal(
             f"model_type = {shown(config.model_type)} is not an architecture llmload can size; known: {known}"
         )
-    build = OWN_FAMILIES.get(config.model_type, decoder_only)
-    return with_quantisation(replace(build(config, name), uncounted=tuple(dict.fromkeys(beside))), config)
+    model = OWN_FAMILIES.get(config.model_type, decoder_only)(config, name)
+    tower = image_tower_parameters(whole, model.hidden_size) or 0
+    uncounted = tuple(key for key in dict.fromkeys(beside) if not (tower and key == "vision_config"))
+    return with_quantisation(replace(model, image_tower=tower, uncounted=uncounted), config)
 
 
 def _known(model_type: object) -> bool:

@@ -15,6 +15,7 @@ from llmload.sizing.additions import (
     lora_bytes,
     offloaded_bytes,
     repacked_bytes,
+    tower_bytes,
     with_drafter,
 )
 from llmload.sizing.architecture import ModelSpec
@@ -42,7 +43,7 @@ from llmload.sizing.weights import (
 )
 from llmload.units import GIB
 
-_UNCOUNTED_GIB = 2.0  # the most that a vision tower has added
+_UNCOUNTED_GIB = 2.0  # for towers that cannot be counted
 
 Verdict = Literal["fits", "may fit", "does not fit"]
 
@@ -168,7 +169,8 @@ def plan_parallelism(
 class StageFit:
     """What one rank of a pipeline stage spends its memory on, in bytes."""
 
-    weights_bytes: Estimate  # of the model, on this GPU
+    weights_bytes: Estimate  # of the language model, on this GPU
+    tower_bytes: Estimate
     drafter_bytes: Estimate
     lora_bytes: Estimate
     overhead: Overhead
@@ -255,13 +257,15 @@ def _stage_fit(deployment: Deployment, stage: int, usable: float) -> StageFit:
     weights = _loaded_weights(deployment, stage)
     layer = drafter_layer(model, engine) if stage == cut.pipeline - 1 else None
     drafter = drafter_bytes(model, engine, cut, deployment.weight_format) if layer else Estimate(0.0, 0.0, 0.0)
+    tower = tower_bytes(model, engine, cut, stage, deployment.weight_format)
     lora = lora_bytes(model, engine, cut)
     extra = overhead(model, engine, cut, stage=stage, weight_format=deployment.weight_format)
-    loaded = (weights + drafter + lora).less(offloaded_bytes(engine, weights))
+    loaded = (weights + tower + drafter + lora).less(offloaded_bytes(engine, weights))
     part = with_drafter(rank_model(layers_on_gpu(model, engine), cut, stage), layer, cut)
     cache = KvCache(model=part, element_bytes=KV_ELEMENT_BYTES[deployment.kv_dtype])
     return StageFit(
         weights_bytes=weights.less(offloaded_bytes(engine, weights)),
+        tower_bytes=tower,
         drafter_bytes=drafter,
         lora_bytes=lora,
         overhead=extra,

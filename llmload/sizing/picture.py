@@ -32,9 +32,14 @@ def memory_parts(found: Fit) -> tuple[MemoryPart, ...]:
     """
     plan, tight = found.deployment, found.tightest
     extra = tight.overhead
+    additions = {
+        "tower for images": tight.tower_bytes.best,
+        "drafter": tight.drafter_bytes.best,
+        "LoRA slots": tight.lora_bytes.best,
+    }
     sizes = {
         "weights": ("weights", tight.weights_bytes.best),
-        "additions": ("drafter, LoRA slots", tight.drafter_bytes.best + tight.lora_bytes.best),
+        "additions": (", ".join(name for name, size in additions.items() if size), sum(additions.values())),
         "activations": ("activations", extra.activation_bytes.best),
         "libraries": ("CUDA, NCCL, libraries", extra.non_torch_bytes.best),
         "graphs": ("CUDA graphs", extra.graph_bytes.best),

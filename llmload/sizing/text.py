@@ -68,6 +68,7 @@ def sheet_json(sheet: ModelSheet) -> dict[str, object]:
         "vocab_size": model.vocab_size,
         "max_position_tokens": model.max_position_tokens,
         "quantisation_declared": model.quantisation,
+        "image_tower_params": model.image_tower,
         "uncounted": list(model.uncounted),
         "checkpoint": asdict(model.checkpoint) if model.checkpoint else None,
         "params": {
@@ -97,8 +98,11 @@ def _heading(model: ModelSpec) -> list[str]:
     limit = f"{model.max_position_tokens:,} tokens" if model.max_position_tokens else "no fixed limit"
     sizes = f"{stacks} layers, hidden size {model.hidden_size:,}, vocabulary {model.vocab_size:,}"
     lines = [f"{model.name}: {model.model_type}, {sizes}, context {limit}"]
+    if model.image_tower:
+        size = 2 * model.image_tower / GIB
+        lines.append(f"Below without its tower for images: {model.image_tower:,} parameters, {size:.2f} GiB in 16 bits")
     if model.uncounted:
-        lines.append(f"Language model only, not counted: {', '.join(model.uncounted)}")
+        lines.append(f"Not counted: {', '.join(model.uncounted)}")
     if model.quantisation:
         own = f", below as {model.weight_format}" if model.weight_format in WEIGHT_FORMATS else ""
         lines.append(f"The config declares quantised weights: {model.quantisation}{own}")
@@ -176,6 +180,7 @@ def fit_json(found: Fit) -> dict[str, object]:
         "usable_gib": round(found.usable_bytes / GIB, 3),
         "engine_options": {name: getattr(plan.engine.options, name) for name in sorted(plan.engine.options.given)},
         "weights_gib": _gib(tight.weights_bytes).rounded(3),
+        "image_tower_gib": _gib(tight.tower_bytes).rounded(3),
         "drafter_gib": _gib(tight.drafter_bytes).rounded(3),
         "lora_gib": _gib(tight.lora_bytes).rounded(3),
         "activation_gib": _gib(tight.overhead.activation_bytes).rounded(3),
@@ -209,6 +214,7 @@ def fit_text(found: Fit) -> str:
         _row("weights", _gib(tight.weights_bytes), 2),
     ]
     beside = {
+        "tower for images": tight.tower_bytes,
         "drafter": tight.drafter_bytes,
         "LoRA slots": tight.lora_bytes,
         "activations": tight.overhead.activation_bytes,

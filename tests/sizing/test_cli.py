@@ -87,7 +87,7 @@ def test_show_says_what_it_omits_and_what_the_config_declares(tmp_path: Path) ->
     (tmp_path / "config.json").write_text(json.dumps(outer))
 
     text = CliRunner().invoke(vram, ["show", str(tmp_path)]).stdout
-    assert "Language model only, not counted: vision_config" in text
+    assert "Not counted: vision_config" in text
     assert "The config declares quantised weights: awq" in text
 
 

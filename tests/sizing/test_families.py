@@ -132,6 +132,17 @@ def test_a_language_model_is_found_where_multimodal_configs_have_it(
 
 
 @pytest.mark.parametrize(
+    "vision",
+    [{"model_type": "qwen3_vl"}, {"model_type": "unheard_of", "depth": 2}, {"model_type": "siglip_vision_model"}],
+)
+def test_a_tower_that_leaves_something_out_or_is_not_known_is_named_and_not_counted(vision: dict[str, Any]) -> None:
+    outer = {"model_type": "internvl_chat", "llm_config": QWEN, "vision_config": vision}
+    found = model_from_config(HfConfig(outer, "here"), "m")
+
+    assert (found.image_tower, found.uncounted) == (0, ("vision_config",))
+
+
+@pytest.mark.parametrize(
     "name",
     ["deepseek_v4", "minimax_m3", "kimi_k3", "zamba2", "mllama", "phi4mm", "rwkv7"],
 )

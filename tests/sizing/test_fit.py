@@ -74,13 +74,36 @@ def test_concurrency_is_off_by_a_third_of_a_percent_on_average() -> None:
     assert sorted(errors)[-3] < 0.01  # the two above are a pool of 3 GiB, off by 0.1
 
 
-def test_a_vision_tower_that_the_config_names_is_subtracted_from_the_low_estimate() -> None:
+@pytest.mark.parametrize("name", ["gemma-3-4b-it", "gemma-3-12b-it", "gemma-3-27b-it"])
+def test_a_tower_for_images_is_counted_and_its_runs_are_within_the_bounds(name: str) -> None:
+    run = next(run for run in RUNS if run["run_of"] == f"google/{name}")
+    stage = fit_of_run(run).tightest
+    loaded = stage.weights_bytes + stage.tower_bytes
+
+    assert loaded.low <= run["weights_gib"] * GIB <= loaded.high
+    assert stage.pool_bytes.low <= run["pool_gib"] * GIB <= stage.pool_bytes.high
+    assert f"tower for images{stage.tower_bytes.low / GIB:>21.2f}" in fit_text(fit_of_run(run))
+
+
+def test_a_tower_that_cannot_be_counted_is_subtracted_from_the_low_estimate() -> None:
     run = next(run for run in RUNS if run["run_of"] == "google/gemma-3-12b-it")
-    model = replace(load_model("gemma-3-12b-it"), uncounted=("vision_config",))
+    model = replace(load_model("gemma-3-12b-it"), image_tower=0, uncounted=("vision_config",))
     seen = replace(fit_of_run(run).deployment, model=model)
 
     assert fit(seen).concurrency.low <= run["concurrency"] <= fit(seen).concurrency.high
     assert any("not counted: vision_config" in note for note in fit_notes(fit(seen)))
+
+
+def test_a_tower_is_divided_among_ranks_on_the_first_stage_and_left_out_by_llama_cpp() -> None:
+    request = DeploymentRequest(model=load_model("gemma-3-27b-it"), gpu=find_gpu("H100-SXM5"))
+    whole = 2.0 * request.model.image_tower
+    stages = fit(plan_deployment(replace(request, count=4, tensor=2, pipeline=2))).stages
+    gguf = fit(plan_deployment(replace(request, engine="llama.cpp", context_tokens=8192))).tightest.tower_bytes
+
+    assert [stage.tower_bytes.best for stage in stages] == [whole / 2, 0]
+    assert stages[0].tower_bytes.high > whole
+    assert (gguf.low, gguf.best) == (0, 0)
+    assert gguf.high > whole
 
 
 def test_the_reference_70b_model_fits_on_its_two_gpus_though_the_reference_rule_says_no() -> None:
