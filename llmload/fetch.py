@@ -13,6 +13,7 @@ import ssl
 import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPMessage
@@ -32,19 +33,24 @@ METADATA_TIMEOUT_S: Final = 5.0
 _PAGES: Final = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/datasets"}
 
 
+class NoSuchFileError(ConfigError):
+    """The repository was reached, now or when the cache was filled, and has no such file."""
+
+
 def fetch(repository: str, filename: str, repo_type: RepoType) -> Path:
     """
     Return the local path of a repository's file, from the cache where it is there and the hub cannot be reached.
 
-    Raises ConfigError with the reason and what to do: no access, no such file, no network.
+    Raises NoSuchFileError, and ConfigError for every other reason: no access, no network; each says what to do.
     """
     # Imported here: it takes 0.2 s, and few commands need it.
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         # First, because it does not retry: without it, a missing network takes 23 s to be reported.
-        get_hf_file_metadata(hf_hub_url(repository, filename, repo_type=repo_type), timeout=_timeout_s())
+        with suppress(EntryNotFoundError):  # raised below, where the cache notes it
+            get_hf_file_metadata(hf_hub_url(repository, filename, repo_type=repo_type), timeout=_timeout_s())
         return Path(hf_hub_download(repository, filename, repo_type=repo_type))
     except Exception as error:  # noqa: BLE001 # its HTTP library's errors pass through, and that library changes
         reason = _reason(error, repository, filename, repo_type)
@@ -52,7 +58,18 @@ def fetch(repository: str, filename: str, repo_type: RepoType) -> Path:
             return Path(hf_hub_download(repository, filename, repo_type=repo_type, local_files_only=True))
         except (LocalEntryNotFoundError, ValueError):
             # Not `from error`: its text may contain the token that was sent.
-            raise ConfigError(reason) from None
+            missing = _is_missing(error, repository, filename, repo_type)
+            raise (NoSuchFileError if missing else ConfigError)(reason) from None
+
+
+def _is_missing(error: Exception, repository: str, filename: str, repo_type: RepoType) -> bool:
+    from huggingface_hub import _CACHED_NO_EXIST, errors, try_to_load_from_cache
+
+    if isinstance(error, errors.EntryNotFoundError):
+        return not isinstance(error, errors.LocalEntryNotFoundError)
+    if isinstance(error, errors.HFValidationError):
+        return False
+    return try_to_load_from_cache(repository, filename, repo_type=repo_type) is _CACHED_NO_EXIST
 
 
 def _timeout_s() -> float:

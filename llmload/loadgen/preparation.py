@@ -19,7 +19,7 @@ from llmload.prompts.conversation import Prompt
 from llmload.prompts.salts import Salts
 from llmload.prompts.workload import Calibration, MixedIn, Workload
 from llmload.prompts.workload import load as load_prompts
-from llmload.runs.build_summary import memory_warning
+from llmload.runs.build_summary import gpu_warning, memory_warning
 from llmload.runs.folder import RunFolder
 from llmload.runs.requests import RequestLog
 from llmload.scenario import Scenario
@@ -103,12 +103,12 @@ class Preparation:
             raise ConfigError(f"{self.file}: client.stamps = 'packet': {why_not}; or set client.stamps = 'auto'")
 
     def _warn_of_memory(self, scenario: Scenario, workload: Workload) -> None:
-        """Warn once where users x tokens may exceed the KV cache: the engine would then queue or preempt."""
+        """Warn once where users x tokens may exceed the KV cache, and where the GPU's name tells no card."""
         prompts = (prompt for conversation in workload.conversations for prompt in conversation.prompts)
         tokens = max((_tokens_of(prompt, scenario.request.max_tokens or 0) for prompt in prompts), default=0)
-        warning = memory_warning(scenario, tokens)
-        if warning is not None:
-            self._warn(warning)
+        for warning in (gpu_warning(scenario), memory_warning(scenario, tokens)):
+            if warning is not None:
+                self._warn(warning)
 
     def _warn(self, warning: str) -> None:
         if warning not in self._warned:

@@ -186,6 +186,17 @@ def bandwidth_use(scenario: Scenario, request_output_tokens_per_s: float | None)
     return BandwidthUse(mbu=used, bound_tokens_per_s=bound, implausible=implausible(used))
 
 
+def gpu_warning(scenario: Scenario) -> str | None:
+    """Return why a run will have no MBU and no memory estimate where its GPU's name is not known; None where it is."""
+    if not scenario.deployment.gpu:
+        return None
+    try:
+        find_gpu(scenario.deployment.gpu)
+    except ConfigError as error:
+        return f"no MBU and no memory estimate: deployment.gpu: {error}"
+    return None
+
+
 def memory_warning(scenario: Scenario, tokens_a_request: int) -> str | None:
     """Return a warning if the load may not fit the KV cache; None if it does or that is not known."""
     users = scenario.load.constant_users

@@ -361,16 +361,16 @@ def _parsed(path: Path, text: bytes, kind: str) -> Any:
 def _hub_config(model_id: str) -> Mapping[str, Any]:
     # Imported here: HTTP and TLS take 0.1 s, and only the hub needs them.
     from llmload.extras import need
-    from llmload.fetch import fetch
+    from llmload.fetch import NoSuchFileError, fetch
 
     need("hub", f"hub model '{model_id}'")
     try:
         values = {**_read(fetch(model_id, "config.json", "model"))}
+        if "quantization_config" not in values:
+            with suppress(NoSuchFileError):  # most models have none
+                values["quantization_config"] = _read(fetch(model_id, _MODELOPT_CONFIG, "model"))
     except ConfigError as error:
         raise ConfigError(f"hub model '{model_id}': {error}") from None
-    if "quantization_config" not in values:
-        with suppress(ConfigError):  # most models have none
-            values["quantization_config"] = _read(fetch(model_id, _MODELOPT_CONFIG, "model"))
     return values
 
 

@@ -32,7 +32,7 @@ _OUTSIDE = re.compile(
     r"vision|visual|vit|image|video|audio|speech|talker|code2wav|projector|connector|aligner|merger|mtp|eh_proj|"
     r"nextn|shared_head|norm|embed|wte|lm_head|head$|gate|router|score|classifier|rotary|conv|indexers_proj|altup|laurel|per_layer"
 )
-_EXPERT = re.compile(r"experts\.\d+")  # a list that names one expert names all of its layer
+_EXPERT = re.compile(r"experts\.(\d+)")  # a layer's experts are one weight here
 _LAYER = re.compile(r"layers\.(\d+)")
 
 
@@ -43,13 +43,16 @@ class Selection:
         """Raises ConfigError for a regular expression that is none."""
         self._unfound = dict.fromkeys(patterns)
         self._plain: defaultdict[str, list[str]] = defaultdict(list)
+        self._experts: defaultdict[str, set[str]] = defaultdict(set)
         self._patterns: defaultdict[int | None, list[tuple[str, re.Pattern[str]]]] = defaultdict(list)
         for pattern in self._unfound:
             if pattern.startswith("re:") or any(each in pattern for each in "*?["):
                 layer = re.match(r"layers\.(\d+)\.", _rootless(pattern))
                 self._patterns[int(layer[1]) if layer else None].append((pattern, _compiled(pattern)))
             else:
-                self._plain[_EXPERT.sub("experts.0", _rootless(pattern))].append(pattern)
+                name = _EXPERT.sub("experts.0", _rootless(pattern))
+                self._plain[name].append(pattern)
+                self._experts[name].update(_EXPERT.findall(pattern))
 
     def has(self, name: str, layer: int | None) -> bool:
         """Return whether a weight of a layer, by its name within it, is chosen; of no layer: by its whole name."""
@@ -71,6 +74,10 @@ class Selection:
             if not _OUTSIDE.search(pattern) and not (layer and int(layer[1]) >= layers):
                 return pattern
         return None
+
+    def some_experts(self, count: int) -> str | None:
+        """Return a name of one of `count` experts whose layer is not named whole; None without one."""
+        return next((self._plain[name][0] for name, seen in self._experts.items() if 0 < len(seen) < count), None)
 
     def _found(self, patterns: list[str]) -> bool:
         for pattern in patterns:

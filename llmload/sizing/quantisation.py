@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmload.errors import shown
-from llmload.sizing.architecture import Layer, ModelSpec, Weight, layer_weights
+from llmload.sizing.architecture import Experts, Layer, ModelSpec, Weight, layer_weights
 from llmload.sizing.hf_config import HfConfig
 from llmload.sizing.module_names import Selection, alone
 
@@ -87,7 +87,13 @@ def _stored(model: ModelSpec, declared: Declared) -> ModelSpec:
     decoder = tuple(layer_bits(layer, i) for i, layer in enumerate(model.decoder))
     head = bits(alone("lm_head"), None)
     outside = (("lm_head", head),) if head and declared.head_too and not model.tied_embeddings else ()
+    experts = max((each.feed_forward.count for each in decoder if isinstance(each.feed_forward, Experts)), default=0)
     for selection in (kept, *(names for names, _ in groups if names is not None)):
+        some = selection.some_experts(experts)
+        if some is not None:
+            raise _UnreadError(
+                f"quantization_config.{declared.kept_key} names {shown(some)}, and not every expert of its layer"
+            )
         unknown = selection.never_found(len(model.decoder))
         if unknown is not None:
             raise _UnreadError(

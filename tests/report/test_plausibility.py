@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from llmload.cli.scenarios import scenario_file
-from llmload.runs.build_summary import bandwidth_use, memory_estimate, memory_warning
+from llmload.runs.build_summary import bandwidth_use, gpu_warning, memory_estimate, memory_warning
 from llmload.scenario import load_scenario
 
 
@@ -37,6 +37,15 @@ def test_a_speed_beyond_the_bandwidth_is_implausible() -> None:
 )
 def test_a_gpu_or_model_outside_the_catalogue_is_unknown(unknown: dict[str, Any]) -> None:
     assert bandwidth_use(scenario("vllm-vicuna-7b-v1.3-speed", **unknown), 41.14) is None
+
+
+@pytest.mark.parametrize(("gpu", "why"), [("Nonesuch 1", "'Nonesuch 1' is not known"), ("V100", "V100-SXM2-16GB")])
+def test_a_gpu_whose_name_tells_no_card_is_said(gpu: str, why: str) -> None:
+    said = str(gpu_warning(scenario("vllm-vicuna-7b-v1.3-speed", **{"deployment.gpu": gpu})))
+
+    assert said.startswith("no MBU and no memory estimate: deployment.gpu: ")
+    assert why in said
+    assert gpu_warning(scenario("vllm-vicuna-7b-v1.3-speed")) is None
 
 
 def test_a_load_beyond_the_kv_cache_gives_a_warning() -> None:

@@ -262,8 +262,12 @@ class StandIn(BaseHTTPRequestHandler):
         body, status, code = json.dumps(LLAMA).encode(), 200, ""
         if "gated" in self.path and self.headers.get("Authorization") != "Bearer secret":
             body, status, code = b"", 401, "GatedRepo"
-        elif not self.path.endswith("/resolve/main/config.json") or "absent" in self.path:
+        elif "absent" in self.path:
             body, status, code = b"", 404, "RepoNotFound"
+        elif "hidden" in self.path and self.path.endswith("hf_quant_config.json"):
+            body, status, code = b"", 503, ""
+        elif not self.path.endswith("/resolve/main/config.json"):
+            body, status, code = b"", 404, "EntryNotFound"
         elif "list" in self.path:
             body = b"[]"
         self.send_response(status)
@@ -331,6 +335,7 @@ def test_a_gated_model_needs_a_token(hub: str, show: Show) -> None:
     [
         ("some/absent", "hub model 'some/absent': there is none of that name"),
         ("some/list", "is a JSON list, not an object as a model config is"),
+        ("some/hidden", "hub model 'some/hidden': the hub answered with status 503"),
         ("no id", "hub model 'no id': not a name of the form `owner/name`"),
     ],
 )

@@ -103,6 +103,19 @@ def kept(model: ModelSpec) -> set[str]:
     return every - narrow
 
 
+MOE = dict(catalogue()["qwen3-30b-a3b"]["config"]) | {"num_hidden_layers": 1}
+
+
+def test_a_list_that_names_one_expert_is_not_read_as_all_of_its_layer() -> None:
+    names = [f"model.layers.0.mlp.experts.{i}.down_proj" for i in range(128)]
+    some, every = (declared(compressed(W4, ignore=names[:n]), MOE) for n in (1, 128))
+
+    assert some.weight_format is None
+    assert "'model.layers.0.mlp.experts.0.down_proj', and not every expert of its layer" in str(some.unread)
+    assert "mlp.experts.0.down_proj" in kept(every)
+    assert "mlp.experts.0.up_proj" not in kept(every)
+
+
 ATTENTION = {f"self_attn.{name}_proj" for name in "qkvo"}
 
 
