@@ -17,8 +17,8 @@ def image_tower_parameters(config: HfConfig, text_hidden: int) -> int | None:
     inner = config.values.get("vision_config")
     if not isinstance(inner, Mapping):
         return None
-    kind = inner.get("model_type") or config.values.get("model_type")
-    count = _KINDS.get(str(kind))
+    outer = str(config.values.get("model_type"))
+    count = _KINDS.get((outer, str(inner.get("model_type") or outer)))
     if count is None:
         return None
     with suppress(ConfigError):  # it leaves something out: not counted
@@ -50,15 +50,12 @@ def _patch_inputs(tower: HfConfig) -> int:
     return tower.count("num_channels", 3) * tower.count("patch_size") ** 2
 
 
-def _siglip(tower: HfConfig, config: HfConfig, text_hidden: int) -> int:
+def _siglip(tower: HfConfig, _config: HfConfig, text_hidden: int) -> int:
+    """Gemma 3's, whose projector is one matrix and a norm."""
     width, inner = tower.count("hidden_size"), tower.count("intermediate_size")
     tables = (_patch_inputs(tower) + 1 + _patches(tower)) * width
     blocks = _blocks(tower.count("num_hidden_layers"), width, inner, gated=False, biased=True, norms=4)
-    pooling = tower.flag("vision_use_head", default=not config.model_type.startswith("gemma3"))
-    head = _blocks(1, width, inner, gated=False, biased=True, norms=3) if pooling else 0
-    gemma = config.model_type.startswith("gemma3")
-    projector = (text_hidden + 1) * width if gemma else _mlp(width, text_hidden)
-    return tables + blocks + 2 * width + head + projector
+    return tables + blocks + 2 * width + (text_hidden + 1) * width
 
 
 def _clip(tower: HfConfig, config: HfConfig, text_hidden: int) -> int:
@@ -151,18 +148,22 @@ def _llama4(tower: HfConfig, _config: HfConfig, text_hidden: int) -> int:
     return tables + blocks + 4 * width + projector
 
 
-_KINDS: Mapping[str, Count] = {
-    "siglip_vision_model": _siglip,
-    "clip_vision_model": _clip,
-    "pixtral": _pixtral,
-    "intern_vit_6b": _intern,
-    "internvl_vision": _intern,
-    "qwen2_vl": _qwen2,
-    "qwen2_5_vl": _qwen2_5,
-    "qwen3_vl": _qwen3,
-    "qwen3_vl_moe": _qwen3,
-    "qwen3_5": _qwen3,
-    "qwen3_5_moe": _qwen3,
-    "gemma4_vision": _gemma4,
-    "llama4_vision_model": _llama4,
+# By the model_type of the whole config and of its tower, which may be left out where both are the same.
+_KINDS: Mapping[tuple[str, str], Count] = {
+    ("gemma3", "siglip_vision_model"): _siglip,
+    ("gemma3_text", "siglip_vision_model"): _siglip,
+    ("llava", "clip_vision_model"): _clip,
+    ("llava_next", "clip_vision_model"): _clip,
+    ("llava", "pixtral"): _pixtral,
+    ("mistral3", "pixtral"): _pixtral,
+    ("internvl_chat", "intern_vit_6b"): _intern,
+    ("internvl", "internvl_vision"): _intern,
+    ("qwen2_vl", "qwen2_vl"): _qwen2,
+    ("qwen2_5_vl", "qwen2_5_vl"): _qwen2_5,
+    ("qwen3_vl", "qwen3_vl"): _qwen3,
+    ("qwen3_vl_moe", "qwen3_vl_moe"): _qwen3,
+    ("qwen3_5", "qwen3_5"): _qwen3,
+    ("qwen3_5_moe", "qwen3_5_moe"): _qwen3,
+    ("gemma4", "gemma4_vision"): _gemma4,
+    ("llama4", "llama4_vision_model"): _llama4,
 }

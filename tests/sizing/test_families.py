@@ -133,7 +133,12 @@ def test_a_language_model_is_found_where_multimodal_configs_have_it(
 
 @pytest.mark.parametrize(
     "vision",
-    [{"model_type": "qwen3_vl"}, {"model_type": "unheard_of", "depth": 2}, {"model_type": "siglip_vision_model"}],
+    [
+        {"model_type": "qwen3_vl"},
+        {"model_type": "intern_vit_6b"},
+        {"model_type": "unheard_of", "depth": 2},
+        {"model_type": "siglip_vision_model"},
+    ],
 )
 def test_a_tower_that_leaves_something_out_or_is_not_known_is_named_and_not_counted(vision: dict[str, Any]) -> None:
     outer = {"model_type": "internvl_chat", "llm_config": QWEN, "vision_config": vision}
