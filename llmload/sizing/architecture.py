@@ -40,6 +40,8 @@ class Attention:
     v_head_dim: int | None = None  # None: values are as wide as keys
     shares_cache: bool = False  # reads the keys and values of an earlier layer and keeps none
     key_is_value: bool = False  # one projection gives both, which are both kept
+    index_heads: int = 0  # of an indexer, which chooses the blocks that are attended to and keeps one key a token
+    index_head_dim: int = 0
 
     @property
     def value_dim(self) -> int:
@@ -307,6 +309,10 @@ def _head_attention(mixer: Attention, hidden: int, name: str) -> Iterator[Weight
     yield _matrix(f"{name}.k_proj", "attention", key, hidden)
     yield _matrix(f"{name}.v_proj", "attention", value, hidden)
     yield _matrix(f"{name}.o_proj", "attention", hidden, out)
+    if mixer.index_heads:
+        yield _matrix(f"{name}.index_q_proj", "attention", mixer.index_heads * mixer.index_head_dim, hidden)
+        yield _matrix(f"{name}.index_k_proj", "attention", mixer.index_head_dim, hidden)
+        yield _vectors(f"{name}.index", "attention", 2 * mixer.index_head_dim)
     biases = (query + key + value) * mixer.qkv_bias + hidden * mixer.out_bias
     by_head = mixer.heads * (mixer.sinks + mixer.relative_buckets)
     yield _vectors(name, "attention", biases + mixer.norm_elements + by_head)

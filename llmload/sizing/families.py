@@ -23,11 +23,12 @@ TWINS: Mapping[str, str] = {
     "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "qwen3_omni_moe_text": "qwen3_moe",
     "kimi_k2": "deepseek_v3", "qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text",
     "gemma4": "gemma4_text", "llama4": "llama4_text", "mimo": "qwen2",
+    "minimax_m3_vl": "minimax_m3", "minimax_m3_vl_text": "minimax_m3",
 }  # fmt: skip
 
 # Where multimodal configs have their language model, and what they state beside it and mean for it.
 _LANGUAGE_KEYS = ("thinker_config", "text_config", "llm_config")
-_OUTER_KEYS = ("tie_word_embeddings", "quantization_config", "dtype", "torch_dtype")
+_OUTER_KEYS = ("model_type", "tie_word_embeddings", "quantization_config", "dtype", "torch_dtype")
 _BESIDE_KEYS = ("vision_config", "audio_config", "sound_config", "talker_config", "code2wav_config")
 
 
@@ -55,9 +56,8 @@ def model_from_config(config: HfConfig, name: str) -> ModelSpec:
     beside = [key for key in _BESIDE_KEYS if config.values.get(key)]
     for key in _LANGUAGE_KEYS:
         inner = config.values.get(key)
-        if isinstance(inner, Mapping) and (
-            _known(inner.get("model_type")) or not _known(config.values.get("model_type"))
-        ):
+        stated = config.values.get("model_type")
+        if isinstance(inner, Mapping) and (_known(inner.get("model_type", stated)) or not _known(stated)):
             outer = {own: config.values[own] for own in _OUTER_KEYS if own in config.values}
             config = HfConfig({**outer, **inner}, f"{config.source}, {key}")
             beside += [own for own in _BESIDE_KEYS if inner.get(own)]

@@ -175,4 +175,5 @@ _OWN: Mapping[str, Rule] = {
     "jamba": _jamba,
     "llama4": _llama4,
     "mimo_v2": _mimo_v2,
+    "minimax_m3": _full,
 }

@@ -12,7 +12,8 @@ from llmload.sizing.architecture import Weight
 
 # What families call the same block; the first is what `layer_weights` calls it.
 _BLOCKS: tuple[tuple[str, ...], ...] = (
-    ("mlp.shared_experts", "mlp.shared_expert", "mlp.shared_mlp", "feed_forward.shared_expert", "mixer.shared_experts"),
+    ("mlp.shared_experts", "mlp.shared_expert", "mlp.shared_mlp", "feed_forward.shared_expert", "mixer.shared_experts",
+     "block_sparse_moe.shared_experts"),
     ("mlp.experts.0", "mlp.experts", "block_sparse_moe.experts.0", "feed_forward.experts", "mixer.experts.0"),
     ("mlp.experts", "block_sparse_moe.experts", "feed_forward.experts", "mixer.experts"),
     ("mlp", "block_sparse_moe", "feed_forward", "mixer"),
@@ -29,7 +30,7 @@ _ROOTS = ("model.", "", "model.language_model.", "language_model.model.")
 _ROOT_NAMES = {"model", "language_model", "transformer", "backbone", "thinker"}
 # Modules that may be listed and are not a weight of the language model's layers, or never narrow.
 _OUTSIDE = re.compile(
-    r"vision|visual|vit|image|video|audio|speech|talker|code2wav|projector|connector|aligner|merger|mtp|eh_proj|"
+    r"vision|visual|vit|image|video|audio|speech|talker|code2wav|projector|connector|aligner|merger|patch_merge|mtp|eh_proj|"
     r"nextn|shared_head|norm|embed|wte|lm_head|head$|gate|router|score|classifier|rotary|conv|indexers_proj|altup|laurel|per_layer"
 )
 _EXPERT = re.compile(r"experts\.(\d+)")  # a layer's experts are one weight here

@@ -124,6 +124,23 @@ def _mimo_v2(config: HfConfig, model: ModelSpec) -> ModelSpec:
     return replace(model, decoder=tuple(attention(each) for each in model.decoder))
 
 
+def _minimax_m3(config: HfConfig, model: ModelSpec) -> ModelSpec:
+    """MiniMax-M3: an indexer beside the attention of most layers, as a list of its own or layer_types say."""
+    stated = config.values.get("sparse_attention_config")
+    own = HfConfig(stated if isinstance(stated, Mapping) else {}, f"{config.source}, sparse_attention_config")
+    types = config.values.get("layer_types") or ()
+    listed = own.values.get("sparse_attention_freq") or [each == "minimax_m3_sparse" for each in types]
+    if not isinstance(listed, list) or len(listed) != len(model.decoder):
+        raise own.refusal(f"sparse_attention_freq does not have one entry for each of the {len(model.decoder)} layers")
+    heads = own.count("sparse_num_index_heads", config.count("index_n_heads", 4))
+    dim = own.count("sparse_index_dim", config.count("index_head_dim", 128))
+    layers = [
+        replace(each, mixer=replace(_attention(each), index_heads=heads, index_head_dim=dim)) if indexed else each
+        for each, indexed in zip(model.decoder, listed, strict=True)
+    ]
+    return replace(model, decoder=tuple(layers))
+
+
 def _lfm2(config: HfConfig, model: ModelSpec) -> ModelSpec:
     """LFM2: the stated width, where it says so, is that of an ungated block: two thirds of it, rounded up."""
     width = config.count("intermediate_size")
@@ -147,5 +164,6 @@ SPECIAL: Mapping[str, Callable[[HfConfig, ModelSpec], ModelSpec]] = {
     "gemma4": _gemma4,
     "gemma3n": _gemma3n,
     "mimo_v2": _mimo_v2,
+    "minimax_m3": _minimax_m3,
     "lfm2": _lfm2,
 }

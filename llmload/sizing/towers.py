@@ -67,6 +67,17 @@ def _clip(tower: HfConfig, config: HfConfig, text_hidden: int) -> int:
     return tables + blocks + 4 * width + _mlp(width, text_hidden) + newline
 
 
+def _minimax_m3(tower: HfConfig, config: HfConfig, text_hidden: int) -> int:
+    width, layers = tower.count("hidden_size"), tower.count("num_hidden_layers")
+    blocks = _blocks(layers, width, tower.count("intermediate_size"), gated=False, biased=True, norms=4)
+    nested = tower.values.get("img_token_compression_config")
+    merging = HfConfig(nested, tower.source) if isinstance(nested, Mapping) else tower
+    steps, side = merging.count("temporal_patch_size", 2), merging.count("spatial_merge_size", 2)
+    joined = config.count("projector_hidden_size", text_hidden)
+    projectors = sum((inputs + 1) * joined + (joined + 1) * text_hidden for inputs in (width, side**2 * text_hidden))
+    return steps * _patch_inputs(tower) * width + blocks + 2 * width + projectors
+
+
 def _pixtral(tower: HfConfig, config: HfConfig, text_hidden: int) -> int:
     width, layers = tower.count("hidden_size"), tower.count("num_hidden_layers")
     blocks = _blocks(layers, width, tower.count("intermediate_size"), gated=True, biased=False, norms=2)
@@ -166,4 +177,7 @@ _KINDS: Mapping[tuple[str, str], Count] = {
     ("qwen3_5_moe", "qwen3_5_moe"): _qwen3,
     ("gemma4", "gemma4_vision"): _gemma4,
     ("llama4", "llama4_vision_model"): _llama4,
+    ("minimax_m3_vl", "clip_vision_model"): _minimax_m3,
+    ("minimax_m3_vl", "minimax_m3_vl_vision"): _minimax_m3,
+    ("minimax_m3_vl", "minimax_m3_vl"): _minimax_m3,
 }

@@ -307,7 +307,10 @@ def _rank_recurrent(mixer: Recurrent, tensor: int) -> Recurrent:
 
 
 def _rank_attention(mixer: Attention, tensor: int) -> Attention:
-    return replace(mixer, heads=mixer.heads // tensor, kv_heads=max(1, mixer.kv_heads // tensor))
+    index_heads = -(-mixer.index_heads // tensor)
+    return replace(
+        mixer, heads=mixer.heads // tensor, kv_heads=max(1, mixer.kv_heads // tensor), index_heads=index_heads
+    )
 
 
 def _rank_feed_forward(block: FeedForward, parallelism: Parallelism, expert_step: int) -> FeedForward:
@@ -356,7 +359,8 @@ class KvCache:
         """Return the bytes that one token adds to one layer; 0 for a layer whose memory does not grow."""
         if isinstance(mixer, Attention):
             kept = self._kv_heads(mixer) * (mixer.head_dim + mixer.value_dim) * self.element_bytes
-            return 0 if mixer.shares_cache else kept
+            index = mixer.index_head_dim * self.element_bytes  # the same on every GPU
+            return 0 if mixer.shares_cache else kept + index
         if isinstance(mixer, LatentAttention):
             latent = (mixer.kv_lora_rank + mixer.qk_rope_head_dim) * self.element_bytes
             if not mixer.index_heads:
