@@ -62,7 +62,7 @@ def model_from_config(config: HfConfig, name: str) -> ModelSpec:
             config = HfConfig({**outer, **inner}, f"{config.source}, {key}")
             beside += [own for own in _BESIDE_KEYS if inner.get(own)]
     if not _known(config.model_type):
-        known = ", ".join(sorted({*families(), *TWINS, *OWN_FAMILIES}))
+        known = ", ".join(sorted({each.removesuffix("_text") for each in (*families(), *TWINS, *OWN_FAMILIES)}))
         raise config.refusal(
             f"model_type = {shown(config.model_type)} is not an architecture llmload can size; known: {known}"
         )
