@@ -26,7 +26,7 @@ def hub_parameters(model: ModelSpec, entry: Mapping[str, Any]) -> int:
         return total
     hidden = model.hidden_size
     last = count_parameters(replace(model, decoder=model.decoder[-1:])).layers - hidden  # less the final norm
-    tables = 2 * model.vocab_size * hidden * entry["draft"]["own_tables"]
+    tables = 2 * model.vocab_size * hidden * bool(entry["draft"]["own_tables"])
     return total + last + 2 * hidden * hidden + 3 * hidden + tables
 
 
