@@ -79,7 +79,7 @@ def tower_bytes(model: ModelSpec, engine: Engine, parallelism: Parallelism, stag
     Return the bytes of a tower for images on one rank of a stage: the first has it, divided among its ranks.
 
     By the high estimate each rank has all of it, and what engines were seen to take beside. llama.cpp loads it only
-    where it is told to. Of weight files, it is among the weights.
+    with an option. Of weight files, it is among the weights.
     """
     if stage or weight_format == FROM_FILE or not model.image_tower:
         return Estimate(0.0, 0.0, 0.0)

@@ -125,7 +125,7 @@ def _mimo_v2(config: HfConfig, model: ModelSpec) -> ModelSpec:
 
 
 def _minimax_m3(config: HfConfig, model: ModelSpec) -> ModelSpec:
-    """MiniMax-M3: an indexer beside the attention of most layers, as a list of its own or layer_types say."""
+    """MiniMax-M3: an indexer beside the attention of most layers, as its own list or layer_types say."""
     stated = config.values.get("sparse_attention_config")
     own = HfConfig(stated if isinstance(stated, Mapping) else {}, f"{config.source}, sparse_attention_config")
     types = config.values.get("layer_types") or ()

@@ -8,7 +8,7 @@ from llmload.errors import ConfigError
 from llmload.sizing.hf_config import HfConfig
 
 # Each returns the parameters of a tower and its projector, from its config, the whole config and the language model's
-# hidden size. Source: the modeling files of each family in Transformers 5.23; held against the hub's counts.
+# hidden size. Source: the modeling files of each family in Transformers 5.23; equal to the hub's counts.
 Count = Callable[[HfConfig, HfConfig, int], int]
 
 
