@@ -116,7 +116,7 @@ def test_workers_send_what_the_master_has_measured(
     assert {(line["name"], line["asked_output_tokens"], line["output_tokens"]) for line in ended.lines} == {
         ("cool", 4, 4),
         ("cool", 9, 9),
-        ("short", None, 2),
+        ("short", 2, 2),
     }
     assert {line["cached_tokens"] for line in ended.lines} == {0}, "neither the measurement nor another prompt began so"
     assert (lengths["input"]["requests"], lengths["input"]["exact_share"]) == (40, 1.0)
