@@ -18,7 +18,8 @@ import pytest
 from _pytest.runner import runtestprotocol
 from hypothesis import settings
 
-settings.register_profile("llmload", deadline=None, max_examples=50)  # busy is no failure; `benchmarks.fuzz` tries more
+# A busy machine is not a failure; `python -m benchmarks.fuzz` tries more examples.
+settings.register_profile("llmload", deadline=None, max_examples=50)
 settings.load_profile("llmload")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a script, where Ctrl-C is ignored:
