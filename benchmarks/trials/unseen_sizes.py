@@ -96,7 +96,7 @@ def pool_of(run: Mapping[str, Any]) -> RequestPool:
 
 def _kind(found: object, kind: type[Kind]) -> Kind:
     if not isinstance(found, kind):
-        raise ConfigError(f"{type(found).__name__} has no such number")
+        raise ConfigError(f"{type(found).__name__} does not give the number that the record has")
     return found
 
 

@@ -41,6 +41,14 @@ _gpu_bandwidth = click.option(
     help="Memory bandwidth of one GPU, likewise.",
 )
 
+_context = click.option(
+    "--context",
+    "context_tokens",
+    type=COUNT,
+    metavar="TOKENS",
+    help="Tokens of one request. [default: the model's limit]",
+)
+_users = click.option("--users", type=COUNT, metavar="N", help="Requests of that context at the same time.")
 _html = click.option(
     "--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the picture as a page too."
 )
@@ -180,11 +188,7 @@ def show(model: str, kv_dtype: str | None, hub: bool, as_json: bool) -> None:
     "--dcp", "context", type=GPUS, default=1, metavar="N",
     help="Decode context parallelism: ranks that would hold the same cache divide it.",
 )  # fmt: skip
-@click.option(
-    "--context", "context_tokens", type=COUNT, metavar="TOKENS",
-    help="Tokens of one request. [default: the model's limit]",
-)  # fmt: skip
-@click.option("--users", type=COUNT, metavar="N", help="Requests of that context at the same time.")
+@_options(_context, _users)
 @engine_options
 @_options(_precision, _kv_dtype, _hub, _html, _json)
 def fit(
@@ -289,11 +293,7 @@ def bound(
 @click.option(
     "--price", "prices", multiple=True, metavar="CARD=PRICE", help="Price of one GPU for an hour; may be repeated."
 )
-@click.option(
-    "--context", "context_tokens", type=COUNT, metavar="TOKENS",
-    help="Tokens of one request. [default: the model's limit]",
-)  # fmt: skip
-@click.option("--users", type=COUNT, metavar="N", help="Requests of that context at the same time.")
+@_options(_context, _users)
 @engine_options
 @_options(_precision, _kv_dtype, _hub, _html, _json)
 def compare(
@@ -347,10 +347,7 @@ def _price(text: str) -> tuple[str, float]:
     help="Memory that each GPU has for the KV cache.",
 )  # fmt: skip
 @click.option("--tp", "tensor", type=GPUS, default=1, show_default=True, help="Tensor parallelism.")
-@click.option(
-    "--context", "context_tokens", type=COUNT, metavar="TOKENS",
-    help="Tokens of one request. [default: the model's limit]",
-)  # fmt: skip
+@_context
 @click.option("--block-size", "block_tokens", type=COUNT, default=16, show_default=True, metavar="TOKENS")
 @click.option("--max-num-batched-tokens", type=COUNT, default=8192, show_default=True, metavar="TOKENS")
 @_options(_kv_dtype, _hub, _json)

@@ -26,7 +26,7 @@ from llmload.prompts.lengths import Asked
 from llmload.prompts.sources import BUILTIN_FILE
 
 SYNTHETIC: Final = "synthetic"
-"""The source of such prompts."""
+"""What `prompts.source` says where prompts are made to a length."""
 OPENING: Final = "Continue this text."
 _PROBE: Final = "Note"
 _SENTENCE: Final = re.compile(r"[A-Z][A-Za-z' ,;:()-]{18,158}[a-z]\.")
