@@ -1,14 +1,17 @@
 """
 How many numbers of real engines the sizing holds that it was not made with: `python -m benchmarks.trials.unseen_sizes`.
 
-The numbers were found in public logs and written down, in tests/sizing/data/unseen_numbers.json, before llmload was run
-on any of them. Each is derived as a user would ask for it.
+The numbers were found in public logs and written down, in two files, before llmload was run on any of them. Each is
+derived as a user would ask for it. What llmload said of the second set when it first saw it is kept beside it.
 """
 
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from statistics import median
 from typing import Any, Final, TypeVar
 
 import click
@@ -19,7 +22,14 @@ from llmload.sizing.additions import drafter_layer, with_drafter
 from llmload.sizing.architecture import Layer, ModelSpec
 from llmload.sizing.cards import Gpu, find_gpu
 from llmload.sizing.catalogue import catalogue, load_model
-from llmload.sizing.engine_pools import LlamaCppPool, RequestPool, SglangPool, VllmPool, request_pool
+from llmload.sizing.engine_pools import (
+    LlamaCppPool,
+    RequestPool,
+    SglangPool,
+    VllmPool,
+    longest_request,
+    request_pool,
+)
 from llmload.sizing.engines import EngineOptions
 from llmload.sizing.families import model_from_config
 from llmload.sizing.fit import Deployment, DeploymentRequest, Fit, fit, plan_deployment
@@ -28,25 +38,28 @@ from llmload.sizing.overhead import Estimate
 from llmload.sizing.weights import KV_ELEMENT_BYTES, KvCache, rank_model
 from llmload.units import GIB, MIB_PER_GIB
 
-NUMBERS: Final = ROOT / "tests" / "sizing" / "data" / "unseen_numbers.json"
+DATA: Final = ROOT / "tests" / "sizing" / "data"
+SETS: Final[Mapping[str, Path]] = {"first": DATA / "unseen_numbers.json", "second": DATA / "blind_numbers.json"}
+FORECAST: Final = DATA / "blind_forecast.json"
+"""The estimates of the second set as they were when it was first run, null where llmload refused."""
 ARITHMETIC_PERCENT: Final = 1.0
 """How far a count may be off that follows from a pool or a model alone."""
 FIT_PERCENT: Final = 5.0
 """How far a deployment as a whole may be off, unless the number is within the estimate's own bounds."""
 Kind = TypeVar("Kind")
-OF_A_DEPLOYMENT: Final = {"weights_gib", "pool_gib", "tokens", "compute_mib"}
+OF_A_DEPLOYMENT: Final = {"weights_gib", "pool_gib", "tokens", "total_tokens", "compute_mib"}
 
 
-def document() -> dict[str, Any]:
-    """Return the numbers with their sources and configs."""
-    found: dict[str, Any] = json.loads(NUMBERS.read_text(encoding="utf-8"))
-    return found
+@cache
+def runs(name: str) -> tuple[Mapping[str, Any], ...]:
+    """Return the runs of a set with their sources, each with its model's config where that is not in the catalogue."""
+    document = json.loads(SETS[name].read_text(encoding="utf-8"))
+    return tuple({**run, "config": document["configs"].get(run["model"])} for run in document["runs"])
 
 
 def model_of(run: Mapping[str, Any]) -> ModelSpec:
     """Return the model of a run: from the catalogue or its own config, with what its checkpoint declares."""
-    name, declared = run["model"], run.get("declares")
-    config = document()["configs"].get(name)
+    name, declared, config = run["model"], run.get("declares"), run["config"]
     if declared:
         config = {**catalogue()[name.lower()]["config"], **declared}
     return load_model(name) if config is None else model_from_config(HfConfig(config, name), name)
@@ -118,6 +131,18 @@ def _tokens_of_pool(run: Mapping[str, Any]) -> float:
     return _kind(pool, VllmPool).blocks.tokens(_blocks(run))
 
 
+def _total_tokens(run: Mapping[str, Any]) -> Estimate:
+    """SGLang's max_total_num_tokens of a whole deployment."""
+    tight = fit_of(run).tightest
+    pool = _kind(tight.pool, SglangPool)
+    return Estimate(*(float(pool.tokens(figure)) for figure in tight.pool_bytes.figures))
+
+
+def _longest(run: Mapping[str, Any]) -> float:
+    """Tokens of the longest request that a logged pool holds."""
+    return longest_request(pool_of(run), _pool_bytes(run), plan_of(run).context_tokens)
+
+
 def _concurrency(run: Mapping[str, Any]) -> float:
     return pool_of(run).requests(_pool_bytes(run), plan_of(run).context_tokens)
 
@@ -167,6 +192,8 @@ DERIVED: Final[Mapping[str, Callable[[Mapping[str, Any]], Estimate]]] = {
     "weights_gib": _weights,
     "pool_gib": _pool,
     "tokens": lambda run: fit_of(run).pool_tokens,
+    "total_tokens": _total_tokens,
+    "longest_of_pool": _exactly(_longest),
     "blocks_of_pool": _exactly(_blocks),
     "tokens_of_pool": _exactly(_tokens_of_pool),
     "concurrency_of_pool": _exactly(_concurrency),
@@ -207,10 +234,26 @@ class Judged:
         near = abs(self.estimate.best - self.logged) <= max(abs(self.logged) * percent / 100, rounded_off)
         return "held" if near or (self.bounded and self.inside) else "off"
 
+    @property
+    def percent_off(self) -> float | None:
+        """How far the best estimate is off, in percent of the number."""
+        return None if self.estimate is None else 100 * abs(self.estimate.best - self.logged) / self.logged
 
-def judged() -> list[Judged]:
-    """Return every number beside its estimate, in the order of the file."""
-    return [_judge(run, quantity) for run in document()["runs"] for quantity in run["logged"]]
+
+def judged(name: str) -> list[Judged]:
+    """Return every number of a set beside its estimate, in the order of the file."""
+    return [_judge(run, quantity) for run in runs(name) for quantity in run["logged"]]
+
+
+def forecast() -> list[Judged]:
+    """Return the numbers of the second set beside what was estimated when it was first run."""
+    estimates = json.loads(FORECAST.read_text(encoding="utf-8"))["estimates"]
+    return [
+        Judged(run=run["id"], quantity=quantity, logged=logged, estimate=Estimate(*found) if found else None)
+        for run in runs("second")
+        for quantity, logged in run["logged"].items()
+        for found in [estimates[run["id"]][quantity]]
+    ]
 
 
 def _judge(run: Mapping[str, Any], quantity: str) -> Judged:
@@ -222,22 +265,30 @@ def _judge(run: Mapping[str, Any], quantity: str) -> Judged:
 
 
 def summary(numbers: Sequence[Judged]) -> str:
-    """Return how many numbers are held, off and refused, and how many are outside of their bounds."""
+    """Return how many numbers are held, off and refused, how many outside of their bounds, and the median error."""
     counts = Counter(number.verdict for number in numbers)
     outside = sum(number.bounded and number.estimate is not None and not number.inside for number in numbers)
     parts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("held", "off", "refused"))
-    return f"{len(numbers)} numbers: {parts}; {outside} outside of low and high"
+    middle = median(number.percent_off for number in numbers if number.percent_off is not None)
+    return f"{len(numbers)} numbers: {parts}; {outside} outside of low and high; median error {middle:.2g} %"
+
+
+def _table(numbers: Sequence[Judged]) -> str:
+    lines = [f"{'run':<38}{'number':<22}{'logged':>12}{'low':>12}{'best':>12}{'high':>12}"]
+    for number in numbers:
+        cells = "".join(f"{x:>12,.2f}" for x in number.estimate.figures) if number.estimate else " " * 36
+        lines.append(f"{number.run[:37]:<38}{number.quantity:<22}{number.logged:>12,.2f}{cells}  {number.verdict}")
+    return "\n".join(lines)
 
 
 @click.command()
 def main() -> None:
-    """Print each number beside its estimate, and how many are held, off and refused."""
-    numbers = judged()
-    click.echo(f"{'run':<38}{'number':<22}{'logged':>12}{'low':>12}{'best':>12}{'high':>12}")
-    for number in numbers:
-        cells = "".join(f"{x:>12,.2f}" for x in number.estimate.figures) if number.estimate else " " * 36
-        click.echo(f"{number.run[:37]:<38}{number.quantity:<22}{number.logged:>12,.2f}{cells}  {number.verdict}")
-    click.echo(summary(numbers))
+    """Print each number beside its estimate, and how many of each set are held, off and refused."""
+    first, second = judged("first"), judged("second")
+    click.echo(_table([*first, *second]))
+    click.echo(f"first set             {summary(first)}")
+    click.echo(f"second set, forecast  {summary(forecast())}")
+    click.echo(f"second set, now       {summary(second)}")
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ def plan_deployment(request: DeploymentRequest) -> Deployment:
     """
     model, gpu = request.model, request.gpu
     tensor, pipeline = request.tensor, request.pipeline
+    if request.kv_dtype not in (None, *KV_ELEMENT_BYTES):
+        raise ConfigError(f"KV-cache type {request.kv_dtype!r} is not known; known: {', '.join(KV_ELEMENT_BYTES)}")
     if request.engine == "llama.cpp":
         if request.kv_dtype is not None:
             raise ConfigError("llama.cpp takes --cache-type in place of --kv-dtype")

@@ -9,7 +9,7 @@ from tests.sizing.test_fit import GIB, LANGUAGE_RUNS, fit_of_run
 from tests.sizing.test_golden import GOLDEN, fit_of
 
 TOWERS = {"gemma3-4b-sglang-h200", "gemma3-27b-vllm-tp4"}  # for images: the catalogue has their language models alone
-UNSEEN = [number for number in judged() if number.bounded and number.estimate and number.run not in TOWERS]
+UNSEEN = [number for number in judged("first") if number.bounded and number.estimate and number.run not in TOWERS]
 WHOLE = [entry for entry in GOLDEN if "logit_bytes_per_seq_vocab" in entry["given"]]
 
 

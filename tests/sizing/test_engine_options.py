@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.trials.unseen_sizes import document
+from benchmarks.trials.unseen_sizes import model_of, runs
 from llmload.errors import ConfigError
 from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import load_model
@@ -148,9 +148,9 @@ def test_recurrent_layers_take_two_states_where_prefixes_are_kept_and_the_low_es
 
 
 def test_vllm_0_19_without_kept_prefixes_holds_what_it_logged() -> None:
-    config = document()["configs"]["Qwen3.5-27B"]
+    model = model_of(next(run for run in runs("first") if run["model"] == "Qwen3.5-27B"))
     request = DeploymentRequest(
-        model=model_from_config(HfConfig(config, "27B"), "27B"), gpu=find_gpu("H200"), engine_version="0.19",
+        model=model, gpu=find_gpu("H200"), engine_version="0.19",
         context_tokens=32768, options=EngineOptions(max_num_batched_tokens=16384),
     )  # fmt: skip
     pool = fit(plan_deployment(request)).tightest.pool

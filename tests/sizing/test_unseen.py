@@ -4,30 +4,39 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
-from benchmarks.trials.unseen_sizes import document, judged, main, summary
+from benchmarks.trials.unseen_sizes import SETS, forecast, judged, main, runs, summary
 
-PAGE = Path(__file__).parents[2] / "docs" / "sizing.md"
-
-
-def test_every_unseen_number_is_judged() -> None:
-    numbers = judged()
-
-    assert summary(numbers) in CliRunner().invoke(main).output
-    assert f"{len(numbers)} numbers: " in PAGE.read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "sizing.md").read_text(encoding="utf-8")
+LINES = {"first": "after", "second": "now"}
 
 
-def test_at_least_as_many_unseen_numbers_are_held_as_the_page_says() -> None:
-    counts = Counter(number.verdict for number in judged())
-    said = re.search(r"after +80 numbers: (\d+) held, (\d+) off", PAGE.read_text(encoding="utf-8"))
+def test_the_trial_prints_every_number_and_both_counts_of_the_second_set() -> None:
+    printed = CliRunner().invoke(main).output
+
+    for name in SETS:
+        assert summary(judged(name)) in printed
+    assert summary(forecast()) in printed
+
+
+@pytest.mark.parametrize("name", sorted(SETS))
+def test_at_least_as_many_unseen_numbers_are_held_as_the_page_says(name: str) -> None:
+    counts = Counter(number.verdict for number in judged(name))
+    said = re.search(rf"{LINES[name]} +{counts.total()} numbers: (\d+) held, (\d+) off", PAGE)
     assert said
 
     assert counts["held"] >= int(said[1])
     assert counts["off"] <= int(said[2])
 
 
-def test_each_unseen_run_has_a_source_and_a_number() -> None:
-    for run in document()["runs"]:
+def test_the_page_has_the_forecast_as_it_was() -> None:
+    assert f"forecast {summary(forecast())}" in PAGE
+
+
+@pytest.mark.parametrize("name", sorted(SETS))
+def test_each_unseen_run_has_a_source_and_a_number(name: str) -> None:
+    for run in runs(name):
         assert run["source"].startswith(("https://", "stored file index id "))
         assert run["logged"]
