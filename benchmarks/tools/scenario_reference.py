@@ -66,15 +66,17 @@ def scenario_tables() -> str:
 
 def sections() -> Iterator[Section]:
     """Yield the tables of a scenario file in their order, a load for each kind."""
-    yield from _sections_in(Scenario, "", tomllib.loads(EXAMPLES.read_text(encoding="utf-8")))
+    yield from _sections_in(Scenario, "", tomllib.loads(EXAMPLES.read_text(encoding="utf-8")), set())
 
 
-def _sections_in(model: type[Table], path: str, examples: Mapping[str, Any]) -> Iterator[Section]:
+def _sections_in(
+    model: type[Table], path: str, examples: Mapping[str, Any], shown: set[type[Table]]
+) -> Iterator[Section]:
     kinds = {load: kind for kind, load in LOADS.items()}
-    shown: set[type[Table]] = set()
     for key, field in model.model_fields.items():
         for table in _tables_in(field.annotation):
             heading, example = f"[{path}{key}]", examples[key]
+            several = example if isinstance(example, list) else []
             if table in shown:
                 continue  # several keys may have one kind of table
             shown.add(table)
@@ -82,16 +84,24 @@ def _sections_in(model: type[Table], path: str, examples: Mapping[str, Any]) -> 
                 example = _merged([examples["input_tokens"], examples["output_tokens"]])
             if table in kinds:
                 heading, example = f'{heading} kind = "{kinds[table]}"', example[kinds[table]]
-            elif isinstance(example, list):
-                heading, example = f"[{heading}]", _merged(example)
+            elif several:
+                heading, example = f"[{heading}]", _merged(several)
             elif not table.model_fields.keys() & example.keys():  # such tables by names that the user chooses
                 heading, example = f"[{path}{key}.NAME]", _merged([*example.values()])
             yield Section(heading=heading, model=table, examples=example)
-            yield from _sections_in(table, f"{path}{key}.", example)
+            yield from _sections_in(table, f"{path}{key}.", _merged_tables(several) or example, shown)
 
 
 def _merged(tables: list[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: value for table in reversed(tables) for key, value in table.items()}
+
+
+def _merged_tables(tables: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the tables in all of the tables, each with the keys that it has in any of them."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for key, value in (pair for table in tables for pair in table.items()):
+        found.setdefault(key, []).extend([value] if isinstance(value, Mapping) else [])
+    return {key: _merged(each) for key, each in found.items()}
 
 
 def _tables_in(annotation: Any) -> Iterator[type[Table]]:

@@ -183,6 +183,7 @@ SAME: Final[Mapping[str, Callable[[FinishedRun], dict[str, Any]]]] = {
     "lengths": lambda run: run.manifest.scenario.prompts.model_dump(
         include={"input_tokens", "output_tokens", "shapes", "template", "exact_output"}
     ),
+    "mix": lambda run: {entry.name: entry.model_dump(exclude={"name"}) for entry in run.manifest.scenario.mix},
     "sampling": lambda run: run.manifest.scenario.request.model_dump(exclude={"max_tokens"}),
     "max_tokens": lambda run: {"max_tokens": run.manifest.scenario.request.max_tokens},
     "load": lambda run: run.summary.load.model_dump(),

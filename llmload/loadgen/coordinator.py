@@ -17,7 +17,7 @@ from llmload.loadgen.drivers import driver_of
 from llmload.loadgen.judged import edited_load, found_step, stage_totals, whole_run
 from llmload.loadgen.phases import PhaseTimeline, Span
 from llmload.loadgen.unmeasured import Conditions, rejections, unmeasured_load
-from llmload.metrics.checks import failed_requests, health, judge
+from llmload.metrics.checks import failed_requests, health, judge, lengths_missed_by
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level, Reason, Verdict
 from llmload.portable import carried
@@ -220,7 +220,11 @@ class RunCoordinator:
         return self._verdict(headline) if self.summary is None else self.summary.verdict
 
     def _verdict(
-        self, headline: Headline, totals: RunTotals | None = None, stages: Mapping[str, RunTotals] | None = None
+        self,
+        headline: Headline,
+        totals: RunTotals | None = None,
+        stages: Mapping[str, RunTotals] | None = None,
+        names: Mapping[str, RunTotals] | None = None,
     ) -> Verdict:
         """Judge what the headline is of; with totals and stages as they ended, something must be measured."""
         further = [Reason(check=INTERNAL_ERROR, level=Level.INVALID, text=text) for text in self.conditions.faults]
@@ -240,7 +244,7 @@ class RunCoordinator:
             further += self._unmeasured(totals, stages)
         verdict = judge(
             self._health(headline),
-            [*failed_requests(headline.health), *further],
+            [*failed_requests(headline.health), *lengths_missed_by(names or {}), *further],
             totals=headline.health,
             relied_on=self.scenario.relied_on,
             gates=() if cut else self.scenario.gates.parsed(),  # a cut run's gates are not judged
@@ -345,7 +349,7 @@ class RunCoordinator:
             judged=judged.totals,
             window_s=judged.window_s,
             window_started_unix_s=judged.opened_unix_s,
-            verdict=self._verdict(judged, totals, stages),
+            verdict=self._verdict(judged, totals, stages, names),
             stages=() if self.timeline is None else tuple(self._watched_stages(self.timeline, stages, engines)),
             watched=self._watched_run(judged, totals, engines),
             names=names or {},

@@ -17,7 +17,7 @@ from llmload.loadgen.calibration import asks_lengths, learn
 from llmload.loadgen.session import Session, WorkerShard
 from llmload.prompts.conversation import Prompt
 from llmload.prompts.salts import Salts
-from llmload.prompts.workload import Calibration, MixedIn, Workload
+from llmload.prompts.workload import Calibration, Workload
 from llmload.prompts.workload import load as load_prompts
 from llmload.runs.build_summary import gpu_warning, memory_warning
 from llmload.runs.folder import RunFolder
@@ -244,9 +244,7 @@ def open_session(
 
     `name` is that of the workload's requests where others have names, and the scenario has no mix.
     """
-    if scenario.mix:
-        workload = workload.mixed([MixedIn(each.name, each.weight, each.fields) for each in scenario.mix])
-    elif name is not None:
+    if name is not None and not scenario.mix:
         workload = workload.named(name)
     folder = RunFolder(Path(scenario.run.folder) / run_id)
     folder.create()

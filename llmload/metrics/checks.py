@@ -363,10 +363,31 @@ def _limit_text(check: Check, limit: float | None) -> str:
     return "" if limit is None else f"{limit:.3g} {check.unit}"
 
 
+def lengths_missed_by(names: Mapping[str, RunTotals]) -> list[Reason]:
+    """Return the reasons of requests of a name that miss their lengths, each check's of the name that misses most."""
+    reasons = []
+    for check in _missed(RunTotals()):
+        found = ((_missed(totals)[check], name, totals) for name, totals in names.items())
+        known = [(figure, name, totals) for figure, name, totals in found if figure is not None]
+        if known:
+            figure, name, totals = max(known, key=lambda each: each[0])
+            reason = _exceeded(_CHECKS[check], figure, totals)
+            reasons += [] if reason is None else [reason.model_copy(update={"text": f"of {name!r}, {reason.text}"})]
+    return reasons
+
+
+def _missed(totals: RunTotals) -> dict[str, float | None]:
+    """Return how far lengths are missed; None where none were requested."""
+    kept = [each for each in totals.lengths_kept if each is not None]
+    return {
+        "missed_length_share": max((each.missed_share for each in kept), default=None),
+        "missed_token_share": max((each.off_share for each in kept), default=None),
+    }
+
+
 def health(totals: RunTotals) -> dict[str, float | None]:
     """Return the figures of the checks that need only totals; None is unknown."""
     answers = sum(totals.token_sources.values())
-    kept = [each for each in totals.lengths_kept if each is not None]
     return {
         "error_share": _share(totals.failed, totals.ended),
         "censored_share": _share(totals.censored, totals.ended),
@@ -381,8 +402,7 @@ def health(totals: RunTotals) -> dict[str, float | None]:
         "contradicted_share": _share(totals.contradicted_answers, answers),
         "hidden_reasoning_share": _share(totals.hidden_reasoning_answers, answers),
         "only_reasoning_share": _share(totals.only_reasoning_answers, answers),
-        "missed_length_share": max((each.missed_share for each in kept), default=None),
-        "missed_token_share": max((each.off_share for each in kept), default=None),
+        **_missed(totals),
         "reused_prompt_share": _share(totals.reused_prompts, totals.started),
         "cached_token_share": totals.cached_token_share,
     }

@@ -1,7 +1,7 @@
 """How long prompts and answers are to be, in tokens: a number, a distribution, or pairs of both."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Final, Literal, NamedTuple
@@ -57,19 +57,44 @@ class Asked(NamedTuple):
 NOTHING_ASKED: Final = Asked()
 
 
-def asked_lengths(
-    count: int, seed: int, inputs: Lengths | None, outputs: Lengths | None, shapes: Sequence[Shape] = ()
-) -> list[Asked]:
-    """Return what `count` prompts and answers are to have, the same for the same seed: of shapes, or of both."""
-    if shapes:
-        random = _random("shapes", seed)
-        drawn = random.choices(shapes, [shape.weight for shape in shapes], k=count)
-        return [Asked(shape.input_tokens, shape.output_tokens) for shape in drawn]
-    ins, outs = _random("input tokens", seed), _random("output tokens", seed)
-    return [
-        Asked(None if inputs is None else inputs.draw(ins), None if outputs is None else outputs.draw(outs))
-        for _ in range(count)
-    ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthPlan:
+    """How long the prompts and the answers of a kind of request are to be: each by itself, or as pairs; None: any."""
+
+    input_tokens: Lengths | None = None
+    output_tokens: Lengths | None = None
+    shapes: tuple[Shape, ...] = ()
+
+    @property
+    def asks_inputs(self) -> bool:
+        """Whether prompts are to have a length."""
+        return bool(self.shapes) or self.input_tokens is not None
+
+    @property
+    def asks_outputs(self) -> bool:
+        """Whether answers are to have a length."""
+        return bool(self.shapes) or self.output_tokens is not None
+
+    @property
+    def typical_input(self) -> float:
+        """The tokens of a prompt, of the longest shape where there are several; 1 where they are not asked."""
+        if self.shapes:
+            return max(shape.input_tokens for shape in self.shapes)
+        return 1.0 if self.input_tokens is None else max(1.0, self.input_tokens.typical)
+
+    def draw(self, seed: int) -> Iterator[Asked]:
+        """Yield lengths without end, the same for the same seed."""
+        random, ins, outs = (_random(purpose, seed) for purpose in ("shapes", "input tokens", "output tokens"))
+        weights = [shape.weight for shape in self.shapes]
+        inputs, outputs = self.input_tokens, self.output_tokens
+        while True:
+            if weights:
+                (shape,) = random.choices(self.shapes, weights)
+                yield Asked(shape.input_tokens, shape.output_tokens)
+            else:
+                yield Asked(
+                    None if inputs is None else inputs.draw(ins), None if outputs is None else outputs.draw(outs)
+                )
 
 
 def _random(purpose: str, seed: int) -> Random:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, Self
 
 from llmload.errors import DataError
 from llmload.prompts.conversation import (
@@ -16,7 +16,7 @@ from llmload.prompts.conversation import (
     Techniques,
     apply,
 )
-from llmload.prompts.lengths import Asked, Lengths, Shape, asked_lengths
+from llmload.prompts.lengths import Asked, LengthPlan, Shape
 from llmload.prompts.sources import PromptSet, load_prompt_set, text_of_builtin
 from llmload.prompts.synthetic import SYNTHETIC, TextCalibration, conversations_of, nominal
 
@@ -125,6 +125,18 @@ RepeatMode = Literal["salted", "same"]
 Turns = Literal["first", "all"]
 
 
+@dataclass(frozen=True, slots=True)
+class MixedIn:
+    """A kind of request among several: its name, its weight, and what it has in place of the scenario's."""
+
+    name: str
+    weight: float = 1.0
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Fields of its request."""
+    lengths: LengthPlan | None = None
+    """How long its prompts and answers are to be."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptPlan:
     """Which prompts a run sends; the same plan and data give the same requests in the same order on every machine."""
@@ -144,18 +156,16 @@ class PromptPlan:
     """Example pairs from the same data before each question."""
     chain_of_thought: bool | str = False
     """True for the usual instruction, or another instruction."""
-    input_tokens: Lengths | None = None
-    """How long synthetic prompts are."""
-    output_tokens: Lengths | None = None
-    """How long answers are to be; None: as the engine and the request's `max_tokens` have it."""
-    shapes: tuple[Shape, ...] = ()
-    """Both, as pairs; empty: none."""
+    lengths: LengthPlan = field(default_factory=LengthPlan)
+    """How long prompts and answers are to be."""
     holds_outputs: bool = True
     """Whether answers are to have these lengths, not only to be no longer."""
     salted: bool = False
     """Whether the length of a synthetic prompt includes a salt's."""
     template_counts: bool = True
     """Whether it includes the chat template's."""
+    mix: tuple[MixedIn, ...] = ()
+    """Kinds of requests that each conversation becomes one of, some with their own lengths; empty: one kind."""
 
     def __post_init__(self) -> None:
         """Raise DataError for a value that is out of range."""
@@ -172,17 +182,31 @@ class PromptPlan:
         return self.source == SYNTHETIC
 
     @property
+    def length_plans(self) -> tuple[LengthPlan, ...]:
+        """Return the lengths of each kind of request."""
+        return tuple(entry.lengths or self.lengths for entry in self.mix) or (self.lengths,)
+
+    @property
     def asks_outputs(self) -> bool:
-        """Return whether answers are to have a length."""
-        return bool(self.shapes) or self.output_tokens is not None
+        """Return whether answers are to have a length, those of one kind at least."""
+        return any(each.asks_outputs for each in self.length_plans)
 
     @property
     def synthetic_count(self) -> int:
         """Return how many prompts are made where `count` does not say so: fewer of long ones, for their memory."""
-        typical = max([1.0, *(s.input_tokens for s in self.shapes)])
-        if not self.shapes and self.input_tokens is not None:
-            typical = max(1.0, self.input_tokens.typical)
+        typical = max(each.typical_input for each in self.length_plans)
         return self.count or max(_FEWEST_MADE, min(_MOST_MADE, round(_TOKENS_MADE / typical)))
+
+    def entries(self, rows: int) -> list[MixedIn]:
+        """Return which kind of request each of the rows becomes; none where there is one kind."""
+        random = Random(f"mix {self.seed}")  # noqa: S311 - repeatable, not secret
+        return random.choices(self.mix, [each.weight for each in self.mix], k=rows) if self.mix else []
+
+    def asked(self, rows: int) -> list[Asked]:
+        """Return the lengths of the prompts and answers of that many rows."""
+        plans = [entry.lengths or self.lengths for entry in self.entries(rows)] or [self.lengths] * rows
+        drawn = {plan: plan.draw(self.seed) for plan in set(plans)}
+        return [next(drawn[plan]) for plan in plans]
 
     @property
     def techniques(self) -> Techniques:
@@ -220,14 +244,6 @@ EXACT_OUTPUT: Final = tuple(_EXACT_OUTPUT)
 """The fields with which engines write no fewer tokens than `max_tokens`."""
 
 
-class MixedIn(NamedTuple):
-    """A kind of request among several: its name, its weight, and its fields in place of the scenario's."""
-
-    name: str
-    weight: float
-    fields: Mapping[str, Any]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """The conversations of a run in drawn order, techniques applied, and where they come from."""
@@ -244,7 +260,7 @@ class Workload:
 
     def of_shape(self, shape: Shape) -> Self:
         """Return the conversations that are to have these lengths; DataError where there is none."""
-        drawn = asked_lengths(len(self.conversations), self.plan.seed, None, None, self.plan.shapes)
+        drawn = self.plan.asked(len(self.conversations))
         asked = Asked(shape.input_tokens, shape.output_tokens)
         kept = tuple(each for each, lengths in zip(self.conversations, drawn, strict=True) if lengths == asked)
         if not kept:
@@ -255,22 +271,8 @@ class Workload:
 
     def named(self, name: str) -> Self:
         """Return the same with this name for each request."""
-        return self.mixed([MixedIn(name, 1.0, {})])
-
-    def mixed(self, entries: Sequence[MixedIn]) -> Self:
-        """Return the same with each conversation's requests as one of the entries has them, drawn by their weights."""
-        random = Random(f"mix {self.plan.seed}")  # noqa: S311 - repeatable, not secret
-        drawn = random.choices(entries, [each.weight for each in entries], k=len(self.conversations))
-        conversations = (
-            replace(
-                conversation,
-                prompts=tuple(
-                    replace(with_fields(each, entry.fields), name=entry.name) for each in conversation.prompts
-                ),
-            )
-            for conversation, entry in zip(self.conversations, drawn, strict=True)
-        )
-        return replace(self, conversations=tuple(conversations))
+        entry = MixedIn(name)
+        return replace(self, conversations=tuple(_as_entry(each, entry) for each in self.conversations))
 
     def queue(self, worker_index: int, worker_count: int) -> PromptQueue:
         """Return a new queue of one worker's conversations; ValueError for an index outside of the workers."""
@@ -329,15 +331,21 @@ def load(plan: PromptPlan, base_dir: Path, calibration: Calibration | None = Non
     """
     calibration = calibration or Calibration()
     workload = _synthetic(plan, calibration) if plan.is_synthetic else _of_data(plan, base_dir)
-    if not plan.asks_outputs:
-        return replace(workload, calibration=calibration)
-    rows = len(workload.conversations)
-    asked = asked_lengths(rows, plan.seed, None, plan.output_tokens, plan.shapes)
-    pairs = zip(workload.conversations, asked, strict=True)
-    conversations = tuple(
-        _answered(each, lengths.output_tokens, calibration, holds=plan.holds_outputs) for each, lengths in pairs
-    )
+    conversations, rows = workload.conversations, len(workload.conversations)
+    if plan.asks_outputs:
+        pairs = zip(conversations, plan.asked(rows), strict=True)
+        conversations = tuple(
+            _answered(each, lengths.output_tokens, calibration, holds=plan.holds_outputs) for each, lengths in pairs
+        )
+    if plan.mix:
+        conversations = tuple(map(_as_entry, conversations, plan.entries(rows)))
     return replace(workload, conversations=conversations, calibration=calibration)
+
+
+def _as_entry(conversation: Conversation, entry: MixedIn) -> Conversation:
+    """Return the conversation with its requests as an entry of the mix has them."""
+    prompts = (replace(with_fields(each, entry.fields), name=entry.name) for each in conversation.prompts)
+    return replace(conversation, prompts=tuple(prompts))
 
 
 def _answered(conversation: Conversation, tokens: int | None, calibration: Calibration, *, holds: bool) -> Conversation:
@@ -374,9 +382,8 @@ def with_fields(prompt: Prompt, fields: Mapping[str, Any]) -> Prompt:
 
 
 def _synthetic(plan: PromptPlan, calibration: Calibration) -> Workload:
-    asked = asked_lengths(plan.synthetic_count, plan.seed, plan.input_tokens, None, plan.shapes)
     conversations = conversations_of(
-        asked,
+        plan.asked(plan.synthetic_count),
         plan.seed,
         calibration.text or nominal(),
         salted=plan.salted,

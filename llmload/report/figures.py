@@ -74,12 +74,17 @@ def engine_rows(summary: Summary) -> list[tuple[str, str]]:
 
 
 def length_rows(summary: Summary) -> list[tuple[str, str]]:
-    """Return title and text of asked and counted lengths; nothing where none were requested."""
-    lengths = summary.lengths
-    if lengths is None:
-        return []
-    parts = {"input": lengths.input, "output": lengths.output}
-    return [(f"{name} lengths", _length_text(kept)) for name, kept in parts.items() if kept is not None]
+    """
+    Return title and text of asked and counted lengths; nothing where none were requested.
+
+    Where several names have some, each has its own too.
+    """
+    named = [(f"{each.name}, ", each.lengths) for each in summary.by_name or () if each.lengths is not None]
+    rows = []
+    for of, lengths in [("", summary.lengths), *(named if len(named) > 1 else [])]:
+        parts = {} if lengths is None else {"input": lengths.input, "output": lengths.output}
+        rows += [(f"{of}{name} lengths", _length_text(kept)) for name, kept in parts.items() if kept is not None]
+    return rows
 
 
 def _length_text(kept: AskedLengths) -> str:

@@ -346,7 +346,7 @@ def build_summary(outcome: RunOutcome) -> Summary:
         finish_reasons=dict(judged.finish_reasons.most_common()),
         verdict=outcome.verdict,
         stages=tuple(_stage(stage) for stage in outcome.stages),
-        by_name=tuple(_of_name(name, each, outcome.names_window_s) for name, each in outcome.names.items()) or None,
+        by_name=tuple(_of_name(name, each, outcome) for name, each in outcome.names.items()) or None,
         edited=outcome.edited,
         other_users=outcome.other_users,
         capacity=outcome.capacity,
@@ -526,14 +526,15 @@ def _stage(stage: StageTotals) -> StageSummary:
     )
 
 
-def _of_name(name: str, totals: RunTotals, window_s: float | None) -> NameSummary:
+def _of_name(name: str, totals: RunTotals, outcome: RunOutcome) -> NameSummary:
     return NameSummary(
         name=name,
         completed=totals.completed,
         failed=totals.failed,
         censored=totals.censored,
         errors=dict(totals.errors.most_common()),
-        **dict(figures(totals, window_s)),
+        **dict(figures(totals, outcome.names_window_s)),
+        lengths=_lengths(outcome.scenario, totals),
         doubts=doubts_of(totals),
     )
 

@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 
 from llmload.metrics.by_name import NamedTotals
-from llmload.metrics.checks import failed_requests, health, judge
+from llmload.metrics.checks import failed_requests, health, judge, lengths_missed_by
 from llmload.metrics.lines import LineFaultError, columns_of
 from llmload.metrics.requests import RequestTable
 from llmload.metrics.totals import RunTotals
@@ -161,7 +161,11 @@ def _recomputed_summary(manifest: Manifest, count: _Counting, why: str) -> Summa
             window_started_unix_s=judged.opened_unix_s,
             verdict=judge(
                 known,
-                [Reason(check="unfinished", level=Level.INVALID, text=why), *failed_requests(judged.health)],
+                [
+                    Reason(check="unfinished", level=Level.INVALID, text=why),
+                    *failed_requests(judged.health),
+                    *lengths_missed_by(count.names),
+                ],
                 totals=judged.health,
                 relied_on=manifest.scenario.relied_on,
                 gates=manifest.scenario.gates.parsed(),

@@ -285,6 +285,8 @@ class _NameCounts(Part):
 class NameSummary(Figures, _NameCounts):
     """Requests of one name (`LlmUser`, `[[mix]]`), with their figures in the window of the whole run."""
 
+    lengths: LengthsSummary | None = None
+    """The lengths that were requested of them, and those that the engine counted."""
     doubts: tuple[Doubt, ...] = ()
     """The figures that may be off."""
 

@@ -1,11 +1,12 @@
 """Lengths of prompts and answers as a scenario has them: a number, a table of a distribution, or pairs."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llmload.prompts.lengths import Lengths, Shape
+from llmload.prompts.lengths import LengthPlan, Lengths, Shape
 from llmload.scenario.sections import NotNegative, Table
 
 _MOST_TOKENS: Final = 10_000_000
@@ -101,3 +102,18 @@ def _as_shape(value: object) -> object:
 
 AnyShape = Annotated[Shape, BeforeValidator(_as_shape, json_schema_input_type=list[float])]
 """`[input tokens, output tokens]`, or these and a weight."""
+
+
+def length_plan(inputs: TokenLengths | None, outputs: TokenLengths | None, shapes: Sequence[Shape]) -> LengthPlan:
+    """Return what lengths are drawn from; ValueError where a key has what `shapes` has, or that has a pair twice."""
+    for key, given in (("input_tokens", inputs), ("output_tokens", outputs)):
+        if shapes and given is not None:
+            raise ValueError(f"shapes has both lengths: remove {key}")
+    pairs = [shape[:_PAIR] for shape in shapes]
+    if twice := next((pair for pair in pairs if pairs.count(pair) > 1), None):
+        raise ValueError(f"shapes has {list(twice)} twice: give it once, with the sum of its weights")
+    return LengthPlan(
+        input_tokens=None if inputs is None else inputs.drawn,
+        output_tokens=None if outputs is None else outputs.drawn,
+        shapes=tuple(shapes),
+    )

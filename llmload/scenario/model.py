@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from llmload.access.address import checked_base_url
 from llmload.access.secrecy import Access, masked_command
 from llmload.errors import ConfigError
-from llmload.metrics.by_name import MAX_NAME_CHARACTERS, MAX_NAMES, as_name
+from llmload.metrics.by_name import MAX_NAMES
 from llmload.prompts.lengths import Shape
-from llmload.prompts.salts import SaltMode
 from llmload.prompts.synthetic import SYNTHETIC
-from llmload.prompts.workload import PromptPlan, RepeatMode
+from llmload.prompts.workload import PromptPlan
 from llmload.record import Slo
 from llmload.scenario.headers import FromEnvironment, Headers, VariableName, from_environment, mistake_in_name, variable
-from llmload.scenario.lengths import MAX_SHAPES, AnyLengths, AnyShape
 from llmload.scenario.loads import AnyLoad
+from llmload.scenario.prompts import Prompts, asks_inputs
+from llmload.scenario.requests import MixEntry, Request, check_lengths
 from llmload.scenario.sections import Compare, Cost, Count, Gates, Monitor, NotNegative, Positive, Table
 
 EngineName = Literal[
@@ -41,14 +41,6 @@ def _as_urls(value: object) -> object:
     if isinstance(urls, list) and all(isinstance(url, str) for url in urls):
         return list(map(checked_base_url, urls))
     return urls
-
-
-def _as_repeat_mode(value: object) -> object:
-    return "salted" if value is True else value
-
-
-def _as_salt_mode(value: object) -> object:
-    return ("request" if value else None) if isinstance(value, bool) else value
 
 
 def _as_id_header(name: str | Literal[False]) -> str | Literal[False]:
@@ -139,199 +131,6 @@ class Deployment(Table):
         if self.tensor_parallel and self.gpus is not None and self.tensor_parallel > max(1, self.gpus):
             raise ValueError(f"tensor_parallel = {self.tensor_parallel} needs as many GPUs, but gpus = {self.gpus}")
         return self
-
-
-class Prompts(Table):
-    """Which prompts are sent."""
-
-    source: str = Field(default="builtin", min_length=1)
-    """`builtin`, `synthetic` (made to a length of tokens), `lima` (GAIR/lima), `hf:OWNER/NAME/FILE` (both from the
-    Hugging Face hub), or a file or folder."""
-    split: str | None = None
-    """The split of a source that has several; `train` where absent."""
-    count: Count | None = None
-    """Number of rows to draw at random, without replacement; all where absent. Of synthetic prompts, how many are made:
-    1,000 where absent, fewer of long ones."""
-    turns: Literal["first", "all"] = "first"
-    """`first`: each row's first question; `all`: each question of a row, after the data set's own answers."""
-    repeat: Annotated[
-        Literal[False] | RepeatMode, BeforeValidator(_as_repeat_mode, json_schema_input_type=bool | RepeatMode)
-    ] = False
-    """Whether the drawn rows start over, reshuffled, when they run out. `salted`, or true: each prompt that is sent
-    again has its own salt (see `salt`), so that the engine's prefix cache cannot answer it; the first pass has
-    none. `same`: the same bytes again, as a cache likes it."""
-    n_shot: Annotated[int, Field(ge=0)] = 0
-    """Number of example pairs from the same data before each question."""
-    chain_of_thought: bool | str = False
-    """Whether each question ends with `Let's think step by step.`, or the text to use instead."""
-    salt: Annotated[SaltMode | None, BeforeValidator(_as_salt_mode, json_schema_input_type=bool | SaltMode)] = None
-    """A short text before the first message that no other request has (`request`, or true) or no other run (`run`), so
-    that the engine's prefix cache cannot answer it; false for none."""
-    salt_key: str | None = Field(default=None, min_length=1)
-    """Makes this run's salts differ from those of another run with the same seed; the run's id where absent."""
-    input_tokens: AnyLengths | None = None
-    """How many tokens each prompt has, as the engine counts them: a number, or a distribution such as `{dist =
-    "lognormal", mean = 1024, stdev = 512, max = 8192}`; such prompts are synthetic, made of the built-in ones' text."""
-    output_tokens: AnyLengths | None = None
-    """How many tokens each answer is to have, in the same form, in place of `request.max_tokens`. Engines that take
-    `ignore_eos` or `min_tokens` are sent these, so that no answer is shorter."""
-    shapes: list[AnyShape] = Field(default_factory=list, max_length=MAX_SHAPES)
-    """Pairs of both that each prompt and its answer are drawn from, in place of the two: `[[1024, 128], [8192, 1024]]`;
-    a third number is a pair's weight."""
-    template: Literal["counted", "excluded"] = "counted"
-    """Whether `input_tokens` include those of the engine's chat template."""
-    exact_output: bool | list[Literal["ignore_eos", "min_tokens"]] = True
-    """Whether answers are kept from ending before their length: by the fields of a request that the engine is found to
-    take, or by these; false: they end where the model ends them, or at their length."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _synthetic_by_default(cls, table: Any) -> Any:
-        """Make prompts that are given a length synthetic, and each of these new to a prefix cache."""
-        if not isinstance(table, dict):
-            return table
-        has_length = table.get("input_tokens") is not None or bool(table.get("shapes"))
-        if has_length and table.get("source", "builtin") == "builtin":
-            table = {**table, "source": SYNTHETIC}
-        if table.get("source") != SYNTHETIC:
-            return table
-        table = {"salt": "request", **table}
-        return {"repeat": "salted" if table["salt"] else "same", **table}
-
-    @model_validator(mode="after")
-    def _lengths_agree(self) -> Self:
-        for key in ("input_tokens", "output_tokens"):
-            if self.shapes and getattr(self, key) is not None:
-                raise ValueError(f"shapes has both lengths: remove {key}")
-        pairs = [shape[:2] for shape in self.shapes]
-        if twice := next((pair for pair in pairs if pairs.count(pair) > 1), None):
-            raise ValueError(f"shapes has {list(twice)} twice: give it once, with the sum of its weights")
-        if self.source != SYNTHETIC:
-            if self.input_tokens is not None or self.shapes:
-                key = "shapes" if self.shapes else "input_tokens"
-                raise ValueError(f"{key} is of synthetic prompts, and source = {self.source!r}: remove one of them")
-            return self
-        if self.input_tokens is None and not self.shapes:
-            raise ValueError("source = 'synthetic' needs the length of its prompts: input_tokens = 1024, or shapes")
-        set_ones = {"turns": self.turns != "first", "n_shot": self.n_shot, "chain_of_thought": self.chain_of_thought}
-        if changed := [key for key, is_set in set_ones.items() if is_set]:
-            raise ValueError(f"{changed[0]} would change the length of synthetic prompts: remove it")
-        if self.repeat == "salted" and not self.salt:
-            raise ValueError("repeat = 'salted' without salt would change the length of prompts: set repeat = 'same'")
-        return self
-
-    @model_validator(mode="after")
-    def _key_has_salt(self) -> Self:
-        if self.salt_key is not None and self.salting is None:
-            raise ValueError(f"salt_key = {self.salt_key!r} has no effect without salt, or repeat = true")
-        return self
-
-    @property
-    def salting(self) -> Literal["request", "run", "repeats"] | None:
-        """Which requests are salted: each, each with the run's salt, or those that repeat another; None: none."""
-        return self.salt or ("repeats" if self.repeat == "salted" else None)
-
-    @property
-    def repeats_are_new(self) -> bool:
-        """Whether a prompt that is sent again is new to a prefix cache."""
-        return self.salt == "request" or self.repeat == "salted"
-
-
-class Request(Table):
-    """The parameters of a request besides its messages; those that are not set are not sent."""
-
-    stream: bool = True
-    """Whether the answer is streamed; without a stream there is no TTFT, TPOT or ITL."""
-    include_usage: bool | None = None
-    """Whether the stream ends with the engine's token counts (`stream_options.include_usage`); true where absent."""
-    reasoning: Literal["field", "tags"] = "field"
-    """Where a model's reasoning is: in a separate field (`reasoning`, `reasoning_content`), or between `<think>`
-    and `</think>` in the text, as engines without a reasoning parser send it. Each chunk is then parsed, which takes
-    longer."""
-    max_tokens: Count | None = None
-    """Upper limit of output tokens."""
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
-    """Lower limit of output tokens."""
-    ignore_eos: bool | None = None
-    """Whether the answer continues after the end-of-sequence token, up to `max_tokens`."""
-    temperature: NotNegative | None = None
-    """Sampling temperature; 0 is greedy."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Nucleus sampling: the probability mass of the tokens to choose from."""
-    top_k: int | None = None
-    """Number of tokens to choose from."""
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Least probability of a token, relative to the most likely one."""
-    presence_penalty: float | None = None
-    """Penalty of tokens that have occurred."""
-    frequency_penalty: float | None = None
-    """Penalty of tokens by how often they have occurred."""
-    repetition_penalty: Positive | None = None
-    """Factor against tokens of the prompt and the answer so far; above 1 discourages them."""
-    seed: int | None = None
-    """The engine's sampling seed."""
-    stop: list[str] | None = None
-    """Texts that end the answer."""
-    extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of the request's JSON."""
-
-    @model_validator(mode="after")
-    def _fields_agree(self) -> Self:
-        sent = {"model", "messages", "stream", "stream_options", *self.sampling()}
-        if twice := sorted(sent & self.extra_body.keys()):
-            raise ValueError(f"extra_body repeats {twice[0]}, which llmload sends already")
-        if self.ignore_eos and self.max_tokens is None:
-            raise ValueError("ignore_eos = true never ends without max_tokens")
-        if self.reasoning == "tags" and self.extra_body.get("n", 1) != 1:
-            raise ValueError("reasoning = 'tags' needs one answer a request: remove n from extra_body")
-        if self.include_usage and not self.stream:
-            raise ValueError("include_usage belongs to a stream, but stream = false")
-        return self
-
-    def sampling(self) -> dict[str, Any]:
-        """Return the sampling parameters that are set."""
-        own = {"stream", "include_usage", "reasoning", "extra_body"}
-        return self.model_dump(exclude=own, exclude_none=True)
-
-    def body(self) -> dict[str, Any]:
-        """Return every field of the request that the scenario sets, without model, messages and stream."""
-        return {**self.sampling(), **self.extra_body}
-
-
-def _as_entry_name(name: str) -> str:
-    if as_name(name) != name:
-        raise ValueError(f"must be on one line, with at most {MAX_NAME_CHARACTERS} characters and no space around it")
-    return name
-
-
-def _as_request(keys: dict[str, Any]) -> dict[str, Any]:
-    """Return keys of `[request]`; ValueError, with the key, where they are none or must be the same for all."""
-    for key in ("stream", "include_usage", "reasoning"):
-        if key in keys:
-            raise ValueError(f"{key} belongs to [request]: it is the same for the whole mix")
-    try:
-        Request.model_validate(keys)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise ValueError(f"{where}{where and ': '}{fault['msg'].removeprefix('Value error, ')}") from None
-    return keys
-
-
-class MixEntry(Table):
-    """A kind of request among several: each prompt that is drawn becomes one of them, at random by their weights."""
-
-    name: Annotated[str, Field(min_length=1), AfterValidator(_as_entry_name)]
-    """Its row in tables by name."""
-    weight: Positive = 1.0
-    """How often it is drawn, relative to the weights of the others."""
-    request: Annotated[dict[str, Any], AfterValidator(_as_request)] = Field(default_factory=dict)
-    """Keys of `[request]` that differ; `stream`, `include_usage` and `reasoning` are those of all."""
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The fields of its requests in place of those of others."""
-        return Request.model_validate(self.request).body()
 
 
 class TimeoutLimits(Table):
@@ -458,11 +257,29 @@ class Scenario(Table):
             raise ValueError(f"load.requests = {asked} is more than prompts.count = {drawn}; set prompts.repeat")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _synthetic_by_a_mix(cls, tables: Any) -> Any:
+        """Make prompts synthetic where an entry of the mix has a length for them."""
+        if not isinstance(tables, dict):
+            return tables
+        mix, prompts = tables.get("mix"), tables.get("prompts", {})
+        entries = [entry for entry in mix if isinstance(entry, dict)] if isinstance(mix, list) else []
+        sized = any(asks_inputs(entry.get("prompts")) for entry in entries)
+        if not sized or not isinstance(prompts, dict) or prompts.get("source", "builtin") != "builtin":
+            return tables
+        return {**tables, "prompts": {**prompts, "source": SYNTHETIC}}
+
     @model_validator(mode="after")
     def _mix_has_names(self) -> Self:
         names = [entry.name for entry in self.mix]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"mix has two entries named {twice[0]!r}: give each its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        check_lengths(self.prompts, self.mix, swept=bool(self.swept_shapes))
         return self
 
     @model_validator(mode="after")
@@ -496,9 +313,8 @@ class Scenario(Table):
         return PromptPlan(
             **prompts.model_dump(include={"source", "split", "count", "turns", "repeat", "n_shot", "chain_of_thought"}),
             seed=self.scenario.seed,
-            input_tokens=None if prompts.input_tokens is None else prompts.input_tokens.drawn,
-            output_tokens=None if prompts.output_tokens is None else prompts.output_tokens.drawn,
-            shapes=tuple(prompts.shapes),
+            lengths=prompts.lengths,
+            mix=tuple(entry.mixed_in(prompts.lengths) for entry in self.mix),
             holds_outputs=prompts.exact_output is not False,
             salted=prompts.salt is not None,
             template_counts=prompts.template == "counted",

@@ -93,6 +93,7 @@ CHANGED: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "data": ("manifest.json", lambda m: m["prompts"].update(sha256="0")),
     "prompts": ("manifest.json", lambda m: m["prompts"]["drawn"].reverse()),
     "lengths": ("manifest.json", lambda m: m["scenario"]["prompts"].update(template="excluded")),
+    "mix": ("manifest.json", lambda m: m["scenario"].update(mix=[{"name": "short"}])),
     "sampling": ("manifest.json", lambda m: m["scenario"]["request"].update(temperature=0.7)),
     "max_tokens": ("manifest.json", lambda m: m["scenario"]["request"].update(max_tokens=32)),
     "load": ("summary.json", lambda s: s["load"].update(users=9)),

@@ -28,6 +28,9 @@ request = { temperature = 0.5 }
 [[mix]]
 name = "short"
 request = { max_tokens = 2 }
+[[mix]]
+name = "long"
+prompts = { input_tokens = { min = 200, max = 209 }, output_tokens = 5 }
 """
 
 
@@ -112,12 +115,19 @@ def test_workers_send_what_the_master_has_measured(
 
     lengths = ended.summary["lengths"]
     assert ended.code == 0, ended.err
-    assert {(line["asked_prompt_tokens"], line["prompt_tokens"]) for line in ended.lines} == {(64, 64), (96, 96)}
+    assert all(line["asked_prompt_tokens"] == line["prompt_tokens"] for line in ended.lines)
+    assert {(line["name"], line["prompt_tokens"]) for line in ended.lines if line["name"] != "long"} == {
+        (name, tokens) for name in ("cool", "short") for tokens in (64, 96)
+    }
     assert {(line["name"], line["asked_output_tokens"], line["output_tokens"]) for line in ended.lines} == {
         ("cool", 4, 4),
         ("cool", 9, 9),
         ("short", 2, 2),
+        ("long", 5, 5),
     }
+    of_long = next(row["lengths"] for row in ended.summary["by_name"] if row["name"] == "long")
+    assert 200 <= of_long["input"]["asked_mean"] == of_long["input"]["counted_mean"] <= 209
+    assert of_long["output"]["exact_share"] == 1.0
     assert {line["cached_tokens"] for line in ended.lines} == {0}, "neither the measurement nor another prompt began so"
     assert (lengths["input"]["requests"], lengths["input"]["exact_share"]) == (40, 1.0)
     assert (lengths["output"]["exact_share"], lengths["output"]["deviation_max"]) == (1.0, 0)

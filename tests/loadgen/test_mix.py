@@ -61,19 +61,18 @@ def test_what_is_wrong_is_named(tmp_path: Path, mix: str, says: str) -> None:
 
 
 def test_prompts_are_drawn_by_weight_the_same_on_every_worker() -> None:
-    workload = load(PromptPlan(), Path.cwd())
-    entries = [MixedIn("short", 3.0, {"max_tokens": 3}), MixedIn("long", 1.0, {})]
-    drawn = workload.mixed(entries)
+    plan = PromptPlan(mix=(MixedIn("short", 3.0, {"max_tokens": 3}), MixedIn("long", 1.0)))
+    drawn = load(plan, Path.cwd())
     names = Counter(conversation.prompts[0].name for conversation in drawn.conversations)
 
     assert 2 < names["short"] / names["long"] < 4.5
-    assert drawn.conversations == workload.mixed(entries).conversations
+    assert drawn.conversations == load(plan, Path.cwd()).conversations
 
 
 def test_a_prompts_own_fields_are_sent(tmp_path: Path) -> None:
     short = scenario(tmp_path, MIX).mix[0]
     api = ChatApi(ClientSettings(base_urls=("http://e",), model="m", body={"max_tokens": 64, "top_p": 0.5}))
-    prompt = load(PromptPlan(), Path.cwd()).mixed([MixedIn("a", 1.0, short.fields)]).conversations[0].prompts[0]
+    prompt = load(PromptPlan(mix=(MixedIn("a", 1.0, short.fields),)), Path.cwd()).conversations[0].prompts[0]
 
     sent = orjson.loads(api.encode(prompt))
     salted = orjson.loads(api.encode(prompt.salted("salt")))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmload.metrics.checks import health, judge
+from llmload.metrics.checks import health, judge, lengths_missed_by
 from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Level
 from llmload.record import Outcome, RequestRecord, Slo, TokenSource, Window
@@ -72,6 +72,21 @@ def test_missed_lengths_are_in_the_verdict(missed: int, off: int, checks: list[s
 
     assert [reason.check for reason in verdict.reasons] == checks
     assert verdict.level == level
+
+
+def test_a_name_that_misses_its_lengths_is_named_though_most_requests_have_theirs() -> None:
+    kept, missed = answer((100, None), (100, 5)), answer((100, None), (97, 5))
+    names = {"chat": totals_of(*[kept] * 300), "rare": totals_of(kept, missed), "rarer": totals_of(*[kept] * 3, missed)}
+    whole = totals_of(*[kept] * 304, *[missed] * 2)
+
+    verdict = judge(health(whole), lengths_missed_by(names), relied_on=(), totals=whole)
+
+    assert lengths_missed_by({"chat": names["chat"]}) == []
+    assert [(each.check, each.level) for each in verdict.reasons] == [
+        ("missed_length_share", Level.DEGRADED),
+        ("missed_token_share", Level.DEGRADED),
+    ]
+    assert all(each.text.startswith("of 'rare', missed ") for each in verdict.reasons)
 
 
 def test_a_request_for_no_tokens_is_none() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmload.errors import DataError, EngineError
-from llmload.prompts.lengths import Lengths, Shape
+from llmload.prompts.lengths import LengthPlan, Lengths, Shape
 from llmload.prompts.salts import Salts
 from llmload.prompts.synthetic import OPENING, calibrate, nominal, salt_of_words, sentences
 from llmload.prompts.workload import Calibration, MixedIn, PromptPlan, load
@@ -42,7 +42,7 @@ def test_the_words_tokenizer_merges_at_seams() -> None:
 
 def test_a_thousand_prompts_have_their_lengths_with_their_salts(tokenizer: Tokenizer) -> None:
     text = calibrate(lambda each: count(each, tokenizer), measured=64)
-    plan = PromptPlan(source="synthetic", shapes=SHAPES, count=1000, salted=True)
+    plan = PromptPlan(source="synthetic", lengths=LengthPlan(shapes=SHAPES), count=1000, salted=True)
     salts = Salts("request", seed=0, key="run", worker_index=0, worker_count=1, text=text.salt)
 
     workload = load(plan, Path(), Calibration(text=text))
@@ -72,7 +72,9 @@ def test_words_that_merge_with_another_are_not_used() -> None:
 
 def test_without_the_template_a_prompt_has_as_many_tokens_more() -> None:
     text = calibrate(count, measured=40)
-    plan = PromptPlan(source="synthetic", input_tokens=Lengths(mean=100), count=3, template_counts=False)
+    plan = PromptPlan(
+        source="synthetic", lengths=LengthPlan(input_tokens=Lengths(mean=100)), count=3, template_counts=False
+    )
 
     (prompt, *_) = load(plan, Path(), Calibration(text=text)).conversations[0].prompts
 
@@ -82,7 +84,7 @@ def test_without_the_template_a_prompt_has_as_many_tokens_more() -> None:
 
 def test_a_length_that_nothing_fits_is_refused_with_the_least_one() -> None:
     text = calibrate(count, measured=0)
-    plan = PromptPlan(source="synthetic", input_tokens=Lengths(mean=16), salted=True)
+    plan = PromptPlan(source="synthetic", lengths=LengthPlan(input_tokens=Lengths(mean=16)), salted=True)
 
     with pytest.raises(DataError, match=rf"take {text.salted_tokens}: ask for at least as many"):
         load(plan, Path(), Calibration(text=text))
@@ -102,7 +104,7 @@ def test_salts_of_words_differ_and_have_as_many_words() -> None:
 
 
 def test_answers_are_kept_to_their_length_by_the_fields_that_the_engine_takes() -> None:
-    plan = PromptPlan(output_tokens=Lengths(dist="uniform", min=5, max=9), count=20)
+    plan = PromptPlan(lengths=LengthPlan(output_tokens=Lengths(dist="uniform", min=5, max=9)), count=20)
     calibration = Calibration(output_fields=("ignore_eos", "min_tokens"))
 
     prompts = [each.prompts[0] for each in load(plan, Path(), calibration).conversations]
@@ -114,16 +116,33 @@ def test_answers_are_kept_to_their_length_by_the_fields_that_the_engine_takes() 
 
 
 def test_a_mix_keeps_lengths_and_an_entrys_own_limit_is_the_length_of_its_answers() -> None:
-    plan = PromptPlan(output_tokens=Lengths(mean=7), count=40)
-    entries = [MixedIn("cool", 1.0, {"temperature": 0.1}), MixedIn("short", 1.0, {"max_tokens": 2})]
+    entries = (MixedIn("cool", 1.0, {"temperature": 0.1}), MixedIn("short", 1.0, {"max_tokens": 2}))
+    plan = PromptPlan(lengths=LengthPlan(output_tokens=Lengths(mean=7)), count=40, mix=entries)
 
-    mixed = load(plan, Path(), Calibration(output_fields=("ignore_eos",))).mixed(entries)
+    mixed = load(plan, Path(), Calibration(output_fields=("ignore_eos",)))
     by_name = {prompt.name: prompt for each in mixed.conversations for prompt in each.prompts}
 
     assert by_name["cool"].fields == {"max_tokens": 7, "ignore_eos": True, "temperature": 0.1}
     assert by_name["cool"].asked.output_tokens == 7
     assert by_name["short"].fields == {"max_tokens": 2, "ignore_eos": True}
     assert by_name["short"].asked.output_tokens == 2
+
+
+def test_entries_of_a_mix_have_their_own_lengths_or_the_scenarios() -> None:
+    own = LengthPlan(shapes=(Shape(200, 3),))
+    entries = (MixedIn("own", 1.0, {}, own), MixedIn("others", 1.0, {"top_p": 0.5}))
+    lengths = LengthPlan(input_tokens=Lengths(dist="uniform", min=50, max=60), output_tokens=Lengths(mean=7))
+    plan = PromptPlan(source="synthetic", lengths=lengths, count=40, salted=True, mix=entries)
+    text = calibrate(count, measured=64)
+
+    prompts = [prompt for each in load(plan, Path(), Calibration(text=text)).conversations for prompt in each.prompts]
+
+    asked = {name: {prompt.asked for prompt in prompts if prompt.name == name} for name in ("own", "others")}
+    assert asked["own"] == {(200, 3)}
+    assert {output for _, output in asked["others"]} == {7}
+    assert {tokens for tokens, _ in asked["others"]} == set(range(50, 61))
+    for prompt in prompts:
+        assert count(prompt.salted(text.salt(5)).messages[0]["content"]) == prompt.asked.input_tokens
 
 
 @pytest.mark.parametrize(
@@ -152,7 +171,9 @@ def test_lengths_stay_within_their_limits() -> None:
 
 
 def test_fewer_of_long_prompts_are_made() -> None:
-    plans = [PromptPlan(source="synthetic", shapes=(Shape(tokens, 1),)) for tokens in (1024, 100_000)]
+    plans = [
+        PromptPlan(source="synthetic", lengths=LengthPlan(shapes=(Shape(tokens, 1),))) for tokens in (1024, 100_000)
+    ]
 
     assert [plan.synthetic_count for plan in plans] == [1000, 64]
 
@@ -161,13 +182,13 @@ def test_fewer_of_long_prompts_are_made() -> None:
     "changes", [{}, {"template_counts": False}, {"holds_outputs": False}], ids=["all", "template excluded", "a limit"]
 )
 def test_each_shape_of_a_sweep_has_its_prompts_however_lengths_are_kept(changes: dict[str, Any]) -> None:
-    plan = PromptPlan(source="synthetic", shapes=SHAPES, count=30, **changes)
-    workload = load(plan, Path(), Calibration(text=replace(nominal(), template_tokens=TEMPLATE_TOKENS)))
-    mixed = workload.mixed([MixedIn("short", 1.0, {"max_tokens": 2})])
+    plan = PromptPlan(source="synthetic", lengths=LengthPlan(shapes=SHAPES), count=30, **changes)
+    calibration = Calibration(text=replace(nominal(), template_tokens=TEMPLATE_TOKENS))
+    mixed = replace(plan, mix=(MixedIn("short", 1.0, {"max_tokens": 2}),))
 
-    for whole in (workload, mixed):
+    for whole in (load(each, Path(), calibration) for each in (plan, mixed)):
         parts = [whole.of_shape(shape).conversations for shape in SHAPES]
         assert sorted(each.row for part in parts for each in part) == sorted(each.row for each in whole.conversations)
         assert all(parts)
-    with pytest.raises(DataError, match=r"none of 30 is of shape \(1, 1\): set a greater prompts.count"):
-        workload.of_shape(Shape(1, 1))
+        with pytest.raises(DataError, match=r"none of 30 is of shape \(1, 1\): set a greater prompts.count"):
+            whole.of_shape(Shape(1, 1))

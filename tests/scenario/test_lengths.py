@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from llmload.prompts.lengths import Lengths, Shape
-from llmload.scenario.model import Prompts
+from llmload.errors import ConfigError
+from llmload.prompts.lengths import LengthPlan, Lengths, Shape
+from llmload.scenario import Scenario, load_scenario
+from llmload.scenario.prompts import Prompts
+from llmload.scenario.reading import find_scenario
 
 
 def prompts(**keys: Any) -> Prompts:
@@ -43,7 +46,6 @@ def test_a_length_makes_prompts_synthetic_and_each_new_to_a_cache() -> None:
 @pytest.mark.parametrize(
     ("keys", "fault"),
     [
-        ({"source": "synthetic"}, "needs the length of its prompts: input_tokens = 1024, or shapes"),
         ({"source": "lima", "input_tokens": 5}, "input_tokens is of synthetic prompts, and source = 'lima'"),
         ({"shapes": [[5, 5]], "output_tokens": 5}, "shapes has both lengths: remove output_tokens"),
         ({"shapes": [[5]]}, r"a shape is \[input tokens, output tokens\]"),
@@ -65,6 +67,73 @@ def test_a_length_makes_prompts_synthetic_and_each_new_to_a_cache() -> None:
 def test_what_cannot_be_is_refused(keys: dict[str, Any], fault: str) -> None:
     with pytest.raises(ValidationError, match=fault):
         prompts(**keys)
+
+
+def mixed(prompts: dict[str, Any], *entries: dict[str, Any], **load: Any) -> Scenario:
+    """Return the shipped scenario with these prompts, and a mix of entries a, b, ... with these lengths."""
+    mix = [{"name": name, **entry} for name, entry in zip("abc", entries, strict=False)]
+    changes = {f"prompts.{key}": value for key, value in prompts.items()} | {"mix": mix}
+    return load_scenario(find_scenario("chat"), changes | ({"load": load} if load else {}))
+
+
+def test_an_entry_of_a_mix_has_its_own_lengths_or_those_of_all() -> None:
+    own, part = mixed({"output_tokens": 9}, {"prompts": {"shapes": [[64, 8]]}}, {"prompts": {"input_tokens": 32}}).mix
+
+    plan = mixed({"output_tokens": 9}, {"prompts": own.prompts.model_dump()}, {"prompts": {"input_tokens": 32}})
+    assert (plan.prompts.source, plan.prompts.salt, plan.prompts.repeat) == ("synthetic", "request", "salted")
+    assert [each.lengths for each in plan.prompt_plan().mix] == [
+        LengthPlan(shapes=(Shape(64, 8),)),
+        LengthPlan(input_tokens=Lengths(mean=32), output_tokens=Lengths(mean=9)),
+    ]
+    assert part.prompts.lengths == LengthPlan(input_tokens=Lengths(mean=32))
+
+
+SWEEP = {"kind": "sweep", "users": [1]}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "entries", "load", "fault"),
+    [
+        ({"source": "synthetic"}, [], {}, "needs the length of its prompts: set prompts.input_tokens = 1024, or"),
+        (
+            {},
+            [{"prompts": {"input_tokens": 9}}, {}],
+            {},
+            "mix entry 'b' has no input_tokens, and synthetic prompts need",
+        ),
+        ({"source": "lima"}, [{"prompts": {"input_tokens": 9}}], {}, "'a' has input_tokens, which are of synthetic"),
+        ({"shapes": [[9, 9]]}, [{"prompts": {"output_tokens": 5}}], {}, "'a' has one length, and prompts.shapes has"),
+        ({"input_tokens": 5}, [{"prompts": {"input_tokens": 9}}], {}, "prompts.input_tokens has no effect, since each"),
+        ({"output_tokens": 5}, [{"prompts": {"shapes": [[9, 9]]}}], {}, "prompts.output_tokens has no effect"),
+        ({"shapes": [[5, 5]]}, [{"prompts": {"shapes": [[9, 9]]}}], {}, "prompts.shapes has no effect"),
+        (
+            {"shapes": [[5, 5]]},
+            [{"prompts": {"shapes": [[9, 9]]}}, {}],
+            SWEEP,
+            "'a' has lengths of its own, and a sweep",
+        ),
+        (
+            {},
+            [{"prompts": {"shapes": [[5, 5]], "input_tokens": 5}}],
+            {},
+            "shapes has both lengths: remove input_tokens",
+        ),
+        ({}, [{"prompts": {"count": 5}}], {}, "mix.0.prompts.count: unknown key"),
+        (
+            {},
+            [{"prompts": {"output_tokens": 5}, "request": {"max_tokens": 6}}],
+            {},
+            "prompts has the length of its answers, so request.max_tokens is set by it",
+        ),
+    ],
+)
+def test_lengths_in_a_mix_that_cannot_be_are_refused(
+    prompts: dict[str, Any], entries: list[dict[str, Any]], load: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        mixed(prompts, *entries, **load)
+
+    assert fault in str(refusal.value)
 
 
 def test_lengths_are_shown_as_they_are_written() -> None:

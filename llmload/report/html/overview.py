@@ -27,6 +27,8 @@ from llmload.runs.folder import Manifest
 from llmload.runs.loaded_run import LoadedRun
 from llmload.runs.summary import Summary
 from llmload.scenario import Scenario
+from llmload.scenario.prompts import MixedLengths, Prompts
+from llmload.scenario.requests import MixEntry
 from llmload.stats.intervals import CONFIDENCE, batches_of, ratio_interval
 from llmload.units import S_PER_MIN, UNKNOWN, counted, milliseconds, number, percent
 
@@ -61,11 +63,36 @@ def what_was_run(run: LoadedRun) -> list[tuple[str, str]]:
 
 def _max_tokens(scenario: Scenario) -> str:
     prompts, limit = scenario.prompts, scenario.request.max_tokens
+    if not scenario.mix:
+        return _answers(prompts, limit)
+    return "; ".join(f"{entry.name}: {_answers_of(entry, prompts, limit)}" for entry in scenario.mix)
+
+
+def _answers_of(entry: MixEntry, prompts: Prompts, limit: int | None) -> str:
+    own = entry.fields.get("max_tokens")
+    if entry.prompts.lengths.asks_outputs:
+        return _answers(entry.prompts, None)
+    return number(own, 0) if own else _answers(prompts, limit)
+
+
+def _answers(prompts: Prompts | MixedLengths, limit: int | None) -> str:
+    """Return how many tokens answers have or may have."""
     if prompts.shapes:
         return ", ".join(f"{shape.output_tokens:,} where input is {shape.input_tokens:,}" for shape in prompts.shapes)
     if prompts.output_tokens is not None:
         return str(prompts.output_tokens)
     return number(limit, 0) if limit else "not set: the engine's own limit"
+
+
+def _inputs(scenario: Scenario) -> list[str]:
+    """Return how many tokens synthetic prompts have, by entry of the mix where some have their own."""
+    prompts, own = scenario.prompts, [entry for entry in scenario.mix if entry.prompts.lengths.asks_inputs]
+    of: list[tuple[str, Prompts | MixedLengths]] = [("", prompts)] if prompts.lengths.asks_inputs else []
+    of += [(f"{entry.name}: ", entry.prompts) for entry in own]
+    return [
+        f"{name}{f'{len(each.shapes)} shapes' if each.shapes else f'input_tokens = {each.input_tokens}'}"
+        for name, each in of
+    ]
 
 
 def _engine(summary: Summary, manifest: Manifest) -> str:
@@ -95,8 +122,7 @@ def _measured(summary: Summary) -> str:
 def _prompts(manifest: Manifest) -> str:
     prompts, asked = manifest.prompts, manifest.scenario.prompts
     if asked.source == SYNTHETIC:
-        lengths = f"input_tokens = {asked.input_tokens}" if asked.input_tokens else f"{len(asked.shapes)} shapes"
-        parts = [f"{len(prompts.drawn):,} synthetic, {lengths}"]
+        parts = [f"{len(prompts.drawn):,} synthetic", *_inputs(manifest.scenario)]
     else:
         parts = [f"{len(prompts.drawn):,} of {counted(prompts.rows, 'row')} of {prompts.dataset}"]
     parts += ["all turns"] if prompts.turns == "all" else []
