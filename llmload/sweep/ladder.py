@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from llmload.scenario.sweep import Sweep
-from llmload.units import percent
 
 FLAT_POINTS: Final = 2
-"""A ladder ends after this many loads in a row that hardly bring more."""
+"""A ladder ends after this many loads in a row that hardly bring more, or of which nothing is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +26,8 @@ class Ladder:
     """
     The loads of a sweep in ascending order, measured once each and then again as often as `rounds` asks.
 
-    The first pass ends early where throughput grows no more or a gate is missed; later passes have its points.
+    The first pass ends early where throughput grows no more or is not measured any more, or where a gate is missed;
+    later passes have its points.
     """
 
     loads: tuple[float, ...]
@@ -39,6 +39,7 @@ class Ladder:
     _tried: int = 0
     _best: float = 0.0
     _flat: int = 0
+    _unmeasured: int = 0
     _climbed: list[float] = field(default_factory=list)
 
     @classmethod
@@ -63,13 +64,16 @@ class Ladder:
         if point.round > 1:
             return
         self._climbed.append(point.load)
-        throughput = output_tokens_per_s or 0.0
-        self._flat = self._flat + 1 if self._best and throughput < self._best * (1 + self.least_growth) else 0
-        self._best = max(self._best, throughput)
+        is_flat = output_tokens_per_s and self._best and output_tokens_per_s < self._best * (1 + self.least_growth)
+        self._flat = self._flat + 1 if is_flat else 0
+        self._unmeasured = 0 if output_tokens_per_s else self._unmeasured + 1
+        self._best = max(self._best, output_tokens_per_s or 0.0)
         if missed:
             self.ended = f"it missed {', '.join(missed)}"
         elif self._flat >= FLAT_POINTS:
-            self.ended = f"{FLAT_POINTS} loads in a row brought less than {percent(self.least_growth, 0)} more tok/s"
+            self.ended = f"{FLAT_POINTS} loads in a row brought less than {100 * self.least_growth:g}% more tok/s"
+        elif self._unmeasured >= FLAT_POINTS:
+            self.ended = f"the tok/s of {FLAT_POINTS} loads in a row could not be measured"
         if len(self._climbed) == len(self.loads):
             self.ended = None
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from llmload.sweep.ladder import Ladder, next_of
 
 
@@ -26,9 +28,11 @@ def test_two_flat_loads_in_a_row_end_the_ladder() -> None:
     assert climbed([10, 20, 20.3, 22, 22.1, 90]) == [1, 2, 4, 8, 16, 32], "growth between them starts the count again"
 
 
-def test_what_falls_is_flat_and_what_measured_nothing_too() -> None:
+def test_what_falls_is_flat_and_what_measured_nothing_ends_the_ladder_too() -> None:
     assert climbed([10, 20, 15, 12, 90]) == [1, 2, 4, 8]
     assert climbed([10, 20, None, None, 90]) == [1, 2, 4, 8]
+    assert climbed([None, 0.0, 90]) == [1, 2], "not one was answered"
+    assert climbed([10, 20, 20, None, 20, None, 90]) == [1, 2, 4, 8, 16, 32, 64], "no two of one kind in a row"
 
 
 def test_a_missed_gate_ends_the_ladder_at_once() -> None:
@@ -39,10 +43,17 @@ def test_rounds_repeat_what_the_first_has_climbed() -> None:
     assert climbed([10, 20, 20, 20, 90], rounds=3) == [1, 2, 4, 8] * 3
 
 
-def test_it_says_why_it_ended_and_how_many_points_are_left() -> None:
-    ladder = Ladder(loads=(1, 2, 4, 8), rounds=2, least_growth=0.02)
+@pytest.mark.parametrize(
+    ("brought", "ended"),
+    [
+        ((10.0, 10.0, 10.0), "2 loads in a row brought less than 2.5% more tok/s"),
+        ((10.0, None, None), "the tok/s of 2 loads in a row could not be measured"),
+    ],
+)
+def test_it_says_why_it_ended_and_how_many_points_are_left(brought: Sequence[float | None], ended: str) -> None:
+    ladder = Ladder(loads=(1, 2, 4, 8), rounds=2, least_growth=0.025)
     left = []
-    for tokens_per_s in (10.0, 10.0, 10.0):
+    for tokens_per_s in brought:
         point = ladder.next()
         assert point is not None
         left.append(ladder.left)
@@ -50,7 +61,7 @@ def test_it_says_why_it_ended_and_how_many_points_are_left() -> None:
 
     assert left == [8, 7, 6]
     assert ladder.left == 3
-    assert ladder.ended == "2 loads in a row brought less than 2% more tok/s"
+    assert ladder.ended == ended
 
 
 def test_a_ladder_that_is_flat_at_its_last_load_was_not_cut() -> None:
