@@ -26,7 +26,7 @@ from llmload.units import NS_PER_S
 
 TIMEOUT_S: Final = 5.0
 _MAX_BYTES: Final = 1_000_000
-PATHS: Final = ("/v1/models", "/version", "/info", "/health")
+PATHS: Final = ("/v1/models", "/version", "/info", "/props", "/health")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,31 +58,36 @@ class EngineInfo:
     @property
     def version(self) -> str | None:
         """The engine's version, bounded and without keys; None if it reports none."""
-        for path in ("/version", "/info"):
-            answer = self.answers.get(path)
-            if isinstance(answer, dict) and isinstance(answer.get("version"), str):
-                return cut(answer["version"], self.hide)
+        for path, key in (("/version", "version"), ("/info", "version"), ("/props", "build_info")):
+            said = self._table(path).get(key)
+            if isinstance(said, str):
+                return cut(said, self.hide)
         return None
 
     @property
     def max_model_len(self) -> int | None:
         """The most tokens that a prompt and its answer may have together; None if it does not say."""
-        info = self.answers.get("/info")
         said = [row.get("max_model_len") for row in self._rows]
-        said.append(info.get("max_total_tokens") if isinstance(info, dict) else None)
+        said.append(self._table("/info").get("max_total_tokens"))
+        slot = self._table("/props").get("default_generation_settings")  # llama.cpp's, of each slot alone
+        said.append(slot.get("n_ctx") if isinstance(slot, dict) else None)
         return min((each for each in said if type(each) is int and each > 0), default=None)
 
     @property
     def loaded(self) -> str | None:
         """The model that TGI's `/info` reports as loaded, as it is; None if the engine does not serve it."""
-        info = self.answers.get("/info")
-        return str(info["model_id"]) if isinstance(info, dict) and info.get("model_id") else None
+        named = self._table("/info").get("model_id")
+        return str(named) if named else None
 
     @property
     def simulated(self) -> bool:
         """Whether llmload's simulated engine answered."""
-        version = self.answers.get("/version")
-        return isinstance(version, dict) and "simulated" in str(version.get("engine", ""))
+        return "simulated" in str(self._table("/version").get("engine", ""))
+
+    def _table(self, path: str) -> dict[str, Any]:
+        """Return the object that the engine answers there; empty where it answers nothing, or something else."""
+        answer = self.answers.get(path)
+        return answer if isinstance(answer, dict) else {}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answers as plain values for the manifest, bounded and without keys."""

@@ -1,16 +1,17 @@
 """What is learned of an engine before a load whose prompts or answers have lengths: how it counts, what it takes."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from llmload.client.counting import PromptCounter
 from llmload.client.settings import ClientSettings, EngineInfo
 from llmload.errors import EngineError
+from llmload.prompts.conversation import Prompt
 from llmload.prompts.lengths import Asked
 from llmload.prompts.synthetic import TextCalibration, calibrate
 from llmload.prompts.workload import Calibration, PromptPlan, load
@@ -43,12 +44,10 @@ def learn(scenario: Scenario, settings: ClientSettings, engine: EngineInfo | Non
     try:
         text = _text(counter) if plan.is_synthetic else None
         calibration = Calibration(text=text, counted_by=counter.counted_by)
-        asked = [
-            prompt.asked
-            for conversation in load(plan, base_dir, calibration).conversations
-            for prompt in conversation.prompts
-        ]
-        _check_room(asked, engine)
+        conversations = load(plan, base_dir, calibration).conversations
+        prompts = [prompt for conversation in conversations for prompt in conversation.prompts]
+        _check_room(prompts, scenario, engine)
+        asked = [prompt.asked for prompt in prompts]
         if text is not None and not all(_differences(text, asked, plan, counter)):
             calibration = replace(calibration, text=_of_words(text, asked, plan, counter))
         calibration = replace(calibration, output_fields=_output_fields(scenario, plan, counter))
@@ -80,19 +79,28 @@ def _output_fields(scenario: Scenario, plan: PromptPlan, counter: PromptCounter)
     return fields
 
 
-def _check_room(asked: list[Asked], engine: EngineInfo | None) -> None:
-    """Raise EngineError where a prompt with its answer is longer than the engine's context."""
+def _check_room(prompts: Sequence[Prompt], scenario: Scenario, engine: EngineInfo | None) -> None:
+    """Raise EngineError where a prompt with its answer, or with the most that this may have, is beyond the context."""
     limit = None if engine is None else engine.max_model_len
     if limit is None:
         return
-    too_long = [each for each in asked if (each.input_tokens or 0) + (each.output_tokens or 0) > limit]
+    body = scenario.request.body()
+    sizes = [(each.asked.input_tokens or 0, _most_tokens({**body, **each.fields})) for each in prompts]
+    too_long = [each for each in sizes if sum(each) > limit]
     if too_long:
-        longest = max(too_long, key=lambda each: (each.input_tokens or 0) + (each.output_tokens or 0))
+        longest, answer = max(too_long, key=sum)
+        fewer = "output_tokens" if scenario.prompt_plan().asks_outputs else "request.max_tokens"
         raise EngineError(
-            f"{len(too_long):,} of {len(asked):,} prompts with their answers are longer than the engine's context of "
-            f"{limit:,} tokens, the longest {longest.input_tokens or 0:,} + {longest.output_tokens or 0:,}: ask for "
-            "fewer in prompts.input_tokens or output_tokens (max, in a distribution), or start the engine with more"
+            f"{len(too_long):,} of {len(sizes):,} prompts with their answers are longer than the engine's context of "
+            f"{limit:,} tokens, the longest {longest:,} + {answer:,}: ask for fewer in prompts.input_tokens or {fewer} "
+            "(max, in a distribution), or start the engine with more"
         )
+
+
+def _most_tokens(fields: Mapping[str, Any]) -> int:
+    """Return the most tokens that an answer to these fields may have, one at least."""
+    found = fields.get("max_tokens") or fields.get("max_completion_tokens")
+    return found if type(found) is int else 1
 
 
 def _differences(text: TextCalibration, asked: list[Asked], plan: PromptPlan, counter: PromptCounter) -> Iterator[bool]:

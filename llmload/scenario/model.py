@@ -280,6 +280,13 @@ class Scenario(Table):
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
         check_lengths(self.prompts, self.mix, swept=bool(self.swept_shapes))
+        plan = self.prompt_plan()
+        counted = plan.is_synthetic or (plan.asks_outputs and plan.holds_outputs)
+        if counted and self.request.include_usage is False:
+            raise ValueError(
+                "request.include_usage = false leaves out the engine's token counts, which lengths in prompts are held "
+                "against: remove it"
+            )
         return self
 
     @model_validator(mode="after")

@@ -15,13 +15,35 @@ import pytest
 
 from llmload.access.secrecy import Access
 from llmload.client.said import listed
-from llmload.client.settings import ask_engine, is_ready
+from llmload.client.settings import EngineInfo, ask_engine, is_ready
 from llmload.errors import EngineError
 from llmload.runs.reading import MAX_JSON_BYTES, read_object
 from tests.client.scripted_server import ScriptedServer, answer
 
 Serve = Callable[..., ScriptedServer]
 MODELS = ["read", answer(b'{"data": []}')]
+
+
+@pytest.mark.parametrize(
+    ("answers", "version", "context"),
+    [
+        (
+            {"/version": {"version": "0.32.0"}, "/v1/models": {"data": [{"id": "m", "max_model_len": 2048}]}},
+            "0.32.0",
+            2048,
+        ),
+        ({"/info": {"version": "3.3.0", "max_total_tokens": 4096}}, "3.3.0", 4096),
+        ({"/props": {"build_info": "b1-c", "default_generation_settings": {"n_ctx": 512}}}, "b1-c", 512),
+        ({"/props": {"default_generation_settings": []}, "/info": [], "/version": "1"}, None, None),
+    ],
+    ids=["vllm", "tgi", "llama.cpp", "other"],
+)
+def test_version_and_context_are_as_the_engine_says(
+    answers: dict[str, Any], version: str | None, context: int | None
+) -> None:
+    found = EngineInfo(base_url="http://e", answers=answers)
+
+    assert (found.version, found.max_model_len) == (version, context)
 
 
 def complaint(url: str) -> str:
@@ -146,14 +168,14 @@ def test_a_redirect_within_the_origin_is_followed(serve: Serve) -> None:
 
 def test_headers_and_query_go_with_each_question_and_no_secret_comes_back(serve: Serve) -> None:
     echo = answer(b'{"version": "1 abc123xyz YWJjMTIzeHl6", "data": [{"id": "m"}]}')
-    server = serve(*[["read", echo]] * 4)
+    server = serve(*[["read", echo]] * 5)
     access = Access(headers={"X-Title": "t"}, secret_headers={"X-Gate": "abc123xyz"})
 
     found = ask_engine(f"{server.url}/openai/v1/?api-version=1", access=access)
 
     heads = [request.decode().split("\r\n") for request in server.requests]
     assert [head[0].split()[1] for head in heads] == [
-        f"/openai{path}?api-version=1" for path in ("/v1/models", "/version", "/info", "/health")
+        f"/openai{path}?api-version=1" for path in ("/v1/models", "/version", "/info", "/props", "/health")
     ]
     for head in heads:
         assert {"x-title: t", "x-gate: abc123xyz"} <= {line.lower() for line in head}

@@ -79,6 +79,7 @@ def test_fields_are_as_stated(plain: SpawnedEngine) -> None:
     ("keys", "says"),
     [
         ({"shapes": [[500, 200], [50, 5]]}, "longer than the engine's context of 600 tokens, the longest 500 + 200"),
+        ({"input_tokens": 500}, "the longest 500 + 128: ask for fewer in prompts.input_tokens or request.max_tokens"),
         ({"input_tokens": 9}, "no prompt has 9 tokens: the chat template, its salt and the opening take"),
     ],
 )

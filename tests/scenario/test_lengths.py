@@ -136,6 +136,15 @@ def test_lengths_in_a_mix_that_cannot_be_are_refused(
     assert fault in str(refusal.value)
 
 
+def test_lengths_need_the_engines_counts() -> None:
+    without = {"request.include_usage": False}
+
+    for key in ("input_tokens", "output_tokens"):
+        with pytest.raises(ConfigError, match=r"request\.include_usage = false leaves out .* counts, which lengths"):
+            load_scenario(find_scenario("chat"), {f"prompts.{key}": 64, **without})
+    load_scenario(find_scenario("chat"), {"prompts.output_tokens": 64, "prompts.exact_output": False, **without})
+
+
 def test_lengths_are_shown_as_they_are_written() -> None:
     assert str(prompts(input_tokens=1024).input_tokens) == "1024"
     assert str(prompts(input_tokens={"mean": 9, "range_ratio": 0.5}).input_tokens) == (
