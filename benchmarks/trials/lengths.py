@@ -3,7 +3,8 @@ Whether prompts and answers have their requested lengths: `python -m benchmarks.
 
 Each engine is loaded with prompts and answers of three shapes, and what it counted is compared with what was requested.
 The simulated engine is loaded with and without its `/tokenize`; its tokenizer merges text across spaces. Where vLLM's
-own client is installed beside it, that is run with the same shapes, and the engine's counters say what it sent.
+own client is installed beside it, that is run with the same shapes, by the chat API as llmload and by the completions
+API, which is its default; the engine's counters say what it sent.
 """
 
 import json
@@ -26,14 +27,19 @@ from benchmarks.tools.cpu_engines import VLLM_ENVIRONMENT
 from benchmarks.trials.watched_engines import serving
 from llmload.simulator import SimulationSettings, spawn
 
-SHAPES: Final = ((64, 32), (256, 64), (512, 128))
+SHAPES: Final = ((64, 128), (256, 16), (1024, 16))
+"""Few tokens of output where there are many of input, so that an engine on a CPU takes minutes."""
 SIMULATED: Final = "simulated"
 NAMES: Final = {SIMULATED: SIMULATED, "vllm": "vllm", "llamacpp": "llama.cpp"}
 LEAST_EXACT_SHARE: Final = {SIMULATED: 1.0}
 """Of requests; 99 % on a real engine."""
 MOST_MISSED_SHARE: Final = 0.005
 """Of tokens."""
+REQUESTS: Final = {SIMULATED: 1000}
+REAL_REQUESTS: Final = 150
 RUN_S: Final = 900
+THEIR_APIS: Final = {"openai-chat": "/v1/chat/completions", "openai": "/v1/completions"}
+"""By backend of vLLM's client: the path that it sends to."""
 THEIR_CLIENT: Final = """
 from vllm.benchmarks.serve import add_cli_args, main
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -102,11 +108,11 @@ def measured(engine: str, model: str, url: str, shape: tuple[int, int], requests
     )
 
 
-def by_their_client(model: str, url: str, shape: tuple[int, int], requests: int, users: int) -> Kept:
+def by_their_client(backend: str, model: str, url: str, shape: tuple[int, int], requests: int, users: int) -> Kept:
     """Return what vLLM counted, by its counters, of its client's requests of a shape."""
     python = ROOT / INSTALLED / "vllm" / "bin" / "python"
-    command = [str(python), "-c", THEIR_CLIENT, "--backend", "openai-chat"]
-    command += ["--base-url", url, "--endpoint", "/v1/chat/completions", "--model", model]
+    command = [str(python), "-c", THEIR_CLIENT, "--backend", backend]
+    command += ["--base-url", url, "--endpoint", THEIR_APIS[backend], "--model", model]
     command += ["--tokenizer", str(ROOT / INSTALLED / "models" / model), "--dataset-name", "random", "--ignore-eos"]
     command += ["--random-input-len", str(shape[0]), "--random-output-len", str(shape[1])]
     command += ["--num-prompts", str(requests), "--max-concurrency", str(users)]
@@ -118,7 +124,7 @@ def by_their_client(model: str, url: str, shape: tuple[int, int], requests: int,
     missed = (abs(mean - asked) / asked for mean, asked in zip(means, shape, strict=True))
     return Kept(
         engine="vllm",
-        client="vllm bench serve",
+        client=f"vllm bench serve, {backend}",
         shape=shape,
         requests=round(sent),
         counted_by="its tokenizer",
@@ -156,7 +162,7 @@ def engines(name: str) -> Iterator[Sequence[tuple[str, str, str]]]:
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(NAMES)))
-@click.option("--requests", type=click.IntRange(1), help="[default: 1000 on the simulated engine, 60 on a real one]")
+@click.option("--requests", type=click.IntRange(1), help="[default: 1000 on the simulated engine, 150 on a real one]")
 @click.option("--users", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--their-client", is_flag=True, help="Run vLLM's own client, too.")
 def main(names: tuple[str, ...], requests: int | None, users: int, their_client: bool) -> None:
@@ -164,15 +170,15 @@ def main(names: tuple[str, ...], requests: int | None, users: int, their_client:
     failed = False
     print(HEADER)
     for name in names or (SIMULATED,):
-        count = requests or (1000 if name == SIMULATED else 60)
+        count = requests or REQUESTS.get(name, REAL_REQUESTS)
         with engines(name) as running:
             for engine, model, url in running:
                 for shape in SHAPES:
                     kept = measured(engine, model, url, shape, count, users)
                     failed = failed or not kept.passed
                     print(kept.row, flush=True)
-                    if their_client and name == "vllm":
-                        print(by_their_client(model, url, shape, count, users).row, flush=True)
+                    for backend in THEIR_APIS if their_client and name == "vllm" else ():
+                        print(by_their_client(backend, model, url, shape, count, users).row, flush=True)
     sys.exit(int(failed))
 
 
