@@ -8,7 +8,7 @@ from llmload.metrics.checks import OF_REASONING
 from llmload.metrics.doubts import lines_of, marked
 from llmload.metrics.objective import LABELS
 from llmload.metrics.validity import Doubt
-from llmload.runs.summary import AskedLengths, Figures, StageSummary, Summary
+from llmload.runs.summary import AskedLengths, Figures, LengthsSummary, StageSummary, Summary
 from llmload.runs.summary_parts import Limit
 from llmload.units import UNKNOWN, milliseconds, number, percent
 
@@ -79,12 +79,16 @@ def length_rows(summary: Summary) -> list[tuple[str, str]]:
 
     Where several names have some, each has its own too.
     """
-    named = [(f"{each.name}, ", each.lengths) for each in summary.by_name or () if each.lengths is not None]
-    rows = []
-    for of, lengths in [("", summary.lengths), *(named if len(named) > 1 else [])]:
-        parts = {} if lengths is None else {"input": lengths.input, "output": lengths.output}
-        rows += [(f"{of}{name} lengths", _length_text(kept)) for name, kept in parts.items() if kept is not None]
+    named = [(each.name, _kept(each.lengths)) for each in summary.by_name or () if each.lengths is not None]
+    rows = [(f"{part} lengths", _length_text(kept)) for part, kept in _kept(summary.lengths).items()]
+    for name, parts in named if len(named) > 1 else []:
+        rows.append((f"{name}: lengths", "; ".join(f"{part} {_length_text(kept)}" for part, kept in parts.items())))
     return rows
+
+
+def _kept(lengths: LengthsSummary | None) -> dict[str, AskedLengths]:
+    parts = {} if lengths is None else {"input": lengths.input, "output": lengths.output}
+    return {part: kept for part, kept in parts.items() if kept is not None}
 
 
 def _length_text(kept: AskedLengths) -> str:

@@ -98,6 +98,19 @@ def test_requested_lengths_are_beside_the_counted_ones() -> None:
     assert "output lengths" not in shown
 
 
+def test_names_have_their_own_lengths_where_there_are_several() -> None:
+    kept = {"requests": 8, "asked_mean": 64.0, "counted_mean": 64.0, "deviation_max": 0, "exact_share": 1.0}
+    each = {**kept, "missed_share": 0.0}
+    lengths = {"input": each, "output": {**each, "asked_mean": 8.0}, "template": "counted"}
+    counts = {"completed": 8, "failed": 0, "censored": 0, "errors": {}}
+    names = [{"name": name, "lengths": lengths, **counts} for name in ("chat", "summary")]
+    several, one = (printed(summary_of(**MEASURED | {"lengths": lengths, "by_name": of})) for of in (names, names[:1]))
+
+    (row,) = (line for line in several.splitlines() if line.startswith("summary: lengths"))
+    assert "input 64.0 tokens requested, 64.0 counted (mean), exact in 100.0%; output 8.0 tokens requested" in row
+    assert ": lengths" not in one
+
+
 def failure(words: str) -> dict[str, Any]:
     return {"type": "http_5xx", "http_status": 500, "words": words, "count": 1, "share": 0.1}
 
