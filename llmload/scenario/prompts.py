@@ -122,7 +122,7 @@ class MixedLengths(Table):
     """The lengths of an entry's prompts and answers, in place of those in `[prompts]`."""
 
     input_tokens: AnyLengths | None = None
-    """How many tokens each of its prompts has. Either every entry has such a length, of its own or in `[prompts]`, or
+    """How many tokens each of its prompts has. Either every entry has such a length, here or in `[prompts]`, or
     none: synthetic prompts are not mixed with those of a file."""
     output_tokens: AnyLengths | None = None
     """How many tokens each of its answers is to have, whatever its prompts are."""

@@ -126,7 +126,7 @@ class MixEntry(Table):
         """
         Return its own lengths, and where it has none those of `[prompts]`.
 
-        ValueError where it has one of its own, and those of `[prompts]` are pairs.
+        ValueError where it has one alone, and those of `[prompts]` are pairs.
         """
         own = self.prompts.lengths
         if own.asks_inputs and own.asks_outputs:
@@ -171,7 +171,7 @@ def _check_entry(entry: MixEntry, prompts: Prompts, *, swept: bool) -> None:
     lengths, named = entry.lengths_beside(prompts.lengths), f"mix entry {entry.name!r}"
     if swept and entry.prompts != MixedLengths():
         raise ValueError(
-            f"{named} has lengths of its own, and a sweep measures each of prompts.shapes: remove one of them, or set "
+            f"{named} has its own lengths, and a sweep measures each of prompts.shapes: remove one of them, or set "
             "load.each_shape = false"
         )
     if prompts.source == SYNTHETIC and not lengths.asks_inputs:

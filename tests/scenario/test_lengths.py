@@ -110,7 +110,7 @@ SWEEP = {"kind": "sweep", "users": [1]}
             {"shapes": [[5, 5]]},
             [{"prompts": {"shapes": [[9, 9]]}}, {}],
             SWEEP,
-            "'a' has lengths of its own, and a sweep",
+            "'a' has its own lengths, and a sweep",
         ),
         (
             {},
