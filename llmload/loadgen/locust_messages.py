@@ -9,11 +9,11 @@ from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationErro
 
 from llmload.loadgen.locust_statistics import restore_report
 from llmload.loadgen.wire import first_fault
+from llmload.scenario.sections import MAX_LOAD
 from llmload.stats.packed import MOST_SENT
 
 MAX_TEXT: Final = 1 << 20
 """Of a traceback, a line of a log, or a row's name, which may be a URL."""
-MAX_USERS: Final = 1_000_000
 MAX_STATISTICS: Final = 5_000
 """Rows of Locust's tables, and different errors, that one worker may report."""
 MAX_LOG_LINES: Final = 1_000
@@ -27,7 +27,7 @@ _Count = Annotated[int, Field(ge=0, le=MOST_SENT)]
 _Figure = Annotated[FiniteFloat, Field(ge=-MOST_SENT, le=MOST_SENT)]
 _Unix = Annotated[FiniteFloat, Field(ge=0, le=_LATEST_S)]
 _Second = Annotated[int, Field(ge=0, le=int(_LATEST_S))]
-_Number = Annotated[int, Field(ge=0, le=MAX_USERS)]
+_Number = Annotated[int, Field(ge=0, le=MAX_LOAD)]
 _Users = Annotated[dict[_Name, _Number], Field(max_length=MAX_LOG_LINES)]
 
 

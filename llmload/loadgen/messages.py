@@ -24,6 +24,7 @@ from llmload.metrics.totals import COARSEST, RunTotals
 from llmload.prompts.workload import Calibration
 from llmload.scenario import Scenario
 from llmload.scenario.lengths import MAX_SHAPES
+from llmload.scenario.sections import MAX_LOAD
 
 # The messages between a master and its workers.
 #
@@ -47,8 +48,6 @@ MAX_BODY_BYTES: Final = MAX_FRAME_BYTES - 4096
 """Packed or not."""
 MAX_TEXT: Final = 4096
 MAX_WORKERS: Final = 1_000
-MAX_LOAD: Final = 1_000_000
-"""Of a step: users, or requests a second."""
 _Name = Annotated[str, Field(max_length=256)]
 _RunId = Annotated[str, Field(max_length=256, pattern=r"^\w[\w.-]*$")]
 """A name without a path in it, since it becomes a folder's; text before a point, so that it is not hidden."""

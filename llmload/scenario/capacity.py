@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from llmload.metrics.objective import Objective
 from llmload.scenario.load_protocol import run_time_for
-from llmload.scenario.sections import Count, NotNegative, ObjectiveText, Positive
+from llmload.scenario.sections import Count, NotNegative, ObjectiveText, Positive, Rate
 from llmload.scenario.stepped import Stepped
 
 DEFAULT_ERROR_OBJECTIVE: Final = "error_share <= 0.01"
@@ -29,11 +29,11 @@ class Capacity(Stepped):
     """What is searched: users in a closed loop, or requests a second in an open one."""
     objectives: list[ObjectiveText] = Field(default_factory=list)
     """What a load must meet to pass: `ttft_s p95 < 0.5`, `tpot_s p99 <= 0.05`, `goodput_share >= 0.95`."""
-    start: Positive = 1.0
+    start: Rate = 1.0
     """The first load that is tried."""
-    at_least: Positive | None = None
+    at_least: Rate | None = None
     """No smaller load is tried: 1 user, or a sixty-fourth of `start`, where absent."""
-    at_most: Positive = 1024.0
+    at_most: Rate = 1024.0
     """No greater load is tried."""
     precision: Positive = 0.05
     """The search ends when the lowest load that fails is at most this fraction above the highest that passes."""

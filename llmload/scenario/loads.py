@@ -21,7 +21,7 @@ from llmload.scenario.load_protocol import (
     refuse_unopened,
     run_time_for,
 )
-from llmload.scenario.sections import Count, NotNegative, Positive, Table
+from llmload.scenario.sections import Count, NotNegative, Positive, Rate, Table, Users
 from llmload.scenario.sweep import Sweep
 from llmload.units import counted
 
@@ -32,7 +32,7 @@ class ClosedLoop(Bounded):
     """`users` requests in flight at a time: each user sends its next prompt when its last answer is complete."""
 
     kind: Literal["closed_loop"]
-    users: Count
+    users: Users
     """How many users run, each with one request in flight at a time."""
     spawn_rate_per_s: Positive | None = None
     """Users started a second; all at once where absent."""
@@ -105,7 +105,7 @@ class OpenLoop(Arrivals, Bounded):
     """Requests are sent when they are due, however many are in flight."""
 
     kind: Literal["open_loop"]
-    rate_per_s: Positive
+    rate_per_s: Rate
     """Requests a second over all workers."""
 
     editable: ClassVar[frozenset[str]] = frozenset({"rate_per_s", "duration_s"})
@@ -157,9 +157,9 @@ class Spike(Arrivals):
     """An open loop at a base rate, with a burst at the end of each period; base and burst are measured apart."""
 
     kind: Literal["spike"]
-    base_rate_per_s: Positive
+    base_rate_per_s: Rate
     """Requests a second over all workers, between the bursts."""
-    burst_rate_per_s: Positive
+    burst_rate_per_s: Rate
     """Requests a second over all workers, in a burst."""
     burst_s: Positive
     """How long a burst lasts: the last part of each period."""
@@ -315,9 +315,9 @@ class Stage(Table):
 
     name: str | None = None
     """Its name in tables; `stage-1` and so on where absent."""
-    users: Count | None = None
+    users: Users | None = None
     """A closed loop of as many users; instead of `rate_per_s`."""
-    rate_per_s: Positive | None = None
+    rate_per_s: Rate | None = None
     """An open loop of as many requests a second over all workers; instead of `users`."""
     duration_s: Positive
     """How long it lasts, its ramp and warm-up included."""

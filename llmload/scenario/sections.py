@@ -12,6 +12,10 @@ _LARGEST: Final = 1e9
 Positive = Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=_LARGEST, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+MAX_LOAD: Final = 1_000_000
+"""Users, or requests a second, of any load: a message to a worker takes no more."""
+Users = Annotated[int, Field(ge=1, le=MAX_LOAD)]
+Rate = Annotated[float, Field(gt=0, le=MAX_LOAD, allow_inf_nan=False)]
 
 
 class Table(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llmload.scenario.sections import Count, NotNegative, Positive
+from llmload.scenario.sections import Count, NotNegative, Positive, Rate, Users
 from llmload.scenario.stepped import Stepped
 from llmload.units import counted
 
@@ -22,11 +22,11 @@ class Sweep(Stepped):
 
     kind: Literal["sweep"]
     users: Annotated[
-        list[Count], BeforeValidator(_as_list, json_schema_input_type=int | list[int]), Field(max_length=MAX_POINTS)
+        list[Users], BeforeValidator(_as_list, json_schema_input_type=int | list[int]), Field(max_length=MAX_POINTS)
     ] = Field(default_factory=list)
     """Numbers of users in a closed loop, ascending: `[1, 4, 16, 64]`; instead of `rates_per_s`."""
     rates_per_s: Annotated[
-        list[Positive],
+        list[Rate],
         BeforeValidator(_as_list, json_schema_input_type=float | list[float]),
         Field(max_length=MAX_POINTS),
     ] = Field(default_factory=list)
@@ -63,8 +63,13 @@ class Sweep(Stepped):
 
     @model_validator(mode="after")
     def _one_ladder(self) -> Self:
-        if bool(self.users) == bool(self.rates_per_s):
-            raise ValueError("a sweep has either users = [...] or rates_per_s = [...]")
+        if self.users and self.rates_per_s:
+            raise ValueError(
+                "a sweep has either users or rates_per_s: leave one out, with --set 'load.users=[]' or "
+                "--set 'load.rates_per_s=[]'"
+            )
+        if not self.users and not self.rates_per_s:
+            raise ValueError("a sweep needs users or rates_per_s: give --set 'load.users=[1, 8, 64]'")
         key = "users" if self.has_users else "rates_per_s"
         if any(before >= after for before, after in pairwise(self.loads)):
             raise ValueError(f"{key} = {getattr(self, key)} must be in ascending order, each value once")
