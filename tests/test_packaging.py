@@ -29,6 +29,7 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "llmload/sizing/data/models.json",
         "llmload/scenarios/demo.toml",
         "llmload/scenarios/scenario.schema.json",
+        "llmload/scenarios/suite.schema.json",
         "llmload/scenarios/reference-suite.toml",
         "llmload/locustfiles/chat.py",
         "llmload/locustfiles/chat_staged.py",

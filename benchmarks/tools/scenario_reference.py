@@ -1,4 +1,4 @@
-"""The reference of scenario files, from their models: the JSON Schema for editors, and tables of docs/scenario.md."""
+"""The reference of scenario and suite files, from their models: JSON Schemas, and tables of docs/scenario.md."""
 
 import ast
 import inspect
@@ -41,10 +41,18 @@ class Section:
 
 @cache
 def scenario_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of a scenario file, as what a user may write."""
-    schema = _without_null(Scenario.model_json_schema())
-    for model in _models(Scenario):
-        part = schema if model is Scenario else schema["$defs"][model.__name__]
+    """Return the JSON Schema of a scenario file."""
+    schema = file_schema(Scenario)
+    locust = {"type": "object", "description": "`[tool.locust]` has Locust's own settings, the locustfile among them."}
+    schema["properties"]["tool"] = locust
+    return schema
+
+
+def file_schema(root: type[Table]) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a file, as what a user may write."""
+    schema = _without_null(root.model_json_schema())
+    for model in _models(root):
+        part = schema if model is root else schema["$defs"][model.__name__]
         texts = _docstrings(model)
         for key, each in part["properties"].items():
             each.pop("title", None)
@@ -53,8 +61,6 @@ def scenario_schema() -> dict[str, Any]:
             if "$ref" in each or "oneOf" in each:
                 each.pop("default", None)  # a table's default is that of its keys
                 each.pop("discriminator", None)
-    locust = {"type": "object", "description": "`[tool.locust]` has Locust's own settings, the locustfile among them."}
-    schema["properties"]["tool"] = locust
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -16,7 +16,7 @@ from llmload.scenario.reading import (
     SCHEMA_LINE,
     find_scenario,
     locustfile_named_by,
-    scenario_schema,
+    schema_of,
     shipped_locustfile,
     shipped_scenarios,
     shipped_suites,
@@ -91,9 +91,11 @@ def scenario_file(name: str) -> Path:
 
 
 def scenario_text(name: str) -> str:
-    """Return the TOML of a scenario given by path or by a shipped one's name; ConfigError where there is none."""
+    """Return the TOML of a scenario or suite, by path or by a shipped one's name; ConfigError where there is none."""
     cells = shipped_cells() if "/" in name else {}
-    return cells[name].toml() if name in cells else scenario_file(name).read_text(encoding="utf-8")
+    if name in cells:
+        return cells[name].toml()
+    return (shipped_suites().get(name) or scenario_file(name)).read_text(encoding="utf-8")
 
 
 FIRST: Final = ("chat", "lima-speed", "lima-throughput", "capacity", "sweep", "demo", "demo-open-loop", "demo-staged")
@@ -105,7 +107,7 @@ FIRST: Final = ("chat", "lima-speed", "lima-throughput", "capacity", "sweep", "d
 @click.pass_context
 def scenarios(context: click.Context, *, everything: bool) -> None:
     """
-    List the scenarios that come with llmload, show one, or begin a file of your own.
+    List the scenarios and suites that come with llmload, show one, or begin a file of your own.
 
     \b
     Examples:
@@ -136,7 +138,7 @@ def _descriptions() -> dict[str, str]:
 @scenarios.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Print the TOML of a scenario: a shipped one's, a suite's cell or a file's."""
+    """Print the TOML of a scenario or suite: a shipped one's, a suite's cell or a file's."""
     click.echo(scenario_text(name), nl=False)
 
 
@@ -150,26 +152,28 @@ def path(name: str) -> None:
 
 
 @scenarios.command()
-def schema() -> None:
+@click.option("--suite", is_flag=True, help="That of suite files.")
+def schema(*, suite: bool) -> None:
     """Print where the JSON Schema of scenario files is, for an editor."""
-    click.echo(scenario_schema())
+    click.echo(schema_of("suite" if suite else "scenario"))
 
 
 @scenarios.command()
 @click.argument("name")
-@click.option("--from", "source", metavar="SCENARIO", help="What it begins with (default: NAME, or chat).")
+@click.option("--from", "source", metavar="SCENARIO", help="What it begins with, a suite too (default: NAME, or chat).")
 def new(name: str, source: str | None) -> None:
     """
-    Write NAME.toml, a scenario of your own to edit, with its schema for editors.
+    Write NAME.toml, a scenario or suite of your own to edit, with its schema for editors.
 
     It begins as a copy of a shipped scenario: of the one called NAME, or of that which --from names.
 
     \b
     Examples:
       llmload scenarios new mine --from lima-speed
+      llmload scenarios new options --from demo-suite
     """
     file = Path(name if name.endswith(".toml") else f"{Path(name).name}.toml")
-    known = {*shipped_scenarios(), *shipped_cells()}
+    known = {*shipped_scenarios(), *shipped_suites(), *shipped_cells()}
     text = _own_copy(scenario_text(source or (name if name in known else "chat")), file.stem)
     try:
         with file.open("x", encoding="utf-8") as stream:
@@ -178,15 +182,21 @@ def new(name: str, source: str | None) -> None:
         raise ConfigError(f"{file}: is there already: give another name, or remove it") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written: {error.strerror}") from None
-    click.echo(f"written: {file}; run it: llmload run {file} --base-url http://127.0.0.1:8000 --model NAME")
+    run = f"run {file} --base-url http://127.0.0.1:8000 --model NAME"
+    click.echo(f"written: {file}; run it: llmload {f'suite {file}' if _is_suite(text) else run}")
+
+
+def _is_suite(text: str) -> bool:
+    return re.search(r"^\[suite\]", text, re.MULTILINE) is not None
 
 
 def _own_copy(text: str, name: str) -> str:
-    """Return a scenario's text under a name, for any folder: its schema and its locustfile are the installed ones."""
-    text = text.removeprefix(f"{SCHEMA_LINE}{scenario_schema().name}\n")
+    """Return a file's text under a name, for any folder: its schema and its locustfile are the installed ones."""
+    schema = schema_of("suite" if _is_suite(text) else "scenario")
+    text = text.removeprefix(f"{SCHEMA_LINE}{schema.name}\n")
     named = re.search(r'^locustfile = "(.*)"$', text, re.MULTILINE)
     if named is not None and not Path(named[1]).is_file():
         installed = shipped_locustfile(Path(named[1]).name)
         text = text.replace(named[0], f"locustfile = {toml_value(str(installed))}", 1)
     text = re.sub(r"^name = .*$", lambda _: f"name = {toml_value(name)}", text, count=1, flags=re.MULTILINE)
-    return f"{SCHEMA_LINE}{scenario_schema()}\n{text}"
+    return f"{SCHEMA_LINE}{schema}\n{text}"

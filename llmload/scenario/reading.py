@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -38,9 +38,9 @@ SCHEMA_LINE: Final = "#:schema "
 """How the first line of a file names its schema to an editor."""
 
 
-def scenario_schema() -> Path:
-    """Return the file with the JSON Schema of scenario files."""
-    return scenario_folder() / "scenario.schema.json"
+def schema_of(kind: Literal["scenario", "suite"]) -> Path:
+    """Return the file with the JSON Schema of scenario files, or of suite files."""
+    return scenario_folder() / f"{kind}.schema.json"
 
 
 def shipped_locustfile(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 import fnmatch
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,8 @@ def _fill(word: str, values: Mapping[str, object]) -> str:
 SCENARIO_COMMAND: Final = "{scenario_command}"
 """A word that is replaced by the words of the scenario's `deployment.command`."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)
+MAX_NAME: Final = 80
+"""Characters of a name, and of a variant's options in its own: both, with a number, are one part of a path."""
 
 
 def _checked_name(name: str) -> str:
@@ -139,6 +142,8 @@ def _checked_name(name: str) -> str:
             "a name here has ASCII letters, digits, '.', '-' and '_' only, since it becomes part of a path, and does "
             "not begin with '.' or '-'"
         )
+    if len(name) > MAX_NAME:
+        raise ValueError(f"it has {len(name)} characters, and becomes part of a path: {MAX_NAME} at most")
     return name
 
 
@@ -205,7 +210,7 @@ Shown = Annotated[str, AfterValidator(_checked_text)]
 Text = Annotated[str, Field(min_length=1), AfterValidator(_checked_text), AfterValidator(_checked_word)]
 """A text that becomes a word of a command, or part of one."""
 Setting = Annotated[str, AfterValidator(_checked_text), AfterValidator(_checked_setting)]
-Words = Annotated[list[Any], BeforeValidator(_checked_words)]
+Words = Annotated[list[Any], BeforeValidator(_checked_words, json_schema_input_type=list[str | list[str]])]
 """Words of a command; an inner list is left out as a whole if a name in it has no value."""
 Port = Annotated[int, Field(ge=1, le=HIGHEST_PORT)]
 
@@ -214,13 +219,17 @@ class EngineEntry(Table):
     """An engine of the matrix: its type, its start command, its timeouts."""
 
     kind: Literal["process", "docker", "running"] = "process"
+    """How it runs: started as a process or as a container, or already, at its `url`."""
     engine: EngineName | None = None
     """The type of engine, where its name in the file is not one."""
     label: Text | None = None
     """Its name in tables."""
     api: Literal["openai-chat", "tgi-generate"] | None = None
+    """The protocol, as in a scenario's `[engine]`."""
     api_key_env: VariableName | None = None
+    """The environment variable with the API key."""
     headers: Headers | None = None
+    """Further headers of every request: a text, or `{ env = "NAME" }`."""
     command: Words | None = None
     """The whole command, in a container what follows the image; it replaces the template's."""
     program: Words | None = None
@@ -228,20 +237,27 @@ class EngineEntry(Table):
     options: Words = Field(default_factory=list)
     """Words appended to the command."""
     env: Annotated[dict[VariableName, str], AfterValidator(_checked_env)] = Field(default_factory=dict)
+    """Environment variables of the engine with their values; never a password or key."""
     pass_env: list[VariableName] = Field(default_factory=list)
     """Variables that must be set in the environment of the suite and are passed to the engine."""
     image: Text | None = None
+    """The container's image, in place of the template's."""
     docker_options: Words | None = None
+    """Words between `docker run` and the image, in place of the template's: `--gpus all` and the cache's volume."""
     container_port: Port = 8000
+    """The port on which the engine listens in its container."""
     url: Annotated[str, AfterValidator(checked_base_url)] | None = None
     """The address of an engine that is running already."""
     port: Port | None = None
-    """A free port if absent."""
+    """The port on which it listens; a free one if absent."""
     version: Text | None = None
     """The version that the engine must report, if it reports any."""
     set: list[Setting] = Field(default_factory=list)
+    """KEY=VALUE, any key of the scenario, for this engine's cells."""
     ready_timeout_s: Positive = 900.0
+    """How long it may take to be ready."""
     stop_grace_s: Positive = 30.0
+    """How long it may take to stop before it gets SIGKILL."""
 
     @model_validator(mode="after")
     def _kind_has_what_it_needs(self) -> Self:
@@ -268,14 +284,19 @@ class ModelEntry(Table):
     ids: dict[str, Text] = Field(default_factory=dict)
     """Ids by the engine's name in the file."""
     served_as: Text | None = None
+    """Its name in requests, if the engine does not serve it by its name in the file."""
     catalogue: Text | None = None
     """Its name in `llmload vram models`, or the path of its config."""
     gpus: Annotated[int, Field(ge=0)] | None = None
+    """How many GPUs it is deployed on, for the command, the sizing and figures per GPU."""
     tensor_parallel: Count | None = None
+    """Its tensor parallelism, for the command and the sizing."""
     precision: Precision | None = None
+    """The type of its weights, for the command and the sizing."""
     options: dict[str, Words] = Field(default_factory=dict)
     """Words appended to the command, by the engine's name in the file."""
     set: list[Setting] = Field(default_factory=list)
+    """KEY=VALUE, any key of the scenario, for this model's cells."""
 
 
 class ProtocolEntry(Table):
@@ -287,15 +308,20 @@ class ProtocolEntry(Table):
     set: list[Setting] = Field(default_factory=list)
     """KEY=VALUE, as for `llmload run --set`."""
     processes: int | None = None
+    """How many processes send, as `llmload run --processes`."""
     engines: list[str] | None = None
+    """Only these engines; all if absent."""
     models: list[str] | None = None
+    """Only these models; all if absent."""
 
 
 class SuiteHead(Table):
     """The suite's name and its settings for all cells."""
 
     name: Name
+    """The suite's name, a part of its folder's."""
     description: Shown | None = None
+    """What the suite measures, in a sentence."""
     folder: Text | None = None
     """The folder of all results; `suites/NAME` if absent."""
     gpu: Text | None = None
@@ -304,7 +330,10 @@ class SuiteHead(Table):
     """Sent to each deployment before the first measurement, one at a time."""
     skip: list[Shown] = Field(default_factory=list)
     """Patterns of cells to leave out: engine/model/protocol, with * for any."""
-    vary: dict[str, Annotated[list[Words], Field(min_length=1)]] = Field(default_factory=dict)
+    vary: Annotated[
+        dict[str, Annotated[list[Words], Field(min_length=1)]],
+        Field(json_schema_extra={"propertyNames": {"pattern": r"^engines\..+\.options$"}}),
+    ] = Field(default_factory=dict)
     """By `engines.NAME.options`: lists of words, each of which makes a variant of that engine with them appended."""
 
 
@@ -312,9 +341,13 @@ class SuiteFile(Table):
     """A whole suite file."""
 
     suite: SuiteHead
+    """The suite's name and its settings for all cells."""
     engines: Annotated[dict[Name, EngineEntry], Field(min_length=1)]
+    """The engines by name; one called `vllm` or the like has llmload's command for it."""
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
+    """The models by name."""
     protocols: Annotated[dict[Name, ProtocolEntry], Field(min_length=1)]
+    """What is measured, by name: scenarios with changed settings."""
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
@@ -326,6 +359,7 @@ class SuiteFile(Table):
             _known(f"protocols.{name}.models", protocol.models, self.models)
         for key in self.suite.vary:
             self._check_varied(key)
+        self._check_variants()
         for name, engine in self.engines.items():
             template = TEMPLATES.get(self.engine_of(name))
             needs = engine.kind == "docker" and not engine.image and not (template and template.image)
@@ -342,9 +376,21 @@ class SuiteFile(Table):
         _known("suite.vary", [found[1]], self.engines)
         if self.engines[found[1]].kind == "running":
             raise ValueError(f"suite.vary: engines.{found[1]} is running already, so its options cannot be varied")
-        names = [_variant(found[1], words) for words in self.suite.vary[key]]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"suite.vary: {key} has two variants that would both be called {twice}")
+
+    def _check_variants(self) -> None:
+        """Refuse two engines of one name, which are one cell."""
+        called = [(variant, name) for name in self.engines for variant in self._variants_of(name)]
+        for index, (variant, name) in enumerate(called):
+            other = dict(called[:index]).get(variant)
+            if other is not None:
+                whose = f"engines.{name}" if other == name else f"engines.{other} and engines.{name}"
+                raise ValueError(
+                    f"suite.vary: {whose} would have two variants called {variant}: change their options, or an "
+                    "engine's name"
+                )
+
+    def _variants_of(self, name: str) -> list[str]:
+        return [_variant(name, words) for words in self.suite.vary.get(f"engines.{name}.options", [[]])]
 
     def with_variants(self) -> Self:
         """Return the suite with each varied engine replaced by its variants, named after their options."""
@@ -352,7 +398,7 @@ class SuiteFile(Table):
         engines: dict[str, EngineEntry] = {}
         for name, entry in self.engines.items():
             lists = self.suite.vary.get(f"engines.{name}.options", [[]])
-            variants[name] = [_variant(name, words) for words in lists]
+            variants[name] = self._variants_of(name)
             for variant, words in zip(variants[name], lists, strict=True):
                 engines[variant] = entry if not words else self._variant_of(name, words)
 
@@ -394,8 +440,15 @@ def _flat(words: Sequence[Any]) -> list[str]:
 
 
 def _variant(name: str, words: Sequence[Any]) -> str:
-    """Return the name of an engine with these options: `vllm.max-num-seqs-128`; its own without any."""
-    slug = re.sub(r"[^A-Za-z0-9_.]+", "-", " ".join(_flat(words))).strip("-.")
+    """
+    Return the name of an engine with these options: `vllm.max-num-seqs-128`; its own without any.
+
+    Options too long for a part of a path are cut and end in a number of their own.
+    """
+    options = " ".join(_flat(words))
+    slug = re.sub(r"[^A-Za-z0-9_.]+", "-", options).strip("-.")
+    if len(slug) > MAX_NAME:
+        slug = f"{slug[:MAX_NAME]}-{zlib.crc32(options.encode()):08x}"
     return f"{name}.{slug}" if slug else name
 
 

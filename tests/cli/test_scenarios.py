@@ -12,7 +12,7 @@ from llmload.scenario import load_scenario
 from llmload.scenario.reading import (
     find_scenario,
     locustfile_named_by,
-    scenario_schema,
+    schema_of,
     shipped_scenarios,
     shipped_suites,
 )
@@ -45,7 +45,7 @@ def test_a_scenario_is_shown_as_its_file_has_it() -> None:
 def test_the_path_is_that_of_the_file() -> None:
     assert Path(run("path", "lima-speed").output.strip()) == find_scenario("lima-speed")
     assert Path(run("path", "reference-suite").output.strip()) == shipped_suites()["reference-suite"]
-    assert Path(run("schema").output.strip()) == scenario_schema()
+    assert Path(run("schema").output.strip()) == schema_of("scenario")
 
     cell = run("path", "reference/vllm-vicuna-7b-v1.3-speed")
     assert cell.exit_code == ExitCode.WRONG_USE
@@ -71,7 +71,7 @@ def test_a_new_file_is_a_copy_that_works_in_any_folder(
     assert written.exit_code == ExitCode.GOOD, written.output
     (file,) = tmp_path.iterdir()
     assert file.name == f"{words[0].removesuffix('.toml')}.toml"
-    assert file.read_text(encoding="utf-8").startswith(f"#:schema {scenario_schema()}\n")
+    assert file.read_text(encoding="utf-8").startswith(f"#:schema {schema_of('scenario')}\n")
     assert Path(locustfile_named_by(file) or "").is_absolute()
     assert Path(locustfile_named_by(file) or "").is_file()
     copy = load_scenario(file)

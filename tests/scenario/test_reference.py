@@ -9,21 +9,58 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ConfigDict, TypeAdapter
 
-from benchmarks.tools.generated import SCENARIO_PAGE, SCENARIO_SCHEMA, json_text
-from benchmarks.tools.scenario_reference import Section, scenario_schema, sections
+from benchmarks import ROOT
+from benchmarks.tools.generated import SCENARIO_PAGE, SCENARIO_SCHEMA, SUITE_SCHEMA, json_text
+from benchmarks.tools.scenario_reference import Section, file_schema, scenario_schema, sections
 from llmload.cli.scenarios import shipped_cells
-from llmload.scenario.reading import SCHEMA_LINE, read_toml, shipped_scenarios
+from llmload.scenario.reading import SCHEMA_LINE, read_toml, shipped_scenarios, shipped_suites
 from llmload.scenario.sections import Table
+from llmload.suite.file import SuiteFile
 
 SECTIONS = list(sections())
 SCHEMA = Draft202012Validator(scenario_schema())
 VALID = read_toml(shipped_scenarios()["demo"])
+OF_SUITES = Draft202012Validator(file_schema(SuiteFile))
+SUITES = [*shipped_suites().values(), ROOT / "benchmarks/cpu-suite.toml"]
 
 
 def test_the_shipped_schema_is_the_models() -> None:
     """`python -m benchmarks.tools.generated` writes it."""
     Draft202012Validator.check_schema(scenario_schema())
     assert SCENARIO_SCHEMA.read_text(encoding="utf-8") == json_text(scenario_schema())
+
+
+def test_the_shipped_schema_of_suites_is_the_models_and_says_what_each_key_means() -> None:
+    schema = file_schema(SuiteFile)
+    Draft202012Validator.check_schema(schema)
+    assert SUITE_SCHEMA.read_text(encoding="utf-8") == json_text(schema)
+    for name, part in {"SuiteFile": schema, **schema["$defs"]}.items():
+        assert [key for key, each in part["properties"].items() if not each.get("description")] == [], name
+
+
+@pytest.mark.parametrize("file", SUITES, ids=lambda file: file.stem)
+def test_a_suite_names_its_schema_and_fits_it(file: Path) -> None:
+    first = file.read_text(encoding="utf-8").partition("\n")[0]
+
+    assert (file.parent / first.removeprefix(SCHEMA_LINE)).resolve() == SUITE_SCHEMA
+    OF_SUITES.validate(read_toml(file, "suite"))
+
+
+@pytest.mark.parametrize(
+    ("table", "value"),
+    [
+        ("engines", {"vllm": {"option": ["--max-num-seqs"]}}),
+        ("engines", {"vllm": {"options": ["--max-num-seqs", 8]}}),
+        ("engines", {"vllm": {"kind": "container"}}),
+        ("engines", {}),
+        ("suite", {"vary": {}}),
+        ("suite", {"name": "s", "vary": {"vllm.options": [["-x"]]}}),
+        ("suite", {"name": "s", "vary": {"engines.vllm.options": ["-x"]}}),
+        ("protocols", {"speed": {"set": ["load.users=8"]}}),
+    ],
+)
+def test_the_schema_of_suites_marks_mistakes(table: str, value: Any) -> None:
+    assert not OF_SUITES.is_valid(read_toml(SUITES[0], "suite") | {table: value})
 
 
 def subclasses(model: type[Table]) -> set[type[Table]]:
@@ -75,6 +112,7 @@ def test_a_cell_of_a_suite_fits_the_schema() -> None:
     ("table", "key", "value"),
     [
         ("load", "userz", 8),
+        ("load", "users", 2_000_000),
         ("load", "rate_per_s", 8),
         ("load", "users", "8"),
         ("load", "users", 0),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.suite.file import load_suite
+from llmload.suite.file import MAX_NAME, load_suite
 from llmload.suite.plan import make_plan
 
 SUITE = """
@@ -59,7 +59,14 @@ def test_without_variants_a_suite_stays_as_it_is(tmp_path: Path) -> None:
         ('"engines.vllm.options" = [["-x"]]', "suite.vary: no 'vllm' in this file; it has simulated, gateway"),
         ('"models.m.options" = [["-x"]]', "'models.m.options' is not engines.NAME.options"),
         ('"engines.gateway.options" = [["-x"]]', "engines.gateway is running already"),
-        ('"engines.simulated.options" = [["-x", "1"], ["-x 1"]]', "two variants that would both be called"),
+        (
+            '"engines.simulated.options" = [["-x", "1"], ["-x 1"]]',
+            "engines.simulated would have two variants called simulated.x-1: change their options",
+        ),
+        (
+            '"engines.simulated.options" = [["gateway"]]\n[engines."simulated.gateway"]\nengine = "simulated"',
+            "engines.simulated.gateway and engines.simulated would have two variants called simulated.gateway",
+        ),
         ('"engines.simulated.options" = []', "list should have at least 1 item"),
         ('"engines.simulated.options" = [["--api-key", "sk-0123456789abcdef0123456789abcdef"]]', "a password or key"),
     ],
@@ -67,3 +74,13 @@ def test_without_variants_a_suite_stays_as_it_is(tmp_path: Path) -> None:
 def test_what_cannot_be_varied_is_refused(tmp_path: Path, vary: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         load_suite(written(tmp_path, f"[suite.vary]\n{vary}\n"))
+
+
+def test_options_too_long_for_a_folders_name_are_cut_and_stay_apart(tmp_path: Path) -> None:
+    words = [[f"--speculative-config {'1' * 300}{last}"] for last in "23"]
+    suite = load_suite(written(tmp_path, f'[suite.vary]\n"engines.simulated.options" = {words}\n'))
+
+    one, other, _ = suite.engines
+    assert one != other
+    assert len(one) == len(other) <= 2 * MAX_NAME + 10
+    assert [suite.engines[each].options[-1] for each in (one, other)] == [each for (each,) in words]
