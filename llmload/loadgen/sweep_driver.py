@@ -199,8 +199,8 @@ class SweepDriver(StepDriver):
         return (time.monotonic() - self._started_s) / done * self._left if done else None
 
     def found(self, stages: Mapping[str, RunTotals]) -> Found:
-        """Return the last round of the point with the most output tokens/s that misses no gate."""
-        best = best_point(self._result(stages, RunTotals(), self.gpus).points)
+        """Return the last round of the best point."""
+        best = best_point(self._result(stages, RunTotals(), self.gpus))
         if best is None:
             return Found(None)
         index = next(at for at, each in enumerate(self.rounds) if each.stage == best.stages[-1])

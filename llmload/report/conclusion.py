@@ -17,17 +17,20 @@ SPEED: Final = "speed"
 def conclusion(summary: Summary) -> str:
     """Return what a run found: `8 users: 774 requests/min, TTFT p95 66 ms; VALID`."""
     failed = f", {_failed(summary)}" if summary.requests.failed else ""
-    return f"{_found(summary)}{failed}; {summary.verdict.level}"
+    return f"{found(summary)}{failed}; {summary.verdict.level}"
 
 
-def _found(summary: Summary) -> str:
+def found(summary: Summary) -> str:
+    """Return what a run found, without its failures and its verdict."""
     if summary.capacity is not None:
         return f"capacity {capacity_text(summary.capacity)}"
-    if summary.sweep is not None and (best := best_point(summary.sweep.points)) is not None:
+    if summary.sweep is not None and (best := best_point(summary.sweep)) is not None:
         speed = best.tokens_per_s_per_user.mean
-        each = "" if speed is None else f" ({rounded(speed)} a user)"
+        per_gpu = best.output_tokens_per_s_per_gpu if (summary.sweep.gpus or 0) > 1 else None
+        each = [f"{rounded(value)} a {of}" for value, of in ((per_gpu, "GPU"), (speed, "user")) if value is not None]
         tokens = rounded(best.output_tokens_per_s or 0.0)
-        return f"{summary.load.brief}: at most {tokens} output tokens/s at {best.name}{each}"
+        beside = f" ({', '.join(each)})" if each else ""
+        return f"{summary.load.brief}: at most {tokens} output tokens/s at {best.name}{beside}"
     most = _busiest(summary.stages)
     if most is not None and summary.edited is None:
         figures = headline(most, most.doubts, summary.protocol)
@@ -50,11 +53,11 @@ def headline(figures: Figures, doubts: Sequence[Doubt], protocol: str | None) ->
     value = figures.value(key, statistic)
     if not value:
         return "nothing measured" if value is None else "no answer"
-    found = f"{marked(rounded(value), doubts, key, statistic)} {rate}"
+    text = f"{marked(rounded(value), doubts, key, statistic)} {rate}"
     ttft_s = figures.value("ttft_s", "p95")
     if ttft_s is None:
-        return found
-    return f"{found}, TTFT p95 {marked(rounded_ms(ttft_s), doubts, 'ttft_s', 'p95')} ms"
+        return text
+    return f"{text}, TTFT p95 {marked(rounded_ms(ttft_s), doubts, 'ttft_s', 'p95')} ms"
 
 
 def _failed(summary: Summary) -> str:

@@ -119,7 +119,7 @@ def sweep_result(measured: Measured, *, ended: str | None, complete: bool) -> Sw
     rounds = measured.load.rounds
     return SweepResult(
         points=points,
-        front=SweepFront(**{name: _front(points, name) for name in get_args(SpeedName)}),
+        front=SweepFront(**{name: _front(points, name, measured.load.least_growth) for name in get_args(SpeedName)}),
         gpus=measured.gpus.gpus,
         gpus_counted_from=measured.gpus.counted_from,
         between=measured.load.between,
@@ -130,15 +130,17 @@ def sweep_result(measured: Measured, *, ended: str | None, complete: bool) -> Sw
     )
 
 
-def _front(points: Sequence[SweepPoint], name: SpeedName) -> tuple[str, ...]:
+def _front(points: Sequence[SweepPoint], name: SpeedName, least_growth: float) -> tuple[str, ...]:
     """Return the names of the points on the front of each shape: one of longer answers beats none of shorter ones."""
     shapes = dict.fromkeys(point.shape for point in points)
     return tuple(
-        each for shape in shapes for each in _front_of([point for point in points if point.shape == shape], name)
+        each
+        for shape in shapes
+        for each in _front_of([point for point in points if point.shape == shape], name, least_growth)
     )
 
 
-def _front_of(points: Sequence[SweepPoint], name: SpeedName) -> tuple[str, ...]:
+def _front_of(points: Sequence[SweepPoint], name: SpeedName, least_growth: float) -> tuple[str, ...]:
     known = [
         (point.name, (speed, point.output_tokens_per_s))
         for point in points
@@ -146,14 +148,19 @@ def _front_of(points: Sequence[SweepPoint], name: SpeedName) -> tuple[str, ...]:
         and point.output_tokens_per_s is not None
         and point.verdict.level is not Level.INVALID
     ]
-    return tuple(known[index][0] for index in pareto_front([of for _, of in known]))
+    return tuple(known[index][0] for index in pareto_front([of for _, of in known], least_growth=least_growth))
 
 
-def best_point(points: Sequence[SweepPoint]) -> SweepPoint | None:
-    """Return the point with the most output tokens/s that is not INVALID and misses no gate; None without one."""
-    good = [each for each in points if each.verdict.level is not Level.INVALID and not each.missed_gates]
+def best_point(sweep: SweepResult) -> SweepPoint | None:
+    """
+    Return the point with the most output tokens/s that is not INVALID and misses no gate; None without one.
+
+    One on the front is taken before others: of loads that bring as much, the lowest.
+    """
+    good = [each for each in sweep.points if each.verdict.level is not Level.INVALID and not each.missed_gates]
     known = [each for each in good if each.output_tokens_per_s is not None]
-    return max(known, key=lambda each: each.output_tokens_per_s or 0.0, default=None)
+    on_front = [each for each in known if sweep.on_front(each)]
+    return max(on_front or known, key=lambda each: each.output_tokens_per_s or 0.0, default=None)
 
 
 def point_of(measured: Measured, shape: int | None, load: float) -> SweepPoint:

@@ -21,6 +21,13 @@ def test_equal_points_are_both_on_the_front_and_no_points_have_none() -> None:
     assert pareto_front([]) == []
 
 
+def test_a_higher_load_that_brings_hardly_more_of_either_is_beaten_by_the_lower_one() -> None:
+    points = [(72.7, 130.1), (47.1, 177.0), (47.1, 177.3), (46.9, 181.0)]
+
+    assert pareto_front(points) == [3, 2, 0]
+    assert pareto_front(points, least_growth=0.02) == [3, 1, 0]
+
+
 @given(st.lists(st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)), max_size=30))
 def test_it_is_what_comparing_each_with_each_gives(points: Points) -> None:
     def beaten(point: tuple[float, float]) -> bool:
