@@ -3,7 +3,7 @@
 import shlex
 import shutil
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from llmload.client.said import listed
 from llmload.errors import MEASURED, EngineError, RunFolderError
 from llmload.metrics.validity import Level
 from llmload.report.checks import failed
+from llmload.report.conclusion import found
 from llmload.runs.folder import SUMMARY, RunFolder
 from llmload.runs.summary import Summary
 from llmload.scenario.reading import find_scenario, locust_arguments, locust_command, toml_value
@@ -21,7 +22,10 @@ from llmload.sizing.cards import local_gpus
 from llmload.suite.launch import POLL_S, RunningDeployment, deployed, launch, log_excerpt, wait_until_memory_is_free
 from llmload.suite.plan import Cell, DeploymentPlan, SuitePlan
 from llmload.suite.state import Status, SuiteProgress, SuiteState, time_left_s
+from llmload.units import S_PER_MIN
 
+PROGRESS_S: Final = 5
+"""Between two lines in which a run says how far it is."""
 RUN_GRACE_S: Final = 5.0
 """A run that is stopped early is discarded, so it is not drained."""
 WARMUP_MAX_TOKENS: Final = 32
@@ -50,7 +54,7 @@ def run_arguments(cell: Cell, url: str, out: Path, command: str | None) -> list[
     settings = list(cell.settings)
     if command is not None and cell.scenario.deployment.command is None:
         settings.append(f"deployment.command={orjson.dumps(command).decode()}")
-    changes: dict[str, str | int | None] = {"host": url, "out": str(out), "processes": cell.processes}
+    changes = {"host": url, "out": str(out), "processes": cell.processes, "progress": PROGRESS_S}
     return locust_arguments(cell.scenario_file, changes, settings)
 
 
@@ -94,15 +98,27 @@ def warm_up(plan: DeploymentPlan, running: RunningDeployment, folder: Path, requ
         raise EngineError(f"warm-up: {ended.reason}")
 
 
-def measure(plan: DeploymentPlan, cell: Cell, running: RunningDeployment, folder: Path) -> Measurement:
-    """Measure the cell with the Locust command that `llmload run` would start; a failure is in the result."""
+def measure(
+    plan: DeploymentPlan, cell: Cell, running: RunningDeployment, folder: Path, said: Callable[[str], None]
+) -> Measurement:
+    """
+    Measure the cell with the Locust command that `llmload run` would start; a failure is in the result.
+
+    `said` gets the last line in which the run has said how far it is, again and again.
+    """
     out = folder / "runs" / cell.name
     _remove_unfinished_runs(out)
     log = folder / "logs" / plan.engine / plan.model / f"{cell.protocol}.log"
-    return _run(run_arguments(cell, running.url, out, running.command), running, out, log)
+    return _run(run_arguments(cell, running.url, out, running.command), running, out, log, said)
 
 
-def _run(arguments: list[str], running: RunningDeployment, out: Path, log: Path) -> Measurement:
+def _run(
+    arguments: list[str],
+    running: RunningDeployment,
+    out: Path,
+    log: Path,
+    said: Callable[[str], None] = lambda _: None,
+) -> Measurement:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {shlex.join(['locust', *arguments])}\n")
@@ -111,6 +127,8 @@ def _run(arguments: list[str], running: RunningDeployment, out: Path, log: Path)
         while not locust.wait(POLL_S):
             if running.describe_end() is not None:
                 locust.stop()
+            for line in locust.last_lines(1):
+                said(line)
         died = running.describe_end()
         if died is None:
             time.sleep(POLL_S / 2)  # its death may have ended the run before it was noticed
@@ -228,14 +246,15 @@ class SuiteRun:
     def _measure_while_running(self, deployment: DeploymentPlan, left: list[Cell]) -> None:
         """Start the deployment, take cells from `left` while its engine runs; EngineError if it measured none."""
         begun, before = time.monotonic(), len(left)
-        self._show(f"{deployment.name}: starting")
+        self._show(f"{deployment.name}: starting, {deployment.entry.ready_timeout_s:g} s at most")
         with deployed(deployment, self._log_of(deployment)) as running:
+            ready_s = time.monotonic() - begun
             if deployment.entry.kind != "running":
-                self.state.ready_s[deployment.name] = time.monotonic() - begun
+                self.state.ready_s[deployment.name] = ready_s
+            self._report_start(deployment, running, ready_s)
             self._show(f"{deployment.name}: warming up")
             warm_up(deployment, running, self.plan.folder, self.plan.suite.suite.warmup_requests)
             self.state.starts_s[deployment.name] = time.monotonic() - begun
-            self._report_start(deployment, running, time.monotonic() - begun)
             self._running = deployment.name
             while left and (ended := running.describe_end()) is None:
                 self._measure(deployment, left[0], running)
@@ -248,7 +267,11 @@ class SuiteRun:
         begun = time.monotonic()
         self.state.begin(cell.name, self.plan.fingerprint(deployment, cell))
         self._show(f"{cell.name}: measuring")
-        measured = measure(deployment, cell, running, self.plan.folder)
+
+        def said(line: str) -> None:
+            self._show(f"{cell.name}: {line.removeprefix(f'{cell.scenario.scenario.name}: ')}", every_s=S_PER_MIN)
+
+        measured = measure(deployment, cell, running, self.plan.folder, said)
         state = self.state.cells[cell.name]
         state.engine_version = running.info.version
         if measured.status is not Status.FAILED:
@@ -264,16 +287,16 @@ class SuiteRun:
         what = f"{cell.name}: {measured.status}" + (f", {figure}" if figure else "")
         self.progress.line(what + (f": {measured.reason}" if measured.reason else ""), STYLES[measured.status])
 
-    def _report_start(self, deployment: DeploymentPlan, running: RunningDeployment, took_s: float) -> None:
+    def _report_start(self, deployment: DeploymentPlan, running: RunningDeployment, ready_s: float) -> None:
         info = running.info
         version = f"version {info.version}" if info.version else "reports no version"
         models = f"serves {listed(info.models, info.hide)}" if info.models else "lists no models"
-        self.progress.line(f"{deployment.name}: ready at {running.url} after {took_s:.1f} s; {version}, {models}")
+        self.progress.line(f"{deployment.name}: ready at {running.url} after {ready_s:.1f} s; {version}, {models}")
 
-    def _show(self, text: str) -> None:
+    def _show(self, text: str, *, every_s: float = 0.0) -> None:
         total = len(self.selected)
         left_s = time_left_s(self.plan, self.state, self._pending, self._running)
-        self.progress.show(text, total - len(self._pending), total, left_s)
+        self.progress.show(text, total - len(self._pending), total, left_s, every_s=every_s)
 
     def _log_of(self, deployment: DeploymentPlan) -> Path:
         return self.plan.folder / "logs" / deployment.engine / deployment.model / "engine.log"
@@ -284,6 +307,8 @@ def headline(folder: Path | None, cell: Cell) -> str | None:
     if folder is None:
         return None
     summary = RunFolder(folder).summary()
+    if summary.sweep is not None:
+        return found(summary)
     if cell.scenario.scenario.protocol == "throughput":
         per_min = summary.requests_per_min
         return None if per_min is None else f"{per_min:.1f} requests/min"

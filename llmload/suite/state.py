@@ -1,6 +1,7 @@
 """A suite's progress: its state file, the lock of its folder, the lines and bar of a terminal, the time left."""
 
 import fcntl
+import math
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -15,6 +16,7 @@ from typing import Annotated, ClassVar, Final, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from llmload.errors import ConfigError, RunFolderError
@@ -182,22 +184,28 @@ def refuse_links(folder: Path, places: Iterable[str]) -> None:
 
 
 class SuiteProgress:
-    """Lines on standard error; in its context also a progress bar if that is a terminal."""
+    """Lines on standard error; in its context also a progress bar, or a line for each step into a pipe."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _TimeLeft())
-        self._bar = Progress(*columns, console=self.console, transient=True)
+        whole_line = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        step = TextColumn("{task.description}", markup=False, table_column=whole_line)
+        columns = (SpinnerColumn(), step, BarColumn(12), MofNCompleteColumn(), _TimeLeft())
+        self._bar = Progress(*columns, console=self.console, transient=True, expand=True)
         self._task = self._bar.add_task("", total=None, visible=False)
+        self._told_s = -math.inf
 
     def line(self, text: str, style: str = "") -> None:
         """Print a line above the bar."""
         self.console.print(Text(text, style=style), soft_wrap=True)
 
-    def show(self, text: str, done: int, total: int, left_s: float | None) -> None:
-        """Set the bar to the current step, the number of cells done and the time left."""
+    def show(self, text: str, done: int, total: int, left_s: float | None, *, every_s: float = 0.0) -> None:
+        """Set the bar to the current step, the number of cells done and the time left; a line at most `every_s`."""
         ends = None if left_s is None else time.monotonic() + left_s
         self._bar.update(self._task, description=text, completed=done, total=total, visible=True, ends=ends)
+        if not self.console.is_terminal and time.monotonic() - self._told_s >= every_s:
+            self._told_s = time.monotonic()
+            self.line(f"{text} ({done} of {total} cells done, {left_text(left_s)})")
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:

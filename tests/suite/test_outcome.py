@@ -156,16 +156,19 @@ def test_the_time_left_is_rounded_for_people(left_s: float | None, text: str) ->
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_bar_moves_on_a_terminal_only(terminal: bool) -> None:
+def test_each_step_is_shown_by_a_bar_on_a_terminal_and_else_by_lines(terminal: bool) -> None:
     out = StringIO()
     progress = SuiteProgress(Console(file=out, force_terminal=terminal, width=120))
     with progress:
-        progress.show("vllm/one: starting", 1, 4, 90.0)
+        progress.show("vllm/one: starting", 1, 4, 80.0)
         progress.line("quick/one/speed: good")
+        progress.show("vllm/one/speed: 3 of 9 answers", 1, 4, 80.0, every_s=60)
 
-    assert "quick/one/speed: good" in out.getvalue()
-    assert ("vllm/one: starting" in out.getvalue()) is terminal
-    assert ("\x1b" in out.getvalue()) is terminal
+    if terminal:
+        assert all(each in out.getvalue() for each in ("\x1b", "vllm/one: starting", "good", "1/4"))
+    else:
+        started = "vllm/one: starting (1 of 4 cells done, about 80 s left)"
+        assert out.getvalue().splitlines() == [started, "quick/one/speed: good"]
 
 
 def gpu(used_gib: float) -> LocalGpu:
