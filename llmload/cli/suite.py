@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llmload.errors import ExitCode, worst
+from llmload.runs.folder import REPORT
 from llmload.scenario.reading import find_suite
 
 if TYPE_CHECKING:
@@ -96,6 +97,10 @@ def _show_outcome(run: "SuiteRun", *, as_json: bool) -> None:
     else:
         click.echo(to_markdown(outcome), nl=False)
         click.echo(f"\nsuite folder: {run.plan.folder}")
+        swept = {summary.run_id for summaries in outcome.sweeps.values() for summary in summaries}
+        folders = [run.plan.folder / cell.run_folder for cell in outcome.cells if cell.run_folder is not None]
+        if runs := shlex.join(str(each) for each in folders if each.name in swept):
+            click.echo(f"fronts over each other: llmload report {runs} --html {run.plan.folder / REPORT}")
     sys.exit(worst([outcome.exit_code, *(ExitCode.FAILED for _ in run.state.faults.unwritten)]))
 
 

@@ -92,14 +92,10 @@ def reference_tables(figures: Sequence[Figure]) -> str:
 def _table(figures: Sequence[Figure], digits: int) -> str:
     if not figures:
         return "(not measured)"
-    engines = sorted({f.engine for f in figures} | set(FIRST_COLUMNS), key=_column_order)
+    engines = list(dict.fromkeys((*FIRST_COLUMNS, *(f.engine for f in figures))))
     models = list(dict.fromkeys(f.model for f in figures))
     rows = [[model, *_cells(figures, model, engines, digits)] for model in models]
     return markdown_table(["Engine", *engines], rows, padded=True, outer=False)
-
-
-def _column_order(engine: str) -> tuple[int, str]:
-    return (FIRST_COLUMNS.index(engine) if engine in FIRST_COLUMNS else len(FIRST_COLUMNS), engine)
 
 
 def _cells(figures: Sequence[Figure], model: str, engines: Sequence[str], digits: int) -> list[str]:

@@ -10,6 +10,7 @@ from llmload.errors import RunFolderError
 from llmload.metrics.validity import Level
 from llmload.runs.summary import Summary
 from llmload.runs.sweep import USER_SPEEDS, SpeedName, SweepPoint, SweepResult
+from llmload.sweep.front import pareto_front
 from llmload.units import UNKNOWN, counted, milliseconds, number
 
 COUNTED_FROM: Final = {
@@ -109,6 +110,42 @@ def sweep_rows(summary: Summary) -> Iterator[tuple[str, list[str], str]]:
     for point in summary.sweep.points:
         mark = FRONT if summary.sweep.on_front(point) else " "
         yield f"{mark} {point.name}", [column.text(point) for column in columns], verdict_text(point)
+
+
+# Several sweeps together: which engine, or which of its options?
+
+
+def joint_table(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+    """
+    Return a header and a row for each point of several sweeps, with the mark of the front that they have together.
+
+    Output tokens/s are per GPU where every sweep knows how many there are.
+    """
+    points = [
+        (summary, summary.sweep, point) for summary in summaries if summary.sweep for point in summary.sweep.points
+    ]
+    per_gpu = all(sweep.gpus for _, sweep, _ in points)
+    gives = [(point.output_tokens_per_s or 0.0) / ((per_gpu and sweep.gpus) or 1) for _, sweep, point in points]
+    front: set[int] = set()
+    for shape in {point.shape for *_, point in points}:
+        own = [at for at, (_, sweep, point) in enumerate(points) if point.shape == shape and sweep.on_front(point)]
+        both = [(points[at][2].tokens_per_s_per_user.mean or 0.0, gives[at]) for at in own]
+        front |= {own[each] for each in pareto_front(both)}
+    rows = [
+        [
+            FRONT if at in front else "",
+            summary.engine,
+            point.name,
+            number(gives[at], 1) if point.output_tokens_per_s is not None else UNKNOWN,
+            number(point.tokens_per_s_per_user.mean, 1),
+            milliseconds(point.ttft_p95_s),
+            limit_text(summary, point) or UNKNOWN,
+            str(point.verdict.level),
+        ]
+        for at, (summary, _, point) in enumerate(points)
+    ]
+    tokens = "output tok/s/GPU" if per_gpu else "output tok/s"
+    return ["", "engine", "point", tokens, "tok/s/user", "TTFT p95, ms", "limited by", "verdict"], rows
 
 
 # One row a point, for spreadsheets and scripts.

@@ -7,7 +7,9 @@ from typing import Any
 
 from llmload.errors import ConfigError, ExitCode
 from llmload.report.markdown import THROUGHPUT, Figure, read_figure, reference_tables
+from llmload.report.sweep import FRONT, joint_table
 from llmload.runs.folder import RunFolder
+from llmload.runs.summary import Summary
 from llmload.runs.writing import WriteFaults
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.size_table import REFERENCE_RULE, ReferenceRow, reference_json, reference_markdown, reference_row
@@ -53,6 +55,8 @@ class SuiteOutcome:
     memory: tuple[ReferenceRow, ...]
     unknown_models: Mapping[str, str]
     """Models that are not in the sizing catalogue, with the reason."""
+    sweeps: Mapping[str, tuple[Summary, ...]]
+    """By model and protocol: what sweeps of it measured, of one engine after the other."""
     selected: frozenset[str]
     """The cells that count for the exit code."""
 
@@ -68,12 +72,17 @@ class SuiteOutcome:
 def read_outcome(plan: SuitePlan, state: SuiteState, selected: Collection[str] | None = None) -> SuiteOutcome:
     """Read the results of every cell from the suite's folder; `selected` count for the exit code, None means all."""
     cells, figures = [], []
+    sweeps: dict[str, tuple[Summary, ...]] = {}
     for deployment in plan.deployments:
         for cell in deployment.cells:
             done = state.done(cell.name, plan.fingerprint(deployment, cell))
             found, figure = _read_cell(plan, state, cell, done=done)
             cells.append(found)
             figures += [figure] if figure else []
+            summary = RunFolder(plan.folder / found.run_folder).summary() if found.run_folder else None
+            if summary is not None and summary.sweep is not None:
+                same = f"{cell.model}/{cell.protocol}"
+                sweeps[same] = (*sweeps.get(same, ()), summary)
     rows, unknown = _memory(plan)
     return SuiteOutcome(
         name=plan.suite.suite.name,
@@ -81,12 +90,13 @@ def read_outcome(plan: SuitePlan, state: SuiteState, selected: Collection[str] |
         figures=tuple(figures),
         memory=rows,
         unknown_models=unknown,
+        sweeps=sweeps,
         selected=frozenset(cell.cell for cell in cells) if selected is None else frozenset(selected),
     )
 
 
 def to_markdown(outcome: SuiteOutcome) -> str:
-    """Return the three tables, the table of cells and the reasons of failed cells."""
+    """Return the three tables, the table of cells, the points of sweeps and the reasons of failed cells."""
     parts = ["## Inference Memory", f"{REFERENCE_RULE}. Its GB is GiB."]
     parts += (
         [reference_markdown(outcome.memory)] if outcome.memory else ["(no model of the suite is known to the sizing)"]
@@ -94,6 +104,9 @@ def to_markdown(outcome: SuiteOutcome) -> str:
     parts += ["\n".join(f"- {name}: {escaped(why)}" for name, why in outcome.unknown_models.items())]
     parts += [reference_tables(outcome.figures).rstrip(), "## Cells", _cell_table(outcome.cells)]
     parts += ["\n".join(_failures(outcome.cells))]
+    for same, summaries in outcome.sweeps.items():
+        parts += [f"## Points of {same}", markdown_table(*joint_table(summaries), right=(3, 4, 5), padded=True)]
+        parts += [f"{FRONT} on the Pareto front of all engines together"]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

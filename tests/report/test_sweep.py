@@ -14,7 +14,7 @@ from llmload.report.html.chart import ShownRun
 from llmload.report.html.front_charts import front_sections
 from llmload.report.html.page import render
 from llmload.report.markdown import as_markdown
-from llmload.report.sweep import shown_columns, sweep_notes, sweep_rows, write_points
+from llmload.report.sweep import joint_table, shown_columns, sweep_notes, sweep_rows, write_points
 from llmload.report.terminal import console, run_report
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import load_run
@@ -65,6 +65,25 @@ def sweep(**changes: Any) -> SweepResult:
 
 def summary(result: SweepResult) -> Summary:
     return summary_of().model_copy(update={"sweep": result})
+
+
+def test_sweeps_have_one_front_together_per_gpu_where_all_know_their_number() -> None:
+    front = SweepFront(mean=("4 users", "2 users"), p90=(), share=())
+    more = sweep(points=(point(2, 45, 60), point(4, 35, 90)), front=front, gpus=1)
+    engines = [summary(sweep()), summary(more).model_copy(update={"engine": "other"})]
+
+    header, rows = joint_table(engines)
+
+    assert header[3] == "output tok/s/GPU"
+    own = engines[0].engine
+    assert [(row[0].strip(), *row[1:5]) for row in rows] == [
+        ("●", own, "2 users", "50.0", "50.0"),
+        ("●", own, "4 users", "80.0", "40.0"),
+        ("", own, "8 users", "75.0", "30.0"),
+        ("●", "other", "2 users", "60.0", "45.0"),
+        ("●", "other", "4 users", "90.0", "35.0"),
+    ]
+    assert joint_table([engines[0], summary(sweep(gpus=None))])[0][3] == "output tok/s"
 
 
 def test_rows_have_the_mark_of_the_front_and_what_speaks_against_a_point() -> None:
