@@ -151,7 +151,7 @@ class SweepDriver(StepDriver):
         again = f", round {this.number} of {self.load.rounds}" if self.load.rounds > 1 else ""
         state = self.phase
         if this.samples and not this.complete:
-            state += f" {this.samples[-1].completed} of {self.load.answers_wanted(this.load)} answers"
+            state += f" {this.samples[-1].completed} of at least {self.load.answers_wanted(this.load)} answers"
         return f"{self._name(this)}{again}, {state}, {counted(self._left, 'point')} to go"
 
     def _name(self, this: Round) -> str:

@@ -443,7 +443,7 @@ def _variant(name: str, words: Sequence[Any]) -> str:
     """
     Return the name of an engine with these options: `vllm.max-num-seqs-128`; its own without any.
 
-    Options too long for a part of a path are cut and end in a number of their own.
+    Options too long for a part of a path are cut, and end in their checksum.
     """
     options = " ".join(_flat(words))
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", options).strip("-.")

@@ -99,12 +99,12 @@ def warm_up(plan: DeploymentPlan, running: RunningDeployment, folder: Path, requ
 
 
 def measure(
-    plan: DeploymentPlan, cell: Cell, running: RunningDeployment, folder: Path, said: Callable[[str], None]
+    plan: DeploymentPlan, cell: Cell, running: RunningDeployment, folder: Path, said: Callable[[Sequence[str]], None]
 ) -> Measurement:
     """
     Measure the cell with the Locust command that `llmload run` would start; a failure is in the result.
 
-    `said` gets the last line in which the run has said how far it is, again and again.
+    `said` gets the last lines that the run has written, again and again.
     """
     out = folder / "runs" / cell.name
     _remove_unfinished_runs(out)
@@ -117,7 +117,7 @@ def _run(
     running: RunningDeployment,
     out: Path,
     log: Path,
-    said: Callable[[str], None] = lambda _: None,
+    said: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> Measurement:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
@@ -127,8 +127,7 @@ def _run(
         while not locust.wait(POLL_S):
             if running.describe_end() is not None:
                 locust.stop()
-            for line in locust.last_lines(1):
-                said(line)
+            said(locust.last_lines())
         died = running.describe_end()
         if died is None:
             time.sleep(POLL_S / 2)  # its death may have ended the run before it was noticed
@@ -268,8 +267,10 @@ class SuiteRun:
         self.state.begin(cell.name, self.plan.fingerprint(deployment, cell))
         self._show(f"{cell.name}: measuring")
 
-        def said(line: str) -> None:
-            self._show(f"{cell.name}: {line.removeprefix(f'{cell.scenario.scenario.name}: ')}", every_s=S_PER_MIN)
+        def said(lines: Sequence[str]) -> None:
+            begin = f"{cell.scenario.scenario.name}: "
+            if progress := [line.removeprefix(begin) for line in lines if line.startswith(begin)]:
+                self._show(f"{cell.name}: {progress[-1]}", every_s=S_PER_MIN)
 
         measured = measure(deployment, cell, running, self.plan.folder, said)
         state = self.state.cells[cell.name]

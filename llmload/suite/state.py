@@ -193,7 +193,7 @@ class SuiteProgress:
         columns = (SpinnerColumn(), step, BarColumn(12), MofNCompleteColumn(), _TimeLeft())
         self._bar = Progress(*columns, console=self.console, transient=True, expand=True)
         self._task = self._bar.add_task("", total=None, visible=False)
-        self._told_s = -math.inf
+        self._said_s = -math.inf
 
     def line(self, text: str, style: str = "") -> None:
         """Print a line above the bar."""
@@ -203,8 +203,8 @@ class SuiteProgress:
         """Set the bar to the current step, the number of cells done and the time left; a line at most `every_s`."""
         ends = None if left_s is None else time.monotonic() + left_s
         self._bar.update(self._task, description=text, completed=done, total=total, visible=True, ends=ends)
-        if not self.console.is_terminal and time.monotonic() - self._told_s >= every_s:
-            self._told_s = time.monotonic()
+        if not self.console.is_terminal and time.monotonic() - self._said_s >= every_s:
+            self._said_s = time.monotonic()
             self.line(f"{text} ({done} of {total} cells done, {left_text(left_s)})")
 
     def __enter__(self) -> Self:

@@ -165,7 +165,7 @@ def test_each_step_is_shown_by_a_bar_on_a_terminal_and_else_by_lines(terminal: b
         progress.show("vllm/one/speed: 3 of 9 answers", 1, 4, 80.0, every_s=60)
 
     if terminal:
-        assert all(each in out.getvalue() for each in ("\x1b", "vllm/one: starting", "good", "1/4"))
+        assert all(each in out.getvalue() for each in ("\x1b", "quick/one/speed: good", "3 of 9 answers", "1/4"))
     else:
         started = "vllm/one: starting (1 of 4 cells done, about 80 s left)"
         assert out.getvalue().splitlines() == [started, "quick/one/speed: good"]
