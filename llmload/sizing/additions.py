@@ -6,7 +6,7 @@ from math import ceil
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import Attention, Dense, Layer, ModelSpec
 from llmload.sizing.cards import Gpu
-from llmload.sizing.engines import USUAL_LORA_RANK, Engine
+from llmload.sizing.engines import HOPPER_AND_LATER, USUAL_LORA_RANK, Engine
 from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate
 from llmload.sizing.weights import FROM_FILE, ONE_GPU, WEIGHT_FORMATS, Parallelism, rank_counts, rank_model
 from llmload.units import GIB
@@ -125,8 +125,24 @@ def layers_on_gpu(model: ModelSpec, engine: Engine) -> ModelSpec:
     return replace(model, decoder=model.decoder[-layers:])
 
 
-def llama_cpp_fraction(model: ModelSpec, engine: Engine, parallelism: Parallelism, stage: int) -> float:
-    """Return the fraction of the parameters on one GPU; the embedding stays on the host, unless it is the head too."""
+_ONE_MEMORY = ("DGX-Spark", "Jetson", "MI300A")
+
+
+def shares_memory(gpu: Gpu) -> bool:
+    """Return whether a GPU's memory is its host's, so that what an engine leaves to the host is in it too."""
+    return gpu.name.startswith(_ONE_MEMORY)
+
+
+def llama_cpp_fraction(
+    model: ModelSpec, engine: Engine, parallelism: Parallelism, stage: int, *, one_memory: bool = False
+) -> float:
+    """
+    Return the fraction of the parameters in one GPU's memory; the embedding stays on the host, unless it is the head.
+
+    With one memory for both, nothing is left out.
+    """
+    if one_memory and parallelism.gpus == 1:
+        return 1.0
     counts = rank_counts(layers_on_gpu(model, engine), parallelism, stage)
     layers = engine.options.gpu_layers
     last = stage == parallelism.pipeline - 1
@@ -136,7 +152,6 @@ def llama_cpp_fraction(model: ModelSpec, engine: Engine, parallelism: Parallelis
     return (counts.layers + output) / rank_counts(model, ONE_GPU).total
 
 
-_STORED_FP4 = ("H100", "H200", "H20-", "H800", "GH200", "B100", "B200", "B300", "GB200", "GB300")
 _MARLIN_STEPS = (128, 256)  # of the experts' width, of the hidden size
 
 
@@ -154,7 +169,7 @@ def repacked_bytes(model: ModelSpec, gpu: Gpu, engine: Engine, parallelism: Para
     added = max(0.0, (padded - stored) * WEIGHT_FORMATS["mxfp4"].bits / 8)
     if engine.name != "vllm":
         return Estimate(0.0, 0.0, 0.0)
-    return Estimate(0.0, 0.0 if gpu.name.startswith(_STORED_FP4) else added, added)
+    return Estimate(0.0, 0.0 if gpu.name.startswith(HOPPER_AND_LATER) else added, added)
 
 
 def offloaded_bytes(engine: Engine, weights: Estimate) -> Estimate:

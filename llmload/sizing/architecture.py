@@ -71,6 +71,7 @@ class Recurrent:
     heads: tuple[int, ...]  # every count that tensor ranks divide among them
     weights: tuple[Weight, ...]
     convolution_elements: int  # of the state, in the cache's 16 bits
+    convolved: int  # channels of the convolution: elements that one more token adds to its state
     state_elements: int
     state_element_bytes: int = 2
 

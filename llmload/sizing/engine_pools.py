@@ -125,6 +125,9 @@ def _padded(tokens: int) -> int:
     return ceil(tokens / _CELLS) * _CELLS
 
 
+_STATES_KEPT_SINCE = (0, 29)  # vLLM keeps prefixes of models with recurrent layers unless that is switched off
+
+
 def request_pool(cache: KvCache, engine: Engine, context_ranks: int = 1) -> RequestPool:
     """
     Return how an engine divides the cache of one rank, of `context_ranks` that share each context.
@@ -132,6 +135,7 @@ def request_pool(cache: KvCache, engine: Engine, context_ranks: int = 1) -> Requ
     Raises ConfigError for layers or a cache type whose layout is not known.
     """
     if engine.name == "vllm":
+        cache = replace(cache, draft_tokens=engine.draft_tokens)
         blocks = block_pool(cache, engine.block_tokens, states_of_request(engine)).divided(context_ranks)
         return VllmPool(blocks=blocks, max_num_batched_tokens=engine.max_num_batched_tokens)
     if cache.model.encoder:
@@ -162,9 +166,12 @@ def states_of_request(engine: Engine) -> int:
     Return the blocks of recurrent state that vLLM reserves a request: two where prefixes are kept, one a drafted token.
 
     Source: MambaSpec in vLLM's kv_cache_interface.py. Logs of Qwen3.5 have two where the option was given (0.17, 0.24)
-    and one where it was not (0.19: 33.04 requests of 32,768 tokens in 1,487 blocks of 784).
+    and one where it was not (0.19: 33.04 requests of 32,768 tokens in 1,487 blocks of 784; 0.26); 0.29 has two.
     """
-    return (2 if engine.options.prefix_caching else 1) + engine.draft_tokens
+    kept = engine.options.prefix_caching
+    if kept is None:
+        kept = engine.version >= _STATES_KEPT_SINCE
+    return (2 if kept else 1) + engine.draft_tokens
 
 
 def _sglang_token_bytes(cache: KvCache, engine: Engine) -> float:

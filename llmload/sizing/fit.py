@@ -15,6 +15,7 @@ from llmload.sizing.additions import (
     lora_bytes,
     offloaded_bytes,
     repacked_bytes,
+    shares_memory,
     tower_bytes,
     with_drafter,
 )
@@ -36,6 +37,7 @@ from llmload.sizing.weights import (
     default_kv_dtype,
     file_bytes,
     format_of,
+    most_weights_bytes,
     parallel_problems,
     rank_counts,
     rank_model,
@@ -43,7 +45,7 @@ from llmload.sizing.weights import (
 )
 from llmload.units import GIB
 
-_UNCOUNTED_GIB = 2.0  # for towers that cannot be counted
+_UNCOUNTED_GIB = 3.0  # for towers that cannot be counted: 2.5 were seen
 
 Verdict = Literal["fits", "may fit", "does not fit"]
 
@@ -284,7 +286,7 @@ def _loaded_weights(deployment: Deployment, stage: int) -> Estimate:
         if deployment.weight_format != "mxfp4":
             return stored
         return stored + repacked_bytes(model, deployment.gpu, engine, cut, stage)
-    fraction = llama_cpp_fraction(model, engine, cut, stage)
+    fraction = llama_cpp_fraction(model, engine, cut, stage, one_memory=shares_memory(deployment.gpu))
     whole = rank_weights(model, deployment.weight_format)
     return Estimate(*(figure * fraction for figure in whole.figures))
 
@@ -303,9 +305,11 @@ def rank_weights(model: ModelSpec, weight_format: str, parallelism: Parallelism 
         return Estimate.around(file_bytes(model, counts) + towers + tables, 0.005, 0.2 * GIB)
     step = MXFP4_EXPERT_STEP if weight_format == "mxfp4" else 1
     counts = rank_counts(model, parallelism, stage, step)
-    form = format_of(rank_model(model, parallelism, stage, step), weight_format)
-    around = Estimate.around(weights_bytes(counts, form) + tables, 0.005, 0.2 * GIB)
-    return replace(around, high=around.high + _UNCOUNTED_GIB * GIB) if model.uncounted else around
+    part = rank_model(model, parallelism, stage, step)
+    best = weights_bytes(counts, format_of(part, weight_format))
+    around = Estimate.around(best + tables, 0.005, 0.2 * GIB)
+    beside = most_weights_bytes(part, counts, weight_format) - best + _UNCOUNTED_GIB * GIB * bool(model.uncounted)
+    return replace(around, high=around.high + beside)
 
 
 def pool_warning(found: Fit, users: int, tokens: int) -> str | None:

@@ -1,6 +1,6 @@
 """What an engine takes of a GPU beside weights and KV cache: activations, libraries, graphs; as figures with bounds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmload.sizing.architecture import Dense, Experts, LatentAttention, ModelSpec
 from llmload.sizing.engines import Engine
@@ -86,6 +86,12 @@ def overhead(
     Formulas: fitted to the parts that vLLM 0.19 logged in 45 runs on H100, and checked against 8 runs of vLLM 0.11
     (llm-d planner, results_raw.csv and empirical-vllm-memory-results.md); bounds are the largest errors there.
     """
+    found = _overhead(model, engine, parallelism, stage, weight_format)
+    beside = Estimate(0.0, 0.0, engine.unmeasured_gib * GIB)
+    return replace(found, non_torch_bytes=found.non_torch_bytes + beside)
+
+
+def _overhead(model: ModelSpec, engine: Engine, parallelism: Parallelism, stage: int, weight_format: str) -> Overhead:
     if engine.name == "sglang":
         return _sglang_overhead(engine, parallelism)
     last = stage == parallelism.pipeline - 1
@@ -175,7 +181,7 @@ def _libraries_gib(engine: Engine, parallelism: Parallelism) -> Estimate:
     """GiB of CUDA, NCCL and other libraries: with TP or DP attention, with pipeline stages, with none."""
     lean = engine.version >= _LEAN_SAMPLER_SINCE
     if parallelism.tensor * parallelism.data > 1:
-        return Estimate(2.0, 2.1, 2.25) if lean else Estimate(0.25, 0.55, 2.25)
+        return Estimate(2.0, 2.1, 2.25) if lean and engine.symmetric_memory else Estimate(0.1, 0.55, 2.25)
     if parallelism.pipeline > 1:
         return Estimate(0.05, 0.2, 0.4)
     return Estimate(0.2, 0.25, 0.5) if lean else Estimate(0.08, 0.13, 0.3)

@@ -24,6 +24,7 @@ def gated_delta_rule(config: HfConfig) -> Recurrent:
             _vectors("linear_attn.norm", config.count("linear_value_head_dim"), whole=True),
         ),
         convolution_elements=(kernel - 1) * convolved,
+        convolved=convolved,
         state_elements=values * config.count("linear_key_head_dim"),
         state_element_bytes=config.element_bytes("mamba_ssm_dtype", 2),
     )
@@ -60,6 +61,7 @@ def mamba2(config: HfConfig) -> Recurrent:
             _vectors("mamba", convolved * kernel + 3 * heads + normed * inner + biases),
         ),
         convolution_elements=(kernel - 1) * convolved,
+        convolved=convolved,
         state_elements=inner * state,
         state_element_bytes=config.element_bytes("mamba_ssm_cache_dtype", 2),
     )
@@ -84,6 +86,7 @@ def mamba1(config: HfConfig) -> Recurrent:
             _vectors("mamba.norms", rank + 2 * state, whole=True),
         ),
         convolution_elements=(kernel - 1) * inner,
+        convolved=inner,
         state_elements=inner * state,
         state_element_bytes=config.element_bytes("mamba_ssm_cache_dtype", 2),
     )
@@ -101,6 +104,7 @@ def short_convolution(config: HfConfig) -> Recurrent:
             _vectors("conv", hidden * kernel + biases),
         ),
         convolution_elements=(kernel - 1) * hidden,
+        convolved=hidden,
         state_elements=0,
     )
 
@@ -125,6 +129,7 @@ def kimi_delta(config: HfConfig) -> Recurrent:
             _vectors("self_attn.o_norm", dim, whole=True),
         ),
         convolution_elements=(kernel - 1) * 3 * width,
+        convolved=3 * width,
         state_elements=width * dim,
         state_element_bytes=4,
     )

@@ -79,6 +79,27 @@ def weights_bytes(counts: ParameterCounts, weight_format: WeightFormat) -> int:
     return ceil((narrow * weight_format.bits + (counts.total - narrow) * kept_bits) / 8)
 
 
+_SMALL_GROUPS: Mapping[str, float] = {"w4a16": 4.625}  # groups of 32 with zero points
+
+
+def most_weights_bytes(model: ModelSpec, counts: ParameterCounts, name: str) -> int:
+    """
+    Return the most bytes that checkpoints have whose format is known by its name alone.
+
+    Of models with experts or recurrent layers, some leave attention 16 bits wide and have smaller groups. Raises
+    ConfigError for an unknown name.
+    """
+    form = format_of(model, name)
+    most = weights_bytes(counts, form)
+    mixed = any(isinstance(mixer, Recurrent) for mixer in model.mixers)
+    experts = any(isinstance(layer.feed_forward, Experts) for layer in model.decoder)
+    if not (mixed or experts) or form.part_bits is not None or form.bits >= _KEPT_BITS:
+        return most
+    kept = 0 if form.experts_only else counts.attention * (_KEPT_BITS - form.bits)
+    smaller = (counts.mlp + counts.experts) * (_SMALL_GROUPS.get(name, form.bits) - form.bits)
+    return most + ceil((kept + smaller) / 8)
+
+
 def format_of(model: ModelSpec, name: str) -> WeightFormat:
     """
     Return a model's (or a rank's) format by name: its own as its checkpoint declares it, others by WEIGHT_FORMATS.
@@ -302,6 +323,7 @@ def _rank_recurrent(mixer: Recurrent, tensor: int) -> Recurrent:
         heads=tuple(heads // tensor for heads in mixer.heads),
         weights=tuple(weight.cut(tensor) for weight in mixer.weights),
         convolution_elements=mixer.convolution_elements // tensor,
+        convolved=mixer.convolved // tensor,
         state_elements=mixer.state_elements // tensor,
     )
 
@@ -354,6 +376,7 @@ class KvCache:
     model: ModelSpec
     element_bytes: int = 2
     tensor_parallel: int = 1
+    draft_tokens: int = 0  # which convolutions keep beside their own inputs
 
     def layer_bytes_per_token(self, mixer: Mixer) -> int:
         """Return the bytes that one token adds to one layer; 0 for a layer whose memory does not grow."""
@@ -374,7 +397,8 @@ class KvCache:
         """Return the bytes of recurrent state that one layer keeps for a sequence; 0 for attention."""
         if not isinstance(mixer, Recurrent):
             return 0
-        convolution = mixer.convolution_elements // self.tensor_parallel * _CONVOLUTION_ELEMENT_BYTES
+        inputs = mixer.convolution_elements + self.draft_tokens * mixer.convolved
+        convolution = inputs // self.tensor_parallel * _CONVOLUTION_ELEMENT_BYTES
         return convolution + mixer.state_elements // self.tensor_parallel * mixer.state_element_bytes
 
     @property

@@ -60,7 +60,7 @@ def test_each_card_has_the_fewest_gpus_on_which_the_load_fits_and_its_price_a_mo
     h100 = found["H100-SXM5-80GB"]
 
     assert {name: row.gpus for name, row in found.items()} == {
-        "L40S-48GB": 4, "H100-SXM5-80GB": 2, "MI300X-192GB": 1, "Gaudi3-128GB": 1,
+        "L40S-48GB": 4, "H100-SXM5-80GB": 2, "MI300X-192GB": 1, "Gaudi3-128GB": 2,
     }  # fmt: skip
     assert all(row.found.verdict == "fits" for row in found.values())
     assert h100.price_a_month == 2 * 2.0 * 730

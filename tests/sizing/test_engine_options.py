@@ -136,14 +136,16 @@ def test_recurrent_layers_take_two_states_where_prefixes_are_kept_and_the_low_es
     config = next(built["config"] for built in BUILT if built["config"]["model_type"] == "qwen3_next")
     model = model_from_config(HfConfig(config, "built"), "built")
 
-    def held(**options: Any) -> Estimate:
+    def held(version: str = "0.19", **options: Any) -> Estimate:
         request = DeploymentRequest(
-            model=model, gpu=find_gpu("L40S"), context_tokens=4096, options=EngineOptions(**options)
-        )
+            model=model, gpu=find_gpu("L40S"), context_tokens=4096, engine_version=version,
+            options=EngineOptions(**options),
+        )  # fmt: skip
         return fit(plan_deployment(request)).concurrency
 
     unsaid, without, kept = held(), held(prefix_caching=False), held(prefix_caching=True)
     assert kept.best < without.best == unsaid.best
+    assert held("0.29").best == held("0.29", prefix_caching=True).best
     assert unsaid.low == kept.low < without.low
 
 

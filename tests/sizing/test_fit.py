@@ -354,8 +354,8 @@ def test_the_sheet_is_at_most_80_columns_wide_and_json_says_the_same() -> None:
     values = fit_json(found)
 
     assert all(len(line) <= 80 for line in lines if not line.startswith(("vllm serve", "Note: ")))
-    assert lines[0] == "gpt-oss-120b on 1 x Gaudi3-128GB: FITS"
-    assert values["verdict"] == "fits"
+    assert lines[0] == "gpt-oss-120b on 1 x Gaudi3-128GB: MAY FIT"
+    assert values["verdict"] == "may fit"
     assert values["gpu_memory_is_measured"] is False
     assert json.loads(json.dumps(values))["max_concurrency"]["best"] == round(found.concurrency.best, 2)
 

@@ -31,6 +31,20 @@ def test_at_least_as_many_unseen_numbers_are_held_as_the_page_says(name: str) ->
     assert counts["off"] <= int(said[2])
 
 
+def test_states_of_drafts_and_kept_prefixes_are_counted_as_vllm_prints_them() -> None:
+    found = {number.run: number for number in judged("second") if number.quantity == "concurrency_of_pool"}
+
+    for run in (
+        "qwen38-27b-fp8-mtp-pro6000",
+        "qwen38-27b-gfx906-mtp",
+        "qwen38-27b-int4-2x3090-128k",
+        "qwen38-27b-int4-2x3090-256k",
+    ):
+        estimate = found[run].estimate
+        assert estimate is not None
+        assert round(estimate.best, 2) == found[run].logged
+
+
 def test_the_page_has_the_forecast_as_it_was() -> None:
     assert f"forecast {summary(forecast())}" in PAGE
 
