@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Hundreds of processes import the same modules: where the environment keeps Python from writing bytecode down, each would
+# compile them again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The tests in groups of processes that run side by side: most of their time is waiting for runs of seconds. Tests that
 # compare times come last, alone, but for the pages' commands: these are whole runs, too many to wait for one by one.
 loadgen-a := tests/loadgen/test_runs.py tests/loadgen/test_loads.py tests/loadgen/test_progress.py tests/loadgen/test_web_page.py
@@ -14,6 +18,8 @@ client := tests/client tests/simulator
 programs := tests/suite tests/cli tests/test_packaging.py tests/test_pythons.py
 pages := tests/test_docs.py
 benchmarks := tests/benchmarks
+# The files that have tests with this mark: the others need not be read for one of them.
+marked = $(shell grep -rl --include="*.py" "mark\.$(1)" tests)
 # What depends on where stamps come from, once more as in a process that may not have the packet ring.
 without-ring := tests/client/test_sockets.py
 WITHOUT_RING := setpriv --bounding-set=-net_raw --inh-caps=-net_raw
@@ -88,14 +94,14 @@ $(GROUPS:%=alone-%): $(VENV)/.ready
 	@! grep -qs '"tests' .pytest_cache/$(group)/v/cache/lastfailed || { echo "Once more, alone, what failed in the group $(group):"; $(RUN) --last-failed --maxfail=3; }
 
 timing: $(VENV)/.ready
-	@$(BIN)/pytest -m "timing and not engine" tests $(pages:%=--ignore=%)
+	@$(BIN)/pytest -m "timing and not engine" $(filter-out $(pages),$(call marked,timing))
 
 engine: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.tools.cpu_engines install transformers
 	$(BIN)/python -m benchmarks.tools.cpu_engines install model
 
 engine-test: engine
-	$(BIN)/pytest -m engine
+	$(BIN)/pytest -m engine $(call marked,engine)
 
 lock lock-upgrade: $(VENV)/.ready
 	@$(LOCK) $(if $(filter lock-upgrade,$@),--upgrade) --custom-compile-command "make lock" --extra all pyproject.toml --output-file deploy/requirements.txt
