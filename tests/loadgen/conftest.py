@@ -63,9 +63,9 @@ class Locust:
     zygote: Zygote
     started: list[Forked] = field(default_factory=list)
 
-    def start(self, *arguments: str, env: dict[str, str] | None = None) -> Forked:
+    def start(self, *arguments: str, env: dict[str, str] | None = None, limits: dict[str, int] | None = None) -> Forked:
         """Start Locust in a separate session, without the second that its imports take."""
-        process = self.zygote.start(self._arguments(arguments), self._env(env))
+        process = self.zygote.start(self._arguments(arguments), self._env(env), limits)
         self.started.append(process)
         return process
 
@@ -78,9 +78,15 @@ class Locust:
             pytest.fail(f"Locust did not end in {timeout_s} s:\n{out}\n{err}")
         return Ended(process.wait(), out, err, self._folder())
 
-    def run(self, *arguments: str, env: dict[str, str] | None = None, timeout_s: float = 60.0) -> Ended:
+    def run(
+        self,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        limits: dict[str, int] | None = None,
+        timeout_s: float = 60.0,
+    ) -> Ended:
         """Run Locust headless to its end."""
-        return self.finish(self.start(*arguments, "--headless", env=env), timeout_s)
+        return self.finish(self.start(*arguments, "--headless", env=env, limits=limits), timeout_s)
 
     def _arguments(self, arguments: tuple[str, ...]) -> list[str]:
         return [*arguments, "--out", str(self.out)]

@@ -80,9 +80,10 @@ class Zygote:
         self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
         theirs.close()
 
-    def start(self, arguments: list[str], env: dict[str, str]) -> Forked:
+    def start(self, arguments: list[str], env: dict[str, str], limits: dict[str, int] | None = None) -> Forked:
+        """Start Locust; `limits` are of the process's resources, by their names in `resource`."""
         (out, their_out), (err, their_err), (said, their_said) = os.pipe(), os.pipe(), os.pipe()
-        request = {"arguments": arguments, "cwd": str(ROOT), "env": env}
+        request = {"arguments": arguments, "cwd": str(ROOT), "env": env, "limits": limits or {}}
         descriptors = [their_out, their_err, their_said]
         socket.send_fds(self._control, [json.dumps(request).encode()], descriptors)
         for descriptor in descriptors:

@@ -5,8 +5,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 
 from llmload.runs.folder import RunFolder
 from tests.loadgen.conftest import Ended, Locust, StartEngine, WriteScenario
-from tests.loadgen.forked import ROOT
+from tests.loadgen.forked import Zygote
 
 QUICK = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "itl_load_factor": 0.0, "output_tokens": 4}
 SALTED = '[prompts]\nrepeat = "salted"'
@@ -183,7 +181,7 @@ def test_lines_that_a_killed_worker_held_back_are_said_to_be_lost(start: Callabl
 
 @pytest.mark.parametrize("how", ["a file", "too long", "no permission", "full"])
 def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_sent(
-    engine: StartEngine, write_scenario: WriteScenario, tmp_path: Path, how: str
+    engine: StartEngine, zygote: Zygote, write_scenario: WriteScenario, tmp_path: Path, how: str
 ) -> None:
     scenario = write_scenario(engine(**QUICK).url, "users = 4\nrequests = 8", SALTED)
     (tmp_path / "file").write_text("")
@@ -193,23 +191,13 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_sent(
         "no permission": (Path("/proc/self"), "No such file or directory"),
         "full": (tmp_path / "full", "File too large"),
     }[how]
+    arguments = ["--config", str(scenario), "--headless", "--out", str(out)]
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    process = zygote.start(arguments, dict(os.environ), {"RLIMIT_FSIZE": 0} if how == "full" else None)
+    _, err = process.communicate(timeout=60)
 
-    command = [sys.executable, "-m", "locust", "--config", str(scenario), "--headless", "--out", str(out)]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        preexec_fn=limit if how == "full" else None,
-    )
-
-    said = [line for line in done.stderr.splitlines() if line.startswith("llmload: ")]
-    assert done.returncode == 2, done.stderr
+    said = [line for line in err.splitlines() if line.startswith("llmload: ")]
+    assert process.returncode == 2, err
     assert len(said) == 1
     assert str(out) in said[0]
     assert why in said[0]
@@ -217,25 +205,13 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_sent(
 
 
 def test_more_users_than_open_files_are_refused_before_anything_is_sent(
-    engine: StartEngine, write_scenario: WriteScenario, tmp_path: Path
+    engine: StartEngine, locust: Locust, write_scenario: WriteScenario, tmp_path: Path
 ) -> None:
     scenario = write_scenario(engine(**QUICK).url, "users = 100\nrequests = 100", SALTED)
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
+    ended = locust.run("--config", str(scenario), limits={"RLIMIT_NOFILE": 96})
 
-    command = [sys.executable, "-m", "locust", "--config", str(scenario), "--headless", "--out", str(tmp_path / "runs")]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        preexec_fn=limit,
-    )
-
-    assert done.returncode == 2, done.stderr
-    assert "llmload: load: 100 users need a connection each" in done.stderr
-    assert "(ulimit -n is 96): raise it with ulimit -n 1000, or give --processes 2" in done.stderr
+    assert ended.code == 2, ended.err
+    assert "llmload: load: 100 users need a connection each" in ended.err
+    assert "(ulimit -n is 96): raise it with ulimit -n 1000, or give --processes 2" in ended.err
     assert not list(tmp_path.glob("runs/*"))

@@ -2,8 +2,8 @@
 A process that has imported Locust and llmload already, and forks into a Locust each time that it is asked to.
 
 A whole run of a test is often shorter than these imports. It reads requests from the socket whose number is its
-argument, `{"arguments", "cwd", "env"}` with three descriptors: stdout, stderr, and where to write the fork's process id
-and, when it has ended, its exit code, a line each.
+argument, `{"arguments", "cwd", "env", "limits"}` with three descriptors: stdout, stderr, and where to write the fork's
+process id and, when it has ended, its exit code, a line each.
 """
 
 # Locust patches the standard library, so it is imported first.
@@ -11,6 +11,7 @@ import locust.main
 
 import json
 import os
+import resource
 import socket
 import sys
 from typing import Any
@@ -35,6 +36,8 @@ def become_locust(request: dict[str, Any], out: int, err: int) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    for name, most in request["limits"].items():
+        resource.setrlimit(getattr(resource, name), (most, most))
     sys.argv = ["locust", *request["arguments"]]
     sys.path.insert(0, request["cwd"])  # as `python -m` does
     end_at_signals(BEFORE_A_RUN)  # as the import does where it is Locust's
