@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,8 +18,9 @@ from urllib.request import urlopen
 import pytest
 
 from llmload.scenario.reading import free_port
+from tests.loadgen.conftest import zygote as zygote
+from tests.loadgen.forked import ROOT, Forked, Zygote
 
-ROOT = Path(__file__).parents[2]
 RULES = ROOT / "grafana" / "prometheus" / "rules"
 NO_PROMETHEUS = "needs prometheus and promtool, of Debian's package prometheus"
 
@@ -121,20 +121,12 @@ class Locust:
     """Starts Locust in the repository as a user does; run folders are below `out`."""
 
     out: Path
-    running: "list[subprocess.Popen[str]]" = field(default_factory=list)
+    zygote: Zygote
+    running: list[Forked] = field(default_factory=list)
 
-    def __call__(self, *arguments: str, out: str = "runs") -> "subprocess.Popen[str]":
-        self.running.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "locust", *arguments, "--out", str(self.out / out)],
-                cwd=ROOT,
-                env={**os.environ, "HF_HUB_OFFLINE": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-        )
+    def __call__(self, *arguments: str, out: str = "runs") -> Forked:
+        env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        self.running.append(self.zygote.start([*arguments, "--out", str(self.out / out)], env))
         return self.running[-1]
 
     def end(self) -> None:
@@ -145,8 +137,8 @@ class Locust:
 
 
 @pytest.fixture
-def locust(tmp_path: Path) -> Iterator[Locust]:
-    started = Locust(tmp_path)
+def locust(tmp_path: Path, zygote: Zygote) -> Iterator[Locust]:
+    started = Locust(tmp_path, zygote)
     yield started
     started.end()
 

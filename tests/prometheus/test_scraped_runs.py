@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from llmload.scenario.reading import free_port
 from llmload.simulator import SimulationSettings, spawn
+from tests.loadgen.forked import Forked, Zygote
 from tests.prometheus.conftest import Locust, Prometheus, running_prometheus, scenario, summary_in, text_at, until
 
 FIXED: dict[str, Any] = {"ttft_s": 0.05, "prefill_s_per_token": 0.0, "itl_s": 0.01, "output_tokens": 16}
@@ -58,10 +58,10 @@ class Scraped:
 
 
 @pytest.fixture(scope="module")
-def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
+def scraped(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Iterator[Scraped]:
     """All at once, since most of their time is waiting: for seconds to pass, for a scrape, for an alert to be due."""
     folder = tmp_path_factory.mktemp("scraped")
-    ports, locust = {name: free_port() for name in LOADS}, Locust(folder)
+    ports, locust = {name: free_port() for name in LOADS}, Locust(folder, zygote)
     with ExitStack() as stack:
         stack.callback(locust.end)
         engines = {
@@ -91,23 +91,21 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
         yield Scraped(server, folder, errors, before, firing)
 
 
-def start(
-    locust: Locust, files: dict[str, str], ports: dict[str, int], name: str, *further: str
-) -> "subprocess.Popen[str]":
+def start(locust: Locust, files: dict[str, str], ports: dict[str, int], name: str, *further: str) -> Forked:
     headless = ("--metrics-port", str(ports[name]), "--headless", "--llmload-linger", "60")
     return locust("--config", files[name], *(() if "--web-port" in further else headless), *further, out=name)
 
 
-def through_the_form(url: str, process: "subprocess.Popen[str]") -> str:
+def through_the_form(url: str, process: Forked) -> str:
     """Start the run as the start form does, and return what was served before."""
     until(lambda: "llmload_requests_started_total" in text_at(f"{url}/metrics"), "the web UI served no series")
     before = text_at(f"{url}/metrics")
     with urlopen(f"{url}/swarm", data=urlencode({"user_count": 2, "spawn_rate": 2}).encode(), timeout=20) as answer:
-        assert json.load(answer)["success"], process.args
+        assert json.load(answer)["success"], process.poll()
     return before
 
 
-def starve(process: "subprocess.Popen[str]", server: Prometheus) -> list[dict[str, Any]]:
+def starve(process: Forked, server: Prometheus) -> list[dict[str, Any]]:
     """Stop the process for most of each fifth of a second, as on a busy machine, until the alert fires."""
     firing: list[dict[str, Any]] = []
     end_s = time.monotonic() + 90
