@@ -160,28 +160,22 @@ def engines(name: str) -> Iterator[Sequence[tuple[str, str, str]]]:
         ]
 
 
-class ShapeText(click.ParamType):
-    """Tokens of a prompt and of its answer: `64/32`."""
-
-    name = "IN/OUT"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Return both numbers; a usage error where they are none."""
-        try:
-            inputs, outputs = map(int, value.split("/"))
-        except ValueError:
-            self.fail(f"{value} is not two numbers of tokens, such as 64/32", param, ctx)
-        return inputs, outputs
+def read_shapes(_context: click.Context, _option: click.Parameter, texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Return shapes such as `64/32`; a usage error for another text."""
+    try:
+        return [(int(inputs), int(outputs)) for inputs, outputs in (text.split("/") for text in texts)]
+    except ValueError:
+        raise click.BadParameter("a shape is two numbers of tokens, such as 64/32") from None
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(NAMES)))
 @click.option("--requests", type=click.IntRange(1), help="[default: 1000 on the simulated engine, 150 on a real one]")
 @click.option("--users", type=click.IntRange(1), default=8, show_default=True)
-@click.option("--shape", "shapes", type=ShapeText(), multiple=True, help="Such as 64/32; several may be given.")
+@click.option("--shape", "shapes", callback=read_shapes, multiple=True, help="Such as 64/32; several may be given.")
 @click.option("--their-client", is_flag=True, help="Run vLLM's own client, too.")
 def main(
-    names: tuple[str, ...], requests: int | None, users: int, shapes: tuple[tuple[int, int], ...], their_client: bool
+    names: tuple[str, ...], requests: int | None, users: int, shapes: list[tuple[int, int]], their_client: bool
 ) -> None:
     """Compare the lengths of prompts and answers on engines NAMES with what was requested; exit code 1 for a FAIL."""
     failed = False

@@ -50,7 +50,7 @@ class Truth:
 
     def errors(self, point: SweepPoint) -> tuple[float, float, float]:
         """Return by which part each measured figure is off."""
-        measured = (point.requests_per_min, point.output_tokens_per_s, point.tokens_per_s_per_user.mean)
+        measured = (point.requests_per_min, point.output_tokens_per_s, point.tokens_per_s_per_user.median)
         true = (self.requests_per_min, self.output_tokens_per_s, self.user_tokens_per_s)
         of_requests, of_tokens, of_user = (
             (found or 0.0) / known - 1 for found, known in zip(measured, true, strict=True)
@@ -115,8 +115,8 @@ def simulated(out: Path | None, point_min_s: float) -> None:
         sweep = sweep_of(run_sweep(engine.url, out or Path(temporary), settings, "--engine", "simulated"))
     passed = _points_pass(sweep)
     computed = {name for shape in SHAPES for name in front_of(USERS, shape)}
-    fronts_agree = set(sweep.front.mean) == computed
-    click.echo(f"Pareto front: {len(sweep.front.mean)} points, {'as' if fronts_agree else 'not as'} computed")
+    fronts_agree = set(sweep.front.median) == computed
+    click.echo(f"Pareto front: {len(sweep.front.median)} points, {'as' if fronts_agree else 'not as'} computed")
     click.echo("PASS" if passed and fronts_agree else "FAIL")
     sys.exit(0 if passed and fronts_agree else 1)
 
@@ -132,7 +132,7 @@ def _points_pass(sweep: SweepResult) -> bool:
         texts = "".join(f"{error:>+9.2%}" for error in errors)
         click.echo(
             f"{point.name:<20}{point.requests_per_min or 0:>14,.1f}{point.output_tokens_per_s or 0:>9,.1f}"
-            f"{point.tokens_per_s_per_user.mean or 0:>12,.2f}{texts}  {point.verdict.level:<9}"
+            f"{point.tokens_per_s_per_user.median or 0:>12,.2f}{texts}  {point.verdict.level:<9}"
             f"{'PASS' if good else 'FAIL'}"
         )
     return within
@@ -162,7 +162,7 @@ def real(out: Path, port: int) -> None:
         process.wait()
     sweep = sweep_of(run)
     measured = [point for point in sweep.points if point.output_tokens_per_s]
-    click.echo(f"{len(measured)} points, {len(sweep.front.mean)} on the Pareto front: {run.path}")
+    click.echo(f"{len(measured)} points, {len(sweep.front.median)} on the Pareto front: {run.path}")
     sys.exit(0 if measured and sweep.complete else 1)
 
 

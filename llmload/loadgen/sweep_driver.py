@@ -25,7 +25,7 @@ from llmload.sweep.points import (
     Round,
     Sample,
     best_point,
-    mean_speed,
+    median_speed,
     missed_gates,
     shape_text,
     sweep_result,
@@ -178,7 +178,7 @@ class SweepDriver(StepDriver):
         again = f" (round {this.number})" if self.load.rounds > 1 else ""
         return (
             f"{self._name(this)}{again}: {number(own.output_tokens_per_s, 1)} tok/s, "
-            f"{number(mean_speed(totals), 1)} tok/s a user, TTFT p95 {milliseconds(own.value('ttft_s', 'p95'))} ms"
+            f"{number(median_speed(own), 1)} tok/s a user, TTFT p95 {milliseconds(own.value('ttft_s', 'p95'))} ms"
         )
 
     @property

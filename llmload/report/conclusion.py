@@ -7,6 +7,7 @@ from llmload.capacity.result import capacity_text
 from llmload.metrics.doubts import marked
 from llmload.metrics.validity import Doubt
 from llmload.runs.summary import Figures, StageSummary, Summary
+from llmload.runs.sweep import FRONT_SPEED
 from llmload.sweep.points import best_point
 from llmload.units import counted, percent, rounded, rounded_ms
 
@@ -25,7 +26,7 @@ def found(summary: Summary) -> str:
     if summary.capacity is not None:
         return f"capacity {capacity_text(summary.capacity)}"
     if summary.sweep is not None and (best := best_point(summary.sweep)) is not None:
-        speed = best.tokens_per_s_per_user.mean
+        speed = best.tokens_per_s_per_user.value(FRONT_SPEED)
         per_gpu = best.output_tokens_per_s_per_gpu if (summary.sweep.gpus or 0) > 1 else None
         each = [f"{rounded(value)} a {of}" for value, of in ((per_gpu, "GPU"), (speed, "user")) if value is not None]
         tokens = rounded(best.output_tokens_per_s or 0.0)

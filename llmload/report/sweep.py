@@ -9,7 +9,7 @@ from typing import Any, Final
 from llmload.errors import RunFolderError
 from llmload.metrics.validity import Level
 from llmload.runs.summary import Summary
-from llmload.runs.sweep import USER_SPEEDS, SpeedName, SweepPoint, SweepResult
+from llmload.runs.sweep import FRONT_SPEED, USER_SPEEDS, SpeedName, SweepPoint, SweepResult
 from llmload.sweep.front import pareto_front
 from llmload.units import UNKNOWN, counted, milliseconds, number
 
@@ -41,8 +41,9 @@ COLUMNS: Final = (
     Column("95 %\ninterval", lambda point: _interval(point.output_tokens_per_s_interval)),
     Column("tok/s\n/GPU", lambda point: number(point.output_tokens_per_s_per_gpu, 1)),
     Column("req/min\n/GPU", lambda point: number(point.requests_per_min_per_gpu, 1)),
-    Column("tok/s/user\nmean 1/TPOT", _speed("mean")),
+    Column("tok/s/user\n1/P50 TPOT", _speed("median")),
     Column("tok/s/user\n1/P90 TPOT", _speed("p90")),
+    Column("tok/s/user\nmean 1/TPOT", _speed("mean")),
     Column("tok/s/user\ntok/s / users", _speed("share")),
     Column("TTFT\np50, ms", lambda point: milliseconds(point.ttft_p50_s)),
     Column("TTFT\np95, ms", lambda point: milliseconds(point.ttft_p95_s)),
@@ -93,9 +94,9 @@ def sweep_notes(result: SweepResult) -> list[str]:
         gpus = f"per GPU: {counted(result.gpus, 'GPU')} by {COUNTED_FROM[result.gpus_counted_from]}"
     by = f"{result.rounds} rounds" if result.interval_from == "rounds" else "parts of its window"
     return [
-        f"{FRONT} on the Pareto front: no other point has more tok/s a user (mean of 1/TPOT) and more output tok/s",
+        f"{FRONT} on the Pareto front: no other point has more tok/s a user (1/P50 of TPOT) and more output tok/s",
         gpus,
-        f"tok/s/user by three definitions, not to be compared with each other: {'; '.join(USER_SPEEDS.values())}",
+        f"tok/s/user by four definitions, not to be compared with each other: {'; '.join(USER_SPEEDS.values())}",
         f"intervals of a point are by {by}",
         *([] if result.ended is None else [f"the ladder ended before its last load: {result.ended}"]),
         *([] if result.complete else ["the sweep was ended before all points were measured"]),
@@ -129,7 +130,7 @@ def joint_table(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]
     front: set[int] = set()
     for shape in {point.shape for *_, point in points}:
         own = [at for at, (_, sweep, point) in enumerate(points) if point.shape == shape and sweep.on_front(point)]
-        both = [(points[at][2].tokens_per_s_per_user.mean or 0.0, gives[at]) for at in own]
+        both = [(points[at][2].tokens_per_s_per_user.value(FRONT_SPEED) or 0.0, gives[at]) for at in own]
         front |= {own[each] for each in pareto_front(both)}
     rows = [
         [
@@ -137,7 +138,7 @@ def joint_table(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]
             summary.engine,
             point.name,
             number(gives[at], 1) if point.output_tokens_per_s is not None else UNKNOWN,
-            number(point.tokens_per_s_per_user.mean, 1),
+            _speed(FRONT_SPEED)(point),
             milliseconds(point.ttft_p95_s),
             limit_text(summary, point) or UNKNOWN,
             str(point.verdict.level),

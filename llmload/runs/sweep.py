@@ -6,20 +6,25 @@ from llmload.metrics.validity import Verdict
 from llmload.runs.summary_parts import Interval, Part, PerMinute, PerSecond, Requests, Tokens, TokensPerSecond, in_unit
 
 USER_SPEEDS: Final = {
-    "mean": "mean of 1/TPOT",
+    "median": "1/P50 of TPOT, as InferenceX",
     "p90": "1/P90 of TPOT, as MLPerf",
+    "mean": "mean of 1/TPOT, as AIPerf",
     "share": "output tok/s / concurrency, as vLLM",
 }
-"""The three definitions of what a user gets, by their keys in `tokens_per_s_per_user`."""
-SpeedName = Literal["mean", "p90", "share"]
+"""The four definitions of what a user gets, by their keys in `tokens_per_s_per_user`."""
+SpeedName = Literal["median", "p90", "mean", "share"]
+FRONT_SPEED: Final[SpeedName] = "median"
+"""What a user gets on the front that tables mark: one answer that came at once, or late, hardly moves it."""
 
 
 class UserSpeed(Part):
-    """Output tokens a second of one user, by three definitions that differ: none is to be compared with another."""
+    """Output tokens a second of one user, by four definitions that differ: none is to be compared with another."""
 
+    median: TokensPerSecond | None
+    """1 / the median of TPOT: the interactivity of InferenceX."""
     mean: TokensPerSecond | None
-    """Mean of 1/TPOT over requests, by the histogram of TPOT (each value within 0.18 %); `null` where tokens of an
-    answer came together."""
+    """Mean of 1/TPOT over requests, AIPerf's, by the histogram of TPOT (each value within 0.18 %); `null` where tokens
+    of an answer came together."""
     mean_interval: Annotated[Interval | None, in_unit("tokens/s")]
     """Its confidence interval."""
     p90: TokensPerSecond | None
@@ -36,7 +41,7 @@ class UserSpeed(Part):
 
     def interval(self, name: SpeedName) -> Interval | None:
         """Return its confidence interval, where that is known."""
-        return {"mean": self.mean_interval, "p90": None, "share": self.share_interval}[name]
+        return {"mean": self.mean_interval, "share": self.share_interval}.get(name)
 
 
 class SweepPoint(Part):
@@ -111,10 +116,12 @@ class SweepPoint(Part):
 class SweepFront(Part):
     """The points that no other of their shape beats in both what a user gets and what the deployment gives."""
 
-    mean: tuple[str, ...]
-    """With the mean of 1/TPOT as what a user gets; names of points, the fastest for a user last."""
+    median: tuple[str, ...]
+    """With 1/P50 of TPOT as what a user gets; names of points, the fastest for a user last."""
     p90: tuple[str, ...]
     """With 1/P90 of TPOT."""
+    mean: tuple[str, ...]
+    """With the mean of 1/TPOT."""
     share: tuple[str, ...]
     """With output tokens/s / concurrency."""
 
@@ -141,6 +148,6 @@ class SweepResult(Part):
     complete: bool
     """Whether every point was measured as often as asked, so far as the ladder went."""
 
-    def on_front(self, point: SweepPoint, name: SpeedName = "mean") -> bool:
+    def on_front(self, point: SweepPoint, name: SpeedName = FRONT_SPEED) -> bool:
         """Return whether a point is on the front by a definition of what a user gets."""
         return point.name in getattr(self.front, name)

@@ -229,6 +229,7 @@ def _speed(
     p90_s = own.value("tpot_s", "p90")
     mean = mean_speed(totals)
     return UserSpeed(
+        median=median_speed(own),
         mean=mean,
         mean_interval=None if mean is None else spread.of_speeds(),
         p90=1 / p90_s if p90_s else None,
@@ -237,6 +238,12 @@ def _speed(
         if tokens is None or not concurrency
         else (tokens[0] / concurrency, tokens[1] / concurrency),
     )
+
+
+def median_speed(own: Figures) -> float | None:
+    """Return 1 / the median of TPOT, in tokens/s; None where no TPOT is known."""
+    median_s = own.value("tpot_s", "p50")
+    return 1 / median_s if median_s else None
 
 
 def mean_speed(totals: RunTotals) -> float | None:

@@ -134,10 +134,11 @@ def test_figures_are_those_of_the_engine_and_the_front_is_the_one_computed(swept
     points = by_load(result)
 
     assert points[2].tokens_per_s_per_user.mean == pytest.approx(100, rel=0.002)
+    assert points[2].tokens_per_s_per_user.median == pytest.approx(100, rel=0.002)
     assert points[16].tokens_per_s_per_user.p90 == pytest.approx(50, rel=0.002)
     assert points[16].tokens_per_s_per_user.share == pytest.approx((points[16].output_tokens_per_s or 0) / 16)
-    assert result.front.mean[-1] in {"2 users", "8 users"}, "as fast for a user; eight bring more"
-    assert "2 users" not in result.front.mean
+    assert result.front.median[-1] in {"2 users", "8 users"}, "as fast for a user; eight bring more"
+    assert "2 users" not in result.front.median
 
 
 def test_a_ladder_that_brings_no_more_ends(swept: Callable[..., Any]) -> None:
@@ -190,7 +191,7 @@ def test_a_point_says_what_it_lacks(swept: Callable[..., Any]) -> None:
     _, _, few = swept(users=[4], engine={"running": 3}, point_max_s=0.05)
     assert few.points[0].verdict.level == "INVALID"
     assert few.points[0].client_bound
-    assert few.front.mean == (), "a point that is INVALID is on no front"
+    assert few.front.median == (), "a point that is INVALID is on no front"
 
     _, _, late = swept(users=[4], engine={"lag_s": 0.2})
     assert late.points[0].client_bound
@@ -225,7 +226,7 @@ def test_each_shape_of_prompts_has_its_own_points_and_front(swept: Callable[...,
         *("256/8, 4 users", "256/8, 8 users"),
     ]
     assert [command.shape for command in host.commands if command.measured and not command.closed] == [0, 0, 1, 1]
-    assert {name.partition(",")[0] for name in result.front.mean} == {"64/8", "256/8"}
+    assert {name.partition(",")[0] for name in result.front.median} == {"64/8", "256/8"}
 
     _, _, mixed = swept(scenario=shapes, users=[4], each_shape=False)
     assert [point.name for point in mixed.points] == ["4 users"]
@@ -255,7 +256,7 @@ def test_a_real_sweep_has_a_stage_for_each_round_and_the_figures_of_its_best_poi
     assert ended.code in (0, 3), ended.err  # 3 where a busy machine made the load generator late
     assert points.keys() == {1, 4}
     assert [(p["prompt_tokens_mean"], p["output_tokens_mean"]) for p in short] == [(48, 4), (48, 4)]
-    assert points[4]["tokens_per_s_per_user"]["mean"] == pytest.approx(1 / (0.01 * (1 + 3 / 8)), rel=0.1)
+    assert points[4]["tokens_per_s_per_user"]["median"] == pytest.approx(1 / (0.01 * (1 + 3 / 8)), rel=0.1)
     assert all(points[users]["completed"] >= 4 * users for users in points)
     assert [stage["name"] for stage in ended.summary["stages"]] == ["step-1", "step-2", "step-3", "step-4"]
     assert ended.summary["output_tokens_per_s"] == max(point["output_tokens_per_s"] for point in sweep["points"])

@@ -36,7 +36,9 @@ def point(users: int, speed: float, tokens_per_s: float, **changes: Any) -> Swee
         "wanted": 10,
         "output_tokens_per_s": tokens_per_s,
         "output_tokens_per_s_interval": (tokens_per_s - 5, tokens_per_s + 5),
-        "tokens_per_s_per_user": UserSpeed(mean=speed, mean_interval=None, p90=None, share=None, share_interval=None),
+        "tokens_per_s_per_user": UserSpeed(
+            median=speed, mean=None, mean_interval=None, p90=None, share=None, share_interval=None
+        ),
         "client_bound": False,
         "missed_gates": (),
         "verdict": Verdict.of(),
@@ -51,7 +53,7 @@ def sweep(**changes: Any) -> SweepResult:
             point(4, 40, 160, client_bound=True, verdict=Verdict.of([LATE])),
             point(8, 30, 150, missed_gates=("ttft_s p95 2, required < 1",)),
         ),
-        "front": SweepFront(mean=("4 users", "2 users"), p90=(), share=()),
+        "front": SweepFront(median=("4 users", "2 users"), p90=(), mean=(), share=()),
         "gpus": 2,
         "gpus_counted_from": "engine",
         "between": "salt",
@@ -68,7 +70,7 @@ def summary(result: SweepResult) -> Summary:
 
 
 def test_sweeps_have_one_front_together_per_gpu_where_all_know_their_number() -> None:
-    front = SweepFront(mean=("4 users", "2 users"), p90=(), share=())
+    front = SweepFront(median=("4 users", "2 users"), p90=(), mean=(), share=())
     more = sweep(points=(point(2, 45, 60), point(4, 35, 90)), front=front, gpus=1)
     engines = [summary(sweep()), summary(more).model_copy(update={"engine": "other"})]
 
@@ -132,7 +134,7 @@ def test_csv_has_a_row_a_point(tmp_path: Path) -> None:
     write_points(tmp_path / "points.csv", [summary_of(), summary(sweep())])
     rows = list(csv.DictReader((tmp_path / "points.csv").read_text().splitlines()))
 
-    assert [(row["users"], row["on_front_mean"], row["gpus"]) for row in rows] == [
+    assert [(row["users"], row["on_front_median"], row["gpus"]) for row in rows] == [
         ("2", "True", "2"),
         ("4", "True", "2"),
         ("8", "False", "2"),

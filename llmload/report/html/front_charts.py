@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, get_args
 
 from llmload.report.html.chart import Chart, Colour, Section, Series, ShownRun
 from llmload.runs.sweep import USER_SPEEDS, SpeedName, SweepPoint, SweepResult
@@ -13,7 +13,6 @@ NOTE: Final = (
     "throughput of the faster one. Grey points are beaten by another. Numbers are the load of a point. Bars: 95 % "
     "intervals. Rings: the load generator may have limited the point."
 )
-MEAN: Final[SpeedName] = "mean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +31,7 @@ def front_sections(runs: Sequence[ShownRun]) -> list[Section]:
         return []
     per_gpu = all(each.sweep.gpus for each in swept)
     shapes = dict.fromkeys(point.shape for each in swept for point in each.sweep.points)
-    names: tuple[SpeedName, ...] = (MEAN, "p90", "share")
-    charts = [_chart(swept, shape, name, per_gpu=per_gpu) for shape in shapes for name in names]
+    charts = [_chart(swept, shape, name, per_gpu=per_gpu) for shape in shapes for name in get_args(SpeedName)]
     few = "" if per_gpu else " Not per GPU, since the number of GPUs is not known of every run (deployment.gpus)."
     return [Section("Pareto front", charts, f"{NOTE}{few}")]
 
