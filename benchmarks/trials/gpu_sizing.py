@@ -15,10 +15,11 @@ import click
 
 from benchmarks import ROOT
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import ModelSpec, count_parameters
+from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.cards import chosen_gpu, local_gpus
 from llmload.sizing.families import model_from_config
 from llmload.sizing.hf_config import HfConfig
+from llmload.sizing.parameters import count_parameters
 from llmload.sizing.speed import decode_bound_tokens_per_s
 from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
 from llmload.units import GIB

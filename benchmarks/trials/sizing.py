@@ -17,8 +17,8 @@ from llmload.sizing.catalogue import load_model
 from llmload.sizing.engine_log import Comparison, compare, read_engine
 from llmload.sizing.engines import EngineOptions, engine_for
 from llmload.sizing.fit import Deployment, fit
+from llmload.sizing.parallelism import Parallelism
 from llmload.sizing.text import comparison_text
-from llmload.sizing.weights import Parallelism
 
 RUNS = ROOT / "tests" / "sizing" / "data" / "vllm_runs.json"
 MODELS = Path(".engines") / "models"

@@ -34,8 +34,9 @@ from llmload.sizing.engines import EngineOptions
 from llmload.sizing.families import model_from_config
 from llmload.sizing.fit import Deployment, DeploymentRequest, Fit, fit, plan_deployment
 from llmload.sizing.hf_config import HfConfig
+from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
 from llmload.sizing.overhead import Estimate
-from llmload.sizing.weights import KV_ELEMENT_BYTES, KvCache, rank_model
+from llmload.sizing.parallelism import rank_model
 from llmload.units import GIB, MIB_PER_GIB
 
 DATA: Final = ROOT / "tests" / "sizing" / "data"

@@ -8,7 +8,8 @@ from llmload.sizing.architecture import Attention, Dense, Layer, ModelSpec
 from llmload.sizing.cards import Gpu
 from llmload.sizing.engines import HOPPER_AND_LATER, USUAL_LORA_RANK, Engine
 from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate
-from llmload.sizing.weights import FROM_FILE, ONE_GPU, WEIGHT_FORMATS, Parallelism, rank_counts, rank_model
+from llmload.sizing.parallelism import ONE_GPU, Parallelism, rank_counts, rank_model
+from llmload.sizing.weights import FROM_FILE, WEIGHT_FORMATS
 from llmload.units import GIB
 
 _EAGLE3_VOCABULARY = 32_000  # its own head, over the tokens that are drafted most

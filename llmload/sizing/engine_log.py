@@ -6,21 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import ModelSpec, count_parameters
+from llmload.sizing.architecture import ModelSpec
+from llmload.sizing.block_pool import BlockPool, block_pool
 from llmload.sizing.cards import Gpu
 from llmload.sizing.engines import Engine, EngineOptions, engine_for
 from llmload.sizing.fit import rank_weights
+from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
 from llmload.sizing.overhead import overhead
-from llmload.sizing.weights import (
-    KV_ELEMENT_BYTES,
-    BlockPool,
-    KvCache,
-    Parallelism,
-    block_pool,
-    format_of,
-    rank_model,
-    weights_bytes,
-)
+from llmload.sizing.parallelism import Parallelism, rank_model
+from llmload.sizing.parameters import count_parameters
+from llmload.sizing.weights import format_of, weights_bytes
 from llmload.units import GIB
 
 Pick = Callable[[list[float]], float]

@@ -6,8 +6,9 @@ from math import ceil, inf
 from typing import Final, Protocol
 
 from llmload.errors import ConfigError
+from llmload.sizing.block_pool import BlockPool, block_pool
 from llmload.sizing.engines import Engine
-from llmload.sizing.weights import BlockPool, KvCache, block_pool, window_tokens
+from llmload.sizing.kv_cache import KvCache, window_tokens
 
 
 class RequestPool(Protocol):

@@ -25,24 +25,17 @@ from llmload.sizing.catalogue import hub_id
 from llmload.sizing.engine_pools import RequestPool, keeping_prefixes, longest_request, request_pool
 from llmload.sizing.engines import FLAGS, Engine, EngineOptions, engine_for, on_more_gpus
 from llmload.sizing.gguf_mix import MIXES
+from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache, default_kv_dtype
 from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate, Overhead, kept_tables_bytes, overhead
-from llmload.sizing.weights import (
-    FROM_FILE,
-    KV_ELEMENT_BYTES,
+from llmload.sizing.parallelism import (
     ONE_GPU,
-    KvCache,
     Parallelism,
     check_parallelism,
-    default_format,
-    default_kv_dtype,
-    file_bytes,
-    format_of,
-    most_weights_bytes,
     parallel_problems,
     rank_counts,
     rank_model,
-    weights_bytes,
 )
+from llmload.sizing.weights import FROM_FILE, default_format, file_bytes, format_of, most_weights_bytes, weights_bytes
 from llmload.units import GIB
 
 _UNCOUNTED_GIB = 3.0  # for towers that cannot be counted: 2.5 were seen

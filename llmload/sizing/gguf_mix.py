@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final
 
-from llmload.sizing.architecture import Attention, Experts, ModelSpec, Part, Weight, layer_weights
+from llmload.sizing.architecture import Attention, Experts, ModelSpec, Part, Weight
+from llmload.sizing.parameters import layer_weights
 
 # ggml's blocks: bits of a weight, scales included.
 _BITS: Final[Mapping[str, float]] = {

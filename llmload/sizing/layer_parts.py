@@ -4,15 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from llmload.sizing.architecture import (
-    Attention,
-    Dense,
-    Experts,
-    FeedForward,
-    LatentAttention,
-    Layer,
-    Mixer,
-)
+from llmload.sizing.architecture import Attention, Dense, Experts, FeedForward, LatentAttention, Layer, Mixer
 from llmload.sizing.hf_config import HfConfig
 from llmload.sizing.layer_kinds import LayerKind
 from llmload.sizing.recurrent import RECURRENT

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from llmload.sizing.architecture import Dense, Experts, LatentAttention, ModelSpec
 from llmload.sizing.engines import Engine
-from llmload.sizing.weights import ONE_GPU, Parallelism, rank_model
+from llmload.sizing.parallelism import ONE_GPU, Parallelism, rank_model
 from llmload.units import GIB
 
 

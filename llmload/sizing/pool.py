@@ -5,16 +5,10 @@ from math import floor
 
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import ModelSpec
+from llmload.sizing.block_pool import BlockPool, block_pool
 from llmload.sizing.engine_pools import VllmPool, longest_request
-from llmload.sizing.weights import (
-    KV_ELEMENT_BYTES,
-    BlockPool,
-    KvCache,
-    Parallelism,
-    block_pool,
-    default_kv_dtype,
-    rank_model,
-)
+from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache, default_kv_dtype
+from llmload.sizing.parallelism import Parallelism, rank_model
 from llmload.units import GIB
 
 _BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens on cards of 70 GiB and more

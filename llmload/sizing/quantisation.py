@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmload.errors import shown
-from llmload.sizing.architecture import Experts, Layer, ModelSpec, Weight, layer_weights
+from llmload.sizing.architecture import Experts, Layer, ModelSpec, Weight
 from llmload.sizing.hf_config import HfConfig
 from llmload.sizing.module_names import Selection, alone
+from llmload.sizing.parameters import layer_weights
 
 _16_BITS = 16
 _BY_DTYPE: Mapping[str, str] = {"float32": "fp32", "float16": "bf16", "bfloat16": "bf16"}

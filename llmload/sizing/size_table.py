@@ -8,8 +8,9 @@ from decimal import ROUND_HALF_UP, Decimal
 from itertools import groupby
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import ModelSpec, count_parameters
+from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.catalogue import load_model, read_data
+from llmload.sizing.parameters import count_parameters
 from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
 from llmload.units import GIB, markdown_table
 

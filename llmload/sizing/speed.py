@@ -6,19 +6,12 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import Experts, ModelSpec, ParameterCounts, count_parameters
+from llmload.sizing.architecture import Experts, ModelSpec
 from llmload.sizing.cards import Gpu, find_gpu
 from llmload.sizing.catalogue import load_model, read_data
-from llmload.sizing.weights import (
-    FROM_FILE,
-    KV_ELEMENT_BYTES,
-    KvCache,
-    default_format,
-    default_kv_dtype,
-    file_bytes,
-    format_of,
-    weights_bytes,
-)
+from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache, default_kv_dtype
+from llmload.sizing.parameters import ParameterCounts, count_parameters
+from llmload.sizing.weights import FROM_FILE, default_format, file_bytes, format_of, weights_bytes
 from llmload.units import GB, GIB
 
 _PEERS_NEEDED = 4

@@ -9,8 +9,9 @@ import pytest
 
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import Attention, Dense, LatentAttention, Layer
+from llmload.sizing.block_pool import BlockPool, block_pool
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.weights import KV_ELEMENT_BYTES, BlockPool, KvCache, block_pool
+from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
 from tests.sizing.recurrent_layers import delta_rule
 
 GROUPS = json.loads((Path(__file__).parent / "data" / "vllm_groups.json").read_text())["cases"]

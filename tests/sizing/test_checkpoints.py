@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import count_parameters
 from llmload.sizing.catalogue import INDEX, catalogue, folder_checkpoint, load_model
 from llmload.sizing.fit import rank_weights
+from llmload.sizing.kv_cache import KvCache
 from llmload.sizing.overhead import kept_tables_bytes
+from llmload.sizing.parallelism import Parallelism
+from llmload.sizing.parameters import count_parameters
 from llmload.sizing.speed import decode_step_bytes
-from llmload.sizing.weights import KvCache, Parallelism, default_format
+from llmload.sizing.weights import default_format
 
 LLAMA = dict(catalogue()["llama-3.2-1b-instruct"]["config"])
 

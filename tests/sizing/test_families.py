@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import count_parameters
+from llmload.sizing.block_pool import block_pool
 from llmload.sizing.families import families, model_from_config
 from llmload.sizing.hf_config import HfConfig
+from llmload.sizing.kv_cache import KvCache
 from llmload.sizing.own_families import OWN_FAMILIES
-from llmload.sizing.weights import KvCache, block_pool
+from llmload.sizing.parameters import count_parameters
 
 BUILT = json.loads((Path(__file__).parent / "data" / "transformers_counts.json").read_text())["models"]
 OPT = {

@@ -24,8 +24,8 @@ from llmload.sizing.fit import (
     rank_weights,
     remedies,
 )
+from llmload.sizing.parallelism import Parallelism, parallel_problems, rank_counts, stage_layers
 from llmload.sizing.text import fit_json, fit_notes, fit_text
-from llmload.sizing.weights import Parallelism, parallel_problems, rank_counts, stage_layers
 
 RUNS = json.loads((Path(__file__).parent / "data" / "vllm_runs.json").read_text())["runs"]
 LANGUAGE_RUNS = [run for run in RUNS if run["language_only"]]

@@ -9,22 +9,18 @@ from typing import Any
 
 import pytest
 
-from llmload.sizing.architecture import ModelSpec, count_parameters
+from llmload.sizing.architecture import ModelSpec
+from llmload.sizing.block_pool import BlockPool, block_pool
 from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import catalogue, load_model
 from llmload.sizing.engines import EngineOptions, engine_for
 from llmload.sizing.families import model_from_config
 from llmload.sizing.fit import Deployment, Fit, fit, rank_weights
 from llmload.sizing.hf_config import HfConfig
-from llmload.sizing.weights import (
-    KV_ELEMENT_BYTES,
-    WEIGHT_FORMATS,
-    BlockPool,
-    KvCache,
-    Parallelism,
-    block_pool,
-    weights_bytes,
-)
+from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
+from llmload.sizing.parallelism import Parallelism
+from llmload.sizing.parameters import count_parameters
+from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())["entries"]
 GIB = 2**30

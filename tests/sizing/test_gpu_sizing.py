@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from benchmarks.tools import random_engine
 from benchmarks.trials import gpu_sizing
 from benchmarks.trials.gpu_sizing import SHAPES, config_of, judge_load, judge_speed, judge_weights, main
-from llmload.sizing.architecture import ModelSpec, count_parameters
+from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.families import model_from_config
 from llmload.sizing.hf_config import HfConfig
+from llmload.sizing.parameters import count_parameters
 
 GIB = 2**30
 

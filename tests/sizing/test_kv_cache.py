@@ -10,7 +10,7 @@ from llmload.sizing.architecture import Dense, Layer
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.families import model_from_config
 from llmload.sizing.hf_config import HfConfig
-from llmload.sizing.weights import KvCache
+from llmload.sizing.kv_cache import KvCache
 from tests.sizing.recurrent_layers import delta_rule
 
 COUNTS = json.loads((Path(__file__).parent / "data" / "model_counts.json").read_text())

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import Attention, ModelSpec, count_parameters
+from llmload.sizing.architecture import Attention, ModelSpec
 from llmload.sizing.catalogue import catalogue, load_model
 from llmload.sizing.families import model_from_config
 from llmload.sizing.hf_config import HfConfig
+from llmload.sizing.parameters import count_parameters
 
 LLAMA = dict(catalogue()["llama-2-7b"]["config"])
 

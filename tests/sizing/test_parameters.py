@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llmload.sizing.architecture import count_parameters
 from llmload.sizing.catalogue import load_model, model_entries
+from llmload.sizing.parameters import count_parameters
 
 EXPECTED = json.loads((Path(__file__).parent / "data" / "model_counts.json").read_text())
 

@@ -5,21 +5,17 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmload.sizing.architecture import ModelSpec, count_parameters
+from llmload.sizing.architecture import ModelSpec
+from llmload.sizing.block_pool import block_pool
 from llmload.sizing.cards import Gpu, gpus
 from llmload.sizing.catalogue import load_model, model_entries
 from llmload.sizing.engines import EngineOptions, engine_for
 from llmload.sizing.fit import Deployment, fit
+from llmload.sizing.kv_cache import KvCache
+from llmload.sizing.parallelism import Parallelism, parallel_problems, rank_counts
+from llmload.sizing.parameters import count_parameters
 from llmload.sizing.speed import decode_bound_tokens_per_s, decode_step_bytes
-from llmload.sizing.weights import (
-    WEIGHT_FORMATS,
-    KvCache,
-    Parallelism,
-    block_pool,
-    parallel_problems,
-    rank_counts,
-    weights_bytes,
-)
+from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
 
 MODELS = [load_model(name) for name in [entry["name"] for entry in model_entries()]]
 DECODERS = [model for model in MODELS if not model.encoder]

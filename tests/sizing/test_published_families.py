@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from llmload.sizing.architecture import ModelSpec, count_parameters
+from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.families import model_from_config
 from llmload.sizing.hf_config import HfConfig
-from llmload.sizing.weights import KvCache
+from llmload.sizing.kv_cache import KvCache
+from llmload.sizing.parameters import count_parameters
 from llmload.units import GIB
 
 DOCUMENT = json.loads((Path(__file__).parent / "data" / "published_families.json").read_text())

@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import ModelSpec, count_parameters, layer_weights
+from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.catalogue import catalogue, load_model
 from llmload.sizing.families import model_from_config
 from llmload.sizing.fit import rank_weights
 from llmload.sizing.hf_config import HfConfig
+from llmload.sizing.kv_cache import default_kv_dtype
+from llmload.sizing.parallelism import Parallelism
+from llmload.sizing.parameters import count_parameters, layer_weights
 from llmload.sizing.text import model_sheet
-from llmload.sizing.weights import Parallelism, default_format, default_kv_dtype, format_of, weights_bytes
+from llmload.sizing.weights import default_format, format_of, weights_bytes
 
 LLAMA = dict(catalogue()["llama-3.2-1b-instruct"]["config"])
 W4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True}

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import count_parameters
 from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import load_model
+from llmload.sizing.parameters import count_parameters
 from llmload.sizing.speed import (
     decode_bound_tokens_per_s,
     decode_step_bytes,

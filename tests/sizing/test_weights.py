@@ -2,9 +2,9 @@
 
 import pytest
 
-from llmload.sizing.architecture import ParameterCounts, count_parameters
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.gguf_mix import mix_bits
+from llmload.sizing.parameters import ParameterCounts, count_parameters
 from llmload.sizing.weights import WEIGHT_FORMATS, format_of, weights_bytes
 
 GIB = 2**30
