@@ -4,7 +4,7 @@ from dataclasses import replace
 from math import ceil
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import Attention, Dense, Layer, ModelSpec
+from llmload.sizing.architecture import Attention, CompressedAttention, Dense, Layer, ModelSpec
 from llmload.sizing.cards import Gpu
 from llmload.sizing.engines import HOPPER_AND_LATER, USUAL_LORA_RANK, Engine
 from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate
@@ -34,6 +34,8 @@ def drafter_layer(model: ModelSpec, engine: Engine) -> Layer | None:
     widths_follow = isinstance(last.mixer, Attention) and isinstance(last.feed_forward, Dense)
     if method != "mtp" and not widths_follow:
         raise ConfigError(f"the widths of an {method} drafter for {model.name} do not follow from its config")
+    if isinstance(last.mixer, CompressedAttention):  # DeepSeek-V4's has a window and nothing behind it
+        return replace(last, mixer=replace(last.mixer, ratio=0, index_heads=0, index_head_dim=0))
     return last
 
 

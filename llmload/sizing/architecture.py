@@ -39,6 +39,7 @@ class Attention:
     v_head_dim: int | None = None  # None: values are as wide as keys
     shares_cache: bool = False  # reads the keys and values of an earlier layer and keeps none
     key_is_value: bool = False  # one projection gives both, which are both kept
+    borrows_weights: bool = False  # its projections are counted elsewhere: several layers share them
     index_heads: int = 0  # of an indexer, which chooses the blocks that are attended to and keeps one key a token
     index_head_dim: int = 0
 
@@ -59,8 +60,34 @@ class LatentAttention:
     qk_rope_head_dim: int
     v_head_dim: int
     bias: bool = False
+    gated_output: bool = False  # a projection as wide as the output weighs it
     index_heads: int = 0  # of a lightning indexer, which chooses the tokens that are attended to
     index_head_dim: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressedAttention:
+    """
+    Attention to a window of latents and, behind it, to one latent for each `ratio` tokens; 0: to the window alone.
+
+    Each latent is key and value of all heads. A compressor keeps 32-bit sums of the tokens it has not closed yet.
+    """
+
+    heads: int
+    head_dim: int  # of a latent, of which rope_head_dim are rotated
+    rope_head_dim: int
+    q_lora_rank: int
+    out_groups: int
+    out_lora_rank: int  # of each group
+    window_tokens: int
+    ratio: int
+    index_heads: int = 0  # of an indexer, which chooses the latents behind the window and keeps one key for each
+    index_head_dim: int = 0
+
+    @property
+    def overlapping(self) -> int:
+        """How many latents behind the window each token goes into: two where an indexer chooses among them."""
+        return 2 if self.index_heads else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +132,7 @@ class Experts:
         return self.count if self.router_outputs is None else self.router_outputs
 
 
-Mixer = Attention | LatentAttention | Recurrent
+Mixer = Attention | LatentAttention | CompressedAttention | Recurrent
 FeedForward = Dense | Experts
 
 
@@ -167,6 +194,8 @@ class ModelSpec:
     kv_dtype: str | None = None  # the KV cache's type that the checkpoint declares
     extra: tuple[Weight, ...] = ()  # outside the layers
     image_tower: int = 0  # parameters of a tower for images and its projector
+    image_states: int = 1  # hidden states that a token of an image has: some towers give later layers others
+    input_tokens: int | None = None  # of the encoder's output, where each input is as long
     uncounted: tuple[str, ...] = ()  # other parts of a multimodal config outside the language model
     checkpoint: Checkpoint | None = None  # None: no weight files were read
 

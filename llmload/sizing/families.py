@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from llmload.errors import shown
-from llmload.sizing.architecture import Attention, LatentAttention, ModelSpec
+from llmload.sizing.architecture import CompressedAttention, LatentAttention, ModelSpec, Recurrent
 from llmload.sizing.hf_config import HfConfig
 from llmload.sizing.layer_kinds import layer_kinds
 from llmload.sizing.layer_parts import Traits, identity, layer
@@ -23,13 +23,23 @@ TWINS: Mapping[str, str] = {
     "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "qwen3_omni_moe_text": "qwen3_moe",
     "kimi_k2": "deepseek_v3", "qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text",
     "gemma4": "gemma4_text", "llama4": "llama4_text", "mimo": "qwen2",
+    "phi4mm": "phi3", "phi4_multimodal": "phi3", "mllama": "mllama_text_model",
     "minimax_m3_vl": "minimax_m3", "minimax_m3_vl_text": "minimax_m3",
 }  # fmt: skip
 
 # Where multimodal configs have their language model, and what they state beside it and mean for it.
 _LANGUAGE_KEYS = ("thinker_config", "text_config", "llm_config")
 _OUTER_KEYS = ("model_type", "tie_word_embeddings", "quantization_config", "dtype", "torch_dtype")
-_BESIDE_KEYS = ("vision_config", "audio_config", "sound_config", "talker_config", "code2wav_config")
+_BESIDE_KEYS = (
+    "vision_config",
+    "audio_config",
+    "sound_config",
+    "talker_config",
+    "code2wav_config",
+    "embd_layer",
+    "vision_lora",
+    "speech_lora",
+)
 
 
 @cache
@@ -102,9 +112,12 @@ def decoder_only(config: HfConfig, name: str) -> ModelSpec:
 
 
 def _rotary_dim(config: HfConfig, traits: Traits, model: ModelSpec) -> int:
-    last = next((mixer for mixer in reversed([*model.mixers]) if isinstance(mixer, Attention | LatentAttention)), None)
+    rotated = (mixer for mixer in reversed([*model.mixers]) if not isinstance(mixer, Recurrent))
+    last = next(rotated, None)
     if isinstance(last, LatentAttention):
         return last.qk_rope_head_dim
+    if isinstance(last, CompressedAttention):
+        return last.rope_head_dim
     if not traits.rotary or last is None:
         return 0
     return int(last.head_dim * config.fraction("partial_rotary_factor", traits.rotary))

@@ -26,7 +26,7 @@ from llmload.sizing.engine_pools import RequestPool, keeping_prefixes, longest_r
 from llmload.sizing.engines import FLAGS, Engine, EngineOptions, engine_for, on_more_gpus
 from llmload.sizing.gguf_mix import MIXES
 from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache, default_kv_dtype
-from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate, Overhead, kept_tables_bytes, overhead
+from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate, Overhead, kept_tables_bytes, overhead, pads_experts
 from llmload.sizing.parallelism import (
     ONE_GPU,
     Parallelism,
@@ -267,8 +267,8 @@ def _stage_fit(deployment: Deployment, stage: int, usable: float) -> StageFit:
         lora_bytes=lora,
         overhead=extra,
         pool_bytes=(loaded + extra.total_bytes).left_of(usable),
-        pool=request_pool(cache, engine, cut.context),
-        pool_at_worst=request_pool(cache, keeping_prefixes(engine), cut.context),
+        pool=request_pool(cache, engine, cut),
+        pool_at_worst=request_pool(cache, keeping_prefixes(engine), cut),
     )
 
 
@@ -276,7 +276,7 @@ def _loaded_weights(deployment: Deployment, stage: int) -> Estimate:
     model, engine, cut = deployment.model, deployment.engine, deployment.parallelism
     if engine.name != "llama.cpp":
         stored = rank_weights(model, deployment.weight_format, cut, stage)
-        if deployment.weight_format != "mxfp4":
+        if not pads_experts(model, deployment.weight_format):
             return stored
         return stored + repacked_bytes(model, deployment.gpu, engine, cut, stage)
     fraction = llama_cpp_fraction(model, engine, cut, stage, one_memory=shares_memory(deployment.gpu))
@@ -296,7 +296,7 @@ def rank_weights(model: ModelSpec, weight_format: str, parallelism: Parallelism 
         counts = rank_counts(model, parallelism, stage)
         towers = model.checkpoint.beside_language_bytes / parallelism.gpus
         return Estimate.around(file_bytes(model, counts) + towers + tables, 0.005, 0.2 * GIB)
-    step = MXFP4_EXPERT_STEP if weight_format == "mxfp4" else 1
+    step = MXFP4_EXPERT_STEP if pads_experts(model, weight_format) else 1
     counts = rank_counts(model, parallelism, stage, step)
     part = rank_model(model, parallelism, stage, step)
     best = weights_bytes(counts, format_of(part, weight_format))

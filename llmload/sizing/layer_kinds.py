@@ -19,6 +19,7 @@ class LayerKind:
     attends: bool = True
     feeds: Feeds = "either"
     indexed: bool = False  # its attention has an indexer
+    ratio: int | None = None  # tokens that one latent behind its window stands for; 0: it has none
 
 
 Kinds = list[LayerKind]
@@ -107,6 +108,33 @@ def _indexed(config: HfConfig, layers: int, _period: int) -> Kinds:
     return [LayerKind(indexed=each in ("full", "F")) for each in listed]
 
 
+def _zamba2(config: HfConfig, layers: int, _period: int) -> Kinds:
+    """Zamba2: Mamba in each layer, and no feed-forward block but in those that are shared."""
+    for each in _listed(config, config.values.get("layers_block_type"), "layers_block_type", layers):
+        if each not in ("mamba", "linear_attention", "hybrid"):
+            raise config.refusal(f"layers_block_type holds {shown(each)}, which is not known for zamba2")
+    return [LayerKind(recurrent=True, feeds="nothing")] * layers
+
+
+_RATES = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 128}
+
+
+def _compressed(config: HfConfig, layers: int, _period: int) -> Kinds:
+    """DeepSeek-V4: a ratio a layer, of which those for drafts come last, or its kind by name."""
+    ratios = config.values.get("compress_ratios")
+    if ratios is None:
+        named = config.values.get("compress_rates")
+        rates = {"sliding_attention": 0, **_RATES, **(named if isinstance(named, Mapping) else {})}
+        types = _listed(config, config.values.get("layer_types"), "layer_types", layers)
+        ratios = [rates.get(each) for each in types]
+    if not isinstance(ratios, list) or len(ratios) < layers:
+        raise config.refusal(f"compress_ratios does not have one entry for each of the {layers} layers")
+    if unknown := [each for each in ratios if each not in (0, *_RATES.values())]:
+        raise config.refusal(f"compress_ratios holds {shown(unknown[0])}, which is not known for {config.model_type}")
+    window = config.count("sliding_window")
+    return [LayerKind(window, ratio=each, indexed=each == min(_RATES.values())) for each in ratios[:layers]]
+
+
 _NEMOTRON: Mapping[str, LayerKind] = {
     "M": LayerKind(recurrent=True, feeds="nothing"),
     "*": LayerKind(feeds="nothing"),
@@ -169,6 +197,8 @@ _PATTERNS: Mapping[str, Rule] = {
 }
 _OWN: Mapping[str, Rule] = {
     "indexed": _indexed,
+    "compressed": _compressed,
+    "zamba2": _zamba2,
     "nemotron_h": _nemotron_h,
     "kimi_linear": _kimi_linear,
     "bamba": _bamba,

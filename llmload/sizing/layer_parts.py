@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from llmload.sizing.architecture import Attention, Dense, Experts, FeedForward, LatentAttention, Layer, Mixer
+from llmload.sizing.architecture import (
+    Attention,
+    CompressedAttention,
+    Dense,
+    Experts,
+    FeedForward,
+    LatentAttention,
+    Layer,
+    Mixer,
+)
 from llmload.sizing.hf_config import HfConfig
 from llmload.sizing.layer_kinds import LayerKind
 from llmload.sizing.recurrent import RECURRENT
@@ -86,6 +95,8 @@ def _mixer(config: HfConfig, traits: Traits, kind: LayerKind) -> Mixer | None:
         if traits.recurrent is None:
             raise config.refusal(f"a recurrent layer is not known for {config.model_type}")
         return RECURRENT[traits.recurrent](config)
+    if kind.ratio is not None:
+        return _compressed_attention(config, kind, kind.ratio)
     if config.has("kv_lora_rank"):
         return _latent_attention(config, traits, kind)
     return _head_attention(config, traits, kind.window_tokens)
@@ -101,6 +112,22 @@ def _latent_attention(config: HfConfig, traits: Traits, kind: LayerKind) -> Late
         qk_rope_head_dim=config.count("qk_rope_head_dim"),
         v_head_dim=config.count("v_head_dim"),
         bias=config.flag(key, default=False) if key else False,
+        gated_output=config.flag("mla_use_output_gate", default=False),
+        index_heads=config.count("index_n_heads") if kind.indexed else 0,
+        index_head_dim=config.count("index_head_dim") if kind.indexed else 0,
+    )
+
+
+def _compressed_attention(config: HfConfig, kind: LayerKind, ratio: int) -> CompressedAttention:
+    return CompressedAttention(
+        heads=config.count("num_attention_heads"),
+        head_dim=config.count("head_dim"),
+        rope_head_dim=config.count("qk_rope_head_dim"),
+        q_lora_rank=config.count("q_lora_rank"),
+        out_groups=config.count("o_groups"),
+        out_lora_rank=config.count("o_lora_rank"),
+        window_tokens=config.count("sliding_window"),
+        ratio=ratio,
         index_heads=config.count("index_n_heads") if kind.indexed else 0,
         index_head_dim=config.count("index_head_dim") if kind.indexed else 0,
     )

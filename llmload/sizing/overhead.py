@@ -162,6 +162,11 @@ def activation_peak_bytes(
     return max(sampler, layer_peak) + width * tokens * hidden + 0.11 * GIB
 
 
+def pads_experts(model: ModelSpec, weight_format: str) -> bool:
+    """Return whether vLLM pads the width of a model's experts: of gpt-oss' MXFP4, not of other checkpoints' MXFP4."""
+    return weight_format == "mxfp4" and model.quantisation in (None, "mxfp4")
+
+
 def kept_tables_bytes(model: ModelSpec, parallelism: Parallelism = ONE_GPU) -> int:
     """
     Return the bytes that vLLM counts among a rank's weights and that are not parameters.

@@ -1,10 +1,10 @@
-"""Families whose configs and layers are like no other's: Falcon, MPT, T5."""
+"""Families whose configs and layers are like no other's: Falcon, MPT, T5, Whisper."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from llmload.errors import shown
-from llmload.sizing.architecture import Attention, Dense, Layer, ModelSpec
+from llmload.sizing.architecture import Attention, Dense, Layer, ModelSpec, Weight
 from llmload.sizing.hf_config import HfConfig
 from llmload.sizing.layer_parts import identity, intermediate_size, stated_head_dim
 
@@ -74,4 +74,40 @@ def _t5(config: HfConfig, name: str) -> ModelSpec:
     )
 
 
-OWN_FAMILIES: Mapping[str, Callable[[HfConfig, str], ModelSpec]] = {"falcon": _falcon, "mpt": _mpt, "t5": _t5}
+def _whisper(config: HfConfig, name: str) -> ModelSpec:
+    """Whisper: sound becomes a sequence of one length by two convolutions; keys have no bias."""
+    hidden = config.count("hidden_size")
+
+    def layer(stack: str, blocks: int) -> Layer:
+        heads = config.count(f"{stack}_attention_heads")
+        attention = Attention(heads=heads, kv_heads=heads, head_dim=hidden // heads, out_bias=True)
+        return Layer(
+            mixer=attention,
+            cross=attention if blocks > 1 else None,
+            feed_forward=Dense(intermediate_size=config.count(f"{stack}_ffn_dim"), gated=False, bias=True),
+            norms=blocks + 1,
+            extra=(Weight(name="self_attn.biases", part="attention", elements=2 * blocks * hidden),),
+        )
+
+    inputs, limit = config.count("max_source_positions", 1500), config.count("max_target_positions", 448)
+    convolutions = 3 * hidden * (config.count("num_mel_bins", 80) + hidden) + 2 * hidden
+    return ModelSpec(
+        **identity(config, name),
+        encoder=(layer("encoder", 1),) * config.count("encoder_layers"),
+        decoder=(layer("decoder", 2),) * config.count("decoder_layers"),
+        max_position_tokens=limit,
+        rotary_dim=0,
+        learned_positions=inputs + limit,
+        tied_embeddings=config.flag("tie_word_embeddings", default=True),
+        norm_bias=True,
+        extra=(Weight(name="conv", part="mlp", elements=convolutions, whole=True),),
+        input_tokens=inputs,
+    )
+
+
+OWN_FAMILIES: Mapping[str, Callable[[HfConfig, str], ModelSpec]] = {
+    "falcon": _falcon,
+    "mpt": _mpt,
+    "t5": _t5,
+    "whisper": _whisper,
+}

@@ -6,6 +6,7 @@ from math import ceil
 from llmload.errors import ConfigError
 from llmload.sizing.architecture import (
     Attention,
+    CompressedAttention,
     Dense,
     Experts,
     FeedForward,
@@ -143,6 +144,11 @@ def rank_counts(model: ModelSpec, parallelism: Parallelism, stage: int = 0, expe
 def _mixer_problems(mixer: Mixer, tensor: int) -> list[str]:
     if isinstance(mixer, LatentAttention):
         return _indivisible(mixer.heads, "attention heads", tensor)
+    if isinstance(mixer, CompressedAttention):
+        return [
+            *_indivisible(mixer.heads, "attention heads", tensor),
+            *_indivisible(mixer.out_groups, "groups of heads", tensor),
+        ]
     if isinstance(mixer, Attention):
         problems = _indivisible(mixer.heads, "attention heads", tensor)
         if mixer.kv_heads % tensor and tensor % mixer.kv_heads:
@@ -176,6 +182,8 @@ def _rank_mixer(mixer: Mixer, tensor: int) -> Mixer:
         return _rank_attention(mixer, tensor)
     if isinstance(mixer, LatentAttention):
         return replace(mixer, heads=mixer.heads // tensor)
+    if isinstance(mixer, CompressedAttention):
+        return replace(mixer, heads=mixer.heads // tensor, out_groups=mixer.out_groups // tensor)
     return _rank_recurrent(mixer, tensor)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from llmload.sizing.architecture import (
     Attention,
+    CompressedAttention,
     Dense,
     Experts,
     FeedForward,
@@ -117,6 +118,8 @@ def _mixer(mixer: Mixer, hidden: int, name: str) -> Iterator[Weight]:
         return _head_attention(mixer, hidden, name)
     if isinstance(mixer, LatentAttention):
         return _latent_attention(mixer, hidden, name)
+    if isinstance(mixer, CompressedAttention):
+        return _compressed_attention(mixer, hidden, name)
     return iter(mixer.weights)
 
 
@@ -129,6 +132,8 @@ def _vectors(name: str, part: Part, elements: int) -> Weight:
 
 
 def _head_attention(mixer: Attention, hidden: int, name: str) -> Iterator[Weight]:
+    if mixer.borrows_weights:
+        return
     query = mixer.heads * mixer.head_dim * (1 + mixer.gated_output)
     key, value = mixer.kv_heads * mixer.head_dim, mixer.kv_heads * mixer.value_dim
     value = 0 if mixer.key_is_value else value
@@ -161,6 +166,8 @@ def _latent_attention(mixer: LatentAttention, hidden: int, name: str) -> Iterato
     yield _matrix(f"{name}.kv_a_proj_with_mqa", "attention", kept, hidden)
     yield _matrix(f"{name}.kv_b_proj", "attention", expanded, mixer.kv_lora_rank)
     yield _matrix(f"{name}.o_proj", "attention", hidden, mixer.heads * mixer.v_head_dim)
+    if mixer.gated_output:
+        yield _matrix(f"{name}.g_proj", "attention", mixer.heads * mixer.v_head_dim, hidden)
     norms = mixer.kv_lora_rank + (rank or 0)
     biases = mixer.bias * (kept + hidden + (rank or 0))
     yield _vectors(name, "attention", norms + biases)
@@ -175,6 +182,29 @@ def _indexer(mixer: LatentAttention, hidden: int, name: str) -> Iterator[Weight]
     yield _matrix(f"{name}.wk", "attention", mixer.index_head_dim, hidden)
     yield _matrix(f"{name}.weights_proj", "attention", mixer.index_heads, hidden)
     yield _vectors(name, "attention", 2 * mixer.index_head_dim)
+
+
+def _compressed_attention(mixer: CompressedAttention, hidden: int, name: str) -> Iterator[Weight]:
+    """DeepSeek-V4's: heads share each latent, groups of heads their output's first projection."""
+    width, rank = mixer.heads * mixer.head_dim, mixer.q_lora_rank
+    joined = mixer.out_groups * mixer.out_lora_rank
+    yield _matrix(f"{name}.q_a_proj", "attention", rank, hidden)
+    yield _matrix(f"{name}.q_b_proj", "attention", width, rank)
+    yield _matrix(f"{name}.kv_proj", "attention", mixer.head_dim, hidden)
+    yield _matrix(f"{name}.o_a_proj", "attention", joined, width // mixer.out_groups)
+    yield _matrix(f"{name}.o_b_proj", "attention", hidden, joined)
+    yield _vectors(name, "attention", rank + mixer.head_dim + mixer.heads)  # two norms, and a sink a head
+    if mixer.ratio:
+        yield _compressor(mixer, mixer.head_dim, hidden, f"{name}.compressor")
+    if mixer.index_heads:
+        yield _matrix(f"{name}.indexer.q_b_proj", "attention", mixer.index_heads * mixer.index_head_dim, rank)
+        yield Weight(name=f"{name}.indexer.weights_proj", part="attention", elements=mixer.index_heads * hidden)
+        yield _compressor(mixer, mixer.index_head_dim, hidden, f"{name}.indexer.compressor")
+
+
+def _compressor(mixer: CompressedAttention, dim: int, hidden: int, name: str) -> Weight:
+    """Keys and gates of each token, a bias for each place in a latent, a norm: no format narrows them."""
+    return Weight(name=name, part="attention", elements=mixer.overlapping * dim * (2 * hidden + mixer.ratio) + dim)
 
 
 def _dense(block: Dense, hidden: int, name: str) -> Iterator[Weight]:

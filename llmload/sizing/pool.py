@@ -12,6 +12,7 @@ from llmload.sizing.parallelism import Parallelism, rank_model
 from llmload.units import GIB
 
 _BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens on cards of 70 GiB and more
+_OVERLAPPING_STEPS = 2  # since vLLM 0.26; windows keep the tokens of both
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,16 +64,17 @@ def pool_sheet(request: PoolRequest) -> PoolSheet:
     cache = KvCache(model=part, element_bytes=KV_ELEMENT_BYTES[kv_dtype])
     layout = block_pool(cache, request.block_tokens)
     blocks = layout.blocks(floor(request.pool_gib * GIB))
-    pool = VllmPool(blocks=layout, max_num_batched_tokens=request.max_num_batched_tokens)
+    in_flight = _OVERLAPPING_STEPS * request.max_num_batched_tokens
+    pool = VllmPool(blocks=layout, in_flight_tokens=in_flight)
     limit = model.max_position_tokens or (blocks + 1) * layout.block_tokens
-    each = layout.blocks_per_request(context_tokens, request.max_num_batched_tokens)
+    each = layout.blocks_per_request(context_tokens, in_flight)
     return PoolSheet(
         request=request,
         kv_dtype=kv_dtype,
         layout=layout,
         context_tokens=context_tokens,
         blocks=blocks,
-        tokens=layout.tokens(blocks),
+        tokens=int(blocks / each * context_tokens) if len(layout.groups) > 1 else layout.tokens(blocks),
         blocks_per_request=each,
         requests_at_once=blocks // each,
         longest_request_tokens=longest_request(pool, request.pool_gib * GIB, limit),

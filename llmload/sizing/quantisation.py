@@ -32,6 +32,7 @@ class Declared:
     kept_key: str = "ignore"
     head_too: bool = False  # the language-model head is a module like others
     kv_dtype: str | None = None
+    named: str | None = None  # what the checkpoint goes by; None: its first scheme
 
 
 class _UnreadError(Exception):
@@ -58,9 +59,20 @@ def with_quantisation(model: ModelSpec, config: HfConfig) -> ModelSpec:
     if method == "mxfp4":  # experts and nothing else, whatever it lists: what this name means in WEIGHT_FORMATS
         return replace(model, weight_format="mxfp4")
     try:
-        return _stored(model, _read(method, declared))
+        return _stored(model, _with_own_experts(_read(method, declared), declared, config))
     except _UnreadError as unread:
         return replace(model, weight_format=None, unread=str(unread))
+
+
+def _with_own_experts(found: Declared, declared: Mapping[str, Any], config: HfConfig) -> Declared:
+    """DeepSeek-V4 says beside its quantization_config that its experts are MXFP4, and in it where they are NVFP4."""
+    dtype, algorithm = config.values.get("expert_dtype"), declared.get("moe_quant_algo")
+    if dtype is None or dtype == "fp8":
+        return found
+    if dtype != "fp4" or algorithm not in (None, "NVFP4"):
+        raise _UnreadError(f"expert_dtype = {shown(dtype)} with moe_quant_algo = {shown(algorithm)} is not known")
+    experts = (("re:.*mlp\\.experts\\..*",), _floats(4, 16 if algorithm else 32))
+    return replace(found, schemes=(experts, *found.schemes), named="fp8")
 
 
 def _read(method: str, declared: Mapping[str, Any]) -> Declared:
@@ -101,7 +113,7 @@ def _stored(model: ModelSpec, declared: Declared) -> ModelSpec:
                 f"quantization_config.{declared.kept_key} names {shown(unknown)}, which llmload does not know in "
                 f"{model.model_type}"
             )
-    named = next((scheme.name for _, scheme in declared.schemes if scheme), "bf16")
+    named = declared.named or next((scheme.name for _, scheme in declared.schemes if scheme), "bf16")
     encoder = tuple(layer_bits(layer, i) for i, layer in enumerate(model.encoder))
     return replace(
         model,
@@ -109,7 +121,7 @@ def _stored(model: ModelSpec, declared: Declared) -> ModelSpec:
         encoder=encoder,
         stored_bits=outside,
         weight_format=named,
-        kv_dtype=declared.kv_dtype,
+        kv_dtype=declared.kv_dtype or model.kv_dtype,
     )
 
 

@@ -115,14 +115,14 @@ def kimi_delta(config: HfConfig) -> Recurrent:
     own = HfConfig(inner_config if isinstance(inner_config, Mapping) else {}, f"{config.source}, linear_attn_config")
     heads, dim, kernel = own.count("num_heads"), own.count("head_dim"), own.count("short_conv_kernel_size", 4)
     hidden, width = config.count("hidden_size"), heads * dim
-    if own.flag("use_full_rank_gate", default=False):
-        raise own.refusal("use_full_rank_gate = true is not known for kimi_linear")
+    low_rank = "f" if own.flag("use_full_rank_gate", default=False) else "fg"
+    whole_rank = "" if "g" in low_rank else "g"
     return Recurrent(
         heads=(heads,),
         weights=(
-            *(_matrix(f"self_attn.{name}_proj", width, hidden) for name in "qkv"),
-            *(_matrix(f"self_attn.{name}_a_proj", dim, hidden, whole=True) for name in "fg"),
-            *(_matrix(f"self_attn.{name}_b_proj", width, dim) for name in "fg"),
+            *(_matrix(f"self_attn.{name}_proj", width, hidden) for name in "qkv" + whole_rank),
+            *(_matrix(f"self_attn.{name}_a_proj", dim, hidden, whole=True) for name in low_rank),
+            *(_matrix(f"self_attn.{name}_b_proj", width, dim) for name in low_rank),
             _matrix("self_attn.b_proj", heads, hidden),
             _matrix("self_attn.o_proj", hidden, width),
             _vectors("self_attn", 3 * width * kernel + width + heads),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from llmload.sizing.architecture import Attention, Dense, Experts, Layer, ModelSpec, Part, Weight
+from llmload.sizing.architecture import Attention, Dense, Experts, Layer, ModelSpec, Part, Recurrent, Weight
 from llmload.sizing.hf_config import HfConfig
 
 
@@ -152,8 +152,110 @@ def _lfm2(config: HfConfig, model: ModelSpec) -> ModelSpec:
     return replace(model, decoder=tuple(replace(each, feed_forward=dense) for each in model.decoder))
 
 
+def _zamba2(config: HfConfig, model: ModelSpec) -> ModelSpec:
+    """
+    Zamba2: some layers begin with one of a few blocks of attention and feed-forward, which they share.
+
+    Each such layer has a cache of its own, a projection of the block's output and adapters of low rank.
+    """
+    hidden, heads = model.hidden_size, config.count("num_attention_heads")
+    seen, width = 2 * hidden, config.count("intermediate_size", 4 * hidden)
+    rank, attends = config.count("adapter_rank", 128), config.flag("use_shared_attention_adapter", default=False)
+    kv_heads, head_dim = config.count("num_key_value_heads", heads), seen // heads
+    attention = Attention(heads=heads, kv_heads=kv_heads, head_dim=head_dim, borrows_weights=True)
+    adapters = rank * (3 * 2 * seen * attends + hidden + 2 * width)
+    own = (_part("linear", "mlp", hidden, hidden), _part("adapters", "mlp", adapters // rank, rank))
+    listed = config.values.get("layers_block_type")
+    hybrid = [each == "hybrid" for each in listed] if isinstance(listed, list) else []
+    decoder = tuple(
+        replace(layer, mixer=attention, beside=layer.mixer, extra=own)
+        if isinstance(layer.mixer, Recurrent) and shared
+        else layer
+        for layer, shared in zip(model.decoder, hybrid, strict=True)
+    )
+    blocks = config.count("num_mem_blocks", 1)
+    shared = (
+        _part(
+            "shared_transformer.self_attn",
+            "attention",
+            blocks * ((heads + 2 * kv_heads) * seen + heads * hidden),
+            head_dim,
+        ),
+        _part("shared_transformer.feed_forward", "mlp", blocks * 3 * width, hidden),
+        _vectors("shared_transformer.norms", "norms", blocks * (seen + hidden)),
+    )
+    return replace(model, decoder=decoder, extra=shared)
+
+
+def _mllama(config: HfConfig, model: ModelSpec) -> ModelSpec:
+    """Llama 3.2 Vision: some layers attend to the images alone, behind gates; eight more tokens have embeddings."""
+    across = config.values.get("cross_attention_layers") or ()
+    gates = (_vectors("cross_attn_gates", "attention", 2),)
+
+    def changed(layer: Layer, i: int) -> Layer:
+        if i not in across:
+            return layer
+        own = _attention(layer)
+        return replace(layer, mixer=None, cross=replace(own, norm_elements=2 * own.head_dim), extra=gates)
+
+    decoder = tuple(changed(layer, i) for i, layer in enumerate(model.decoder))
+    tokens = Weight(name="embed_tokens", part="embed", elements=8 * model.hidden_size)
+    return replace(model, decoder=decoder, extra=(tokens,))
+
+
+_HASH_LAYERS = 3  # where a config does not say
+
+
+def _deepseek_v4(config: HfConfig, model: ModelSpec) -> ModelSpec:
+    """
+    DeepSeek-V4: several streams of hidden states that each block mixes, and first layers that route by token.
+
+    Its cache is fp8 unless something else is asked for.
+    """
+    streams, hidden = config.count("hc_mult", 4), model.hidden_size
+    mixed = (2 + streams) * streams
+    mixing = Weight(name="hc", part="mlp", elements=2 * (mixed * (streams * hidden + 1) + 3), whole=True)
+    table = Weight(
+        name="mlp.gate.tid2eid",
+        part="router",
+        elements=model.vocab_size * config.count("num_experts_per_tok"),
+        whole=True,
+    )
+    stated = config.values.get("mlp_layer_types")
+    hashed = stated.count("hash_moe") if isinstance(stated, list) else config.whole("num_hash_layers", _HASH_LAYERS)
+
+    def changed(layer: Layer, i: int) -> Layer:
+        if i >= hashed or not isinstance(layer.feed_forward, Experts):
+            return replace(layer, extra=(mixing,))
+        return replace(layer, extra=(mixing, table), feed_forward=replace(layer.feed_forward, router_bias=False))
+
+    head = Weight(name="hc_head", part="mlp", elements=streams * (streams * hidden + 1) + 1, whole=True)
+    decoder = tuple(changed(layer, i) for i, layer in enumerate(model.decoder))
+    return replace(model, decoder=decoder, extra=(head,), kv_dtype="fp8")
+
+
+def _kimi_linear(config: HfConfig, model: ModelSpec) -> ModelSpec:
+    """Kimi K3: each block chooses among earlier blocks' outputs, and the experts' latent may have a norm."""
+    hidden, normed = model.hidden_size, config.flag("latent_moe_use_norm", default=False)
+    chooses = config.has("attn_res_block_size")
+
+    def changed(layer: Layer) -> Layer:
+        latent = layer.feed_forward.latent_size if isinstance(layer.feed_forward, Experts) else None
+        extra = (_vectors("routed_expert_norm", "norms", latent),) if latent and normed else ()
+        residual = (_vectors("res_proj", "mlp", 2 * hidden),) if chooses else ()
+        return replace(layer, norms=layer.norms + 2 * chooses, extra=(*layer.extra, *extra, *residual))
+
+    outside = (_vectors("output_attn_res", "norms", 2 * hidden),) if chooses else ()
+    return replace(model, decoder=tuple(changed(each) for each in model.decoder), extra=(*model.extra, *outside))
+
+
 def _matrix(name: str, part: Part, rows: int, columns: int) -> Weight:
     return Weight(name=name, part=part, elements=rows * columns, columns=columns, whole=True)
+
+
+def _part(name: str, part: Part, rows: int, columns: int) -> Weight:
+    """A matrix that tensor ranks divide."""
+    return Weight(name=name, part=part, elements=rows * columns, columns=columns)
 
 
 def _vectors(name: str, part: Part, elements: int) -> Weight:
@@ -166,4 +268,8 @@ SPECIAL: Mapping[str, Callable[[HfConfig, ModelSpec], ModelSpec]] = {
     "mimo_v2": _mimo_v2,
     "minimax_m3": _minimax_m3,
     "lfm2": _lfm2,
+    "deepseek_v4": _deepseek_v4,
+    "kimi_linear": _kimi_linear,
+    "zamba2": _zamba2,
+    "mllama": _mllama,
 }

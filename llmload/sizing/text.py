@@ -28,9 +28,9 @@ class ModelSheet:
     counts: ParameterCounts
     kv_dtype: str
     weights_bytes: dict[str, int]
-    kv_bytes_per_token: int
-    kv_bytes_per_token_beyond_windows: int
-    kv_bytes_per_input_token: int
+    kv_bytes_per_token: float
+    kv_bytes_per_token_beyond_windows: float
+    kv_bytes_per_input_token: float
     state_bytes: int
     sequence_bytes: dict[int, int]  # by context, without the encoder's input
 
@@ -150,7 +150,7 @@ def _cache(sheet: ModelSheet) -> list[str]:
     return lines + [f"  {tokens:>9,} tokens {size / GIB:>9,.3f} GiB" for tokens, size in sheet.sequence_bytes.items()]
 
 
-def _kib(size_bytes: int) -> str:
+def _kib(size_bytes: float) -> str:
     return f"{size_bytes / KIB:,.2f}".rstrip("0").rstrip(".") + " KiB"
 
 

@@ -159,6 +159,22 @@ def _llama4(tower: HfConfig, _config: HfConfig, text_hidden: int) -> int:
     return tables + blocks + 4 * width + projector
 
 
+_MLLAMA_SHAPES = 8  # of up to four tiles
+
+
+def _mllama(tower: HfConfig, _config: HfConfig, text_hidden: int) -> int:
+    """Llama 3.2 Vision's: tables for each shape that tiles may have, gates, and layers that see all tiles."""
+    width, inner, tiles = tower.count("hidden_size"), tower.count("intermediate_size"), tower.count("max_num_tiles", 4)
+    ratios = tower.values.get("supported_aspect_ratios")
+    shapes = (len(ratios) if isinstance(ratios, list) else _MLLAMA_SHAPES) + 1
+    places = _patches(tower) + 1
+    tables = _patch_inputs(tower) + 1 + places + shapes * tiles * (places + 2)
+    local, wide = tower.count("num_hidden_layers", 32), tower.count("num_global_layers", 8)
+    layer = 4 * width * width + 2 * width * inner + inner + width + 4 * width
+    joined = tower.count("vision_output_dim", 7680)
+    return tables * width + 3 + 4 * width + (local + wide) * layer + 2 * wide + (joined + 1) * text_hidden
+
+
 # By the model_type of the whole config and of its tower, which may be left out where both are the same.
 _KINDS: Mapping[tuple[str, str], Count] = {
     ("gemma3", "siglip_vision_model"): _siglip,
@@ -177,6 +193,7 @@ _KINDS: Mapping[tuple[str, str], Count] = {
     ("qwen3_5_moe", "qwen3_5_moe"): _qwen3,
     ("gemma4", "gemma4_vision"): _gemma4,
     ("llama4", "llama4_vision_model"): _llama4,
+    ("mllama", "mllama_vision_model"): _mllama,
     ("minimax_m3_vl", "clip_vision_model"): _minimax_m3,
     ("minimax_m3_vl", "minimax_m3_vl_vision"): _minimax_m3,
     ("minimax_m3_vl", "minimax_m3_vl"): _minimax_m3,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import ModelSpec, Part
+from llmload.sizing.architecture import Experts, ModelSpec, Part, Recurrent
 from llmload.sizing.gguf_mix import MIXES, mix_bits
 from llmload.sizing.parameters import ParameterCounts, count_parameters, layer_weights
 

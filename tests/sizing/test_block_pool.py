@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import Attention, Dense, LatentAttention, Layer
+from llmload.sizing.architecture import Attention, Dense, LatentAttention, Layer, ModelSpec
 from llmload.sizing.block_pool import BlockPool, block_pool
 from llmload.sizing.catalogue import load_model
+from llmload.sizing.families import model_from_config
+from llmload.sizing.hf_config import HfConfig
 from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache
+from llmload.units import GIB
 from tests.sizing.recurrent_layers import delta_rule
 
 GROUPS = json.loads((Path(__file__).parent / "data" / "vllm_groups.json").read_text())["cases"]
@@ -74,7 +77,7 @@ def test_a_recurrent_state_takes_one_block_and_widens_all_blocks_to_hold_it() ->
 
 
 def test_an_encoder_decoder_has_no_block_pool() -> None:
-    with pytest.raises(ConfigError, match="encoder-decoder"):
+    with pytest.raises(ConfigError, match="encoder-decoder models whose inputs differ"):
         block_pool(KvCache(model=load_model("t5-v1_1-xxl")))
 
 
@@ -105,6 +108,57 @@ def test_latents_that_do_not_divide_the_widest_layer_are_refused() -> None:
 
     with pytest.raises(ConfigError, match="do not divide"):
         block_pool(KvCache(model=replace(model, decoder=layers)))
+
+
+PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_families.json").read_text())["entries"]
+
+
+def published(name: str) -> ModelSpec:
+    config = next(entry["config"] for entry in PUBLISHED if entry["model"] == name)
+    return model_from_config(HfConfig(config, "entry"), name)
+
+
+def test_deepseek_v4s_blocks_are_those_that_vllm_was_seen_to_make() -> None:
+    cache = KvCache(model=published("DeepSeek-V4-Flash"), element_bytes=1)
+    pool = block_pool(cache)
+
+    # vLLM issue 54703: five groups of layers and their tokens a block, the largest of which takes 1,002,240 bytes.
+    assert [(group.layers, group.block_tokens) for group in pool.groups] == [
+        (62, 256),
+        (22, 64),
+        (21, 64),
+        (42, 4),
+        (20, 8),
+    ]
+    assert pool.block_bytes == 1_002_240
+    # vLLM issue 51163: 1,179,770 tokens in 20,377 blocks, requests of 500,000 tokens, two steps of 8,192 in flight.
+    assert int(pool.max_concurrency(20377, 500_000, 2 * 8192) * 500_000) == 1_179_770
+    # vLLM issue 44376 (0.22): 6.66 GiB for 30,000 tokens in steps of 16,384, and 5.44 GiB for 13,528.
+    older = block_pool(cache, packed=False)
+    needed = [older.blocks_per_request(tokens, 16384) * older.block_bytes / GIB for tokens in (30_000, 13_528)]
+    assert [round(gib, 2) for gib in needed] == [6.66, 5.44]
+
+
+def test_deepseek_v4_in_16_bits_has_wider_pages() -> None:
+    pool = block_pool(KvCache(model=published("DeepSeek-V4-Pro"), element_bytes=2))
+
+    keys = 8_704  # 64 of the indexer's, of 132 bytes, rounded up to steps of 512
+    assert pool.block_bytes == 30 * (64 * 512 * 2 + keys) + 31 * 2 * 512 * 2
+
+
+def test_a_deepseek_v4_without_indexers_has_no_groups_to_pack() -> None:
+    config = next(entry["config"] for entry in PUBLISHED if entry["model"] == "DeepSeek-V4-Flash")
+    model = model_from_config(HfConfig({**config, "compress_ratios": [0] * 20 + [128] * 23}, "here"), "m")
+
+    groups = block_pool(KvCache(model=model, element_bytes=1)).groups
+    assert [(group.layers, group.window_tokens) for group in groups] == [(23, None), (43, 128), (23, 128)]
+
+
+def test_whispers_requests_keep_the_keys_of_their_whole_input() -> None:
+    pool = block_pool(KvCache(model=published("whisper-large-v3")))
+
+    assert pool.block_bytes == 16 * 32 * 2 * 1280 * 2
+    assert pool.blocks_per_request(448, 8192) == 448 // 16 + -(-1500 // 16)
 
 
 def test_a_model_without_attention_has_no_block_pool() -> None:

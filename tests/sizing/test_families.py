@@ -150,7 +150,7 @@ def test_a_tower_that_leaves_something_out_or_is_not_known_is_named_and_not_coun
 
 @pytest.mark.parametrize(
     "name",
-    ["deepseek_v4", "kimi_k3", "zamba2", "mllama", "phi4mm", "rwkv7"],
+    ["deepseek_v41", "zamba", "rwkv7"],
 )
 def test_an_architecture_that_could_not_be_compared_with_a_model_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"model_type = '{name}' is not an architecture llmload can size"):

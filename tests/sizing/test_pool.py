@@ -41,7 +41,8 @@ def test_windows_share_the_pools_blocks_with_whole_contexts() -> None:
     sheet = pool_sheet(PoolRequest(model=load_model("gpt-oss-20b"), pool_gib=12.3))
 
     assert [group.window_tokens for group in sheet.layout.groups] == [128, None]
-    assert sheet.tokens == sheet.blocks // 2 * 16
+    assert sheet.tokens == int(sheet.max_concurrency * 131072)
+    assert sheet.blocks_per_request == 131072 // 16 + (128 - 1 + 2 * 8192) // 16 + 2
     assert "shared by 2 groups of layers" in pool_text(sheet)
 
 

@@ -13,7 +13,8 @@ from llmload.sizing.families import model_from_config
 from llmload.sizing.hf_config import HfConfig
 from llmload.sizing.kv_cache import KvCache
 from llmload.sizing.parameters import count_parameters
-from llmload.units import GIB
+from llmload.sizing.weights import default_format, format_of, weights_bytes
+from llmload.units import GB, GIB
 
 DOCUMENT = json.loads((Path(__file__).parent / "data" / "published_families.json").read_text())
 ENTRIES = DOCUMENT["entries"]
@@ -37,11 +38,18 @@ def cache_gib(model: ModelSpec, entry: Mapping[str, Any]) -> float:
     return float(kv["tokens"] * cache.bytes_per_token / GIB)
 
 
+def weights_gb(model: ModelSpec, _entry: Mapping[str, Any]) -> float:
+    return weights_bytes(count_parameters(model), format_of(model, default_format(model))) / GB
+
+
 DERIVED: Mapping[str, Callable[[ModelSpec, Mapping[str, Any]], float]] = {
     "hub_params": hub_parameters,
     "params": lambda model, _entry: count_parameters(model).total,
     "active_params": lambda model, _entry: count_parameters(model).active,
     "kv_gib": cache_gib,
+    "weights_gb": lambda model, _entry: (
+        weights_bytes(count_parameters(model), format_of(model, default_format(model))) / GB
+    ),
     "state_mib_fp32": lambda model, _entry: KvCache(model=model).state_elements * 4 / MIB,
 }
 # The hub leaves out what is in 32 bits: the biases that correct a router's scores.
@@ -63,7 +71,7 @@ def test_every_published_number_names_its_source(entry: dict[str, Any]) -> None:
     kinds = set(entry["expect"])
 
     assert "hub_id" in entry or "hub_params" not in kinds
-    assert "source" in entry or not kinds & {"params", "active_params"}
+    assert "source" in entry or not kinds & {"params", "active_params", "weights_gb"}
     assert "kv" not in entry or entry["kv"]["source"].startswith("https://")
     assert entry["config_source"]
 
