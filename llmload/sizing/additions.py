@@ -81,14 +81,22 @@ def tower_bytes(model: ModelSpec, engine: Engine, parallelism: Parallelism, stag
     """
     Return the bytes of a tower for images on one rank of a stage: the first has it, divided among its ranks.
 
-    By the high estimate each rank has all of it, and what engines were seen to take beside. llama.cpp loads it only
-    with an option. Of weight files, it is among the weights.
+    vLLM keeps what it encodes, on every rank, up to the tokens of a step; the low estimate leaves that out, since an
+    option turns images off. By the high estimate each rank has all of the tower, and what engines were seen to take
+    beside. llama.cpp loads it only with an option. Of weight files, it is among the weights. Source: vLLM
+    v1/core/encoder_cache_manager.py.
     """
-    if stage or weight_format == FROM_FILE or not model.image_tower:
+    if stage or not model.image_tower:
         return Estimate(0.0, 0.0, 0.0)
-    whole = model.image_tower * (4.0 if weight_format == "fp32" else 2.0)
+    width = 4.0 if weight_format == "fp32" else 2.0
+    kept = (
+        width * engine.max_num_batched_tokens * model.hidden_size * model.image_states if engine.name == "vllm" else 0
+    )
+    if weight_format == FROM_FILE:
+        return Estimate(0.0, kept, kept)
+    whole = width * model.image_tower
     shared = 0.0 if engine.name == "llama.cpp" else whole / parallelism.tensor
-    return Estimate(shared, shared, whole + _MOST_BESIDE_TOWER_GIB * GIB)
+    return Estimate(shared, shared + kept, whole + max(kept, _MOST_BESIDE_TOWER_GIB * GIB))
 
 
 def lora_bytes(model: ModelSpec, engine: Engine, parallelism: Parallelism = ONE_GPU) -> Estimate:

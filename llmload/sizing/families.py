@@ -15,7 +15,7 @@ from llmload.sizing.layer_parts import Traits, identity, layer
 from llmload.sizing.own_families import OWN_FAMILIES
 from llmload.sizing.quantisation import with_quantisation
 from llmload.sizing.special_families import SPECIAL
-from llmload.sizing.towers import image_tower_parameters
+from llmload.sizing.towers import image_states, image_tower_parameters
 
 # Model types whose language model is another family's, layer for layer.
 TWINS: Mapping[str, str] = {
@@ -79,7 +79,8 @@ def model_from_config(config: HfConfig, name: str) -> ModelSpec:
     model = OWN_FAMILIES.get(config.model_type, decoder_only)(config, name)
     tower = image_tower_parameters(whole, model.hidden_size) or 0
     uncounted = tuple(key for key in dict.fromkeys(beside) if not (tower and key == "vision_config"))
-    return with_quantisation(replace(model, image_tower=tower, uncounted=uncounted), config)
+    model = replace(model, image_tower=tower, image_states=image_states(whole), uncounted=uncounted)
+    return with_quantisation(model, config)
 
 
 def _known(model_type: object) -> bool:

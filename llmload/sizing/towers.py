@@ -26,6 +26,13 @@ def image_tower_parameters(config: HfConfig, text_hidden: int) -> int | None:
     return None
 
 
+def image_states(config: HfConfig) -> int:
+    """Return the hidden states that a token of an image has: Qwen3-VL's towers give the first layers their own."""
+    inner = config.values.get("vision_config")
+    deep = inner.get("deepstack_visual_indexes") if isinstance(inner, Mapping) else None
+    return 1 + len(deep) if isinstance(deep, list) else 1
+
+
 def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 

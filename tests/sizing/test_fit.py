@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llmload.errors import ConfigError
+from llmload.sizing.additions import tower_bytes
 from llmload.sizing.cards import find_gpu, gpus
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.engines import EngineOptions, engine_for, parse_version
@@ -24,8 +25,11 @@ from llmload.sizing.fit import (
     rank_weights,
     remedies,
 )
-from llmload.sizing.parallelism import Parallelism, parallel_problems, rank_counts, stage_layers
+from llmload.sizing.hf_config import HfConfig
+from llmload.sizing.parallelism import ONE_GPU, Parallelism, parallel_problems, rank_counts, stage_layers
 from llmload.sizing.text import fit_json, fit_notes, fit_text
+from llmload.sizing.towers import image_states
+from llmload.sizing.weights import FROM_FILE
 
 RUNS = json.loads((Path(__file__).parent / "data" / "vllm_runs.json").read_text())["runs"]
 LANGUAGE_RUNS = [run for run in RUNS if run["language_only"]]
@@ -94,13 +98,24 @@ def test_a_tower_that_cannot_be_counted_is_subtracted_from_the_low_estimate() ->
     assert any("not counted: vision_config" in note for note in fit_notes(fit(seen)))
 
 
+def test_vllm_keeps_every_hidden_state_that_a_tower_gives_a_token() -> None:
+    vision = {"deepstack_visual_indexes": [8, 16, 24]}
+    assert [image_states(HfConfig({"vision_config": own}, "here")) for own in ({}, vision)] == [1, 4]
+
+    model = replace(load_model("gemma-3-12b-it"), image_tower=100, image_states=4)
+    engine = engine_for(find_gpu("H100-SXM5"))
+    from_file = tower_bytes(model, engine, ONE_GPU, 0, FROM_FILE)
+    assert from_file.figures == (0, 4 * 2 * model.hidden_size * 8192, 4 * 2 * model.hidden_size * 8192)
+
+
 def test_a_tower_is_divided_among_ranks_on_the_first_stage_and_left_out_by_llama_cpp() -> None:
     request = DeploymentRequest(model=load_model("gemma-3-27b-it"), gpu=find_gpu("H100-SXM5"))
     whole = 2.0 * request.model.image_tower
     stages = fit(plan_deployment(replace(request, count=4, tensor=2, pipeline=2))).stages
     gguf = fit(plan_deployment(replace(request, engine="llama.cpp", context_tokens=8192))).tightest.tower_bytes
 
-    assert [stage.tower_bytes.best for stage in stages] == [whole / 2, 0]
+    encoded = 2 * request.model.hidden_size * 8192  # vLLM keeps it, up to the tokens of a step
+    assert [stage.tower_bytes.best for stage in stages] == [whole / 2 + encoded, 0]
     assert stages[0].tower_bytes.high > whole
     assert (gguf.low, gguf.best) == (0, 0)
     assert gguf.high > whole
