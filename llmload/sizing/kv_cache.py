@@ -55,7 +55,7 @@ class KvCache:
         return 0
 
     def compressed_latent_bytes(self, mixer: CompressedAttention) -> int:
-        """Return the bytes of one latent of DeepSeek-V4, which stands for one token or several."""
+        """Return the bytes of one latent of DeepSeek-V4, of one token or of several."""
         if self.element_bytes > 1:
             return mixer.head_dim * self.element_bytes
         return mixer.head_dim + mixer.rope_head_dim + _COMPRESSED_FP8_SCALE_BYTES

@@ -19,7 +19,7 @@ class LayerKind:
     attends: bool = True
     feeds: Feeds = "either"
     indexed: bool = False  # its attention has an indexer
-    ratio: int | None = None  # tokens that one latent behind its window stands for; 0: it has none
+    ratio: int | None = None  # tokens in one latent behind its window; 0: it has none
 
 
 Kinds = list[LayerKind]

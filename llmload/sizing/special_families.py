@@ -156,7 +156,7 @@ def _zamba2(config: HfConfig, model: ModelSpec) -> ModelSpec:
     """
     Zamba2: some layers begin with one of a few blocks of attention and feed-forward, which they share.
 
-    Each such layer has a cache of its own, a projection of the block's output and adapters of low rank.
+    Each such layer has its own cache, a projection of the block's output and adapters of low rank.
     """
     hidden, heads = model.hidden_size, config.count("num_attention_heads")
     seen, width = 2 * hidden, config.count("intermediate_size", 4 * hidden)
@@ -210,7 +210,7 @@ def _deepseek_v4(config: HfConfig, model: ModelSpec) -> ModelSpec:
     """
     DeepSeek-V4: several streams of hidden states that each block mixes, and first layers that route by token.
 
-    Its cache is fp8 unless something else is asked for.
+    Its cache is fp8 unless another type is given.
     """
     streams, hidden = config.count("hc_mult", 4), model.hidden_size
     mixed = (2 + streams) * streams
