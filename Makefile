@@ -58,7 +58,8 @@ $(VENV)/.ready: pyproject.toml
 	@echo "Installing llmload into $(VENV) (a minute or two) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llmload needs Python 3.11 or newer: make PYTHON=python3.12 demo")'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e ".[dev]"
+	-@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null # by all processors; pip would use one
 	@touch $@
 
 demo: $(VENV)/.ready
