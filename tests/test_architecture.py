@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -69,18 +69,24 @@ def name_of(module: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+NAMES = set(map(name_of, MODULES))
+
+
 def room_of(name: str) -> str | None:
     parts = name.split(".")
     return parts[1] if len(parts) > 1 else None
 
 
-def imports_of(module: Path) -> Iterator[str]:
+@cache
+def imports_of(module: Path) -> tuple[str, ...]:
+    found: list[str] = []
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(found)
 
 
 def own_imports(module: Path, names: set[str]) -> set[str]:
@@ -94,22 +100,21 @@ def own_imports(module: Path, names: set[str]) -> set[str]:
 
 
 def test_every_room_has_a_floor() -> None:
-    assert {room for room in map(room_of, map(name_of, MODULES)) if room} <= FLOORS.keys()
+    assert {room for room in map(room_of, NAMES) if room} <= FLOORS.keys()
 
 
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_a_module_imports_only_from_its_room_and_from_floors_below(module: Path) -> None:
     room = room_of(name_of(module))
-    for imported in own_imports(module, set(map(name_of, MODULES))):
+    for imported in own_imports(module, NAMES):
         other = room_of(imported)
         if room is not None and other is not None and other != room:
             assert FLOORS[other] < FLOORS[room], f"{name_of(module)} imports {imported}"
 
 
 def test_modules_import_each_other_in_no_circle() -> None:
-    names = set(map(name_of, MODULES))
-    graph = {name_of(module): own_imports(module, names) for module in MODULES}
-    packages = {name for name in names if any(other.startswith(f"{name}.") for other in names)}
+    graph = {name_of(module): own_imports(module, NAMES) for module in MODULES}
+    packages = {name for name in NAMES if any(other.startswith(f"{name}.") for other in NAMES)}
 
     TopologicalSorter({n: i - {p for p in packages if n.startswith(f"{p}.")} for n, i in graph.items()}).prepare()
 
