@@ -281,8 +281,8 @@ def test_a_verb_takes_less_than_0_3_s_of_processor_time() -> None:
     program = [sys.executable, "-m", "llmload.cli.main", "vram"]
     compare = ["compare", "Qwen3-32B", "--gpus", "L40S,H100-SXM5,MI300X", "--users", "8"]
     for verb in (["fit", "gpt-oss-120b", "--gpu", "H100-SXM5"], ["table"], ["bound"], ["show", "DeepSeek-V3"], compare):
-        took_s = []
-        for _ in range(3):
+        took_s: list[float] = []
+        while len(took_s) < 3 and min(took_s, default=1.0) >= 0.3:
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([*program, *verb], capture_output=True, check=False)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
