@@ -47,6 +47,7 @@ ELSEWHERE = {
     "python -m benchmarks.trials.runs": "tests/benchmarks/test_whole_runs.py",
     "python -m benchmarks.trials.scraping": "tests/benchmarks/test_scraping.py",
     "python -m benchmarks.trials.sizing": "tests/sizing/test_golden.py",
+    "python -m benchmarks.trials.size_bounds": "tests/sizing/test_bounds.py",
     "python -m benchmarks.trials.sweep": "tests/benchmarks/test_sweep.py",
     "python -m benchmarks.trials.suite": "tests/suite/test_suite_runs.py",
     "python -m benchmarks.trials.unseen_sizes": "tests/sizing/test_unseen.py",

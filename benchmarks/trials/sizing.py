@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -16,7 +17,7 @@ from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.engine_log import Comparison, compare, read_engine
 from llmload.sizing.engines import EngineOptions, engine_for
-from llmload.sizing.fit import Deployment, fit
+from llmload.sizing.fit import Deployment, Fit, fit
 from llmload.sizing.parallelism import Parallelism
 from llmload.sizing.text import comparison_text
 
@@ -57,7 +58,7 @@ def published() -> None:
     errors = []
     click.echo(f"{'vLLM 0.19.0 on H100-80GB':<44}{'TP':>3}{'PP':>3}{'measured':>10}{'estimate':>10}{'%':>8}")
     for run in json.loads(RUNS.read_text())["runs"]:
-        estimated = estimate(run)
+        estimated = fit_of(run).concurrency.best
         error = 100 * (estimated / run["concurrency"] - 1)
         beside = "" if run["language_only"] else "  has a vision tower, not counted"
         if run["language_only"]:
@@ -70,8 +71,8 @@ def published() -> None:
     click.echo(f"mean error of maximum concurrency, {len(errors)} language models: {mean(errors):.2f} %")
 
 
-def estimate(run: dict[str, Any]) -> float:
-    """Return llmload's estimate of a published run's maximum concurrency."""
+def fit_of(run: Mapping[str, Any]) -> Fit:
+    """Return llmload's estimate of a published run."""
     gpu = find_gpu("H100-SXM5-80GB")
     plan = Deployment(
         model=load_model(run["model"]),
@@ -82,7 +83,7 @@ def estimate(run: dict[str, Any]) -> float:
         kv_dtype=run["kv_dtype"],
         context_tokens=run["max_model_len_tokens"],
     )
-    return fit(plan).concurrency.best
+    return fit(plan)
 
 
 def on_this_cpu(model: str, port: int, timeout_s: float) -> list[Comparison]:

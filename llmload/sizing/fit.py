@@ -39,6 +39,7 @@ from llmload.sizing.weights import FROM_FILE, default_format, file_bytes, format
 from llmload.units import GIB
 
 _UNCOUNTED_GIB = 3.0  # for towers that cannot be counted: 2.5 were seen
+_WEIGHTS_SEEN = (0.005, 0.25 * GIB)  # how far weights may be off: a fraction, and bytes at least
 
 Verdict = Literal["fits", "may fit", "does not fit"]
 
@@ -295,12 +296,12 @@ def rank_weights(model: ModelSpec, weight_format: str, parallelism: Parallelism 
     if weight_format == FROM_FILE and model.checkpoint is not None:
         counts = rank_counts(model, parallelism, stage)
         towers = model.checkpoint.beside_language_bytes / parallelism.gpus
-        return Estimate.around(file_bytes(model, counts) + towers + tables, 0.005, 0.2 * GIB)
+        return Estimate.around(file_bytes(model, counts) + towers + tables, *_WEIGHTS_SEEN)
     step = MXFP4_EXPERT_STEP if pads_experts(model, weight_format) else 1
     counts = rank_counts(model, parallelism, stage, step)
     part = rank_model(model, parallelism, stage, step)
     best = weights_bytes(counts, format_of(part, weight_format))
-    around = Estimate.around(best + tables, 0.005, 0.2 * GIB)
+    around = Estimate.around(best + tables, *_WEIGHTS_SEEN)
     beside = most_weights_bytes(part, counts, weight_format) - best + _UNCOUNTED_GIB * GIB * bool(model.uncounted)
     return replace(around, high=around.high + beside)
 
