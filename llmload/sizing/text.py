@@ -257,7 +257,7 @@ def fit_notes(found: Fit) -> list[str]:
     plan = found.deployment
     notes = _engine_notes(plan) + _gpu_notes(plan)
     if plan.model.uncounted:
-        notes.append(f"not counted: {', '.join(plan.model.uncounted)}; up to 2 GiB are subtracted in the low estimate.")
+        notes.append(f"not counted: {', '.join(plan.model.uncounted)}; up to 3 GiB are subtracted in the low estimate.")
     limit = plan.model.max_position_tokens
     if limit is not None and plan.context_tokens > limit:
         notes.append(f"the model was made for {limit:,} tokens of context.")
