@@ -55,6 +55,8 @@ ELSEWHERE = {
     "python -m benchmarks.trials.watched_engines": "tests/benchmarks/test_watched_engines.py",
     "llmload demo": "tests/cli/test_demo.py",
     "llmload run sweep": "tests/loadgen/test_sweep.py",
+    "llmload suite demo-suite": "tests/suite/test_vary.py",
+    "llmload suite benchmarks/llamacpp-suite.toml": "tests/suite/test_vary.py",
     "llmload run capacity": "tests/loadgen/test_capacity.py",
     "llmload run demo-capacity": "tests/loadgen/test_capacity.py",
     "locust --config scenarios/demo-capacity.toml": "tests/loadgen/test_capacity.py",

@@ -230,11 +230,11 @@ def _points(title: str, summary: Summary) -> str:
     """Return the points of a sweep as a table, and what one has to know of them; nothing of another run."""
     if summary.sweep is None:
         return ""
-    columns = [column.header.strip().replace("\n", " ") for column in shown_columns(summary)]
-    header = [title, *columns, "verdict"]
-    rows = [[name.strip(), *cells, verdict] for name, cells, verdict in sweep_rows(summary)]
+    columns = shown_columns(summary)
+    header = [title, *(column.name for column in columns)]
+    rows = [[name.strip(), *cells] for name, cells in sweep_rows(summary, columns)]
     notes = [f"- {escaped(note)}" for note in sweep_notes(summary.sweep)]
-    return "\n".join([markdown_table(header, rows, right=range(1, len(columns) + 1)), "", *notes])
+    return "\n".join([markdown_table(header, rows, right=range(2, len(header))), "", *notes])
 
 
 def _rows(summaries: Sequence[Summary], of: Mapping[str, Callable[[Summary], str]]) -> tuple[Row, ...]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmload.errors import RunFolderError
-from llmload.metrics.validity import Level
 from llmload.runs.summary import Summary
 from llmload.runs.sweep import FRONT_SPEED, USER_SPEEDS, SpeedName, SweepPoint, SweepResult
 from llmload.sweep.front import pareto_front
@@ -24,10 +23,17 @@ FRONT: Final = "●"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A figure of a point: its header on two lines, and its text."""
+    """A figure of a point: its header on two lines, its text, and how soon it is left out where room is short."""
 
     header: str
     text: Callable[[SweepPoint], str]
+    spare: int = 0
+    """The greatest is left out first; one with 0 never."""
+
+    @property
+    def name(self) -> str:
+        """The header on one line."""
+        return self.header.replace("\n/", "/").replace("\n", " ").strip()
 
 
 def _speed(name: SpeedName) -> Callable[[SweepPoint], str]:
@@ -35,21 +41,22 @@ def _speed(name: SpeedName) -> Callable[[SweepPoint], str]:
 
 
 COLUMNS: Final = (
-    Column("\nanswers", lambda point: number(point.completed, 0)),
-    Column("requests\n/min", lambda point: number(point.requests_per_min, 1)),
+    Column("\nverdict", lambda point: str(point.verdict.level)),
+    Column("\nanswers", lambda point: number(point.completed, 0), spare=6),
+    Column("requests\n/min", lambda point: number(point.requests_per_min, 1), spare=2),
     Column("output\ntok/s", lambda point: number(point.output_tokens_per_s, 1)),
-    Column("95 %\ninterval", lambda point: _interval(point.output_tokens_per_s_interval)),
+    Column("95 %\ninterval", lambda point: _interval(point.output_tokens_per_s_interval), spare=3),
     Column("tok/s\n/GPU", lambda point: number(point.output_tokens_per_s_per_gpu, 1)),
-    Column("req/min\n/GPU", lambda point: number(point.requests_per_min_per_gpu, 1)),
+    Column("req/min\n/GPU", lambda point: number(point.requests_per_min_per_gpu, 1), spare=7),
     Column("tok/s/user\n1/P50 TPOT", _speed("median")),
-    Column("tok/s/user\n1/P90 TPOT", _speed("p90")),
-    Column("tok/s/user\nmean 1/TPOT", _speed("mean")),
-    Column("tok/s/user\ntok/s / users", _speed("share")),
-    Column("TTFT\np50, ms", lambda point: milliseconds(point.ttft_p50_s)),
+    Column("tok/s/user\n1/P90 TPOT", _speed("p90"), spare=9),
+    Column("tok/s/user\nmean 1/TPOT", _speed("mean"), spare=10),
+    Column("tok/s/user\ntok/s / users", _speed("share"), spare=11),
+    Column("TTFT\np50, ms", lambda point: milliseconds(point.ttft_p50_s), spare=5),
     Column("TTFT\np95, ms", lambda point: milliseconds(point.ttft_p95_s)),
-    Column("TPOT\np50, ms", lambda point: milliseconds(point.tpot_p50_s)),
-    Column("e2e\np50, ms", lambda point: milliseconds(point.e2e_p50_s)),
-    Column("tokens\nin, out", lambda point: _tokens(point)),
+    Column("TPOT\np50, ms", lambda point: milliseconds(point.tpot_p50_s), spare=4),
+    Column("e2e\np50, ms", lambda point: milliseconds(point.e2e_p50_s), spare=8),
+    Column("tokens\nin, out", lambda point: _tokens(point), spare=1),
 )
 
 
@@ -75,12 +82,15 @@ def limit_text(summary: Summary, point: SweepPoint) -> str | None:
     return ", ".join(dict.fromkeys(limits[stage] for stage in point.stages if stage in limits)) or None
 
 
-def verdict_text(point: SweepPoint) -> str:
-    """Return how far a point can be trusted, with the first reason and the gates that it misses."""
-    parts = ["" if point.verdict.level is Level.VALID else f"{point.verdict.level}: {point.verdict.reasons[0].text}"]
-    parts += ["may be limited by the load generator"] if point.client_bound else []
-    parts += [f"misses {gate}" for gate in point.missed_gates]
-    return "; ".join(part for part in parts if part) or "VALID"
+def remarks(result: SweepResult) -> list[str]:
+    """Return for each point what speaks against it: its first reason, the load generator, the gates that it misses."""
+    found = []
+    for point in result.points:
+        parts = [f"{reason.level}: {reason.text}" for reason in point.verdict.reasons[:1]]
+        parts += ["may be limited by the load generator"] if point.client_bound else []
+        parts += [f"misses {gate}" for gate in point.missed_gates]
+        found += [f"{point.name}: {'; '.join(parts)}"] if parts else []
+    return found
 
 
 def sweep_notes(result: SweepResult) -> list[str]:
@@ -94,6 +104,7 @@ def sweep_notes(result: SweepResult) -> list[str]:
         gpus = f"per GPU: {counted(result.gpus, 'GPU')} by {COUNTED_FROM[result.gpus_counted_from]}"
     by = f"{result.rounds} rounds" if result.interval_from == "rounds" else "parts of its window"
     return [
+        *remarks(result),
         f"{FRONT} on the Pareto front: no other point has more tok/s a user (1/P50 of TPOT) and more output tok/s",
         gpus,
         f"tok/s/user by four definitions, not to be compared with each other: {'; '.join(USER_SPEEDS.values())}",
@@ -103,14 +114,13 @@ def sweep_notes(result: SweepResult) -> list[str]:
     ]
 
 
-def sweep_rows(summary: Summary) -> Iterator[tuple[str, list[str], str]]:
-    """Yield for each point its name with the mark of the front, its figures by `shown_columns`, and its verdict."""
+def sweep_rows(summary: Summary, columns: Sequence[Column]) -> Iterator[tuple[str, list[str]]]:
+    """Yield for each point its name with the mark of the front, and its texts in the columns."""
     if summary.sweep is None:
         return
-    columns = shown_columns(summary)
     for point in summary.sweep.points:
         mark = FRONT if summary.sweep.on_front(point) else " "
-        yield f"{mark} {point.name}", [column.text(point) for column in columns], verdict_text(point)
+        yield f"{mark} {point.name}", [column.text(point) for column in columns]
 
 
 # Several sweeps together: which engine, or which of its options?

@@ -1,10 +1,10 @@
 """What a run shows at its end on a terminal: verdict, figures, latencies, gates, failures."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from rich.console import Console, ConsoleDimensions, Group, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -28,7 +28,7 @@ from llmload.report.figures import (
     tenths,
 )
 from llmload.report.network import network_rows
-from llmload.report.sweep import shown_columns, sweep_notes, sweep_rows
+from llmload.report.sweep import FRONT, Column, shown_columns, sweep_notes, sweep_rows
 from llmload.runs.build_summary import cost_rows
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
@@ -57,10 +57,10 @@ class _Whole(Console):
         self.size = ConsoleDimensions(screen, _HEIGHT)
 
     def _least(self, part: Any) -> int:
-        if not isinstance(part, Table):
+        if not isinstance(part, Table | PointTable):
             return 0
         least, most = Measurement.get(self, self.options.update(max_width=_NO_WIDTH), part)
-        return most if all(column.no_wrap for column in part.columns) else least
+        return most if isinstance(part, Table) and all(column.no_wrap for column in part.columns) else least
 
 
 def console(*, record: bool = False) -> Console:
@@ -120,15 +120,44 @@ def _points(summary: Summary) -> list[RenderableType]:
     """Return a table with a row for each point of a sweep, and what one has to know of them."""
     if summary.sweep is None:
         return []
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("\npoint", no_wrap=True)
-    for column in shown_columns(summary):
-        table.add_column(column.header, justify="right", no_wrap=True)
-    table.add_column("\nverdict", overflow="fold")
-    for (name, cells, verdict), point in zip(sweep_rows(summary), summary.sweep.points, strict=True):
-        style = "bold" if summary.sweep.on_front(point) else "dim"
-        table.add_row(Text(name, style=style), *cells, Text(verdict, style=STYLES[point.verdict.level]))
-    return [table, Text("\n".join(f"  {note}" for note in sweep_notes(summary.sweep)), style="dim")]
+    return [PointTable(summary), Text("\n".join(f"  {note}" for note in sweep_notes(summary.sweep)), style="dim")]
+
+
+class PointTable:
+    """The points of a sweep, in as many columns as there is room for; those that matter most are always there."""
+
+    def __init__(self, summary: Summary) -> None:
+        self._summary = summary
+        self._columns = shown_columns(summary)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """Return the width of the columns that are never left out, and that of all."""
+        least = self._table([column for column in self._columns if not column.spare])
+        widths = (Measurement.get(console, options, each).maximum for each in (least, self._table(self._columns)))
+        return Measurement(*widths)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table, and the columns that are left out."""
+        kept, wide = list(self._columns), options.update(max_width=_NO_WIDTH)
+        while any(column.spare for column in kept):
+            if Measurement.get(console, wide, self._table(kept)).maximum <= options.max_width:
+                break
+            kept.remove(max(kept, key=lambda column: column.spare))
+        yield self._table(kept)
+        if names := [column.name for column in self._columns if column not in kept]:
+            yield Text(f"  for want of room without {', '.join(names)}: see report.html, or --markdown", style="dim")
+
+    def _table(self, columns: Sequence[Column]) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("\npoint", no_wrap=True)
+        for column in columns:
+            table.add_column(column.header, justify="right", no_wrap=True)
+        points = () if self._summary.sweep is None else self._summary.sweep.points
+        for (name, cells), point in zip(sweep_rows(self._summary, columns), points, strict=True):
+            verdict, *figures = cells
+            level = Text(verdict, style=STYLES[point.verdict.level])
+            table.add_row(Text(name, style="bold" if name.startswith(FRONT) else "dim"), level, *figures)
+        return table
 
 
 def _figures(summary: Summary) -> Table:

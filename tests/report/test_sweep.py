@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from llmload.errors import RunFolderError
 from llmload.metrics.validity import Level, Reason, Verdict
@@ -15,7 +16,7 @@ from llmload.report.html.front_charts import front_sections
 from llmload.report.html.page import render
 from llmload.report.markdown import as_markdown
 from llmload.report.sweep import joint_table, shown_columns, sweep_notes, sweep_rows, write_points
-from llmload.report.terminal import console, run_report
+from llmload.report.terminal import PointTable, console, run_report
 from llmload.runs.folder import RunFolder
 from llmload.runs.loaded_run import load_run
 from llmload.runs.summary import Summary
@@ -88,12 +89,33 @@ def test_sweeps_have_one_front_together_per_gpu_where_all_know_their_number() ->
     assert joint_table([engines[0], summary(sweep(gpus=None))])[0][3] == "output tok/s"
 
 
-def test_rows_have_the_mark_of_the_front_and_what_speaks_against_a_point() -> None:
-    assert [(name, verdict) for name, _, verdict in sweep_rows(summary(sweep()))] == [
+def test_rows_have_the_mark_of_the_front_and_notes_what_speaks_against_a_point() -> None:
+    shown = summary(sweep())
+    assert [(name, cells[0]) for name, cells in sweep_rows(shown, shown_columns(shown))] == [
         ("● 2 users", "VALID"),
-        ("● 4 users", "DEGRADED: llmload was late; may be limited by the load generator"),
-        ("  8 users", "misses ttft_s p95 2, required < 1"),
+        ("● 4 users", "DEGRADED"),
+        ("  8 users", "VALID"),
     ]
+    assert sweep_notes(sweep())[:2] == [
+        "4 users: DEGRADED: llmload was late; may be limited by the load generator",
+        "8 users: misses ttft_s p95 2, required < 1",
+    ]
+
+
+@pytest.mark.parametrize(("width", "is_narrow"), [(60, True), (400, False)])
+def test_no_figure_is_cut_on_a_narrow_terminal_but_columns_are_left_out(width: int, is_narrow: bool) -> None:
+    speeds = UserSpeed(median=50, mean=50, mean_interval=None, p90=40, share=30, share_interval=None)
+    known = dict.fromkeys(("requests_per_min", "ttft_p50_s", "tpot_p50_s", "e2e_p50_s"), 1.0)
+    full = point(2, 50, 1234.5, tokens_per_s_per_user=speeds, **known)
+    terminal = Console(width=width)
+    with terminal.capture() as captured:
+        terminal.print(PointTable(summary(sweep(points=(full,)))))
+    text = " ".join(captured.get().split())
+
+    assert "…" not in text
+    assert "● 2 users VALID" in text
+    assert "1,234.5" in text
+    assert ("for want of room" in text) is is_narrow
 
 
 def test_a_number_of_gpus_that_is_not_known_is_said_with_its_remedy() -> None:
@@ -117,8 +139,12 @@ def test_what_limited_a_point_is_in_its_row_where_any_is_known(tmp_path: Path) -
     limited = summary_of(stages=stages).model_copy(update={"sweep": sweep(points=points)})
 
     assert shown_columns(limited)[-1].header == "\nlimited by"
-    assert [cells[-1] for _, cells, _ in sweep_rows(limited)] == ["KV cache, nothing", "KV cache", "n/a"]
-    assert "| limited by | verdict |" in as_markdown([limited])
+    assert [cells[-1] for _, cells in sweep_rows(limited, shown_columns(limited))] == [
+        "KV cache, nothing",
+        "KV cache",
+        "n/a",
+    ]
+    assert "| limited by |" in as_markdown([limited])
     write_points(tmp_path / "points.csv", [limited])
     rows = csv.DictReader((tmp_path / "points.csv").read_text().splitlines())
     assert [row["limited_by"] for row in rows] == ["KV cache, nothing", "KV cache", ""]
@@ -148,7 +174,7 @@ def test_the_page_draws_the_front_as_a_step_beaten_points_grey_and_client_bound_
     run = load_run(RunFolder(write_folder(tmp_path / "run", records(50))))
     swept = ShownRun("a", "run1", _with(run, sweep()))
     (section,) = front_sections([swept])
-    front, beaten, rings = section.charts[0].series
+    beaten, front, rings = section.charts[0].series
 
     assert section.charts[0].unit == "tok/s/GPU"
     assert (front.style, list(front.x), list(front.y), list(front.labels)) == ("front", [40, 50], [80, 50], ["4", "2"])

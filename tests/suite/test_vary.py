@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import ROOT
 from llmload.errors import ConfigError
+from llmload.scenario.reading import find_suite
 from llmload.suite.file import MAX_NAME, load_suite
 from llmload.suite.plan import make_plan
 
@@ -47,6 +49,15 @@ def test_each_variant_has_its_name_its_label_and_its_command(tmp_path: Path) -> 
         "simulated --itl-s 0.02",
     ]
     assert plan.deployments[1].start_command(1)[-6:] == ["--slots", "4", "--itl-s", "0.02", "--seed", "3"]
+
+
+@pytest.mark.parametrize("file", [find_suite("demo-suite"), ROOT / "benchmarks/llamacpp-suite.toml"], ids=str)
+def test_a_suite_that_shows_it_sweeps_each_variant(file: Path) -> None:
+    plan = make_plan(file)
+
+    assert len(plan.deployments) == 3
+    assert {cell.scenario.load.kind for cell in plan.cells} == {"sweep"}
+    assert len({tuple(each.start_command(1)) for each in plan.deployments}) == 3
 
 
 def test_without_variants_a_suite_stays_as_it_is(tmp_path: Path) -> None:

@@ -65,9 +65,9 @@ def _series(swept: _Swept, shape: str, name: SpeedName, *, several: bool) -> Ite
     gpus = swept.sweep.gpus or 1
     colour = swept.colour if several else Colour.RATE
     title = swept.name if several else "Pareto front"
+    if beaten:  # below the front, so that it hides no point of it
+        yield _of_points("beaten", beaten, name, gpus, Colour.QUIET)
     yield _of_points(title, front, name, gpus, colour, style="front")
-    if beaten:
-        yield _of_points(f"{title}, beaten" if several else "beaten", beaten, name, gpus, Colour.QUIET)
     if bound:
         yield _of_points("limited by the load generator?", bound, name, gpus, Colour.P99, hollow=True)
 

@@ -219,9 +219,9 @@ def point_table(shown: ShownRun) -> dict[str, Any]:
     summary = shown.run.summary
     if summary.sweep is None:
         raise ValueError(f"{shown.name} is not a sweep")
-    columns = [column.header.replace("\n/", "/").replace("\n", " ").strip() for column in shown_columns(summary)]
-    rows, notes = list(sweep_rows(summary)), sweep_notes(summary.sweep)
-    return {"run": shown.name, "columns": columns, "rows": rows, "notes": notes}
+    columns = shown_columns(summary)
+    rows, notes = list(sweep_rows(summary, columns)), sweep_notes(summary.sweep)
+    return {"run": shown.name, "columns": [column.name for column in columns], "rows": rows, "notes": notes}
 
 
 def name_table(summary: Summary) -> dict[str, Any] | None:

@@ -173,10 +173,17 @@ def _names(loaded: Sequence[LoadedRun]) -> list[str]:
     """Return each run's name in legends: the parts that differ between the runs."""
     all_parts = [_parts(run.summary) for run in loaded]
     differing = [index for index, of in enumerate(zip(*all_parts, strict=True)) if len(set(of)) > 1]
+    without_scenario = [index for index in differing if index != _SCENARIO]
+    if len({tuple(parts[index] for index in without_scenario) for parts in all_parts}) == len(all_parts):
+        differing = without_scenario
     short = [", ".join(parts[index] for index in differing or (0, 1)) for parts in all_parts]
     if len(set(short)) == len(short):
         return short
     return [f"{name} #{index}" for index, name in enumerate(short, start=1)]
+
+
+_SCENARIO: Final = 2
+"""Of the parts: a file's name, which says nothing new where the others differ."""
 
 
 def _parts(summary: Summary) -> list[str]:

@@ -121,7 +121,8 @@ function foreground(plot, chart) {
     const low = band.kind === "stage" ? 0 : 13 * ratio * chart.bands.some(({ kind }) => kind === "stage");
     say(band.label, from + 3 * ratio, bbox.top + 2 * ratio + low, to - from - 4 * ratio);
   }
-  for (const each of chart.series) {
+  // those of a front before those of the points that it beats
+  for (const each of [...chart.series].sort((one, other) => (other.style === "front") - (one.style === "front"))) {
     each.labels.forEach((label, at) => {
       const [x, y] = [plot.valToPos(each.x[at], "x", true), plot.valToPos(each.y[at], "y", true)];
       say(label, x + 6 * ratio, y - 15 * ratio);
@@ -221,13 +222,13 @@ function swatchOf(each) {
 function legend(chart) {
   const entries = element("div", "legend");
   const where = element("span", "");
-  const values = chart.series.map((each) => {
+  const values = chart.series.map((each, index) => {
     const entry = element("span", "");
     const swatch = element("i", swatchOf(each));
     swatch.style.setProperty("--line", `var(--${swatch.className === "dot" ? each.colour : lineOf(each)})`);
     const value = element("b", "");
     entry.append(swatch, `${each.name} `, value);
-    entries.append(entry);
+    if (!chart.series.slice(0, index).some(({ name, colour }) => name === each.name && colour === each.colour)) entries.append(entry);
     return value;
   });
   entries.append(where);
