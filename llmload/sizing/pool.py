@@ -109,8 +109,9 @@ def pool_text(sheet: PoolSheet) -> str:
     each = f" on each of {request.tensor} GPUs" if request.tensor > 1 else ""
     groups = len(layout.groups)
     shared = f", shared by {groups} groups of layers" if groups > 1 else ""
+    block_tokens = " or ".join(f"{tokens:,}" for tokens in sorted({each.block_tokens for each in layout.groups}))
     rows = (
-        ("a block", f"{layout.block_bytes:,} bytes", f"{layout.block_tokens:,} tokens{shared}"),
+        ("a block", f"{layout.block_bytes:,} bytes", f"{block_tokens} tokens{shared}"),
         ("blocks", f"{sheet.blocks:,}", f"{request.pool_gib:g} GiB / {layout.block_bytes:,} bytes"),
         ("tokens", f"{sheet.tokens:,}", "as vLLM logs its KV cache size"),
         ("a request", f"{sheet.blocks_per_request:,} blocks", f"of {sheet.context_tokens:,} tokens"),

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_cuda_reports_less_than_the_name_says() -> None:
         ("H20", "H20-96GB", 95.0),  # was taken for an H200
         ("H20-3e", "H20-141GB", None),
         ("h200", "H200-SXM-141GB", 139.7),
-        ("L40", "L40-48GB", None),  # was taken for an L40S
+        ("L40", "L40-48GB", 44.4),  # was taken for an L40S
         ("L4", "L4-24GB", 22.03),
         ("A10", "A10-24GB", 22.06),
         ("A10G", "A10G-24GB", 22.06),
@@ -116,6 +117,13 @@ def test_names_are_unique_and_each_gpu_has_a_source() -> None:
 
     assert len(set(written)) == len(written)
     assert all(gpu.source and gpu.vendor for gpu in gpus())
+
+
+def test_the_page_on_sizing_says_of_how_many_cards_the_figures_have_one_source() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sizing.md").read_text(encoding="utf-8")
+    unconfirmed = [gpu for gpu in gpus() if "not confirmed" in gpu.source]
+
+    assert f"For {len(unconfirmed)} of the {len(gpus())} cards no second source was found" in page
 
 
 def test_97_percent_of_a_names_memory_is_less_than_any_card_reported() -> None:
