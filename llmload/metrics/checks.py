@@ -164,8 +164,9 @@ CHECKS: Final = (
         unit="of answers",
         degraded_above=0.01,
         invalid_above=None,
-        why="the engine counted reasoning tokens and sent none: TTFT has the time that they took, TPOT does not",
-        remedy="have the engine stream its reasoning (vLLM: include_reasoning, on by default)",
+        why="the engine counted reasoning tokens and sent none apart: TTFT has their time, unless the text has them",
+        remedy="--set request.reasoning=tags where they are between <think> tags, or have the engine stream its "
+        "reasoning (vLLM: include_reasoning, on by default)",
         figures=("ttft_s", "ttft_from_schedule_s", "tpot_s"),
     ),
     Check(
