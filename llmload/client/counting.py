@@ -88,9 +88,10 @@ class PromptCounter:
                 f"{len(text.split()):,} words: {record.error.message}"
             )
         if record.prompt_tokens is None:
+            instead = "set engine.api = 'openai-chat', or " if self._settings.api != "openai-chat" else ""
             raise EngineError(
                 f"the engine at {self._url} does not say how many tokens a prompt has (usage), so none can be made to "
-                "a length: remove prompts.input_tokens and shapes"
+                f"a length: {instead}remove prompts.input_tokens and shapes"
             )
         return record.prompt_tokens
 

@@ -45,9 +45,10 @@ class TokenLengths(Table):
         if not any(keys <= given <= keys | limits for keys in needed):
             known = " or ".join(", ".join(sorted(keys)) for keys in needed)
             also = " (min and max may be given)" if limits else ""
-            raise ValueError(
-                f"dist = {self.dist!r} is given by {known}{also}, not by {', '.join(sorted(given)) or 'nothing'}"
-            )
+            fitting = [repr(dist) for dist, sets in _KEYS.items() if given - {"min", "max"} in sets]
+            instead = f": set dist = {' or '.join(fitting)}" if fitting else ""
+            found = ", ".join(sorted(given)) or "nothing"
+            raise ValueError(f"dist = {self.dist!r} is given by {known}{also}, not by {found}{instead}")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min = {self.min} is more than max = {self.max}")
         if self.mean is not None and self.mean < 1:

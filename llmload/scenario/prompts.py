@@ -71,7 +71,7 @@ class Prompts(Table):
     @model_validator(mode="before")
     @classmethod
     def _synthetic_by_default(cls, table: Any) -> Any:
-        """Make prompts that are given a length synthetic, and each of these new to a prefix cache."""
+        """Make prompts that are given a length synthetic, and each, unless salt is false, new to a prefix cache."""
         if not isinstance(table, dict):
             return table
         if asks_inputs(table) and table.get("source", "builtin") == "builtin":
@@ -79,7 +79,8 @@ class Prompts(Table):
         if table.get("source") != SYNTHETIC:
             return table
         table = {"salt": "request", **table}
-        return {"repeat": "salted" if table["salt"] else "same", **table}
+        repeated = "salted" if table["salt"] else "same"
+        return table if table.get("repeat", True) is not True else {**table, "repeat": repeated}
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> Self:

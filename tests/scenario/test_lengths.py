@@ -39,7 +39,7 @@ def test_a_length_makes_prompts_synthetic_and_each_new_to_a_cache() -> None:
     for found in (by_length, by_shapes):
         assert (found.source, found.salt, found.repeat) == ("synthetic", "request", "salted")
     assert by_shapes.shapes == [Shape(64, 8), Shape(128, 8, 0.5)]
-    assert prompts(input_tokens=64, salt=False).repeat == "same"
+    assert [prompts(input_tokens=64, salt=False, **more).repeat for more in ({}, {"repeat": True})] == ["same"] * 2
     assert (prompts(output_tokens=8).source, prompts(output_tokens=8).salt) == ("builtin", None)
 
 
@@ -58,10 +58,11 @@ def test_a_length_makes_prompts_synthetic_and_each_new_to_a_cache() -> None:
         ({"input_tokens": 3.5}, "tokens are whole"),
         ({"input_tokens": "many"}, "a length is a number of tokens, or a table such as {mean = 1024"),
         ({"input_tokens": {"dist": "normal", "mean": 5}}, r"is given by mean, stdev \(min and max may be given\)"),
-        ({"input_tokens": {"mean": 5}}, "is given by max, min or mean, range_ratio, not by mean"),
+        ({"input_tokens": {"mean": 5}}, "is given by max, min or mean, range_ratio, not by mean: set dist = 'fixed'"),
+        ({"input_tokens": {"mean": 5, "stdev": 2, "max": 9}}, "not by max, mean, stdev: set dist = 'normal' or 'logn"),
         ({"input_tokens": {"min": 9, "max": 5}}, "min = 9 is more than max = 5"),
         ({"input_tokens": 5, "n_shot": 1}, "n_shot would change the length"),
-        ({"input_tokens": 5, "salt": False, "repeat": True}, "set repeat = 'same'"),
+        ({"input_tokens": 5, "salt": False, "repeat": "salted"}, "set repeat = 'same'"),
     ],
 )
 def test_what_cannot_be_is_refused(keys: dict[str, Any], fault: str) -> None:
