@@ -40,7 +40,7 @@ def reasoning_rows(summary: Summary) -> list[tuple[str, str]]:
         return []
     tokens = f"{'about ' if thought.estimated else ''}{number(thought.tokens, 0)}"
     said = [f"{tokens} tokens, {percent(thought.share)} of the output, in {number(thought.answers, 0)} answers"]
-    said += [f"hidden in {number(thought.hidden, 0)}: TTFT has its time"] if thought.hidden else []
+    said += [f"hidden in {number(thought.hidden, 0)}: TTFT has its time, or the text has it"] if thought.hidden else []
     said += [f"{number(thought.without_answer, 0)} ended without an answer"] if thought.without_answer else []
     return [("reasoning", "; ".join(said))]
 
@@ -81,6 +81,8 @@ def length_rows(summary: Summary) -> list[tuple[str, str]]:
     """
     named = [(each.name, _kept(each.lengths)) for each in summary.by_name or () if each.lengths is not None]
     rows = [(f"{part} lengths", _length_text(kept)) for part, kept in _kept(summary.lengths).items()]
+    if summary.lengths is not None and summary.lengths.template == "excluded" and summary.lengths.input is not None:
+        rows[0] = (rows[0][0], f"{rows[0][1]}, the chat template included")
     for name, parts in named if len(named) > 1 else []:
         rows.append((f"{name}: lengths", "; ".join(f"{part} {_length_text(kept)}" for part, kept in parts.items())))
     return rows
