@@ -72,8 +72,8 @@ def _output_fields(scenario: Scenario, plan: PromptPlan, counter: PromptCounter)
     fields = () if scenario.engine.name in NO_EXACT_OUTPUT else counter.output_fields()
     if not fields:
         logger.warning(
-            "%s takes neither ignore_eos nor min_tokens, so answers end where the model ends them: some are shorter "
-            "than prompts.output_tokens",
+            "%s takes neither ignore_eos nor min_tokens, so answers end where the model ends them, some before "
+            "prompts.output_tokens: --set prompts.exact_output=false makes that their limit alone",
             scenario.engine.display_name,
         )
     return fields

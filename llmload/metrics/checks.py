@@ -149,7 +149,8 @@ CHECKS: Final = (
         degraded_above=0.01,
         invalid_above=None,
         why="their prompts or answers do not have the tokens that were requested, so the workload is another",
-        remedy="see requested and counted tokens; answers keep to theirs on engines that take ignore_eos or min_tokens",
+        remedy="see requested and counted tokens; --set prompts.exact_output=false where an engine takes neither "
+        "ignore_eos nor min_tokens, so that answers have a limit alone",
     ),
     Check(
         name="missed_token_share",
@@ -157,7 +158,8 @@ CHECKS: Final = (
         degraded_above=0.005,
         invalid_above=0.05,
         why="prompts or answers are so much longer or shorter than requested, so the workload is another",
-        remedy="see requested and counted tokens; answers keep to theirs on engines that take ignore_eos or min_tokens",
+        remedy="see requested and counted tokens; --set prompts.exact_output=false where an engine takes neither "
+        "ignore_eos nor min_tokens, so that answers have a limit alone",
     ),
     Check(
         name="hidden_reasoning_share",

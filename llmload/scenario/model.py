@@ -281,6 +281,11 @@ class Scenario(Table):
     def _lengths_fit(self) -> Self:
         check_lengths(self.prompts, self.mix, swept=bool(self.swept_shapes))
         plan = self.prompt_plan()
+        if plan.asks_outputs and "max_completion_tokens" in self.request.extra_body:
+            raise ValueError(
+                "request.extra_body has max_completion_tokens, and the length of answers in prompts is sent as "
+                "max_tokens: remove one of them"
+            )
         counted = plan.is_synthetic or (plan.asks_outputs and plan.holds_outputs)
         if counted and self.request.include_usage is False:
             raise ValueError(

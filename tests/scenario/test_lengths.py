@@ -137,13 +137,17 @@ def test_lengths_in_a_mix_that_cannot_be_are_refused(
     assert fault in str(refusal.value)
 
 
-def test_lengths_need_the_engines_counts() -> None:
+def test_lengths_need_the_engines_counts_and_are_the_only_limit_of_answers() -> None:
     without = {"request.include_usage": False}
 
     for key in ("input_tokens", "output_tokens"):
         with pytest.raises(ConfigError, match=r"request\.include_usage = false leaves out .* counts, which lengths"):
             load_scenario(find_scenario("chat"), {f"prompts.{key}": 64, **without})
     load_scenario(find_scenario("chat"), {"prompts.output_tokens": 64, "prompts.exact_output": False, **without})
+    with pytest.raises(ConfigError, match=r"extra_body has max_completion_tokens, and the length of answers"):
+        load_scenario(
+            find_scenario("chat"), {"prompts.output_tokens": 64, "request.extra_body.max_completion_tokens": 5}
+        )
 
 
 def test_lengths_are_shown_as_they_are_written() -> None:
