@@ -64,7 +64,6 @@ ROWS: Final = (
         engine=Behaviour(fault="http_500"),
         load=BY_COUNT,
         expected=ALL_FAILED,
-        ci=(Mode.ONE,),
     ),
     Row(
         name="every request of an open loop fails",
@@ -127,7 +126,6 @@ ROWS: Final = (
         modes=(Mode.PROCESSES, Mode.WORKERS),
         load='kind = "closed_loop"\nusers = 1\nrequests = 4',
         expected=REFUSED,
-        ci=(Mode.PROCESSES,),
     ),
     Row(
         name="max_tokens with 30 digits",
