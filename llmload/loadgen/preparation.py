@@ -267,8 +267,9 @@ def open_session(
         start_ns=start_ns,
         salts=_salts(scenario, workload, shard, run_id),
     )
-    gc.unfreeze()  # what the run before left behind is garbage now
-    gc.collect()
+    if gc.get_freeze_count():  # what the run before left behind is garbage now
+        gc.unfreeze()
+        gc.collect()
     gc.freeze()  # objects that live through the whole run are not traversed again
     gc.set_threshold(*_RARE_COLLECTIONS)
     return session

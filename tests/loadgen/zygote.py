@@ -20,6 +20,7 @@ from gevent.monkey import get_original
 
 import llmload.loadgen.users  # noqa: F401 # most of what a locustfile imports
 from llmload.interrupts import BEFORE_A_RUN, end_at_signals
+from llmload.report.html import page
 
 # gevent's own wait for its loop, which does not run here
 fork, waitpid, close = (get_original("os", name) for name in ("fork", "waitpid", "close"))
@@ -77,4 +78,5 @@ def serve(control: socket.socket) -> None:
         close(err)
 
 
+page._ENVIRONMENT.get_template("report.html.j2")  # which each fork would compile
 serve(socket.socket(fileno=int(sys.argv[1])))
