@@ -12,7 +12,7 @@ from llmload.loadgen.coordinating import CoordinatingNode
 from llmload.loadgen.coordinator import RunCoordinator
 from llmload.loadgen.descriptors import check_descriptors
 from llmload.loadgen.ending import say
-from llmload.loadgen.locust_compat import Master, dismiss, is_lost, runs_here
+from llmload.loadgen.locust_compat import Master, dismiss, is_lost, runs_here, wait_for_no_workers
 from llmload.loadgen.messages import (
     KEY,
     Abort,
@@ -60,6 +60,7 @@ class MasterNode(CoordinatingNode):
 
     def __init__(self, environment: Environment, runner: Master, preparation: Preparation) -> None:
         self.runner = runner
+        wait_for_no_workers(runner)
         super().__init__(environment, preparation)
         self._workers: Workers | None = None
         self._listen(environment)

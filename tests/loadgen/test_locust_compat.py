@@ -28,7 +28,7 @@ from llmload.scenario.reading import free_port
 
 WEB = Path(package.__file__).parent / "webui" / "dist"
 RUNNERS = """
-import json, sys
+import json, sys, time
 from locust import User
 from locust.env import Environment
 import gevent
@@ -62,10 +62,18 @@ worker.send_message("done", {"c": 1})
 gevent.sleep(0.3)
 (client,) = master.clients.all
 objects = {"master": master, "worker": worker, "client": client}
+compat.wait_for_no_workers(master)
+quit_s = []
+for _ in range(2):
+    began_s = time.monotonic()
+    master.quit()
+    quit_s.append(time.monotonic() - began_s)
+    master.clients.clear()
 print(json.dumps({
     "missing": [f"{kind}.{name}" for kind, names in USED.items() for name in names if not hasattr(objects[kind], name)],
     "runs_here": compat.runs_here(worker.client_id),
     "is_lost": compat.is_lost(client),
+    "quit_s": quit_s,
     "heard": [each if isinstance(each, str) else [each[0], repr(each[1])] for each in heard],
 }))
 """
@@ -101,6 +109,13 @@ def test_a_worker_is_named_after_its_host(runners: dict[str, Any]) -> None:
 def test_a_message_sent_in_test_start_arrives_before_the_worker_starts(runners: dict[str, Any]) -> None:
     """Else: every worker says that it came too late, since its plan comes after its start."""
     assert runners["heard"][:2] == [["plan", "{'a': b'b'}"], "start"]
+
+
+def test_a_master_waits_for_its_workers_when_it_quits_and_for_none_when_they_have_left(runners: dict[str, Any]) -> None:
+    """Else: the last reports are lost, or each run on workers ends a second later."""
+    with_a_worker_s, with_none_s = runners["quit_s"]
+
+    assert with_none_s < 0.4 < with_a_worker_s
 
 
 def test_a_message_names_its_sender(runners: dict[str, Any]) -> None:
