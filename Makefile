@@ -11,9 +11,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # compare times come last, alone, but for the pages' commands: these are whole runs, too many to wait for one by one.
 loadgen-a := tests/loadgen/test_runs.py tests/loadgen/test_loads.py tests/loadgen/test_progress.py tests/loadgen/test_web_page.py
 loadgen-b := $(addprefix tests/loadgen/test_,cut_runs.py edits.py failing_runs.py odd_input.py)
-loadgen-c := $(addprefix tests/loadgen/test_,internal_errors.py lost_folder.py full_disk.py worker_faults.py repeat.py)
+loadgen-c := $(addprefix tests/loadgen/test_,lost_folder.py full_disk.py worker_faults.py)
+loadgen-d := $(addprefix tests/loadgen/test_,locusts_figures.py slow_worker.py unopened_windows.py capacity.py repeat.py)
 interrupts := tests/test_interrupts.py tests/loadgen/test_lying_worker.py
-loadgen-d := $(filter-out $(loadgen-a) $(loadgen-b) $(loadgen-c) $(interrupts),$(wildcard tests/loadgen/test_*.py))
+loadgen-e := $(filter-out $(loadgen-a) $(loadgen-b) $(loadgen-c) $(loadgen-d) $(interrupts),$(wildcard tests/loadgen/test_*.py))
 client := tests/client tests/simulator
 programs := tests/suite tests/cli tests/test_packaging.py tests/test_pythons.py
 pages := tests/test_docs.py
@@ -23,7 +24,8 @@ marked = $(shell grep -rl --include="*.py" "mark\.$(1)" tests)
 # What depends on where stamps come from, once more as in a process that may not have the packet ring.
 without-ring := tests/client/test_sockets.py
 WITHOUT_RING := setpriv --bounding-set=-net_raw --inh-caps=-net_raw
-GROUPS := others client loadgen-d loadgen-c loadgen-b loadgen-a pages programs benchmarks interrupts without-ring
+# The longest begin first; the loadgen groups mostly wait, so that the two cores have time for three others beside them.
+GROUPS := others loadgen-b loadgen-c loadgen-d loadgen-e loadgen-a pages client benchmarks programs interrupts without-ring
 others := tests $(foreach group,$(filter-out others,$(GROUPS)),$($(group):%=--ignore=%))
 # Lines are counted in processes that test much by themselves, by rewritten bytecode: a tracer makes them three times slower.
 COUNTED := others client programs benchmarks
@@ -82,12 +84,12 @@ lint: $(VENV)/.ready
 
 unit: $(VENV)/.ready
 	@rm -rf .coverage* .pytest_cache
-	@$(MAKE) --jobs=7 --keep-going --output-sync=target --no-print-directory $(BESIDE) $(GROUPS)
+	@$(MAKE) --jobs=8 --keep-going --output-sync=target --no-print-directory $(BESIDE) $(GROUPS)
 	@$(MAKE) --no-print-directory $(GROUPS:%=alone-%) timing
 	@$(BIN)/python -m slipcover --merge .coverage.*.json --out .coverage.json --json --fail-under $(COVERAGE) >.coverage.txt; \
 		code=$$?; tail -n 1 .coverage.txt; exit $$code
 
-# A test that fails beside six other groups may have been short of time: it has to pass alone.
+# A test that fails beside seven other groups may have been short of time: it has to pass alone.
 $(GROUPS): $(VENV)/.ready
 	@$(RUN) --durations=5 || [ $$? -eq $(FAILED) ]
 
