@@ -163,9 +163,9 @@ def _exactly(derive: Callable[[Mapping[str, Any]], float]) -> Callable[[Mapping[
 
 
 def _slots_mib(run: Mapping[str, Any]) -> float:
-    """MiB of llama.cpp's keys and values, without recurrent states."""
+    """MiB of llama.cpp's keys and values, without recurrent states and drafts."""
     pool, plan = _kind(pool_of(run), LlamaCppPool), plan_of(run)
-    slot = pool.slot_bytes(plan.context_tokens) - pool.state_bytes
+    slot = pool.slot_bytes(plan.context_tokens) - pool.state_bytes - pool.drafter_bytes(plan.context_tokens)
     return plan.engine.max_num_seqs * slot / GIB * MIB_PER_GIB
 
 

@@ -84,8 +84,22 @@ _OPTIONS = (
         metavar="METHOD",
         help="Speculative decoding by eagle, eagle3 or mtp: its weights, and one layer more in the KV cache.",
     ),
-    click.option("--draft-tokens", type=COUNT, metavar="N", help="Tokens that it drafts at a time. [default: 3]"),
-    click.option("--max-loras", type=COUNT, metavar="N", help="LoRA adapters on the GPU at once."),
+    click.option(
+        "--draft-tokens",
+        "--spec-draft-n-max",
+        "draft_tokens",
+        type=COUNT,
+        metavar="N",
+        help="Tokens that it drafts at a time. [default: 3]",
+    ),
+    click.option(
+        "--max-loras",
+        "--max-loras-per-batch",
+        "max_loras",
+        type=COUNT,
+        metavar="N",
+        help="LoRA adapters on the GPU at once.",
+    ),
     click.option("--max-lora-rank", type=COUNT, metavar="RANK", help="Their largest rank. [default: 16]"),
     click.option(
         "--cpu-offload-gib",
@@ -111,6 +125,22 @@ _OPTIONS = (
         "cache_type",
         metavar="TYPE",
         help="llama.cpp: type of keys and values, such as f16, q8_0 or q4_0. [default: f16]",
+    ),
+    click.option(
+        "--ctx-size",
+        "-c",
+        "ctx_size",
+        type=COUNT,
+        metavar="TOKENS",
+        help="llama.cpp: context of all slots together, in place of --context, which is that of one.",
+    ),
+    click.option(
+        "--kv-unified",
+        "-kvu",
+        "kv_unified",
+        is_flag=True,
+        default=None,
+        help="llama.cpp: slots share one cache.",
     ),
 )
 

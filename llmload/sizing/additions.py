@@ -7,9 +7,10 @@ from llmload.errors import ConfigError
 from llmload.sizing.architecture import Attention, CompressedAttention, Dense, Layer, ModelSpec
 from llmload.sizing.cards import Gpu
 from llmload.sizing.engines import HOPPER_AND_LATER, USUAL_LORA_RANK, Engine
-from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate
+from llmload.sizing.gguf_mix import MIXES
+from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate, llama_cpp_buffer_bytes
 from llmload.sizing.parallelism import ONE_GPU, Parallelism, rank_counts, rank_model
-from llmload.sizing.weights import FROM_FILE, WEIGHT_FORMATS
+from llmload.sizing.weights import FROM_FILE, WEIGHT_FORMATS, format_of, weights_bytes
 from llmload.units import GIB
 
 _EAGLE3_VOCABULARY = 32_000  # its own head, over the tokens that are drafted most
@@ -56,11 +57,19 @@ def drafter_bytes(
     An EAGLE drafter is 16 bits wide, a layer for multi-token prediction as the model or 16 bits.
 
     Each puts hidden states together by a projection: EAGLE and multi-token prediction two of them, EAGLE-3 three; the
-    attention of EAGLE-3 sees two, and its head is its own.
+    attention of EAGLE-3 sees two, and its head is its own. llama.cpp drafts in a context with its own compute buffer.
     """
     layer = drafter_layer(model, engine)
     if layer is None:
         return Estimate(0.0, 0.0, 0.0)
+    weights = _drafter_weights(model, engine, layer, parallelism, weight_format)
+    alone = replace(model, decoder=(layer,))
+    return weights + llama_cpp_buffer_bytes(alone, engine) if engine.name == "llama.cpp" else weights
+
+
+def _drafter_weights(
+    model: ModelSpec, engine: Engine, layer: Layer, parallelism: Parallelism, weight_format: str
+) -> Estimate:
     hidden = model.hidden_size
     counts = rank_counts(replace(model, decoder=(layer,), encoder=()), Parallelism(tensor=parallelism.tensor))
     elements = counts.layers + 2 * hidden * hidden
@@ -68,10 +77,18 @@ def drafter_bytes(
         mixer = layer.mixer
         seen = hidden * (mixer.heads + 2 * mixer.kv_heads) * mixer.head_dim
         elements += hidden * hidden + (seen + _EAGLE3_VOCABULARY * hidden) // parallelism.tensor
-    form = WEIGHT_FORMATS.get(weight_format) if engine.options.drafter == "mtp" else None
-    narrow = min(16.0, form.bits) / 8 if form else 2.0
+    narrow = _bytes_of_element(model, weight_format) if engine.options.drafter == "mtp" else 2.0
     table = 2.0 * model.vocab_size * hidden / parallelism.tensor
     return Estimate(0.95 * narrow * elements, narrow * elements, 2.0 * elements + table)
+
+
+def _bytes_of_element(model: ModelSpec, weight_format: str) -> float:
+    """Bytes of a weight in the model's format: at most two."""
+    if weight_format.upper() in MIXES:
+        counts = rank_counts(model, ONE_GPU)
+        return weights_bytes(counts, format_of(model, weight_format)) / counts.total
+    form = WEIGHT_FORMATS.get(weight_format)
+    return min(16.0, form.bits) / 8 if form else 2.0
 
 
 _MOST_BESIDE_TOWER_GIB = 0.75  # 0.1 to 0.6 were seen
@@ -101,10 +118,11 @@ def tower_bytes(model: ModelSpec, engine: Engine, parallelism: Parallelism, stag
 
 def lora_bytes(model: ModelSpec, engine: Engine, parallelism: Parallelism = ONE_GPU) -> Estimate:
     """
-    Return the bytes that vLLM reserves on one rank for its LoRA slots, whether they are used or not.
+    Return the bytes that vLLM or SGLang reserves on one rank for its LoRA slots, whether they are used or not.
 
     A slot has two matrices of the rank's width for each projection; the first of those that are split by columns, and
-    the second of those that are split by rows, are whole on every rank. Raises ConfigError for experts and others.
+    the second of those that are split by rows, are whole on every rank. vLLM has them for embedding and head too.
+    Raises ConfigError for experts and others. Sources: vLLM lora/layers, SGLang lora/mem_pool.py.
     """
     slots, rank = engine.options.max_loras or 0, engine.options.max_lora_rank or USUAL_LORA_RANK
     if not slots:
@@ -120,6 +138,8 @@ def lora_bytes(model: ModelSpec, engine: Engine, parallelism: Parallelism = ONE_
         widths += 3 * hidden + (query + keys) // tensor  # queries, keys and values
         widths += query // tensor + hidden
         widths += into * (hidden + inner // tensor) + inner // tensor + hidden
+    if engine.name == "sglang":
+        return Estimate.around(2.0 * slots * rank * widths, 0.1)
     tables = 2 * (model.vocab_size // tensor + hidden)  # embedding and head
     extra = 2 * _EXTRA_TOKENS * hidden * (1 + slots) if engine.version < (0, 12) else 0
     best = 2.0 * (slots * rank * (widths + tables) + extra)

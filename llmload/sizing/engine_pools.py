@@ -6,7 +6,7 @@ from math import ceil, inf
 from typing import Final, Protocol
 
 from llmload.errors import ConfigError
-from llmload.sizing.architecture import CompressedAttention
+from llmload.sizing.architecture import CompressedAttention, Mixer
 from llmload.sizing.block_pool import BlockPool, block_pool
 from llmload.sizing.engines import Engine
 from llmload.sizing.kv_cache import KvCache, window_tokens
@@ -92,6 +92,7 @@ CACHE_TYPE_BYTES: Final[Mapping[str, float]] = {
     "q4_0": 18 / 32,
 }
 _CELLS: Final = 256  # llama.cpp pads a cache to a multiple of this
+_DRAFT_ELEMENT_BYTES: Final = 2  # --cache-type-k-draft, whatever the model's own type
 _STATE_ELEMENT_BYTES: Final = 4  # states and convolutions are 32 bits wide whatever the cache's type
 
 
@@ -100,31 +101,60 @@ class LlamaCppPool:
     """
     One piece of cache a slot, allocated whole at the start; windows have cells for a step beyond them.
 
-    Source: llama.cpp src/llama-kv-cache.cpp and llama-kv-cache-iswa.cpp, without --swa-full and --kv-unified.
+    With --kv-unified slots share one piece, and windows one step. A drafter is the cache's last layer, in its own 16
+    bits, and for each token that it drafts a slot keeps one more recurrent state.
+
+    Source: llama.cpp src/llama-kv-cache.cpp, llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp; without --swa-full.
     """
 
     cache: KvCache  # of one byte an element
     element_bytes: float
     max_num_batched_tokens: int
+    unified: bool = False
+    draft_tokens: int = 0
 
     @property
     def state_bytes(self) -> int:
         """Bytes of recurrent states of one slot."""
-        return self.cache.state_elements * _STATE_ELEMENT_BYTES
+        return self.cache.state_elements * _STATE_ELEMENT_BYTES * (1 + self.draft_tokens)
+
+    @property
+    def shared_bytes(self) -> float:
+        """Bytes that slots with one piece of cache have together, beside their own."""
+        windows = sum(self.cache.layer_bytes_per_token(mixer) for mixer in self._own if window_tokens(mixer))
+        return self.max_num_batched_tokens * windows * self.element_bytes if self.unified else 0.0
+
+    def drafter_bytes(self, context_tokens: int) -> float:
+        """Return the bytes of a slot's drafted context."""
+        if not self.draft_tokens:
+            return 0.0
+        return self._cells(context_tokens) * self.cache.layer_bytes_per_token(self._mixers[-1]) * _DRAFT_ELEMENT_BYTES
 
     def slot_bytes(self, context_tokens: int) -> float:
         """Return the bytes of one slot of that context."""
-        cells = _padded(context_tokens)
+        cells, step = self._cells(context_tokens), 0 if self.unified else self.max_num_batched_tokens
         grown = 0.0
-        for mixer in self.cache.model.mixers:
+        for mixer in self._own:
             window = window_tokens(mixer)
-            kept = cells if window is None else min(cells, _padded(window + self.max_num_batched_tokens))
+            kept = cells if window is None else min(cells, self._cells(window + step))
             grown += kept * self.cache.layer_bytes_per_token(mixer)
-        return grown * self.element_bytes + self.state_bytes
+        return grown * self.element_bytes + self.drafter_bytes(context_tokens) + self.state_bytes
 
     def requests(self, pool_bytes: float, context_tokens: int) -> float:
         """Return how many slots of that context fit."""
-        return max(0.0, pool_bytes) / self.slot_bytes(context_tokens)
+        return max(0.0, pool_bytes - self.shared_bytes) / self.slot_bytes(context_tokens)
+
+    @property
+    def _mixers(self) -> tuple[Mixer, ...]:
+        return tuple(self.cache.model.mixers)
+
+    @property
+    def _own(self) -> tuple[Mixer, ...]:
+        """The mixers of the model itself."""
+        return self._mixers[:-1] if self.draft_tokens else self._mixers
+
+    def _cells(self, tokens: int) -> int:
+        return tokens if self.unified else _padded(tokens)
 
 
 def _padded(tokens: int) -> int:
@@ -162,6 +192,8 @@ def request_pool(cache: KvCache, engine: Engine, parallelism: Parallelism = ONE_
         cache=replace(cache, element_bytes=1),
         element_bytes=CACHE_TYPE_BYTES[kind],
         max_num_batched_tokens=engine.max_num_batched_tokens,
+        unified=bool(engine.options.kv_unified),
+        draft_tokens=engine.draft_tokens,
     )
 
 

@@ -45,6 +45,8 @@ class EngineOptions:
     cpu_offload_gib: float | None = None
     gpu_layers: int | None = None
     cache_type: str | None = None
+    ctx_size: int | None = None  # tokens of all slots of llama.cpp together
+    kv_unified: bool | None = None
 
     @property
     def given(self) -> set[str]:
@@ -73,12 +75,19 @@ FLAGS: Final[Mapping[str, Mapping[str, str]]] = {
         "enforce_eager": "--disable-cuda-graph",
         "drafter": "--speculative-algorithm",
         "draft_tokens": "--speculative-num-draft-tokens",
+        "max_loras": "--max-loras-per-batch",
+        "max_lora_rank": "--max-lora-rank",
+        "cpu_offload_gib": "--cpu-offload-gb",
     },
     "llama.cpp": {
         "max_num_seqs": "--parallel",
         "max_num_batched_tokens": "--ubatch-size",
         "gpu_layers": "--n-gpu-layers",
         "cache_type": "--cache-type-k",
+        "ctx_size": "--ctx-size",
+        "kv_unified": "--kv-unified",
+        "drafter": "--spec-type",
+        "draft_tokens": "--spec-draft-n-max",
     },
 }
 
@@ -154,6 +163,11 @@ def _check(name: str, options: EngineOptions) -> None:
         raise ConfigError(f"--utilization {options.utilization:g} is not a fraction above 0 and up to 1")
     if options.drafter not in (None, *DRAFTERS):
         raise ConfigError(f"drafter {options.drafter!r} is not modelled; modelled: {', '.join(DRAFTERS)}")
+    if name == "llama.cpp" and options.drafter not in (None, "mtp"):
+        raise ConfigError(
+            f"llama.cpp with --drafter {options.drafter} is not modelled, with mtp it is: size another draft model by "
+            f"itself and give what it leaves as --gpu-memory-gib"
+        )
     for needed, by in (("drafter", "draft_tokens"), ("max_loras", "max_lora_rank")):
         if by in options.given and needed not in options.given:
             raise ConfigError(f"{_typed(by)} says nothing without {_typed(needed)}")

@@ -38,7 +38,7 @@ from llmload.sizing.parallelism import (
 from llmload.sizing.weights import FROM_FILE, default_format, file_bytes, format_of, most_weights_bytes, weights_bytes
 from llmload.units import GIB
 
-_UNCOUNTED_GIB = 3.0  # for towers that cannot be counted: 2.5 were seen
+UNCOUNTED_GIB = 3.0  # for towers that cannot be counted: 2.5 were seen
 _WEIGHTS_SEEN = (0.005, 0.25 * GIB)  # how far weights may be off: a fraction, and bytes at least
 
 Verdict = Literal["fits", "may fit", "does not fit"]
@@ -116,13 +116,14 @@ def plan_deployment(request: DeploymentRequest) -> Deployment:
         within=Parallelism(expert=request.expert, data=request.data, context=request.context),
         gpus_per_node=gpus_per_node,
     )
-    context_tokens = request.context_tokens or model.max_position_tokens
+    engine = engine_for(gpu, request.engine, request.engine_version, gpus=parallelism.gpus, options=request.options)
+    context_tokens = _context_of(request) or model.max_position_tokens
     if context_tokens is None:
         raise ConfigError(f"{model.name} states no longest context: give --context")
     return Deployment(
         model=model,
         gpu=gpu,
-        engine=engine_for(gpu, request.engine, request.engine_version, gpus=parallelism.gpus, options=request.options),
+        engine=engine,
         parallelism=parallelism,
         copies=copies,
         gpus_per_node=gpus_per_node,
@@ -131,6 +132,19 @@ def plan_deployment(request: DeploymentRequest) -> Deployment:
         context_tokens=context_tokens,
         users=request.users,
     )
+
+
+def _context_of(request: DeploymentRequest) -> int | None:
+    """The context of one request: its fraction of what llama.cpp has for all slots, where that is given."""
+    whole = request.options.ctx_size
+    if whole is None:
+        return request.context_tokens
+    if request.context_tokens is not None:
+        raise ConfigError("--ctx-size is the context of all slots together, --context that of one: give one of them")
+    slots = request.options.max_num_seqs or request.users or 1
+    if whole < slots:
+        raise ConfigError(f"--ctx-size {whole} leaves {slots} slots no token each")
+    return whole // slots
 
 
 def plan_parallelism(
@@ -302,7 +316,7 @@ def rank_weights(model: ModelSpec, weight_format: str, parallelism: Parallelism 
     part = rank_model(model, parallelism, stage, step)
     best = weights_bytes(counts, format_of(part, weight_format))
     around = Estimate.around(best + tables, *_WEIGHTS_SEEN)
-    beside = most_weights_bytes(part, counts, weight_format) - best + _UNCOUNTED_GIB * GIB * bool(model.uncounted)
+    beside = most_weights_bytes(part, counts, weight_format) - best + UNCOUNTED_GIB * GIB * bool(model.uncounted)
     return replace(around, high=around.high + beside)
 
 
@@ -407,11 +421,15 @@ def engine_flags(found: Fit) -> list[str]:
         line = ["llama-server", "--hf-repo", model, "--ctx-size", str(slots * plan.context_tokens)]
         line += [flags["max_num_seqs"], str(slots), flags["max_num_batched_tokens"], str(engine.max_num_batched_tokens)]
         kind = engine.options.cache_type
-        return line + (["--cache-type-k", kind, "--cache-type-v", kind] if kind else []) + _said(engine, "gpu_layers")
+        line += ["--cache-type-k", kind, "--cache-type-v", kind] if kind else []
+        line += [flags["kv_unified"]] if engine.options.kv_unified else []
+        drafts = [flags["drafter"], "draft-mtp", flags["draft_tokens"], str(engine.draft_tokens)]
+        return line + (drafts if engine.draft_tokens else []) + _said(engine, "gpu_layers")
     if engine.name == "sglang":
         line = ["python", "-m", "sglang.launch_server", "--model-path", model]
         line += ["--context-length", str(plan.context_tokens), flags["utilization"], f"{engine.utilization:g}"]
-        line += _said(engine, "max_num_seqs", "max_num_batched_tokens")
+        line += ["--enable-lora"] if engine.options.max_loras else []
+        line += _said(engine, "max_num_seqs", "max_num_batched_tokens", "max_loras", "max_lora_rank", "cpu_offload_gib")
         names = ("--tp-size", "--pp-size", "--dp-size")
         tensor = cut.tensor * cut.data  # SGLang's TP counts the groups of DP attention too
         line += ["--enable-dp-attention"] if cut.data > 1 else []

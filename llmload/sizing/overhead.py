@@ -117,8 +117,17 @@ def _sglang_overhead(engine: Engine, parallelism: Parallelism) -> Overhead:
 
 
 def _llama_cpp_overhead(model: ModelSpec, engine: Engine, *, last_stage: bool) -> Overhead:
+    """The CUDA context, and the compute buffer."""
+    return Overhead(
+        activation_bytes=llama_cpp_buffer_bytes(model, engine, last_stage=last_stage),
+        non_torch_bytes=_gib(Estimate(0.2, 0.4, 0.8)),
+        graph_bytes=_NOTHING,
+    )
+
+
+def llama_cpp_buffer_bytes(model: ModelSpec, engine: Engine, *, last_stage: bool = True) -> Estimate:
     """
-    The CUDA context, and the compute buffer: 32-bit logits and hidden states of a step, or the widest layer's.
+    Return llama.cpp's compute buffer: 32-bit logits and hidden states of a step, or the widest layer's.
 
     Builds since late 2025 keep the logits of the last token alone. Flash attention is on, as it is by default.
     """
@@ -128,11 +137,7 @@ def _llama_cpp_overhead(model: ModelSpec, engine: Engine, *, last_stage: bool) -
     layer = step * (4 * max(widths, default=0) + 2 * hidden)
     logits = step * (model.vocab_size + hidden) if last_stage else 0
     best = max(layer, logits)
-    return Overhead(
-        activation_bytes=Estimate(min(layer, best) / 4, best, 1.5 * best + 0.25 * GIB),
-        non_torch_bytes=_gib(Estimate(0.2, 0.4, 0.8)),
-        graph_bytes=_NOTHING,
-    )
+    return Estimate(min(layer, best) / 4, best, 1.5 * best + 0.25 * GIB)
 
 
 def activation_peak_bytes(

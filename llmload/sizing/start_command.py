@@ -20,6 +20,8 @@ _ALIASES: Final[Mapping[str, str]] = {
     "-ngl": "--n-gpu-layers",
     "--gpu-layers": "--n-gpu-layers",
     "-ctk": "--cache-type-k",
+    "-c": "--ctx-size",
+    "-kvu": "--kv-unified",
 }
 """Other names of llama.cpp's options."""
 _READ: Final[Mapping[str, Callable[[str], Any]]] = {
@@ -31,6 +33,7 @@ _READ: Final[Mapping[str, Callable[[str], Any]]] = {
     "cpu_offload_gib": float,
     "gpu_layers": int,
     "cache_type": str,
+    "ctx_size": int,
 }
 
 
@@ -45,7 +48,7 @@ def options_of(command: str) -> EngineOptions:
     found: dict[str, Any] = {}
     for word, following in pairwise([*_words(command), ""]):
         name = flags.get(_ALIASES.get(word, word), "")
-        if name == "enforce_eager":
+        if name in ("enforce_eager", "kv_unified"):
             found[name] = True
         elif name in _READ:
             found[name] = _value(_READ[name], following)

@@ -8,7 +8,7 @@ from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.cards import Gpu, LocalGpu
 from llmload.sizing.engine_log import Comparison, EngineFacts
 from llmload.sizing.engines import FLAGS
-from llmload.sizing.fit import Deployment, Fit, command_line, engine_flags, remedies
+from llmload.sizing.fit import UNCOUNTED_GIB, Deployment, Fit, command_line, engine_flags, remedies
 from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache, default_kv_dtype
 from llmload.sizing.overhead import Estimate
 from llmload.sizing.parameters import ParameterCounts, count_parameters
@@ -257,7 +257,8 @@ def fit_notes(found: Fit) -> list[str]:
     plan = found.deployment
     notes = _engine_notes(plan) + _gpu_notes(plan)
     if plan.model.uncounted:
-        notes.append(f"not counted: {', '.join(plan.model.uncounted)}; up to 3 GiB are subtracted in the low estimate.")
+        names = ", ".join(plan.model.uncounted)
+        notes.append(f"not counted: {names}; up to {UNCOUNTED_GIB:g} GiB are subtracted in the low estimate.")
     limit = plan.model.max_position_tokens
     if limit is not None and plan.context_tokens > limit:
         notes.append(f"the model was made for {limit:,} tokens of context.")
@@ -291,7 +292,10 @@ def _engine_notes(plan: Deployment) -> list[str]:
     if plan.engine.name == "sglang":
         return ["SGLang's utilization is for weights and cache alone; activations and graphs have the rest."]
     if plan.engine.name == "llama.cpp":
-        return ["llama.cpp splits layers among GPUs, and each request has a slot of that context from the start."]
+        slots = (
+            "its slots share one cache" if plan.engine.options.kv_unified else "each request has a slot of that context"
+        )
+        return [f"llama.cpp splits layers among GPUs, and {slots} from the start."]
     if plan.engine.version < (0, 11):
         return ["vLLM before 0.11 was not measured; its warm-up took other amounts."]
     return [] if "H100" in plan.gpu.name else ["the overhead was measured on H100 only."]

@@ -8,10 +8,10 @@ from benchmarks.trials.unseen_sizes import model_of, runs
 from llmload.errors import ConfigError
 from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import load_model
-from llmload.sizing.engine_pools import SglangPool, VllmPool
+from llmload.sizing.engine_pools import LlamaCppPool, SglangPool, VllmPool
 from llmload.sizing.engines import FLAGS, EngineOptions
 from llmload.sizing.families import model_from_config
-from llmload.sizing.fit import DeploymentRequest, Fit, engine_flags, fit, plan_deployment
+from llmload.sizing.fit import DeploymentRequest, Fit, command_line, engine_flags, fit, plan_deployment
 from llmload.sizing.hf_config import HfConfig
 from llmload.sizing.overhead import Estimate
 from llmload.sizing.start_command import options_of
@@ -31,7 +31,11 @@ VALUES = EngineOptions(
     cpu_offload_gib=4.0,
     gpu_layers=16,
     cache_type="q8_0",
+    ctx_size=65536,
+    kv_unified=True,
 )
+INSTEAD = {("llama.cpp", "drafter"), ("llama.cpp", "draft_tokens"), ("llama.cpp", "ctx_size")}
+"""Options that say something beside the others of the table: eagle, and the context of one slot."""
 NEEDS = {"draft_tokens": ("drafter",), "max_lora_rank": ("max_loras",)}
 
 
@@ -60,8 +64,17 @@ def test_an_option_moves_the_answer_or_is_refused(engine: str, name: str) -> Non
         with pytest.raises(ConfigError, match=f"{engine} with .*{name.replace('_', '-')}.* is not modelled"):
             fitted(engine, **asked)
         return
-    if (engine, name) in {("vllm", "prefix_caching"), ("vllm", "draft_tokens"), ("sglang", "draft_tokens")}:
-        fitted(engine, **asked)  # moves only models with recurrent layers
+    if (engine, name) in INSTEAD:
+        with pytest.raises(ConfigError, match=r"with mtp it is|give one of them"):
+            fitted(engine, **asked)
+        return
+    if (engine, name) in {
+        ("llama.cpp", "kv_unified"),
+        ("vllm", "prefix_caching"),
+        ("vllm", "draft_tokens"),
+        ("sglang", "draft_tokens"),
+    }:
+        fitted(engine, **asked)  # moves only models with recurrent layers or windows
         return
     usual, changed = fitted(engine), fitted(engine, **asked)
 
@@ -94,6 +107,50 @@ def test_llama_cpp_takes_the_type_of_its_cache_by_its_own_option() -> None:
         plan_deployment(request)
 
 
+def llama_cpp(model: str, context_tokens: int | None = None, **options: Any) -> Fit:
+    return fit(
+        plan_deployment(
+            DeploymentRequest(
+                model=load_model(model), gpu=find_gpu("L40S"), engine="llama.cpp", context_tokens=context_tokens,
+                options=EngineOptions(**options),
+            )
+        )
+    )  # fmt: skip
+
+
+def test_llama_cpps_context_is_divided_among_its_slots() -> None:
+    whole = llama_cpp("gemma-3-12b-it", ctx_size=32768, max_num_seqs=4)
+
+    assert whole.deployment.context_tokens == 8192
+    assert whole == llama_cpp("gemma-3-12b-it", ctx_size=32768, max_num_seqs=4)
+    assert whole.concurrency == llama_cpp("gemma-3-12b-it", 8192, max_num_seqs=4).concurrency
+    assert "--ctx-size 32768" in command_line(engine_flags(whole))
+    with pytest.raises(ConfigError, match="leaves 4 slots no token each"):
+        llama_cpp("gemma-3-12b-it", ctx_size=3, max_num_seqs=4)
+
+
+def test_slots_with_one_cache_share_the_step_behind_their_windows() -> None:
+    found = llama_cpp("gemma-3-12b-it", 8192, max_num_seqs=4, kv_unified=True)
+    pool = found.tightest.pool
+    assert isinstance(pool, LlamaCppPool)
+    layer = 2 * 8 * 256 * 2  # keys and values of 8 heads of 256, in 16 bits
+
+    assert pool.slot_bytes(8192) == (8 * 8192 + 40 * 1024) * layer
+    assert pool.shared_bytes == 40 * 512 * layer
+    assert "--kv-unified" in engine_flags(found)
+
+
+def test_lora_slots_and_weights_on_the_host_are_sglangs_too() -> None:
+    usual = fitted("sglang").tightest
+    slots = fitted("sglang", max_loras=4, max_lora_rank=32).tightest
+    offloaded = fitted("sglang", cpu_offload_gib=4.0).tightest
+    widths = 3 * 4096 + 4096 + 2 * 1024 + (4096 + 4096) + 2 * (4096 + 14336) + (14336 + 4096)
+
+    assert slots.lora_bytes.best == 2 * 4 * 32 * 32 * widths
+    assert usual.pool_bytes.best - slots.pool_bytes.best == slots.lora_bytes.best
+    assert offloaded.pool_bytes.best - usual.pool_bytes.best == 4 * GIB
+
+
 def test_a_start_command_says_what_moves_the_memory() -> None:
     command = "vllm serve X --max-num-seqs=64 --enforce-eager --swap-space 4 --max-num-batched-tokens many"
 
@@ -103,6 +160,9 @@ def test_a_start_command_says_what_moves_the_memory() -> None:
     )
     assert options_of("llama-server -ngl 20 -np 8 -ub 256 -ctk q4_0") == EngineOptions(
         gpu_layers=20, max_num_seqs=8, max_num_batched_tokens=256, cache_type="q4_0"
+    )
+    assert options_of("llama-server -c 32768 -np 4 -kvu") == EngineOptions(
+        ctx_size=32768, max_num_seqs=4, kv_unified=True
     )
     assert options_of("llama-server --gpu-layers -1") == EngineOptions(), "all of them, as without it"
     assert options_of("vllm serve org/my_model --max_num_seqs=32 --gpu_memory_utilization inf") == EngineOptions(
