@@ -102,7 +102,7 @@ def test_gpus_and_models_are_listed_in_both_forms() -> None:
     runner = CliRunner()
 
     assert len(json.loads(runner.invoke(vram, ["gpus", "--json"]).stdout)) == len(gpus())
-    assert len(json.loads(runner.invoke(vram, ["models", "--json"]).stdout)) == 60
+    assert len(json.loads(runner.invoke(vram, ["models", "--json"]).stdout)) == 97
     assert runner.invoke(vram, ["gpus"]).stdout == gpus_text(gpus()) + "\n"
     assert runner.invoke(vram, ["models"]).stdout.splitlines()[0].split() == ["llama-7b", "huggyllama/llama-7b"]
 

@@ -18,7 +18,7 @@ from llmload.sizing.speed import decode_bound_tokens_per_s, decode_step_bytes
 from llmload.sizing.weights import WEIGHT_FORMATS, weights_bytes
 
 MODELS = [load_model(name) for name in [entry["name"] for entry in model_entries()]]
-DECODERS = [model for model in MODELS if not model.encoder]
+DECODERS = [model for model in MODELS if not any(layer.cross for layer in model.decoder)]
 models, decoders, cards = st.sampled_from(MODELS), st.sampled_from(DECODERS), st.sampled_from(gpus())
 SHARES = st.floats(0.3, 0.9)
 tokens = st.integers(1, 300_000)
@@ -30,7 +30,7 @@ def test_more_context_never_needs_less_memory(model: ModelSpec, context: int, mo
     cache = KvCache(model=model)
 
     assert cache.sequence_bytes(context + more) >= cache.sequence_bytes(context)
-    if not model.encoder:
+    if model in DECODERS:
         pool = block_pool(cache)
         assert pool.blocks_per_request(context + more, 2048) >= pool.blocks_per_request(context, 2048)
 
@@ -62,8 +62,9 @@ def test_pipeline_stages_together_have_all(model: ModelSpec, stages: int) -> Non
         return
     whole = sum(rank_counts(model, cut, stage).total for stage in range(stages))
     copied = rank_counts(model, cut, stages - 1).embed if stages > 1 else 0  # tied: the last stage has its own
+    outside = sum(weight.elements for weight in model.extra if weight.part != "embed")  # each stage has it
 
-    assert whole == count_parameters(model).total + copied
+    assert whole == count_parameters(model).total + copied + (stages - 1) * outside
 
 
 @given(model=models)
