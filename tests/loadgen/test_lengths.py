@@ -126,7 +126,10 @@ def test_workers_send_what_the_master_has_measured(
         ("short", 2, 2),
         ("long", 5, 5),
     }
-    of_long = next(row["lengths"] for row in ended.summary["by_name"] if row["name"] == "long")
+    rows = {row["name"]: row for row in ended.summary["by_name"]}
+    assert sum(row["completed"] for row in rows.values()) == 40
+    assert (rows["short"]["request_output_tokens"]["max"], rows["cool"]["request_output_tokens"]["max"]) == (2, 9)
+    of_long = rows["long"]["lengths"]
     assert 200 <= of_long["input"]["asked_mean"] == of_long["input"]["counted_mean"] <= 209
     assert of_long["output"]["exact_share"] == 1.0
     assert {line["cached_tokens"] for line in ended.lines} == {0}, "neither the measurement nor another prompt began so"

@@ -13,7 +13,6 @@ from llmload.loadgen.options import refuse_changes
 from llmload.prompts.workload import MixedIn, PromptPlan, load
 from llmload.scenario import Scenario, load_scenario
 from llmload.scenario.reading import find_scenario
-from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 
 MIX = """
 [[mix]]
@@ -85,14 +84,3 @@ def test_a_mix_is_not_edited_during_a_run(tmp_path: Path) -> None:
     refuse_changes(running, running)
     with pytest.raises(ConfigError, match=r"mix\.entries: cannot become"):
         refuse_changes(running, scenario(tmp_path, ""))
-
-
-def test_a_run_has_rows_by_name(engine: StartEngine, locust: Locust, write_scenario: WriteScenario) -> None:
-    url = engine(ttft_s=0.01, itl_s=0.001).url
-    ended = locust.run("--config", str(write_scenario(url, "users = 4\nrequests = 40", MIX)), "--metrics-port", "off")
-
-    assert ended.code == 0, ended.err
-    rows = {row["name"]: row for row in ended.summary["by_name"]}
-    assert rows["short"]["completed"] + rows["long"]["completed"] == 40
-    assert rows["short"]["request_output_tokens"]["max"] == 3
-    assert rows["long"]["request_output_tokens"]["max"] == 6
