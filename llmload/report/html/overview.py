@@ -84,15 +84,15 @@ def _answers(prompts: Prompts | MixedLengths, limit: int | None) -> str:
     return number(limit, 0) if limit else "not set: the engine's own limit"
 
 
-def _inputs(scenario: Scenario) -> list[str]:
+def _inputs(scenario: Scenario) -> str:
     """Return how many tokens synthetic prompts have, by entry of the mix where some have their own."""
     prompts, own = scenario.prompts, [entry for entry in scenario.mix if entry.prompts.lengths.asks_inputs]
     of: list[tuple[str, Prompts | MixedLengths]] = [("", prompts)] if prompts.lengths.asks_inputs else []
     of += [(f"{entry.name}: ", entry.prompts) for entry in own]
-    return [
+    return "; ".join(
         f"{name}{f'{len(each.shapes)} shapes' if each.shapes else f'input_tokens = {each.input_tokens}'}"
         for name, each in of
-    ]
+    )
 
 
 def _engine(summary: Summary, manifest: Manifest) -> str:
@@ -122,7 +122,7 @@ def _measured(summary: Summary) -> str:
 def _prompts(manifest: Manifest) -> str:
     prompts, asked = manifest.prompts, manifest.scenario.prompts
     if asked.source == SYNTHETIC:
-        parts = [f"{len(prompts.drawn):,} synthetic", *_inputs(manifest.scenario)]
+        parts = [f"{len(prompts.drawn):,} synthetic", _inputs(manifest.scenario)]
     else:
         parts = [f"{len(prompts.drawn):,} of {counted(prompts.rows, 'row')} of {prompts.dataset}"]
     parts += ["all turns"] if prompts.turns == "all" else []
