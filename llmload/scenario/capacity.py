@@ -4,6 +4,7 @@ from typing import ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from llmload.metrics.checks import OF_REASONING
 from llmload.metrics.objective import Objective
 from llmload.scenario.load_protocol import run_time_for
 from llmload.scenario.sections import Count, NotNegative, ObjectiveText, Positive, Rate
@@ -15,10 +16,12 @@ DEFAULT_GOODPUT_OBJECTIVE: Final = "goodput_share >= 0.95"
 """The objective where `load.objectives` is empty and `[slo]` has limits."""
 _RISE_WITH_LATENCY: Final = (
     *("ttft_s", "tpot_s", "itl_s", "e2e_s", "ttft_from_schedule_s", "e2e_from_schedule_s", "error_share"),
+    *OF_REASONING,
+    *("engine_queue_s", "engine_prefill_s", "ttft_rest_s", "engine_decode_s"),
 )
 _FALL_WITH_LOAD: Final = ("goodput_share", "request_output_tokens_per_s")
 _FROM_SCHEDULE: Final = ("ttft_from_schedule_s", "e2e_from_schedule_s")
-_STREAM_ONLY: Final = {"ttft_s", "tpot_s", "itl_s", "ttft_from_schedule_s"}
+_STREAM_ONLY: Final = {"ttft_s", "tpot_s", "itl_s", "ttft_from_schedule_s", "ttft_rest_s", *OF_REASONING}
 
 
 class Capacity(Stepped):

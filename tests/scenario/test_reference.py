@@ -13,6 +13,7 @@ from benchmarks import ROOT
 from benchmarks.tools.generated import SCENARIO_PAGE, SCENARIO_SCHEMA, SUITE_SCHEMA, json_text
 from benchmarks.tools.scenario_reference import Section, file_schema, scenario_schema, sections
 from llmload.cli.scenarios import shipped_cells
+from llmload.scenario.model import Scenario
 from llmload.scenario.reading import SCHEMA_LINE, read_toml, shipped_scenarios, shipped_suites
 from llmload.scenario.sections import Table
 from llmload.suite.file import SuiteFile
@@ -133,3 +134,27 @@ def test_the_schema_marks_mistakes(table: str, key: str, value: Any) -> None:
 
 def test_the_schema_has_no_null_which_toml_lacks() -> None:
     assert '"null"' not in Path(SCENARIO_SCHEMA).read_text(encoding="utf-8")
+
+
+def scenario_blocks() -> list[tuple[str, dict[str, Any]]]:
+    """Each block of TOML in the docs that has tables of a scenario, with its page."""
+    pages = {page.name: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md"))}
+    blocks = [
+        (name, tomllib.loads(block))
+        for name, text in pages.items()
+        for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    ]
+    return [(name, block) for name, block in blocks if block.keys() & Scenario.model_fields]
+
+
+def test_what_the_docs_write_into_a_scenario_is_taken() -> None:
+    measured = {"monitor": {"dcgm_url": "http://127.0.0.1:9400/metrics"}, "prompts": {"repeat": True}}
+    blocks = scenario_blocks()
+    for _, block in blocks:
+        tables = {**VALID, **measured, **block}
+        tables.pop("tool", None)
+        if "kind" not in tables["load"]:
+            tables["load"] = {**VALID["load"], **tables["load"]}
+        Scenario.model_validate(tables)
+
+    assert {"reasoning.md", "lengths.md", "sweep.md", "cost.md"} <= {page for page, _ in blocks}

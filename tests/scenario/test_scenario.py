@@ -154,6 +154,7 @@ requests = 8
             "load.objectives.0: no figure is called ttft; did you mean",
         ),
         ("kind = 'capacity'\nobjectives = ['requests_per_min > 9']", "does not say where a load is too high"),
+        ("kind = 'capacity'\nobjectives = ['ttfa_s p95 > 1']", "is met by every load that is high enough"),
         ("kind = 'capacity'\nobjectives = ['ttft_s p95 > 1']", "is met by every load that is high enough"),
         (
             "kind = 'capacity'\nobjectives = ['ttft_from_schedule_s p95 < 1']",
