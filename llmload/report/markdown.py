@@ -26,7 +26,7 @@ from llmload.report.figures import (
 from llmload.report.network import NETWORK_FIGURES, network_rows
 from llmload.report.sweep import shown_columns, sweep_notes, sweep_rows
 from llmload.report.terminal import prefix_cache_rows
-from llmload.runs.build_summary import cost_rows
+from llmload.runs.costs import cost_rows
 from llmload.runs.folder import RunFolder
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import BandwidthUse

@@ -29,7 +29,7 @@ from llmload.report.figures import (
 )
 from llmload.report.network import network_rows
 from llmload.report.sweep import FRONT, Column, shown_columns, sweep_notes, sweep_rows
-from llmload.runs.build_summary import cost_rows
+from llmload.runs.costs import cost_rows
 from llmload.runs.summary import Summary
 from llmload.runs.summary_parts import EngineMetrics, GpuMetrics
 from llmload.units import GB, MS_PER_S, UNKNOWN, amount, milliseconds, number, percent

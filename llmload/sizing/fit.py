@@ -1,7 +1,5 @@
 """Whether a model fits on given GPUs under an engine, how many requests fit then, and what to change if it does not."""
 
-import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import floor
 from typing import Literal
@@ -21,10 +19,8 @@ from llmload.sizing.additions import (
 )
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.cards import Gpu
-from llmload.sizing.catalogue import hub_id
 from llmload.sizing.engine_pools import RequestPool, keeping_prefixes, longest_request, request_pool
-from llmload.sizing.engines import FLAGS, Engine, EngineOptions, engine_for, on_more_gpus
-from llmload.sizing.gguf_mix import MIXES
+from llmload.sizing.engines import Engine, EngineOptions, engine_for
 from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache, default_kv_dtype
 from llmload.sizing.overhead import MXFP4_EXPERT_STEP, Estimate, Overhead, kept_tables_bytes, overhead, pads_experts
 from llmload.sizing.parallelism import (
@@ -331,135 +327,3 @@ def pool_warning(found: Fit, users: int, tokens: int) -> str | None:
         f"{users:,} users x {tokens:,} tokens are {users * tokens:,} tokens of KV cache; {found.deployment.gpu.name} "
         f"holds {fitting} of these requests at once: others wait, or are computed again"
     )
-
-
-_NARROWER = ("fp8", "w4a16")
-_NARROW = {"w4a16", "nf4", "nvfp4", "mxfp4", "q4_K", "q3_K", "q2_K", *MIXES}
-_NARROW_KV, _BOTH = "an fp8 KV cache", "w4a16 weights and an fp8 KV cache"
-_CONTEXT_STEP = 1024
-_MOST_GPUS = 64
-
-
-def remedies(found: Fit) -> list[str]:
-    """Return the changes each of which would make the deployment fit, the cheapest first; empty where it fits."""
-    if found.verdict == "fits":
-        return []
-    helpful = [text for text, changed in _changes(found) if _fits(changed)]
-    return [text for text in helpful if text != _BOTH or not {_NARROW_KV, "w4a16 weights"} & set(helpful)]
-
-
-def _changes(found: Fit) -> Iterator[tuple[str, Deployment]]:
-    plan = found.deployment
-    if (shorter := _shorter_context(found)) is not None:
-        yield f"a context of {shorter:,} tokens", replace(plan, context_tokens=shorter)
-    if plan.users and (fewer := int(found.concurrency.low)) > 0:
-        yield f"{fewer:,} users at once", replace(plan, users=fewer)
-    if plan.kv_dtype != "fp8" and plan.engine.name != "llama.cpp":
-        yield _NARROW_KV, replace(plan, kv_dtype="fp8")
-    if plan.engine.utilization < 0.95 and plan.engine.name == "vllm":
-        yield "a utilisation of 0.95", replace(plan, engine=replace(plan.engine, utilization=0.95))
-    narrower = ("q8_0", "q4_K") if plan.engine.name == "llama.cpp" else _NARROWER
-    for form in narrower if plan.weight_format not in _NARROW else ():
-        if form != plan.weight_format:
-            yield f"{form} weights", replace(plan, weight_format=form)
-    if plan.kv_dtype != "fp8" and plan.weight_format not in _NARROW and plan.engine.name != "llama.cpp":
-        yield _BOTH, replace(plan, kv_dtype="fp8", weight_format="w4a16")
-    yield from _more_gpus(plan)
-
-
-def _more_gpus(plan: Deployment) -> Iterator[tuple[str, Deployment]]:
-    """The fewest further cards of the same kind that suffice, as more tensor parallelism or as more copies."""
-    factor = 2
-    while factor * plan.parallelism.gpus * plan.copies <= _MOST_GPUS:
-        for copies in (1, 2, 4, 8, 16, 32, 64):
-            if factor % copies:
-                break
-            bigger = _grown(plan, factor // copies, copies)
-            if bigger is not None and _fits(bigger):
-                cut = bigger.parallelism
-                each = f", {bigger.copies} copies" if bigger.copies > 1 else ""
-                split = f"TP {cut.tensor}" if cut.tensor > 1 else f"PP {cut.pipeline}"
-                yield f"{cut.gpus * bigger.copies} x {plan.gpu.name}: {split}{each}", bigger
-                return
-        factor *= 2
-
-
-def _grown(plan: Deployment, tensor_factor: int, copies_factor: int) -> Deployment | None:
-    """The deployment on more GPUs, its utilization following the default; None where it cannot be split."""
-    cut = replace(plan.parallelism, tensor=plan.parallelism.tensor * tensor_factor)
-    if plan.engine.name == "llama.cpp":
-        cut = Parallelism(pipeline=plan.parallelism.pipeline * tensor_factor)
-    beyond_node = tensor_factor > 1 and cut.tensor > plan.gpus_per_node
-    if beyond_node or parallel_problems(plan.model, cut):
-        return None
-    engine = on_more_gpus(plan.engine, plan.gpu, cut.gpus)
-    return replace(plan, parallelism=cut, copies=plan.copies * copies_factor, engine=engine)
-
-
-def _shorter_context(found: Fit) -> int | None:
-    """The longest context, a multiple of 1,024 tokens, at which the users' requests fit; None without one."""
-    plan = found.deployment
-    low, high = 0, plan.context_tokens // _CONTEXT_STEP
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if _fits(replace(plan, context_tokens=middle * _CONTEXT_STEP)) else (low, middle - 1)
-    return low * _CONTEXT_STEP or None
-
-
-def _fits(deployment: Deployment) -> bool:
-    return fit(deployment).verdict == "fits"
-
-
-def engine_flags(found: Fit) -> list[str]:
-    """Return the words of the command that starts the engine as computed, the model by its hub id where it has one."""
-    plan = found.deployment
-    model = hub_id(plan.model.name)
-    engine, cut = plan.engine, plan.parallelism
-    flags = FLAGS[engine.name]
-    if engine.name == "llama.cpp":
-        slots = plan.users or engine.max_num_seqs
-        line = ["llama-server", "--hf-repo", model, "--ctx-size", str(slots * plan.context_tokens)]
-        line += [flags["max_num_seqs"], str(slots), flags["max_num_batched_tokens"], str(engine.max_num_batched_tokens)]
-        kind = engine.options.cache_type
-        line += ["--cache-type-k", kind, "--cache-type-v", kind] if kind else []
-        line += [flags["kv_unified"]] if engine.options.kv_unified else []
-        drafts = [flags["drafter"], "draft-mtp", flags["draft_tokens"], str(engine.draft_tokens)]
-        return line + (drafts if engine.draft_tokens else []) + _said(engine, "gpu_layers")
-    if engine.name == "sglang":
-        line = ["python", "-m", "sglang.launch_server", "--model-path", model]
-        line += ["--context-length", str(plan.context_tokens), flags["utilization"], f"{engine.utilization:g}"]
-        line += ["--enable-lora"] if engine.options.max_loras else []
-        line += _said(engine, "max_num_seqs", "max_num_batched_tokens", "max_loras", "max_lora_rank", "cpu_offload_gib")
-        names = ("--tp-size", "--pp-size", "--dp-size")
-        tensor = cut.tensor * cut.data  # SGLang's TP counts the groups of DP attention too
-        line += ["--enable-dp-attention"] if cut.data > 1 else []
-        fp8 = "fp8_e5m2"
-    else:
-        line = ["vllm", "serve", model, "--max-model-len", str(plan.context_tokens)]
-        line += [flags["utilization"], f"{engine.utilization:g}"]
-        line += [flags["max_num_seqs"], str(engine.max_num_seqs)]
-        line += [flags["max_num_batched_tokens"], str(engine.max_num_batched_tokens)]
-        line += ["--enable-lora"] if engine.options.max_loras else []
-        line += _said(engine, "max_loras", "max_lora_rank", "cpu_offload_gib")
-        names = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
-        tensor = cut.tensor
-        line += ["--decode-context-parallel-size", str(cut.context)] if cut.context > 1 else []
-        fp8 = "fp8"
-    line += [flags["enforce_eager"]] if engine.options.enforce_eager else []
-    # Copies of a model with DP attention are separate engines: their experts are not shared.
-    for name, value in zip(names, (tensor, cut.pipeline, cut.data if cut.data > 1 else plan.copies), strict=True):
-        line += [name, str(value)] if value > 1 else []
-    if cut.expert:
-        line += ["--enable-expert-parallel"] if engine.name == "vllm" else ["--ep-size", str(tensor)]
-    return line + (["--kv-cache-dtype", fp8] if plan.kv_dtype == "fp8" else [])
-
-
-def _said(engine: Engine, *names: str) -> list[str]:
-    """The flags of options that were given and have a value."""
-    given = [(FLAGS[engine.name][name], getattr(engine.options, name)) for name in names]
-    return [word for flag, value in given if value is not None for word in (flag, f"{value:g}")]
-
-
-def command_line(words: list[str]) -> str:
-    """Return words as they are typed in a shell."""
-    return shlex.join(words)

@@ -6,13 +6,15 @@ from itertools import groupby
 
 from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.cards import Gpu, LocalGpu
+from llmload.sizing.engine_command import command_line, engine_flags
 from llmload.sizing.engine_log import Comparison, EngineFacts
 from llmload.sizing.engines import FLAGS
-from llmload.sizing.fit import UNCOUNTED_GIB, Deployment, Fit, command_line, engine_flags, remedies
+from llmload.sizing.fit import UNCOUNTED_GIB, Deployment, Fit
 from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache, default_kv_dtype
 from llmload.sizing.overhead import Estimate
 from llmload.sizing.parameters import ParameterCounts, count_parameters
 from llmload.sizing.picture import memory_picture
+from llmload.sizing.remedies import remedies
 from llmload.sizing.speed import SpeedBounds, SpeedCell, SpeedRow
 from llmload.sizing.weights import WEIGHT_FORMATS, format_of, weights_bytes
 from llmload.units import GIB, KIB, markdown_table

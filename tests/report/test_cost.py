@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from llmload.metrics.totals import RunTotals
 from llmload.record import Outcome, RequestRecord, Slo, TokenSource, Window
-from llmload.runs import build_summary as costs
-from llmload.runs.build_summary import cost_rows
+from llmload.runs import costs
+from llmload.runs.costs import cost_rows
 from llmload.runs.summary_parts import CostSummary, EnergyCost
 from llmload.scenario import Scenario, load_scenario
 from llmload.units import NS_PER_S

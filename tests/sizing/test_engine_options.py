@@ -8,10 +8,11 @@ from benchmarks.trials.unseen_sizes import model_of, runs
 from llmload.errors import ConfigError
 from llmload.sizing.cards import find_gpu
 from llmload.sizing.catalogue import load_model
+from llmload.sizing.engine_command import command_line, engine_flags
 from llmload.sizing.engine_pools import LlamaCppPool, SglangPool, VllmPool
 from llmload.sizing.engines import FLAGS, EngineOptions
 from llmload.sizing.families import model_from_config
-from llmload.sizing.fit import DeploymentRequest, Fit, command_line, engine_flags, fit, plan_deployment
+from llmload.sizing.fit import DeploymentRequest, Fit, fit, plan_deployment
 from llmload.sizing.hf_config import HfConfig
 from llmload.sizing.overhead import Estimate
 from llmload.sizing.start_command import options_of

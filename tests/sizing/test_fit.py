@@ -12,21 +12,21 @@ from llmload.errors import ConfigError
 from llmload.sizing.additions import tower_bytes
 from llmload.sizing.cards import find_gpu, gpus
 from llmload.sizing.catalogue import load_model
+from llmload.sizing.engine_command import engine_flags
 from llmload.sizing.engines import EngineOptions, engine_for, parse_version
 from llmload.sizing.fit import (
     Deployment,
     DeploymentRequest,
     Fit,
-    engine_flags,
     fit,
     plan_deployment,
     plan_parallelism,
     pool_warning,
     rank_weights,
-    remedies,
 )
 from llmload.sizing.hf_config import HfConfig
 from llmload.sizing.parallelism import ONE_GPU, Parallelism, parallel_problems, rank_counts, stage_layers
+from llmload.sizing.remedies import remedies
 from llmload.sizing.text import fit_json, fit_notes, fit_text
 from llmload.sizing.towers import image_states
 from llmload.sizing.weights import FROM_FILE

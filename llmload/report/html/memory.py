@@ -12,8 +12,10 @@ from markupsafe import Markup
 from llmload.errors import ConfigError
 from llmload.report.html.assets import PAGE
 from llmload.sizing.compare_cards import CardRow, compare_cells
-from llmload.sizing.fit import Fit, command_line, engine_flags, remedies
+from llmload.sizing.engine_command import command_line, engine_flags
+from llmload.sizing.fit import Fit
 from llmload.sizing.picture import memory_parts
+from llmload.sizing.remedies import remedies
 from llmload.sizing.text import fit_notes, fit_terms
 
 _LEVELS: Final = {"fits": "VALID", "may fit": "DEGRADED", "does not fit": "INVALID"}
