@@ -52,9 +52,9 @@ def limit_text(limit: Limit | None) -> str:
 
 def engine_rows(summary: Summary) -> list[tuple[str, str]]:
     """
-    Return title and text of what limited the load, and of speculative decoding; nothing of what is not known.
+    Return title and text of what limited the load, of speculative decoding, and of a GPU whose name tells no card.
 
-    Of stages, each limit once, where it came first.
+    Of stages, each limit once, where it came first; nothing of what is not known.
     """
     limits = [
         ("limited by", summary.limited_by),
@@ -70,6 +70,8 @@ def engine_rows(summary: Summary) -> list[tuple[str, str]]:
         by = "".join(f", {percent(share, 0)} at {place}" for place, share in enumerate(found.by_position, start=1))
         said = {"requests": "the answers", "engine": "the engine's counters"}[found.source]
         rows.append(("speculative decoding", f"{percent(found.acceptance_rate)} accepted{by}{length}, by {said}"))
+    if summary.gpu_warning is not None:
+        rows.append(("GPU", summary.gpu_warning))
     return rows
 
 

@@ -90,7 +90,7 @@ def bandwidth_use(scenario: Scenario, request_output_tokens_per_s: float | None)
 
 
 def gpu_warning(scenario: Scenario) -> str | None:
-    """Return why a run will have no MBU and no memory estimate where its GPU's name is not known; None where it is."""
+    """Return why a run has no MBU and no memory estimate where its GPU's name is not known; None where it is."""
     if not scenario.deployment.gpu:
         return None
     try:
@@ -259,6 +259,7 @@ def build_summary(outcome: RunOutcome) -> Summary:
         speculation=outcome.watched.speculation,
         engine_metrics=outcome.engine_metrics,
         gpu_metrics=outcome.gpu_metrics,
+        gpu_warning=gpu_warning(scenario),
         bandwidth=bandwidth_use(scenario, measured.value("request_output_tokens_per_s", "mean")),
         cost=cost_of(
             scenario,

@@ -385,6 +385,8 @@ class Summary(Figures, _RunHead):
     """What the GPUs said of themselves, if `[monitor]` names their exporter (docs/monitoring.md)."""
     bandwidth: BandwidthUse | None
     """For one user on a GPU and model that the catalogue has: the share of memory bandwidth used."""
+    gpu_warning: str | None = None
+    """Why there is neither `bandwidth` nor a memory estimate: `deployment.gpu` tells no card; absent where it does."""
     cost: CostSummary | None
     """What the answers cost, where `[cost]` or DCGM's exporter is there (docs/cost.md)."""
     gates: tuple[GateResult, ...]
@@ -397,6 +399,7 @@ class Summary(Figures, _RunHead):
 
 
 _ABSENT_WHEN_NONE: Final = (
+    "gpu_warning",
     "recomputed",
     "reasoning",
     "lengths",

@@ -76,9 +76,9 @@ def chosen_gpu(name: str | None, memory_gib: float | None = None, bandwidth_gb_p
         raise ConfigError("no GPU is given: --gpu NAME, or --gpu-memory-gib and --gpu-bandwidth for any other")
     try:
         known = find_gpu(name or "")
-    except ConfigError:
+    except ConfigError as error:
         if not described:
-            raise
+            raise ConfigError(f"{error}; --gpu-memory-gib takes any") from None
         known = Gpu(
             name=name or "GPU as described",
             nominal_gb=None,
@@ -120,11 +120,7 @@ def _slice(gpu: Gpu, profile: str) -> Gpu:
     """A MIG slice has its own memory, eighths of the bandwidth and sevenths of the speed (NVIDIA's MIG user guide)."""
     if profile not in gpu.mig:
         known = ", ".join(gpu.mig)
-        raise ConfigError(
-            f"MIG slice {profile!r} of {gpu.name} is not known"
-            + (f"; known: {known}" if known else "")
-            + "; --gpu-memory-gib takes any"
-        )
+        raise ConfigError(f"MIG slice {profile!r} of {gpu.name} is not known" + (f"; known: {known}" if known else ""))
     sevenths, nominal = (int(number) for number in re.findall(r"\d+", profile))
     eighths = min(8, round(8 * gpu.mig[profile] / gpu.usable_gib))
     speed, bandwidth = gpu.tensor_16bit_tflops, gpu.bandwidth_gb_per_s
@@ -155,7 +151,7 @@ def _not_found(name: str, wanted: tuple[str, ...]) -> str:
     names = {"-".join(words): gpu.name for words, gpu in _by_words().items()}
     near = meant or dict.fromkeys(names[key] for key in get_close_matches("-".join(wanted), names, n=4, cutoff=0.4))
     hint = f"; near it: {', '.join(near)}" if near else ""
-    return f"GPU {name!r} is not known{hint}; `llmload vram gpus` lists those that are, --gpu-memory-gib takes any"
+    return f"GPU {name!r} is not known{hint}; `llmload vram gpus` lists those that are"
 
 
 _LINKS = 18  # NVML's NVLINK_MAX_LINKS

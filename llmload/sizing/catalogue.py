@@ -1,6 +1,7 @@
 """Models by name or file: shipped configs, files on disk and their headers (GGUF, safetensors), the hub's."""
 
 import json
+import re
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -177,7 +178,29 @@ def folder_checkpoint(folder: Path, layers: int | None = None) -> Checkpoint | N
     if index.is_file():
         return index_checkpoint(index, layers)
     files = sorted(folder.glob("*.safetensors"))
+    _refuse_missing(files)
     return _checkpoint(files, layers) if files else None
+
+
+_SHARD = re.compile(r".+-\d+-of-0*(\d+)\.(safetensors|gguf)")
+
+
+def _shards(path: Path) -> int:
+    """Return of how many files a weight file is one, by its name."""
+    named = _SHARD.fullmatch(path.name)
+    return 1 if named is None else int(named[1])
+
+
+def _refuse_missing(files: Sequence[Path]) -> None:
+    """Raise ConfigError where the files' names say that there are more of them."""
+    for path in files:
+        count = _shards(path)
+        here = sum(_shards(other) == count for other in files)
+        if count > 1 and here < count:
+            raise ConfigError(
+                f"{path}: is one of {count} files, of which {here} are here: get the others, or put {INDEX}, which has "
+                f"their sum, beside it"
+            )
 
 
 def index_checkpoint(index: Path, layers: int | None = None) -> Checkpoint:
@@ -273,6 +296,9 @@ _MODELOPT_CONFIG = "hf_quant_config.json"  # where ModelOptimizer says what conf
 
 
 def _load_file(path: Path) -> ModelSpec:
+    if (path.is_file() and path.suffix in (".gguf", ".safetensors")) and (count := _shards(path)) > 1:
+        instead = "join them with llama-gguf-split --merge" if path.suffix == ".gguf" else "give their folder"
+        raise ConfigError(f"{path}: is one of {count} files, and its header has its own tensors alone: {instead}")
     if path.suffix == ".gguf":
         header = read_gguf(path)
         model = model_from_config(HfConfig(header.config, str(path)), path.stem)

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from llmload.cli.scenarios import scenario_file
+from llmload.report.figures import engine_rows
 from llmload.runs.build_summary import bandwidth_use, gpu_warning, memory_estimate, memory_warning
 from llmload.scenario import load_scenario
+from tests.run_files import summary_of
 
 
 def scenario(name: str, **overrides: Any) -> Any:
@@ -45,7 +47,10 @@ def test_a_gpu_whose_name_tells_no_card_is_said(gpu: str, why: str) -> None:
 
     assert said.startswith("no MBU and no memory estimate: deployment.gpu: ")
     assert why in said
+    assert "--gpu-memory-gib" not in said, "an option of llmload vram, and of no scenario"
     assert gpu_warning(scenario("vllm-vicuna-7b-v1.3-speed")) is None
+    assert ("GPU", said) in engine_rows(summary_of(gpu_warning=said)), "in the terminal, in Markdown and in HTML"
+    assert not [title for title, _ in engine_rows(summary_of()) if title == "GPU"]
 
 
 def test_a_load_beyond_the_kv_cache_gives_a_warning() -> None:

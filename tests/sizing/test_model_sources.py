@@ -39,6 +39,24 @@ def test_a_name_an_hf_id_a_config_file_and_its_directory_give_the_same_model(tmp
     assert totals == {6_738_415_616}
 
 
+@pytest.mark.parametrize(
+    ("here", "given", "said"),
+    [
+        (["model-00001-of-00002.safetensors"], "", "is one of 2 files, of which 1 are here: get the others"),
+        (["model-00001-of-00002.safetensors", "extra.safetensors"], "", "of which 1 are here"),
+        (["model-00002-of-00002.safetensors"], "model-00002-of-00002.safetensors", "give their folder"),
+        (["q4-00001-of-00003.gguf"], "q4-00001-of-00003.gguf", "join them with llama-gguf-split --merge"),
+    ],
+)
+def test_one_file_of_several_is_not_taken_for_the_whole(here: list[str], given: str, said: str, tmp_path: Path) -> None:
+    config_file(tmp_path, LLAMA)
+    for name in here:
+        (tmp_path / name).write_bytes((2).to_bytes(8, "little") + b"{}")
+
+    with pytest.raises(ConfigError, match=said):
+        load_model(str(tmp_path / given))
+
+
 def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
     with pytest.raises(ConfigError, match=r"'qwen3-31b' is neither in the catalogue.*near it: .*Qwen3-32B"):
         load_model("qwen3-31b")
