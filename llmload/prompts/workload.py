@@ -338,7 +338,14 @@ def load(plan: PromptPlan, base_dir: Path, calibration: Calibration | None = Non
             _answered(each, lengths.output_tokens, calibration, holds=plan.holds_outputs) for each, lengths in pairs
         )
     if plan.mix:
-        conversations = tuple(map(_as_entry, conversations, plan.entries(rows)))
+        entries = plan.entries(rows)
+        drawn = {entry.name for entry in entries}
+        if missing := [entry.name for entry in plan.mix if entry.name not in drawn]:
+            raise DataError(
+                f"mix: by the weights, none of {rows:,} prompts became {missing[0]!r}: set a greater prompts.count, or "
+                "its weight higher"
+            )
+        conversations = tuple(map(_as_entry, conversations, entries))
     return replace(workload, conversations=conversations, calibration=calibration)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from llmload.client.api import ChatApi
 from llmload.client.settings import ClientSettings
-from llmload.errors import ConfigError
+from llmload.errors import ConfigError, DataError
 from llmload.loadgen.options import refuse_changes
 from llmload.prompts.workload import MixedIn, PromptPlan, load
 from llmload.scenario import Scenario, load_scenario
@@ -66,6 +66,13 @@ def test_prompts_are_drawn_by_weight_the_same_on_every_worker() -> None:
 
     assert 2 < names["short"] / names["long"] < 4.5
     assert drawn.conversations == load(plan, Path.cwd()).conversations
+
+
+def test_an_entry_that_no_prompt_became_is_refused() -> None:
+    plan = PromptPlan(count=5, mix=(MixedIn("often", 1.0), MixedIn("rare", 0.001)))
+
+    with pytest.raises(DataError, match=r"none of 5 prompts became 'rare': set a greater prompts\.count"):
+        load(plan, Path.cwd())
 
 
 def test_a_prompts_own_fields_are_sent(tmp_path: Path) -> None:
