@@ -15,7 +15,8 @@ from llmload.loadgen.phases import (
 from llmload.record import Window
 from llmload.scenario.capacity import Capacity
 from llmload.scenario.load_protocol import Load
-from llmload.scenario.loads import Spike, Staged
+from llmload.scenario.loads import Spike
+from llmload.scenario.staged import Staged
 from llmload.scenario.sweep import Sweep
 
 

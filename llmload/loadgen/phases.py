@@ -18,7 +18,8 @@ from typing import Final
 from llmload.metrics.totals import RunTotals
 from llmload.record import Window
 from llmload.scenario.load_protocol import Load
-from llmload.scenario.loads import Spike, Staged
+from llmload.scenario.loads import Spike
+from llmload.scenario.staged import Staged
 from llmload.units import NS_PER_S
 
 FOREVER_NS: Final = 2**63 - 1

@@ -14,7 +14,8 @@ from llmload.metrics.totals import RunTotals
 from llmload.metrics.validity import Verdict
 from llmload.runs.headline import Headline
 from llmload.scenario.load_protocol import Load
-from llmload.scenario.loads import ClosedLoop, OpenLoop, Replay, Stage, Staged
+from llmload.scenario.loads import ClosedLoop, OpenLoop, Replay
+from llmload.scenario.staged import Stage, Staged
 from tests.run_files import scenario_of
 
 OPEN = OpenLoop(kind="open_loop", rate_per_s=5, duration_s=60)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from llmload.cli.main import main
 from llmload.loadgen.phases import FOREVER_NS, StageTimeline
 from llmload.record import Window
-from llmload.scenario.loads import Stage, Staged
+from llmload.scenario.staged import Stage, Staged
 from llmload.units import NS_PER_S
 from tests.loadgen.conftest import Locust, StartEngine, WriteScenario
 

@@ -7,7 +7,8 @@ import pytest
 
 from llmload.loadgen.phases import Span, StageTimeline
 from llmload.metrics.totals import RunTotals
-from llmload.scenario.loads import ClosedLoop, Stage, Staged
+from llmload.scenario.loads import ClosedLoop
+from llmload.scenario.staged import Stage, Staged
 from llmload.units import NS_PER_S
 from tests.loadgen.conftest import Ended, Locust, StartEngine, WriteScenario
 

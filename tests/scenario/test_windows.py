@@ -9,8 +9,8 @@ import pytest
 from llmload.errors import ConfigError
 from llmload.scenario import load_scenario
 from llmload.scenario.load_protocol import Ramp
-from llmload.scenario.loads import Staged
 from llmload.scenario.reading import find_scenario, read_setting, shipped_scenarios
+from llmload.scenario.staged import Staged
 from tests.scenario.test_scenario import CLOSED, GOOD, write
 
 STAGES = "[{users = 2, duration_s = 5}, {users = 8, duration_s = 5}]"
