@@ -160,7 +160,7 @@ class CapacityDriver(StepDriver):
         window = self.clock.window(self.steps.index(step))
         return Found(stages.get(step.name, RunTotals()), window.length_s, window.start_ns)
 
-    def unmeasured(self) -> Iterator[Reason]:
+    def unmeasured(self, stages: Mapping[str, RunTotals]) -> Iterator[Reason]:  # noqa: ARG002 - a sweep's
         """Yield why the search decided nothing, and which of its steps were measured before all users ran."""
         decided = {step.name: step.load for step in self.steps if step.verdict is not None}
         if not decided:

@@ -254,7 +254,7 @@ class RunCoordinator:
 
     def _unmeasured(self, totals: RunTotals, stages: Mapping[str, RunTotals]) -> Iterator[Reason]:
         if self.driver is not None:
-            return self.driver.unmeasured()
+            return self.driver.unmeasured(stages)
         return unmeasured_load(self.scenario.load, self.span, self.conditions, self.timeline, totals, stages)
 
     def ended_early(self, totals: RunTotals) -> str | None:

@@ -107,7 +107,7 @@ class StepDriver(ABC):
         """Return the step that the run's figures are of."""
 
     @abstractmethod
-    def unmeasured(self) -> Iterator[Reason]:
+    def unmeasured(self, stages: Mapping[str, RunTotals]) -> Iterator[Reason]:
         """Yield why it has measured nothing, or less than it seems."""
 
     @abstractmethod

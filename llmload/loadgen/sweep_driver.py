@@ -35,6 +35,8 @@ from llmload.units import counted, milliseconds, number
 SAMPLE_S: Final = 0.1
 """How often a round is sampled: its window ends at most so much later than a whole number of answers a user."""
 PER_CENT: Final = 100.0
+INVALID_POINTS: Final = "invalid_points"
+"""The check whose reason says that points of a sweep are INVALID."""
 
 
 class SweepDriver(StepDriver):
@@ -60,10 +62,10 @@ class SweepDriver(StepDriver):
     def prepare(self) -> None:
         """Count the GPUs and empty the prefix cache; EngineError where the engine cannot do that and has to."""
         asked = self.scenario.deployment.gpus
-        if asked is not None:
-            self.gpus = GpuCount(gpus=asked or None, counted_from="scenario" if asked else None)
-        elif (reported := self._engine.gpus()) is not None:
-            self.gpus = GpuCount(gpus=reported, counted_from="engine")
+        if asked:
+            self.gpus = GpuCount(said={"scenario": asked})
+        if asked != 0 and (reported := self._engine.gpus()) is not None:
+            self.gpus = GpuCount(said={**self.gpus.said, "engine": reported})
         if self.load.between == "reset_prefix_cache":
             self._engine.check_reset()
 
@@ -200,24 +202,36 @@ class SweepDriver(StepDriver):
 
     def found(self, stages: Mapping[str, RunTotals]) -> Found:
         """Return the last round of the best point."""
-        best = best_point(self._result(stages, RunTotals(), self.gpus))
+        result = self._result(stages, RunTotals(), self.gpus)
+        valid = (each for each in result.points if each.completed and each.verdict.level is not Level.INVALID)
+        best = best_point(result) or next(valid, None)  # gates are judged where each load misses one, too
         if best is None:
             return Found(None)
         index = next(at for at, each in enumerate(self.rounds) if each.stage == best.stages[-1])
         window = self.clock.window(index)
         return Found(stages.get(best.stages[-1], RunTotals()), window.length_s, window.start_ns)
 
-    def unmeasured(self) -> Iterator[Reason]:
-        """Yield why no point was measured."""
+    def unmeasured(self, stages: Mapping[str, RunTotals]) -> Iterator[Reason]:
+        """Yield why no point was measured, and which points are INVALID once all are."""
         if not any(each.complete for each in self.rounds):
             text = "nothing was measured at any point: the sweep ended before the first: give it more time"
             yield Reason(check=NOTHING_MEASURED, level=Level.INVALID, text=text)
+        elif self.finished:
+            points = self._result(stages, RunTotals(), self.gpus).points
+            bad = [each for each in points if each.verdict.level is Level.INVALID]
+            if bad:
+                level = Level.INVALID if len(bad) == len(points) else Level.DEGRADED
+                names = ", ".join(each.name for each in bad)
+                text = (
+                    f"{len(bad)} of {counted(len(points), 'point')} INVALID ({names}): {bad[0].verdict.reasons[0].text}"
+                )
+                yield Reason(check=INVALID_POINTS, level=level, text=text)
 
     def complete(self, outcome: RunOutcome, stages: Mapping[str, RunTotals]) -> RunOutcome:
         """Return the outcome with every point."""
-        gpus = self.gpus
-        if gpus.gpus is None and outcome.gpu_metrics is not None and outcome.gpu_metrics.gpus:
-            gpus = GpuCount(gpus=outcome.gpu_metrics.gpus, counted_from="dcgm")
+        gpus, seen = self.gpus, outcome.gpu_metrics
+        if self.scenario.deployment.gpus != 0 and seen is not None and seen.gpus:
+            gpus = GpuCount(said={**gpus.said, "dcgm": seen.gpus})
         return replace(outcome, sweep=self._result(stages, outcome.totals, gpus))
 
     def _result(self, stages: Mapping[str, RunTotals], whole: RunTotals, gpus: GpuCount) -> SweepResult:

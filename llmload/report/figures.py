@@ -56,9 +56,11 @@ def engine_rows(summary: Summary) -> list[tuple[str, str]]:
 
     Of stages, each limit once, where it came first; nothing of what is not known.
     """
+    swept = () if summary.sweep is None else summary.sweep.points
+    points = {stage: point.name for point in swept for stage in point.stages}
     limits = [
         ("limited by", summary.limited_by),
-        *((f"{each.name}, limited by", each.limited_by) for each in summary.stages),
+        *((f"{points.get(each.name, each.name)}, limited by", each.limited_by) for each in summary.stages),
     ]
     shown: dict[str, tuple[str, str]] = {}
     for title, limit in limits:

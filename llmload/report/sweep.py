@@ -102,6 +102,8 @@ def sweep_notes(result: SweepResult) -> list[str]:
         )
     else:
         gpus = f"per GPU: {counted(result.gpus, 'GPU')} by {COUNTED_FROM[result.gpus_counted_from]}"
+        for who, count in result.gpus_said.items():
+            gpus += "" if count == result.gpus else f"; BUT {count} by {COUNTED_FROM[who]}"
     by = f"{result.rounds} rounds" if result.interval_from == "rounds" else "parts of its window"
     return [
         *remarks(result),

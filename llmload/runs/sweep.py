@@ -17,6 +17,9 @@ FRONT_SPEED: Final[SpeedName] = "median"
 """What a user gets on the front that tables mark: one answer that came at once, or late, hardly moves it."""
 
 
+GpuSource = Literal["scenario", "engine", "dcgm"]
+
+
 class UserSpeed(Part):
     """Output tokens a second of one user, by four definitions that differ: none is to be compared with another."""
 
@@ -135,8 +138,10 @@ class SweepResult(Part):
     """The Pareto fronts."""
     gpus: int | None
     """The number of GPUs that figures per GPU are of; `null`: not known, so there are none."""
-    gpus_counted_from: Literal["scenario", "engine", "dcgm"] | None
+    gpus_counted_from: GpuSource | None
     """Who says so: `deployment.gpus`, the engine by all its parallel sizes, or DCGM's exporter."""
+    gpus_said: dict[GpuSource, int]
+    """The number by each of these who says one; the first is `gpus`."""
     between: str
     """What kept points apart in the prefix cache: `salt`, `reset_prefix_cache` or `nothing`."""
     rounds: int

@@ -13,7 +13,7 @@ from llmload.runs.build_summary import figures
 from llmload.runs.headline import counts_of_the_part
 from llmload.runs.summary import Figures, load_text
 from llmload.runs.summary_parts import Interval
-from llmload.runs.sweep import SpeedName, SweepFront, SweepPoint, SweepResult, UserSpeed
+from llmload.runs.sweep import GpuSource, SpeedName, SweepFront, SweepPoint, SweepResult, UserSpeed
 from llmload.scenario import Scenario
 from llmload.scenario.sweep import Sweep
 from llmload.stats.intervals import CONFIDENCE, Batch, Spread, batches_of, ratio_interval
@@ -80,10 +80,19 @@ class Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuCount:
-    """How many GPUs the deployment has, and who says so; None is not known."""
+    """How many GPUs the deployment has, by each who says so: who comes first is believed."""
 
-    gpus: int | None = None
-    counted_from: Literal["scenario", "engine", "dcgm"] | None = None
+    said: Mapping[GpuSource, int] = field(default_factory=dict)
+
+    @property
+    def gpus(self) -> int | None:
+        """The number that is believed; None where nobody says one."""
+        return next(iter(self.said.values()), None)
+
+    @property
+    def counted_from(self) -> GpuSource | None:
+        """Who says it."""
+        return next(iter(self.said), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +131,7 @@ def sweep_result(measured: Measured, *, ended: str | None, complete: bool) -> Sw
         front=SweepFront(**{name: _front(points, name, measured.load.least_growth) for name in get_args(SpeedName)}),
         gpus=measured.gpus.gpus,
         gpus_counted_from=measured.gpus.counted_from,
+        gpus_said=dict(measured.gpus.said),
         between=measured.load.between,
         rounds=rounds,
         interval_from="rounds" if rounds >= ROUNDS_FOR_INTERVAL else "window",

@@ -156,6 +156,23 @@ def test_a_gate_that_is_missed_ends_the_ladder_and_its_point_is_not_the_best(swe
     assert driver.found(host.stages).totals is host.stages[result.points[0].stages[-1]]
 
 
+def test_where_every_load_misses_a_gate_it_is_judged_by_the_lowest(swept: Callable[..., Any]) -> None:
+    driver, host, result = swept(users=[4, 16], scenario={"gates": {"objectives": ["tpot_s p50 < 0.001"]}})
+
+    assert [point.users for point in result.points] == [4]
+    assert driver.found(host.stages).totals is host.stages["step-1"]
+
+
+def test_a_sweep_of_invalid_points_is_invalid_and_one_with_some_says_so(swept: Callable[..., Any]) -> None:
+    driver, host, _ = swept(users=[2, 4], engine={"running": 3}, point_max_s=0.05)
+    (some,) = driver.unmeasured(host.stages)
+    driver, host, _ = swept(users=[4], engine={"running": 3}, point_max_s=0.05)
+    (all_of_them,) = driver.unmeasured(host.stages)
+
+    assert (some.level, some.text.partition(":")[0]) == ("DEGRADED", "1 of 2 points INVALID (4 users)")
+    assert all_of_them.level == "INVALID"
+
+
 def test_three_rounds_give_an_interval_by_their_spread(swept: Callable[..., Any]) -> None:
     _, host, result = swept(users=[1, 2], rounds=3)
     point = by_load(result)[2]
@@ -213,6 +230,8 @@ def test_gpus_are_asked_read_or_not_known(
     gpus = counted[0]
 
     assert (result.gpus, result.gpus_counted_from) == counted
+    if reported and gpus:
+        assert result.gpus_said["engine"] == reported
     per_gpu = result.points[0].output_tokens_per_s_per_gpu
     assert per_gpu == (None if gpus is None else pytest.approx(result.points[0].output_tokens_per_s / gpus))
 

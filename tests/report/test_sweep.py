@@ -57,6 +57,7 @@ def sweep(**changes: Any) -> SweepResult:
         "front": SweepFront(median=("4 users", "2 users"), p90=(), mean=(), share=()),
         "gpus": 2,
         "gpus_counted_from": "engine",
+        "gpus_said": {"engine": 2},
         "between": "salt",
         "rounds": 1,
         "interval_from": "window",
@@ -120,6 +121,8 @@ def test_no_figure_is_cut_on_a_narrow_terminal_but_columns_are_left_out(width: i
 
 def test_a_number_of_gpus_that_is_not_known_is_said_with_its_remedy() -> None:
     assert "per GPU: 2 GPUs by the engine's parallel sizes" in sweep_notes(sweep())
+    wrong = sweep(gpus=1, gpus_counted_from="scenario", gpus_said={"scenario": 1, "engine": 2})
+    assert "per GPU: 1 GPU by deployment.gpus; BUT 2 by the engine's parallel sizes" in sweep_notes(wrong)
     assert any("n/a" in note and "--set deployment.gpus=N" in note for note in sweep_notes(sweep(gpus=None)))
 
 
