@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 from llmload.access.address import origin_of
 from llmload.access.secrecy import NOBODY, Access
@@ -75,7 +76,8 @@ class ScrapeTarget:
             page = read_page(answer.body.decode("utf-8", "replace"), self._figures, self._by, self._hide)
         except Exception as error:  # noqa: BLE001 - no answer, however broken, may end the run
             self.failed_reads += not self.is_closed
-            self._say(NO_METRICS, str(error) or type(error).__name__)
+            hint = "" if urlsplit(self._url).path.strip("/") else ": the address has no path, engines have /metrics"
+            self._say(NO_METRICS, f"{str(error) or type(error).__name__}{hint}")
             return
         self._say_lost(page)
         if begun_s >= self.begun_s:  # not one that was overtaken

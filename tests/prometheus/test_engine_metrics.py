@@ -322,9 +322,11 @@ def test_gpus_are_separate_in_the_file_and_summed_in_the_summary(tmp_path: Path)
     ] * 3
 
 
-def test_the_simulated_engine_is_read_and_an_absent_one_is_not_an_error(tmp_path: Path) -> None:
+def test_the_simulated_engine_is_read_and_an_absent_one_is_not_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with spawn(SimulationSettings(model="m")) as engine:
-        urls = [f"{engine.url}/metrics", "http://127.0.0.1:9/metrics"]
+        urls = [f"{engine.url}/metrics", engine.url]
         watch = EngineScraper(Monitor(engine_metrics_url=urls), RunFolder(tmp_path))
         watch.begin()
 
@@ -334,6 +336,7 @@ def test_the_simulated_engine_is_read_and_an_absent_one_is_not_an_error(tmp_path
     assert metrics is not None
     assert (metrics.samples, metrics.failed_reads) == (1, 1)
     assert metrics.running_max == 0
+    assert "404: Not Found: the address has no path, engines have /metrics" in caplog.text
 
 
 def test_only_the_engines_own_pages_get_its_headers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
