@@ -77,7 +77,8 @@ def _down(mix: str, i: int, layers: int) -> str:
 
 def _attention(model: ModelSpec, name: str, i: int, mix: str) -> str | None:
     """The type of a matrix of attention that gets other bits than most; None for all others."""
-    if model.model_type in _FUSED and name in ("q_proj", "k_proj", "v_proj"):
+    fused = model.model_type in _FUSED and name in ("q_proj", "k_proj", "v_proj")
+    if fused or name == "in_proj_qkv":  # of a gated delta rule
         return {"Q3_K_M": "Q4_K", "Q3_K_L": "Q4_K", "Q4_K_M": "Q5_K", "Q5_K_M": "Q6_K"}.get(mix)
     eight = any(isinstance(each.feed_forward, Experts) and each.feed_forward.count == 8 for each in model.decoder)
     if name == "v_proj":

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.trials.unseen_sizes import SETS, forecast, judged, main, runs, summary
+from benchmarks.trials.unseen_sizes import SETS, forecast, judged, main, model_of, runs, summary
+from llmload.sizing.parallelism import ONE_GPU, rank_counts
+from llmload.sizing.weights import format_of, weights_bytes
+from llmload.units import GIB
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sizing.md").read_text(encoding="utf-8")
 LINES = {"first": "after", "second": "now"}
@@ -43,6 +46,15 @@ def test_states_of_drafts_and_kept_prefixes_are_counted_as_vllm_prints_them() ->
         estimate = found[run].estimate
         assert estimate is not None
         assert round(estimate.best, 2) == found[run].logged
+
+
+@pytest.mark.parametrize(("mix", "gib", "fraction"), [("Q8_0", 26.62, 0.001), ("Q4_K_M", 15.65, 0.02)])
+def test_files_of_a_gated_delta_rule_have_the_bytes_that_llama_cpp_prints(
+    mix: str, gib: float, fraction: float
+) -> None:
+    model = model_of(next(run for run in runs("second") if run["id"] == "qwen36-27b-llamacpp-q4km"))
+
+    assert weights_bytes(rank_counts(model, ONE_GPU), format_of(model, mix)) == pytest.approx(gib * GIB, rel=fraction)
 
 
 def test_the_page_has_the_forecast_as_it_was() -> None:
