@@ -47,6 +47,11 @@ class VllmPool:
         blocks = self.blocks.blocks(max(0, int(pool_bytes)))
         return self.blocks.max_concurrency(blocks, context_tokens, self.in_flight_tokens)
 
+    def in_flight_share(self, context_tokens: int) -> float:
+        """Return the fraction of a request's blocks that vLLM reserves for tokens in flight alone."""
+        held = self.blocks.blocks_per_request(context_tokens, 0)
+        return 1 - held / self.blocks.blocks_per_request(context_tokens, self.in_flight_tokens)
+
 
 # SGLang 0.5: a pool for windows with 0.8 of the other one's tokens (swa_full_tokens_ratio); 0.9 / 1.9 of what the
 # weights leave are states (mamba_full_memory_ratio), of which a request takes 3 or, with its buffers, 5.

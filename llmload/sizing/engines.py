@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from llmload.errors import ConfigError
@@ -131,6 +131,12 @@ def engine_for(
 def on_more_gpus(engine: Engine, gpu: Gpu, gpus: int) -> Engine:
     """Return the engine as it starts when one copy of the model has that many GPUs, which moves its defaults."""
     return _engine(gpu, engine.name, engine.version, gpus, engine.options)
+
+
+def with_steps(engine: Engine, tokens: int) -> Engine:
+    """Return the engine with steps of as many tokens."""
+    options = replace(engine.options, max_num_batched_tokens=tokens)
+    return replace(engine, options=options, max_num_batched_tokens=tokens)
 
 
 def _engine(gpu: Gpu, name: str, version: tuple[int, int], gpus: int, options: EngineOptions) -> Engine:

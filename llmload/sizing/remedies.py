@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from llmload.sizing.engines import on_more_gpus
+from llmload.sizing.engine_pools import VllmPool
+from llmload.sizing.engines import on_more_gpus, with_steps
 from llmload.sizing.fit import Deployment, Fit, fit
 from llmload.sizing.gguf_mix import MIXES
 from llmload.sizing.parallelism import (
@@ -16,6 +17,7 @@ _NARROW = {"w4a16", "nf4", "nvfp4", "mxfp4", "q4_K", "q3_K", "q2_K", *MIXES}
 _NARROW_KV, _BOTH = "an fp8 KV cache", "w4a16 weights and an fp8 KV cache"
 _CONTEXT_STEP = 1024
 _MOST_GPUS = 64
+_SMALL_STEP = 2048  # tokens: vLLM's own on small cards; windows reserve blocks for two steps
 
 
 def remedies(found: Fit) -> list[str]:
@@ -36,6 +38,8 @@ def _changes(found: Fit) -> Iterator[tuple[str, Deployment]]:
         yield _NARROW_KV, replace(plan, kv_dtype="fp8")
     if plan.engine.utilization < 0.95 and plan.engine.name == "vllm":
         yield "a utilisation of 0.95", replace(plan, engine=replace(plan.engine, utilization=0.95))
+    if isinstance(found.tightest.pool, VllmPool) and plan.engine.max_num_batched_tokens > _SMALL_STEP:
+        yield f"steps of {_SMALL_STEP:,} tokens", replace(plan, engine=with_steps(plan.engine, _SMALL_STEP))
     narrower = ("q8_0", "q4_K") if plan.engine.name == "llama.cpp" else _NARROWER
     for form in narrower if plan.weight_format not in _NARROW else ():
         if form != plan.weight_format:

@@ -8,6 +8,7 @@ from llmload.sizing.architecture import ModelSpec
 from llmload.sizing.cards import Gpu, LocalGpu
 from llmload.sizing.engine_command import command_line, engine_flags
 from llmload.sizing.engine_log import Comparison, EngineFacts
+from llmload.sizing.engine_pools import VllmPool
 from llmload.sizing.engines import FLAGS
 from llmload.sizing.fit import UNCOUNTED_GIB, Deployment, Fit
 from llmload.sizing.kv_cache import KV_ELEMENT_BYTES, KvCache, default_kv_dtype
@@ -19,6 +20,7 @@ from llmload.sizing.speed import SpeedBounds, SpeedCell, SpeedRow
 from llmload.sizing.weights import WEIGHT_FORMATS, format_of, weights_bytes
 from llmload.units import GIB, KIB, markdown_table
 
+_MUCH_IN_FLIGHT = 0.5
 _CONTEXTS_TOKENS = (2048, 8192, 32768, 131072)
 
 
@@ -267,6 +269,12 @@ def fit_notes(found: Fit) -> list[str]:
     if plan.users and plan.users > plan.engine.max_num_seqs * plan.cache_groups:
         flag = FLAGS[plan.engine.name]["max_num_seqs"]
         notes.append(f"the engine admits {plan.engine.max_num_seqs} requests a copy at once: raise {flag}.")
+    pool = found.tightest.pool
+    if isinstance(pool, VllmPool) and (share := pool.in_flight_share(plan.context_tokens)) >= _MUCH_IN_FLIGHT:
+        notes.append(
+            f"{share:.0%} of the blocks of a request are reserved for tokens in flight: "
+            f"a smaller {FLAGS['vllm']['max_num_batched_tokens']} admits more."
+        )
     if KvCache(model=plan.model).state_bytes:
         notes.append("recurrent states share blocks in other ways from version to version.")
     return notes

@@ -13,7 +13,7 @@ from llmload.sizing.additions import tower_bytes
 from llmload.sizing.cards import find_gpu, gpus
 from llmload.sizing.catalogue import load_model
 from llmload.sizing.engine_command import engine_flags
-from llmload.sizing.engines import EngineOptions, engine_for, parse_version
+from llmload.sizing.engines import EngineOptions, engine_for, parse_version, with_steps
 from llmload.sizing.fit import (
     Deployment,
     DeploymentRequest,
@@ -139,6 +139,16 @@ def test_each_change_that_is_suggested_makes_the_model_fit() -> None:
     assert "4 x H100-SXM5-80GB: TP 4" in changes  # two may do, by the best estimate alone
     assert "w4a16 weights and an fp8 KV cache" not in changes  # the first of these is enough
     assert fit(replace(found.deployment, weight_format="w4a16")).verdict == "fits"
+
+
+def test_smaller_steps_are_suggested_where_most_blocks_are_for_tokens_in_flight() -> None:
+    found = fit(deployment("DeepSeek-V4-Flash", "B200-180GB", 8, context_tokens=131072, users=32))
+    smaller = replace(found.deployment, engine=with_steps(found.deployment.engine, 2048))
+
+    assert "steps of 2,048 tokens" in remedies(found)
+    assert fit(smaller).verdict == "fits"
+    assert any(note.startswith("96% of the blocks of a request") for note in fit_notes(found))
+    assert not any("of the blocks" in note for note in fit_notes(fit(deployment("Qwen3-8B", "L40S", 1))))
 
 
 def test_for_users_beyond_the_pool_fewer_users_a_shorter_context_or_copies_are_suggested() -> None:
