@@ -8,6 +8,7 @@ to (tests/sizing/data/vllm_runs.json, golden.json) and those that they had not s
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import click
@@ -56,9 +57,10 @@ class Observed:
         return self.estimate.low <= self.logged <= self.estimate.high
 
 
-def observed() -> list[Observed]:
+@cache
+def observed() -> tuple[Observed, ...]:
     """Return what every recorded run says of its memory."""
-    return [*_fitted(), *_golden(), *(each for name in SETS for each in _unseen(name))]
+    return (*_fitted(), *_golden(), *(each for name in SETS for each in _unseen(name)))
 
 
 def _gib(estimate: Estimate) -> Estimate:

@@ -241,9 +241,10 @@ class Judged:
         return None if self.estimate is None else 100 * abs(self.estimate.best - self.logged) / self.logged
 
 
-def judged(name: str) -> list[Judged]:
+@cache
+def judged(name: str) -> tuple[Judged, ...]:
     """Return every number of a set beside its estimate, in the order of the file."""
-    return [_judge(run, quantity) for run in runs(name) for quantity in run["logged"]]
+    return tuple(_judge(run, quantity) for run in runs(name) for quantity in run["logged"])
 
 
 def forecast() -> list[Judged]:
