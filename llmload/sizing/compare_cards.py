@@ -8,7 +8,7 @@ from llmload.sizing.cards import Gpu, find_gpu
 from llmload.sizing.fit import DeploymentRequest, Fit, fit, plan_deployment
 from llmload.sizing.picture import memory_picture
 from llmload.sizing.speed import decode_bound_tokens_per_s
-from llmload.sizing.text import fit_terms
+from llmload.sizing.text import fit_terms, in_flight_notes
 from llmload.units import GIB
 
 HOURS_A_MONTH = 730  # 365 days / 12
@@ -149,4 +149,5 @@ def compare_text(rows: Sequence[CardRow]) -> str:
     for row in rows:
         plan = row.found.deployment
         lines += ["", f"{row.gpus} x {plan.gpu.name}, {plan.parallelism.text}: GiB on each", *memory_picture(row.found)]
+        lines += [f"Note: {note}" for note in in_flight_notes(row.found)]
     return "\n".join(lines)

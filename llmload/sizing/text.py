@@ -269,15 +269,22 @@ def fit_notes(found: Fit) -> list[str]:
     if plan.users and plan.users > plan.engine.max_num_seqs * plan.cache_groups:
         flag = FLAGS[plan.engine.name]["max_num_seqs"]
         notes.append(f"the engine admits {plan.engine.max_num_seqs} requests a copy at once: raise {flag}.")
-    pool = found.tightest.pool
-    if isinstance(pool, VllmPool) and (share := pool.in_flight_share(plan.context_tokens)) >= _MUCH_IN_FLIGHT:
-        notes.append(
-            f"{share:.0%} of the blocks of a request are reserved for tokens in flight: "
-            f"a smaller {FLAGS['vllm']['max_num_batched_tokens']} admits more."
-        )
+    notes += in_flight_notes(found)
     if KvCache(model=plan.model).state_bytes:
         notes.append("recurrent states share blocks in other ways from version to version.")
     return notes
+
+
+def in_flight_notes(found: Fit) -> list[str]:
+    """Return the sentence that says so where vLLM reserves most of a request's blocks for tokens in flight."""
+    pool = found.tightest.pool
+    if not isinstance(pool, VllmPool):
+        return []
+    share = pool.in_flight_share(found.deployment.context_tokens)
+    if share < _MUCH_IN_FLIGHT:
+        return []
+    flag = FLAGS["vllm"]["max_num_batched_tokens"]
+    return [f"{share:.0%} of a request is for tokens in flight: lower {flag}."]
 
 
 def _gpu_notes(plan: Deployment) -> list[str]:

@@ -43,6 +43,15 @@ def test_a_bar_has_each_part_by_its_share_and_at_least_one_sign() -> None:
     assert bar(parts, width=20) == "█" * 10 + "▚" + "░" * 9
 
 
+def test_cards_are_compared_with_what_tokens_in_flight_take() -> None:
+    model = load_model("DeepSeek-V4-Flash")
+    rows = compare_cards(replace(QWEN, model=model, context_tokens=131072, users=2), [find_gpu("B200")])
+    lines = compare_text(rows).splitlines()
+
+    assert any("is for tokens in flight: lower --max-num-batched-tokens" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
 def test_where_the_model_does_not_fit_the_picture_says_where_the_card_ends() -> None:
     lines = memory_picture(fitted("A10G"))
 

@@ -147,8 +147,10 @@ def test_smaller_steps_are_suggested_where_most_blocks_are_for_tokens_in_flight(
 
     assert "steps of 2,048 tokens" in remedies(found)
     assert fit(smaller).verdict == "fits"
-    assert any(note.startswith("96% of the blocks of a request") for note in fit_notes(found))
-    assert not any("of the blocks" in note for note in fit_notes(fit(deployment("Qwen3-8B", "L40S", 1))))
+    assert any(
+        note == "96% of a request is for tokens in flight: lower --max-num-batched-tokens." for note in fit_notes(found)
+    )
+    assert not any("in flight" in note for note in fit_notes(fit(deployment("Qwen3-8B", "L40S", 1))))
 
 
 def test_for_users_beyond_the_pool_fewer_users_a_shorter_context_or_copies_are_suggested() -> None:
