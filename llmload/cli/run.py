@@ -212,6 +212,7 @@ def run(
       llmload run demo --base-url http://127.0.0.1:8100 --metrics-port 9647 --linger 1
       llmload run demo --base-url http://127.0.0.1:8100 --set 'gates.objectives=["ttft_s p95 < 0.5"]'
       llmload run lima-throughput --base-url http://127.0.0.1:8000 --model NAME --repeat 3
+      llmload run sweep --base-url http://127.0.0.1:8000 --set 'load.users=[1, 8, 64]' --set deployment.gpus=4
     """
     if changes["host"] == "":  # such as a variable of the shell that is not set
         raise click.UsageError("--host: is empty: give the engine's address, or leave the option out")

@@ -41,6 +41,7 @@ def suite(
 
     \b
     Examples:
+      llmload suite demo-suite
       llmload suite reference-suite --dry-run
       llmload suite reference-suite --dry-run --only vllm/llama2-70b-chat
     """

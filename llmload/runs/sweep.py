@@ -80,6 +80,9 @@ class SweepPoint(Part):
     """Its confidence interval."""
     output_tokens_per_s_per_gpu: TokensPerSecond | None
     """`output_tokens_per_s` / `gpus`."""
+    input_tokens_per_s_per_gpu: TokensPerSecond | None
+    """Prompt tokens of answers in its windows / their length / `gpus`; with the output's, InferenceX's throughput per
+    GPU."""
     requests_per_min_per_gpu: PerMinute | None
     """`requests_per_min` / `gpus`."""
     tokens_per_s_per_user: UserSpeed

@@ -139,12 +139,13 @@ class Sweep(Stepped):
     @property
     def text(self) -> str:
         """The load in words."""
-        of = "numbers of users" if self.has_users else "rates"
+        loads = f"{counted(len(self.loads), 'number')} of users" if self.has_users else counted(len(self.loads), "rate")
         times = "" if self.rounds == 1 else f", {counted(self.rounds, 'time')} each"
-        return f"sweep over {len(self.loads)} {of}{times}"
+        return f"sweep over {loads}{times}"
 
     @property
     def brief(self) -> str:
         """The load in few words."""
         unit = "users" if self.has_users else "requests/s"
-        return f"sweep from {self.loads[0]:g} to {self.loads[-1]:g} {unit}"
+        first, last = self.loads[0], self.loads[-1]
+        return f"sweep at {last:g} {unit}" if first == last else f"sweep from {first:g} to {last:g} {unit}"

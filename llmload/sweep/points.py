@@ -201,6 +201,7 @@ def point_of(measured: Measured, shape: int | None, load: float) -> SweepPoint:
         output_tokens_per_s=own.output_tokens_per_s,
         output_tokens_per_s_interval=tokens_interval,
         output_tokens_per_s_per_gpu=_over(own.output_tokens_per_s, gpus),
+        input_tokens_per_s_per_gpu=_over(_input_tokens_per_s(own), gpus),
         requests_per_min_per_gpu=_over(own.requests_per_min, gpus),
         tokens_per_s_per_user=_speed(own, totals, users or in_flight, tokens_interval, spread),
         ttft_p50_s=own.value("ttft_s", "p50"),
@@ -227,6 +228,12 @@ def missed_gates(gates: Collection[Objective], own: Figures) -> Iterator[str]:
         figure = gate.figure(own)
         if not gate.passed(figure):
             yield gate.describe(figure)
+
+
+def _input_tokens_per_s(own: Figures) -> float | None:
+    """Return the prompt tokens of answers that ended in the window / the window."""
+    mean = own.value("request_prompt_tokens", "mean")
+    return None if mean is None or own.requests_per_min is None else mean * own.requests_per_min / S_PER_MIN
 
 
 def _over(value: float | None, divisor: float | None) -> float | None:

@@ -47,7 +47,8 @@ class MadeUp:
             totals.token_sources["usage"] += users
             totals.window_tokens = (self.clock.measured_s(name) or 0.0) * users / tpot_s
             totals.busy_s = (self.clock.measured_s(name) or 0.0) * users
-            for figure, value in (("tpot_s", tpot_s), ("ttft_s", 0.05), ("e2e_s", 1.0)):
+            known = {"tpot_s": tpot_s, "ttft_s": 0.05, "e2e_s": 1.0, "request_prompt_tokens": 30.0}
+            for figure, value in known.items():
                 totals.distributions[figure].add_many(np.full(users, value))
         return totals
 
@@ -232,8 +233,10 @@ def test_gpus_are_asked_read_or_not_known(
     assert (result.gpus, result.gpus_counted_from) == counted
     if reported and gpus:
         assert result.gpus_said["engine"] == reported
-    per_gpu = result.points[0].output_tokens_per_s_per_gpu
-    assert per_gpu == (None if gpus is None else pytest.approx(result.points[0].output_tokens_per_s / gpus))
+    (point,) = result.points
+    per_gpu = (point.output_tokens_per_s_per_gpu, point.input_tokens_per_s_per_gpu)
+    known = pytest.approx((point.output_tokens_per_s / (gpus or 1), 30 * point.requests_per_min / 60 / (gpus or 1)))
+    assert per_gpu == ((None, None) if gpus is None else known)
 
 
 def test_each_shape_of_prompts_has_its_own_points_and_front(swept: Callable[..., Any]) -> None:
