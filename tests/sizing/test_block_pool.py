@@ -154,6 +154,17 @@ def test_a_deepseek_v4_without_indexers_has_no_groups_to_pack() -> None:
     assert [(group.layers, group.window_tokens) for group in groups] == [(23, None), (43, 128), (23, 128)]
 
 
+def test_blocks_of_latents_beside_states_have_the_tokens_that_vllm_logged() -> None:
+    # vLLM issue 28228 (0.11, TP 2, 2.30 GiB): 75,840 tokens, 2.48 requests of 120,000.
+    older = block_pool(KvCache(model=published("Kimi-Linear-48B-A3B-Instruct"), tensor_parallel=2), packed=False)
+    assert older.block_tokens == 960
+    assert older.tokens(older.blocks(int(2.30 * GIB))) == 75_840
+    assert older.max_concurrency(318, 120_000, 64_000) == pytest.approx(2.48, abs=0.005)
+    # LMCache pull request 4278 (Kimi K3, TP 8): its chunks of 3,072 tokens are whole blocks.
+    newer = block_pool(KvCache(model=published("Kimi-K3"), tensor_parallel=8))
+    assert newer.block_tokens == 768
+
+
 def test_whispers_requests_keep_the_keys_of_their_whole_input() -> None:
     pool = block_pool(KvCache(model=published("whisper-large-v3")))
 
