@@ -58,7 +58,7 @@ def test_the_openai_sdk_agrees_within_two_per_cent_at_4_streams_but_for_its_own_
     engine: StartEngine, locust: Locust, write_scenario: WriteScenario
 ) -> None:
     url = engine(**FIXED | {"output_tokens": 96}, slots=4).url
-    scenario = str(write_scenario(url, "users = 4\nrequests = 16"))
+    scenario = str(write_scenario(url, "users = 4\nrequests = 8"))
 
     own, sdk = (locust.run("--config", scenario, "--set", f"client.kind={kind}").summary for kind in ("wire", "openai"))
     means = [{name: of[name]["mean"] for name in ("tpot_s", "itl_s", "e2e_s")} for of in (own, sdk)]
