@@ -94,6 +94,23 @@ def remarks(result: SweepResult) -> list[str]:
     return found
 
 
+UNEVEN: Final = 1.1
+"""By how much mean lengths of two points may differ before that is said: throughput and TTFT differ with them."""
+
+
+def _uneven_lengths(points: Sequence[SweepPoint]) -> Iterator[str]:
+    """Yield what is longer at some points than at others, of points without a shape."""
+    of_all = (
+        ("prompts", [point.prompt_tokens_mean for point in points if not point.shape]),
+        ("answers", [point.output_tokens_mean for point in points if not point.shape]),
+    )
+    for noun, means in of_all:
+        known = [mean for mean in means if mean is not None]
+        if known and max(known) > UNEVEN * min(known):
+            between = f"{number(min(known), 0)} to {number(max(known), 0)} tokens in the mean"
+            yield f"{noun} are not as long at each point ({between}): --set 'prompts.shapes=[[1024, 128]]' does that"
+
+
 def sweep_notes(result: SweepResult) -> list[str]:
     """Return what one has to know of the points: GPUs, intervals, definitions, why the ladder ended."""
     if result.gpus is None or result.gpus_counted_from is None:
@@ -111,6 +128,7 @@ def sweep_notes(result: SweepResult) -> list[str]:
         f"{FRONT} on the Pareto front: no other point has more tok/s a user (1/P50 of TPOT) and more output tok/s",
         gpus,
         f"tok/s/user by four definitions, not to be compared with each other: {'; '.join(USER_SPEEDS.values())}",
+        *_uneven_lengths(result.points),
         f"intervals of a point are by {by}",
         *([] if result.ended is None else [f"the ladder ended before its last load: {result.ended}"]),
         *([] if result.complete else ["the sweep was ended before all points were measured"]),

@@ -103,6 +103,15 @@ def test_rows_have_the_mark_of_the_front_and_notes_what_speaks_against_a_point()
     ]
 
 
+def test_points_whose_prompts_are_not_as_long_are_said_to_be() -> None:
+    uneven = sweep(points=[point(users, 50, 100, prompt_tokens_mean=30.0 * users) for users in (1, 2)])
+    (note,) = [each for each in sweep_notes(uneven) if "as long" in each]
+
+    assert "prompts are not as long at each point (30 to 60 tokens in the mean)" in note
+    same = [each.model_copy(update={"input_tokens": 60, "output_tokens": 8}) for each in uneven.points]
+    assert not any("as long" in each for each in sweep_notes(sweep(points=same)))
+
+
 @pytest.mark.parametrize(("width", "is_narrow"), [(60, True), (400, False)])
 def test_no_figure_is_cut_on_a_narrow_terminal_but_columns_are_left_out(width: int, is_narrow: bool) -> None:
     speeds = UserSpeed(median=50, mean=50, mean_interval=None, p90=40, share=30, share_interval=None)
