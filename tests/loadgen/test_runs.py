@@ -144,7 +144,7 @@ def test_every_shipped_kind_of_scenario_runs(engine: StartEngine, locust: Locust
     if "staged" in name:
         stages = "load.stages=[{users=2, duration_s=1.5}, {users=4, duration_s=1.5}]"
         shorter = ["--set", stages, "--set", "load.warmup_s=0.5"]
-    if name == "sweep":
+    if name.endswith("sweep"):
         points = ("users=[1, 2]", "rounds=1", "point_min_s=1", "requests_per_user=2")
         shorter = [word for setting in points for word in ("--set", f"load.{setting}")]
     if name.endswith("1k"):
