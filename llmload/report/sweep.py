@@ -108,7 +108,7 @@ def _uneven_lengths(points: Sequence[SweepPoint]) -> Iterator[str]:
         known = [mean for mean in means if mean is not None]
         if known and max(known) > UNEVEN * min(known):
             between = f"{number(min(known), 0)} to {number(max(known), 0)} tokens in the mean"
-            yield f"{noun} are not as long at each point ({between}): --set 'prompts.shapes=[[1024, 128]]' does that"
+            yield f"{noun} are not as long at each point: {between}; same lengths: --set 'prompts.shapes=[[1024, 128]]'"
 
 
 def sweep_notes(result: SweepResult) -> list[str]:

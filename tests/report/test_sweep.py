@@ -107,7 +107,7 @@ def test_points_whose_prompts_are_not_as_long_are_said_to_be() -> None:
     uneven = sweep(points=[point(users, 50, 100, prompt_tokens_mean=30.0 * users) for users in (1, 2)])
     (note,) = [each for each in sweep_notes(uneven) if "as long" in each]
 
-    assert "prompts are not as long at each point (30 to 60 tokens in the mean)" in note
+    assert "prompts are not as long at each point: 30 to 60 tokens in the mean; same lengths: --set" in note
     same = [each.model_copy(update={"input_tokens": 60, "output_tokens": 8}) for each in uneven.points]
     assert not any("as long" in each for each in sweep_notes(sweep(points=same)))
 
