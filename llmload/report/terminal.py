@@ -336,7 +336,8 @@ def _gpus(gpus: GpuMetrics) -> Table:
         ("NVLink, sent", gpus.nvlink_tx_max_bytes_per_s, gpus.nvlink_tx_bytes),
         ("NVLink, received", gpus.nvlink_rx_max_bytes_per_s, gpus.nvlink_rx_bytes),
     ):
-        table.add_row(name, f"{_gigabytes(most)}/s at most, {_gigabytes(whole)} in all")
+        if most is not None or whole is not None:  # many exporters do not have these
+            table.add_row(name, f"{_gigabytes(most)}/s at most, {_gigabytes(whole)} in all")
     table.add_row("read", f"{gpus.samples:,} times, {_failed(gpus)}")
     return table
 
