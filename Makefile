@@ -19,16 +19,17 @@ client := tests/client tests/simulator
 programs := tests/suite tests/cli tests/test_packaging.py tests/test_pythons.py
 pages := tests/test_docs.py
 benchmarks := tests/benchmarks
+figures := $(addprefix tests/,sizing scenario metrics stats runs report capacity sweep compare)
 # The files that have tests with this mark: the others need not be read for one of them.
 marked = $(shell grep -rl --include="*.py" "mark\.$(1)" tests)
 # What depends on where stamps come from, once more as in a process that may not have the packet ring.
 without-ring := tests/client/test_sockets.py
 WITHOUT_RING := setpriv --bounding-set=-net_raw --inh-caps=-net_raw
 # The longest begin first; the loadgen groups mostly wait, so that the two cores have time for three others beside them.
-GROUPS := others loadgen-b loadgen-c loadgen-d loadgen-e loadgen-a pages client benchmarks programs interrupts without-ring
+GROUPS := others figures loadgen-b loadgen-c loadgen-d loadgen-e loadgen-a pages client benchmarks programs interrupts without-ring
 others := tests $(foreach group,$(filter-out others,$(GROUPS)),$($(group):%=--ignore=%))
 # Lines are counted in processes that test much by themselves, by rewritten bytecode: a tracer makes them three times slower.
-COUNTED := others client programs benchmarks
+COUNTED := others figures client programs benchmarks
 # Per cent of lines; it may not fall. Programs that tests start are not counted.
 COVERAGE := 79
 SLIPCOVER = $(if $(filter $@,$(COUNTED)),-m slipcover --json --out .coverage.$@.json)
