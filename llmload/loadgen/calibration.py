@@ -14,7 +14,7 @@ from llmload.errors import EngineError
 from llmload.prompts.conversation import Prompt
 from llmload.prompts.lengths import Asked
 from llmload.prompts.synthetic import TextCalibration, calibrate
-from llmload.prompts.workload import Calibration, PromptPlan, load
+from llmload.prompts.workload import Calibration, PromptPlan, answer_limit, load
 from llmload.scenario import Scenario
 
 NO_EXACT_OUTPUT: Final = frozenset({"transformers", "tgi"})
@@ -99,7 +99,7 @@ def _check_room(prompts: Sequence[Prompt], scenario: Scenario, engine: EngineInf
 
 def _most_tokens(fields: Mapping[str, Any]) -> int:
     """Return the most tokens that an answer to these fields may have, one at least."""
-    found = fields.get("max_tokens") or fields.get("max_completion_tokens")
+    found = answer_limit(fields)
     return found if type(found) is int else 1
 
 

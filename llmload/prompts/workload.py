@@ -367,6 +367,11 @@ def _answered(conversation: Conversation, tokens: int | None, calibration: Calib
     return replace(conversation, prompts=tuple(prompts))
 
 
+def answer_limit(fields: Mapping[str, Any]) -> Any:
+    """Return the most tokens that an answer to a request with these fields may have; None where they set no limit."""
+    return fields.get("max_tokens") or fields.get("max_completion_tokens")
+
+
 def with_fields(prompt: Prompt, fields: Mapping[str, Any]) -> Prompt:
     """
     Return the prompt with fields of its request in place of those that it has.
@@ -378,7 +383,7 @@ def with_fields(prompt: Prompt, fields: Mapping[str, Any]) -> Prompt:
         fields = {"max_tokens": None, **fields}  # engines take one of the two names
     has, asked = dict(prompt.fields), prompt.asked
     if asked.output_tokens is not None:
-        limit = fields.get("max_tokens") or fields.get("max_completion_tokens")
+        limit = answer_limit(fields)
         if not fields.keys().isdisjoint(EXACT_OUTPUT):
             has = {name: value for name, value in has.items() if name not in EXACT_OUTPUT}
             asked = asked._replace(output_tokens=None)
