@@ -34,7 +34,7 @@ _PAGES: Final = {"model": "https://huggingface.co", "dataset": "https://huggingf
 
 
 class NoSuchFileError(ConfigError):
-    """The repository was reached, now or when the cache was filled, and has no such file."""
+    """The hub, or the cache that was filled from it, has the repository; the repository has no such file."""
 
 
 def fetch(repository: str, filename: str, repo_type: RepoType) -> Path:

@@ -55,7 +55,7 @@ class Prompts(Table):
     """Makes this run's salts differ from those of another run with the same seed; the run's id where absent."""
     input_tokens: AnyLengths | None = None
     """How many tokens each prompt has, as the engine counts them: a number, or a distribution such as `{dist =
-    "lognormal", mean = 1024, stdev = 512, max = 8192}`; such prompts are synthetic, made of the built-in ones' text."""
+    "lognormal", mean = 1024, stdev = 512, max = 8192}`; llmload makes these prompts of the built-in ones' text."""
     output_tokens: AnyLengths | None = None
     """How many tokens each answer is to have, in the same form, in place of `request.max_tokens`. Engines that take
     `ignore_eos` or `min_tokens` are sent these, so that no answer is shorter."""
@@ -123,8 +123,8 @@ class MixedLengths(Table):
     """The lengths of an entry's prompts and answers, in place of those in `[prompts]`."""
 
     input_tokens: AnyLengths | None = None
-    """How many tokens each of its prompts has. Either every entry has such a length, here or in `[prompts]`, or
-    none: synthetic prompts are not mixed with those of a file."""
+    """How many tokens each prompt of this entry has. Give every entry such a length, here or in `[prompts]`, or
+    none: llmload does not mix synthetic prompts with those of a file."""
     output_tokens: AnyLengths | None = None
     """How many tokens each of its answers is to have, whatever its prompts are."""
     shapes: list[AnyShape] = Field(default_factory=list, max_length=MAX_SHAPES)
